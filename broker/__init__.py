@@ -1,0 +1,84 @@
+"""Live shared state for Python fleets, over the Redis they already run.
+
+`Producer` writes, `Replica` reads a live copy, `Inspector` looks at what Redis holds; the same
+names with `await` are in `broker.aio`. Names are loaded when first used, so that `import broker`
+is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from broker.errors import (
+        BackendError,
+        BrokerError,
+        BufferFullError,
+        ChangesOverflowError,
+        ClosedError,
+        ConfigError,
+        ConnectError,
+        DataLostError,
+        DecodeError,
+        EmbeddedError,
+        EncodeError,
+        FencedError,
+        FlushTimeoutError,
+        ForkedError,
+        NamespaceMismatchError,
+        ReplicaFailedError,
+        ServerUnfitError,
+        TokenError,
+    )
+    from broker.inspector import Inspector
+    from broker.model import Change, Position, Status, Token
+    from broker.producer import Producer
+    from broker.replica import Replica
+
+_HOME = {
+    "Change": "model",
+    "Inspector": "inspector",
+    "Position": "model",
+    "Producer": "producer",
+    "Replica": "replica",
+    "Status": "model",
+    "Token": "model",
+}
+
+__all__ = [
+    "BackendError",
+    "BrokerError",
+    "BufferFullError",
+    "Change",
+    "ChangesOverflowError",
+    "ClosedError",
+    "ConfigError",
+    "ConnectError",
+    "DataLostError",
+    "DecodeError",
+    "EmbeddedError",
+    "EncodeError",
+    "FencedError",
+    "FlushTimeoutError",
+    "ForkedError",
+    "Inspector",
+    "NamespaceMismatchError",
+    "Position",
+    "Producer",
+    "Replica",
+    "ReplicaFailedError",
+    "ServerUnfitError",
+    "Status",
+    "Token",
+    "TokenError",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'broker' has no attribute {name!r}")
+    return getattr(import_module(f"broker.{_HOME.get(name, 'errors')}"), name)

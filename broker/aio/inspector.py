@@ -1,0 +1,268 @@
+"""What Redis holds of a namespace, read without following it: for people, checks and tools."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from broker import reads
+from broker.aio.session import Session
+from broker.codec import decode_packet, unpack_fields
+from broker.config import checked_name
+from broker.connection import translated
+from broker.errors import BackendError, BrokerError
+from broker.fold import decode_chunks, fold
+from broker.keys import ShardKeys, shard_of
+from broker.model import Batch, Position
+from broker.protocol import PROTOCOL_VERSION
+from broker.shardstate import Head
+
+LOG_PAGE_BATCHES = 64
+
+_NUMBERS = (
+    "appends",
+    "covered",
+    "accepted",
+    "published",
+    "pending_bytes",
+    "by_count",
+    "by_age",
+    "missing",
+    "dead",
+    "log_bytes",
+    "snap_offset",
+    "fence",
+)
+
+
+class Inspector:
+    """A reader of one namespace's Redis side; takes part in nothing and changes nothing.
+
+    Use it with `async with`, or call `open()` and `close()`.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
+        namespace: which state.
+    """
+
+    def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
+        self.namespace = checked_name("namespace", namespace)
+        self._session = Session(url, self.namespace, None)
+
+    async def open(self) -> Self:
+        """Connect.
+
+        Raises:
+            ConnectError, ServerUnfitError, EmbeddedError: with the fix.
+            NamespaceMismatchError: another protocol version.
+            BrokerError: nobody made the namespace yet.
+        """
+        try:
+            await self._session.connect(embedded_workers=False)
+            found = await self._session.look()
+        except BaseException:
+            await self._session.close()
+            raise
+        if not found:
+            server = self._session.connections.name
+            await self._session.close()
+            raise BrokerError(
+                f"namespace {self.namespace!r} does not exist on {server}; "
+                "start `statebroker serve` first"
+            )
+        return self
+
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        return await self.open()
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Close it."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._session.close()
+
+    # -- numbers ----------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """Return what `statebroker status --json` prints: server, shards, nodes and workers."""
+        server = self._session.server
+        shards: list[dict[str, Any]] = []
+        nodes: dict[str, dict[str, Any]] = {}
+        workers: dict[str, dict[str, Any]] = {}
+        for number, keys in enumerate(self._session.keys):
+            async with translated("reading the status"):
+                shard, writers, alive = await self._shard_status(number, keys)
+            shards.append(shard)
+            for node, (chunks, deltas, pending) in writers.items():
+                seen = nodes.setdefault(
+                    node, {"node": node, "chunks": 0, "deltas": 0, "pending_deltas": 0}
+                )
+                seen["chunks"] += chunks
+                seen["deltas"] += deltas
+                seen["pending_deltas"] += pending
+            for worker in alive:
+                known = workers.get(worker["worker"])
+                if known is None or worker["seen_ms"] < known["seen_ms"]:
+                    workers[worker["worker"]] = worker
+        return {
+            "namespace": self.namespace,
+            "protocol": PROTOCOL_VERSION,
+            "server": {
+                "name": server.get("server_name", "redis"),
+                "version": str(server.get("valkey_version", server.get("redis_version", ""))),
+            },
+            "shards": shards,
+            "nodes": sorted(nodes.values(), key=lambda node: node["node"]),
+            "workers": sorted(workers.values(), key=lambda worker: worker["worker"]),
+        }
+
+    async def _shard_status(
+        self, number: int, keys: ShardKeys
+    ) -> tuple[dict[str, Any], dict[str, tuple[int, int, int]], list[dict[str, Any]]]:
+        pipe = self._session.client.pipeline(transaction=True)
+        pipe.time()
+        pipe.hgetall(keys.meta)
+        pipe.hgetall(keys.writers)
+        pipe.hgetall(keys.workers)
+        pipe.llen(keys.order)
+        pipe.xlen(keys.log)
+        pipe.hlen(keys.state)
+        pipe.get(keys.lease)
+        time, raw, writers, alive, chunks, entries, fields, lease = await pipe.execute()
+        now_ms = time[0] * 1000 + time[1] // 1000
+        meta = {name.decode(): value for name, value in raw.items()}
+        counts = {name: int(meta.get(name, 0)) for name in _NUMBERS}
+        shard = {
+            "shard": number,
+            "epoch": meta.get("epoch", b"").hex(),
+            "offset": int(meta.get("offset", 0)),
+            "batch_id": meta.get("id", b"").hex(),
+            **counts,
+            "pending_deltas": counts["accepted"] - counts["published"],
+            "pending_chunks": chunks,
+            "batches": counts["by_count"] + counts["by_age"],
+            "bytes_published": int(meta.get("bytes", 0)),
+            "log_entries": entries,
+            "state_keys": fields,
+            "snapshot_offset": counts["snap_offset"],
+            "snapshot_age_ms": now_ms - int(meta["snap_at"]) if "snap_at" in meta else None,
+            "last_packet_ms": now_ms - int(meta["published_at"])
+            if "published_at" in meta
+            else None,
+            "lease": lease.decode().partition(" ")[2] if lease else None,
+        }
+        nodes = {}
+        for node, record in writers.items():
+            _, _, last, deltas = record.decode().split(" ")
+            name = node.decode()
+            nodes[name] = (int(last), int(deltas), int(meta.get(f"n:{name}", 0)))
+        workers = []
+        for name, text in alive.items():
+            role, seen = text.decode().split(" ")
+            workers.append({"worker": name.decode(), "role": role, "seen_ms": now_ms - int(seen)})
+        return shard, nodes, workers
+
+    # -- content ----------------------------------------------------------------------------------
+
+    async def get(self, key: str) -> tuple[bool, Any]:
+        """Return (whether the key exists, its value) at the head; reads little more than it."""
+        keys = self._session.keys[shard_of(key, len(self._session.keys))]
+        for _ in range(_TRIES):
+            head = await self._head(keys)
+            (field,) = await reads.state_fields(self._session.client, keys, [key])
+            values: dict[str, Any] = {}
+            floors: dict[str, int] = {}
+            if field is not None:
+                (floors[key],), (values[key],) = unpack_fields([field])
+            if await self._fold_log(keys, head.snapshot, None, values, floors) is not None:
+                return key in values, values.get(key)
+        raise _moving(keys)
+
+    async def state(self) -> dict[str, Any]:
+        """Return the full-state hash as it is: the state at the last snapshot."""
+        content: dict[str, Any] = {}
+        for keys in self._session.keys:
+            async for names, fields in reads.state_pages(self._session.client, keys):
+                values = unpack_fields(fields)[1]
+                content.update(zip((name.decode() for name in names), values, strict=True))
+        return content
+
+    async def folded(self) -> dict[str, Any]:
+        """Return the state at the head: the full-state hash folded with the log."""
+        content: dict[str, Any] = {}
+        for number in range(len(self._session.keys)):
+            content.update((await self.folded_shard(number, None))[0])
+        return content
+
+    async def folded_shard(
+        self, shard: int, position: Position | None
+    ) -> tuple[dict[str, Any], Position]:
+        """Return one shard's state at a position of its log, or at the head.
+
+        Args:
+            shard: number of the shard.
+            position: where to stop; None is the head.
+
+        Raises:
+            BackendError: the position is not part of the history that Redis holds (any more).
+        """
+        keys = self._session.keys[shard]
+        for _ in range(_TRIES):
+            head = await self._head(keys)
+            values: dict[str, Any] = {}
+            floors: dict[str, int] = {}
+            async for names, fields in reads.state_pages(self._session.client, keys):
+                offsets, column = unpack_fields(fields)
+                decoded = [name.decode() for name in names]
+                values.update(zip(decoded, column, strict=True))
+                floors.update(zip(decoded, offsets, strict=True))
+            reached = await self._fold_log(keys, head.snapshot, position, values, floors)
+            if reached is not None:
+                return values, reached
+        raise _moving(keys)
+
+    async def _head(self, keys: ShardKeys) -> Head:
+        head = (await reads.log_page(self._session.client, keys, 0, 0)).head
+        if head is None:
+            raise BackendError(f"{keys.meta} does not exist yet; start `statebroker serve`")
+        return head
+
+    async def _fold_log(
+        self,
+        keys: ShardKeys,
+        start: Position,
+        stop: Position | None,
+        values: dict[str, Any],
+        floors: dict[str, int],
+    ) -> Position | None:
+        """Fold the log onto `values`; None if the history moved on under the reader."""
+        at = start
+        while stop is None or at.offset < stop.offset:
+            page = await reads.log_page(self._session.client, keys, at.offset, LOG_PAGE_BATCHES)
+            for data in page.entries:
+                batch = decode_packet(data)
+                if not isinstance(batch, Batch) or batch.previous_id != at.batch_id:
+                    return None
+                fold(values, batch, decode_chunks(batch)[0], floors)
+                at = batch.position
+                if stop is not None and at.offset == stop.offset:
+                    break
+            if page.head is None or page.head.position.epoch != at.epoch:
+                return None
+            if not page.entries:
+                break
+        ahead = max(floors.values(), default=0) > at.offset
+        lost = stop is not None and at != stop
+        return None if ahead or lost else at
+
+
+_TRIES = 5
+
+
+def _moving(keys: ShardKeys) -> BackendError:
+    return BackendError(
+        f"{keys.state} and {keys.log} did not fit together in {_TRIES} tries; the history is being "
+        "rewritten, or the position asked for is gone"
+    )

@@ -1,0 +1,94 @@
+"""Joining a namespace: server checked, namespace checked, names of its shards known."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from broker import reads
+from broker.connection import Connections, attached, check_server
+from broker.errors import NamespaceMismatchError
+from broker.keys import ShardKeys
+from broker.lua import Commands
+from broker.protocol import PROTOCOL_VERSION
+
+if TYPE_CHECKING:
+    from broker.embedded import Attachment
+
+
+class Session:
+    """One process' way into one namespace on one server.
+
+    Args:
+        url: any supported URL; None means `embedded://`.
+        namespace: a checked name.
+        shards: the shard count the caller insists on; None takes what the namespace has.
+    """
+
+    def __init__(self, url: str | None, namespace: str, shards: int | None) -> None:
+        self.given_url = url
+        self.namespace = namespace
+        self.wanted_shards = shards
+        self.connections = Connections("")
+        self.server: dict[str, Any] = {}
+        self.keys: list[ShardKeys] = []
+        self._attachment: Attachment | None = None
+
+    async def connect(self, *, embedded_workers: bool = True) -> None:
+        """Reach the server and check that it is fit; the namespace is not looked at.
+
+        Args:
+            embedded_workers: whether an embedded server has to run workers for this namespace.
+
+        Raises:
+            ConnectError, ServerUnfitError, EmbeddedError, ConfigError: each with the fix.
+        """
+        workers_for = self.namespace if embedded_workers else None
+        url, self._attachment = await asyncio.to_thread(
+            attached, self.given_url, workers_for=workers_for
+        )
+        self.connections = Connections(url)
+        self.client = self.connections.commands()
+        self.commands = Commands(self.client)
+        self.server = await check_server(self.client, self.connections.name)
+
+    async def make_or_join(self) -> None:
+        """Make the namespace if it is new, else check that it was made as we need it.
+
+        Raises:
+            NamespaceMismatchError: other shard count or protocol version; both are told.
+        """
+        found = await self.commands.join(self.namespace, PROTOCOL_VERSION, self.wanted_shards or 1)
+        self._settle(*found)
+
+    async def look(self) -> bool:
+        """Check the namespace without making it; false if nobody made it yet.
+
+        Raises:
+            NamespaceMismatchError: as `make_or_join`.
+        """
+        found = await reads.config(self.client, self.namespace)
+        if found is None:
+            return False
+        self._settle(*found)
+        return True
+
+    def _settle(self, protocol: int, shards: int) -> None:
+        if protocol != PROTOCOL_VERSION:
+            raise NamespaceMismatchError(
+                f"namespace {self.namespace!r} speaks protocol version {protocol}, this is version "
+                f"{PROTOCOL_VERSION}; use a release of the same protocol, or another namespace"
+            )
+        if self.wanted_shards not in (None, shards):
+            raise NamespaceMismatchError(
+                f"namespace {self.namespace!r} was made with {shards} shards, not "
+                f"{self.wanted_shards}; leave shards out to take what it has, or use another one"
+            )
+        self.keys = [ShardKeys.of(self.namespace, shard, shards) for shard in range(shards)]
+
+    async def close(self) -> None:
+        """Close every connection, and let go of the embedded server."""
+        await self.connections.close()
+        if self._attachment is not None:
+            await asyncio.to_thread(self._attachment.close)
+            self._attachment = None

@@ -1,0 +1,410 @@
+"""What a producer has not yet got accepted, and what it keeps in case Redis forgets. No I/O.
+
+Every shard has a lane: deltas gather in columns, full columns queue up, one packed chunk is on its
+way, and accepted chunks are kept for a while. The life of a delta:
+
+    set() -> open columns -> closed columns -> chunk in flight -> kept -> forgotten
+                                 ^                                  |
+                                 '----- numbered again never; sent again on MISSING n
+
+Invariants:
+1. A chunk's number and bytes never change once packed, so that a repeat is recognised.
+2. Chunks are sent in the order of their numbers, one at a time per lane.
+3. `buffered = accepted + conflated + pending` for every lane; the lost are among the accepted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.codec import encode_chunk
+from broker.errors import EncodeError
+from broker.model import Chunk, Run
+from broker.protocol import MAX_CHUNK_BYTES, OP_DELETE, OP_INCREMENT, OP_SET
+
+# Room for a chunk's own fields beside its deltas.
+CHUNK_HEAD_BYTES = 256
+
+
+@dataclass(slots=True)
+class Columns:
+    """Deltas of one future chunk, in runs of one operation.
+
+    Attributes:
+        size: upper bound of the packed size in bytes.
+        since: monotonic seconds of the first delta; its age counts from here.
+        ticket: place among the lane's closed columns, for those who wait for them.
+    """
+
+    since: float = 0.0
+    ticket: int = 0
+    runs: list[Run] = field(default_factory=list)
+    count: int = 0
+    size: int = CHUNK_HEAD_BYTES
+
+    def append(self, op: int, key: str, value: Any, stamp: int | None, size: int) -> None:
+        """Add one delta behind the others."""
+        runs = self.runs
+        if not runs or runs[-1].op != op:
+            runs.append(Run(op, [], None if op == OP_DELETE else [], None if stamp is None else []))
+        run = runs[-1]
+        run.keys.append(key)
+        if run.values is not None:
+            run.values.append(value)
+        if run.timestamps is not None and stamp is not None:
+            run.timestamps.append(stamp)
+        self.count += 1
+        self.size += size
+
+    def extend(
+        self, op: int, keys: Sequence[str], values: Sequence[Any], stamp: int | None, size: int
+    ) -> None:
+        """Add many deltas of one operation, a column at a time."""
+        stamps = None if stamp is None else [stamp] * len(keys)
+        self.runs.append(Run(op, list(keys), list(values), stamps))
+        self.count += len(keys)
+        self.size += size
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A numbered chunk, ready to be appended.
+
+    Attributes:
+        number: 1, 2, 3 ... in its lane.
+        deltas: how many it holds.
+        total: deltas of the lane up to and including this chunk.
+        since: monotonic seconds of its oldest delta.
+        ticket: that of its columns.
+        data: the bytes.
+    """
+
+    number: int
+    deltas: int
+    total: int
+    since: float
+    ticket: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class Lane:
+    """One shard's deltas on their way to Redis, and those kept after."""
+
+    shard: int
+    incarnation: int = 0
+    open: Columns = field(default_factory=Columns)
+    closed: deque[Columns] = field(default_factory=deque)
+    resend: deque[Packed] = field(default_factory=deque)
+    flying: Packed | None = None
+    kept: deque[tuple[Packed, float]] = field(default_factory=deque)
+    kept_bytes: int = 0
+    tickets: int = 0
+    number: int = 0
+    packed: int = 0
+    buffered: int = 0
+    accepted: int = 0
+    conflated: int = 0
+    lost: int = 0
+    resent: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Deltas that Redis has not accepted yet."""
+        return self.buffered - self.conflated - self.accepted
+
+    def outstanding(self, ticket: int) -> bool:
+        """Whether columns with this ticket or an older one still have to reach Redis."""
+        return (
+            (self.flying is not None and self.flying.ticket <= ticket)
+            or (bool(self.resend) and self.resend[0].ticket <= ticket)
+            or (bool(self.closed) and self.closed[0].ticket <= ticket)
+        )
+
+
+class ProducerBuffer:
+    """Bounded store of a producer's deltas for all shards; safe to call from many threads.
+
+    Args:
+        node: the writer's name, put into every chunk.
+        shards: number of shards.
+        max_bytes: upper bound for what is not accepted yet.
+        max_count: deltas after which a chunk is closed.
+        chunk_bytes: bytes after which a chunk is closed.
+        keep_s: seconds for which accepted chunks are kept.
+        keep_bytes: bytes of accepted chunks that are kept, over all shards.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        shards: int,
+        max_bytes: int,
+        max_count: int,
+        chunk_bytes: int,
+        keep_s: float,
+        keep_bytes: int,
+    ) -> None:
+        self.node = node
+        self.max_bytes = max_bytes
+        self.max_count = max_count
+        self.chunk_bytes = chunk_bytes
+        self.keep_s = keep_s
+        self.keep_bytes = keep_bytes // shards
+        self.lanes = [Lane(shard) for shard in range(shards)]
+        self.bytes = 0
+        self.lock = threading.Lock()
+
+    # -- taking deltas ----------------------------------------------------------------------------
+
+    def add(  # noqa: PLR0917 - called for every delta, and keywords cost time
+        self, shard: int, op: int, key: str, value: Any, size: int, stamp: int | None, now: float
+    ) -> bool | None:
+        """Buffer one admitted delta.
+
+        Returns:
+            True if the lane's sender has something new to look at (a first delta, a full chunk),
+            False if it knows already, None if there is no room and nothing was buffered.
+        """
+        with self.lock:
+            if self.bytes + size > self.max_bytes:
+                return None
+            lane = self.lanes[shard]
+            columns = lane.open
+            if columns.size + size > self.chunk_bytes and columns.count:
+                columns = self._close_open(lane)
+            first = not columns.count
+            if first:
+                columns.since = now
+            columns.append(op, key, value, stamp, size)
+            self.bytes += size
+            lane.buffered += 1
+            if columns.count >= self.max_count:
+                self._close_open(lane)
+                return True
+            return first
+
+    @staticmethod
+    def check_group(count: int, size: int) -> None:
+        """Refuse what cannot become visible at once.
+
+        Raises:
+            EncodeError: so many bytes do not fit into one chunk.
+        """
+        if size + CHUNK_HEAD_BYTES > MAX_CHUNK_BYTES:
+            raise EncodeError(
+                f"set_many of {count} keys needs up to {size} bytes in one shard, over the limit "
+                f"of {MAX_CHUNK_BYTES} that can become visible at once; split it into calls"
+            )
+
+    def add_many(  # noqa: PLR0917 - as add
+        self,
+        shard: int,
+        keys: Sequence[str],
+        values: Sequence[Any],
+        size: int,
+        stamp: int | None,
+        now: float,
+    ) -> bool | None:
+        """Buffer many sets that have to become visible at once: they never part ways.
+
+        Returns:
+            As `add`.
+        """
+        with self.lock:
+            # One call bigger than the whole buffer still gets through when the buffer is empty.
+            if self.bytes and self.bytes + size > self.max_bytes:
+                return None
+            lane = self.lanes[shard]
+            columns = lane.open
+            full = columns.size + size > self.chunk_bytes
+            if columns.count and (full or columns.count + len(keys) > self.max_count):
+                columns = self._close_open(lane)
+            first = not columns.count
+            if first:
+                columns.since = now
+            columns.extend(OP_SET, keys, values, stamp, size)
+            self.bytes += size
+            lane.buffered += len(keys)
+            if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
+                self._close_open(lane)
+                return True
+            return first
+
+    def _close_open(self, lane: Lane) -> Columns:
+        lane.tickets += 1
+        lane.open.ticket = lane.tickets
+        lane.closed.append(lane.open)
+        lane.open = Columns()
+        return lane.open
+
+    def conflate(self) -> int:
+        """Drop every waiting delta that a newer set or delete of its key makes pointless.
+
+        Returns:
+            How many bytes of room that made.
+        """
+        with self.lock:
+            before = self.bytes
+            for lane in self.lanes:
+                self._conflate(lane)
+            return before - self.bytes
+
+    def _conflate(self, lane: Lane) -> None:
+        overwritten: set[str] = set()
+        for columns in (lane.open, *reversed(lane.closed)):
+            kept_runs: list[Run] = []
+            count = 0
+            for run in reversed(columns.runs):
+                keep = []
+                for n in range(len(run.keys) - 1, -1, -1):
+                    if run.keys[n] not in overwritten:
+                        keep.append(n)
+                    if run.op != OP_INCREMENT:
+                        overwritten.add(run.keys[n])
+                keep.reverse()
+                count += len(keep)
+                if keep:
+                    kept_runs.append(_picked(run, keep))
+            dropped = columns.count - count
+            if dropped:
+                # Sizes are not kept by delta; a fair share is given back.
+                freed = (columns.size - CHUNK_HEAD_BYTES) * dropped // columns.count
+                columns.runs = kept_runs[::-1]
+                columns.count = count
+                columns.size -= freed
+                self.bytes -= freed
+                lane.conflated += dropped
+        lane.closed = deque(columns for columns in lane.closed if columns.count)
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    def next_chunk(
+        self, shard: int, now: float, linger: float, time_ms: int
+    ) -> tuple[Packed | None, float | None]:
+        """Return the chunk to send now, or how many seconds the open columns may still wait.
+
+        The chunk stays in flight until `accepted` or `missing`; asking again gives it again.
+
+        Returns:
+            (chunk, None), or (None, seconds until the linger is over), or (None, None) if empty.
+        """
+        with self.lock:
+            lane = self.lanes[shard]
+            if lane.flying is None and lane.resend:
+                lane.flying = lane.resend.popleft()
+            if lane.flying is not None:
+                return lane.flying, None
+            if not lane.closed:
+                if not lane.open.count:
+                    return None, None
+                wait = lane.open.since + linger - now
+                if wait > 0:
+                    return None, wait
+                self._close_open(lane)
+            lane.flying = self._pack(lane, lane.closed.popleft(), time_ms)
+            return lane.flying, None
+
+    def _pack(self, lane: Lane, columns: Columns, time_ms: int) -> Packed:
+        lane.number += 1
+        lane.packed += columns.count
+        data = encode_chunk(Chunk(self.node, lane.incarnation, lane.number, time_ms, columns.runs))
+        # From here on the true size counts.
+        self.bytes += len(data) - (columns.size - CHUNK_HEAD_BYTES)
+        return Packed(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data)
+
+    def accepted(self, shard: int, now: float) -> None:
+        """Redis took the chunk in flight (or had it already): keep it for a while."""
+        with self.lock:
+            lane = self.lanes[shard]
+            if lane.flying is None:
+                return
+            packed, lane.flying = lane.flying, None
+            if packed.total > lane.accepted:
+                lane.accepted = packed.total
+                self.bytes -= len(packed.data)
+            lane.kept.append((packed, now))
+            lane.kept_bytes += len(packed.data)
+            self._forget(lane, now)
+
+    def missing(
+        self, shard: int, number: int, server_deltas: int, now: float
+    ) -> tuple[int, int, int]:
+        """Redis says that it holds nothing of this lane from chunk `number` on.
+
+        Everything kept from there on will be sent again; what is not kept is lost, and counted.
+
+        Args:
+            shard: the lane.
+            number: first chunk number that Redis does not have.
+            server_deltas: deltas of this incarnation that Redis does have.
+            now: monotonic seconds.
+
+        Returns:
+            (chunk number before the first that can be sent again, deltas up to there, deltas lost).
+            The number is `number - 1` if nothing is lost.
+        """
+        with self.lock:
+            lane = self.lanes[shard]
+            self._forget(lane, now)
+            again = [packed for packed, _ in lane.kept if packed.number >= number]
+            lane.kept = deque(pair for pair in lane.kept if pair[0].number < number)
+            lane.kept_bytes = sum(len(packed.data) for packed, _ in lane.kept)
+            lane.resent += sum(packed.deltas for packed in again)
+            waiting = [lane.flying] if lane.flying is not None else []
+            lane.flying = None
+            lane.resend = deque([*again, *waiting, *lane.resend])
+            if lane.resend:
+                first = lane.resend[0]
+                base_number, base_total = first.number - 1, first.total - first.deltas
+            else:
+                base_number, base_total = lane.number, lane.packed
+            lost = max(0, base_total - server_deltas)
+            lane.lost += lost
+            return base_number, base_total, lost
+
+    def _forget(self, lane: Lane, now: float) -> None:
+        while lane.kept and (
+            lane.kept[0][1] + self.keep_s < now or lane.kept_bytes > self.keep_bytes
+        ):
+            packed, _ = lane.kept.popleft()
+            lane.kept_bytes -= len(packed.data)
+
+    def close_all(self) -> list[int]:
+        """Let nothing linger any more.
+
+        Returns:
+            For each lane the ticket of what was buffered last, to be waited for with `settled`.
+        """
+        with self.lock:
+            for lane in self.lanes:
+                if lane.open.count:
+                    self._close_open(lane)
+            return [lane.tickets for lane in self.lanes]
+
+    def settled(self, tickets: Iterable[int]) -> bool:
+        """Whether nothing up to these tickets has to reach Redis any more."""
+        with self.lock:
+            return not any(
+                lane.outstanding(ticket) for lane, ticket in zip(self.lanes, tickets, strict=True)
+            )
+
+    @property
+    def pending(self) -> int:
+        """Deltas that Redis has not accepted yet, over all shards."""
+        with self.lock:
+            return sum(lane.pending for lane in self.lanes)
+
+
+def _picked(run: Run, indices: list[int]) -> Run:
+    return Run(
+        run.op,
+        [run.keys[n] for n in indices],
+        None if run.values is None else [run.values[n] for n in indices],
+        None if run.timestamps is None else [run.timestamps[n] for n in indices],
+    )

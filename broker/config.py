@@ -1,0 +1,151 @@
+"""Settings: one table of names, units, ranges and defaults, validated all at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from broker.errors import ConfigError
+from broker.protocol import MAX_NAME_LENGTH, MAX_SHARDS
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_DURATION = re.compile(r"([0-9]*\.?[0-9]+)\s*(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: what it means and what it may be.
+
+    Attributes:
+        default: what holds if nobody says anything; None: decided elsewhere, see `meaning`.
+        low: smallest value allowed.
+        high: largest value allowed.
+        unit: "s" (a duration, in seconds as a number), "bytes", or "" for a plain count.
+        meaning: one sentence.
+    """
+
+    default: float | None
+    low: float
+    high: float
+    unit: str
+    meaning: str
+
+
+SETTINGS: Final[Mapping[str, Setting]] = {
+    "local_delta_max_age": Setting(
+        0.05, 0.0, 3600.0, "s", "how long a delta may wait before it is published"
+    ),
+    "local_delta_max_count": Setting(
+        1000, 1, 100_000, "", "pending deltas of one node that are published at once"
+    ),
+    "global_data_update_interval": Setting(
+        10.0, 0.1, 86400.0, "s", "how often the full state is written"
+    ),
+    "shards": Setting(
+        1, 1, MAX_SHARDS, "", "parts of the key space; fixed when the namespace is made"
+    ),
+    "heartbeat_interval": Setting(1.0, 0.05, 60.0, "s", "how often a quiet shard tells its head"),
+    "staleness_bound": Setting(
+        3.0, 0.1, 3600.0, "s", "silence after which a replica is no longer live"
+    ),
+    "linger": Setting(
+        0.002, 0.0, 60.0, "s", "how long a producer gathers deltas; at most a tenth of the max age"
+    ),
+    "chunk_bytes": Setting(256 << 10, 1024, 4 << 20, "bytes", "size at which a chunk is sent"),
+    "buffer_bytes": Setting(
+        64 << 20, 1024, 1 << 40, "bytes", "most that a producer holds unaccepted"
+    ),
+    "full_timeout": Setting(30.0, 0.0, 86400.0, "s", "how long a full buffer blocks the caller"),
+    "keep_seconds": Setting(
+        60.0, 0.0, 86400.0, "s", "how long accepted chunks are kept in case Redis forgets them"
+    ),
+    "keep_bytes": Setting(64 << 20, 0, 1 << 40, "bytes", "most accepted chunks that are kept"),
+    "pending_bytes": Setting(
+        64 << 20, 1024, 1 << 40, "bytes", "most that waits in one shard in Redis"
+    ),
+    "log_bytes": Setting(256 << 20, 1 << 20, 1 << 40, "bytes", "most that one shard's log holds"),
+    "log_retention": Setting(
+        60.0, 0.0, 86400.0, "s", "how long the log outlives the snapshot that holds it"
+    ),
+}
+
+
+def parse_setting(name: str, text: str) -> float:
+    """Read a setting from text: a number, or for durations also `50ms`, `10s`, `1m`, `1h`.
+
+    Raises:
+        ValueError: says what is allowed.
+    """
+    setting = SETTINGS[name]
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or (match[2] and setting.unit != "s"):
+        raise ValueError(f"{name}={text!r} is not {_kind(setting)}; allowed: {allowed(name)}")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def checked(**given: Any) -> dict[str, Any]:
+    """Return settings with defaults filled in, or every fault at once.
+
+    Args:
+        given: settings by name; None means the default.
+
+    Raises:
+        ConfigError: unknown names, wrong types, values out of range; each with what is allowed.
+    """
+    faults = []
+    result: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in SETTINGS:
+            faults.append(f"unknown setting {name!r}; known: {', '.join(sorted(SETTINGS))}")
+            continue
+        setting = SETTINGS[name]
+        result[name] = setting.default if value is None else value
+        if value is None:
+            continue
+        whole = setting.unit != "s"
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            faults.append(f"{name}={value!r} is not {_kind(setting)}; allowed: {allowed(name)}")
+        elif not setting.low <= value <= setting.high:
+            faults.append(f"{name}={value!r} is out of range; allowed: {allowed(name)}")
+        elif whole and value != int(value):
+            faults.append(f"{name}={value!r} is not a whole number; allowed: {allowed(name)}")
+        elif whole:
+            result[name] = int(value)
+    if faults:
+        raise ConfigError(faults)
+    return result
+
+
+def checked_name(kind: str, name: object) -> str:
+    """Return a namespace or node name, or say what a name may be.
+
+    Raises:
+        ConfigError: empty, over 64 characters, or with others than letters, digits, `_`, `.`, `-`.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
+        raise ConfigError(
+            [f"{kind} {name!r} is not a name; use 1 to {MAX_NAME_LENGTH} letters, digits, _ . -"]
+        )
+    return name
+
+
+def default_node() -> str:
+    """Return a node name that no other process has: host, process id and a random part."""
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:32] or "host"
+    return f"{host}-{os.getpid()}-{os.urandom(3).hex()}"
+
+
+def allowed(name: str) -> str:
+    """Say a setting's range with its unit."""
+    setting = SETTINGS[name]
+    unit = {"s": " seconds", "bytes": " bytes"}.get(setting.unit, "")
+    return f"{setting.low:.15g} to {setting.high:.15g}{unit}"
+
+
+def _kind(setting: Setting) -> str:
+    return "a duration in seconds" if setting.unit == "s" else "a whole number"

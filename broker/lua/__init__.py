@@ -1,0 +1,383 @@
+"""The Redis commands of statebroker: one Lua file, one command, one typed method.
+
+Each method says what it does in Python's terms; the header of its Lua file says it in Redis' terms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError
+
+from broker.connection import Client, translated
+from broker.errors import FencedError
+from broker.keys import ShardKeys, config_key
+
+NAMES: Final = (
+    "join",
+    "open",
+    "append",
+    "drain",
+    "heartbeat",
+    "lease_take",
+    "lease_release",
+    "snapshot_page",
+    "snapshot_commit",
+)
+
+
+def source(name: str) -> str:
+    """Return the text of one command's Lua file."""
+    return files(__name__).joinpath(f"{name}.lua").read_text("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Redis holds the chunk.
+
+    Attributes:
+        append: the append number to wait for; a later one if the chunk was a duplicate.
+        epoch: the shard's epoch.
+        max_age_ms: the namespace's (or this node's own) age threshold.
+        max_count: likewise the count threshold.
+        duplicate: whether Redis had it already.
+    """
+
+    append: int
+    epoch: bytes
+    max_age_ms: int
+    max_count: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Redis has nothing of this incarnation from chunk `number` on; `deltas` of it are there."""
+
+    number: int
+    deltas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The shard's pending bytes are at their limit; try again later."""
+
+    pending_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A batch was published.
+
+    Attributes:
+        offset: its offset.
+        trigger: 1 count, 2 age.
+        deltas: as its producers said.
+        chunks: how many it holds.
+        size: bytes.
+        oldest_ms: how long its oldest chunk had been pending.
+        next_ms: until the next is due; 0 now, -1 nothing is pending.
+        missing: chunks that the order list promised and the pending lists did not have.
+    """
+
+    offset: int
+    trigger: int
+    deltas: int
+    chunks: int
+    size: int
+    oldest_ms: int
+    next_ms: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotDue:
+    """Nothing was published; something will be due in `next_ms` (-1: nothing is pending)."""
+
+    next_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Undeclared:
+    """Nothing was done: these nodes' pending lists have to be declared."""
+
+    nodes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LogFull:
+    """Nothing was done: the log is at its limit, the scheduler does not keep up."""
+
+    log_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainLimits:
+    """How large a batch and the log may get.
+
+    Attributes:
+        batch_bytes: bytes of chunks in a batch; a single larger chunk still goes alone.
+        batch_chunks: chunks in a batch; at most 4,096.
+        log_bytes: bytes of the log, above which nothing is drained.
+    """
+
+    batch_bytes: int = 1 << 20
+    batch_chunks: int = 4096
+    log_bytes: int = 256 << 20
+
+
+class Commands:
+    """The commands on one connection; every method is one atomic step on the server.
+
+    Args:
+        client: made by `broker.connection`.
+        publish: "PUBLISH", or "SPUBLISH" on a Cluster.
+    """
+
+    def __init__(self, client: Client, publish: str = "PUBLISH") -> None:
+        self.client = client
+        self.publish = publish
+        self._sources = {name: source(name) for name in NAMES}
+        self._hashes = {
+            name: hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - how Redis names scripts
+            for name, text in self._sources.items()
+        }
+
+    async def _run(self, name: str, keys: Sequence[str], *args: str | bytes | float) -> Any:
+        async with translated(name):
+            sha = self._hashes[name]
+            try:
+                return await self.client.evalsha(sha, len(keys), *keys, *args)
+            except NoScriptError:
+                # First use on this server, or SCRIPT FLUSH, or a restart.
+                await self.client.script_load(self._sources[name])
+                return await self.client.evalsha(sha, len(keys), *keys, *args)
+
+    async def join(self, namespace: str, protocol: int, shards: int) -> tuple[int, int]:
+        """Make the namespace if it is new; return (protocol version, shards) that it has."""
+        found = await self._run("join", [config_key(namespace)], protocol, shards)
+        return int(found[0]), int(found[1])
+
+    async def open(
+        self,
+        keys: ShardKeys,
+        node: str,
+        incarnation: int | None,
+        token: str,
+        *,
+        chunk: int,
+        deltas: int,
+        epoch: bytes,
+    ) -> tuple[int, bytes]:
+        """Take a node name in a shard, or (with `incarnation`) go on after a loss.
+
+        Args:
+            keys: the shard.
+            node: the name.
+            incarnation: None for a new one.
+            token: random text without spaces, the same for the life of the producer.
+            chunk: chunk number that counts as accepted.
+            deltas: deltas up to that chunk.
+            epoch: to be used if the shard has none yet.
+
+        Returns:
+            (incarnation, epoch of the shard).
+
+        Raises:
+            FencedError: another process took the name since.
+        """
+        number = "" if incarnation is None else incarnation
+        reply = await self._run(
+            "open", [keys.meta, keys.writers], node, number, token, chunk, deltas, epoch
+        )
+        if reply[0] == b"FENCED":
+            raise fenced(node, int(reply[1]))
+        return int(reply[1]), reply[2]
+
+    async def append(
+        self,
+        keys: ShardKeys,
+        node: str,
+        incarnation: int,
+        token: str,
+        *,
+        number: int,
+        deltas: int,
+        waited_ms: int,
+        max_age_ms: int | None,
+        max_count: int | None,
+        pending_limit: int,
+        chunk: bytes,
+    ) -> Accepted | Missing | Busy:
+        """Append a chunk, exactly once.
+
+        Raises:
+            FencedError: another process took the name since.
+        """
+        reply = await self._run(
+            "append",
+            [keys.meta, keys.writers, keys.order, keys.pending(node), keys.ready],
+            node,
+            incarnation,
+            token,
+            number,
+            deltas,
+            waited_ms,
+            "" if max_age_ms is None else max_age_ms,
+            "" if max_count is None else max_count,
+            pending_limit,
+            chunk,
+        )
+        status = reply[0]
+        if status in (b"OK", b"DUPLICATE"):
+            return Accepted(reply[1], reply[2], reply[3], reply[4], status == b"DUPLICATE")
+        if status == b"MISSING":
+            return Missing(reply[1], reply[2])
+        if status == b"BUSY":
+            return Busy(reply[1])
+        raise fenced(node, int(reply[1]))
+
+    async def drain(
+        self,
+        keys: ShardKeys,
+        shard: int,
+        batch_id: bytes,
+        nodes: Sequence[str],
+        limits: DrainLimits,
+    ) -> Drained | NotDue | Undeclared | LogFull:
+        """Publish what is due, as one batch."""
+        reply = await self._run(
+            "drain",
+            [keys.meta, keys.order, keys.log, *map(keys.pending, nodes)],
+            keys.channel,
+            self.publish,
+            shard,
+            batch_id,
+            limits.batch_bytes,
+            limits.batch_chunks,
+            limits.log_bytes,
+            *nodes,
+        )
+        status = reply[0]
+        if status == b"BATCH":
+            return Drained(*reply[1:])
+        if status == b"NODES":
+            return Undeclared([node.decode() for node in reply[1:]])
+        return LogFull(reply[1]) if status == b"LOGFULL" else NotDue(reply[1])
+
+    async def heartbeat(
+        self,
+        keys: ShardKeys,
+        shard: int,
+        interval_ms: int,
+        epoch: bytes,
+        worker: str,
+        *,
+        max_age_ms: int | None,
+        max_count: int | None,
+    ) -> tuple[int, int]:
+        """Tell the head if nothing was published for `interval_ms`.
+
+        Returns:
+            (ms until the next heartbeat is due, ms until something pending is due or -1).
+        """
+        reply = await self._run(
+            "heartbeat",
+            [keys.meta, keys.workers],
+            keys.channel,
+            self.publish,
+            shard,
+            interval_ms,
+            epoch,
+            worker,
+            "flush",
+            "" if max_age_ms is None else max_age_ms,
+            "" if max_count is None else max_count,
+        )
+        return reply[0], reply[1]
+
+    async def lease_take(self, keys: ShardKeys, holder: str, ttl_ms: int) -> int:
+        """Take or renew the lease; return the fencing number, 0 if another one holds it."""
+        reply = await self._run("lease_take", [keys.lease, keys.meta, keys.workers], holder, ttl_ms)
+        return int(reply[0])
+
+    async def lease_release(self, keys: ShardKeys, holder: str, fence: int) -> None:
+        """Give the lease back, if it is still held."""
+        await self._run("lease_release", [keys.lease, keys.workers], holder, fence)
+
+    async def snapshot_page(
+        self,
+        keys: ShardKeys,
+        holder: str,
+        fence: int,
+        fields: Sequence[tuple[str, bytes]],
+        deletes: Sequence[str],
+    ) -> None:
+        """Write one page of the full state.
+
+        Raises:
+            FencedError: the lease was lost; nothing was written.
+        """
+        flat = [part for pair in fields for part in pair]
+        reply = await self._run(
+            "snapshot_page", [keys.state, keys.lease], holder, fence, len(fields), *flat, *deletes
+        )
+        if reply[0] != b"OK":
+            raise lease_lost(holder)
+
+    async def snapshot_commit(
+        self,
+        keys: ShardKeys,
+        shard: int,
+        holder: str,
+        fence: int,
+        *,
+        epoch: bytes,
+        offset: int,
+        batch_id: bytes,
+        previous_id: bytes,
+        cut: int,
+        dead_limit: int,
+        dead: Sequence[bytes],
+    ) -> int:
+        """Move the snapshot's position; return the log bytes that stay.
+
+        Raises:
+            FencedError: the lease was lost, or the shard began another epoch; nothing was written.
+        """
+        reply = await self._run(
+            "snapshot_commit",
+            [keys.meta, keys.lease, keys.log, keys.dead],
+            holder,
+            fence,
+            keys.channel,
+            self.publish,
+            shard,
+            epoch,
+            offset,
+            batch_id,
+            previous_id,
+            cut,
+            dead_limit,
+            *dead,
+        )
+        if reply[0] != b"OK":
+            raise lease_lost(holder)
+        return int(reply[1])
+
+
+def fenced(node: str, incarnation: int) -> FencedError:
+    """Say that another process holds the node name."""
+    return FencedError(
+        f"another process took the node name {node!r} (incarnation {incarnation}); one process at "
+        "a time can hold it: stop this one, or give each its own node="
+    )
+
+
+def lease_lost(holder: str) -> FencedError:
+    """Say that the scheduler's lease is gone."""
+    return FencedError(f"{holder} does not hold the lease any more; another scheduler writes")

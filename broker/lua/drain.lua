@@ -1,0 +1,154 @@
+#!lua flags=allow-oom
+--[[
+Publish what is due as one batch: the longest prefix of the order of acceptance that is due and fits.
+Due by count: everything up to the append that crossed a node's threshold. Due by age: everything.
+Publishes first, then logs, then trims and moves the offset: a script that fails keeps what it wrote,
+and a batch published twice under two ids is noticed by every replica, while a lost one would not be.
+
+KEYS  1 meta hash   2 order list   3 log stream   4.. pending lists of the nodes in ARGV[8..]
+ARGV  1 channel   2 'PUBLISH' or 'SPUBLISH'   3 shard   4 batch id, 8 random bytes
+      5 limit of a batch in bytes   6 limit of a batch in chunks   7 limit of the log in bytes
+      8.. nodes whose pending lists are in KEYS[4..], in the same order
+returns {'IDLE', ms until something is due, -1 if nothing is pending}
+        {'NODES', node ...}   these have to be declared; nothing was done
+        {'LOGFULL', log bytes}   the scheduler does not keep up; nothing was done
+        {'BATCH', offset, trigger (1 count, 2 age), deltas, chunks, bytes, ms since its oldest chunk
+          was accepted, ms until the next is due (-1 nothing pending), chunks not found}
+publishes the batch, to the channel and to the log under the id offset-0
+cost  O(chunks), and the bytes three times
+]]
+local meta, order, log = KEYS[1], KEYS[2], KEYS[3]
+local channel, publish, shard, id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local max_bytes, max_chunks, log_limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local FIRST_LIST, FIRST_NODE = 4, 8
+
+local function number(n)
+  return string.format('%.0f', n)
+end
+
+local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'covered', 'count_due', 'due',
+  'pending_bytes', 'published', 'log_bytes', 'logged', 'bytes', 'by_count', 'by_age', 'missing')
+local due = tonumber(m[6])
+if not m[1] or not due then
+  return {'IDLE', -1}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local covered, count_due = tonumber(m[4] or 0), tonumber(m[5] or 0)
+local trigger, want
+if count_due > covered then
+  trigger, want = 1, count_due - covered
+elseif now >= due then
+  trigger, want = 2, max_chunks
+else
+  return {'IDLE', due - now}
+end
+
+local list_of = {}
+for n = FIRST_NODE, #ARGV do
+  list_of[ARGV[n]] = KEYS[FIRST_LIST + n - FIRST_NODE]
+end
+
+-- How far does the batch go, and whose chunks does it hold?
+local entries = redis.call('LRANGE', order, 0, math.min(want, max_chunks) - 1)
+local taken, deltas, bytes, oldest = 0, 0, 0, now
+local nodes, count_of, deltas_of, undeclared = {}, {}, {}, {}
+local node_at = {}
+for n, entry in ipairs(entries) do
+  local _, accepted_at, entry_deltas, entry_bytes = struct.unpack('>I8I8I4I4', entry)
+  if taken > 0 and bytes + entry_bytes > max_bytes then
+    break
+  end
+  local node = string.sub(entry, 25)
+  if not count_of[node] then
+    count_of[node], deltas_of[node] = 0, 0
+    nodes[#nodes + 1] = node
+    if not list_of[node] then
+      undeclared[#undeclared + 1] = node
+    end
+  end
+  node_at[n] = node
+  count_of[node] = count_of[node] + 1
+  deltas_of[node] = deltas_of[node] + entry_deltas
+  taken, deltas, bytes = n, deltas + entry_deltas, bytes + entry_bytes
+  oldest = math.min(oldest, accepted_at)
+end
+if #undeclared > 0 then
+  return {'NODES', unpack(nodes)}
+end
+if taken == 0 then
+  -- The order list is gone although something is said to be due: nothing can be published of it.
+  redis.call('HDEL', meta, 'due', 'count_due')
+  return {'IDLE', -1}
+end
+local log_bytes = tonumber(m[9] or 0)
+if log_bytes > 0 and log_bytes + bytes > log_limit then
+  return {'LOGFULL', log_bytes}
+end
+
+-- The chunks as they were packed, in the order in which they were accepted. Each is framed here, so
+-- that a damaged one cannot damage its neighbours.
+local chunks_of, next_of = {}, {}
+for _, node in ipairs(nodes) do
+  chunks_of[node] = redis.call('LRANGE', list_of[node], 0, count_of[node] - 1)
+  next_of[node] = 0
+end
+local parts, missing = {''}, 0
+for n = 1, taken do
+  local node = node_at[n]
+  next_of[node] = next_of[node] + 1
+  local chunk = chunks_of[node][next_of[node]]
+  if chunk then
+    parts[#parts + 1] = struct.pack('>BI4', 0xc6, #chunk)
+    parts[#parts + 1] = chunk
+  else
+    missing = missing + 1
+  end
+end
+local chunk_count = taken - missing
+local offset = tonumber(m[2] or 0) + 1
+local previous = m[3] or string.rep('\0', 8)
+parts[1] = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4BI4',
+  0x9d, 1, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
+  0xcf, now, 0xcf, covered + taken, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
+local batch = table.concat(parts)
+
+redis.call(publish, channel, batch)
+local logged = tonumber(m[10] or 0) + #batch
+redis.call('XADD', log, number(offset) .. '-0', 'b', batch, 't', number(logged))
+for _, node in ipairs(nodes) do
+  redis.call('LTRIM', list_of[node], count_of[node], -1)
+  if redis.call('HINCRBY', meta, 'n:' .. node, -deltas_of[node]) <= 0 then
+    redis.call('HDEL', meta, 'n:' .. node)
+  end
+end
+redis.call('LTRIM', order, taken, -1)
+
+-- When is the rest due? Entries that only the byte limit left behind are due now.
+local wait = -1
+local rest = {}
+if taken < want and taken < #entries or count_due > covered + taken then
+  wait = 0
+else
+  rest = redis.call('LRANGE', order, 0, max_chunks - 1)
+  local earliest
+  for _, entry in ipairs(rest) do
+    local entry_due = struct.unpack('>I8', entry)
+    earliest = math.min(earliest or entry_due, entry_due)
+  end
+  if earliest then
+    due, wait = earliest, math.max(0, earliest - now)
+  else
+    redis.call('HDEL', meta, 'due', 'count_due')
+  end
+end
+local by = trigger == 1 and {'by_count', number((m[12] or 0) + 1)} or {'by_age', number((m[13] or 0) + 1)}
+redis.call('HSET', meta, 'offset', number(offset), 'id', id, 'previous', previous,
+  'covered', number(covered + taken), 'published', number((m[8] or 0) + deltas),
+  'published_at', number(now), 'pending_bytes', number(math.max(0, (m[7] or 0) - bytes)),
+  'log_bytes', number(log_bytes + #batch), 'logged', number(logged),
+  'bytes', number((m[11] or 0) + #batch), 'missing', number((m[14] or 0) + missing), by[1], by[2])
+if wait >= 0 then
+  redis.call('HSET', meta, 'due', number(due))
+end
+return {'BATCH', offset, trigger, deltas, chunk_count, #batch, now - oldest, wait, missing}

@@ -1,0 +1,57 @@
+#!lua flags=allow-oom
+--[[
+Tell the head of a shard if nothing was published for an interval; one a shard, however many workers
+ask. Starts the shard's first epoch, notes that the worker lives, and keeps the namespace's thresholds.
+
+KEYS  1 meta hash   2 workers hash
+ARGV  1 channel   2 'PUBLISH' or 'SPUBLISH'   3 shard   4 interval in ms
+      5 epoch to use if this shard has none, 8 bytes   6 worker name   7 role
+      8 max age in ms, 9 max count ('' = leave as they are)
+returns {ms until the next heartbeat is due, ms until something pending is due (-1 nothing pending)}
+publishes a heartbeat, if due
+cost  O(1)
+]]
+local meta, workers = KEYS[1], KEYS[2]
+local channel, publish, shard, interval = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local new_epoch, worker, role, max_age, max_count = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+
+local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'previous', 'covered', 'published_at',
+  'due', 'count_due', 'max_age', 'max_count')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local stamp = string.format('%.0f', now)
+local epoch = m[1] or new_epoch
+local changes = {}
+if not m[1] then
+  changes = {'epoch', epoch}
+end
+if max_age ~= '' and max_age ~= m[9] then
+  changes[#changes + 1] = 'max_age'
+  changes[#changes + 1] = max_age
+end
+if max_count ~= '' and max_count ~= m[10] then
+  changes[#changes + 1] = 'max_count'
+  changes[#changes + 1] = max_count
+end
+
+local wait = tonumber(m[6] or 0) + interval - now
+-- A clock that was set back must not silence the shard.
+if wait <= 0 or wait > interval then
+  local none = string.rep('\0', 8)
+  redis.call(publish, channel, struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8',
+    0x99, 1, 2, 0xcd, shard, 0xc4, 8, epoch, 0xcf, tonumber(m[2] or 0), 0xc4, 8, m[3] or none,
+    0xc4, 8, m[4] or none, 0xcf, now, 0xcf, tonumber(m[5] or 0)))
+  changes[#changes + 1] = 'published_at'
+  changes[#changes + 1] = stamp
+  wait = interval
+end
+if #changes > 0 then
+  redis.call('HSET', meta, unpack(changes))
+end
+redis.call('HSET', workers, worker, role .. ' ' .. stamp)
+
+local due = tonumber(m[7])
+if tonumber(m[8] or 0) > tonumber(m[5] or 0) then
+  return {wait, 0}
+end
+return {wait, due and math.max(0, due - now) or -1}

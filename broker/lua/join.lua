@@ -1,0 +1,19 @@
+--[[
+Make a namespace if it does not exist, and say how it was made. Written once, checked by everybody.
+
+KEYS  1 config hash
+ARGV  1 protocol version of the caller   2 shard count the caller wants (1..4096)
+returns {protocol version, shard count, created in ms of the Redis clock}, all as strings
+cost  O(1)
+]]
+local config = KEYS[1]
+local protocol, shards = ARGV[1], ARGV[2]
+
+local found = redis.call('HMGET', config, 'protocol', 'shards', 'created')
+if found[1] then
+  return found
+end
+local time = redis.call('TIME')
+local created = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('HSET', config, 'protocol', protocol, 'shards', shards, 'created', created)
+return {protocol, shards, created}

@@ -1,0 +1,54 @@
+#!lua flags=allow-oom
+--[[
+Say that the full-state hash holds everything up to a position, cut the log behind it, and keep chunks
+that could not be read for inspection. Only the holder of the lease can.
+
+KEYS  1 meta hash   2 lease string   3 log stream   4 dead-letter list
+ARGV  1 holder name   2 fencing number   3 channel   4 'PUBLISH' or 'SPUBLISH'   5 shard
+      6 epoch   7 offset   8 batch id   9 batch id before it
+      10 log entries at or below this offset may go (0 = none)   11 most dead letters to keep
+      12.. dead letters, packed
+returns {'OK', log bytes that stay} or {'FENCED'} or {'REWRITTEN'} (the position is not in the
+        shard's history: another epoch, or cut back since)
+publishes a notice
+cost  O(entries cut), and one log entry read
+]]
+local meta, lease, log, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holder, fence, channel, publish, shard = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local epoch, offset, id, previous = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local cut, most_dead = tonumber(ARGV[10]), tonumber(ARGV[11])
+local FIRST_DEAD = 12
+
+if redis.call('GET', lease) ~= fence .. ' ' .. holder then
+  return {'FENCED'}
+end
+local m = redis.call('HMGET', meta, 'epoch', 'covered', 'logged', 'offset', 'id')
+local head = tonumber(m[4] or 0)
+if m[1] ~= epoch or head < offset or (head == offset and m[5] ~= id) then
+  return {'REWRITTEN'}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local log_bytes = 0
+if cut > 0 then
+  redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', math.min(cut, offset) + 1))
+end
+local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+if first then
+  local fields = first[2]
+  log_bytes = tonumber(m[3] or 0) - tonumber(fields[4]) + #fields[2]
+end
+redis.call('HSET', meta, 'snap_offset', ARGV[7], 'snap_id', id, 'snap_at', string.format('%.0f', now),
+  'log_bytes', string.format('%.0f', log_bytes))
+if #ARGV >= FIRST_DEAD then
+  for n = FIRST_DEAD, #ARGV do
+    redis.call('RPUSH', dead, ARGV[n])
+  end
+  redis.call('LTRIM', dead, -most_dead, -1)
+  redis.call('HINCRBY', meta, 'dead', #ARGV - FIRST_DEAD + 1)
+end
+redis.call(publish, channel, struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8',
+  0x99, 1, 3, 0xcd, shard, 0xc4, 8, epoch, 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
+  0xcf, now, 0xcf, tonumber(m[2] or 0)))
+return {'OK', log_bytes}

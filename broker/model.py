@@ -1,0 +1,206 @@
+"""The nouns of the protocol as frozen values: no I/O, no bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from broker.errors import TokenError
+from broker.protocol import NO_ID
+
+Value: TypeAlias = (
+    "bool | int | float | str | bytes | datetime | Sequence[Value] | Mapping[str, Value] | None"
+)
+Operation: TypeAlias = Literal["set", "delete", "increment"]
+
+
+class Status(StrEnum):
+    """What a replica's content is worth now; the worst shard decides.
+
+    Only `LIVE` says: complete, and proved current within the staleness bound.
+    """
+
+    CONNECTING = "connecting"
+    LOADING = "loading"
+    CATCHING_UP = "catching_up"
+    LIVE = "live"
+    STALE = "stale"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A point in one shard's history: offsets order it, the batch id tells forks apart.
+
+    Attributes:
+        epoch: one life of the shard, 8 random bytes; empty before anything is known.
+        offset: number of the last batch that is contained, 0 before the first.
+        batch_id: that batch's random id, 8 bytes; zeros before the first.
+    """
+
+    epoch: bytes = b""
+    offset: int = 0
+    batch_id: bytes = NO_ID
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Deltas of one operation in columns: the n-th key goes with the n-th value.
+
+    Attributes:
+        op: one of the `OP_` numbers.
+        keys: at least one key.
+        values: as long as `keys`; None for deletes.
+        timestamps: wall-clock milliseconds, as long as `keys`; None where not asked for.
+    """
+
+    op: int
+    keys: list[str]
+    values: list[Value] | None
+    timestamps: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one append carried: one node's deltas, in the order of its calls.
+
+    Attributes:
+        node: the writer's name.
+        incarnation: number of the process that held the name.
+        number: 1, 2, 3 ... per shard within the incarnation.
+        time_ms: the producer's wall clock when it packed; for people, decides nothing.
+        runs: the deltas; applied in this order.
+    """
+
+    node: str
+    incarnation: int
+    number: int
+    time_ms: int
+    runs: list[Run]
+
+    @property
+    def deltas(self) -> int:
+        """How many deltas the chunk holds."""
+        return sum(len(run.keys) for run in self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """What every packet on a shard's channel says.
+
+    Attributes:
+        shard: number of the shard.
+        epoch: life of the shard.
+        offset: batch: its own; heartbeat: the head; notice: the snapshot's.
+        id: batch id at that offset.
+        previous_id: batch id at the offset before.
+        time_ms: Redis clock when it was published.
+        covered: append number up to which everything is published.
+    """
+
+    shard: int
+    epoch: bytes
+    offset: int
+    id: bytes
+    previous_id: bytes
+    time_ms: int
+    covered: int
+
+    @property
+    def position(self) -> Position:
+        """The point in history that this packet speaks of."""
+        return Position(self.epoch, self.offset, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Packet):
+    """Drained chunks, byte for byte as their producers packed them.
+
+    Attributes:
+        trigger: what made it due, one of the `TRIGGER_` numbers.
+        oldest_ms: Redis clock when its oldest chunk was accepted.
+        deltas: how many deltas its producers said they put in.
+        chunks: the chunks' bytes, in the order of acceptance.
+    """
+
+    trigger: int = 0
+    oldest_ms: int = 0
+    deltas: int = 0
+    chunks: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat(Packet):
+    """The head of the shard, told when nothing else was published for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Packet):
+    """The full-state hash now holds everything up to this position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key's change as a reader of `changes()` sees it.
+
+    Attributes:
+        key: the key.
+        value: its value after the change; None after a delete.
+        operation: "set", "delete" or "increment".
+        position: the position of the shard after the batch that carried it.
+        shard: the key's shard.
+        timestamp_ms: the producer's wall clock (the delta's own where asked for, else the
+            chunk's); 0 where unknown, as after a load.
+        resync: True when it was found by comparing with a freshly loaded state: what happened in
+            between is not known, only the outcome.
+    """
+
+    key: str
+    value: Value
+    operation: Operation
+    position: Position
+    shard: int = 0
+    timestamp_ms: int = 0
+    resync: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A point that a replica can wait for: everything flushed before it was made.
+
+    `str(token)` and `Token.parse(text)` carry it between processes.
+
+    Attributes:
+        marks: shard -> (epoch, append number); shards never written to are absent.
+    """
+
+    marks: Mapping[int, tuple[bytes, int]]
+
+    def __str__(self) -> str:
+        """Text form: `shard:epoch-in-hex:append` joined by commas; empty if nothing was written."""
+        return ",".join(
+            f"{shard}:{epoch.hex()}:{append}"
+            for shard, (epoch, append) in sorted(self.marks.items())
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        """Read back what `str()` gave.
+
+        Raises:
+            TokenError: the text has another form.
+        """
+        marks = {}
+        try:
+            for part in filter(None, text.strip().split(",")):
+                shard, epoch, append = part.split(":")
+                marks[int(shard)] = (bytes.fromhex(epoch), int(append))
+        except ValueError:
+            raise TokenError(
+                f"not a token: {text!r}; expected 'shard:epoch:append' joined by commas"
+            ) from None
+        return cls(marks)

@@ -1,0 +1,156 @@
+"""The producer for ordinary, threaded code."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Self
+
+from broker import aio
+from broker.aio.producer import CLOSE_TIMEOUT
+from broker.errors import BrokerError
+from broker.loopthread import LoopThread
+from broker.model import Token, Value
+from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+
+log = logging.getLogger(__name__)
+
+
+class Producer:
+    """A writer of one namespace: its calls buffer and return, a thread of its own appends to Redis.
+
+    May be used from many threads. Connects when made; takes the arguments of `broker.aio.Producer`
+    and gives the same promises. Use it with `with`, or call `close()`.
+
+    Raises:
+        ConfigError: every fault of the arguments at once.
+        ConnectError, ServerUnfitError, EmbeddedError, NamespaceMismatchError: with the fix.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, namespace: str = "default", **settings: Any
+    ) -> None:
+        self._engine = aio.Producer(url, namespace=namespace, **settings)
+        self._thread = LoopThread(f"Producer({self._engine.node})")
+        self._engine.wake = self._wake
+        try:
+            self._thread.call(self._engine.open())
+        except BaseException:
+            self._thread.stop()
+            raise
+        # A program that ends without close() still gets its last deltas sent.
+        self._at_exit = weakref.finalize(self, _close_quietly, self._engine, self._thread)
+
+    def _wake(self, shard: int) -> None:
+        self._thread.loop.call_soon_threadsafe(self._engine.wake_here, shard)
+
+    @property
+    def node(self) -> str:
+        """This writer's name."""
+        return self._engine.node
+
+    @property
+    def namespace(self) -> str:
+        """The state it writes to."""
+        return self._engine.namespace
+
+    def set(self, key: str, value: Value) -> None:
+        """Set a key to a value.
+
+        Raises:
+            EncodeError: the key or value cannot be sent; nothing was buffered.
+            BufferFullError: no room (in time).
+            FencedError, ClosedError, ForkedError: this producer cannot write any more.
+        """
+        self._put(OP_SET, key, value)
+
+    def delete(self, key: str) -> None:
+        """Remove a key; removing an absent key is no error. Raises as `set`."""
+        self._put(OP_DELETE, key, None)
+
+    def increment(self, key: str, amount: float = 1) -> None:
+        """Add a number to a key; an absent key counts as 0. Raises as `set`.
+
+        Integers stay integers; with a float on either side the sum is a float. Where the key holds
+        something else, or an integer would leave the 64-bit range, every replica refuses the delta
+        and counts it.
+        """
+        self._put(OP_INCREMENT, key, amount)
+
+    def set_many(self, mapping: Mapping[str, Value]) -> None:
+        """Set many keys; those of one shard become visible at once. Raises as `set`."""
+        self._check_fork()
+        for group in self._engine.prepare_many(mapping):
+            if not self._engine.add_group(*group):
+                self._thread.call(self._engine.make_room(partial(self._engine.add_group, *group)))
+
+    def _put(self, op: int, key: str, value: Any) -> None:
+        if self._thread.forked is not None:
+            raise self._thread.forked
+        if not self._engine.put(op, key, value):
+            self._thread.call(self._engine.make_room(partial(self._engine.put, op, key, value)))
+
+    def _check_fork(self) -> None:
+        if self._thread.forked is not None:
+            raise self._thread.forked
+
+    def flush(self, timeout: float | None = None) -> Token:
+        """Wait until Redis accepted everything written so far, without lingering.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            A token; `replica.wait_for(token)` returns once a replica shows all of it.
+
+        Raises:
+            FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
+            FencedError: another process took the node name.
+            DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
+        """
+        self._check_fork()
+        if self._engine.stopped is not None:
+            raise self._engine.stopped
+        return self._thread.call(self._engine.flush(timeout))
+
+    def stats(self) -> dict[str, int]:
+        """Return counters: `buffered = accepted + conflated + pending` at any moment."""
+        return self._engine.stats()
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Send what is buffered, then disconnect. Calling it again does nothing.
+
+        Args:
+            timeout: seconds to try for.
+
+        Raises:
+            FlushTimeoutError: not everything was accepted in time; says how many deltas were not.
+            FencedError, DataLostError: as `flush`.
+        """
+        if self._thread.forked is not None or self._at_exit.detach() is None:
+            return
+        try:
+            self._thread.call(self._engine.close(timeout))
+        finally:
+            self._thread.stop()
+
+    def __enter__(self) -> Self:
+        """Return itself; it is open already."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close it, after what was buffered reached Redis."""
+        self.close()
+
+
+def _close_quietly(engine: aio.Producer, thread: LoopThread) -> None:
+    if thread.forked is not None:
+        return
+    try:
+        thread.call(engine.close())
+    except BrokerError as error:
+        log.error("producer_closed_with_loss node=%s error=%s", engine.node, error)  # noqa: TRY400
+    finally:
+        thread.stop()

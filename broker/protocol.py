@@ -1,0 +1,41 @@
+"""The numbers of the wire and of the Redis layout, coded once. PROTOCOL.md tells them in words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+
+# Kinds of packet on a shard's channel (second element of every packet).
+KIND_BATCH: Final = 1
+KIND_HEARTBEAT: Final = 2
+KIND_NOTICE: Final = 3
+
+# Operations of a run of deltas inside a chunk.
+OP_SET: Final = 1
+OP_DELETE: Final = 2
+OP_INCREMENT: Final = 3
+
+# What made a batch due.
+TRIGGER_COUNT: Final = 1
+TRIGGER_AGE: Final = 2
+
+EPOCH_BYTES: Final = 8
+BATCH_ID_BYTES: Final = 8
+NO_ID: Final = bytes(BATCH_ID_BYTES)
+
+MAX_KEY_BYTES: Final = 1024
+MAX_VALUE_BYTES: Final = 1 << 20
+MAX_DEPTH: Final = 32
+MAX_CHUNK_BYTES: Final = 4 << 20
+MAX_SHARDS: Final = 4096
+MAX_NAME_LENGTH: Final = 64
+
+INT_MIN: Final = -(1 << 63)
+INT_MAX: Final = (1 << 64) - 1
+
+# The oldest servers that have all we use (sharded pub/sub, `#!lua` flags, LPOP count).
+MIN_REDIS: Final = (7, 0)
+
+# Offset prefix of a field of the full-state hash: big-endian u64.
+OFFSET_PREFIX_BYTES: Final = 8

@@ -1,0 +1,103 @@
+"""What is read from Redis with plain commands: one typed function a read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from broker.connection import Client, translated
+from broker.keys import ShardKeys, config_key
+from broker.model import Position
+from broker.protocol import NO_ID
+from broker.shardstate import Head
+
+PAGE_FIELDS = 2000
+
+_HEAD_FIELDS = ("epoch", "offset", "id", "snap_offset", "snap_id", "covered", "published_at")
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Head and log of one shard, read in one atomic step.
+
+    Attributes:
+        head: None if the shard does not exist.
+        entries: batches after the asked offset, in order; maybe not all.
+    """
+
+    head: Head | None
+    entries: list[bytes]
+
+
+async def config(client: Client, namespace: str) -> tuple[int, int] | None:
+    """Return (protocol version, shards) of a namespace; None if it was never made."""
+    async with translated("reading the namespace"):
+        found = await client.hmget(config_key(namespace), ["protocol", "shards"])
+    return (int(found[0]), int(found[1])) if found[0] and found[1] else None
+
+
+async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> LogPage:
+    """Read the head, and up to `count` batches after an offset (0: the head alone)."""
+    async with translated("reading the log"):
+        pipe = client.pipeline(transaction=True)
+        pipe.time()
+        pipe.hmget(keys.meta, _HEAD_FIELDS)
+        if count:
+            pipe.xrange(keys.log, min=f"{after + 1}-0", max="+", count=count)
+        time, meta, *logs = await pipe.execute()
+    entries = [fields[b"b"] for _, fields in logs[0]] if logs else []
+    return LogPage(_head(time, meta), entries)
+
+
+def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
+    epoch, offset, batch_id, snap_offset, snap_id, covered, published_at = meta
+    if epoch is None:
+        return None
+    now_ms = time[0] * 1000 + time[1] // 1000
+    return Head(
+        position=Position(epoch, int(offset or 0), batch_id or NO_ID),
+        snapshot=Position(epoch, int(snap_offset or 0), snap_id or NO_ID),
+        covered=int(covered or 0),
+        quiet_s=(now_ms - int(published_at or 0)) / 1000,
+    )
+
+
+async def state_pages(
+    client: Client, keys: ShardKeys
+) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
+    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts."""
+    cursor = 0
+    while True:
+        async with translated("reading the full state"):
+            cursor, page = await client.execute_command(  # type: ignore[no-untyped-call]
+                "HSCAN", keys.state, cursor, "COUNT", PAGE_FIELDS
+            )
+        yield list(page), list(page.values())
+        if not cursor:
+            return
+
+
+async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> list[bytes | None]:
+    """Return fields of the full-state hash, None where a key is absent."""
+    async with translated("reading the full state"):
+        return await client.hmget(keys.state, names)  # type: ignore[return-value]
+
+
+async def server_run(client: Client) -> Any:
+    """Return what changes when another server, or another life of it, answers."""
+    async with translated("asking which server answers"):
+        info = await client.info("server")
+    return info.get("run_id")
+
+
+async def last_chunk(
+    client: Client, keys: ShardKeys, node: str
+) -> tuple[int, str, int, int] | None:
+    """Return (incarnation, token, last chunk number, deltas) that Redis has of a node."""
+    async with translated("asking for the last chunk"):
+        record = await client.hget(keys.writers, node)
+    if record is None:
+        return None
+    incarnation, token, number, deltas = record.decode().split(" ")  # type: ignore[union-attr]
+    return int(incarnation), token, int(number), int(deltas)

@@ -1,0 +1,221 @@
+"""The replica for ordinary, threaded code."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from typing import Any, Self, TypeVar
+
+from broker import aio
+from broker.aio.replica import CHANGES_LIMIT
+from broker.changes import ChangeQueue, OverflowPolicy
+from broker.loopthread import LoopThread
+from broker.model import Change, Position, Status, Token
+
+T = TypeVar("T")
+
+
+class Replica(Mapping[str, Any]):
+    """A live, read-only copy of one namespace in this process' memory.
+
+    Reads of one key never wait and never touch the network. What reads many (`items`, `values`,
+    iteration, `snapshot`) copies between two batches, so it shows one moment. May be used from many
+    threads. Connects when made; takes the arguments of `broker.aio.Replica` and gives the same
+    promises. Use it with `with`, or call `close()`.
+
+    Raises:
+        ConfigError: every fault of the arguments at once.
+        ConnectError, ServerUnfitError, EmbeddedError, NamespaceMismatchError: with the fix.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, namespace: str = "default", **settings: Any
+    ) -> None:
+        self._engine = aio.Replica(url, namespace=namespace, **settings)
+        self._thread = LoopThread(f"Replica({namespace})")
+        try:
+            self._thread.call(self._engine.open())
+        except BaseException:
+            self._thread.stop()
+            raise
+        self._at_exit = weakref.finalize(self, _close, self._engine, self._thread)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def __getitem__(self, key: str) -> Any:
+        """Return a key's value.
+
+        Raises:
+            KeyError: absent (or not loaded yet: see `status`).
+        """
+        return self._engine[key]
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return len(self._engine)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys of one moment."""
+        return iter(self.snapshot()[0])
+
+    def items(self) -> ItemsView[str, Any]:
+        """Return keys and values of one moment, as a copy."""
+        return self.snapshot()[0].items()
+
+    def values(self) -> ValuesView[Any]:
+        """Return the values of one moment, as a copy."""
+        return self.snapshot()[0].values()
+
+    def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
+        """Return a copy of the whole content at one moment, and each shard's position for it."""
+        return self._between_batches(self._engine.snapshot)
+
+    def _between_batches(self, read: Callable[[], T]) -> T:
+        # Batches are applied on the loop's thread only: what runs there sees no half of one.
+        if self._at_exit.alive and self._thread.forked is None:
+            return self._thread.call(_called(read))
+        return read()
+
+    @property
+    def namespace(self) -> str:
+        """The state it follows."""
+        return self._engine.namespace
+
+    @property
+    def status(self) -> Status:
+        """What the content is worth now; the worst shard decides."""
+        return Status.CLOSED if self._thread.forked is not None else self._engine.status
+
+    @property
+    def position(self) -> Position:
+        """The position of shard 0, which is all there is unless the namespace has more."""
+        return self._engine.position
+
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """Each shard's position, in the order of the shards."""
+        return self._engine.positions
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the content was last proved to be the whole history; inf before that."""
+        return self._engine.lag
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters over the life of this replica; see README for each one's meaning."""
+        return self._between_batches(self._engine.stats)
+
+    # -- waiting ----------------------------------------------------------------------------------
+
+    def wait_live(self, timeout: float | None = None) -> None:
+        """Wait until the replica is live.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: not live in time; says the status it has instead.
+            ReplicaFailedError, ClosedError: it never will be.
+        """
+        self._thread.call(self._engine.wait_live(timeout))
+
+    def wait_for(self, token: Token | str, timeout: float | None = None) -> None:
+        """Wait until the replica shows everything that a producer's `flush()` returned this for.
+
+        Args:
+            token: from `flush()`, or its text.
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: not there in time.
+            TokenError: the token belongs to a history that Redis no longer has.
+            ReplicaFailedError, ClosedError: it never will be.
+        """
+        self._thread.call(self._engine.wait_for(token, timeout))
+
+    def changes(
+        self,
+        prefix: str | None = None,
+        *,
+        limit: int = CHANGES_LIMIT,
+        overflow: OverflowPolicy = "conflate",
+    ) -> Changes:
+        """Follow what changes from now on; an iterator with `close()`.
+
+        After a full load it yields what differs from before, marked `resync`.
+
+        Args:
+            prefix: only keys that begin with it.
+            limit: most changes that wait for a slow reader.
+            overflow: "conflate" or "raise", see `ChangeQueue`.
+        """
+        return Changes(self._engine, self._thread, prefix, limit, overflow)
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop following; the content stays readable. Calling it again does nothing."""
+        if self._thread.forked is None and self._at_exit.alive:
+            self._at_exit()
+
+    def __enter__(self) -> Self:
+        """Return itself; it is open already."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close it."""
+        self.close()
+
+
+class Changes:
+    """An iterator over a replica's changes; `close()`, from any thread, ends it."""
+
+    def __init__(
+        self,
+        engine: aio.Replica,
+        thread: LoopThread,
+        prefix: str | None,
+        limit: int,
+        overflow: OverflowPolicy,
+    ) -> None:
+        self._engine = engine
+        self._thread = thread
+        self._ready = threading.Event()
+        self._queue = ChangeQueue(prefix, limit, overflow, self._ready.set)
+        self._taken: list[Change] = []
+        thread.call(_called(lambda: engine.add_queue(self._queue)))
+
+    def __iter__(self) -> Iterator[Change]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Change:
+        """Wait for the next change.
+
+        Raises:
+            ChangesOverflowError: the reader was too slow, by its own policy.
+            StopIteration: the replica or this iterator was closed.
+        """
+        while not self._taken:
+            self._ready.clear()
+            self._taken = self._queue.take()[::-1]
+            if not self._taken:
+                self._ready.wait()
+        return self._taken.pop()
+
+    def close(self) -> None:
+        """End the iteration; what was already told can still be read."""
+        self._queue.close()
+        if not self._thread.loop.is_closed():
+            self._thread.loop.call_soon_threadsafe(self._engine.remove_queue, self._queue)
+
+
+async def _called(read: Callable[[], T]) -> T:
+    return read()
+
+
+def _close(engine: aio.Replica, thread: LoopThread) -> None:
+    if thread.forked is None:
+        thread.call(engine.close())
+        thread.stop()

@@ -1,0 +1,384 @@
+"""One shard of a replica as a state machine: packets and read pages in, decisions out. No I/O.
+
+Invariants:
+1. `values` is exactly the fold of the history up to `position`, at all times. A load is built
+   aside and takes the place of `values` in one step, when it has caught up with the head.
+2. A batch is applied only if it names the batch before it, `position.batch_id`. Offsets alone
+   cannot tell a rewritten history from mine.
+3. Whatever cannot be placed is settled by asking the server, never by guessing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from broker.codec import decode_packet, pack_value, unpack_fields
+from broker.errors import DecodeError
+from broker.fold import Tally, decode_chunks, fold
+from broker.model import Batch, Change, Heartbeat, Notice, Operation, Packet, Position, Status
+from broker.phases import TABLE, Event
+
+RECENT_IDS = 1024
+KEPT_PACKETS_BYTES = 32 << 20
+LOADS_BEFORE_GIVING_UP = 30
+
+
+class Need(Enum):
+    """What the shell has to read for this shard now."""
+
+    NOTHING = auto()
+    LOG = auto()
+    FULL_STATE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a shard's meta hash said in one atomic read.
+
+    Attributes:
+        position: the last batch.
+        snapshot: where the full-state hash is complete; offset 0 if none was written.
+        covered: append number up to which everything is published.
+        quiet_s: seconds since the shard's last packet, by the Redis clock.
+    """
+
+    position: Position
+    snapshot: Position
+    covered: int
+    quiet_s: float
+
+
+@dataclass(slots=True)
+class _Load:
+    """A full state on its way in, not visible yet."""
+
+    position: Position
+    values: dict[str, Any] = field(default_factory=dict)
+    floors: dict[str, int] = field(default_factory=dict)
+    newest: int = 0
+
+
+class ShardState:
+    """What a replica holds of one shard, and what it is worth.
+
+    Args:
+        shard: number of the shard.
+        staleness_bound: seconds of silence after which the shard is no longer live.
+        on_changes: called with every list of changes that became visible; None while nobody looks,
+            which lets whole columns be applied at once.
+    """
+
+    def __init__(self, shard: int, staleness_bound: float) -> None:
+        self.shard = shard
+        self.staleness_bound = staleness_bound
+        self.on_changes: Callable[[list[Change]], None] | None = None
+        self.phase = Status.CONNECTING
+        self.values: dict[str, Any] = {}
+        self.position = Position()
+        self.covered = 0
+        self.proved_at: float | None = None
+        self.counts: Counter[str] = Counter()
+        self.tally = Tally()
+        self._subscribed = False
+        self._heard_at = 0.0
+        self._load: _Load | None = None
+        self._loads_in_a_row = 0
+        self._kept: deque[tuple[Batch, int]] = deque()
+        self._kept_bytes = 0
+        self._ids: dict[int, bytes] = {}
+
+    @property
+    def need(self) -> Need:
+        """What has to be read next; nothing while unsubscribed, for a packet could be missed."""
+        if not self._subscribed:
+            return Need.NOTHING
+        if self.phase is Status.LOADING:
+            return Need.FULL_STATE
+        return Need.LOG if self.phase is Status.CATCHING_UP else Need.NOTHING
+
+    @property
+    def reading_from(self) -> Position:
+        """The position after which the log has to be read."""
+        return self._load.position if self._load else self.position
+
+    @property
+    def loads_in_a_row(self) -> int:
+        """Full loads since a packet last fitted; the shell waits longer the more there are."""
+        return self._loads_in_a_row
+
+    def lag(self, now: float) -> float:
+        """Seconds since the content was last proved to be the whole history; inf if never."""
+        return now - self.proved_at if self.proved_at is not None else float("inf")
+
+    # -- the subscription -------------------------------------------------------------------------
+
+    def subscribed(self, now: float) -> None:
+        """The server confirmed the subscription; whatever was sent before it may be missing."""
+        self._subscribed = True
+        self._heard_at = now
+        self._drop_kept()
+        if self.phase is Status.LOADING:
+            self._load = None
+        self._enter(Event.SUBSCRIBED)
+
+    def lost(self) -> None:
+        """The subscription's connection is gone."""
+        self._subscribed = False
+        self._drop_kept()
+        self._enter(Event.LOST)
+
+    def tick(self, now: float) -> bool:
+        """Notice silence; true if the bound was passed just now or earlier and still is."""
+        if now - self._heard_at <= self.staleness_bound:
+            return False
+        if self.phase in (Status.LIVE, Status.CATCHING_UP):
+            self._enter(Event.SILENCE)
+        return True
+
+    def close(self) -> None:
+        """End it; `values` stays readable."""
+        self._enter(Event.CLOSE)
+
+    def give_up(self) -> None:
+        """End it loudly; the content must not be trusted any more."""
+        self._enter(Event.GIVE_UP)
+
+    def packet(self, data: bytes, now: float) -> Event | None:
+        """Take one packet from the channel; None if it was kept for later or cannot be read."""
+        self._heard_at = now
+        self.counts["packets"] += 1
+        self.counts["bytes"] += len(data)
+        try:
+            packet = decode_packet(data)
+        except DecodeError:
+            self.counts["packets_unreadable"] += 1
+            return None
+        if packet.shard != self.shard:
+            self.counts["packets_unreadable"] += 1
+            return None
+        if self.phase in (Status.LOADING, Status.CATCHING_UP):
+            self._keep(packet, len(data))
+        elif self.phase in (Status.LIVE, Status.STALE):
+            return self._take(packet, now)
+        return None
+
+    def _take(self, packet: Packet, now: float) -> Event | None:
+        if isinstance(packet, Notice) and packet.epoch == self.position.epoch:
+            self.counts["notices"] += 1
+            return None
+        event = self._classify(packet)
+        if isinstance(packet, Batch):
+            if event is Event.NEXT:
+                self._apply(packet, self.values, None)
+            elif event is Event.GAP:
+                self._keep(packet, 0)
+        if event in (Event.NEXT, Event.CURRENT):
+            self.proved_at = now
+            self.covered = packet.covered
+            self._loads_in_a_row = 0
+        self._enter(event)
+        return event
+
+    def _classify(self, packet: Packet) -> Event:  # noqa: PLR0911 - one return a rule
+        mine = self.position
+        if packet.epoch != mine.epoch:
+            return Event.FORK
+        if packet.offset == mine.offset:
+            if packet.id != mine.batch_id:
+                return Event.FORK
+            return Event.CURRENT if isinstance(packet, Heartbeat) else Event.DUPLICATE
+        if packet.offset < mine.offset:
+            known = self._ids.get(packet.offset)
+            if isinstance(packet, Heartbeat) or known is None:
+                return Event.BEHIND
+            return Event.DUPLICATE if known == packet.id else Event.FORK
+        if isinstance(packet, Batch) and packet.offset == mine.offset + 1:
+            return Event.NEXT if packet.previous_id == mine.batch_id else Event.FORK
+        return Event.GAP
+
+    # -- reading the log --------------------------------------------------------------------------
+
+    def log_page(self, head: Head | None, entries: Sequence[bytes], now: float) -> None:
+        """Take what one atomic read of head and log gave, the log from after `reading_from`.
+
+        Args:
+            head: the shard's meta hash; None if the shard does not exist (yet, or any more).
+            entries: batches in the order of the log; may stop before the head.
+            now: monotonic seconds.
+        """
+        if self.phase is not Status.CATCHING_UP:
+            return
+        mine = self.reading_from
+        if head is None or head.position.epoch != mine.epoch or head.position.offset < mine.offset:
+            self._enter(Event.CUT)
+            return
+        values, floors = (
+            (self._load.values, self._load.floors) if self._load else (self.values, None)
+        )
+        for data in entries:
+            if not self._apply_logged(data, values, floors):
+                self._enter(Event.CUT)
+                return
+        mine = self.reading_from
+        if mine.offset < head.position.offset:
+            # A page that does not move us means that the log begins beyond our position.
+            if not entries:
+                self._enter(Event.CUT)
+            return
+        if mine != head.position or (self._load and self._load.newest > mine.offset):
+            self._enter(Event.CUT)
+            return
+        self._caught_up(head, now)
+
+    def _apply_logged(
+        self, data: bytes, values: dict[str, Any], floors: dict[str, int] | None
+    ) -> bool:
+        """Apply a batch of the log if it follows; false if it does not."""
+        try:
+            batch = decode_packet(data)
+        except DecodeError:
+            return False
+        mine = self.reading_from
+        if (
+            not isinstance(batch, Batch)
+            or batch.epoch != mine.epoch
+            or batch.offset != mine.offset + 1
+            or batch.previous_id != mine.batch_id
+        ):
+            return False
+        self._apply(batch, values, floors)
+        return True
+
+    def _caught_up(self, head: Head, now: float) -> None:
+        if self._load is not None:
+            self._show(self._load)
+            self._load = None
+        self.proved_at = now
+        self.covered = max(self.covered, head.covered)
+        quiet = head.quiet_s > self.staleness_bound
+        self._enter(Event.QUIET if quiet else Event.CAUGHT_UP)
+        kept = [batch for batch, _ in self._kept if batch.offset > self.position.offset]
+        self._drop_kept()
+        for batch in kept:
+            # A hole among them sends us back to the log, which has them all.
+            if self._take(batch, now) is not Event.NEXT:
+                break
+
+    # -- reading the full state -------------------------------------------------------------------
+
+    def begin_load(self, head: Head) -> None:
+        """Start a load: the full-state hash will be read next, page by page."""
+        self.counts["loads"] += 1
+        self._loads_in_a_row += 1
+        if self._loads_in_a_row > LOADS_BEFORE_GIVING_UP:
+            self._enter(Event.GIVE_UP)
+            return
+        self._load = _Load(head.snapshot)
+
+    def load_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
+        """Take one page of the full-state hash.
+
+        Raises:
+            DecodeError: a key or field is damaged.
+        """
+        load = self._load
+        if load is None or not fields:
+            return
+        offsets, values = unpack_fields(fields)
+        try:
+            names = [key.decode() for key in keys]
+        except UnicodeDecodeError:
+            raise DecodeError("a key of the full-state hash is not UTF-8") from None
+        load.values.update(zip(names, values, strict=True))
+        newest = max(offsets)
+        if newest > load.position.offset:
+            # A snapshot is being written right now: these keys are ahead of the position.
+            load.newest = max(load.newest, newest)
+            load.floors.update(
+                (name, offset)
+                for name, offset in zip(names, offsets, strict=True)
+                if offset > load.position.offset
+            )
+
+    def end_load(self) -> None:
+        """The last page was taken; the log comes next."""
+        if self._load is not None:
+            self._enter(Event.LOADED)
+
+    # -- shared -----------------------------------------------------------------------------------
+
+    def _apply(self, batch: Batch, values: dict[str, Any], floors: dict[str, int] | None) -> None:
+        position = batch.position
+        chunks, bad = decode_chunks(batch)
+        self.counts["chunks_skipped"] += len(bad)
+        self.counts["batches"] += 1
+        changes: list[Change] = []
+
+        def observe(operation: Operation, key: str, value: Any, stamp: int) -> None:
+            changes.append(Change(key, value, operation, position, self.shard, stamp))
+
+        watched = self.on_changes is not None and values is self.values
+        self.tally.add(fold(values, batch, chunks, floors, observe if watched else None))
+        self._remember(batch)
+        if self._load is not None and values is self._load.values:
+            self._load.position = position
+        else:
+            self.position = position
+        if changes and self.on_changes is not None:
+            self.on_changes(changes)
+
+    def _remember(self, batch: Batch) -> None:
+        self._ids[batch.offset] = batch.id
+        self._ids.pop(batch.offset - RECENT_IDS, None)
+
+    def _show(self, load: _Load) -> None:
+        """Let a finished load take the place of what was held; tell what differs."""
+        before, self.values = self.values, load.values
+        self.position = load.position
+        if self.on_changes is not None:
+            changes = _differences(before, load.values, load.position, self.shard)
+            if changes:
+                self.on_changes(changes)
+
+    def _enter(self, event: Event) -> None:
+        self.counts[event] += 1
+        before, self.phase = self.phase, TABLE[self.phase][event]
+        if self.phase is Status.LOADING and before is not Status.LOADING:
+            # Ids of another history must not make one of its batches look like a duplicate.
+            self._load = None
+            self._ids.clear()
+
+    def _keep(self, packet: Packet, size: int) -> None:
+        """Keep a batch for the end of a read; too many: the oldest go, for the log has them."""
+        if not isinstance(packet, Batch):
+            return
+        self._kept.append((packet, size))
+        self._kept_bytes += size
+        while self._kept_bytes > KEPT_PACKETS_BYTES:
+            self._kept_bytes -= self._kept.popleft()[1]
+
+    def _drop_kept(self) -> None:
+        self._kept.clear()
+        self._kept_bytes = 0
+
+
+def _differences(
+    before: dict[str, Any], after: dict[str, Any], position: Position, shard: int
+) -> list[Change]:
+    """What changed between two states, as changes marked `resync`."""
+    gone = [
+        Change(key, None, "delete", position, shard, resync=True)
+        for key in before
+        if key not in after
+    ]
+    # Compared as bytes: 1, 1.0 and True are equal to Python but not to a reader.
+    absent = object()
+    return gone + [
+        Change(key, value, "set", position, shard, resync=True)
+        for key, value in after.items()
+        if (old := before.get(key, absent)) is absent or pack_value(old) != pack_value(value)
+    ]

@@ -1,0 +1,193 @@
+"""The flush worker: publishes what is due, and a heartbeat where nothing was.
+
+Stateless: everything it knows is in Redis, every step is one atomic command, so any number may run
+at once and a killed one is simply gone. What a kill between two steps costs is told at each step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+
+from redis.exceptions import RedisError
+
+from broker.aio.session import Session
+from broker.lua import Drained, DrainLimits, LogFull, NotDue, Undeclared
+from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
+from workers.loop import run_loop
+
+log = logging.getLogger(__name__)
+
+MOST_KNOWN_NODES = 2000
+LOG_FULL_RETRY = 0.25
+WAKE_WAIT = 5  # seconds a blocking pop lasts; only bounds how long a dead link goes unnoticed
+
+
+@dataclass(slots=True)
+class _Shard:
+    """When one shard has to be looked at again, and whose lists its last batches came from."""
+
+    number: int
+    drain_at: float | None = 0.0
+    beat_at: float = 0.0
+    nodes: dict[str, None] = field(default_factory=dict)
+
+
+class FlushWorker:
+    """Drains every shard of a namespace when it is due; sleeps while nothing is.
+
+    Args:
+        session: connected, namespace made or joined.
+        name: of this worker, for status and log.
+        heartbeat_interval: seconds of quiet after which a shard's head is told.
+        max_age: seconds; sets the namespace's `local_delta_max_age`, None leaves it.
+        max_count: sets the namespace's `local_delta_max_count`, None leaves it.
+        limits: of batches and log.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        *,
+        heartbeat_interval: float,
+        max_age: float | None = None,
+        max_count: int | None = None,
+        limits: DrainLimits | None = None,
+    ) -> None:
+        self.name = name
+        self.wake = asyncio.Event()
+        self.counts = {"batches": 0, "deltas": 0, "bytes": 0, "by_count": 0, "by_age": 0}
+        self._session = session
+        self._interval = heartbeat_interval
+        self._max_age_ms = None if max_age is None else round(max_age * 1000)
+        self._max_count = max_count
+        self._limits = limits or DrainLimits()
+        self._shards = [_Shard(number) for number in range(len(session.keys))]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until stopped; a batch under way is finished."""
+        listener = asyncio.create_task(self._listen(), name="wake-ups")
+        try:
+            await run_loop(self.name, self.poll, self.wake, stop)
+        finally:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+
+    async def poll(self) -> float:
+        """Do all that is due now; return seconds until something is."""
+        for shard in self._shards:
+            now = time.monotonic()
+            if shard.beat_at <= now:
+                await self._beat(shard)
+            if shard.drain_at is not None and shard.drain_at <= time.monotonic():
+                await self._drain(shard)
+        times = [shard.beat_at for shard in self._shards]
+        times += [shard.drain_at for shard in self._shards if shard.drain_at is not None]
+        return max(0.0, min(times) - time.monotonic())
+
+    async def _beat(self, shard: _Shard) -> None:
+        """Heartbeat if nobody else published.
+
+        It also asks when something is due: that is how work is found whose wake-up was taken by a
+        worker that died.
+        """
+        beat_ms, due_ms = await self._session.commands.heartbeat(
+            self._session.keys[shard.number],
+            shard.number,
+            round(self._interval * 1000),
+            os.urandom(EPOCH_BYTES),
+            self.name,
+            max_age_ms=self._max_age_ms,
+            max_count=self._max_count,
+        )
+        now = time.monotonic()
+        shard.beat_at = now + beat_ms / 1000
+        if due_ms >= 0:
+            due = now + due_ms / 1000
+            shard.drain_at = due if shard.drain_at is None else min(due, shard.drain_at)
+
+    async def _drain(self, shard: _Shard) -> None:
+        """Publish one batch, if it is due. Killed before: nothing happened. After: all of it."""
+        keys = self._session.keys[shard.number]
+        batch_id = os.urandom(BATCH_ID_BYTES)
+        reply = await self._session.commands.drain(
+            keys, shard.number, batch_id, list(shard.nodes), self._limits
+        )
+        if isinstance(reply, Undeclared):
+            shard.nodes |= dict.fromkeys(reply.nodes)
+            # Between the two calls others may have appended; these nodes are enough for a prefix.
+            reply = await self._session.commands.drain(
+                keys, shard.number, batch_id, list(shard.nodes), self._limits
+            )
+            self._forget_nodes(shard)
+        now = time.monotonic()
+        if isinstance(reply, Drained):
+            self._count(shard.number, reply)
+            shard.drain_at = None if reply.next_ms < 0 else now + reply.next_ms / 1000
+        elif isinstance(reply, NotDue):
+            shard.drain_at = None if reply.next_ms < 0 else now + reply.next_ms / 1000
+        elif isinstance(reply, LogFull):
+            log.error(
+                "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
+                *(shard.number, reply.log_bytes),
+            )
+            shard.drain_at = now + LOG_FULL_RETRY
+
+    def _forget_nodes(self, shard: _Shard) -> None:
+        """Keep the nodes seen last, so that a fleet's comings and goings do not pile up."""
+        for node in list(shard.nodes)[:-MOST_KNOWN_NODES]:
+            del shard.nodes[node]
+
+    def _count(self, number: int, batch: Drained) -> None:
+        self.counts["batches"] += 1
+        self.counts["deltas"] += batch.deltas
+        self.counts["bytes"] += batch.size
+        self.counts["by_count" if batch.trigger == 1 else "by_age"] += 1
+        log.debug(
+            "batch_published shard=%d offset=%d deltas=%d chunks=%d bytes=%d trigger=%d age_ms=%d",
+            *(number, batch.offset, batch.deltas, batch.chunks, batch.size),
+            *(batch.trigger, batch.oldest_ms),
+        )
+        if batch.missing:
+            log.error(
+                "chunks_not_found shard=%d offset=%d chunks=%d fix=who else writes to these keys?",
+                *(number, batch.offset, batch.missing),
+            )
+
+    async def _listen(self) -> None:
+        """Block on the wake-ups; the pop that returns says which shard to look at now."""
+        by_key: dict[bytes | str, _Shard] = {
+            keys.ready.encode(): shard
+            for keys, shard in zip(self._session.keys, self._shards, strict=True)
+        }
+        client = self._session.connections.blocking()
+        while True:
+            try:
+                woken = await client.blpop(list(by_key), timeout=WAKE_WAIT)
+            except (RedisError, OSError):
+                # The poll meets the same fault, logs it and backs off; then look at everything.
+                await asyncio.sleep(LOG_FULL_RETRY)
+                continue
+            if woken is not None:
+                by_key[woken[0]].drain_at = 0.0
+                self.wake.set()
+
+
+async def connected(url: str | None, namespace: str, shards: int | None) -> Session:
+    """Return a session for workers: an embedded server need not run workers of its own for it.
+
+    Raises:
+        BackendError, NamespaceMismatchError: with the fix.
+    """
+    session = Session(url, namespace, shards)
+    try:
+        await session.connect(embedded_workers=False)
+        await session.make_or_join()
+    except BaseException:
+        await session.close()
+        raise
+    return session

@@ -1,0 +1,123 @@
+"""The scheduler: full state every global interval. The only file that imports APScheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from broker.aio.session import Session
+from broker.errors import BrokerError
+from workers.snapshot import SnapshotWorker
+
+log = logging.getLogger(__name__)
+
+LEASE_TTL: Final = 9.0
+RENEW_EVERY: Final = 3.0
+STOP_TIMEOUT: Final = 1.5
+
+
+class Scheduler:
+    """Writes the full state of every shard each interval, as long as it holds their leases.
+
+    Any number may run; each shard's lease lets one of them write. A standby takes over when the
+    lease expires (within about 9 s), or at once when the holder stops in order.
+
+    Args:
+        session: connected, namespace made or joined.
+        name: of this scheduler, unique; the lease says it.
+        interval: seconds, `global_data_update_interval`.
+        log_retention: seconds for which the log outlives the snapshot that holds it.
+        log_limit: bytes, the limit of one shard's log.
+    """
+
+    def __init__(
+        self, session: Session, name: str, *, interval: float, log_retention: float, log_limit: int
+    ) -> None:
+        self.name = name
+        self.counts = {"snapshots": 0, "sets": 0, "deletes": 0, "errors": 0, "missed": 0}
+        self._session = session
+        self._interval = interval
+        self._shards = [
+            SnapshotWorker(
+                session,
+                shard,
+                name,
+                lease_ttl=LEASE_TTL,
+                log_retention=log_retention,
+                log_limit=log_limit,
+            )
+            for shard in range(len(session.keys))
+        ]
+        self._writing = asyncio.Lock()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until stopped; finish the write under way, then bring all up to date."""
+        scheduler = AsyncIOScheduler(
+            timezone=UTC,
+            # Late is better than never, once is enough, and never two at a time.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        scheduler.add_listener(self._missed, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        scheduler.add_listener(self._failed, EVENT_JOB_ERROR)
+        # A first write at once: a scheduler that takes over must not wait an interval.
+        soon = datetime.now(UTC) + timedelta(seconds=0.05)
+        scheduler.add_job(
+            self.write_all,
+            IntervalTrigger(seconds=self._interval),
+            next_run_time=soon,
+            id="snapshot",
+        )
+        scheduler.add_job(self.renew_all, IntervalTrigger(seconds=RENEW_EVERY), id="lease")
+        scheduler.start()
+        try:
+            await stop.wait()
+        finally:
+            scheduler.pause()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await self.write_all()
+                    await self._release_all()
+            scheduler.shutdown(wait=False)
+
+    async def write_all(self) -> None:
+        """Bring every shard's full state up to its head, where this scheduler holds the lease."""
+        async with self._writing:
+            for shard in self._shards:
+                try:
+                    written = await shard.write_once()
+                except BrokerError as error:
+                    self.counts["errors"] += 1
+                    log.warning("snapshot_failed shard=%d error=%s", shard.shard, error)
+                    continue
+                if written is not None:
+                    self.counts["snapshots"] += 1
+                    self.counts["sets"] += written.sets
+                    self.counts["deletes"] += written.deletes
+
+    async def renew_all(self) -> None:
+        """Keep the leases while nothing is being written, and take those that were left."""
+        for shard in self._shards:
+            try:
+                await shard.renew()
+            except BrokerError as error:
+                log.warning("lease_failed shard=%d error=%s", shard.shard, error)
+
+    async def _release_all(self) -> None:
+        for shard in self._shards:
+            with contextlib.suppress(BrokerError):
+                await shard.release()
+
+    def _missed(self, event: object) -> None:
+        self.counts["missed"] += 1
+        log.warning("job_missed event=%s", event)
+
+    def _failed(self, event: object) -> None:
+        self.counts["errors"] += 1
+        log.error("job_failed error=%s", getattr(event, "exception", event))
