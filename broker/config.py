@@ -111,9 +111,9 @@ def checked(**given: Any) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             faults.append(f"{name}={value!r} is not {_kind(setting)}; allowed: {allowed(name)}")
         elif not setting.low <= value <= setting.high:
-            faults.append(f"{name}={value!r} is out of range; allowed: {allowed(name)}")
+            faults.append(f"{name}={value:.15g} is out of range; allowed: {allowed(name)}")
         elif whole and value != int(value):
-            faults.append(f"{name}={value!r} is not a whole number; allowed: {allowed(name)}")
+            faults.append(f"{name}={value:.15g} is not a whole number; allowed: {allowed(name)}")
         elif whole:
             result[name] = int(value)
     if faults:

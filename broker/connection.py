@@ -12,7 +12,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -103,12 +102,15 @@ class Connections:
             await self.discard(client)
 
 
-def attached(url: str | None, *, workers_for: str | None) -> tuple[str, Attachment | None]:
+def attached(
+    url: str | None, *, workers_for: str | None = None, serves: str | None = None
+) -> tuple[str, Attachment | None]:
     """Return the URL to connect to, and for embedded servers what keeps them alive.
 
     Args:
         url: any supported URL; None means `embedded://`.
         workers_for: namespace for which an embedded server has to run workers; None for none.
+        serves: namespace for which this process is itself the workers.
 
     Raises:
         ConfigError: a URL of another scheme.
@@ -129,15 +131,13 @@ def attached(url: str | None, *, workers_for: str | None) -> tuple[str, Attachme
         directory = parse_embedded_url(url)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    attachment = attach(directory, workers_for=workers_for)
+    attachment = attach(directory, serve=serves, workers_for=workers_for)
     return attachment.url, attachment
 
 
 def redacted(url: str) -> str:
     """Return a URL without its password, fit for logs and errors."""
-    parts = urlsplit(url)
-    hidden = re.sub(r":[^:@/]*@", ":***@", parts.netloc)
-    return parts._replace(netloc=hidden, query="").geturl()
+    return re.sub(r"(://[^/?#]*?):[^@/]*@", r"\1:***@", url).partition("?")[0]
 
 
 @asynccontextmanager

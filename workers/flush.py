@@ -175,19 +175,3 @@ class FlushWorker:
             if woken is not None:
                 by_key[woken[0]].drain_at = 0.0
                 self.wake.set()
-
-
-async def connected(url: str | None, namespace: str, shards: int | None) -> Session:
-    """Return a session for workers: an embedded server need not run workers of its own for it.
-
-    Raises:
-        BackendError, NamespaceMismatchError: with the fix.
-    """
-    session = Session(url, namespace, shards)
-    try:
-        await session.connect(embedded_workers=False)
-        await session.make_or_join()
-    except BaseException:
-        await session.close()
-        raise
-    return session

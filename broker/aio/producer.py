@@ -9,6 +9,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -109,6 +110,7 @@ class Producer:
             raise ConfigError([f"when_full={when_full!r}; allowed: {', '.join(FULL_POLICIES)}"])
         self.namespace = checked_name("namespace", namespace)
         self.node = checked_name("node", node) if node is not None else default_node()
+        self._named = node is not None
         self.when_full = when_full
         self.full_timeout: float = self._settings["full_timeout"]
         self._own_age_ms = (
@@ -213,7 +215,16 @@ class Producer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._leave()
             await self._session.close()
+
+    async def _leave(self) -> None:
+        """Forget a name that was made up for this process, so that they do not pile up."""
+        if self._named or self.buffer.pending:
+            return
+        for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
+            with suppress(BackendError):
+                await self._session.commands.leave(keys, self.node, lane.incarnation, self._token)
 
     # -- writing ----------------------------------------------------------------------------------
 

@@ -34,18 +34,23 @@ class Session:
         self.keys: list[ShardKeys] = []
         self._attachment: Attachment | None = None
 
-    async def connect(self, *, embedded_workers: bool = True) -> None:
+    async def connect(self, *, as_worker: bool = False, as_reader: bool = False) -> None:
         """Reach the server and check that it is fit; the namespace is not looked at.
 
+        An embedded server runs workers for the namespace, unless the caller is one or only looks.
+
         Args:
-            embedded_workers: whether an embedded server has to run workers for this namespace.
+            as_worker: the caller serves the namespace itself.
+            as_reader: the caller needs nobody to serve it.
 
         Raises:
             ConnectError, ServerUnfitError, EmbeddedError, ConfigError: each with the fix.
         """
-        workers_for = self.namespace if embedded_workers else None
         url, self._attachment = await asyncio.to_thread(
-            attached, self.given_url, workers_for=workers_for
+            attached,
+            self.given_url,
+            workers_for=None if as_worker or as_reader else self.namespace,
+            serves=self.namespace if as_worker else None,
         )
         self.connections = Connections(url)
         self.client = self.connections.commands()

@@ -21,6 +21,7 @@ NAMES: Final = (
     "join",
     "open",
     "append",
+    "leave",
     "drain",
     "heartbeat",
     "lease_take",
@@ -240,6 +241,10 @@ class Commands:
         if status == b"BUSY":
             return Busy(reply[1])
         raise fenced(node, int(reply[1]))
+
+    async def leave(self, keys: ShardKeys, node: str, incarnation: int, token: str) -> bool:
+        """Forget a node whose name nobody will take again; true if the record was its own."""
+        return bool(await self._run("leave", [keys.writers], node, incarnation, token))
 
     async def drain(
         self,

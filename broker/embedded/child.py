@@ -1,0 +1,172 @@
+"""One process that must run: started, watched, started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from abc import ABC, abstractmethod
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from broker.embedded.log import rotate, tail
+from broker.errors import EmbeddedError
+
+PR_SET_PDEATHSIG = 1
+READY_CHECK_S = 0.005
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Child(ABC):
+    """A process of the keeper, which dies with it and is started again when it dies alone.
+
+    Args:
+        name: what error messages call it.
+        command: program and arguments.
+        log: file that gets its output.
+        start_timeout_s: how long a start may take before the process is killed.
+        orphan_signal: what the kernel sends it when the keeper is killed.
+        environment: variables to set on top of the keeper's own.
+        inherits: descriptors that it gets.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        start_timeout_s: float,
+        orphan_signal: signal.Signals = signal.SIGKILL,
+        environment: Mapping[str, str] | None = None,
+        inherits: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self.command = command
+        self.log = log
+        self.start_timeout_s = start_timeout_s
+        self.orphan_signal = orphan_signal
+        self.environment = {**os.environ, **(environment or {})}
+        self.inherits = inherits
+        self.process: Process | None = None
+        self.launched: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        rotate(log)
+        self.running = asyncio.create_task(self.run())
+
+    @abstractmethod
+    async def is_ready(self) -> bool:
+        """Tell whether it serves already; asked only while it starts."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Remove what an earlier life left and `is_ready` could take for this one's."""
+
+    async def ready(self) -> None:
+        """Wait until it serves.
+
+        Raises:
+            EmbeddedError: This attempt to start it failed (another one follows after a pause).
+        """
+        await asyncio.shield(self.launched)
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask it to end, kill it after the grace (at once when that is 0), and see it gone."""
+        self.running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.running
+        if self.process is None:
+            return
+        if grace_s:
+            self.send(signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), grace_s)
+        self.send(signal.SIGKILL)
+        await self.process.wait()
+        self.clear()
+
+    async def run(self) -> None:
+        """Launch and launch again, with pauses that grow while it does not keep up."""
+        loop = asyncio.get_running_loop()
+        pause = FIRST_PAUSE_S
+        while True:
+            began = loop.time()
+            try:
+                self.clear()
+                self.process = await self.spawn()
+                await self.see_ready(self.process)
+            except (EmbeddedError, OSError) as failure:
+                logger.warning("child_not_started name=%r reason=%s", self.name, failure)
+                self.launched.set_exception(EmbeddedError(str(failure)))
+                # A restart has nobody waiting for it who would look at this.
+                self.launched.exception()
+            else:
+                self.launched.set_result(None)
+                code = await self.process.wait()
+                logger.warning("child_died name=%r code=%s", self.name, code)
+            self.launched = loop.create_future()
+            if loop.time() - began > LONGEST_PAUSE_S:
+                pause = FIRST_PAUSE_S
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def spawn(self) -> Process:
+        """Start the process, tied to this one's life."""
+        with self.log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *self.command,
+                stdin=DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                pass_fds=self.inherits,
+                preexec_fn=tie_to_parent(self.orphan_signal),
+            )
+
+    async def see_ready(self, process: Process) -> None:
+        """Wait until it serves; see it dead if it does not in time."""
+        try:
+            async with asyncio.timeout(self.start_timeout_s):
+                while process.returncode is None:
+                    if await self.is_ready():
+                        return
+                    await asyncio.sleep(READY_CHECK_S)
+            state = f"ended with code {process.returncode} while starting"
+        except TimeoutError:
+            self.send(signal.SIGKILL)
+            await process.wait()
+            state = f"was not ready after {self.start_timeout_s:g} s"
+        raise EmbeddedError(f"{self.name} {state}: {tail(self.log)}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended already."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
+
+
+def tie_to_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """Return what a forked child calls before exec so that the kernel signals it when we die.
+
+    The keeper has one thread, or on some systems others that only wait for children, so running
+    Python between fork and exec is safe. Only Linux can do this; elsewhere a child outlives a
+    killed keeper, and the lock that the server inherited keeps a second one off its data.
+    """
+    if sys.platform != "linux":
+        return None
+    parent = os.getpid()
+    prctl = ctypes.CDLL(None).prctl
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, int(number))
+        # The parent may have died before the call.
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return tie

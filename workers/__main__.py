@@ -1,0 +1,28 @@
+"""The command `statebroker`, also `python -m workers`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say which extra it needs."""
+    try:
+        from workers.cli import statebroker
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in (
+            "click",
+            "rich",
+            "apscheduler",
+        ):
+            raise
+        print(
+            f"statebroker: the command needs {error.name}; run: pip install 'statebroker[server]'",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    statebroker()
+
+
+if __name__ == "__main__":
+    main()

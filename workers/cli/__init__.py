@@ -1,0 +1,53 @@
+"""The command line: `statebroker COMMAND`."""
+
+from __future__ import annotations
+
+import click
+
+from broker import __version__
+from workers.cli.content import delete, get, increment, set_key, watch
+from workers.cli.options import Commands, config_file
+from workers.cli.serving import flush, schedule, serve
+from workers.cli.settings import config
+from workers.cli.status import status
+from workers.cli.verify import verify
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@config_file
+@click.version_option(__version__, prog_name="statebroker")
+def statebroker() -> None:
+    r"""Live shared state for Python fleets, over the Redis they already run.
+
+    \b
+    Producers write deltas, flush workers publish them in batches, every
+    subscriber holds a live copy, and a scheduler writes the full state.
+
+    \b
+    Try it, in two terminals:
+      statebroker serve --url embedded://./data
+      statebroker set --url embedded://./data door open
+      statebroker watch --url embedded://./data
+
+    Every option can also be an environment variable (--local-delta-max-age is
+    STATEBROKER_LOCAL_DELTA_MAX_AGE) or a line of statebroker.toml
+    (local_delta_max_age = "50ms"). An option wins over the environment, the environment over
+    the file; `statebroker config` shows what holds and why. Put URLs with passwords into the
+    environment or the file, for other users can see the options of a process.
+    """
+
+
+for command in (
+    serve,
+    flush,
+    schedule,
+    set_key,
+    get,
+    delete,
+    increment,
+    watch,
+    status,
+    verify,
+    config,
+):
+    statebroker.add_command(command)

@@ -1,0 +1,166 @@
+"""`set`, `get`, `delete`, `increment`, `watch`: the state, for people and scripts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import sys
+from datetime import datetime
+from typing import Any
+
+import click
+
+from broker import Inspector, Producer, Replica
+from broker.model import Change
+from workers.cli.options import checked_options, place_options
+
+TIMEOUT = 10.0
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+def as_text(value: Any) -> str:
+    """Return a value as one line of JSON; bytes as {"base64": ...}, times in ISO 8601."""
+    return json.dumps(value, ensure_ascii=False, default=_other)
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def from_text(text: str) -> Any:
+    """Read a value: JSON if it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+@click.command("set")
+@place_options
+@click.argument("pairs", nargs=-1, required=True, metavar="KEY VALUE [KEY VALUE ...]")
+@json_option
+def set_key(url: str, namespace: str, pairs: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Set keys; VALUE is JSON (42, true, "text", [1, 2]), or else taken as text.
+
+    Keys of one call become visible at once (within a shard).
+    """
+    if len(pairs) % 2:
+        raise click.UsageError(f"{pairs[-1]!r} has no value; give KEY VALUE pairs")
+    mapping = {key: from_text(text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)}
+    checked_options(namespace)
+    with Producer(url, namespace=namespace) as producer:
+        producer.set_many(mapping)
+        _accepted(producer, as_json)
+
+
+@click.command()
+@place_options
+@click.argument("keys", nargs=-1, required=True, metavar="KEY ...")
+@json_option
+def delete(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Remove keys."""
+    checked_options(namespace)
+    with Producer(url, namespace=namespace) as producer:
+        for key in keys:
+            producer.delete(key)
+        _accepted(producer, as_json)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@place_options
+@click.argument("key")
+@click.argument("amount", default="1")
+@json_option
+def increment(url: str, namespace: str, key: str, amount: str, as_json: bool) -> None:  # noqa: FBT001
+    """Add AMOUNT (1 by default, may be negative) to a number."""
+    checked_options(namespace)
+    with Producer(url, namespace=namespace) as producer:
+        producer.increment(key, from_text(amount))
+        _accepted(producer, as_json)
+
+
+def _accepted(producer: Producer, as_json: bool) -> None:  # noqa: FBT001 - a flag passed on
+    token = str(producer.flush(TIMEOUT))
+    if as_json:
+        click.echo(json.dumps({"token": token, "deltas": producer.stats()["accepted"]}))
+
+
+@click.command()
+@place_options
+@click.argument("keys", nargs=-1, metavar="[KEY ...]")
+@json_option
+def get(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Print values as JSON, straight from Redis; without KEY the whole state.
+
+    Exit status 1 if a key is absent.
+    """
+    checked_options(namespace)
+    with Inspector(url, namespace=namespace) as inspector:
+        if keys:
+            found = {key: inspector.get(key) for key in keys}
+        else:
+            found = {key: (True, value) for key, value in sorted(inspector.folded().items())}
+    present = {key: value for key, (exists, value) in found.items() if exists}
+    if as_json:
+        click.echo(as_text(present))
+    else:
+        for key, value in present.items():
+            click.echo(as_text(value) if len(keys) == 1 else f"{key}\t{as_text(value)}")
+    absent = [key for key in keys if key not in present]
+    for key in absent:
+        click.echo(f"statebroker: {key!r} is absent", err=True)
+    sys.exit(1 if absent else 0)
+
+
+@click.command()
+@place_options
+@click.option("--prefix", metavar="TEXT", help="Only keys that begin with it.")
+@click.option("--initial", is_flag=True, help="First print what there is.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N changes.")
+@json_option
+def watch(  # noqa: PLR0917 - how click calls
+    url: str,
+    namespace: str,
+    prefix: str | None,
+    initial: bool,  # noqa: FBT001 - how click calls
+    count: int | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Print every change as it becomes visible, until Ctrl-C."""
+    checked_options(namespace)
+    with Replica(url, namespace=namespace) as replica:
+        replica.wait_live(TIMEOUT)
+        changes = replica.changes(prefix)
+        signal.signal(signal.SIGTERM, lambda _n, _f: changes.close())
+        signal.signal(signal.SIGINT, lambda _n, _f: changes.close())
+        if initial:
+            for key, value in sorted(replica.items()):
+                if prefix is None or key.startswith(prefix):
+                    _show(Change(key, value, "set", replica.position), as_json)
+        for number, change in enumerate(changes, start=1):
+            _show(change, as_json)
+            if number == count:
+                return
+
+
+def _show(change: Change, as_json: bool) -> None:  # noqa: FBT001 - a flag passed on
+    if as_json:
+        line = {
+            "key": change.key,
+            "value": change.value,
+            "operation": change.operation,
+            "shard": change.shard,
+            "offset": change.position.offset,
+            "resync": change.resync,
+            "timestamp_ms": change.timestamp_ms,
+        }
+        click.echo(as_text(line))
+    else:
+        value = "" if change.operation == "delete" else as_text(change.value)
+        click.echo(f"{change.position.offset}\t{change.operation}\t{change.key}\t{value}")

@@ -1,0 +1,163 @@
+"""Options that commands share: where each comes from, and all faults told at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
+from broker.errors import BrokerError, ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PREFIX = "STATEBROKER_"
+DEFAULT_FILE = "statebroker.toml"
+PLACES = {
+    "url": "Redis server: redis://, rediss://, unix:// or embedded://[DIRECTORY].",
+    "namespace": "Which state.",
+}
+KNOWN = (*PLACES, *SETTINGS)
+FAULTS = "statebroker.faults"
+# A cluster manager puts variables like these into every process of a service called statebroker.
+_FOREIGN = re.compile(r"STATEBROKER_(SERVICE|PORT)(_.*)?")
+
+
+class Commands(click.Group):
+    """A group whose errors are one line each, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; our own errors become messages, exit status 1 (2 for wrong settings)."""
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            raise click.UsageError("\n".join(error.faults)) from error
+        except (BrokerError, TimeoutError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+def config_file(command: F) -> F:
+    """Add --config: a TOML file whose lines are the settings' names."""
+
+    def load(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        path = value or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None)
+        lines, faults = read_file(Path(path)) if path else ({}, [])
+        group = ctx.command
+        names = group.commands if isinstance(group, click.Group) else {}
+        ctx.default_map = dict.fromkeys(names, lines)
+        # Told together with the faults of the command's own options.
+        ctx.meta[FAULTS] = faults + environment_faults()
+
+    return click.option(
+        "--config",
+        metavar="FILE",
+        envvar=PREFIX + "CONFIG",
+        callback=load,
+        expose_value=False,
+        help=f"Settings in TOML.  [default: ./{DEFAULT_FILE} if it exists]",
+    )(command)
+
+
+def read_file(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Return the settings in a TOML file as text, and every fault found in it."""
+    try:
+        lines = {name: str(value) for name, value in tomllib.loads(path.read_text("utf-8")).items()}
+    except tomllib.TOMLDecodeError as error:
+        return {}, [f"{path} is not TOML: {error}"]
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [f"cannot read {path}: {error}"]
+    faults = [
+        f"{path}: unknown setting {name!r}; known: {', '.join(KNOWN)}"
+        for name in lines
+        if name not in KNOWN
+    ]
+    settings = {name: text for name, text in lines.items() if name in SETTINGS}
+    return lines, faults + [f"{path}: {fault}" for fault in _read(settings)[1]]
+
+
+def environment_faults() -> list[str]:
+    """Name every variable that looks like a setting and is none."""
+    names = [name for name in os.environ if name.startswith(PREFIX)]
+    return [
+        f"unknown environment variable {name}; known: "
+        + ", ".join(PREFIX + known.upper() for known in (*KNOWN, "config"))
+        for name in sorted(names)
+        if name.removeprefix(PREFIX).lower() not in (*KNOWN, "config")
+        and not _FOREIGN.fullmatch(name)
+    ]
+
+
+def _read(texts: dict[str, str]) -> tuple[dict[str, float], list[str]]:
+    """Read settings from text; return the good ones, and the faults of the others."""
+    values: dict[str, float] = {}
+    faults: list[str] = []
+    for name, text in texts.items():
+        try:
+            values |= checked(**{name: parse_setting(name, text)})
+        except ConfigError as error:
+            faults += error.faults
+        except ValueError as error:
+            faults.append(str(error))
+    return values, faults
+
+
+def place_options(command: F) -> F:
+    """Add --url and --namespace."""
+    for name, default in (("namespace", "default"), ("url", "embedded://")):
+        command = click.option(
+            f"--{name}",
+            envvar=PREFIX + name.upper(),
+            default=default,
+            show_default=True,
+            help=PLACES[name],
+        )(command)
+    return command
+
+
+def setting_options(*names: str) -> Callable[[F], F]:
+    """Add one option for each setting, with its range and default in the help."""
+
+    def add(command: F) -> F:
+        for name in reversed(names):
+            setting = SETTINGS[name]
+            unit = {"s": "DURATION", "bytes": "BYTES"}.get(setting.unit, "N")
+            low_high = allowed(name)
+            default = "" if setting.default is None else f"; default {setting.default:g}"
+            command = click.option(
+                "--" + name.replace("_", "-"),
+                name,
+                envvar=PREFIX + name.upper(),
+                metavar=unit,
+                help=f"{setting.meaning.capitalize()}.  [{low_high}{default}]",
+            )(command)
+        return command
+
+    return add
+
+
+def checked_options(
+    namespace: str, texts: dict[str, str | None] | None = None
+) -> tuple[str, dict[str, Any], frozenset[str]]:
+    """Return the namespace, all settings with their defaults, and the names of those given.
+
+    Raises:
+        ConfigError: every fault of options, environment and file at once.
+    """
+    ctx = click.get_current_context()
+    faults = list(ctx.meta.get(FAULTS, ()))
+    given = {name: text for name, text in (texts or {}).items() if text is not None}
+    values, found = _read(given)
+    # What the file says wrong was told with the file's name already.
+    faults += [fault for fault in found if not any(fault in told for told in faults)]
+    try:
+        checked_name("namespace", namespace)
+    except ConfigError as error:
+        faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return namespace, checked(**dict.fromkeys(SETTINGS)) | values, frozenset(given)

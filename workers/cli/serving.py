@@ -1,0 +1,136 @@
+"""`serve`, `flush` and `schedule`: the worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from workers.cli.options import checked_options, place_options, setting_options
+from workers.serve import Roles
+from workers.serve import serve as run
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ALL = (
+    "local_delta_max_age",
+    "local_delta_max_count",
+    "global_data_update_interval",
+    "heartbeat_interval",
+    "shards",
+    "log_bytes",
+    "log_retention",
+)
+FOR_FLUSH = (
+    "local_delta_max_age",
+    "local_delta_max_count",
+    "heartbeat_interval",
+    "shards",
+    "log_bytes",
+)
+FOR_SCHEDULE = ("global_data_update_interval", "shards", "log_bytes", "log_retention")
+
+
+def _process_options(command: F) -> F:
+    command = click.option("--verbose", "-v", is_flag=True, help="Log every batch.")(command)
+    return click.option(
+        "--ready-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write the URL that clients may use into FILE once all is up; removed at the end.",
+    )(command)
+
+
+@click.command()
+@place_options
+@setting_options(*ALL)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Flush workers, each a process of its own but the first.",
+)
+@_process_options
+def serve(
+    url: str,
+    namespace: str,
+    workers: int,
+    ready_file: Path | None,
+    verbose: bool,  # noqa: FBT001 - how click calls
+    **texts: str | None,
+) -> None:
+    r"""Publish deltas and write the full state: all that a namespace needs.
+
+    Runs until SIGTERM or Ctrl-C and stops within 2 seconds. Run it on as many machines as you
+    like: flush workers share the work, one scheduler writes and the others stand by.
+
+    \b
+    Durations: 50ms, 10s, 1m, 1h, or seconds. Thresholds that are given here become
+    the namespace's; those that are not stay as they are.
+    """
+    _run(
+        url,
+        namespace,
+        Roles(flush=True, schedule=True, helpers=workers - 1),
+        texts,
+        ready_file,
+        verbose,
+    )
+
+
+@click.command()
+@place_options
+@setting_options(*FOR_FLUSH)
+@_process_options
+def flush(
+    url: str,
+    namespace: str,
+    ready_file: Path | None,
+    verbose: bool,  # noqa: FBT001 - how click calls
+    **texts: str | None,
+) -> None:
+    """Only publish deltas (a flush worker); needs a `schedule` somewhere."""
+    _run(url, namespace, Roles(flush=True, schedule=False), texts, ready_file, verbose)
+
+
+@click.command()
+@place_options
+@setting_options(*FOR_SCHEDULE)
+@_process_options
+def schedule(
+    url: str,
+    namespace: str,
+    ready_file: Path | None,
+    verbose: bool,  # noqa: FBT001 - how click calls
+    **texts: str | None,
+) -> None:
+    """Only write the full state (a scheduler); needs a `flush` somewhere."""
+    _run(url, namespace, Roles(flush=False, schedule=True), texts, ready_file, verbose)
+
+
+def _run(  # noqa: PLR0917 - the options of three commands
+    url: str,
+    namespace: str,
+    roles: Roles,
+    texts: dict[str, str | None],
+    ready_file: Path | None,
+    verbose: bool,  # noqa: FBT001 - passed through
+) -> None:
+    _, settings, given = checked_options(namespace, texts)
+    log_to_stderr(logging.DEBUG if verbose else logging.INFO)
+    asyncio.run(run(url, namespace, roles, settings, given=given, ready_file=ready_file))
+
+
+def log_to_stderr(level: int) -> None:
+    """Log named events of ours; of the libraries only what is wrong (redis shows arguments)."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    for name in ("broker", "workers"):
+        logging.getLogger(name).setLevel(level)

@@ -1,0 +1,71 @@
+"""`config`: which settings hold, and where each comes from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.table import Table
+
+from broker.config import SETTINGS, allowed
+from broker.connection import redacted
+from workers.cli.options import checked_options, place_options, setting_options
+
+SOURCES = {
+    ParameterSource.COMMANDLINE: "command line",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.DEFAULT_MAP: "file",
+}
+
+
+@click.command()
+@place_options
+@setting_options(*SETTINGS)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.pass_context
+def config(
+    ctx: click.Context,
+    /,
+    url: str,
+    namespace: str,
+    as_json: bool,  # noqa: FBT001 - how click calls
+    **texts: str | None,
+) -> None:
+    """Show the settings that hold, their units and ranges, and where each comes from."""
+    _, values, _ = checked_options(namespace, texts)
+    rows: list[dict[str, Any]] = [
+        {"name": "url", "value": redacted(url), "unit": "", "allowed": "", "means": "Redis server"},
+        {
+            "name": "namespace",
+            "value": namespace,
+            "unit": "",
+            "allowed": "",
+            "means": "which state",
+        },
+    ]
+    rows += [
+        {
+            "name": name,
+            "value": values[name],
+            "unit": setting.unit,
+            "allowed": allowed(name),
+            "means": setting.meaning,
+        }
+        for name, setting in SETTINGS.items()
+    ]
+    for row in rows:
+        source = ctx.get_parameter_source(row["name"])
+        row["from"] = SOURCES.get(source, "default") if source else "default"
+    if as_json:
+        click.echo(json.dumps({row["name"]: row for row in rows}))
+        return
+    table = Table("setting", "value", "from", "allowed", "meaning")
+    for row in rows:
+        unit = f" {row['unit']}" if row["unit"] else ""
+        table.add_row(
+            row["name"], f"{row['value']}{unit}", row["from"], row["allowed"], row["means"]
+        )
+    Console().print(table)
