@@ -18,112 +18,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from broker.codec import encode_chunk
 from broker.errors import EncodeError
+from broker.lane import CHUNK_HEAD_BYTES, Columns, Lane, Packed, picked
 from broker.model import Chunk, Run
-from broker.protocol import MAX_CHUNK_BYTES, OP_DELETE, OP_INCREMENT, OP_SET
-
-# Room for a chunk's own fields beside its deltas.
-CHUNK_HEAD_BYTES = 256
-
-
-@dataclass(slots=True)
-class Columns:
-    """Deltas of one future chunk, in runs of one operation.
-
-    Attributes:
-        size: upper bound of the packed size in bytes.
-        since: monotonic seconds of the first delta; its age counts from here.
-        ticket: place among the lane's closed columns, for those who wait for them.
-    """
-
-    since: float = 0.0
-    ticket: int = 0
-    runs: list[Run] = field(default_factory=list)
-    count: int = 0
-    size: int = CHUNK_HEAD_BYTES
-
-    def append(self, op: int, key: str, value: Any, stamp: int | None, size: int) -> None:
-        """Add one delta behind the others."""
-        runs = self.runs
-        if not runs or runs[-1].op != op:
-            runs.append(Run(op, [], None if op == OP_DELETE else [], None if stamp is None else []))
-        run = runs[-1]
-        run.keys.append(key)
-        if run.values is not None:
-            run.values.append(value)
-        if run.timestamps is not None and stamp is not None:
-            run.timestamps.append(stamp)
-        self.count += 1
-        self.size += size
-
-    def extend(
-        self, op: int, keys: Sequence[str], values: Sequence[Any], stamp: int | None, size: int
-    ) -> None:
-        """Add many deltas of one operation, a column at a time."""
-        stamps = None if stamp is None else [stamp] * len(keys)
-        self.runs.append(Run(op, list(keys), list(values), stamps))
-        self.count += len(keys)
-        self.size += size
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A numbered chunk, ready to be appended.
-
-    Attributes:
-        number: 1, 2, 3 ... in its lane.
-        deltas: how many it holds.
-        total: deltas of the lane up to and including this chunk.
-        since: monotonic seconds of its oldest delta.
-        ticket: that of its columns.
-        data: the bytes.
-    """
-
-    number: int
-    deltas: int
-    total: int
-    since: float
-    ticket: int
-    data: bytes
-
-
-@dataclass(slots=True)
-class Lane:
-    """One shard's deltas on their way to Redis, and those kept after."""
-
-    shard: int
-    incarnation: int = 0
-    open: Columns = field(default_factory=Columns)
-    closed: deque[Columns] = field(default_factory=deque)
-    resend: deque[Packed] = field(default_factory=deque)
-    flying: Packed | None = None
-    kept: deque[tuple[Packed, float]] = field(default_factory=deque)
-    kept_bytes: int = 0
-    tickets: int = 0
-    number: int = 0
-    packed: int = 0
-    buffered: int = 0
-    accepted: int = 0
-    conflated: int = 0
-    lost: int = 0
-    resent: int = 0
-
-    @property
-    def pending(self) -> int:
-        """Deltas that Redis has not accepted yet."""
-        return self.buffered - self.conflated - self.accepted
-
-    def outstanding(self, ticket: int) -> bool:
-        """Whether columns with this ticket or an older one still have to reach Redis."""
-        return (
-            (self.flying is not None and self.flying.ticket <= ticket)
-            or (bool(self.resend) and self.resend[0].ticket <= ticket)
-            or (bool(self.closed) and self.closed[0].ticket <= ticket)
-        )
+from broker.protocol import MAX_CHUNK_BYTES, OP_INCREMENT, OP_SET
 
 
 class ProducerBuffer:
@@ -270,7 +171,7 @@ class ProducerBuffer:
                 keep.reverse()
                 count += len(keep)
                 if keep:
-                    kept_runs.append(_picked(run, keep))
+                    kept_runs.append(picked(run, keep))
             dropped = columns.count - count
             if dropped:
                 # Sizes are not kept by delta; a fair share is given back.
@@ -399,12 +300,3 @@ class ProducerBuffer:
         """Deltas that Redis has not accepted yet, over all shards."""
         with self.lock:
             return sum(lane.pending for lane in self.lanes)
-
-
-def _picked(run: Run, indices: list[int]) -> Run:
-    return Run(
-        run.op,
-        [run.keys[n] for n in indices],
-        None if run.values is None else [run.values[n] for n in indices],
-        None if run.timestamps is None else [run.timestamps[n] for n in indices],
-    )

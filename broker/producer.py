@@ -111,8 +111,6 @@ class Producer:
             DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
         """
         self._check_fork()
-        if self._engine.stopped is not None:
-            raise self._engine.stopped
         return self._thread.call(self._engine.flush(timeout))
 
     def stats(self) -> dict[str, int]:

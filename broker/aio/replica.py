@@ -1,43 +1,21 @@
-"""The asyncio replica; the sync face runs this one on a thread of its own.
-
-Three kinds of task, none of which runs user code: one reads the subscription and applies what it
-brings, one watches for silence, and one per shard reads log or full state while the shard needs it.
-"""
+"""The asyncio replica; the sync face runs this one on a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 import time
 from collections.abc import AsyncIterator, Callable, ItemsView, Iterator, Mapping
 from typing import Any, Self
 
-from redis.asyncio.client import PubSub
-
-from broker import reads
+from broker.aio.follower import Follower
 from broker.aio.session import Session
 from broker.changes import ChangeQueue, OverflowPolicy
 from broker.config import checked, checked_name
-from broker.connection import translated
-from broker.errors import (
-    BackendError,
-    BrokerError,
-    ClosedError,
-    DecodeError,
-    NamespaceMismatchError,
-    ReplicaFailedError,
-    TokenError,
-)
+from broker.errors import ClosedError, TokenError
 from broker.keys import shard_of
 from broker.model import Change, Position, Status, Token
-from broker.shardstate import Need, ShardState
+from broker.shardstate import ShardState
 
-log = logging.getLogger(__name__)
-
-RETRY_FIRST = 0.02
-RETRY_MOST = 2.0
-LOG_PAGE_BATCHES = 32
 CHANGES_LIMIT = 100_000
 
 # The worst shard decides; this is the order.
@@ -84,17 +62,9 @@ class Replica(Mapping[str, Any]):
         settings = checked(shards=shards, staleness_bound=staleness_bound)
         self.namespace = checked_name("namespace", namespace)
         self.staleness_bound: float = settings["staleness_bound"]
-        self.failure: BrokerError | None = None
         self._session = Session(url, self.namespace, shards)
-        self._shards: list[ShardState] = []
-        self._by_channel: dict[bytes, ShardState] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._recovering: dict[int, asyncio.Task[None]] = {}
-        self._queues: list[ChangeQueue] = []
-        self._news = asyncio.Event()
-        self._reconnect = asyncio.Event()
+        self._follower = Follower(self._session, self.staleness_bound)
         self._closed = False
-        self._reconnects = 0
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -106,23 +76,11 @@ class Replica(Mapping[str, Any]):
         """
         try:
             await self._session.connect()
-            if await self._session.look():
-                self._make_shards()
+            await self._follower.start()
         except BaseException:
             await self._session.close()
             raise
-        self._tasks = [
-            asyncio.create_task(self._follow(), name="subscription"),
-            asyncio.create_task(self._watch(), name="silence"),
-        ]
         return self
-
-    def _make_shards(self) -> None:
-        for number, keys in enumerate(self._session.keys):
-            shard = ShardState(number, self.staleness_bound)
-            shard.on_changes = self._tell if self._queues else None
-            self._shards.append(shard)
-            self._by_channel[keys.channel.encode()] = shard
 
     async def __aenter__(self) -> Self:
         """Open it."""
@@ -137,16 +95,12 @@ class Replica(Mapping[str, Any]):
         if self._closed:
             return
         self._closed = True
-        for shard in self._shards:
-            shard.close()
-        tasks = [*self._tasks, *self._recovering.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for queue in self._queues:
-            queue.close()
-        self._news.set()
+        await self._follower.stop()
         await self._session.close()
+
+    @property
+    def _shards(self) -> list[ShardState]:
+        return self._follower.shards
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -185,7 +139,7 @@ class Replica(Mapping[str, Any]):
         """What the content is worth now; the worst shard decides."""
         if self._closed:
             return Status.CLOSED
-        if self.failure is not None:
+        if self._follower.failure is not None:
             return Status.FAILED
         phases = {shard.phase for shard in self._shards} or {Status.CONNECTING}
         return next(status for status in _WORST_FIRST if status in phases)
@@ -236,8 +190,8 @@ class Replica(Mapping[str, Any]):
             "silences": counts.get("silence", 0),
             "catch_ups": counts.get("caught_up", 0) + counts.get("quiet", 0),
             "loads": counts.get("loads", 0),
-            "reconnects": self._reconnects,
-            "changes_conflated": sum(queue.conflated for queue in self._queues),
+            "reconnects": self._follower.reconnects,
+            "changes_conflated": sum(queue.conflated for queue in self._follower.queues),
         }
 
     # -- waiting ----------------------------------------------------------------------------------
@@ -296,14 +250,14 @@ class Replica(Mapping[str, Any]):
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    if self.failure is not None:
-                        raise self.failure
+                    if self._follower.failure is not None:
+                        raise self._follower.failure.with_traceback(None)
                     if self._closed:
                         raise ClosedError("this replica is closed; make a new one")
-                    self._news.clear()
+                    self._follower.news.clear()
                     if done():
                         return
-                    await self._news.wait()
+                    await self._follower.news.wait()
         except TimeoutError:
             raise TimeoutError(
                 f"replica of {self.namespace!r} {what} after {timeout:g} s: it is {self.status}"
@@ -333,178 +287,13 @@ class Replica(Mapping[str, Any]):
 
     def add_queue(self, queue: ChangeQueue) -> None:
         """Begin to fill a queue of changes (on the loop's thread)."""
-        self._queues.append(queue)
-        for shard in self._shards:
-            shard.on_changes = self._tell
+        self._follower.add_queue(queue)
         if self._closed:
             queue.close()
 
     def remove_queue(self, queue: ChangeQueue) -> None:
         """Stop filling a queue of changes (on the loop's thread)."""
-        queue.close()
-        if queue in self._queues:
-            self._queues.remove(queue)
-        for shard in self._shards:
-            shard.on_changes = self._tell if self._queues else None
-
-    def _tell(self, changes: list[Change]) -> None:
-        for queue in self._queues:
-            queue.put(changes)
-
-    # -- the subscription -------------------------------------------------------------------------
-
-    async def _follow(self) -> None:
-        """Stay subscribed for ever; every new subscription counts as a gap."""
-        delay = 0.0
-        while True:
-            try:
-                await self._await_namespace()
-                delay = 0.0
-                await self._read_subscription()
-            except NamespaceMismatchError as error:
-                self._fail(error)
-                return
-            except BackendError as error:
-                log.warning("subscription_lost namespace=%s error=%s", self.namespace, error)
-            for shard in self._shards:
-                shard.lost()
-            self._news.set()
-            self._reconnects += 1
-            delay = min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-
-    async def _await_namespace(self) -> None:
-        """Wait until somebody who may write has made the namespace."""
-        delay = RETRY_FIRST
-        while not self._shards:
-            if await self._session.look():
-                self._make_shards()
-                return
-            await asyncio.sleep(delay)
-            delay = min(delay * 1.5, 0.5)
-
-    async def _read_subscription(self) -> None:
-        """Subscribe to every channel and apply what comes, until it breaks or goes silent."""
-        self._reconnect.clear()
-        client = self._session.connections.blocking()
-        pubsub = client.pubsub()
-        try:
-            async with translated("following"):
-                await pubsub.subscribe(*self._by_channel)
-            reader = asyncio.create_task(self._read_packets(pubsub))
-            silence = asyncio.create_task(self._reconnect.wait())
-            try:
-                await asyncio.wait((reader, silence), return_when=asyncio.FIRST_COMPLETED)
-                if reader.done():
-                    reader.result()
-            finally:
-                reader.cancel()
-                silence.cancel()
-                await asyncio.gather(reader, silence, return_exceptions=True)
-        finally:
-            await self._session.connections.discard(client, pubsub)
-
-    async def _read_packets(self, pubsub: PubSub) -> None:
-        async with translated("following"):
-            while True:
-                message = await pubsub.get_message(timeout=None)
-                if message is None:
-                    continue
-                shard = self._by_channel.get(message["channel"])
-                if shard is None:
-                    continue
-                now = time.monotonic()
-                if message["type"] == "message":
-                    shard.packet(message["data"], now)
-                elif message["type"] == "subscribe":
-                    shard.subscribed(now)
-                self._after(shard)
-
-    def _after(self, shard: ShardState) -> None:
-        """Start what the shard needs now, and tell those who wait."""
-        if shard.need is not Need.NOTHING and shard.shard not in self._recovering:
-            task = asyncio.create_task(self._recover(shard), name=f"recover-{shard.shard}")
-            self._recovering[shard.shard] = task
-            task.add_done_callback(lambda _: self._recovering.pop(shard.shard, None))
-        if shard.phase is Status.FAILED and self.failure is None:
-            self._fail(
-                ReplicaFailedError(
-                    f"shard {shard.shard} of {self.namespace!r} was loaded {shard.loads_in_a_row} "
-                    "times in a row and never fitted what is published; two histories seem to be "
-                    "mixed: see `statebroker verify`"
-                )
-            )
-        self._news.set()
-
-    async def _watch(self) -> None:
-        """Notice silence within a quarter of the bound, and try another connection then."""
-        while True:
-            await asyncio.sleep(self.staleness_bound / 4)
-            now = time.monotonic()
-            silent = [shard for shard in self._shards if shard.tick(now)]
-            if silent:
-                self._news.set()
-                self._reconnect.set()
-
-    def _fail(self, error: BrokerError) -> None:
-        self.failure = error
-        log.error("replica_failed namespace=%s error=%s", self.namespace, error)
-        for shard in self._shards:
-            shard.give_up()
-        self._news.set()
-
-    # -- recovery ---------------------------------------------------------------------------------
-
-    async def _recover(self, shard: ShardState) -> None:
-        """Read what the shard needs until it needs nothing; errors are retried, with jitter."""
-        delay = 0.0
-        while shard.need is not Need.NOTHING:
-            try:
-                if shard.need is Need.LOG:
-                    await self._read_log(shard)
-                elif await self._load(shard):
-                    delay = 0.0
-                else:
-                    delay = min(0.5, max(RETRY_FIRST, delay * 2))
-            except (BackendError, DecodeError) as error:
-                log.warning(
-                    "recovery_failed namespace=%s shard=%d error=%s",
-                    *(self.namespace, shard.shard, error),
-                )
-                delay = min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
-            self._after(shard)
-            if delay:
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-                delay = delay if shard.need is Need.FULL_STATE else 0.0
-
-    async def _read_log(self, shard: ShardState) -> None:
-        keys = self._session.keys[shard.shard]
-        after = shard.reading_from.offset
-        page = await reads.log_page(self._session.client, keys, after, LOG_PAGE_BATCHES)
-        shard.log_page(page.head, page.entries, time.monotonic())
-
-    async def _load(self, shard: ShardState) -> bool:
-        """Read the full state once; false if the shard does not exist yet."""
-        client, keys = self._session.client, self._session.keys[shard.shard]
-        if shard.loads_in_a_row:
-            # Many replicas may have lost their way at the same moment: do not load all at once.
-            most = min(RETRY_MOST, RETRY_FIRST * 2**shard.loads_in_a_row)
-            await asyncio.sleep(random.uniform(0, most))
-        run = await reads.server_run(client)
-        head = (await reads.log_page(client, keys, 0, 0)).head
-        if head is None:
-            return False
-        shard.begin_load(head)
-        async for names, fields in reads.state_pages(client, keys):
-            if shard.need is not Need.FULL_STATE:
-                return True
-            shard.load_page(names, fields)
-        # Another server, or another life of it, may have answered half of the pages.
-        if await reads.server_run(client) != run:
-            log.warning("load_repeated namespace=%s shard=%d", self.namespace, shard.shard)
-            return True
-        shard.end_load()
-        return True
+        self._follower.remove_queue(queue)
 
 
 class Changes:

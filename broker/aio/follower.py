@@ -1,0 +1,264 @@
+"""The tasks that keep a replica's shards current; none of them runs user code.
+
+One reads the subscription and applies what it brings, one watches for silence, and one per shard
+reads log or full state for as long as the shard needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+from redis.asyncio.client import PubSub
+
+from broker import reads
+from broker.aio.session import Session
+from broker.changes import ChangeQueue
+from broker.connection import translated
+from broker.errors import (
+    BackendError,
+    BrokerError,
+    DecodeError,
+    NamespaceMismatchError,
+    ReplicaFailedError,
+)
+from broker.model import Change, Status
+from broker.shardstate import Need, ShardState
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST = 0.02
+RETRY_MOST = 2.0
+NAMESPACE_RETRY_MOST = 0.5
+LOG_PAGE_BATCHES = 32
+
+
+class Follower:
+    """Keeps every shard of a namespace current, whatever breaks, until it is closed.
+
+    Args:
+        session: connected; the namespace need not exist yet.
+        staleness_bound: seconds of silence after which a shard is no longer live.
+    """
+
+    def __init__(self, session: Session, staleness_bound: float) -> None:
+        self.namespace = session.namespace
+        self.staleness_bound = staleness_bound
+        self.failure: BrokerError | None = None
+        self.shards: list[ShardState] = []
+        self.news = asyncio.Event()
+        self.reconnects = 0
+        self.queues: list[ChangeQueue] = []
+        self._session = session
+        self._by_channel: dict[bytes, ShardState] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._recovering: dict[int, asyncio.Task[None]] = {}
+        self._reconnect = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin; returns before anything is loaded.
+
+        Raises:
+            BackendError: Redis failed.
+            NamespaceMismatchError: other shard count or protocol version.
+        """
+        if await self._session.look():
+            self._make_shards()
+        self._tasks = [
+            asyncio.create_task(self._follow(), name="subscription"),
+            asyncio.create_task(self._watch(), name="silence"),
+        ]
+
+    async def stop(self) -> None:
+        """End every task; what is held stays."""
+        for shard in self.shards:
+            shard.close()
+        tasks = [*self._tasks, *self._recovering.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for queue in self.queues:
+            queue.close()
+        self.news.set()
+
+    def _make_shards(self) -> None:
+        for number, keys in enumerate(self._session.keys):
+            shard = ShardState(number, self.staleness_bound)
+            shard.on_changes = self._tell if self.queues else None
+            self.shards.append(shard)
+            self._by_channel[keys.channel.encode()] = shard
+
+    def add_queue(self, queue: ChangeQueue) -> None:
+        """Begin to fill a queue of changes."""
+        self.queues.append(queue)
+        for shard in self.shards:
+            shard.on_changes = self._tell
+
+    def remove_queue(self, queue: ChangeQueue) -> None:
+        """Stop filling a queue of changes."""
+        queue.close()
+        if queue in self.queues:
+            self.queues.remove(queue)
+        for shard in self.shards:
+            shard.on_changes = self._tell if self.queues else None
+
+    def _tell(self, changes: list[Change]) -> None:
+        for queue in self.queues:
+            queue.put(changes)
+
+    # -- the subscription -------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Stay subscribed for ever; every new subscription counts as a gap."""
+        delay = 0.0
+        while True:
+            try:
+                await self._await_namespace()
+                delay = 0.0
+                await self._read_subscription()
+            except NamespaceMismatchError as error:
+                self._fail(error)
+                return
+            except BackendError as error:
+                log.warning("subscription_lost namespace=%s error=%s", self.namespace, error)
+            for shard in self.shards:
+                shard.lost()
+            self.news.set()
+            self.reconnects += 1
+            delay = min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _await_namespace(self) -> None:
+        """Wait until somebody who may write has made the namespace."""
+        delay = RETRY_FIRST
+        while not self.shards:
+            if await self._session.look():
+                self._make_shards()
+                return
+            await asyncio.sleep(delay)
+            delay = min(delay * 1.5, NAMESPACE_RETRY_MOST)
+
+    async def _read_subscription(self) -> None:
+        """Subscribe to every channel and apply what comes, until it breaks or goes silent."""
+        self._reconnect.clear()
+        client = self._session.connections.blocking()
+        pubsub = client.pubsub()
+        try:
+            async with translated("following"):
+                await pubsub.subscribe(*self._by_channel)
+            reader = asyncio.create_task(self._read_packets(pubsub))
+            silence = asyncio.create_task(self._reconnect.wait())
+            try:
+                await asyncio.wait((reader, silence), return_when=asyncio.FIRST_COMPLETED)
+                if reader.done():
+                    reader.result()
+            finally:
+                reader.cancel()
+                silence.cancel()
+                await asyncio.gather(reader, silence, return_exceptions=True)
+        finally:
+            await self._session.connections.discard(client, pubsub)
+
+    async def _read_packets(self, pubsub: PubSub) -> None:
+        async with translated("following"):
+            while True:
+                message = await pubsub.get_message(timeout=None)
+                if message is None:
+                    continue
+                shard = self._by_channel.get(message["channel"])
+                if shard is None:
+                    continue
+                now = time.monotonic()
+                if message["type"] == "message":
+                    shard.packet(message["data"], now)
+                elif message["type"] == "subscribe":
+                    shard.subscribed(now)
+                self._after(shard)
+
+    def _after(self, shard: ShardState) -> None:
+        """Start what the shard needs now, and tell those who wait."""
+        if shard.need is not Need.NOTHING and shard.shard not in self._recovering:
+            task = asyncio.create_task(self._recover(shard), name=f"recover-{shard.shard}")
+            self._recovering[shard.shard] = task
+            task.add_done_callback(lambda _: self._recovering.pop(shard.shard, None))
+        if shard.phase is Status.FAILED and self.failure is None:
+            self._fail(
+                ReplicaFailedError(
+                    f"shard {shard.shard} of {self.namespace!r} was loaded {shard.loads_in_a_row} "
+                    "times in a row and never fitted what is published; two histories seem to be "
+                    "mixed: see `statebroker verify`"
+                )
+            )
+        self.news.set()
+
+    async def _watch(self) -> None:
+        """Notice silence within a quarter of the bound, and try another connection then."""
+        while True:
+            await asyncio.sleep(self.staleness_bound / 4)
+            now = time.monotonic()
+            silent = [shard for shard in self.shards if shard.tick(now)]
+            if silent:
+                self.news.set()
+                self._reconnect.set()
+
+    def _fail(self, error: BrokerError) -> None:
+        self.failure = error
+        log.error("replica_failed namespace=%s error=%s", self.namespace, error)
+        for shard in self.shards:
+            shard.give_up()
+        self.news.set()
+
+    # -- recovery ---------------------------------------------------------------------------------
+
+    async def _recover(self, shard: ShardState) -> None:
+        """Read what the shard needs until it needs nothing; errors are retried, with jitter."""
+        delay = 0.0
+        while shard.need is not Need.NOTHING:
+            try:
+                if shard.need is Need.LOG:
+                    await self._read_log(shard)
+                elif await self._load(shard):
+                    delay = 0.0
+                else:
+                    delay = min(NAMESPACE_RETRY_MOST, max(RETRY_FIRST, delay * 2))
+            except (BackendError, DecodeError) as error:
+                log.warning(
+                    "recovery_failed namespace=%s shard=%d error=%s",
+                    *(self.namespace, shard.shard, error),
+                )
+                delay = min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
+            self._after(shard)
+            if delay:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                delay = delay if shard.need is Need.FULL_STATE else 0.0
+
+    async def _read_log(self, shard: ShardState) -> None:
+        keys = self._session.keys[shard.shard]
+        after = shard.reading_from.offset
+        page = await reads.log_page(self._session.client, keys, after, LOG_PAGE_BATCHES)
+        shard.log_page(page.head, page.entries, time.monotonic())
+
+    async def _load(self, shard: ShardState) -> bool:
+        """Read the full state once; false if the shard does not exist yet."""
+        client, keys = self._session.client, self._session.keys[shard.shard]
+        if shard.loads_in_a_row:
+            # Many replicas may have lost their way at the same moment: do not load all at once.
+            most = min(RETRY_MOST, RETRY_FIRST * 2**shard.loads_in_a_row)
+            await asyncio.sleep(random.uniform(0, most))
+        run = await reads.server_run(client)
+        head = (await reads.log_page(client, keys, 0, 0)).head
+        if head is None:
+            return False
+        shard.begin_load(head)
+        async for names, fields in reads.state_pages(client, keys):
+            if shard.need is not Need.FULL_STATE:
+                return True
+            shard.load_page(names, fields)
+        # Another server, or another life of it, may have answered half of the pages.
+        if await reads.server_run(client) != run:
+            log.warning("load_repeated namespace=%s shard=%d", self.namespace, shard.shard)
+            return True
+        shard.end_load()
+        return True

@@ -1,0 +1,225 @@
+"""The task per shard that appends a producer's chunks, and what it does when Redis forgot some."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import time
+from contextlib import suppress
+from typing import Any
+
+from broker import reads
+from broker.aio.session import Session
+from broker.buffer import Packed, ProducerBuffer
+from broker.config import SETTINGS
+from broker.errors import BackendError, BrokerError, FencedError
+from broker.lua import Accepted, Busy, Missing, fenced
+from broker.protocol import EPOCH_BYTES
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST = 0.02
+RETRY_MOST = 1.0
+PROBE_INTERVAL = 1.0
+MOST_LINGER_SHARE = 0.1  # of the max age
+
+
+class Sender:
+    """Gets a buffer's chunks accepted by Redis, exactly once and in order.
+
+    Args:
+        session: connected, namespace joined.
+        node: this writer's name.
+        settings: checked settings of the producer.
+        max_age_ms: this node's own age threshold; None: the namespace's.
+        max_count: likewise for the count.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        node: str,
+        settings: dict[str, Any],
+        *,
+        max_age_ms: int | None,
+        max_count: int | None,
+    ) -> None:
+        self.node = node
+        self.progress = asyncio.Event()
+        self.marks: dict[int, tuple[bytes, int]] = {}
+        self.counts = dict.fromkeys(("chunks", "bytes", "duplicates", "retries", "busy"), 0)
+        self.stopped: BrokerError | None = None
+        self.wakes = [asyncio.Event() for _ in session.keys]
+        self._session = session
+        self._settings = settings
+        self._max_age_ms = max_age_ms
+        self._max_count = max_count
+        self._token = secrets.token_hex(8)
+        self._linger = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+        self.buffer = ProducerBuffer(
+            node=node,
+            shards=len(session.keys),
+            max_bytes=settings["buffer_bytes"],
+            max_count=max_count or settings["local_delta_max_count"],
+            chunk_bytes=settings["chunk_bytes"],
+            keep_s=settings["keep_seconds"],
+            keep_bytes=settings["keep_bytes"],
+        )
+
+    async def start(self) -> None:
+        """Take the node name in every shard, and begin.
+
+        Raises:
+            BackendError: Redis failed.
+        """
+        for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
+            lane.incarnation, _ = await self._session.commands.open(
+                keys,
+                self.node,
+                None,
+                self._token,
+                chunk=0,
+                deltas=0,
+                epoch=os.urandom(EPOCH_BYTES),
+            )
+        default = SETTINGS["local_delta_max_age"].default or 0.0
+        age_ms = round(default * 1000) if self._max_age_ms is None else self._max_age_ms
+        self._learn(age_ms, self.buffer.max_count)
+        self._tasks = [
+            asyncio.create_task(self._send_lane(shard), name=f"append-{shard}")
+            for shard in range(len(self._session.keys))
+        ]
+
+    async def stop(self) -> None:
+        """End the tasks, wherever they are; a chunk on its way may or may not arrive."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """Forget a name that was made up for this process, so that they do not pile up."""
+        if self.buffer.pending:
+            return
+        for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
+            with suppress(BackendError):
+                await self._session.commands.leave(keys, self.node, lane.incarnation, self._token)
+
+    async def _send_lane(self, shard: int) -> None:
+        """Send one shard's chunks, one after the other, for as long as the producer lives."""
+        wake, delay = self.wakes[shard], 0.0
+        while True:
+            wake.clear()
+            packed, wait = self.buffer.next_chunk(
+                shard, time.monotonic(), self._linger, round(time.time() * 1000)
+            )
+            try:
+                if packed is not None:
+                    delay = 0.0 if await self._send(shard, packed) else _longer(delay)
+                elif not await _woken(wake, wait):
+                    delay = 0.0
+                    if wait is None:
+                        await self._probe(shard)
+            except FencedError as error:
+                self._fail(error)
+                return
+            except BackendError as error:
+                self.counts["retries"] += 1
+                delay = _longer(delay)
+                log.warning("append_failed node=%s shard=%d error=%s", self.node, shard, error)
+            if delay:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _send(self, shard: int, packed: Packed) -> bool:
+        """Append one chunk; false if Redis could not take it now."""
+        lane = self.buffer.lanes[shard]
+        reply = await self._session.commands.append(
+            self._session.keys[shard],
+            self.node,
+            lane.incarnation,
+            self._token,
+            number=packed.number,
+            deltas=packed.deltas,
+            waited_ms=max(0, round((time.monotonic() - packed.since) * 1000)),
+            max_age_ms=self._max_age_ms,
+            max_count=self._max_count,
+            pending_limit=self._settings["pending_bytes"],
+            chunk=packed.data,
+        )
+        if isinstance(reply, Accepted):
+            self.counts["chunks"] += 1
+            self.counts["bytes"] += len(packed.data)
+            self.counts["duplicates"] += reply.duplicate
+            self.marks[shard] = (reply.epoch, reply.append)
+            self._learn(reply.max_age_ms, reply.max_count)
+            self.buffer.accepted(shard, time.monotonic())
+            self.progress.set()
+            return True
+        if isinstance(reply, Busy):
+            self.counts["busy"] += 1
+            return False
+        await self._resume(shard, reply)
+        return True
+
+    async def _resume(self, shard: int, missing: Missing) -> None:
+        """Redis forgot chunks: send again what is kept, count what is not."""
+        lane = self.buffer.lanes[shard]
+        base, deltas, lost = self.buffer.missing(
+            shard, missing.number, missing.deltas, time.monotonic()
+        )
+        log.warning(
+            "chunks_missing node=%s shard=%d from=%d resend_from=%d lost=%d",
+            *(self.node, shard, missing.number, base + 1, lost),
+        )
+        # Also where nothing is lost: the record itself may be gone.
+        await self._session.commands.open(
+            self._session.keys[shard],
+            self.node,
+            lane.incarnation,
+            self._token,
+            chunk=base,
+            deltas=deltas,
+            epoch=os.urandom(EPOCH_BYTES),
+        )
+        self.progress.set()
+
+    async def _probe(self, shard: int) -> None:
+        """Ask whether Redis still has the last chunk; nobody else would notice that it has not."""
+        lane = self.buffer.lanes[shard]
+        held = await reads.last_chunk(self._session.client, self._session.keys[shard], self.node)
+        incarnation, token, number, deltas = held or (0, "", 0, 0)
+        if incarnation > lane.incarnation or (
+            incarnation == lane.incarnation and token != self._token
+        ):
+            raise fenced(self.node, incarnation)
+        if incarnation < lane.incarnation:
+            number = deltas = 0
+        if number < lane.number:
+            await self._resume(shard, Missing(number + 1, deltas))
+
+    def _learn(self, max_age_ms: int, max_count: int) -> None:
+        """Take over the thresholds that the namespace has now."""
+        self.buffer.max_count = max_count
+        self._linger = min(self._settings["linger"], max_age_ms / 1000 * MOST_LINGER_SHARE)
+
+    def _fail(self, error: BrokerError) -> None:
+        self.stopped = error
+        log.error("producer_stopped node=%s error=%s", self.node, error)
+        self.progress.set()
+
+
+async def _woken(wake: asyncio.Event, wait: float | None) -> bool:
+    """Wait for news or until the linger is over; false if the time passed without."""
+    try:
+        async with asyncio.timeout(PROBE_INTERVAL if wait is None else wait):
+            await wake.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _longer(delay: float) -> float:
+    return min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
