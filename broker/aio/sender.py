@@ -13,9 +13,10 @@ from typing import Any
 
 from broker import reads
 from broker.aio.session import Session
-from broker.buffer import Packed, ProducerBuffer
+from broker.buffer import ProducerBuffer
 from broker.config import SETTINGS
 from broker.errors import BackendError, BrokerError, FencedError
+from broker.lane import Packed
 from broker.lua import Accepted, Busy, Missing, fenced
 from broker.protocol import EPOCH_BYTES
 
