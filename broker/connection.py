@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -63,7 +63,7 @@ class Connections:
         self.name = redacted(url)
         self._clients: list[Redis] = []
 
-    def commands(self, connections: int = 8) -> Redis:
+    def commands(self, connections: int = 16) -> Redis:
         """Return a client for commands that answer at once; nothing is ever sent twice by it."""
         return self._client(max_connections=connections, socket_timeout=REPLY_TIMEOUT)
 
@@ -74,8 +74,10 @@ class Connections:
     def _client(self, **settings: Any) -> Redis:
         if not self.url.startswith("unix://"):
             settings |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
-        client: Redis = Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             self.url,
+            # More calls than connections wait for each other instead of failing.
+            timeout=None,
             protocol=2,
             decode_responses=False,
             socket_connect_timeout=CONNECT_TIMEOUT,
@@ -84,6 +86,7 @@ class Connections:
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
             **settings,
         )
+        client: Redis = Redis.from_pool(pool)
         self._clients.append(client)
         return client
 

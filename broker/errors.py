@@ -82,7 +82,7 @@ class DataLostError(BrokerError):
 
 
 class TokenError(BrokerError, ValueError):
-    """A token does not belong to this namespace's present history, or cannot be read."""
+    """A token cannot be read, or is not of this namespace."""
 
 
 class ReplicaFailedError(BrokerError):

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Self
 
 from broker import aio
-from broker.aio.producer import CLOSE_TIMEOUT
+from broker.aio.producer import CLOSE_TIMEOUT, HURRIED_CLOSE_TIMEOUT
 from broker.errors import BrokerError
 from broker.loopthread import LoopThread
 from broker.model import Token, Value
@@ -138,9 +138,9 @@ class Producer:
         """Return itself; it is open already."""
         return self
 
-    def __exit__(self, *_exc: object) -> None:
-        """Close it, after what was buffered reached Redis."""
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        """Close it, after what was buffered reached Redis; on an error without waiting long."""
+        self.close(CLOSE_TIMEOUT if kind is None else HURRIED_CLOSE_TIMEOUT)
 
 
 def _close_quietly(engine: aio.Producer, thread: LoopThread) -> None:

@@ -129,7 +129,7 @@ class Replica(Mapping[str, Any]):
 
         Raises:
             TimeoutError: not there in time.
-            TokenError: the token belongs to a history that Redis no longer has.
+            TokenError: the token cannot be read, or is of a namespace with more shards.
             ReplicaFailedError, ClosedError: it never will be.
         """
         self._thread.call(self._engine.wait_for(token, timeout))

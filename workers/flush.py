@@ -83,6 +83,9 @@ class FlushWorker:
             now = time.monotonic()
             if shard.beat_at <= now:
                 await self._beat(shard)
+                if shard.number == 0:
+                    # After a flush of everything nobody could join any more.
+                    await self._session.make_or_join()
             if shard.drain_at is not None and shard.drain_at <= time.monotonic():
                 await self._drain(shard)
         times = [shard.beat_at for shard in self._shards]

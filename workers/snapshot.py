@@ -25,7 +25,7 @@ from broker.protocol import OP_INCREMENT
 
 log = logging.getLogger(__name__)
 
-LOG_PAGE_BATCHES = 32
+LOG_PAGE_BATCHES = 8  # a page is decoded in one go, and flush workers may share this process
 PAGE_KEYS = 1000
 DEAD_LIMIT = 1000
 DEAD_BYTES = 16 << 10

@@ -131,11 +131,12 @@ class Follower:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
 
     async def _await_namespace(self) -> None:
-        """Wait until somebody who may write has made the namespace."""
+        """Wait until somebody who may write has made the namespace (or made it again)."""
         delay = RETRY_FIRST
-        while not self.shards:
+        while True:
             if await self._session.look():
-                self._make_shards()
+                if not self.shards:
+                    self._make_shards()
                 return
             await asyncio.sleep(delay)
             delay = min(delay * 1.5, NAMESPACE_RETRY_MOST)

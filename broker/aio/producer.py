@@ -27,6 +27,7 @@ FullPolicy = Literal["block", "raise", "conflate"]
 FULL_POLICIES = ("block", "raise", "conflate")
 
 CLOSE_TIMEOUT = 10.0
+HURRIED_CLOSE_TIMEOUT = 1.0
 
 
 class Producer:
@@ -160,9 +161,9 @@ class Producer:
         """Open it."""
         return await self.open()
 
-    async def __aexit__(self, *_exc: object) -> None:
-        """Close it, after what was buffered reached Redis."""
-        await self.close()
+    async def __aexit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        """Close it, after what was buffered reached Redis; on an error without waiting long."""
+        await self.close(CLOSE_TIMEOUT if kind is None else HURRIED_CLOSE_TIMEOUT)
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:  # noqa: ASYNC109 - same as sync
         """Send what is buffered, then disconnect. Calling it again does nothing.

@@ -87,8 +87,11 @@ class Session:
         if self.wanted_shards not in (None, shards):
             raise NamespaceMismatchError(
                 f"namespace {self.namespace!r} was made with {shards} shards, not "
-                f"{self.wanted_shards}; leave shards out to take what it has, or use another one"
+                f"{self.wanted_shards}; leave shards out and start again to take what it has, or "
+                "use another namespace"
             )
+        # From now on another count means that somebody made the namespace again.
+        self.wanted_shards = shards
         self.keys = [ShardKeys.of(self.namespace, shard, shards) for shard in range(shards)]
 
     async def close(self) -> None:

@@ -98,7 +98,7 @@ class Keeper:
 
     async def converse(self, reader: StreamReader, writer: StreamWriter) -> None:
         """Hold one attachment: admit it, reply, and note when it is gone (invariant 1)."""
-        with ExitStack() as leaving, contextlib.suppress(ConnectionError):
+        with ExitStack() as leaving, contextlib.suppress(ConnectionError, ValueError):
             self.attached += 1
             leaving.callback(self.leave)
             leaving.callback(writer.close)
