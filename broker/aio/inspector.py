@@ -57,7 +57,7 @@ class Inspector:
             BrokerError: nobody made the namespace yet.
         """
         try:
-            await self._session.connect(as_reader=True)
+            await self._session.connect()
             found = await self._session.look()
         except BaseException:
             await self._session.close()

@@ -123,6 +123,7 @@ class Producer:
         try:
             await self._session.connect()
             await self._session.make_or_join()
+            await self._session.summon_workers()
             sender = Sender(
                 self._session,
                 self.node,

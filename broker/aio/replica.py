@@ -76,6 +76,7 @@ class Replica(Mapping[str, Any]):
         """
         try:
             await self._session.connect()
+            await self._session.summon_workers()
             await self._follower.start()
         except BaseException:
             await self._session.close()

@@ -34,28 +34,37 @@ class Session:
         self.keys: list[ShardKeys] = []
         self._attachment: Attachment | None = None
 
-    async def connect(self, *, as_worker: bool = False, as_reader: bool = False) -> None:
+    async def connect(self, *, as_worker: bool = False) -> None:
         """Reach the server and check that it is fit; the namespace is not looked at.
-
-        An embedded server runs workers for the namespace, unless the caller is one or only looks.
 
         Args:
             as_worker: the caller serves the namespace itself.
-            as_reader: the caller needs nobody to serve it.
 
         Raises:
             ConnectError, ServerUnfitError, EmbeddedError, ConfigError: each with the fix.
         """
         url, self._attachment = await asyncio.to_thread(
-            attached,
-            self.given_url,
-            workers_for=None if as_worker or as_reader else self.namespace,
-            serves=self.namespace if as_worker else None,
+            attached, self.given_url, serves=self.namespace if as_worker else None
         )
         self.connections = Connections(url)
         self.client = self.connections.commands()
         self.commands = Commands(self.client)
         self.server = await check_server(self.client, self.connections.name)
+
+    async def summon_workers(self) -> None:
+        """Have an embedded server run workers for the namespace, if nobody serves it yet.
+
+        Only now: a worker that comes before the producer would make the namespace its own way.
+
+        Raises:
+            EmbeddedError: they do not start.
+        """
+        before = self._attachment
+        if before is not None:
+            _, self._attachment = await asyncio.to_thread(
+                attached, self.given_url, workers_for=self.namespace
+            )
+            await asyncio.to_thread(before.close)
 
     async def make_or_join(self) -> None:
         """Make the namespace if it is new, else check that it was made as we need it.

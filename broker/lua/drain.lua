@@ -27,7 +27,8 @@ local function number(n)
 end
 
 local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'covered', 'count_due', 'due',
-  'pending_bytes', 'published', 'log_bytes', 'logged', 'bytes', 'by_count', 'by_age', 'missing')
+  'pending_bytes', 'published', 'log_bytes', 'logged', 'bytes', 'by_count', 'by_age', 'missing',
+  'published_at')
 local due = tonumber(m[6])
 if not m[1] or not due then
   return {'IDLE', -1}
@@ -35,6 +36,10 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local covered, count_due = tonumber(m[4] or 0), tonumber(m[5] or 0)
+-- A clock that was set back must not make anything wait for its old time to come again.
+if now < tonumber(m[15] or 0) then
+  due = now
+end
 local trigger, want
 if count_due > covered then
   trigger, want = 1, count_due - covered

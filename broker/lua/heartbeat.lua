@@ -51,6 +51,11 @@ end
 redis.call('HSET', workers, worker, role .. ' ' .. stamp)
 
 local due = tonumber(m[7])
+if due and now < tonumber(m[6] or 0) then
+  -- The clock was set back: what is pending must not wait for its old time to come again.
+  due = now
+  redis.call('HSET', meta, 'due', stamp)
+end
 if tonumber(m[8] or 0) > tonumber(m[5] or 0) then
   return {wait, 0}
 end
