@@ -293,8 +293,8 @@ class Producer:
                     await sender.progress.wait()
         except TimeoutError:
             raise BufferFullError(
-                f"{most} and still is after {self.full_timeout:g} s; Redis does not take more: see "
-                "`statebroker status`"
+                f"{most} and still is after {self.full_timeout:g} s: "
+                + (sender.trouble or "Redis does not take more; see `statebroker status`")
             ) from None
 
     def wake_here(self, shard: int) -> None:
@@ -335,6 +335,7 @@ class Producer:
             raise FlushTimeoutError(
                 f"Redis has not accepted {sender.buffer.pending} deltas within {timeout:g} s; they "
                 "stay buffered and are sent as soon as it does"
+                + (f" ({sender.trouble})" if sender.trouble else "")
             ) from None
         self._report_losses(sender)
         return Token(dict(sender.marks))

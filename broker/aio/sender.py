@@ -53,6 +53,8 @@ class Sender:
         self.marks: dict[int, tuple[bytes, int]] = {}
         self.counts = dict.fromkeys(("chunks", "bytes", "duplicates", "retries", "busy"), 0)
         self.stopped: BrokerError | None = None
+        # Why nothing is accepted at the moment, for those who wait; None while all is well.
+        self.trouble: str | None = None
         self.wakes = [asyncio.Event() for _ in session.keys]
         self._session = session
         self._settings = settings
@@ -128,6 +130,7 @@ class Sender:
                 self._fail(error)
                 return
             except BackendError as error:
+                self.trouble = str(error)
                 self.counts["retries"] += 1
                 delay = _longer(delay)
                 log.warning("append_failed node=%s shard=%d error=%s", self.node, shard, error)
@@ -151,6 +154,7 @@ class Sender:
             chunk=packed.data,
         )
         if isinstance(reply, Accepted):
+            self.trouble = None
             self.counts["chunks"] += 1
             self.counts["bytes"] += len(packed.data)
             self.counts["duplicates"] += reply.duplicate
@@ -160,6 +164,10 @@ class Sender:
             self.progress.set()
             return True
         if isinstance(reply, Busy):
+            self.trouble = (
+                f"{reply.pending_bytes} bytes are pending in shard {shard}, the limit is "
+                f"{self._settings['pending_bytes']}; are flush workers and a scheduler running?"
+            )
             self.counts["busy"] += 1
             return False
         await self._resume(shard, reply)
