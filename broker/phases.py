@@ -38,7 +38,7 @@ class Event(StrEnum):
     CUT = "cut"
     """The log or the head shows that my position is not part of the server's history any more."""
     SILENCE = "silence"
-    """No packet arrived within the staleness bound."""
+    """No packet proved within the staleness bound that I am complete."""
     GIVE_UP = "give_up"
     """Loading again and again did not help, or the server refuses us for good."""
     CLOSE = "close"
@@ -69,13 +69,12 @@ TABLE: dict[Status, dict[Event, Status]] = {
         cut=Status.LOADING,
         caught_up=Status.LIVE,
         quiet=Status.STALE,
-        silence=Status.STALE,
     ),
     # Complete and proved current. Every new subscription may hide a gap.
     Status.LIVE: _row(
         Status.LIVE,
         subscribed=Status.CATCHING_UP,
-        lost=Status.CATCHING_UP,
+        lost=Status.STALE,
         gap=Status.CATCHING_UP,
         behind=Status.CATCHING_UP,
         fork=Status.LOADING,

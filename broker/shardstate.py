@@ -132,12 +132,13 @@ class ShardState:
         self._enter(Event.LOST)
 
     def tick(self, now: float) -> bool:
-        """Notice silence; true if the bound was passed just now or earlier and still is."""
-        if now - self._heard_at <= self.staleness_bound:
-            return False
-        if self.phase in (Status.LIVE, Status.CATCHING_UP):
+        """Notice that proof grew too old; true if nothing at all was heard for that long.
+
+        Packets that prove nothing (repeated ones, notices) must not keep the shard live.
+        """
+        if self.phase is Status.LIVE and self.lag(now) > self.staleness_bound:
             self._enter(Event.SILENCE)
-        return True
+        return now - self._heard_at > self.staleness_bound
 
     def close(self) -> None:
         """End it; `values` stays readable."""
@@ -149,7 +150,6 @@ class ShardState:
 
     def packet(self, data: bytes, now: float) -> Event | None:
         """Take one packet from the channel; None if it was kept for later or cannot be read."""
-        self._heard_at = now
         self.counts["packets"] += 1
         self.counts["bytes"] += len(data)
         try:
@@ -160,6 +160,7 @@ class ShardState:
         if packet.shard != self.shard:
             self.counts["packets_unreadable"] += 1
             return None
+        self._heard_at = now
         if self.phase in (Status.LOADING, Status.CATCHING_UP):
             self._keep(packet, len(data))
         elif self.phase in (Status.LIVE, Status.STALE):
@@ -171,14 +172,10 @@ class ShardState:
             self.counts["notices"] += 1
             return None
         event = self._classify(packet)
-        if isinstance(packet, Batch):
-            if event is Event.NEXT:
-                self._apply(packet, self.values, None)
-            elif event is Event.GAP:
-                self._keep(packet, 0)
+        if event is Event.NEXT and isinstance(packet, Batch):
+            self._apply(packet, self.values, None)
         if event in (Event.NEXT, Event.CURRENT):
             self.proved_at = now
-            self.covered = packet.covered
             self._loads_in_a_row = 0
         self._enter(event)
         return event
@@ -258,7 +255,8 @@ class ShardState:
             self._show(self._load)
             self._load = None
         self.proved_at = now
-        self.covered = max(self.covered, head.covered)
+        # Not the larger of the two: after a roll-back the head covers less.
+        self.covered = head.covered
         quiet = head.quiet_s > self.staleness_bound
         self._enter(Event.QUIET if quiet else Event.CAUGHT_UP)
         kept = [batch for batch, _ in self._kept if batch.offset > self.position.offset]
@@ -328,6 +326,7 @@ class ShardState:
             self._load.position = position
         else:
             self.position = position
+            self.covered = batch.covered
         if changes and self.on_changes is not None:
             self.on_changes(changes)
 

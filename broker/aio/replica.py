@@ -233,8 +233,10 @@ class Replica(Mapping[str, Any]):
                     f"token names shard {number}; {self.namespace!r} has {len(self._shards)}"
                 )
             shard = self._shards[number]
-            # Another epoch may be an older one or one that we have not heard of yet: wait.
-            if shard.position.epoch != epoch or shard.covered < append:
+            # Another epoch may be an older one or one that we have not heard of yet: wait. While it
+            # loads, what the shard shows may be of a history that Redis no longer has.
+            settled = shard.phase in (Status.LIVE, Status.STALE)
+            if not settled or shard.position.epoch != epoch or shard.covered < append:
                 return False
         return True
 
