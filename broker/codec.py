@@ -105,6 +105,8 @@ def _checked_run(run: Any) -> Run:
         raise DecodeError("run is not an array of at least 4")
     op, keys, values, timestamps = run[:_RUN_FIELDS]
     _check_keys(keys)
+    if type(op) is not int:
+        raise DecodeError(f"unknown operation {op!r}")
     if op == OP_DELETE:
         if values is not None:
             raise DecodeError("delete run with values")
