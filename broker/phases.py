@@ -21,6 +21,8 @@ class Event(StrEnum):
     """A batch that follows mine: next offset, and it names my batch id as its predecessor."""
     CURRENT = "current"
     """A heartbeat at exactly my position."""
+    LATE = "late"
+    """What would be `next` or `current`, but was published longer ago than the staleness bound."""
     DUPLICATE = "duplicate"
     """A batch whose offset and id I already hold."""
     GAP = "gap"
@@ -43,10 +45,6 @@ class Event(StrEnum):
     """Loading again and again did not help, or the server refuses us for good."""
     CLOSE = "close"
     """The owner closed the replica."""
-
-
-_PACKETS = (Event.NEXT, Event.CURRENT, Event.DUPLICATE, Event.GAP, Event.BEHIND, Event.FORK)
-_READS = (Event.LOADED, Event.CAUGHT_UP, Event.QUIET, Event.CUT)
 
 
 def _row(phase: Status, **changes: Status) -> dict[Event, Status]:
@@ -75,6 +73,7 @@ TABLE: dict[Status, dict[Event, Status]] = {
         Status.LIVE,
         subscribed=Status.CATCHING_UP,
         lost=Status.STALE,
+        late=Status.CATCHING_UP,
         gap=Status.CATCHING_UP,
         behind=Status.CATCHING_UP,
         fork=Status.LOADING,
@@ -88,6 +87,7 @@ TABLE: dict[Status, dict[Event, Status]] = {
         subscribed=Status.CATCHING_UP,
         next=Status.LIVE,
         current=Status.LIVE,
+        late=Status.CATCHING_UP,
         gap=Status.CATCHING_UP,
         behind=Status.CATCHING_UP,
         fork=Status.LOADING,

@@ -60,6 +60,7 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
         snapshot=Position(epoch, int(snap_offset or 0), snap_id or NO_ID),
         covered=int(covered or 0),
         quiet_s=(now_ms - int(published_at or 0)) / 1000,
+        time_s=now_ms / 1000,
     )
 
 

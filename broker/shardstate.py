@@ -6,6 +6,9 @@ Invariants:
 2. A batch is applied only if it names the batch before it, `position.batch_id`. Offsets alone
    cannot tell a rewritten history from mine.
 3. Whatever cannot be placed is settled by asking the server, never by guessing.
+4. Proof is as old as the moment it speaks of, not as the moment it arrived: a packet that waited in
+   a queue proves little. Times of publication are the Redis clock's; `_clock` is how far that is
+   from ours, at most, learnt from answers to our own questions and from every packet.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from broker.fold import Tally, decode_chunks, fold
 from broker.model import Batch, Change, Heartbeat, Notice, Operation, Packet, Position, Status
 from broker.phases import TABLE, Event
 
-RECENT_IDS = 1024
+RECENT_IDS = 4096
 KEPT_PACKETS_BYTES = 32 << 20
 LOADS_BEFORE_GIVING_UP = 30
 
@@ -44,12 +47,14 @@ class Head:
         snapshot: where the full-state hash is complete; offset 0 if none was written.
         covered: append number up to which everything is published.
         quiet_s: seconds since the shard's last packet, by the Redis clock.
+        time_s: the Redis clock, in seconds.
     """
 
     position: Position
     snapshot: Position
     covered: int
     quiet_s: float
+    time_s: float
 
 
 @dataclass(slots=True)
@@ -85,6 +90,7 @@ class ShardState:
         self.tally = Tally()
         self._subscribed = False
         self._heard_at = 0.0
+        self._clock = float("inf")
         self._load: _Load | None = None
         self._loads_in_a_row = 0
         self._kept: deque[tuple[Batch, int]] = deque()
@@ -111,7 +117,10 @@ class ShardState:
         return self._loads_in_a_row
 
     def lag(self, now: float) -> float:
-        """Seconds since the content was last proved to be the whole history; inf if never."""
+        """Seconds since the moment for which the content is proved to be the whole history.
+
+        inf if it never was.
+        """
         return now - self.proved_at if self.proved_at is not None else float("inf")
 
     # -- the subscription -------------------------------------------------------------------------
@@ -175,10 +184,18 @@ class ShardState:
         if event is Event.NEXT and isinstance(packet, Batch):
             self._apply(packet, self.values, None)
         if event in (Event.NEXT, Event.CURRENT):
-            self.proved_at = now
+            self.proved_at = self._published_at(packet, now)
             self._loads_in_a_row = 0
+            if self.lag(now) > self.staleness_bound:
+                event = Event.LATE
         self._enter(event)
         return event
+
+    def _published_at(self, packet: Packet, now: float) -> float:
+        """When a packet was published, by our own clock; never later than true."""
+        time_s = packet.time_ms / 1000
+        self._clock = min(self._clock, now - time_s)
+        return time_s + self._clock
 
     def _classify(self, packet: Packet) -> Event:  # noqa: PLR0911 - one return a rule
         mine = self.position
@@ -199,13 +216,14 @@ class ShardState:
 
     # -- reading the log --------------------------------------------------------------------------
 
-    def log_page(self, head: Head | None, entries: Sequence[bytes], now: float) -> None:
+    def log_page(self, head: Head | None, entries: Sequence[bytes], asked_at: float) -> None:
         """Take what one atomic read of head and log gave, the log from after `reading_from`.
 
         Args:
             head: the shard's meta hash; None if the shard does not exist (yet, or any more).
             entries: batches in the order of the log; may stop before the head.
-            now: monotonic seconds.
+            asked_at: monotonic seconds when it was asked for; the answer speaks of that moment or
+                a later one.
         """
         if self.phase is not Status.CATCHING_UP:
             return
@@ -229,7 +247,7 @@ class ShardState:
         if mine != head.position or (self._load and self._load.newest > mine.offset):
             self._enter(Event.CUT)
             return
-        self._caught_up(head, now)
+        self._caught_up(head, asked_at)
 
     def _apply_logged(
         self, data: bytes, values: dict[str, Any], floors: dict[str, int] | None
@@ -250,11 +268,13 @@ class ShardState:
         self._apply(batch, values, floors)
         return True
 
-    def _caught_up(self, head: Head, now: float) -> None:
+    def _caught_up(self, head: Head, asked_at: float) -> None:
         if self._load is not None:
             self._show(self._load)
             self._load = None
-        self.proved_at = now
+        self.proved_at = asked_at
+        # The Redis clock may have been set, or be another server's: what packets told is void.
+        self._clock = asked_at - head.time_s
         # Not the larger of the two: after a roll-back the head covers less.
         self.covered = head.covered
         quiet = head.quiet_s > self.staleness_bound
@@ -263,7 +283,7 @@ class ShardState:
         self._drop_kept()
         for batch in kept:
             # A hole among them sends us back to the log, which has them all.
-            if self._take(batch, now) is not Event.NEXT:
+            if self._take(batch, asked_at) is not Event.NEXT:
                 break
 
     # -- reading the full state -------------------------------------------------------------------
@@ -353,7 +373,7 @@ class ShardState:
 
     def _keep(self, packet: Packet, size: int) -> None:
         """Keep a batch for the end of a read; too many: the oldest go, for the log has them."""
-        if not isinstance(packet, Batch):
+        if not isinstance(packet, Batch) or packet.offset <= self.reading_from.offset:
             return
         self._kept.append((packet, size))
         self._kept_bytes += size

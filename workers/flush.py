@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import RedisError
 
 from broker.aio.session import Session
+from broker.aio.tasks import end
 from broker.lua import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
 from workers.loop import run_loop
@@ -74,8 +75,7 @@ class FlushWorker:
         try:
             await run_loop(self.name, self.poll, self.wake, stop)
         finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            await end([listener])
 
     async def poll(self) -> float:
         """Do all that is due now; return seconds until something is."""

@@ -15,6 +15,7 @@ from redis.asyncio.client import PubSub
 
 from broker import reads
 from broker.aio.session import Session
+from broker.aio.tasks import end
 from broker.changes import ChangeQueue
 from broker.connection import translated
 from broker.errors import (
@@ -75,10 +76,9 @@ class Follower:
         """End every task; what is held stays."""
         for shard in self.shards:
             shard.close()
-        tasks = [*self._tasks, *self._recovering.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([*self._tasks, *self._recovering.values()])
+        # One that went on for a moment may have started another.
+        await end(list(self._recovering.values()))
         for queue in self.queues:
             queue.close()
         self.news.set()
@@ -156,9 +156,7 @@ class Follower:
                 if reader.done():
                     reader.result()
             finally:
-                reader.cancel()
-                silence.cancel()
-                await asyncio.gather(reader, silence, return_exceptions=True)
+                await end([reader, silence])
         finally:
             await self._session.connections.discard(client, pubsub)
 
@@ -183,7 +181,6 @@ class Follower:
         if shard.need is not Need.NOTHING and shard.shard not in self._recovering:
             task = asyncio.create_task(self._recover(shard), name=f"recover-{shard.shard}")
             self._recovering[shard.shard] = task
-            task.add_done_callback(lambda _: self._recovering.pop(shard.shard, None))
         if shard.phase is Status.FAILED and self.failure is None:
             self._fail(
                 ReplicaFailedError(
@@ -214,7 +211,15 @@ class Follower:
     # -- recovery ---------------------------------------------------------------------------------
 
     async def _recover(self, shard: ShardState) -> None:
-        """Read what the shard needs until it needs nothing; errors are retried, with jitter."""
+        """Read what the shard needs until it needs nothing."""
+        try:
+            await self._read_until_current(shard)
+        finally:
+            # In the same step as the last look at `need`: what comes next starts another task.
+            del self._recovering[shard.shard]
+
+    async def _read_until_current(self, shard: ShardState) -> None:
+        """Read log or full state as needed; errors are retried, with jitter."""
         delay = 0.0
         while shard.need is not Need.NOTHING:
             try:
@@ -238,8 +243,9 @@ class Follower:
     async def _read_log(self, shard: ShardState) -> None:
         keys = self._session.keys[shard.shard]
         after = shard.reading_from.offset
+        asked_at = time.monotonic()
         page = await reads.log_page(self._session.client, keys, after, LOG_PAGE_BATCHES)
-        shard.log_page(page.head, page.entries, time.monotonic())
+        shard.log_page(page.head, page.entries, asked_at)
 
     async def _load(self, shard: ShardState) -> bool:
         """Read the full state once; false if the shard does not exist yet."""

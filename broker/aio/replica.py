@@ -157,9 +157,10 @@ class Replica(Mapping[str, Any]):
 
     @property
     def lag(self) -> float:
-        """Seconds since the content was last proved to be the whole history; inf before that.
+        """Seconds since the moment for which the content is proved to be the whole history.
 
-        While live it stays below the heartbeat interval plus what a packet takes to arrive.
+        inf before that. While live it is at most the staleness bound; in quiet times it swings
+        between nothing and the heartbeat interval. Packets that waited somewhere count as old.
         """
         now = time.monotonic()
         return max((shard.lag(now) for shard in self._shards), default=float("inf"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from broker import reads
 from broker.aio.session import Session
+from broker.aio.tasks import end
 from broker.buffer import ProducerBuffer
 from broker.config import SETTINGS
 from broker.errors import BackendError, BrokerError, FencedError
@@ -99,9 +100,7 @@ class Sender:
 
     async def stop(self) -> None:
         """End the tasks, wherever they are; a chunk on its way may or may not arrive."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     async def leave(self) -> None:
         """Forget a name that was made up for this process, so that they do not pile up."""

@@ -1,0 +1,25 @@
+"""Runs a module as `python -m` does, but stops it when whoever started it is gone.
+
+A worker rightly outlives other processes and waits for its server to come back. Those of the demo
+must not: however the demo ended, nobody would ever stop them.
+"""
+
+import os
+import runpy
+import signal
+import sys
+from threading import Thread
+
+
+def stop_with_parent() -> None:
+    """Wait until the parent's end of the pipe closes, then ask this process to stop."""
+    # Not through sys.stdin: a thread that reads it makes a clean end of the interpreter fail.
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    Thread(target=stop_with_parent, name="leash", daemon=True).start()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,167 @@
+"""The original two scenarios, observed on the live channel: what makes a batch, and when.
+
+Thresholds 10 deltas and 500 ms. A burst of 12 writes gives a batch by count at once, and the rest
+by age without any further write. After a pause of 600 ms one more write is published by age.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from time import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from broker import BrokerError
+from broker.aio import Producer
+from broker.codec import decode_packet
+from broker.connection import Connections
+from broker.embedded import attach
+from broker.keys import ShardKeys
+from broker.model import Batch
+from broker.protocol import TRIGGER_AGE, TRIGGER_COUNT
+
+NAMESPACE = "scenarios"
+MAX_COUNT = 10
+MAX_AGE_S = 0.5
+BURST = 12
+PAUSE_S = 0.6
+PATIENCE_S = 10.0
+# Times are sent and compared in whole milliseconds, rounded here and cut off there.
+CLOCK_STEP_MS = 2
+TRIGGERS = {TRIGGER_COUNT: "count", TRIGGER_AGE: "age"}
+EXPECTED = [("burst", "count", 10), ("burst", "age", 2), ("one write", "age", 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One batch as it came over the channel.
+
+    Attributes:
+        age_ms: from its oldest write to its publication.
+        size: number of deltas.
+    """
+
+    scenario: str
+    offset: int
+    trigger: str
+    size: int
+    age_ms: int
+    bytes: int
+
+
+@asynccontextmanager
+async def live_channel(url: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Subscribe to the only shard; what is published from now on is yielded."""
+    connections = Connections(url)
+    pubsub = connections.blocking().pubsub()
+    try:
+        await pubsub.subscribe(ShardKeys.of(NAMESPACE, 0, 1).channel)
+        messages = pubsub.listen()
+        await anext(messages)
+        yield (message["data"] async for message in messages)
+    finally:
+        await pubsub.aclose()  # type: ignore[no-untyped-call]
+        await connections.close()
+
+
+async def take(
+    packets: AsyncIterator[bytes], scenario: str, written: Sequence[float]
+) -> list[Seen]:
+    """Return the batches that come until all writes were in them.
+
+    Args:
+        packets: of the live channel.
+        scenario: its name.
+        written: wall clock of each write in its order, which the batches keep; the server has the
+            same clock.
+    """
+    seen: list[Seen] = []
+    arrived = 0
+    async with asyncio.timeout(PATIENCE_S):
+        while arrived < len(written):
+            data = await anext(packets)
+            packet = decode_packet(data)
+            if isinstance(packet, Batch):
+                age_ms = round(packet.time_ms - written[arrived] * 1000)
+                trigger = TRIGGERS[packet.trigger]
+                seen.append(
+                    Seen(scenario, packet.offset, trigger, packet.deltas, age_ms, len(data))
+                )
+                arrived += packet.deltas
+    return seen
+
+
+async def observe(url: str) -> list[Seen]:
+    """Play both scenarios and return all batches."""
+    async with (
+        live_channel(url) as packets,
+        Producer(
+            url,
+            namespace=NAMESPACE,
+            local_delta_max_age=MAX_AGE_S,
+            local_delta_max_count=MAX_COUNT,
+        ) as producer,
+    ):
+        written = []
+        for number in range(BURST):
+            written.append(time())
+            await producer.set(str(number), number / 8)
+        seen = await take(packets, "burst", written)
+        await asyncio.sleep(PAUSE_S)
+        written = [time()]
+        await producer.set("99", 123.456)
+        return seen + await take(packets, "one write", written)
+
+
+def is_as_expected(seen: Sequence[Seen]) -> bool:
+    """Tell whether triggers and sizes are right, and each batch came when it had to."""
+    if [(batch.scenario, batch.trigger, batch.size) for batch in seen] != EXPECTED:
+        return False
+    due_ms = MAX_AGE_S * 1000 - CLOCK_STEP_MS
+    return all((batch.age_ms >= due_ms) == (batch.trigger == "age") for batch in seen)
+
+
+def table(seen: Sequence[Seen]) -> Table:
+    """Return the batches for a person."""
+    drawn = Table(title=f"thresholds: {MAX_COUNT} deltas, {MAX_AGE_S * 1000:.0f} ms")
+    for title in ("scenario", "trigger"):
+        drawn.add_column(title)
+    for title in ("offset", "size", "age", "bytes"):
+        drawn.add_column(title, justify="right")
+    for batch in seen:
+        numbers = (f"{batch.offset}", f"{batch.size}", f"{batch.age_ms} ms", f"{batch.bytes}")
+        drawn.add_row(batch.scenario, batch.trigger, *numbers)
+    return drawn
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/scenarios", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    options = parser.parse_args(argv)
+    try:
+        with attach(None, workers_for=NAMESPACE) as server:
+            seen = asyncio.run(observe(server.url))
+    except (BrokerError, TimeoutError) as error:
+        print(f"scripts/scenarios: {error or 'a batch did not come'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    good = is_as_expected(seen)
+    if options.json:
+        report: dict[str, Any] = {"batches": [asdict(batch) for batch in seen], "expected": good}
+        print(json.dumps(report))
+    else:
+        Console(highlight=False).print(table(seen))
+        print("as expected" if good else f"NOT as expected: {EXPECTED}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

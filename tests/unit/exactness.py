@@ -1,0 +1,22 @@
+"""Equality as a reader of another language would see it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+
+def exact(value: object) -> Any:
+    """Return something that is equal only for the same value of the same type.
+
+    To Python 1, 1.0 and True are equal and NaN is not even equal to itself; on the wire it is the
+    other way round. Maps are equal whatever the order of their keys.
+    """
+    if isinstance(value, float):
+        return ("float", struct.pack(">d", value))
+    if isinstance(value, Mapping):
+        return ("map", sorted((key, exact(item)) for key, item in value.items()))
+    if isinstance(value, list):
+        return ("list", [exact(item) for item in value])
+    return (type(value).__name__, value)

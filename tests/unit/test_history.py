@@ -1,0 +1,259 @@
+"""Replicas against everything that can happen to packets, reads and the server's history."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from broker.model import Status
+from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+from tests.unit.effort import examples
+from tests.unit.exactness import exact
+from tests.unit.follower import STALENESS_BOUND, Follower, LoadRead
+from tests.unit.history import Delta, History, SnapshotRun
+
+KEYS = st.sampled_from(["a", "b", "c", "d"])
+VALUES = st.sampled_from([0, 1, 2.5, True, "x", [1], (1 << 64) - 1])
+AMOUNTS = st.sampled_from([1, -1, 0.5, 7])
+DELTAS = st.one_of(
+    st.tuples(st.just(OP_INCREMENT), KEYS, AMOUNTS),
+    st.tuples(st.just(OP_SET), KEYS, VALUES),
+    st.tuples(st.just(OP_DELETE), KEYS, st.none()),
+)
+CHUNKS = st.lists(DELTAS, min_size=1, max_size=3)
+FOLLOWERS = st.integers(0, 1)
+PLACES = st.integers(0, 5)
+
+
+class HistoryMachine(RuleBasedStateMachine):
+    """Any mix of writes, snapshots, losses, repeats, cuts, roll backs and half-done reads.
+
+    At every moment each replica's values are those of its position in one history, never a mixture;
+    and once the trouble stops, one heartbeat makes it live at the head.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history = History()
+        self.followers = [
+            Follower("watched", self.history, watched=True),
+            Follower("plain", self.history, watched=False),
+        ]
+        self.snapshot: SnapshotRun | None = None
+        self.newcomers = 0
+
+    @initialize(
+        chunks=st.lists(CHUNKS, min_size=2, max_size=4), pages=st.integers(0, 2), number=FOLLOWERS
+    )
+    def begin(self, chunks: list[list[Delta]], pages: int, number: int) -> None:
+        """There is something already, so that short examples are about what comes after."""
+        for chunk in chunks:
+            self.write([chunk], 0)
+        self.snapshot_fully()
+        for chunk in chunks:
+            self.write([chunk], 0)
+        self.snapshot_on(pages, 0.0)
+        self.followers[number].settle()
+
+    # -- the server -------------------------------------------------------------------------------
+
+    @rule(chunks=st.lists(CHUNKS, min_size=1, max_size=3), broken=st.integers(0, 9))
+    def write(self, chunks: list[list[Delta]], broken: int) -> None:
+        """Accept chunks, and publish them as one batch; now and then one of them breaks a rule."""
+        for number, chunk in enumerate(chunks, 1):
+            self.history.append("n1", chunk, broken=number == broken)
+        self.history.drain(len(chunks))
+
+    @rule()
+    def heartbeat(self) -> None:
+        """Tell the head."""
+        self.history.heartbeat()
+
+    @rule(pages=st.sampled_from([0, 1, 1, 2, 4]), share=st.sampled_from([0.0, 0.5, 1.0]))
+    def snapshot_on(self, pages: int, share: float) -> None:
+        """Let the scheduler begin, write some pages, and commit once all are written."""
+        stored = self.history.stored
+        if self.snapshot is None:
+            if stored.offset <= stored.snapshot[0]:
+                return
+            self.snapshot = SnapshotRun(self.history)
+        for _ in range(pages):
+            if self.snapshot.pages:
+                self.snapshot.write_page()
+        if pages and not self.snapshot.pages:
+            self.snapshot.commit(round(stored.offset * share))
+            self.snapshot = None
+
+    @rule()
+    def snapshot_fully(self) -> None:
+        """Let the scheduler do all of it, and cut the log as far as it may."""
+        while (
+            self.snapshot is not None
+            or self.history.head.offset > (self.history.stored.snapshot[0])
+        ):
+            self.snapshot_on(4, 1.0)
+
+    @precondition(lambda self: self.snapshot is not None)
+    @rule()
+    def kill_scheduler(self) -> None:
+        """Leave the full state half written; the next one begins again at the snapshot."""
+        self.snapshot = None
+
+    @rule(
+        writes=st.integers(1, 6),
+        accident=st.sampled_from(["cut", "cut", "proxy", "wipe"]),
+        chunks=st.lists(CHUNKS, max_size=2),
+        missed=st.integers(0, 2),
+    )
+    def break_down(
+        self, writes: int, accident: str, chunks: list[list[Delta]], missed: int
+    ) -> None:
+        """Lose the last writes, and use their offsets for other batches; or lose everything.
+
+        With "cut" the subscriptions break as well. With "proxy" packets of the new history come on
+        the old subscription, but for the first ones; a full state that was just read then has to be
+        read again, which is told by the server's run id and is the shell's to see. A "wipe" is a
+        FLUSHALL, of which nobody is told.
+        """
+        if accident == "proxy" and any(self._holds_load(follower) for follower in self.followers):
+            return
+        self.snapshot = None
+        if accident == "wipe":
+            self.history.wipe()
+        else:
+            self.history.roll_back(writes)
+        for follower in self.followers if accident == "cut" else ():
+            follower.disconnect()
+            follower.subscribe()
+        for number, chunk in enumerate(chunks):
+            self.write([chunk], 0)
+            if accident == "proxy" and number < missed:
+                for follower in self.followers:
+                    del follower.inbox[-1:]
+
+    @staticmethod
+    def _holds_load(follower: Follower) -> bool:
+        return follower.state._load is not None and not isinstance(follower.reading, LoadRead)
+
+    # -- the channel ------------------------------------------------------------------------------
+
+    @rule(number=FOLLOWERS, count=st.integers(1, 4))
+    def receive(self, number: int, count: int) -> None:
+        """Take the next packets."""
+        follower = self.followers[number]
+        for _ in range(min(count, len(follower.inbox))):
+            follower.receive()
+
+    @rule(number=FOLLOWERS, place=PLACES, fate=st.sampled_from(["late", "twice", "lost"]))
+    def disturb(self, number: int, place: int, fate: str) -> None:
+        """Take a packet out of order, or for the first of two times, or never."""
+        follower = self.followers[number]
+        if not follower.inbox:
+            return
+        place %= len(follower.inbox)
+        if fate == "lost":
+            follower.inbox.pop(place)
+        else:
+            follower.receive(place, again=fate == "twice")
+
+    @rule(number=FOLLOWERS)
+    def subscribe(self, number: int) -> None:
+        """Get a new subscription, be it that the loss of the old one was noticed or not."""
+        self.followers[number].subscribe()
+
+    @rule(number=FOLLOWERS)
+    def disconnect(self, number: int) -> None:
+        """Lose the subscription."""
+        self.followers[number].disconnect()
+
+    @rule(number=FOLLOWERS, steps=st.integers(0, 7))
+    def restart(self, number: int, steps: int) -> None:
+        """Let another replica take this one's place; it begins with nothing, and to load."""
+        old = self.followers[number]
+        self.followers[number] = Follower(old.name, self.history, watched=old.watched)
+        self.followers[number].subscribe()
+        self.read_on(number, steps, 1)
+
+    # -- reads and time ---------------------------------------------------------------------------
+
+    @rule(number=FOLLOWERS, steps=st.sampled_from([1, 1, 2, 3, 6]), count=st.integers(1, 3))
+    def read_on(self, number: int, steps: int, count: int) -> None:
+        """Ask for, or get, the next answers."""
+        follower = self.followers[number]
+        for _ in range(steps):
+            if follower.reading is None:
+                follower.ask(count)
+            else:
+                follower.answer()
+
+    @rule(number=FOLLOWERS)
+    def read_all(self, number: int) -> None:
+        """Read until nothing is needed."""
+        self.followers[number].read_all()
+
+    @rule(
+        seconds=st.sampled_from([0.5, 2.0, 4.0]),
+        noise=st.sampled_from([None, None, "repeats", "unreadable"]),
+    )
+    def pass_time(self, seconds: float, noise: str | None) -> None:
+        """Let time pass, maybe with packets that prove nothing; who is live then has young proof."""
+        for _ in range(round(seconds / 0.5)):
+            now = self.history.now = self.history.now + 0.5
+            for follower in self.followers:
+                if noise == "unreadable":
+                    follower.state.packet(b"\xc1", now)
+                elif noise == "repeats" and follower.inbox:
+                    follower.receive(again=True)
+                follower.state.tick(now)
+                if follower.state.phase is Status.LIVE:
+                    assert follower.state.lag(now) <= STALENESS_BOUND
+
+    # -- what must hold ---------------------------------------------------------------------------
+
+    @invariant()
+    def each_holds_one_history(self) -> None:
+        """Values are those of the position, in one history, and the changes told add up to them."""
+        for follower in self.followers:
+            follower.check()
+
+    @rule(number=FOLLOWERS)
+    def settle(self, number: int) -> None:
+        """Once the trouble stops, one heartbeat makes a replica live at the head, and equal."""
+        self._settled(self.followers[number])
+
+    def join(self) -> None:
+        """Who comes later loads the full state and the log, and gets the same."""
+        self.newcomers += 1
+        newcomer = Follower(f"newcomer-{self.newcomers}", self.history, watched=True)
+        self._settled(newcomer)
+        newcomer.disconnect()
+
+    def _settled(self, follower: Follower) -> None:
+        follower.settle()
+        state = follower.state
+        assert state.phase is Status.LIVE
+        assert state.position == self.history.head
+        assert state.covered == self.history.stored.covered
+        assert exact(state.values) == exact(self.history.moments[state.position].values)
+        follower.check()
+
+    def teardown(self) -> None:
+        """Every example ends in peace."""
+        for follower in self.followers:
+            self._settled(follower)
+        self.join()
+
+
+@pytest.mark.timeout(900)  # shrinking a failure takes minutes
+class TestHistory(HistoryMachine.TestCase):  # type: ignore[name-defined,misc]
+    """Run the machine."""
+
+    settings = settings(max_examples=examples(600), stateful_step_count=20)
