@@ -188,7 +188,7 @@ async def check_server(client: Redis, name: str) -> dict[str, Any]:
         except NoPermissionError:
             # A role without INFO: an operator with more rights has checked it.
             return {}
-        except (InvalidResponse, UnicodeDecodeError) as error:
+        except (InvalidResponse, UnicodeDecodeError, AttributeError, TypeError) as error:
             raise ServerUnfitError(
                 f"{name} answers, but is not a Redis or Valkey ({error}); check host and port"
             ) from error
@@ -198,6 +198,10 @@ async def check_server(client: Redis, name: str) -> dict[str, Any]:
                     f"{name} answers, but is not a Redis or Valkey ({error}); check host and port"
                 ) from error
             raise
+    if info.get("redis_mode") == "sentinel":
+        raise ServerUnfitError(
+            f"{name} is a Sentinel, which holds no data; give the URL of a server that it watches"
+        )
     version = str(info.get("redis_version", ""))
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_REDIS:
         raise ServerUnfitError(

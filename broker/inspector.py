@@ -55,7 +55,7 @@ class Inspector:
 
     def close(self) -> None:
         """Disconnect. Calling it again does nothing."""
-        if not self._thread.loop.is_closed():
+        if not self._thread.is_closed:
             self._thread.call(self._engine.close())
             self._thread.stop()
 

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-import weakref
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-from broker.errors import ForkedError
+from broker.errors import ClosedError
+from broker.forks import ForkGuard
+from broker.tasks import end
 
 T = TypeVar("T")
-
-_alive: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 
 
 class LoopThread:
     """A daemon thread that runs one event loop until `stop`.
 
     Args:
-        name: of the thread.
+        name: of the thread, and of the object it works for.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.forked: ForkedError | None = None
+        self.guard = ForkGuard(name)
         self.loop = asyncio.new_event_loop()
+        self._closing = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
-        _alive.add(self)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -43,36 +42,53 @@ class LoopThread:
 
         Raises:
             ForkedError: this is a forked child, where the thread does not exist.
+            ClosedError: the loop was stopped, before or while waiting.
         """
-        if self.forked is not None:
+        try:
+            future = self._submit(work)
+        except BaseException:
             work.close()
-            raise self.forked
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self.loop)
+            raise
         try:
             return future.result()
+        except CancelledError:
+            if self._closed:
+                raise self._gone() from None
+            raise
         except BaseException:
             future.cancel()
             raise
 
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        self.guard.check()
+        with self._closing:
+            if self._closed:
+                raise self._gone()
+            return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def _gone(self) -> ClosedError:
+        return ClosedError(f"{self.name} is closed; make a new one")
+
     def stop(self) -> None:
-        """End loop and thread; calling it again does nothing."""
-        if self.forked is not None or self.loop.is_closed():
+        """End loop and thread; who waits for a call gets `ClosedError`. May be repeated."""
+        if self.guard.is_forked:
             return
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
-        _alive.discard(self)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be run here any more, or not in this process."""
+        return self._closed or self.guard.is_forked
 
 
-def _mark_forked() -> None:
-    """In a forked child the threads are gone: turn every later call into an error, not a hang."""
-    for thread in list(_alive):
-        thread.forked = ForkedError(
-            f"{thread.name} was made before a fork and cannot be used in the child (pid "
-            f"{os.getpid()}); make a new one there, or start processes with 'spawn'"
-        )
-
-
-os.register_at_fork(after_in_child=_mark_forked)
+async def _cancel_others() -> None:
+    await end(asyncio.all_tasks() - {asyncio.current_task()})

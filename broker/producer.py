@@ -81,20 +81,13 @@ class Producer:
 
     def set_many(self, mapping: Mapping[str, Value]) -> None:
         """Set many keys; those of one shard become visible at once. Raises as `set`."""
-        self._check_fork()
         for group in self._engine.prepare_many(mapping):
             if not self._engine.add_group(*group):
                 self._thread.call(self._engine.make_room(partial(self._engine.add_group, *group)))
 
     def _put(self, op: int, key: str, value: Any) -> None:
-        if self._thread.forked is not None:
-            raise self._thread.forked
         if not self._engine.put(op, key, value):
             self._thread.call(self._engine.make_room(partial(self._engine.put, op, key, value)))
-
-    def _check_fork(self) -> None:
-        if self._thread.forked is not None:
-            raise self._thread.forked
 
     def flush(self, timeout: float | None = None) -> Token:
         """Wait until Redis accepted everything written so far, without lingering.
@@ -110,7 +103,6 @@ class Producer:
             FencedError: another process took the node name.
             DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
         """
-        self._check_fork()
         return self._thread.call(self._engine.flush(timeout))
 
     def stats(self) -> dict[str, int]:
@@ -127,7 +119,7 @@ class Producer:
             FlushTimeoutError: not everything was accepted in time; says how many deltas were not.
             FencedError, DataLostError: as `flush`.
         """
-        if self._thread.forked is not None or self._at_exit.detach() is None:
+        if self._thread.guard.is_forked or self._at_exit.detach() is None:
             return
         try:
             self._thread.call(self._engine.close(timeout))
@@ -139,12 +131,21 @@ class Producer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        """Close it, after what was buffered reached Redis; on an error without waiting long."""
-        self.close(CLOSE_TIMEOUT if kind is None else HURRIED_CLOSE_TIMEOUT)
+        """Close it, after what was buffered reached Redis; on an error without waiting long.
+
+        An error of the block is never hidden by one of closing; that is logged.
+        """
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.close(HURRIED_CLOSE_TIMEOUT)
+        except BrokerError as error:
+            log.error("producer_closed_with_loss node=%s error=%s", self.node, error)  # noqa: TRY400
 
 
 def _close_quietly(engine: aio.Producer, thread: LoopThread) -> None:
-    if thread.forked is not None:
+    if thread.guard.is_forked:
         return
     try:
         thread.call(engine.close())

@@ -24,10 +24,12 @@ class LogPage:
     Attributes:
         head: None if the shard does not exist.
         entries: batches after the asked offset, in order; maybe not all.
+        nodes: for each entry the node of each of its chunks.
     """
 
     head: Head | None
     entries: list[bytes]
+    nodes: list[list[str]]
 
 
 async def config(client: Client, namespace: str) -> tuple[int, int] | None:
@@ -46,8 +48,12 @@ async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> L
         if count:
             pipe.xrange(keys.log, min=f"{after + 1}-0", max="+", count=count)
         time, meta, *logs = await pipe.execute()
-    entries = [fields[b"b"] for _, fields in logs[0]] if logs else []
-    return LogPage(_head(time, meta), entries)
+    found = [fields for _, fields in logs[0]] if logs else []
+    return LogPage(
+        _head(time, meta),
+        [fields[b"b"] for fields in found],
+        [fields.get(b"n", b"").decode(errors="replace").split(" ") for fields in found],
+    )
 
 
 def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:

@@ -73,9 +73,9 @@ class Replica(Mapping[str, Any]):
 
     def _between_batches(self, read: Callable[[], T]) -> T:
         # Batches are applied on the loop's thread only: what runs there sees no half of one.
-        if self._at_exit.alive and self._thread.forked is None:
-            return self._thread.call(_called(read))
-        return read()
+        if self._thread.is_closed:
+            return read()
+        return self._thread.call(_called(read))
 
     @property
     def namespace(self) -> str:
@@ -85,7 +85,7 @@ class Replica(Mapping[str, Any]):
     @property
     def status(self) -> Status:
         """What the content is worth now; the worst shard decides."""
-        return Status.CLOSED if self._thread.forked is not None else self._engine.status
+        return self._engine.status
 
     @property
     def position(self) -> Position:
@@ -156,7 +156,7 @@ class Replica(Mapping[str, Any]):
 
     def close(self) -> None:
         """Stop following; the content stays readable. Calling it again does nothing."""
-        if self._thread.forked is None and self._at_exit.alive:
+        if not self._thread.guard.is_forked and self._at_exit.alive:
             self._at_exit()
 
     def __enter__(self) -> Self:
@@ -198,6 +198,7 @@ class Changes:
             StopIteration: the replica or this iterator was closed.
         """
         while not self._taken:
+            self._thread.guard.check()
             self._ready.clear()
             self._taken = self._queue.take()[::-1]
             if not self._taken:
@@ -207,7 +208,7 @@ class Changes:
     def close(self) -> None:
         """End the iteration; what was already told can still be read."""
         self._queue.close()
-        if not self._thread.loop.is_closed():
+        if not self._thread.is_closed:
             self._thread.loop.call_soon_threadsafe(self._engine.remove_queue, self._queue)
 
 
@@ -216,6 +217,6 @@ async def _called(read: Callable[[], T]) -> T:
 
 
 def _close(engine: aio.Replica, thread: LoopThread) -> None:
-    if thread.forked is None:
+    if not thread.guard.is_forked:
         thread.call(engine.close())
         thread.stop()

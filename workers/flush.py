@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from redis.exceptions import RedisError
 
 from broker.aio.session import Session
-from broker.aio.tasks import end
 from broker.lua import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
+from broker.tasks import end
 from workers.loop import run_loop
 
 log = logging.getLogger(__name__)

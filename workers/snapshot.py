@@ -41,7 +41,7 @@ class _Fold:
     values: dict[str, Any] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
-    bad: list[BadChunk] = field(default_factory=list)
+    bad: list[tuple[str, BadChunk]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +143,14 @@ class SnapshotWorker:
                     f"the log of shard {self.shard} has nothing after offset "
                     f"{folded.position.offset}, its head is {head}; was the log deleted by hand?"
                 )
-            for data in page.entries:
-                await self._fold_batch(folded, data)
+            for data, nodes in zip(page.entries, page.nodes, strict=True):
+                await self._fold_batch(folded, data, nodes)
                 batches += 1
             # A long fold must not cost us the lease.
             await self.renew()
         return folded, batches
 
-    async def _fold_batch(self, folded: _Fold, data: bytes) -> None:
+    async def _fold_batch(self, folded: _Fold, data: bytes, nodes: list[str]) -> None:
         batch = decode_packet(data)
         if not isinstance(batch, Batch) or batch.previous_id != folded.position.batch_id:
             raise DecodeError(
@@ -161,7 +161,7 @@ class SnapshotWorker:
         await self._read_bases(folded, chunks)
         fold(folded.values, batch, chunks, folded.floors)
         folded.touched.update(key for chunk in chunks for run in chunk.runs for key in run.keys)
-        folded.bad += bad
+        folded.bad += [(nodes[one.index] if one.index < len(nodes) else "", one) for one in bad]
         folded.previous_id = folded.position.batch_id
         folded.position = batch.position
 
@@ -209,10 +209,10 @@ class SnapshotWorker:
 
     async def _commit(self, folded: _Fold) -> None:
         position, now = folded.position, time.monotonic()
-        for one in folded.bad:
+        for node, one in folded.bad:
             log.error(
-                "chunk_skipped shard=%d offset=%d index=%d bytes=%d fault=%s",
-                *(self.shard, one.offset, one.index, len(one.data), one.fault),
+                "chunk_skipped node=%s shard=%d offset=%d index=%d bytes=%d fault=%s",
+                *(node, self.shard, one.offset, one.index, len(one.data), one.fault),
             )
         self._log_bytes = await self._session.commands.snapshot_commit(
             self._keys,
@@ -225,7 +225,7 @@ class SnapshotWorker:
             previous_id=folded.previous_id,
             cut=self._cut(now, position.offset),
             dead_limit=DEAD_LIMIT,
-            dead=[_dead_letter(one) for one in folded.bad],
+            dead=[_dead_letter(node, one) for node, one in folded.bad],
         )
         self._committed.append((now, position.offset))
 
@@ -237,21 +237,7 @@ class SnapshotWorker:
         return offset if self._log_bytes > self._limit * CUT_PRESSURE else cut
 
 
-def _dead_letter(bad: BadChunk) -> bytes:
+def _dead_letter(node: str, bad: BadChunk) -> bytes:
     """Return what is kept of a chunk that broke a rule: where it was, why, whose, its bytes."""
-    letter = [bad.offset, bad.index, bad.fault, _node_of(bad.data), bad.data[:DEAD_BYTES]]
+    letter = [bad.offset, bad.index, bad.fault, node, bad.data[:DEAD_BYTES]]
     return msgpack.packb(letter)  # type: ignore[no-any-return]
-
-
-def _node_of(data: bytes) -> str | None:
-    """The node that a damaged chunk names, if it can still be read."""
-    unpacker = msgpack.Unpacker(max_buffer_size=len(data) + 1)
-    unpacker.feed(data)
-    try:
-        if unpacker.read_array_header() < 2:  # noqa: PLR2004 - version, node
-            return None
-        unpacker.skip()
-        node = unpacker.unpack()
-    except (ValueError, msgpack.UnpackException):
-        return None
-    return node if isinstance(node, str) else None

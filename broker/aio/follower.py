@@ -15,7 +15,6 @@ from redis.asyncio.client import PubSub
 
 from broker import reads
 from broker.aio.session import Session
-from broker.aio.tasks import end
 from broker.changes import ChangeQueue
 from broker.connection import translated
 from broker.errors import (
@@ -27,6 +26,7 @@ from broker.errors import (
 )
 from broker.model import Change, Status
 from broker.shardstate import Need, ShardState
+from broker.tasks import end
 
 log = logging.getLogger(__name__)
 

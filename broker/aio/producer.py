@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,6 +13,7 @@ from broker.aio.sender import Sender
 from broker.aio.session import Session
 from broker.config import checked, checked_name, default_node
 from broker.errors import (
+    BrokerError,
     BufferFullError,
     ClosedError,
     ConfigError,
@@ -22,6 +24,8 @@ from broker.keys import shard_of
 from broker.model import Token, Value
 from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.values import STAMP_BYTES, admit, admit_amount, admit_key
+
+log = logging.getLogger(__name__)
 
 FullPolicy = Literal["block", "raise", "conflate"]
 FULL_POLICIES = ("block", "raise", "conflate")
@@ -146,6 +150,7 @@ class Producer:
             ClosedError: not open, or closed.
             FencedError: another process took the node name.
         """
+        self._session.guard.check()
         # Without its old traceback: an error that is raised again and again must not grow.
         if self._sender is None or self._ended is not None:
             raise (self._ended or _not_open()).with_traceback(None)
@@ -163,8 +168,17 @@ class Producer:
         return await self.open()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        """Close it, after what was buffered reached Redis; on an error without waiting long."""
-        await self.close(CLOSE_TIMEOUT if kind is None else HURRIED_CLOSE_TIMEOUT)
+        """Close it, after what was buffered reached Redis; on an error without waiting long.
+
+        An error of the block is never hidden by one of closing; that is logged.
+        """
+        if kind is None:
+            await self.close()
+            return
+        try:
+            await self.close(HURRIED_CLOSE_TIMEOUT)
+        except BrokerError as error:
+            log.error("producer_closed_with_loss node=%s error=%s", self.node, error)  # noqa: TRY400
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:  # noqa: ASYNC109 - same as sync
         """Send what is buffered, then disconnect. Calling it again does nothing.
@@ -177,12 +191,14 @@ class Producer:
             FencedError, DataLostError: as `flush`.
         """
         sender = self._sender
-        if sender is None or self._ended is not None:
+        if sender is None or self._ended is not None or self._session.guard.is_forked:
             return
         try:
             await self.flush(timeout)
         finally:
             self._ended = ClosedError("this producer is closed; make a new one")
+            # Whoever waits for room learns that there will be none.
+            sender.progress.set()
             await sender.stop()
             if not self._named:
                 await sender.leave()

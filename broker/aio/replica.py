@@ -93,7 +93,7 @@ class Replica(Mapping[str, Any]):
 
     async def close(self) -> None:
         """Stop following; the content stays readable. Calling it again does nothing."""
-        if self._closed:
+        if self._closed or self._session.guard.is_forked:
             return
         self._closed = True
         await self._follower.stop()
@@ -138,7 +138,7 @@ class Replica(Mapping[str, Any]):
     @property
     def status(self) -> Status:
         """What the content is worth now; the worst shard decides."""
-        if self._closed:
+        if self._closed or self._session.guard.is_forked:
             return Status.CLOSED
         if self._follower.failure is not None:
             return Status.FAILED
@@ -250,6 +250,7 @@ class Replica(Mapping[str, Any]):
         try:
             async with asyncio.timeout(timeout):
                 while True:
+                    self._session.guard.check()
                     if self._follower.failure is not None:
                         raise self._follower.failure.with_traceback(None)
                     if self._closed:
@@ -284,6 +285,14 @@ class Replica(Mapping[str, Any]):
             overflow: "conflate" or "raise", see `ChangeQueue`.
         """
         return Changes(self, prefix, limit, overflow)
+
+    def check_fork(self) -> None:
+        """Return in the process that opened the replica.
+
+        Raises:
+            ForkedError: this is a forked child.
+        """
+        self._session.guard.check()
 
     def add_queue(self, queue: ChangeQueue) -> None:
         """Begin to fill a queue of changes (on the loop's thread)."""
@@ -320,6 +329,7 @@ class Changes:
             StopAsyncIteration: the replica or this iterator was closed.
         """
         while not self._taken:
+            self._replica.check_fork()
             self._ready.clear()
             try:
                 self._taken = self._queue.take()[::-1]

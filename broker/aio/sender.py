@@ -13,13 +13,12 @@ from typing import Any
 
 from broker import reads
 from broker.aio.session import Session
-from broker.aio.tasks import end
 from broker.buffer import ProducerBuffer
-from broker.config import SETTINGS
 from broker.errors import BackendError, BrokerError, FencedError
 from broker.lane import Packed
 from broker.lua import Accepted, Busy, Missing, fenced
 from broker.protocol import EPOCH_BYTES
+from broker.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class Sender:
             BackendError: Redis failed.
         """
         for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
-            lane.incarnation, _ = await self._session.commands.open(
+            opened = await self._session.commands.open(
                 keys,
                 self.node,
                 None,
@@ -90,9 +89,11 @@ class Sender:
                 deltas=0,
                 epoch=os.urandom(EPOCH_BYTES),
             )
-        default = SETTINGS["local_delta_max_age"].default or 0.0
-        age_ms = round(default * 1000) if self._max_age_ms is None else self._max_age_ms
-        self._learn(age_ms, self.buffer.max_count)
+            lane.incarnation = opened.incarnation
+            self._learn(
+                opened.max_age_ms if self._max_age_ms is None else self._max_age_ms,
+                opened.max_count if self._max_count is None else self._max_count,
+            )
         self._tasks = [
             asyncio.create_task(self._send_lane(shard), name=f"append-{shard}")
             for shard in range(len(self._session.keys))
@@ -182,6 +183,8 @@ class Sender:
             "chunks_missing node=%s shard=%d from=%d resend_from=%d lost=%d",
             *(self.node, shard, missing.number, base + 1, lost),
         )
+        # After a flush of everything nobody could join any more.
+        await self._session.make_or_join()
         # Also where nothing is lost: the record itself may be gone.
         await self._session.commands.open(
             self._session.keys[shard],

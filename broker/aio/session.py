@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from broker import reads
 from broker.connection import Connections, attached, check_server
 from broker.errors import NamespaceMismatchError
+from broker.forks import ForkGuard
 from broker.keys import ShardKeys
 from broker.lua import Commands
 from broker.protocol import PROTOCOL_VERSION
@@ -28,6 +29,7 @@ class Session:
     def __init__(self, url: str | None, namespace: str, shards: int | None) -> None:
         self.given_url = url
         self.namespace = namespace
+        self.guard = ForkGuard(f"this producer or replica of {namespace!r}")
         self.wanted_shards = shards
         self.connections = Connections("")
         self.server: dict[str, Any] = {}

@@ -37,6 +37,23 @@ def source(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """The node name is ours.
+
+    Attributes:
+        incarnation: our number.
+        epoch: of the shard.
+        max_age_ms: the namespace's age threshold.
+        max_count: likewise the count threshold.
+    """
+
+    incarnation: int
+    epoch: bytes
+    max_age_ms: int
+    max_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """Redis holds the chunk.
 
@@ -173,7 +190,7 @@ class Commands:
         chunk: int,
         deltas: int,
         epoch: bytes,
-    ) -> tuple[int, bytes]:
+    ) -> Opened:
         """Take a node name in a shard, or (with `incarnation`) go on after a loss.
 
         Args:
@@ -185,9 +202,6 @@ class Commands:
             deltas: deltas up to that chunk.
             epoch: to be used if the shard has none yet.
 
-        Returns:
-            (incarnation, epoch of the shard).
-
         Raises:
             FencedError: another process took the name since.
         """
@@ -197,7 +211,7 @@ class Commands:
         )
         if reply[0] == b"FENCED":
             raise fenced(node, int(reply[1]))
-        return int(reply[1]), reply[2]
+        return Opened(*reply[1:])
 
     async def append(
         self,

@@ -14,7 +14,8 @@ returns {'IDLE', ms until something is due, -1 if nothing is pending}
         {'LOGFULL', log bytes}   the scheduler does not keep up; nothing was done
         {'BATCH', offset, trigger (1 count, 2 age), deltas, chunks, bytes, ms since its oldest chunk
           was accepted, ms until the next is due (-1 nothing pending), chunks not found}
-publishes the batch, to the channel and to the log under the id offset-0
+publishes the batch, to the channel and to the log under the id offset-0 (b: the batch, t: bytes
+          logged so far, n: the node of each chunk, joined by blanks)
 cost  O(chunks), and the bytes three times
 ]]
 local meta, order, log = KEYS[1], KEYS[2], KEYS[3]
@@ -98,7 +99,7 @@ for _, node in ipairs(nodes) do
   chunks_of[node] = redis.call('LRANGE', list_of[node], 0, count_of[node] - 1)
   next_of[node] = 0
 end
-local parts, missing = {''}, 0
+local parts, names, missing = {''}, {}, 0
 for n = 1, taken do
   local node = node_at[n]
   next_of[node] = next_of[node] + 1
@@ -106,6 +107,7 @@ for n = 1, taken do
   if chunk then
     parts[#parts + 1] = struct.pack('>BI4', 0xc6, #chunk)
     parts[#parts + 1] = chunk
+    names[#names + 1] = node
   else
     missing = missing + 1
   end
@@ -120,7 +122,8 @@ local batch = table.concat(parts)
 
 redis.call(publish, channel, batch)
 local logged = tonumber(m[10] or 0) + #batch
-redis.call('XADD', log, number(offset) .. '-0', 'b', batch, 't', number(logged))
+redis.call('XADD', log, number(offset) .. '-0', 'b', batch, 't', number(logged),
+  'n', table.concat(names, ' '))
 for _, node in ipairs(nodes) do
   redis.call('LTRIM', list_of[node], count_of[node], -1)
   if redis.call('HINCRBY', meta, 'n:' .. node, -deltas_of[node]) <= 0 then
@@ -141,7 +144,10 @@ else
     local entry_due = struct.unpack('>I8', entry)
     earliest = math.min(earliest or entry_due, entry_due)
   end
-  if earliest then
+  if #rest == max_chunks then
+    -- There may be more, and earlier ones. The old deadline is early enough for all of them.
+    wait = math.max(0, due - now)
+  elseif earliest then
     due, wait = earliest, math.max(0, earliest - now)
   else
     redis.call('HDEL', meta, 'due', 'count_due')

@@ -11,7 +11,7 @@ ARGV  1 holder name   2 fencing number   3 channel   4 'PUBLISH' or 'SPUBLISH'  
 returns {'OK', log bytes that stay} or {'FENCED'} or {'REWRITTEN'} (the position is not in the
         shard's history: another epoch, or cut back since)
 publishes a notice
-cost  O(entries cut), and one log entry read
+cost  O(entries cut), and two log entries read
 ]]
 local meta, lease, log, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holder, fence, channel, publish, shard = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -26,6 +26,14 @@ local m = redis.call('HMGET', meta, 'epoch', 'covered', 'logged', 'offset', 'id'
 local head = tonumber(m[4] or 0)
 if m[1] ~= epoch or head < offset or (head == offset and m[5] ~= id) then
   return {'REWRITTEN'}
+end
+if head > offset then
+  -- The log never ends before a snapshot that is not committed yet, so its batch must be there.
+  local at = string.format('%.0f-0', offset)
+  local entry = redis.call('XRANGE', log, at, at)[1]
+  if not entry or string.sub(entry[2][2], 28, 35) ~= id then
+    return {'REWRITTEN'}
+  end
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,0 +1,43 @@
+"""Objects with a loop or a connection do not survive a fork: make every later use an error."""
+
+from __future__ import annotations
+
+import os
+import weakref
+
+from broker.errors import ForkedError
+
+_alive: weakref.WeakSet[ForkGuard] = weakref.WeakSet()
+
+
+class ForkGuard:
+    """Knows whether this process is a forked child of the one that made the object.
+
+    Args:
+        what: the object, for the error.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.is_forked = False
+        _alive.add(self)
+
+    def check(self) -> None:
+        """Return in the process that made the object.
+
+        Raises:
+            ForkedError: this is a forked child.
+        """
+        if self.is_forked:
+            raise ForkedError(
+                f"{self.what} was made before a fork and cannot be used in the child (pid "
+                f"{os.getpid()}); make a new one there, or start processes with 'spawn'"
+            )
+
+
+def _mark_forked() -> None:
+    for guard in list(_alive):
+        guard.is_forked = True
+
+
+os.register_at_fork(after_in_child=_mark_forked)
