@@ -198,7 +198,7 @@ async def check_server(client: Redis, name: str) -> dict[str, Any]:
                     f"{name} answers, but is not a Redis or Valkey ({error}); check host and port"
                 ) from error
             raise
-    if info.get("redis_mode") == "sentinel":
+    if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):
         raise ServerUnfitError(
             f"{name} is a Sentinel, which holds no data; give the URL of a server that it watches"
         )

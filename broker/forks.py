@@ -15,10 +15,13 @@ class ForkGuard:
 
     Args:
         what: the object, for the error.
+        owner: what has to stay in a child as it is: its connections are the parent's, and the
+            garbage collector must neither close nor lament them.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, owner: object) -> None:
         self.what = what
+        self._owner = weakref.ref(owner)
         self.is_forked = False
         _alive.add(self)
 
@@ -34,10 +37,20 @@ class ForkGuard:
                 f"{os.getpid()}); make a new one there, or start processes with 'spawn'"
             )
 
+    def mark(self) -> None:
+        """This is a forked child."""
+        self.is_forked = True
+        owner = self._owner()
+        if owner is not None:
+            _inherited.append(owner)
+
+
+_inherited: list[object] = []
+
 
 def _mark_forked() -> None:
     for guard in list(_alive):
-        guard.is_forked = True
+        guard.mark()
 
 
 os.register_at_fork(after_in_child=_mark_forked)

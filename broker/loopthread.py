@@ -24,7 +24,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.guard = ForkGuard(name)
+        self.guard = ForkGuard(name, self)
         self.loop = asyncio.new_event_loop()
         self._closing = threading.Lock()
         self._closed = False

@@ -14,7 +14,16 @@ from broker.shardstate import Head
 
 PAGE_FIELDS = 2000
 
-_HEAD_FIELDS = ("epoch", "offset", "id", "snap_offset", "snap_id", "covered", "published_at")
+_HEAD_FIELDS = (
+    "epoch",
+    "offset",
+    "id",
+    "snap_offset",
+    "snap_id",
+    "covered",
+    "published_at",
+    "log_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> L
 
 
 def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
-    epoch, offset, batch_id, snap_offset, snap_id, covered, published_at = meta
+    epoch, offset, batch_id, snap_offset, snap_id, covered, published_at, log_bytes = meta
     if epoch is None:
         return None
     now_ms = time[0] * 1000 + time[1] // 1000
@@ -67,6 +76,7 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
         covered=int(covered or 0),
         quiet_s=(now_ms - int(published_at or 0)) / 1000,
         time_s=now_ms / 1000,
+        log_bytes=int(log_bytes or 0),
     )
 
 

@@ -184,7 +184,11 @@ class Changes:
         self._ready = threading.Event()
         self._queue = ChangeQueue(prefix, limit, overflow, self._ready.set)
         self._taken: list[Change] = []
-        thread.call(_called(lambda: engine.add_queue(self._queue)))
+        if thread.is_closed:
+            thread.guard.check()
+            self._queue.close()
+        else:
+            thread.call(_called(lambda: engine.add_queue(self._queue)))
 
     def __iter__(self) -> Iterator[Change]:
         """Return itself."""

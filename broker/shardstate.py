@@ -48,6 +48,7 @@ class Head:
         covered: append number up to which everything is published.
         quiet_s: seconds since the shard's last packet, by the Redis clock.
         time_s: the Redis clock, in seconds.
+        log_bytes: size of the log.
     """
 
     position: Position
@@ -55,6 +56,7 @@ class Head:
     covered: int
     quiet_s: float
     time_s: float
+    log_bytes: int = 0
 
 
 @dataclass(slots=True)

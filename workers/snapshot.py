@@ -86,7 +86,7 @@ class SnapshotWorker:
         self._retention = log_retention
         self._limit = log_limit
         self._committed: deque[tuple[float, int]] = deque()
-        self._log_bytes = 0
+        self._cut_to = 0
 
     async def renew(self) -> bool:
         """Take or keep the lease; false if another scheduler holds it."""
@@ -94,6 +94,7 @@ class SnapshotWorker:
         self.fence = await self._session.commands.lease_take(self._keys, self.holder, self._ttl_ms)
         if self.fence and self.fence != before:
             self._committed.clear()
+            self._cut_to = 0
             log.info("lease_taken shard=%d fence=%d", self.shard, self.fence)
         elif before and not self.fence:
             log.warning("lease_lost shard=%d", self.shard)
@@ -116,11 +117,16 @@ class SnapshotWorker:
         if not await self.renew():
             return None
         head = (await reads.log_page(self._session.client, self._keys, 0, 0)).head
-        if head is None or head.position.offset <= head.snapshot.offset:
+        if head is None:
+            return None
+        pressed = head.log_bytes > self._limit * CUT_PRESSURE
+        if head.position.offset <= head.snapshot.offset and not (
+            pressed and self._cut_to < head.snapshot.offset
+        ):
             return None
         folded, batches = await self._fold(head.snapshot, head.position.offset)
         sets, deletes = await self._write_pages(folded)
-        await self._commit(folded)
+        await self._commit(folded, pressed=pressed)
         written = Written(
             folded.position.offset, batches, sets, deletes, time.monotonic() - started
         )
@@ -207,14 +213,15 @@ class SnapshotWorker:
             deletes += len(gone)
         return sets, deletes
 
-    async def _commit(self, folded: _Fold) -> None:
+    async def _commit(self, folded: _Fold, *, pressed: bool) -> None:
         position, now = folded.position, time.monotonic()
         for node, one in folded.bad:
             log.error(
                 "chunk_skipped node=%s shard=%d offset=%d index=%d bytes=%d fault=%s",
                 *(node, self.shard, one.offset, one.index, len(one.data), one.fault),
             )
-        self._log_bytes = await self._session.commands.snapshot_commit(
+        cut = self._cut(now, position.offset, pressed=pressed)
+        await self._session.commands.snapshot_commit(
             self._keys,
             self.shard,
             self.holder,
@@ -223,18 +230,19 @@ class SnapshotWorker:
             offset=position.offset,
             batch_id=position.batch_id,
             previous_id=folded.previous_id,
-            cut=self._cut(now, position.offset),
+            cut=cut,
             dead_limit=DEAD_LIMIT,
             dead=[_dead_letter(node, one) for node, one in folded.bad],
         )
+        self._cut_to = cut
         self._committed.append((now, position.offset))
 
-    def _cut(self, now: float, offset: int) -> int:
+    def _cut(self, now: float, offset: int, *, pressed: bool) -> int:
         """Up to which offset the log may go: by age of the snapshots, or all if it is big."""
-        cut = 0
+        cut = self._cut_to
         while self._committed and self._committed[0][0] <= now - self._retention:
             cut = self._committed.popleft()[1]
-        return offset if self._log_bytes > self._limit * CUT_PRESSURE else cut
+        return offset if pressed else cut
 
 
 def _dead_letter(node: str, bad: BadChunk) -> bytes:

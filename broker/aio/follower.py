@@ -52,6 +52,7 @@ class Follower:
         self.news = asyncio.Event()
         self.reconnects = 0
         self.queues: list[ChangeQueue] = []
+        self._conflated = 0
         self._session = session
         self._by_channel: dict[bytes, ShardState] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,8 +102,14 @@ class Follower:
         queue.close()
         if queue in self.queues:
             self.queues.remove(queue)
+            self._conflated += queue.conflated
         for shard in self.shards:
             shard.on_changes = self._tell if self.queues else None
+
+    @property
+    def conflated(self) -> int:
+        """Changes that slow readers did not get one by one."""
+        return self._conflated + sum(queue.conflated for queue in self.queues)
 
     def _tell(self, changes: list[Change]) -> None:
         for queue in self.queues:

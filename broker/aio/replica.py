@@ -193,7 +193,7 @@ class Replica(Mapping[str, Any]):
             "catch_ups": counts.get("caught_up", 0) + counts.get("quiet", 0),
             "loads": counts.get("loads", 0),
             "reconnects": self._follower.reconnects,
-            "changes_conflated": sum(queue.conflated for queue in self._follower.queues),
+            "changes_conflated": self._follower.conflated,
         }
 
     # -- waiting ----------------------------------------------------------------------------------
@@ -247,10 +247,10 @@ class Replica(Mapping[str, Any]):
         timeout: float | None,  # noqa: ASYNC109 - same as sync
         what: str,
     ) -> None:
+        self._session.guard.check()
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    self._session.guard.check()
                     if self._follower.failure is not None:
                         raise self._follower.failure.with_traceback(None)
                     if self._closed:

@@ -29,7 +29,7 @@ class Session:
     def __init__(self, url: str | None, namespace: str, shards: int | None) -> None:
         self.given_url = url
         self.namespace = namespace
-        self.guard = ForkGuard(f"this producer or replica of {namespace!r}")
+        self.guard = ForkGuard(f"this producer or replica of {namespace!r}", self)
         self.wanted_shards = shards
         self.connections = Connections("")
         self.server: dict[str, Any] = {}

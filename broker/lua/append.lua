@@ -61,12 +61,13 @@ local after = before + deltas
 local full = math.floor(after / max_count) > math.floor(before / max_count)
 
 redis.call('RPUSH', pending, data)
-redis.call('RPUSH', order, struct.pack('>I8I8I4I4', due, now, deltas, #data) .. node)
+-- From the clock, so that a number never comes again after Redis lost what it had accepted.
+appends = math.max(appends + 1, time[1] * 1000000 + time[2])
+redis.call('RPUSH', order, struct.pack('>I8I8I8I4I4', due, now, appends, deltas, #data) .. node)
 redis.call('HSET', writers, node,
   held .. ' ' .. token .. ' ' .. chunk .. ' ' .. string.format('%.0f', total + deltas))
-appends = appends + 1
 local changes = {
-  'appends', appends,
+  'appends', string.format('%.0f', appends),
   'accepted', string.format('%.0f', tonumber(m[3] or 0) + deltas),
   'pending_bytes', pending_bytes + #data,
   waiting, after,
@@ -78,7 +79,7 @@ if earlier then
 end
 if full then
   changes[#changes + 1] = 'count_due'
-  changes[#changes + 1] = appends
+  changes[#changes + 1] = string.format('%.0f', appends)
 end
 redis.call('HSET', meta, unpack(changes))
 if (full or earlier) and redis.call('LLEN', ready) == 0 then

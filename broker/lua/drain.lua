@@ -41,11 +41,11 @@ local covered, count_due = tonumber(m[4] or 0), tonumber(m[5] or 0)
 if now < tonumber(m[15] or 0) then
   due = now
 end
-local trigger, want
+local trigger, last
 if count_due > covered then
-  trigger, want = 1, count_due - covered
+  trigger, last = 1, count_due
 elseif now >= due then
-  trigger, want = 2, max_chunks
+  trigger, last = 2, math.huge
 else
   return {'IDLE', due - now}
 end
@@ -56,16 +56,20 @@ for n = FIRST_NODE, #ARGV do
 end
 
 -- How far does the batch go, and whose chunks does it hold?
-local entries = redis.call('LRANGE', order, 0, math.min(want, max_chunks) - 1)
-local taken, deltas, bytes, oldest = 0, 0, 0, now
+local entries = redis.call('LRANGE', order, 0, max_chunks - 1)
+local taken, deltas, bytes, oldest, cut = 0, 0, 0, now, false
 local nodes, count_of, deltas_of, undeclared = {}, {}, {}, {}
 local node_at = {}
 for n, entry in ipairs(entries) do
-  local _, accepted_at, entry_deltas, entry_bytes = struct.unpack('>I8I8I4I4', entry)
-  if taken > 0 and bytes + entry_bytes > max_bytes then
+  local _, accepted_at, append, entry_deltas, entry_bytes = struct.unpack('>I8I8I8I4I4', entry)
+  if append > last then
     break
   end
-  local node = string.sub(entry, 25)
+  if taken > 0 and bytes + entry_bytes > max_bytes then
+    cut = true
+    break
+  end
+  local node = string.sub(entry, 33)
   if not count_of[node] then
     count_of[node], deltas_of[node] = 0, 0
     nodes[#nodes + 1] = node
@@ -77,6 +81,7 @@ for n, entry in ipairs(entries) do
   count_of[node] = count_of[node] + 1
   deltas_of[node] = deltas_of[node] + entry_deltas
   taken, deltas, bytes = n, deltas + entry_deltas, bytes + entry_bytes
+  covered = append
   oldest = math.min(oldest, accepted_at)
 end
 if #undeclared > 0 then
@@ -117,7 +122,7 @@ local offset = tonumber(m[2] or 0) + 1
 local previous = m[3] or string.rep('\0', 8)
 parts[1] = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4BI4',
   0x9d, 1, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
-  0xcf, now, 0xcf, covered + taken, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
+  0xcf, now, 0xcf, covered, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
 local batch = table.concat(parts)
 
 redis.call(publish, channel, batch)
@@ -135,7 +140,7 @@ redis.call('LTRIM', order, taken, -1)
 -- When is the rest due? Entries that only the byte limit left behind are due now.
 local wait = -1
 local rest = {}
-if taken < want and taken < #entries or count_due > covered + taken then
+if cut or count_due > covered then
   wait = 0
 else
   rest = redis.call('LRANGE', order, 0, max_chunks - 1)
@@ -155,7 +160,7 @@ else
 end
 local by = trigger == 1 and {'by_count', number((m[12] or 0) + 1)} or {'by_age', number((m[13] or 0) + 1)}
 redis.call('HSET', meta, 'offset', number(offset), 'id', id, 'previous', previous,
-  'covered', number(covered + taken), 'published', number((m[8] or 0) + deltas),
+  'covered', number(covered), 'published', number((m[8] or 0) + deltas),
   'published_at', number(now), 'pending_bytes', number(math.max(0, (m[7] or 0) - bytes)),
   'log_bytes', number(log_bytes + #batch), 'logged', number(logged),
   'bytes', number((m[11] or 0) + #batch), 'missing', number((m[14] or 0) + missing), by[1], by[2])

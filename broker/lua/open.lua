@@ -13,10 +13,8 @@ cost  O(1)
 local meta, writers = KEYS[1], KEYS[2]
 local node, incarnation, token = ARGV[1], ARGV[2], ARGV[3]
 local chunk, deltas, new_epoch = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
--- More appends than one life of a shard sees between two losses.
-local JUMP = 1000000000
 
-local m = redis.call('HMGET', meta, 'epoch', 'max_age', 'max_count', 'count_due')
+local m = redis.call('HMGET', meta, 'epoch', 'max_age', 'max_count')
 local epoch = m[1]
 if not epoch then
   epoch = new_epoch
@@ -43,13 +41,6 @@ else
   if own and last >= chunk then
     -- A repeat that comes late must not make accepted chunks be taken again.
     chunk, deltas = last, total
-  end
-  -- History was cut back, and append numbers would come again. Jump beyond all that were given out,
-  -- so that nobody takes what an old history covered for what this one covers.
-  redis.call('HINCRBY', meta, 'appends', JUMP)
-  redis.call('HINCRBY', meta, 'covered', JUMP)
-  if m[4] then
-    redis.call('HINCRBY', meta, 'count_due', JUMP)
   end
 end
 redis.call('HSET', writers, node,
