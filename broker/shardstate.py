@@ -227,7 +227,8 @@ class ShardState:
             asked_at: monotonic seconds when it was asked for; the answer speaks of that moment or
                 a later one.
         """
-        if self.phase is not Status.CATCHING_UP:
+        # Unsubscribed it could catch up, but not stay so.
+        if self.phase is not Status.CATCHING_UP or not self._subscribed:
             return
         mine = self.reading_from
         if head is None or head.position.epoch != mine.epoch or head.position.offset < mine.offset:

@@ -33,6 +33,7 @@ class _Shard:
 
     number: int
     drain_at: float | None = 0.0
+    is_woken: bool = False
     beat_at: float = 0.0
     nodes: dict[str, None] = field(default_factory=dict)
 
@@ -86,8 +87,11 @@ class FlushWorker:
                 if shard.number == 0:
                     # After a flush of everything nobody could join any more.
                     await self._session.make_or_join()
-            if shard.drain_at is not None and shard.drain_at <= time.monotonic():
+            is_due = shard.drain_at is not None and shard.drain_at <= time.monotonic()
+            if shard.is_woken or is_due:
                 await self._drain(shard)
+        if any(shard.is_woken for shard in self._shards):
+            return 0.0
         times = [shard.beat_at for shard in self._shards]
         times += [shard.drain_at for shard in self._shards if shard.drain_at is not None]
         return max(0.0, min(times) - time.monotonic())
@@ -115,6 +119,8 @@ class FlushWorker:
 
     async def _drain(self, shard: _Shard) -> None:
         """Publish one batch, if it is due. Killed before: nothing happened. After: all of it."""
+        # A wake-up from now on may tell of something that this drain does not see.
+        shard.is_woken = False
         keys = self._session.keys[shard.number]
         batch_id = os.urandom(BATCH_ID_BYTES)
         reply = await self._session.commands.drain(
@@ -176,5 +182,5 @@ class FlushWorker:
                 await asyncio.sleep(LOG_FULL_RETRY)
                 continue
             if woken is not None:
-                by_key[woken[0]].drain_at = 0.0
+                by_key[woken[0]].is_woken = True
                 self.wake.set()

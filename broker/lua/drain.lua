@@ -22,6 +22,8 @@ local meta, order, log = KEYS[1], KEYS[2], KEYS[3]
 local channel, publish, shard, id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local max_bytes, max_chunks, log_limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local FIRST_LIST, FIRST_NODE = 4, 8
+-- What a batch adds to its chunks, and to each of them.
+local HEAD_BYTES, FRAME_BYTES = 83, 5
 
 local function number(n)
   return string.format('%.0f', n)
@@ -93,7 +95,7 @@ if taken == 0 then
   return {'IDLE', -1}
 end
 local log_bytes = tonumber(m[9] or 0)
-if log_bytes > 0 and log_bytes + bytes > log_limit then
+if log_bytes > 0 and log_bytes + HEAD_BYTES + FRAME_BYTES * taken + bytes > log_limit then
   return {'LOGFULL', log_bytes}
 end
 

@@ -22,12 +22,14 @@ local FIRST_DEAD = 12
 if redis.call('GET', lease) ~= fence .. ' ' .. holder then
   return {'FENCED'}
 end
-local m = redis.call('HMGET', meta, 'epoch', 'covered', 'logged', 'offset', 'id')
+local m = redis.call('HMGET', meta, 'epoch', 'covered', 'logged', 'offset', 'id', 'previous')
 local head = tonumber(m[4] or 0)
 if m[1] ~= epoch or head < offset or (head == offset and m[5] ~= id) then
   return {'REWRITTEN'}
 end
-if head > offset then
+if head == offset then
+  previous = m[6] or previous
+else
   -- The log never ends before a snapshot that is not committed yet, so its batch must be there.
   local at = string.format('%.0f-0', offset)
   local entry = redis.call('XRANGE', log, at, at)[1]

@@ -16,6 +16,7 @@ from tests.unit.exactness import exact
 from tests.unit.history import BUCKETS, History, Moment
 
 STALENESS_BOUND = 3.0
+CLOCK_ERROR = 770.0  # a replica's monotonic clock has nothing to do with the server's
 
 
 @dataclass
@@ -67,6 +68,11 @@ class Follower:
                 self.copy[change.key] = change.value
 
     @property
+    def now(self) -> float:
+        """This replica's own clock."""
+        return self.history.now - CLOCK_ERROR
+
+    @property
     def is_subscribed(self) -> bool:
         """Whether packets reach it."""
         return self.name in self.history.channels
@@ -87,7 +93,7 @@ class Follower:
         """Get a new subscription; what was on its way over an older one is gone."""
         self.history.channels[self.name] = []
         self.knows = self.history.life
-        self.state.subscribed(self.history.now)
+        self.state.subscribed(self.now)
 
     def disconnect(self) -> None:
         """Lose the subscription."""
@@ -97,7 +103,7 @@ class Follower:
     def receive(self, place: int = 0, *, again: bool = False) -> None:
         """Take the packet at this place of the inbox; `again` leaves it there to come once more."""
         data = self.inbox[place] if again else self.inbox.pop(place)
-        self.state.packet(data, self.history.now)
+        self.state.packet(data, self.now)
 
     def receive_all(self) -> None:
         """Take all packets in their order."""
@@ -111,7 +117,7 @@ class Follower:
         history = self.history
         if self.need is Need.LOG:
             after = self.state.reading_from.offset
-            self.reading = LogRead(*history.read_log(after, count), history.life, history.now)
+            self.reading = LogRead(*history.read_log(after, count), history.life, self.now)
         elif self.need is Need.FULL_STATE:
             self.reading = LoadRead(history.read_head(), history.run)
 
@@ -178,6 +184,8 @@ class Follower:
         assert state.covered <= moment.covered, "claims to show appends that it does not show"
         if self.watched:
             assert exact(self.copy) == exact(state.values), "the changes told do not add up"
+        if state.proved_at is not None:
+            assert moment.was_head_at(state.proved_at + CLOCK_ERROR), "lag is told too small"
         if state.phase is Status.LIVE:
             assert self.is_subscribed, "live without a subscription"
             assert max(moment.lives) >= self.knows, "live in a history that it knows to be over"

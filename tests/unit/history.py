@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, TypeAlias
 
 from broker.codec import (
@@ -73,12 +74,18 @@ class Moment:
         covered: append number up to which it holds everything.
         parent: the position before.
         lives: lives of the server that had this position in their history.
+        ended: life -> when the next batch took its place there.
     """
 
     values: dict[str, Any]
     covered: int
     parent: Position | None
     lives: set[int]
+    ended: dict[int, float] = field(default_factory=dict)
+
+    def was_head_at(self, time: float) -> bool:
+        """Whether this was all there was, at this time or later, in a history that had it."""
+        return any(self.ended.get(life, inf) >= time for life in self.lives)
 
 
 @dataclass
@@ -107,6 +114,7 @@ class History:
     """A server with one shard, and all that it ever held.
 
     Attributes:
+        now: the server's clock, in seconds.
         life: goes up with every wipe and every roll back.
         run: goes up when the server's process is another one, as INFO shows it.
         channels: what is on its way to each subscriber, by its name.
@@ -169,6 +177,7 @@ class History:
         stored.offset += 1
         stored.covered += len(taken)
         self.moments[self.head] = Moment(truth, stored.covered, before, {self.life})
+        self.moments[before].ended[self.life] = self.now
         batch = Batch(
             *self._prefix(),
             trigger=1,

@@ -31,6 +31,9 @@ DELTAS = st.one_of(
 CHUNKS = st.lists(DELTAS, min_size=1, max_size=3)
 FOLLOWERS = st.integers(0, 1)
 PLACES = st.integers(0, 5)
+STEPS = st.sampled_from([0, 1, 2, 4, 6, 6])  # a load is 6: head, begin, 3 pages, end
+LOST = st.integers(1, 6)
+REWRITTEN = st.lists(CHUNKS, max_size=2)
 
 
 class HistoryMachine(RuleBasedStateMachine):
@@ -51,26 +54,43 @@ class HistoryMachine(RuleBasedStateMachine):
         self.newcomers = 0
 
     @initialize(
-        chunks=st.lists(CHUNKS, min_size=2, max_size=4), pages=st.integers(0, 2), number=FOLLOWERS
+        chunks=st.lists(CHUNKS, min_size=2, max_size=4),
+        pages=st.integers(0, 2),
+        number=FOLLOWERS,
+        steps=STEPS,
     )
-    def begin(self, chunks: list[list[Delta]], pages: int, number: int) -> None:
-        """There is something already, so that short examples are about what comes after."""
+    def begin(self, chunks: list[list[Delta]], pages: int, number: int, steps: int) -> None:
+        """Begin amid things: a snapshot half written, one replica live and the other one loading."""
         for chunk in chunks:
-            self.write([chunk], 0)
+            self.write([chunk])
         self.snapshot_fully()
         for chunk in chunks:
-            self.write([chunk], 0)
+            self.write([chunk])
+        self.followers[1 - number].subscribe()
+        self.read_on(1 - number, min(steps, 3), 1)
         self.snapshot_on(pages, 0.0)
+        self.read_on(1 - number, max(steps - 3, 0), 1)
         self.followers[number].settle()
 
     # -- the server -------------------------------------------------------------------------------
 
-    @rule(chunks=st.lists(CHUNKS, min_size=1, max_size=3), broken=st.integers(0, 9))
-    def write(self, chunks: list[list[Delta]], broken: int) -> None:
+    @rule(
+        chunks=st.lists(CHUNKS, min_size=1, max_size=3),
+        broken=st.integers(0, 9),
+        fate=st.sampled_from(["on its way", "arrived", "lost"]),
+    )
+    def write(
+        self, chunks: list[list[Delta]], broken: int = 0, fate: str = "on its way"
+    ) -> None:
         """Accept chunks, and publish them as one batch; now and then one of them breaks a rule."""
         for number, chunk in enumerate(chunks, 1):
             self.history.append("n1", chunk, broken=number == broken)
         self.history.drain(len(chunks))
+        for follower in self.followers:
+            if fate == "arrived":
+                follower.receive_all()
+            elif fate == "lost":
+                del follower.inbox[-1:]
 
     @rule()
     def heartbeat(self) -> None:
@@ -95,9 +115,8 @@ class HistoryMachine(RuleBasedStateMachine):
     @rule()
     def snapshot_fully(self) -> None:
         """Let the scheduler do all of it, and cut the log as far as it may."""
-        while (
-            self.snapshot is not None
-            or self.history.head.offset > (self.history.stored.snapshot[0])
+        while self.snapshot is not None or self.history.head.offset > (
+            self.history.stored.snapshot[0]
         ):
             self.snapshot_on(4, 1.0)
 
@@ -107,37 +126,47 @@ class HistoryMachine(RuleBasedStateMachine):
         """Leave the full state half written; the next one begins again at the snapshot."""
         self.snapshot = None
 
-    @rule(
-        writes=st.integers(1, 6),
-        accident=st.sampled_from(["cut", "cut", "proxy", "wipe"]),
-        chunks=st.lists(CHUNKS, max_size=2),
-        missed=st.integers(0, 2),
-    )
-    def break_down(
-        self, writes: int, accident: str, chunks: list[list[Delta]], missed: int
-    ) -> None:
-        """Lose the last writes, and use their offsets for other batches; or lose everything.
+    # -- accidents --------------------------------------------------------------------------------
 
-        With "cut" the subscriptions break as well. With "proxy" packets of the new history come on
-        the old subscription, but for the first ones; a full state that was just read then has to be
-        read again, which is told by the server's run id and is the shell's to see. A "wipe" is a
-        FLUSHALL, of which nobody is told.
-        """
-        if accident == "proxy" and any(self._holds_load(follower) for follower in self.followers):
-            return
-        self.snapshot = None
-        if accident == "wipe":
-            self.history.wipe()
-        else:
-            self.history.roll_back(writes)
-        for follower in self.followers if accident == "cut" else ():
+    @rule(writes=LOST, chunks=REWRITTEN, recover=st.booleans())
+    def crash(self, writes: int, chunks: list[list[Delta]], *, recover: bool) -> None:
+        """Lose the last writes and all connections, and use the offsets for other batches."""
+        self._roll_back(writes)
+        for follower in self.followers:
             follower.disconnect()
             follower.subscribe()
+        for chunk in chunks:
+            self.write([chunk])
+        for follower in self.followers if recover else ():
+            follower.read_all()
+
+    @precondition(lambda self: not any(map(self._holds_load, self.followers)))
+    @rule(writes=LOST, chunks=REWRITTEN, missed=st.integers(0, 2), delivered=st.booleans())
+    def crash_behind_proxy(
+        self, writes: int, chunks: list[list[Delta]], missed: int, *, delivered: bool
+    ) -> None:
+        """Lose the last writes, while the subscriptions hold and only miss the first packets.
+
+        A full state that was just read then has to be read again. That is told by the server's run
+        id, so it is the shell's to see, and no part of this.
+        """
+        self._roll_back(writes)
         for number, chunk in enumerate(chunks):
-            self.write([chunk], 0)
-            if accident == "proxy" and number < missed:
-                for follower in self.followers:
-                    del follower.inbox[-1:]
+            self.write([chunk], fate="lost" if number < missed else "on its way")
+        for follower in self.followers if delivered else ():
+            follower.receive_all()
+
+    @rule(chunks=REWRITTEN)
+    def wipe(self, chunks: list[list[Delta]]) -> None:
+        """Lose everything, as with FLUSHALL: nobody is told."""
+        self.snapshot = None
+        self.history.wipe()
+        for chunk in chunks:
+            self.write([chunk])
+
+    def _roll_back(self, writes: int) -> None:
+        self.snapshot = None
+        self.history.roll_back(writes)
 
     @staticmethod
     def _holds_load(follower: Follower) -> bool:
@@ -164,17 +193,19 @@ class HistoryMachine(RuleBasedStateMachine):
         else:
             follower.receive(place, again=fate == "twice")
 
-    @rule(number=FOLLOWERS)
-    def subscribe(self, number: int) -> None:
+    @rule(number=FOLLOWERS, steps=STEPS)
+    def subscribe(self, number: int, steps: int) -> None:
         """Get a new subscription, be it that the loss of the old one was noticed or not."""
         self.followers[number].subscribe()
+        self.read_on(number, steps, 1)
 
-    @rule(number=FOLLOWERS)
-    def disconnect(self, number: int) -> None:
-        """Lose the subscription."""
+    @rule(number=FOLLOWERS, steps=STEPS)
+    def disconnect(self, number: int, steps: int) -> None:
+        """Lose the subscription; answers may still be on their way."""
         self.followers[number].disconnect()
+        self.read_on(number, steps, 1)
 
-    @rule(number=FOLLOWERS, steps=st.integers(0, 7))
+    @rule(number=FOLLOWERS, steps=STEPS)
     def restart(self, number: int, steps: int) -> None:
         """Let another replica take this one's place; it begins with nothing, and to load."""
         old = self.followers[number]
@@ -184,7 +215,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     # -- reads and time ---------------------------------------------------------------------------
 
-    @rule(number=FOLLOWERS, steps=st.sampled_from([1, 1, 2, 3, 6]), count=st.integers(1, 3))
+    @rule(number=FOLLOWERS, steps=STEPS, count=st.integers(1, 3))
     def read_on(self, number: int, steps: int, count: int) -> None:
         """Ask for, or get, the next answers."""
         follower = self.followers[number]
@@ -194,10 +225,11 @@ class HistoryMachine(RuleBasedStateMachine):
             else:
                 follower.answer()
 
-    @rule(number=FOLLOWERS)
-    def read_all(self, number: int) -> None:
+    @rule()
+    def read_all(self) -> None:
         """Read until nothing is needed."""
-        self.followers[number].read_all()
+        for follower in self.followers:
+            follower.read_all()
 
     @rule(
         seconds=st.sampled_from([0.5, 2.0, 4.0]),
@@ -206,15 +238,15 @@ class HistoryMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float, noise: str | None) -> None:
         """Let time pass, maybe with packets that prove nothing; who is live then has young proof."""
         for _ in range(round(seconds / 0.5)):
-            now = self.history.now = self.history.now + 0.5
+            self.history.now += 0.5
             for follower in self.followers:
                 if noise == "unreadable":
-                    follower.state.packet(b"\xc1", now)
+                    follower.state.packet(b"\xc1", follower.now)
                 elif noise == "repeats" and follower.inbox:
                     follower.receive(again=True)
-                follower.state.tick(now)
+                follower.state.tick(follower.now)
                 if follower.state.phase is Status.LIVE:
-                    assert follower.state.lag(now) <= STALENESS_BOUND
+                    assert follower.state.lag(follower.now) <= STALENESS_BOUND
 
     # -- what must hold ---------------------------------------------------------------------------
 
@@ -256,4 +288,4 @@ class HistoryMachine(RuleBasedStateMachine):
 class TestHistory(HistoryMachine.TestCase):  # type: ignore[name-defined,misc]
     """Run the machine."""
 
-    settings = settings(max_examples=examples(600), stateful_step_count=20)
+    settings = settings(max_examples=examples(800), stateful_step_count=20)

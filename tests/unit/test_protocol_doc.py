@@ -224,14 +224,14 @@ PACKETS: dict[str, Packet] = {
         id=SECOND_ID,
         previous_id=FIRST_ID,
         time_ms=1700000000200,
-        covered=9,
+        covered=1700000000150123,
         trigger=protocol.TRIGGER_COUNT,
         oldest_ms=1700000000150,
         deltas=6,
         chunks=[encode_chunk(CHUNK), encode_chunk(SMALL)],
     ),
-    "heartbeat": Heartbeat(0, EPOCH, 2, SECOND_ID, FIRST_ID, 1700000001200, 9),
-    "notice": Notice(0, EPOCH, 1, FIRST_ID, protocol.NO_ID, 1700000002258, 9),
+    "heartbeat": Heartbeat(0, EPOCH, 2, SECOND_ID, FIRST_ID, 1700000001200, 1700000000150123),
+    "notice": Notice(0, EPOCH, 1, FIRST_ID, protocol.NO_ID, 1700000002258, 1700000000150123),
 }
 
 
@@ -367,7 +367,10 @@ BROKEN: dict[int, list[bytes]] = {
     ],
     11: [one_run(op, ["k"], values, None) for op in (1, 3) for values in NO_VALUES]
     + [one_run(2, ["k"], values, None) for values in ([], [None], 0)],
-    12: [one_run(3, ["k"], [bad], None) for bad in (True, None, "1", b"1", [1], datetime.now(UTC))],
+    12: [
+        one_run(3, ["k"], [bad], None)
+        for bad in (True, None, "1", b"1", [1], datetime(2026, 11, 22, 12, tzinfo=UTC))
+    ],
     13: [
         one_run(1, ["k"], [nested(33)], None),
         one_run(1, ["k"], [{"a": nested(32)}], None),
