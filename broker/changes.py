@@ -93,7 +93,6 @@ class ChangeQueue:
             return taken
 
     def close(self) -> None:
-        """End it; what waits can still be read."""
-        with self._lock:
-            self._closed = True
+        """End it; what waits can still be read. Takes no lock: a signal handler may call it."""
+        self._closed = True
         self._notify()

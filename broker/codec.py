@@ -173,7 +173,7 @@ def decode_packet(data: bytes) -> Packet:
     version, kind, shard, epoch, offset, batch_id, previous_id, time_ms, covered = fields[
         :_PREFIX_FIELDS
     ]
-    if version != PROTOCOL_VERSION:
+    if type(version) is not int or version != PROTOCOL_VERSION:
         raise DecodeError(f"packet of protocol version {version!r}, this is {PROTOCOL_VERSION}")
     if any(type(n) is not int or n < 0 for n in (kind, shard, offset, time_ms, covered)):
         raise DecodeError("packet numbers are not unsigned integers")

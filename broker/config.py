@@ -13,7 +13,7 @@ from broker.errors import ConfigError
 from broker.protocol import MAX_NAME_LENGTH, MAX_SHARDS
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_DURATION = re.compile(r"([0-9]*\.?[0-9]+)\s*(ms|s|m|h)?")
+_DURATION = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 

@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
@@ -42,6 +43,11 @@ Client: TypeAlias = Redis
 
 EMBEDDED = "embedded://"
 SCHEMES = ("embedded", "redis", "rediss", "unix")
+
+URL_OPTIONS = {
+    *("db", "client_name", "username", "password"),
+    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"),
+}
 
 CONNECT_TIMEOUT = 5.0
 REPLY_TIMEOUT = 10.0
@@ -74,6 +80,13 @@ class Connections:
     def _client(self, **settings: Any) -> Redis:
         if not self.url.startswith("unix://"):
             settings |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
+        try:
+            return self._make(**settings)
+        except (ValueError, TypeError):
+            # The cause would show the password.
+            raise unreadable(self.url) from None
+
+    def _make(self, **settings: Any) -> Redis:
         pool = BlockingConnectionPool.from_url(
             self.url,
             # More calls than connections wait for each other instead of failing.
@@ -129,6 +142,7 @@ def attached(
             ]
         )
     if scheme != "embedded":
+        check_url(url)
         return url, None
     try:
         directory = parse_embedded_url(url)
@@ -138,9 +152,39 @@ def attached(
     return attachment.url, attachment
 
 
+def check_url(url: str) -> None:
+    """Refuse a URL that cannot be read, before anything connects.
+
+    Raises:
+        ConfigError: host, port, database or an option is not one.
+    """
+    try:
+        parts = urlsplit(url)
+        known = set(parse_qs(parts.query, keep_blank_values=True)) <= URL_OPTIONS
+        # Reading the port checks it.
+        readable = parts.scheme == "unix" or (bool(parts.hostname), parts.port)[0]
+    except ValueError:
+        raise unreadable(url) from None
+    if not (known and readable):
+        raise unreadable(url)
+
+
+def unreadable(url: str) -> ConfigError:
+    """Say that a URL cannot be read, without showing its password."""
+    return ConfigError(
+        [
+            f"url {redacted(url)!r} cannot be read; it is "
+            "scheme://[user:password@]host[:port][/db], with / @ : ? # in a password percent-encoded, and of options only "
+            + ", ".join(sorted(URL_OPTIONS))
+        ]
+    )
+
+
 def redacted(url: str) -> str:
     """Return a URL without its password, fit for logs and errors."""
-    return re.sub(r"(://[^/?#]*?):[^@/]*@", r"\1:***@", url).partition("?")[0]
+    # Up to the last @: a password that should have been percent-encoded is hidden as well.
+    shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", url, flags=re.IGNORECASE)
+    return shown.partition("?")[0]
 
 
 @asynccontextmanager
@@ -156,10 +200,10 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
     except (RedisTimeoutError, TimeoutError) as error:
         raise ConnectError(f"{action}: {server} did not answer in time ({error})") from error
     except (AuthenticationError, AuthorizationError) as error:
-        raise ConnectError(
-            f"{action}: {server} refuses the password ({error}); check user and password in the URL"
-        ) from error
+        raise _refused(action, server, error) from error
     except (RedisConnectionError, OSError) as error:
+        if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid password")):
+            raise _refused(action, server, error) from error
         raise ConnectError(
             f"{action}: cannot reach {server} ({error}); is the server running and the URL right?"
         ) from error
@@ -173,6 +217,12 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
         ) from error
     except RedisError as error:
         raise BackendError(f"{action}: {server} says: {error}") from error
+
+
+def _refused(action: str, server: str, error: Exception) -> ConnectError:
+    return ConnectError(
+        f"{action}: {server} refuses the password ({error}); check user and password in the URL"
+    )
 
 
 async def check_server(client: Redis, name: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Tally:
     """What became of the deltas of one or more batches; the parts add up to `deltas`.
 
     Attributes:
-        deltas: as many as the batch headers promised.
+        deltas: as many as the batch headers promised, or as there were if those are more.
         applied: took effect.
         superseded: already contained in the full state that was loaded.
         refused: an increment of something that is not a number, or beyond the 64-bit range.
@@ -101,7 +101,7 @@ def fold(
     Returns:
         What became of each delta.
     """
-    tally = Tally(deltas=batch.deltas)
+    tally = Tally()
     seen = 0
     for chunk in chunks:
         for run in chunk.runs:
@@ -113,8 +113,10 @@ def fold(
                 if observe is None
                 else _observed(values, run, observe, chunk.time_ms)
             )
-    tally.skipped = max(0, batch.deltas - seen)
-    tally.applied = batch.deltas - tally.skipped - tally.superseded - tally.refused
+    # A producer that told too few deltas is believed what it sent.
+    tally.deltas = max(batch.deltas, seen)
+    tally.skipped = tally.deltas - seen
+    tally.applied = seen - tally.superseded - tally.refused
     return tally
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -42,6 +43,7 @@ class Producer:
             raise
         # A program that ends without close() still gets its last deltas sent.
         self._at_exit = weakref.finalize(self, _close_quietly, self._engine, self._thread)
+        _run_at_end_of_child(self._at_exit)
 
     def _wake(self, shard: int) -> None:
         self._thread.loop.call_soon_threadsafe(self._engine.wake_here, shard)
@@ -142,6 +144,13 @@ class Producer:
             self.close(HURRIED_CLOSE_TIMEOUT)
         except BrokerError as error:
             log.error("producer_closed_with_loss node=%s error=%s", self.node, error)  # noqa: TRY400
+
+
+def _run_at_end_of_child(close: Callable[[], object]) -> None:
+    """Have multiprocessing run it: its forked children end without Python's own exit handlers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, close, exitpriority=10)
 
 
 def _close_quietly(engine: aio.Producer, thread: LoopThread) -> None:

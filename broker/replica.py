@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
 from broker import aio
@@ -181,8 +181,9 @@ class Changes:
     ) -> None:
         self._engine = engine
         self._thread = thread
-        self._ready = threading.Event()
-        self._queue = ChangeQueue(prefix, limit, overflow, self._ready.set)
+        # Unlike an Event's set(), its put() is safe in a signal handler that interrupts its get().
+        self._ready: SimpleQueue[None] = SimpleQueue()
+        self._queue = ChangeQueue(prefix, limit, overflow, lambda: self._ready.put(None))
         self._taken: list[Change] = []
         if thread.is_closed:
             thread.guard.check()
@@ -203,10 +204,9 @@ class Changes:
         """
         while not self._taken:
             self._thread.guard.check()
-            self._ready.clear()
             self._taken = self._queue.take()[::-1]
             if not self._taken:
-                self._ready.wait()
+                self._ready.get()
         return self._taken.pop()
 
     def close(self) -> None:

@@ -10,11 +10,13 @@ import asyncio
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
 from broker.aio.session import Session
+from broker.errors import BackendError
 from broker.lua import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
 from broker.tasks import end
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MOST_KNOWN_NODES = 2000
 LOG_FULL_RETRY = 0.25
+SIGN_OFF = 0.3  # seconds
 WAKE_WAIT = 5  # seconds a blocking pop lasts; only bounds how long a dead link goes unnoticed
 
 
@@ -77,6 +80,10 @@ class FlushWorker:
             await run_loop(self.name, self.poll, self.wake, stop)
         finally:
             await end([listener])
+            with suppress(TimeoutError, BackendError):
+                async with asyncio.timeout(SIGN_OFF):
+                    for keys in self._session.keys:
+                        await self._session.commands.sign_off(keys, self.name)
 
     async def poll(self) -> float:
         """Do all that is due now; return seconds until something is."""

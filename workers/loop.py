@@ -6,18 +6,26 @@ A worker is one `poll()` that returns how long it may sleep. Knows no Redis.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from broker.errors import BackendError
+from broker.tasks import end
 
 log = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
 RETRY_MOST = 1.0
+STOP_GRACE = 1.0
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Work was cut off because the process has to stop."""
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -36,25 +44,27 @@ def stop_on_signals() -> asyncio.Event:
 
 async def run_loop(
     name: str,
-    poll: Callable[[], Awaitable[float]],
+    poll: Callable[[], Coroutine[Any, Any, float]],
     wake: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
-    """Poll until stopped; never in the middle of a poll.
+    """Poll until stopped; a poll under way may finish, if the server still answers.
 
     Args:
         name: for the log.
         poll: does what is due, returns seconds to sleep (0: there is more). A `BackendError` is
             logged and tried again, later and later, with jitter.
         wake: ends the sleep early.
-        stop: ends the loop, after the poll under way.
+        stop: ends the loop, at the latest `STOP_GRACE` seconds after.
     """
     delay = 0.0
     while not stop.is_set():
         wake.clear()
         try:
-            sleep = await poll()
+            sleep = await unless_stopped(poll(), stop)
             delay = 0.0
+        except Stopped:
+            return
         except BackendError as error:
             delay = min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
             sleep = delay * random.uniform(0.5, 1.0)
@@ -66,13 +76,36 @@ async def run_loop(
             await asyncio.sleep(0)
 
 
+async def unless_stopped(
+    work: Coroutine[Any, Any, T], stop: asyncio.Event, grace: float = STOP_GRACE
+) -> T:
+    """Return what `work` returns.
+
+    Args:
+        work: each of its commands is atomic on the server, so it may be cut off between any two.
+        stop: cuts it off.
+        grace: seconds it still has then.
+
+    Raises:
+        Stopped: it was cut off.
+    """
+    task = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await asyncio.wait((task,), timeout=grace)
+        if not task.done():
+            raise Stopped
+        return task.result()
+    finally:
+        await end([task, stopping])
+
+
 async def first_of(timeout: float, *events: asyncio.Event) -> None:  # noqa: ASYNC109
     """Return when one of the events is set, or after `timeout` seconds."""
     tasks = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)

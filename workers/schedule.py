@@ -14,13 +14,16 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from broker.aio.session import Session
 from broker.errors import BrokerError
+from workers.loop import run_loop
 from workers.snapshot import SnapshotWorker
 
 log = logging.getLogger(__name__)
 
 LEASE_TTL: Final = 9.0
 RENEW_EVERY: Final = 3.0
-STOP_TIMEOUT: Final = 1.5
+LAST_WRITE: Final = 0.4
+LAST_RELEASE: Final = 0.3
+CLOCK_PATIENCE: Final = 2.0
 
 
 class Scheduler:
@@ -55,7 +58,9 @@ class Scheduler:
             )
             for shard in range(len(session.keys))
         ]
-        self._writing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._write_due = False
+        self._renew_due = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; finish the write under way, then bring all up to date."""
@@ -68,38 +73,60 @@ class Scheduler:
         scheduler.add_listener(self._failed, EVENT_JOB_ERROR)
         # A first write at once: a scheduler that takes over must not wait an interval.
         soon = datetime.now(UTC) + timedelta(seconds=0.05)
+        # The jobs only say that it is time: APScheduler would cut off, and complain about, work
+        # that is under way when it is shut down.
         scheduler.add_job(
-            self.write_all,
+            self._ask_write,
             IntervalTrigger(seconds=self._interval),
             next_run_time=soon,
             id="snapshot",
         )
-        scheduler.add_job(self.renew_all, IntervalTrigger(seconds=RENEW_EVERY), id="lease")
+        scheduler.add_job(self._ask_renew, IntervalTrigger(seconds=RENEW_EVERY), id="lease")
         scheduler.start()
         try:
-            await stop.wait()
+            await run_loop(self.name, self._poll, self._wake, stop)
         finally:
-            scheduler.pause()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_TIMEOUT):
-                    await self.write_all()
-                    await self._release_all()
             scheduler.shutdown(wait=False)
+            for work, most in ((self.write_all(), LAST_WRITE), (self._release_all(), LAST_RELEASE)):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(most):
+                        await work
+
+    async def _ask_write(self) -> None:
+        self._write_due = True
+        self._wake.set()
+
+    async def _ask_renew(self) -> None:
+        self._renew_due = True
+        self._wake.set()
+
+    async def _poll(self) -> float:
+        """Do what is due; the sleep ends when a job says that it is time."""
+        if self._write_due:
+            self._write_due = False
+            await self.write_all()
+        elif self._renew_due:
+            self._renew_due = False
+            await self.renew_all()
+        if self._write_due or self._renew_due:
+            return 0.0
+        # The wall clock may have been set back, and APScheduler goes by it.
+        self._write_due = True
+        return self._interval * CLOCK_PATIENCE
 
     async def write_all(self) -> None:
         """Bring every shard's full state up to its head, where this scheduler holds the lease."""
-        async with self._writing:
-            for shard in self._shards:
-                try:
-                    written = await shard.write_once()
-                except BrokerError as error:
-                    self.counts["errors"] += 1
-                    log.warning("snapshot_failed shard=%d error=%s", shard.shard, error)
-                    continue
-                if written is not None:
-                    self.counts["snapshots"] += 1
-                    self.counts["sets"] += written.sets
-                    self.counts["deletes"] += written.deletes
+        for shard in self._shards:
+            try:
+                written = await shard.write_once()
+            except BrokerError as error:
+                self.counts["errors"] += 1
+                log.warning("snapshot_failed shard=%d error=%s", shard.shard, error)
+                continue
+            if written is not None:
+                self.counts["snapshots"] += 1
+                self.counts["sets"] += written.sets
+                self.counts["deletes"] += written.deletes
 
     async def renew_all(self) -> None:
         """Keep the leases while nothing is being written, and take those that were left."""

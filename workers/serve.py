@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from broker.aio.session import Session
 from broker.config import default_node
+from broker.embedded.child import tie_to_parent
 from broker.lua import DrainLimits
 from workers.flush import FlushWorker
-from workers.loop import first_of, stop_on_signals
+from workers.loop import Stopped, first_of, stop_on_signals, unless_stopped
 from workers.schedule import Scheduler
 
 log = logging.getLogger(__name__)
@@ -80,13 +82,21 @@ async def serve(
         BrokerError: could not start; with the fix.
     """
     stop = stop_on_signals()
-    session = await connected(url, namespace, settings["shards"] if "shards" in given else None)
+    if ready_file is not None:
+        # One that a killed process left must not be believed.
+        remove_ready(ready_file)
+    shards = settings["shards"] if "shards" in given else None
+    try:
+        session = await unless_stopped(connected(url, namespace, shards), stop, grace=0.0)
+    except Stopped:
+        return
     try:
         jobs = []
         if roles.flush:
             worker = flush_worker(session, settings, given)
             # What is due is published, and the first heartbeat told, before anybody hears of us.
-            await worker.poll()
+            with contextlib.suppress(Stopped):
+                await unless_stopped(worker.poll(), stop)
             jobs.append(worker.run(stop))
         if roles.schedule:
             jobs.append(scheduler(session, settings).run(stop))
@@ -154,7 +164,10 @@ async def keep_helper(
     delay = RESTART_FIRST
     while not stop.is_set():
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "workers", "flush"), env=environment
+            *(sys.executable, "-m", "workers", "flush"),
+            env=environment,
+            # However this process ends, its helpers do not go on alone.
+            preexec_fn=tie_to_parent(signal.SIGTERM),
         )
         ended = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(stop.wait())

@@ -105,6 +105,8 @@ class SnapshotWorker:
         if self.fence:
             fence, self.fence = self.fence, 0
             await self._session.commands.lease_release(self._keys, self.holder, fence)
+        else:
+            await self._session.commands.sign_off(self._keys, self.holder)
 
     async def write_once(self) -> Written | None:
         """Bring the hash up to the head; None if there was nothing to do or it is not our turn.

@@ -328,6 +328,11 @@ class Commands:
         """Give the lease back, if it is still held."""
         await self._run("lease_release", [keys.lease, keys.workers], holder, fence)
 
+    async def sign_off(self, keys: ShardKeys, worker: str) -> None:
+        """Forget a worker that stopped in order."""
+        async with translated("signing off"):
+            await self.client.hdel(keys.workers, worker)
+
     async def snapshot_page(
         self,
         keys: ShardKeys,

@@ -64,8 +64,7 @@ redis.call('RPUSH', pending, data)
 -- From the clock, so that a number never comes again after Redis lost what it had accepted.
 appends = math.max(appends + 1, time[1] * 1000000 + time[2])
 redis.call('RPUSH', order, struct.pack('>I8I8I8I4I4', due, now, appends, deltas, #data) .. node)
-redis.call('HSET', writers, node,
-  held .. ' ' .. token .. ' ' .. chunk .. ' ' .. string.format('%.0f', total + deltas))
+redis.call('HSET', writers, node, string.format('%.0f %s %.0f %.0f', held, token, chunk, total + deltas))
 local changes = {
   'appends', string.format('%.0f', appends),
   'accepted', string.format('%.0f', tonumber(m[3] or 0) + deltas),

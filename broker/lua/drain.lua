@@ -148,7 +148,9 @@ else
   rest = redis.call('LRANGE', order, 0, max_chunks - 1)
   local earliest
   for _, entry in ipairs(rest) do
-    local entry_due = struct.unpack('>I8', entry)
+    -- The clock may have been set back since: nothing is further away than its own age.
+    local entry_due, accepted_at = struct.unpack('>I8I8', entry)
+    entry_due = math.min(entry_due, now + entry_due - accepted_at)
     earliest = math.min(earliest or entry_due, entry_due)
   end
   if #rest == max_chunks then

@@ -22,5 +22,5 @@ if held then
   return {tonumber(fence), holder}
 end
 local fence = redis.call('HINCRBY', meta, 'fence', 1)
-redis.call('SET', lease, fence .. ' ' .. holder, 'PX', ttl)
+redis.call('SET', lease, string.format('%.0f %s', fence, holder), 'PX', ttl)
 return {fence, holder}

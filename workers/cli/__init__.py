@@ -17,7 +17,7 @@ from workers.cli.verify import verify
 @config_file
 @click.version_option(__version__, prog_name="statebroker")
 def statebroker() -> None:
-    r"""Live shared state for Python fleets, over the Redis they already run.
+    """Live shared state for Python fleets, over the Redis they already run.
 
     \b
     Producers write deltas, flush workers publish them in batches, every
@@ -34,7 +34,7 @@ def statebroker() -> None:
     (local_delta_max_age = "50ms"). An option wins over the environment, the environment over
     the file; `statebroker config` shows what holds and why. Put URLs with passwords into the
     environment or the file, for other users can see the options of a process.
-    """
+    """  # noqa: D301 - click reads the escapes
 
 
 for command in (

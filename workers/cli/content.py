@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from broker import Inspector, Producer, Replica
+from broker.keys import shard_of
 from broker.model import Change
 from workers.cli.options import checked_options, place_options
 
@@ -41,7 +42,7 @@ def from_text(text: str) -> Any:
         return text
 
 
-@click.command("set")
+@click.command("set", context_settings={"ignore_unknown_options": True})
 @place_options
 @click.argument("pairs", nargs=-1, required=True, metavar="KEY VALUE [KEY VALUE ...]")
 @json_option
@@ -140,9 +141,11 @@ def watch(  # noqa: PLR0917 - how click calls
         signal.signal(signal.SIGTERM, lambda _n, _f: changes.close())
         signal.signal(signal.SIGINT, lambda _n, _f: changes.close())
         if initial:
-            for key, value in sorted(replica.items()):
+            content, positions = replica.snapshot()
+            for key, value in sorted(content.items()):
                 if prefix is None or key.startswith(prefix):
-                    _show(Change(key, value, "set", replica.position), as_json)
+                    shard = shard_of(key, len(positions))
+                    _show(Change(key, value, "set", positions[shard], shard), as_json)
         for number, change in enumerate(changes, start=1):
             _show(change, as_json)
             if number == count:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
+from broker.connection import EMBEDDED
 from broker.errors import BrokerError, ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,6 +25,7 @@ PLACES = {
 }
 KNOWN = (*PLACES, *SETTINGS)
 FAULTS = "statebroker.faults"
+NEED_A_SERVER = ("set", "get", "delete", "increment", "watch", "status", "verify")
 # A cluster manager puts variables like these into every process of a service called statebroker.
 _FOREIGN = re.compile(r"STATEBROKER_(SERVICE|PORT)(_.*)?")
 
@@ -149,6 +151,11 @@ def checked_options(
         ConfigError: every fault of options, environment and file at once.
     """
     ctx = click.get_current_context()
+    if ctx.params.get("url") == EMBEDDED and ctx.command.name in NEED_A_SERVER:
+        raise click.UsageError(
+            "no server: give --url or set STATEBROKER_URL; the embedded server of this command alone "
+            "would be gone when it ends (embedded:///DIRECTORY stays)"
+        )
     faults = list(ctx.meta.get(FAULTS, ()))
     given = {name: text for name, text in (texts or {}).items() if text is not None}
     values, found = _read(given)

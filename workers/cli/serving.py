@@ -65,7 +65,7 @@ def serve(
     verbose: bool,  # noqa: FBT001 - how click calls
     **texts: str | None,
 ) -> None:
-    r"""Publish deltas and write the full state: all that a namespace needs.
+    """Publish deltas and write the full state: all that a namespace needs.
 
     Runs until SIGTERM or Ctrl-C and stops within 2 seconds. Run it on as many machines as you
     like: flush workers share the work, one scheduler writes and the others stand by.
@@ -73,7 +73,7 @@ def serve(
     \b
     Durations: 50ms, 10s, 1m, 1h, or seconds. Thresholds that are given here become
     the namespace's; those that are not stay as they are.
-    """
+    """  # noqa: D301 - click reads the escapes
     _run(
         url,
         namespace,
