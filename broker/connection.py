@@ -174,8 +174,8 @@ def unreadable(url: str) -> ConfigError:
     return ConfigError(
         [
             f"url {redacted(url)!r} cannot be read; it is "
-            "scheme://[user:password@]host[:port][/db], with / @ : ? # in a password percent-encoded, and of options only "
-            + ", ".join(sorted(URL_OPTIONS))
+            "scheme://[user:password@]host[:port][/db], with / @ : ? # in a password "
+            "percent-encoded, and of options only " + ", ".join(sorted(URL_OPTIONS))
         ]
     )
 
@@ -202,7 +202,7 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
     except (AuthenticationError, AuthorizationError) as error:
         raise _refused(action, server, error) from error
     except (RedisConnectionError, OSError) as error:
-        if any(word in str(error) for word in ("WRONGPASS", "NOAUTH", "invalid password")):
+        if any(word in str(error) for word in _REFUSALS):
             raise _refused(action, server, error) from error
         raise ConnectError(
             f"{action}: cannot reach {server} ({error}); is the server running and the URL right?"
@@ -223,6 +223,9 @@ def _refused(action: str, server: str, error: Exception) -> ConnectError:
     return ConnectError(
         f"{action}: {server} refuses the password ({error}); check user and password in the URL"
     )
+
+
+_REFUSALS = ("WRONGPASS", "NOAUTH", "invalid password", "username-password")
 
 
 async def check_server(client: Redis, name: str) -> dict[str, Any]:

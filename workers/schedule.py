@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -59,6 +60,7 @@ class Scheduler:
             for shard in range(len(session.keys))
         ]
         self._wake = asyncio.Event()
+        self._is_writing = False
         self._write_due = False
         self._renew_due = False
 
@@ -87,10 +89,16 @@ class Scheduler:
             await run_loop(self.name, self._poll, self._wake, stop)
         finally:
             scheduler.shutdown(wait=False)
-            for work, most in ((self.write_all(), LAST_WRITE), (self._release_all(), LAST_RELEASE)):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(most):
-                        await work
+            # A write that was cut off would not get further now.
+            if not self._is_writing:
+                await self._within(LAST_WRITE, self.write_all)
+            await self._within(LAST_RELEASE, self._release_all)
+
+    @staticmethod
+    async def _within(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await work()
 
     async def _ask_write(self) -> None:
         self._write_due = True
@@ -116,6 +124,7 @@ class Scheduler:
 
     async def write_all(self) -> None:
         """Bring every shard's full state up to its head, where this scheduler holds the lease."""
+        self._is_writing = True
         for shard in self._shards:
             try:
                 written = await shard.write_once()
@@ -127,6 +136,7 @@ class Scheduler:
                 self.counts["snapshots"] += 1
                 self.counts["sets"] += written.sets
                 self.counts["deletes"] += written.deletes
+        self._is_writing = False
 
     async def renew_all(self) -> None:
         """Keep the leases while nothing is being written, and take those that were left."""

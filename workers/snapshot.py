@@ -6,6 +6,7 @@ scheduler reads the same log again and skips, key by key, what a field already h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import deque
@@ -154,6 +155,8 @@ class SnapshotWorker:
             for data, nodes in zip(page.entries, page.nodes, strict=True):
                 await self._fold_batch(folded, data, nodes)
                 batches += 1
+                # A stop, and flush workers of this process, get their turn.
+                await asyncio.sleep(0)
             # A long fold must not cost us the lease.
             await self.renew()
         return folded, batches

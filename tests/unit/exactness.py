@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 
@@ -11,10 +12,10 @@ def exact(value: object) -> Any:
     """Return something that is equal only for the same value of the same type.
 
     To Python 1, 1.0 and True are equal and NaN is not even equal to itself; on the wire it is the
-    other way round. Maps are equal whatever the order of their keys.
+    other way round. Maps are equal whatever the order of their keys, NaNs whatever their sign.
     """
     if isinstance(value, float):
-        return ("float", struct.pack(">d", value))
+        return ("float", "nan" if isnan(value) else struct.pack(">d", value))
     if isinstance(value, Mapping):
         return ("map", sorted((key, exact(item)) for key, item in value.items()))
     if isinstance(value, list):

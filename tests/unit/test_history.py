@@ -79,9 +79,7 @@ class HistoryMachine(RuleBasedStateMachine):
         broken=st.integers(0, 9),
         fate=st.sampled_from(["on its way", "arrived", "lost"]),
     )
-    def write(
-        self, chunks: list[list[Delta]], broken: int = 0, fate: str = "on its way"
-    ) -> None:
+    def write(self, chunks: list[list[Delta]], broken: int = 0, fate: str = "on its way") -> None:
         """Accept chunks, and publish them as one batch; now and then one of them breaks a rule."""
         for number, chunk in enumerate(chunks, 1):
             self.history.append("n1", chunk, broken=number == broken)
@@ -115,8 +113,9 @@ class HistoryMachine(RuleBasedStateMachine):
     @rule()
     def snapshot_fully(self) -> None:
         """Let the scheduler do all of it, and cut the log as far as it may."""
-        while self.snapshot is not None or self.history.head.offset > (
-            self.history.stored.snapshot[0]
+        while (
+            self.snapshot is not None
+            or self.history.head.offset > (self.history.stored.snapshot[0])
         ):
             self.snapshot_on(4, 1.0)
 

@@ -85,9 +85,7 @@ def batch(offset: int, batch_id: bytes, previous: bytes) -> bytes:
     return encode_packet(Batch(0, EPOCH, offset, batch_id, previous, 0, offset))
 
 
-def heartbeat(
-    offset: int, batch_id: bytes, *, epoch: bytes = EPOCH, age_s: float = 0.0
-) -> bytes:
+def heartbeat(offset: int, batch_id: bytes, *, epoch: bytes = EPOCH, age_s: float = 0.0) -> bytes:
     """Return a heartbeat's bytes, published so many seconds ago."""
     time_ms = 1_000_000 - round(age_s * 1000)
     return encode_packet(Heartbeat(0, epoch, offset, batch_id, NO_ID, time_ms, offset))

@@ -78,7 +78,9 @@ def test_nothing_is_shown_before_a_load_has_caught_up(history: History) -> None:
     assert replica.state.values == {"a": 3, "b": "x"}
 
 
-def test_old_content_stays_readable_while_loading_again(history: History, replica: Follower) -> None:
+def test_old_content_stays_readable_while_loading_again(
+    history: History, replica: Follower
+) -> None:
     """A load takes the place of what was held in one step, and only when it is complete."""
     write(history, (OP_SET, "b", 1))
     history.wipe()
@@ -163,9 +165,7 @@ def test_each_change_is_told_once_with_what_it_made(history: History, replica: F
     assert (tally.deltas, tally.applied, tally.refused) == (7, 6, 1)
 
 
-def test_after_a_load_exactly_the_differences_are_told(
-    history: History, replica: Follower
-) -> None:
+def test_after_a_load_exactly_the_differences_are_told(history: History, replica: Follower) -> None:
     """They are marked as such; a value of another type is a difference, an equal one is not."""
     write(history, (OP_SET, "gone", 1), (OP_SET, "typed", 1), (OP_SET, "same", [1]))
     replica.receive_all()
@@ -299,9 +299,7 @@ def test_a_log_that_does_not_continue_mine_is_not_applied(
     data = {
         "damaged": b"\xc1",
         "heartbeat": encode_packet(Heartbeat(0, mine.epoch, 3, b"x" * 8, mine.batch_id, 0, 3)),
-        "other shard's epoch": encode_packet(
-            Batch(0, b"y" * 8, 3, b"x" * 8, mine.batch_id, 0, 3)
-        ),
+        "other shard's epoch": encode_packet(Batch(0, b"y" * 8, 3, b"x" * 8, mine.batch_id, 0, 3)),
     }[entry]
     write(history, plus("a"))
     replica.subscribe()

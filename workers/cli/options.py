@@ -151,11 +151,6 @@ def checked_options(
         ConfigError: every fault of options, environment and file at once.
     """
     ctx = click.get_current_context()
-    if ctx.params.get("url") == EMBEDDED and ctx.command.name in NEED_A_SERVER:
-        raise click.UsageError(
-            "no server: give --url or set STATEBROKER_URL; the embedded server of this command alone "
-            "would be gone when it ends (embedded:///DIRECTORY stays)"
-        )
     faults = list(ctx.meta.get(FAULTS, ()))
     given = {name: text for name, text in (texts or {}).items() if text is not None}
     values, found = _read(given)
@@ -165,6 +160,11 @@ def checked_options(
         checked_name("namespace", namespace)
     except ConfigError as error:
         faults += error.faults
+    if not faults and ctx.params.get("url") == EMBEDDED and ctx.command.name in NEED_A_SERVER:
+        faults.append(
+            "no server: give --url or set STATEBROKER_URL; an embedded server of this command "
+            "alone would be gone when it ends (embedded:///DIRECTORY stays)"
+        )
     if faults:
         raise ConfigError(faults)
     return namespace, checked(**dict.fromkeys(SETTINGS)) | values, frozenset(given)

@@ -1,0 +1,38 @@
+# One image for every role of statebroker: workers, command line, and the demo's producers.
+#
+# Without a network: fill wheelhouse/ first (see below), and name a base image that is there.
+#   pip download --dest wheelhouse '.[server]' 'hatchling>=1.27'
+#   docker build --build-arg BASE_IMAGE=... .
+
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS build
+ARG WHEELHOUSE=wheelhouse
+# The star lets the folder be absent: COPY then takes pyproject.toml alone.
+COPY pyproject.toml ${WHEELHOUSE}* /wheelhouse/
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY broker broker
+COPY workers workers
+RUN python -m venv /opt/statebroker \
+    && if ls /wheelhouse/*.whl >/dev/null 2>&1; then \
+        export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheelhouse; \
+    fi \
+    && /opt/statebroker/bin/pip install --no-cache-dir --disable-pip-version-check '.[server]'
+
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="statebroker" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin statebroker
+COPY --from=build /opt/statebroker /opt/statebroker
+WORKDIR /app
+COPY scripts/flights scripts/flights
+ENV PATH=/opt/statebroker/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER statebroker
+# Healthy: this container reaches the server of STATEBROKER_URL, and the namespace there is ours.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=15s --retries=3 \
+    CMD ["statebroker", "status", "--json"]
+ENTRYPOINT ["statebroker"]
+CMD ["serve"]

@@ -1,0 +1,97 @@
+"""Fixtures of all tests: real servers, and a namespace for each test."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.servers import KINDS, VALKEY, Server, find_binary
+
+OwnServer = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def shared_servers() -> Iterator[Callable[[str], Server]]:
+    """Give the one server of a kind that this test process shares, started at its first use."""
+    running: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def shared(kind: str) -> Server:
+            if kind not in running:
+                server = Server(kind, _directory(stack))
+                stack.callback(server.stop)
+                server.start()
+                running[kind] = server
+            return running[kind]
+
+        yield shared
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def server(request: pytest.FixtureRequest, shared_servers: Callable[[str], Server]) -> Server:
+    """Give a running server: the bundled Valkey, then Debian's Redis where there is one.
+
+    It is shared: use `namespace`, and `own_server` to kill, restart or configure one.
+    """
+    kind: str = request.param
+    _need(kind)
+    return shared_servers(kind)
+
+
+@pytest.fixture
+def namespace() -> str:
+    """Give a namespace that nothing else uses; tests are apart by it, never by FLUSHALL."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def own_server() -> Iterator[OwnServer]:
+    """Give a factory of servers that belong to this test alone.
+
+    own_server(*args, kind="valkey", port=None, password=None, directory=None) -> Server, running.
+
+    Args:
+        args: settings as on the server's command line, for example "--appendonly", "yes".
+        kind: "valkey" or "redis"; the test is skipped where there is no such server.
+        port: a TCP port on 127.0.0.1, 0 for a free one; None for the unix socket alone.
+        password: of the default user.
+        directory: data directory, kept; None makes one that ends with the test.
+    """
+    with ExitStack() as stack:
+
+        def own(
+            *args: str,
+            kind: str = VALKEY,
+            port: int | None = None,
+            password: str | None = None,
+            directory: Path | None = None,
+        ) -> Server:
+            _need(kind)
+            where = _directory(stack) if directory is None else directory
+            server = Server(kind, where, args, port=port, password=password)
+            stack.callback(_end, server)
+            server.start()
+            return server
+
+        yield own
+
+
+def _need(kind: str) -> None:
+    found = find_binary(kind)
+    if isinstance(found, str):
+        pytest.skip(found)
+
+
+def _directory(stack: ExitStack) -> Path:
+    # Not tmp_path: a socket's path may have about 100 bytes, and pytest's paths grow with the name.
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="statebroker-")))
+
+
+def _end(server: Server) -> None:
+    if server.is_running:
+        server.kill()

@@ -1,0 +1,51 @@
+"""Fixtures of the integration tests: workers, and a way to Redis behind the product's back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from broker.keys import ShardKeys
+from tests.integration.serving import NewServing, Serving
+from tests.servers import KINDS, Server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark of this folder."""
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+
+
+@pytest.fixture
+def serving() -> Iterator[NewServing]:
+    """Give a factory of running workers that end with the test: see `Serving` for its arguments."""
+    running: list[Serving] = []
+
+    def start(url: str, namespace: str, **settings: Any) -> Serving:
+        running.append(Serving(url, namespace, **settings))
+        return running[-1]
+
+    yield start
+    for one in reversed(running):
+        one.stop()
+
+
+@pytest.fixture
+def raw(server: Server) -> Iterator[redis.Redis]:
+    """Give a plain client of the shared server."""
+    with redis.Redis.from_url(server.url, protocol=2) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(namespace: str) -> ShardKeys:
+    """Give the names of the only shard of this test's namespace."""
+    return ShardKeys.of(namespace, 0, 1)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Give the name of each kind of server, for tests that need one of their own."""
+    return str(request.param)

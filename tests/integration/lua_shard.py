@@ -1,0 +1,276 @@
+"""One shard of a fresh namespace, its Lua commands called by hand.
+
+Every call runs as a user who may touch the keys declared in it, and publish to the shard's channel.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from typing import Any, cast
+
+import hiredis
+import redis
+
+from broker.codec import encode_chunk
+from broker.keys import ShardKeys, config_key
+from broker.lua import source
+from broker.model import Chunk, Run
+from broker.protocol import NO_ID, OP_SET
+from tests.servers import Server
+
+EPOCH = b"epoch--1"
+TOKEN = "tok"
+HOUR = 3_600_000
+PLENTY = 1 << 30
+PLENTIFUL_CHUNKS = 4096
+
+# As Valkey and Redis say it when a script goes beyond what its caller may.
+NOT_PERMITTED = "(?i)permission|can't (access|publish)"
+
+
+class Subscription:
+    """A subscriber that sees the bytes as they come, without a client library between."""
+
+    def __init__(self, server: Server, channel: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(10)
+        self._socket.connect(str(server.socket))
+        self._reader = hiredis.Reader()
+        self._send("SUBSCRIBE", channel)
+        assert self._read()[0] == b"subscribe"
+
+    def _send(self, *command: str) -> None:
+        self._socket.sendall(
+            b"*%d\r\n" % len(command)
+            + b"".join(b"$%d\r\n%b\r\n" % (len(word), word.encode()) for word in command)
+        )
+
+    def _read(self) -> Any:
+        while (reply := self._reader.gets()) is False:
+            self._reader.feed(self._socket.recv(1 << 16))
+        return reply
+
+    def next(self) -> bytes:
+        """The next packet, waited for."""
+        kind, _, data = self._read()
+        assert kind == b"message"
+        return cast("bytes", data)
+
+    def none_came(self) -> bool:
+        """Whether nothing was published: the answer to a PING is the next thing to come."""
+        self._send("PING")
+        return bool(self._read()[0] == b"pong")
+
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+
+
+class Shard:
+    """One shard of a fresh namespace, its commands with fitting defaults."""
+
+    def __init__(self, server: Server, namespace: str) -> None:
+        self.keys = ShardKeys.of(namespace, 0, 1)
+        self.config = config_key(namespace)
+        self.admin: Any = redis.Redis(unix_socket_path=str(server.socket), protocol=2)
+        self._user = f"user-{namespace}"
+        self._permit([])
+        self._guarded: Any = redis.Redis(
+            unix_socket_path=str(server.socket), protocol=2, username=self._user, password="any"
+        )
+        self._subscription: Subscription | None = None
+        self._server = server
+        self.batch_ids = 0
+        self.changed: dict[str, set[str]] = defaultdict(set)
+
+    def close(self) -> None:
+        """Leave nothing on the shared server but the namespace's keys."""
+        self.admin.execute_command("ACL", "DELUSER", self._user)
+        if self._subscription is not None:
+            self._subscription.close()
+        self._guarded.close()
+        self.admin.close()
+
+    def _permit(self, keys: list[str]) -> None:
+        self.admin.execute_command(
+            *("ACL", "SETUSER", self._user, "reset", "on", "nopass", "+@all"),
+            *(f"&{self.keys.channel}", *(f"~{key}" for key in keys)),
+        )
+
+    @property
+    def subscription(self) -> Subscription:
+        """A subscription to the shard's channel, from its first use on."""
+        if self._subscription is None:
+            self._subscription = Subscription(self._server, self.keys.channel)
+        return self._subscription
+
+    def run(self, lua: str, keys: list[str], *args: Any) -> Any:
+        """Run a script as a user who may touch only `keys`."""
+        self._permit(keys)
+        return self._guarded.evalsha(self.admin.script_load(lua), len(keys), *keys, *args)
+
+    def call(self, name: str, keys: list[str], *args: Any) -> Any:
+        """Run a command, and note which fields of meta and config it changed."""
+        before = self.hashes()
+        reply = self.run(source(name), keys, *args)
+        after = self.hashes()
+        for field in before.keys() | after.keys():
+            if before.get(field) != after.get(field):
+                self.changed[field].add(name)
+        return reply
+
+    def hashes(self) -> dict[str, bytes]:
+        """All fields of meta and config."""
+        found = self.admin.hgetall(self.keys.meta) | self.admin.hgetall(self.config)
+        return {name.decode(): value for name, value in found.items()}
+
+    def number(self, field: str) -> int:
+        """A number of the meta hash, 0 if absent."""
+        return int(self.admin.hget(self.keys.meta, field) or 0)
+
+    def put(self, **fields: Any) -> None:
+        """Put the meta hash into a state that would take long to reach."""
+        self.admin.hset(self.keys.meta, mapping=fields)
+
+    def now(self) -> int:
+        """The server's clock in ms."""
+        seconds, micros = self.admin.time()
+        return int(seconds * 1000 + micros // 1000)
+
+    def lists(self) -> dict[str, Any]:
+        """Everything that a command which does nothing must leave alone."""
+        names = sorted(self.admin.keys(self.keys.prefix.replace("[", "\\[") + "*"))
+        return {name.decode(): self.admin.dump(name) for name in names}
+
+    # -- the commands -----------------------------------------------------------------------------
+
+    def join(self, protocol: int = 1, shards: int = 1) -> Any:
+        """Make or look at the namespace."""
+        return self.call("join", [self.config], protocol, shards)
+
+    def open(
+        self,
+        node: str = "n1",
+        incarnation: Any = "",
+        token: str = TOKEN,
+        chunk: int = 0,
+        deltas: int = 0,
+    ) -> Any:
+        """Claim a node name."""
+        keys = [self.keys.meta, self.keys.writers]
+        return self.call("open", keys, node, incarnation, token, chunk, deltas, EPOCH)
+
+    def append(
+        self,
+        number: int,
+        data: bytes = b"chunk",
+        node: str = "n1",
+        incarnation: int = 5,
+        token: str = TOKEN,
+        *,
+        deltas: int = 1,
+        waited: int = 0,
+        max_age: Any = HOUR,
+        max_count: Any = 1000,
+        limit: int = PLENTY,
+    ) -> Any:
+        """Append a chunk that is due in an hour, unless told otherwise."""
+        k = self.keys
+        return self.call(
+            "append",
+            [k.meta, k.writers, k.order, k.pending(node), k.ready],
+            *(node, incarnation, token, number, deltas, waited, max_age, max_count, limit, data),
+        )
+
+    def drain(
+        self,
+        *nodes: str,
+        batch_id: bytes | None = None,
+        max_bytes: int = PLENTY,
+        max_chunks: int = PLENTIFUL_CHUNKS,
+        log_limit: int = PLENTY,
+        shard: int = 0,
+    ) -> Any:
+        """Drain what is due, with the lists of these nodes declared (n1 if none is named)."""
+        k, nodes = self.keys, nodes or ("n1",)
+        self.batch_ids += 1
+        return self.call(
+            "drain",
+            [k.meta, k.order, k.log, *map(k.pending, nodes)],
+            *(k.channel, "PUBLISH", shard, batch_id or self.batch_ids.to_bytes(8)),
+            *(max_bytes, max_chunks, log_limit, *nodes),
+        )
+
+    def heartbeat(
+        self,
+        interval: int = 1000,
+        worker: str = "w1",
+        *,
+        epoch: bytes = EPOCH,
+        max_age: Any = "",
+        max_count: Any = "",
+        shard: int = 0,
+    ) -> Any:
+        """Tell the head if it is time."""
+        k = self.keys
+        return self.call(
+            "heartbeat",
+            [k.meta, k.workers],
+            *(k.channel, "PUBLISH", shard, interval, epoch, worker, "flush", max_age, max_count),
+        )
+
+    def take(self, holder: str = "s1", ttl: int = HOUR) -> Any:
+        """Take or renew the lease."""
+        k = self.keys
+        return self.call("lease_take", [k.lease, k.meta, k.workers], holder, ttl)
+
+    def page(
+        self, sets: dict[bytes, bytes], deletes: tuple[bytes, ...] = (), fence: int = 1
+    ) -> Any:
+        """Write a page as s1."""
+        flat = [part for pair in sets.items() for part in pair]
+        k = self.keys
+        return self.call(
+            "snapshot_page", [k.state, k.lease], "s1", fence, len(sets), *flat, *deletes
+        )
+
+    def commit(
+        self,
+        offset: int,
+        batch_id: bytes,
+        previous: bytes = NO_ID,
+        *dead: bytes,
+        fence: int = 1,
+        epoch: bytes = EPOCH,
+        cut: int = 0,
+        most_dead: int = 10,
+    ) -> Any:
+        """Commit a snapshot as s1."""
+        k = self.keys
+        return self.call(
+            "snapshot_commit",
+            [k.meta, k.lease, k.log, k.dead],
+            *("s1", fence, k.channel, "PUBLISH", 0, epoch, offset, batch_id, previous),
+            *(cut, most_dead, *dead),
+        )
+
+    def opened(self, *nodes: str) -> None:
+        """Let nodes hold their names as incarnation 5."""
+        for node in nodes or ("n1",):
+            assert self.open(node)[0] == b"OPEN"
+            self.admin.hset(self.keys.writers, node, f"5 {TOKEN} 0 0")
+
+    def batches(self, count: int) -> None:
+        """Publish so many batches of one chunk each."""
+        self.opened()
+        for number in range(1, count + 1):
+            assert self.append(number, waited=HOUR)[0] == b"OK"
+            assert self.drain()[:2] == [b"BATCH", number]
+
+
+def chunk(node: str, number: int, size: int = 0) -> bytes:
+    """A real chunk, at least `size` bytes long."""
+    return encode_chunk(
+        Chunk(node, 5, number, 0, [Run(OP_SET, [f"{node}-{number}"], ["x" * size])])
+    )

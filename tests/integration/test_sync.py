@@ -1,0 +1,579 @@
+"""The threaded faces, end to end: what users see."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import (
+    ChangesOverflowError,
+    FlushTimeoutError,
+    Inspector,
+    Producer,
+    Replica,
+    Status,
+    Token,
+)
+from broker.keys import ShardKeys
+from tests.integration.channel import Channel
+from tests.integration.content import packed
+from tests.integration.serving import NewServing, write_snapshots
+from tests.servers import Server
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+VALUES: dict[str, Any] = {
+    "none": None,
+    "true": True,
+    "false": False,
+    "zero": 0,
+    "small": -1,
+    "least": -(2**63),
+    "most": 2**64 - 1,
+    "float": 0.1 + 0.2,
+    "tiny": 5e-324,
+    "inf": math.inf,
+    "nan": math.nan,
+    "minus zero": -0.0,
+    "whole float": 3.0,
+    "str": "größer 👩‍🚀 \0 \u202e",
+    "empty": "",
+    "bytes": bytes(range(256)),
+    "list": [1, [2.5, ["x", None]], b"\xff", {}],
+    "map": {"": [], "a": {"b": {"c": [True]}}},
+    "time": datetime(1969, 7, 20, 20, 17, 40, 123456, tzinfo=UTC),
+    "large": "x" * 300_000,
+}
+
+UNICODE_KEYS = [
+    " ",
+    "a b\tc\n",
+    "\0",
+    "ключ",
+    "键",
+    "é",
+    "e\u0301",
+    "👩‍🚀",
+    "\u202eabc",
+    "\ufeff",
+    "sb:{x}:meta",
+    "*?[a]",
+    "ü" * 512,
+]
+
+# Ends without close(): by falling off its end, or by an exception.
+FORGETFUL = """
+import sys
+from broker import Producer
+producer = Producer(sys.argv[1], namespace=sys.argv[2])
+for n in range(1000):
+    producer.increment("n")
+if sys.argv[3] == "raise":
+    raise SystemExit(3)
+"""
+
+
+def test_every_operation_arrives(server: Server, namespace: str, serving: NewServing) -> None:
+    """Set, delete, increment and set_many do on a replica what their names say."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        producer.set("a", 1)
+        producer.set("a", 2)
+        producer.set("gone", 1)
+        producer.delete("gone")
+        producer.delete("never there")
+        producer.increment("n")
+        producer.increment("n", 41)
+        producer.increment("f", 0.5)
+        producer.increment("a", -3)
+        producer.set_many({"x": [1], "y": None})
+        replica.wait_for(producer.flush(10), 10)
+        assert dict(replica.items()) == {"a": -1, "n": 42, "f": 0.5, "x": [1], "y": None}
+        assert replica.status is Status.LIVE
+        assert producer.stats() | {"buffered": 11, "accepted": 11, "pending": 0} == producer.stats()
+        assert replica.stats()["deltas_applied"] == 11
+
+
+def test_values_of_every_type_arrive_as_they_were(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A value reaches live and late replicas and the full state with type and bits unchanged."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        for key, value in VALUES.items():
+            producer.set(key, value)
+        replica.wait_for(producer.flush(10), 10)
+        expected = packed(VALUES)
+        assert packed(replica) == expected
+        assert {key: type(value) for key, value in replica.items()} == {
+            key: type(value) for key, value in VALUES.items()
+        }
+        write_snapshots(server.url, namespace)
+        with Inspector(server.url, namespace=namespace) as inspector:
+            for content in (inspector.state(), inspector.folded()):
+                assert packed(content) == expected
+        with Replica(server.url, namespace=namespace) as late:
+            late.wait_live(10)
+            assert packed(late) == expected
+
+
+def test_a_time_is_the_same_moment_whatever_its_zone(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """An aware datetime arrives as the same moment."""
+    serving(server.url, namespace)
+    given = datetime(2013, 1, 1, 5, 15, tzinfo=timezone(timedelta(hours=-5)))
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        producer.set("departed", given)
+        replica.wait_for(producer.flush(10), 10)
+        assert replica["departed"] == given
+        assert replica["departed"].utcoffset() == timedelta(0)
+
+
+def test_unicode_keys_arrive(server: Server, namespace: str, serving: NewServing) -> None:
+    """Any text of 1 to 1,024 UTF-8 bytes is a key, and equal only to itself."""
+    serving(server.url, namespace, shards=2)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        for number, key in enumerate(UNICODE_KEYS):
+            producer.set(key, number)
+        replica.wait_for(producer.flush(10), 10)
+        expected = {key: number for number, key in enumerate(UNICODE_KEYS)}
+        assert dict(replica.items()) == expected
+        write_snapshots(server.url, namespace)
+        with Inspector(server.url, namespace=namespace) as inspector:
+            assert inspector.state() == expected
+            assert [inspector.get(key) for key in UNICODE_KEYS] == [
+                (True, number) for number in range(len(UNICODE_KEYS))
+            ]
+
+
+def test_a_token_carries_read_your_writes_as_text(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Who waits for the text of a token sees what was flushed before it, on any replica."""
+    serving(server.url, namespace, shards=2)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as one,
+        Replica(server.url, namespace=namespace) as two,
+    ):
+        for number in range(50):
+            producer.set("key", number)
+            producer.set("other", number)
+            text = str(producer.flush(10))
+            assert Token.parse(text).marks
+            for replica in (one, two):
+                replica.wait_for(text, 10)
+                assert (replica["key"], replica["other"]) == (number, number)
+
+
+def test_waiting_for_a_token_ends_in_time(server: Server, namespace: str) -> None:
+    """Where no worker publishes, waiting for a token ends with a TimeoutError that says so."""
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        producer.set("key", 1)
+        token = producer.flush(10)
+        with pytest.raises(TimeoutError, match=r"does not show the token.*flush worker"):
+            replica.wait_for(token, 0.05)
+        assert "key" not in replica
+
+
+def test_changes_tell_what_happened_in_order(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """An iterator of changes gives key, value after it, operation and position of each delta."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes()
+        producer.set("a", 1)
+        producer.increment("a", 2)
+        producer.flush(10)
+        producer.delete("nothing")
+        producer.delete("a")
+        replica.wait_for(producer.flush(10), 10)
+        told = [next(changes) for _ in range(3)]
+        assert [(one.operation, one.key, one.value) for one in told] == [
+            ("set", "a", 1),
+            ("increment", "a", 3),
+            ("delete", "a", None),
+        ]
+        offsets = [one.position.offset for one in told]
+        assert offsets == sorted(offsets)
+        assert told[-1].position == replica.position
+        assert not any(one.resync for one in told)
+
+
+def test_changes_with_a_prefix_are_those_of_the_prefix(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """changes(prefix) yields its keys' changes, all of them, and nothing else."""
+    serving(server.url, namespace, shards=2)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes("flight/")
+        for number in range(20):
+            producer.set_many({f"flight/{number}": number, f"plane/{number}": number, "flight": 1})
+        replica.wait_for(producer.flush(10), 10)
+        changes.close()
+        assert sorted(change.key for change in changes) == sorted(
+            f"flight/{number}" for number in range(20)
+        )
+
+
+def test_closing_ends_an_iteration_that_waits(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A reader that waits for the next change ends when the iterator or the replica closes."""
+    serving(server.url, namespace)
+    replica = Replica(server.url, namespace=namespace)
+    first, second = replica.changes(), replica.changes()
+    ended: list[str] = []
+
+    def read(name: str, changes: Any) -> None:
+        for _ in changes:
+            pass
+        ended.append(name)
+
+    threads = [
+        threading.Thread(target=read, args=pair) for pair in (("first", first), ("second", second))
+    ]
+    for thread in threads:
+        thread.start()
+    first.close()
+    threads[0].join(10)
+    assert ended == ["first"]
+    replica.close()
+    threads[1].join(10)
+    assert ended == ["first", "second"]
+
+
+def test_a_slow_reader_of_changes_is_told_by_its_own_policy(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Behind its limit a reader gets the newest change of each key, or an error, as it chose."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        newest, strict = replica.changes(limit=10), replica.changes(limit=10, overflow="raise")
+        for number in range(100):
+            producer.set(f"k{number % 5}", number)
+        replica.wait_for(producer.flush(10), 10)
+        assert replica.stats()["changes_conflated"] >= 90
+        newest.close()
+        last = {change.key: change.value for change in newest}
+        assert last == {f"k{number}": 95 + number for number in range(5)}
+        with pytest.raises(ChangesOverflowError, match="10 changes behind"):
+            for _ in strict:
+                pass
+
+
+def test_counters_of_changes_do_not_go_back(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """What was conflated for a reader stays counted when that reader closes."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes(limit=1)
+        for number in range(20):
+            producer.set("key", number)
+        replica.wait_for(producer.flush(10), 10)
+        before = replica.stats()["changes_conflated"]
+        assert before > 0
+        changes.close()
+        changes_left = list(changes)
+        assert [change.value for change in changes_left] == [19]
+        assert replica.stats()["changes_conflated"] == before
+
+
+def test_a_snapshot_is_one_moment(server: Server, namespace: str, serving: NewServing) -> None:
+    """While another thread writes pairs in one call, no copy of the content holds half a pair."""
+    serving(server.url, namespace, max_age=0.001)
+    stop = threading.Event()
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                producer.set_many({"left": number, "right": number})
+                if number % 20 == 0:
+                    producer.flush(10)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            moments: set[int] = set()
+            eventually(lambda: "left" in replica)
+            while len(moments) < 30:
+                content, (position,) = replica.snapshot()
+                assert content["left"] == content["right"]
+                items = dict(replica.items())
+                assert items["left"] == items["right"]
+                moments.add(position.offset)
+        finally:
+            stop.set()
+            writer.join()
+
+
+def test_a_replica_is_a_read_only_mapping(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A replica reads as a dict does, and refuses to be written to."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        producer.set_many({"a": 1, "b": [2]})
+        replica.wait_for(producer.flush(10), 10)
+        assert replica["a"] == 1
+        assert replica.get("b") == [2]
+        assert replica.get("c", "none") == "none"
+        with pytest.raises(KeyError):
+            replica["c"]
+        assert "a" in replica
+        assert "c" not in replica
+        assert len(replica) == 2
+        assert sorted(replica) == sorted(replica.keys()) == ["a", "b"]
+        assert sorted(map(str, replica.values())) == ["1", "[2]"]
+        with pytest.raises(TypeError):
+            replica["a"] = 2  # type: ignore[index]
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_changes_carry_the_producers_clock(
+    server: Server, namespace: str, serving: NewServing, *, timestamps: bool
+) -> None:
+    """A change says when it was written: to the chunk, or where asked for to each delta."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace, timestamps=timestamps, linger=1) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes()
+        began = round(time.time() * 1000)
+        producer.set("a", 1)
+        producer.set_many({"b": 1, "c": 1})
+        producer.increment("d")
+        producer.delete("a")
+        written = round(time.time() * 1000)
+        producer.flush(10)
+        stamps = [next(changes).timestamp_ms for _ in range(5)]
+        assert stamps == sorted(stamps)
+        assert began <= stamps[0] <= stamps[-1] <= written + (0 if timestamps else 10_000)
+        assert timestamps or len(set(stamps)) == 1
+
+
+def test_two_namespaces_do_not_mix(server: Server, namespace: str, serving: NewServing) -> None:
+    """Two namespaces on one server, one name the beginning of the other, share nothing."""
+    other = namespace + ".1"
+    serving(server.url, namespace, shards=2)
+    serving(server.url, other, shards=2)
+    with (
+        Producer(server.url, namespace=namespace, node="n") as here,
+        Producer(server.url, namespace=other, node="n") as there,
+        Replica(server.url, namespace=namespace) as near,
+        Replica(server.url, namespace=other) as far,
+    ):
+        for number in range(100):
+            here.set(f"k{number}", "here")
+            there.set(f"k{number + 50}", "there")
+        near.wait_for(here.flush(10), 10)
+        far.wait_for(there.flush(10), 10)
+        assert dict(near.items()) == {f"k{number}": "here" for number in range(100)}
+        assert dict(far.items()) == {f"k{number}": "there" for number in range(50, 150)}
+
+
+@pytest.mark.parametrize("has_snapshot", [False, True])
+def test_a_late_replica_equals_an_early_one(
+    server: Server, namespace: str, serving: NewServing, *, has_snapshot: bool
+) -> None:
+    """Who joins late holds what the others hold, from the log alone and from the full state."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as early,
+    ):
+        early.wait_live(10)
+        for number in range(300):
+            producer.set(f"k{number % 50}", number)
+            producer.increment("n", 0.1)
+            producer.flush(10)
+        producer.delete("k7")
+        if has_snapshot:
+            producer.flush(10)
+            eventually(lambda: write_snapshots(server.url, namespace) != [None])
+        producer.set("after", True)
+        early.wait_for(producer.flush(10), 10)
+        with Replica(server.url, namespace=namespace) as late:
+            late.wait_live(10)
+            assert late.snapshot() == early.snapshot()
+            assert bool(late.stats()["batches_applied"]) or has_snapshot
+
+
+def test_a_replica_may_come_before_the_namespace(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A replica of a namespace that nobody made yet waits, says so, and then goes live."""
+    with Replica(server.url, namespace=namespace) as replica:
+        assert replica.status is Status.CONNECTING
+        assert (len(replica), replica.get("key"), replica.positions) == (0, None, ())
+        with pytest.raises(TimeoutError, match="connecting and nobody made the namespace yet"):
+            replica.wait_live(0.05)
+        changes = replica.changes()
+        serving(server.url, namespace, shards=2)
+        replica.wait_live(10)
+        with Producer(server.url, namespace=namespace) as producer:
+            producer.set("key", 1)
+            replica.wait_for(producer.flush(10), 10)
+        assert next(changes).key == "key"
+
+
+def test_close_sends_what_is_buffered(server: Server, namespace: str, serving: NewServing) -> None:
+    """Leaving the with-block right after writing loses nothing, however long the linger."""
+    serving(server.url, namespace)
+    with Producer(server.url, namespace=namespace, linger=60, local_delta_max_age=3000) as producer:
+        for number in range(100):
+            producer.set(f"k{number}", number)
+    with Inspector(server.url, namespace=namespace) as inspector:
+        (shard,) = inspector.status()["shards"]
+        assert shard["accepted"] == 100
+
+
+def test_closing_ends_in_time_though_the_server_hangs(
+    kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing
+) -> None:
+    """With a server that answers nothing, close() still ends, and says what was not accepted."""
+    server = own_server(kind=kind)
+    serving(server.url, namespace)
+    producer = Producer(server.url, namespace=namespace)
+    replica = Replica(server.url, namespace=namespace)
+    inspector = Inspector(server.url, namespace=namespace)
+    replica.wait_live(10)
+    server.pause()
+    try:
+        started = time.monotonic()
+        producer.set("key", 1)
+        with pytest.raises(FlushTimeoutError, match="has not accepted 1 deltas"):
+            producer.close(0.3)
+        replica.close()
+        inspector.close()
+        assert time.monotonic() - started < 3
+    finally:
+        server.resume()
+
+
+@pytest.mark.parametrize("how", ["return", "raise"])
+def test_a_program_that_forgets_to_close_loses_nothing(
+    server: Server, namespace: str, serving: NewServing, how: str
+) -> None:
+    """A program that ends without close() still gets its last deltas accepted."""
+    serving(server.url, namespace)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORGETFUL, server.url, namespace, how],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        timeout=30,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (3 if how == "raise" else 0, "")
+    with Replica(server.url, namespace=namespace) as replica:
+        eventually(lambda: replica.get("n") == 1000, message=lambda: f"{dict(replica)}")
+
+
+def test_many_threads_may_write_with_one_producer(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Increments of many threads through one producer all count; each thread's order is kept."""
+    serving(server.url, namespace, shards=2)
+    threads, times = 8, 500
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes("mine")
+
+        def write(name: int) -> None:
+            for number in range(times):
+                producer.increment("all")
+                producer.set(f"mine{name}", number)
+
+        workers = [threading.Thread(target=write, args=(name,)) for name in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        replica.wait_for(producer.flush(10), 10)
+        assert replica["all"] == threads * times
+        changes.close()
+        told: dict[str, list[Any]] = {}
+        for change in changes:
+            told.setdefault(change.key, []).append(change.value)
+        assert told == {f"mine{name}": list(range(times)) for name in range(threads)}
+
+
+def test_set_many_is_one_batch_beyond_every_threshold(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """What one call sets in one shard is published in one packet, however many keys it has."""
+    serving(server.url, namespace, max_count=10)
+    keys = ShardKeys.of(namespace, 0, 1)
+    with (
+        Channel(server.url, keys) as channel,
+        Producer(
+            server.url, namespace=namespace, local_delta_max_count=10, chunk_bytes=1024
+        ) as producer,
+    ):
+        producer.set("before", 1)
+        producer.set_many({f"k{number}": "x" * 100 for number in range(500)})
+        producer.set("after", 1)
+        producer.flush(10)
+        eventually(lambda: sum(batch.deltas for batch in channel.batches) == 502)
+        assert max(len(chunk) for batch in channel.batches for chunk in batch.chunks) > 50_000

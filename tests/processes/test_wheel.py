@@ -1,0 +1,109 @@
+"""The wheel, built from this checkout and installed alone into a fresh environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Server
+
+ROOT = Path(__file__).parents[2]
+NO_NETWORK = ("name resolution", "NewConnectionError", "ConnectTimeoutError", "ProxyError")
+
+# One worker builds and installs once for all of these.
+pytestmark = pytest.mark.xdist_group("wheel")
+
+WRITE_AND_LOOK = """
+import json, sys
+import broker, redis
+from broker.keys import ShardKeys
+
+url, namespace = sys.argv[1:]
+with broker.Producer(url, namespace=namespace, node="wheel", shards=1) as producer:
+    producer.set("greeting", "hello")
+    producer.increment("counter", 2)
+    producer.flush(timeout=10)
+    client = redis.Redis.from_url(url)
+    pending = client.llen(ShardKeys.of(namespace, 0, 1).pending("wheel"))
+    client.close()
+print(json.dumps({"broker": broker.__file__, "pending": pending}))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the wheel of this checkout."""
+    where = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(where)]
+    done = _run([*command, str(ROOT)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    [built] = where.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the commands folder of a fresh environment with the wheel and its base dependencies."""
+    venv = tmp_path_factory.mktemp("alone") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--retries", "1"]
+    done = _run([*pip, str(wheel)])
+    if done.returncode and any(sign in done.stderr for sign in NO_NETWORK):
+        pytest.skip(f"no network to install the wheel's dependencies: {done.stderr.strip()[:200]}")
+    assert done.returncode == 0, done.stderr
+    return venv / "bin"
+
+
+def test_wheel_is_complete(wheel: Path) -> None:
+    """The wheel carries every file of both packages, the Lua commands too, and the licence."""
+    shipped = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        str(path.relative_to(ROOT))
+        for package in ("broker", "workers")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {"broker/PROTOCOL.md", "broker/py.typed", "workers/py.typed"} <= expected
+    assert any(name.endswith(".lua") for name in expected)
+    assert set() == expected - shipped
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in shipped)
+
+
+def test_wheel_holds_nothing_else(wheel: Path) -> None:
+    """No test, script or data of the demo ends up in other people's site-packages."""
+    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    [metadata] = [top for top in tops if top.endswith(".dist-info")]
+    assert {"broker", "workers", metadata} == tops
+
+
+def test_wheel_writes(installed: Path, server: Server, namespace: str, tmp_path: Path) -> None:
+    """A producer from the wheel alone runs the wheel's Lua: its deltas are pending in Redis."""
+    script = tmp_path / "write_and_look.py"
+    script.write_text(WRITE_AND_LOOK)
+    done = _run([str(installed / "python"), str(script), server.url, namespace], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert Path(told["broker"]).is_relative_to(installed.parent)
+    assert 1 <= told["pending"] <= 2
+
+
+def test_command_names_its_extra(installed: Path, tmp_path: Path) -> None:
+    """Without the server extra `statebroker` says in one line what to install."""
+    done = _run([str(installed / "statebroker"), "status"], cwd=tmp_path)
+    assert done.returncode != 0
+    assert "statebroker[server]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    # Nothing of the checkout may leak into the fresh environment.
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        command, cwd=cwd, env=clean, capture_output=True, text=True, check=False, timeout=110
+    )
