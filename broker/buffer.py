@@ -22,7 +22,7 @@ from typing import Any
 
 from broker.codec import encode_chunk
 from broker.errors import EncodeError
-from broker.lane import CHUNK_HEAD_BYTES, Columns, Lane, Packed, picked
+from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed, picked, size_of
 from broker.model import Chunk, Run
 from broker.protocol import MAX_CHUNK_BYTES, OP_INCREMENT, OP_SET
 
@@ -73,17 +73,17 @@ class ProducerBuffer:
             False if it knows already, None if there is no room and nothing was buffered.
         """
         with self.lock:
-            if self.bytes + size > self.max_bytes:
+            # One that is bigger than the whole buffer still gets through when the buffer is empty.
+            if self.bytes and self.bytes + size > self.max_bytes:
                 return None
             lane = self.lanes[shard]
             columns = lane.open
-            if columns.size + size > self.chunk_bytes and columns.count:
+            if columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes:
                 columns = self._close_open(lane)
             first = not columns.count
             if first:
                 columns.since = now
-            columns.append(op, key, value, stamp, size)
-            self.bytes += size
+            self.bytes += columns.append(op, key, value, stamp, size)
             lane.buffered += 1
             if columns.count >= self.max_count:
                 self._close_open(lane)
@@ -97,7 +97,7 @@ class ProducerBuffer:
         Raises:
             EncodeError: so many bytes do not fit into one chunk.
         """
-        if size + CHUNK_HEAD_BYTES > MAX_CHUNK_BYTES:
+        if size + RUN_BYTES + CHUNK_HEAD_BYTES > MAX_CHUNK_BYTES:
             raise EncodeError(
                 f"set_many of {count} keys needs up to {size} bytes in one shard, over the limit "
                 f"of {MAX_CHUNK_BYTES} that can become visible at once; split it into calls"
@@ -129,8 +129,7 @@ class ProducerBuffer:
             first = not columns.count
             if first:
                 columns.since = now
-            columns.extend(OP_SET, keys, values, stamp, size)
-            self.bytes += size
+            self.bytes += columns.extend(OP_SET, keys, values, stamp, size)
             lane.buffered += len(keys)
             if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
                 self._close_open(lane)
@@ -174,12 +173,11 @@ class ProducerBuffer:
                     kept_runs.append(picked(run, keep))
             dropped = columns.count - count
             if dropped:
-                # Sizes are not kept by delta; a fair share is given back.
-                freed = (columns.size - CHUNK_HEAD_BYTES) * dropped // columns.count
+                before = columns.size
                 columns.runs = kept_runs[::-1]
                 columns.count = count
-                columns.size -= freed
-                self.bytes -= freed
+                columns.size = CHUNK_HEAD_BYTES + sum(map(size_of, kept_runs))
+                self.bytes -= before - columns.size
                 lane.conflated += dropped
         lane.closed = deque(columns for columns in lane.closed if columns.count)
 
@@ -265,8 +263,7 @@ class ProducerBuffer:
                 base_number, base_total = first.number - 1, first.total - first.deltas
             else:
                 base_number, base_total = lane.number, lane.packed
-            lost = max(0, base_total - server_deltas)
-            lane.lost += lost
+            lost = lane.lose(server_deltas, base_total)
             return base_number, base_total, lost
 
     def _forget(self, lane: Lane, now: float) -> None:

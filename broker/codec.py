@@ -218,6 +218,8 @@ def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
         offsets = [_OFFSET.unpack_from(field)[0] for field in fields]
     except struct.error as error:
         raise DecodeError(f"field of the full-state hash: {error}") from None
+    if any(len(field) <= OFFSET_PREFIX_BYTES for field in fields):
+        raise DecodeError("a field of the full-state hash has no value")
     values = unpack(_joined(field[OFFSET_PREFIX_BYTES:] for field in fields))
     if len(values) != len(fields):
         raise DecodeError("a field of the full-state hash is not exactly one value")

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.model import Run
-from broker.protocol import OP_DELETE
+from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_key
 
 # Room for a chunk's own fields beside its deltas.
 CHUNK_HEAD_BYTES = 256
+# A run's own fields beside its columns.
+RUN_BYTES = 20
 
 
 @dataclass(slots=True)
@@ -30,10 +33,11 @@ class Columns:
     count: int = 0
     size: int = CHUNK_HEAD_BYTES
 
-    def append(self, op: int, key: str, value: Any, stamp: int | None, size: int) -> None:
-        """Add one delta behind the others."""
+    def append(self, op: int, key: str, value: Any, stamp: int | None, size: int) -> int:
+        """Add one delta behind the others; return the bytes that it may add to the chunk."""
         runs = self.runs
         if not runs or runs[-1].op != op:
+            size += RUN_BYTES
             runs.append(Run(op, [], None if op == OP_DELETE else [], None if stamp is None else []))
         run = runs[-1]
         run.keys.append(key)
@@ -43,15 +47,18 @@ class Columns:
             run.timestamps.append(stamp)
         self.count += 1
         self.size += size
+        return size
 
     def extend(
         self, op: int, keys: Sequence[str], values: Sequence[Any], stamp: int | None, size: int
-    ) -> None:
-        """Add many deltas of one operation, a column at a time."""
+    ) -> int:
+        """Add many deltas of one operation, a column at a time; return as `append`."""
+        size += RUN_BYTES
         stamps = None if stamp is None else [stamp] * len(keys)
         self.runs.append(Run(op, list(keys), list(values), stamps))
         self.count += len(keys)
         self.size += size
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +101,27 @@ class Lane:
     accepted: int = 0
     conflated: int = 0
     lost: int = 0
+    gone: list[tuple[int, int]] = field(default_factory=list)
     resent: int = 0
 
     @property
     def pending(self) -> int:
         """Deltas that Redis has not accepted yet."""
         return self.buffered - self.conflated - self.accepted
+
+    def lose(self, first: int, end: int) -> int:
+        """Count deltas `first` to before `end` as lost; return how many were not counted before.
+
+        A later loss may reach further back than an earlier one, or be the same told again.
+        """
+        if first >= end:
+            return 0
+        known = sum(max(0, min(stop, end) - max(start, first)) for start, stop in self.gone)
+        kept = [(start, min(stop, first)) for start, stop in self.gone if start < first]
+        self.gone = [*kept, (first, end)]
+        lost = end - first - known
+        self.lost += lost
+        return lost
 
     def outstanding(self, ticket: int) -> bool:
         """Whether columns with this ticket or an older one still have to reach Redis."""
@@ -118,3 +140,13 @@ def picked(run: Run, indices: list[int]) -> Run:
         None if run.values is None else [run.values[n] for n in indices],
         None if run.timestamps is None else [run.timestamps[n] for n in indices],
     )
+
+
+def size_of(run: Run) -> int:
+    """Return an upper bound of a run's packed size in bytes, as its deltas were counted."""
+    size = RUN_BYTES + sum(map(admit_key, run.keys))
+    if run.op == OP_SET:
+        size += sum(admit(value)[1] for value in run.values or ())
+    elif run.op == OP_INCREMENT:
+        size += SCALAR_BYTES * len(run.keys)
+    return size + STAMP_BYTES * len(run.timestamps or ())

@@ -132,9 +132,11 @@ class ShardState:
         self._subscribed = True
         self._heard_at = now
         self._drop_kept()
-        if self.phase is Status.LOADING:
-            self._load = None
         self._enter(Event.SUBSCRIBED)
+        if self._load is not None:
+            # What was read so far may be of a server that is not the one that answers from now on.
+            self._load = None
+            self._enter(Event.CUT)
 
     def lost(self) -> None:
         """The subscription's connection is gone."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from numbers import Rational, Real
 from operator import index
 from typing import Any
+
+import msgpack
 
 from broker.errors import EncodeError
 from broker.protocol import INT_MAX, INT_MIN, MAX_DEPTH, MAX_KEY_BYTES, MAX_VALUE_BYTES
@@ -21,6 +24,7 @@ HEAD_BYTES = 5
 STAMP_BYTES = 9
 
 SHOWN = 60  # characters of a bad value in an error
+SHOWN_BITS = 160
 
 CONTAINERS = frozenset((list, dict))
 
@@ -66,10 +70,13 @@ def admit(value: object) -> tuple[Any, int]:
             return value, size + HEAD_BYTES
     value, size = _admit_slowly(value, 1)
     if size > MAX_VALUE_BYTES + HEAD_BYTES:
-        raise EncodeError(
-            f"value {_short(value)} packs to about {size} bytes, over the limit of "
-            f"{MAX_VALUE_BYTES}; split it over several keys"
-        )
+        # The bound takes every number for a long one; only now does the true size matter.
+        size = len(msgpack.packb(value, datetime=True))
+        if size > MAX_VALUE_BYTES + HEAD_BYTES:
+            raise EncodeError(
+                f"value {_short(value)} packs to {size} bytes, over the limit of "
+                f"{MAX_VALUE_BYTES}; split it over several keys"
+            )
     return value, size
 
 
@@ -109,7 +116,8 @@ def _admit_slowly(value: object, depth: int) -> tuple[Any, int]:  # noqa: PLR091
     if isinstance(value, float):
         return float(value), SCALAR_BYTES
     if isinstance(value, str):
-        return str(value), _utf8_length(value, "value") + HEAD_BYTES
+        # Not str(value), which a subclass (an enum, say) may answer as it likes.
+        return str.__str__(value), _utf8_length(value, "value") + HEAD_BYTES
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value), len(bytes(value)) + HEAD_BYTES
     if isinstance(value, datetime):
@@ -119,13 +127,16 @@ def _admit_slowly(value: object, depth: int) -> tuple[Any, int]:  # noqa: PLR091
     try:
         number = index(value)  # type: ignore[arg-type]
     except TypeError:
+        if isinstance(value, Real) and not isinstance(value, Rational):
+            return float(value), SCALAR_BYTES
         raise EncodeError(
             f"value {_short(value)} is a {type(value).__name__}; values are None, bool, int, "
             "float, str, bytes, list, dict with str keys, or aware datetime"
         ) from None
     if not INT_MIN <= number <= INT_MAX:
+        shown = number if number.bit_length() <= SHOWN_BITS else f"of {number.bit_length()} bits"
         raise EncodeError(
-            f"integer {number} is outside {INT_MIN} to {INT_MAX}; send it as str or float"
+            f"integer {shown} is outside {INT_MIN} to {INT_MAX}; send it as str or float"
         )
     return number, SCALAR_BYTES
 
@@ -148,15 +159,22 @@ def _admit_container(
         if not isinstance(key, str):
             raise EncodeError(f"map key {_short(key)} is a {type(key).__name__}; map keys are str")
         admitted, size = _admit_slowly(item, depth + 1)
-        pairs[str(key)] = admitted
+        pairs[str.__str__(key)] = admitted
         total += size + _utf8_length(key, "map key") + HEAD_BYTES
     return pairs, total
 
 
 def _admit_datetime(value: datetime) -> datetime:
-    if value.tzinfo is None:
+    if value.utcoffset() is None:
         raise EncodeError(f"datetime {value} has no time zone; use datetime.now(timezone.utc)")
-    return value.astimezone(UTC)
+    try:
+        utc = value.astimezone(UTC)
+    except OverflowError:
+        raise EncodeError(
+            f"datetime {value} is outside the years 1 to 9999 in UTC; send it as str"
+        ) from None
+    # Plain, whatever subclass it was.
+    return datetime.combine(utc.date(), utc.time(), UTC)
 
 
 def _utf8_length(text: str, what: str) -> int:

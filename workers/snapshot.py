@@ -88,6 +88,7 @@ class SnapshotWorker:
         self._limit = log_limit
         self._committed: deque[tuple[float, int]] = deque()
         self._cut_to = 0
+        self._last: tuple[bytes, int] | None = None
 
     async def renew(self) -> bool:
         """Take or keep the lease; false if another scheduler holds it."""
@@ -122,6 +123,10 @@ class SnapshotWorker:
         head = (await reads.log_page(self._session.client, self._keys, 0, 0)).head
         if head is None:
             return None
+        if (head.snapshot.epoch, head.snapshot.offset) != self._last:
+            # Another life of the shard, or cut back: offsets noted before mean other batches now.
+            self._committed.clear()
+            self._cut_to = 0
         pressed = head.log_bytes > self._limit * CUT_PRESSURE
         if head.position.offset <= head.snapshot.offset and not (
             pressed and self._cut_to < head.snapshot.offset
@@ -211,12 +216,29 @@ class SnapshotWorker:
                 if name in folded.values
             ]
             gone = [name for name in page if name not in folded.values]
+            await self._check_history(folded.position)
             await self._session.commands.snapshot_page(
                 self._keys, self.holder, self.fence, fields, gone
             )
             sets += len(fields)
             deletes += len(gone)
         return sets, deletes
+
+    async def _check_history(self, position: Position) -> None:
+        """Return if the position is (still) in the shard's history.
+
+        A server that came back with less hands out the same lease again: it does not tell.
+
+        Raises:
+            BackendError: it is not; what was folded must not be written.
+        """
+        page = await reads.log_page(self._session.client, self._keys, position.offset - 1, 1)
+        found = decode_packet(page.entries[0]).position if page.entries else None
+        if page.head is None or found != position:
+            raise BackendError(
+                f"the history of shard {self.shard} was rewritten while its full state was being "
+                f"written; offset {position.offset} is not what it was"
+            )
 
     async def _commit(self, folded: _Fold, *, pressed: bool) -> None:
         position, now = folded.position, time.monotonic()
@@ -240,6 +262,7 @@ class SnapshotWorker:
             dead=[_dead_letter(node, one) for node, one in folded.bad],
         )
         self._cut_to = cut
+        self._last = (position.epoch, position.offset)
         self._committed.append((now, position.offset))
 
     def _cut(self, now: float, offset: int, *, pressed: bool) -> int:

@@ -34,6 +34,7 @@ RETRY_FIRST = 0.02
 RETRY_MOST = 2.0
 NAMESPACE_RETRY_MOST = 0.5
 LOG_PAGE_BATCHES = 32
+WATCH_SLACK = 0.001
 
 
 class Follower:
@@ -199,9 +200,12 @@ class Follower:
         self.news.set()
 
     async def _watch(self) -> None:
-        """Notice silence within a quarter of the bound, and try another connection then."""
+        """Notice silence at the bound, and try another connection then."""
         while True:
-            await asyncio.sleep(self.staleness_bound / 4)
+            now = time.monotonic()
+            live = [shard for shard in self.shards if shard.phase is Status.LIVE]
+            left = min((self.staleness_bound - shard.lag(now) for shard in live), default=1.0)
+            await asyncio.sleep(min(self.staleness_bound / 4, max(0.0, left) + WATCH_SLACK))
             now = time.monotonic()
             silent = [shard for shard in self.shards if shard.tick(now)]
             if silent:

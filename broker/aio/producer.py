@@ -23,7 +23,7 @@ from broker.errors import (
 from broker.keys import shard_of
 from broker.model import Token, Value
 from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
-from broker.values import STAMP_BYTES, admit, admit_amount, admit_key
+from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ class Producer:
             value, value_size = admit(value)
             size += value_size
         elif op == OP_INCREMENT:
-            value, size = admit_amount(value), size + STAMP_BYTES
+            value, size = admit_amount(value), size + SCALAR_BYTES
         stamp = None
         if self._timestamps:
             stamp, size = round(time.time() * 1000), size + STAMP_BYTES

@@ -114,7 +114,8 @@ def test_a_wake_up_taken_by_a_dead_worker_is_found(
         # The one who blocked first gets the wake-up.
         eventually(is_blocked)
         serving(server.url, namespace, heartbeat=heartbeat, max_age=0.01)
-        replica.wait_live(10)
+        # The worker's first look at the shard must be over.
+        eventually(lambda: replica.stats()["packets"] >= 3)
         started = time.monotonic()
         producer.set("key", 1)
         token = producer.flush(10)

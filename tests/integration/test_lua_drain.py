@@ -195,7 +195,6 @@ def test_a_clock_that_was_set_back_makes_everything_due(shard: Shard) -> None:
     assert shard.drain()[6] > shard.now() - HOUR
 
 
-@pytest.mark.xfail(reason="the rest keeps the deadlines of the old clock", strict=True)
 def test_a_clock_that_was_set_back_lets_nothing_wait_longer_than_its_age(shard: Shard) -> None:
     """Also what a batch by count leaves behind is due within its own age from now."""
     shard.opened("n1", "n2")

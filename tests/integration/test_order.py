@@ -69,6 +69,29 @@ def test_every_replica_sees_one_order_across_nodes(
         assert replicas[0]["sum"] == NODES * sum(range(TIMES))
 
 
+def test_what_was_accepted_first_is_applied_first(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Nodes that take turns, each waiting for acceptance, are applied in just that order."""
+    serving(server.url, namespace, max_age=0.05)
+    with (
+        Producer(server.url, namespace=namespace, node="b") as one,
+        Producer(server.url, namespace=namespace, node="a") as two,
+        Producer(server.url, namespace=namespace, node="c") as three,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes()
+        turns = [one, two, three] * 60
+        for number, producer in enumerate(turns):
+            producer.set("key", number)
+            token = producer.flush(10)
+        replica.wait_for(token, 10)
+        told = told_by(changes)
+        assert [change.value for change in told] == list(range(len(turns)))
+        assert len({change.position for change in told}) < len(turns), "each batch held one chunk"
+
+
 @pytest.mark.parametrize("shards", [1, 2, 16])
 def test_everything_agrees_for_any_number_of_shards(
     server: Server, namespace: str, serving: NewServing, shards: int

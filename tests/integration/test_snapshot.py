@@ -364,6 +364,50 @@ def test_the_log_is_cut_behind_the_full_state(
         assert dict(replica.items()) == world.inspector.folded()
 
 
+class Interrupted(SnapshotWorker):
+    """A scheduler that is slow: something happens between its reading and its writing."""
+
+    meanwhile: Callable[[], None]
+
+    async def _write_pages(self, folded: Any) -> tuple[int, int]:
+        await asyncio.to_thread(self.meanwhile)
+        return await super()._write_pages(folded)
+
+
+@pytest.mark.parametrize("why", ["age", "size"])
+def test_what_came_while_it_was_written_stays_in_the_log(
+    world: World, raw: redis.Redis, keys: ShardKeys, why: str
+) -> None:
+    """Batches that are published while a full state is written are not cut with it."""
+
+    def write() -> None:
+        for _ in range(4):
+            world.producer.increment("n")
+            world.publish()
+
+    async def scenario(session: Session) -> None:
+        worker = Interrupted(
+            session,
+            0,
+            unique("s"),
+            lease_ttl=5.0,
+            log_retention=0.0 if why == "age" else 60.0,
+            log_limit=1 if why == "size" else 1 << 30,
+        )
+        worker.meanwhile = write
+        for _ in range(3):
+            await worker.write_once()
+            shard = world.shard
+            assert shard["offset"] == shard["snapshot_offset"] + 4
+            assert 0 < first_logged(raw, keys) <= shard["snapshot_offset"] + 1
+            assert world.inspector.folded()["n"] == shard["offset"]
+        await worker.release()
+
+    write()
+    world.run(scenario)
+    assert first_logged(raw, keys) > 1
+
+
 def test_a_notice_tells_of_the_full_state(world: World, keys: ShardKeys) -> None:
     """A committed full state is announced with its position, also if only the log was cut."""
     with Channel(world.url, keys) as channel:

@@ -9,6 +9,7 @@ import pytest
 
 from broker import Producer, Replica, Status
 from broker.aio import Replica as AioReplica
+from tests.integration.hand import Hand
 from tests.integration.serving import NewServing
 from tests.servers import Server
 from tests.waiting import eventually
@@ -92,14 +93,47 @@ def test_a_new_replica_is_not_live_before_a_worker_was(server: Server, namespace
 def test_one_silent_shard_makes_the_replica_stale(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """The worst shard decides: when one of two goes silent, the replica is not live."""
+    """The worst shard decides: while one of two is silent, the replica is at no moment live."""
     workers = serving(server.url, namespace, shards=2, heartbeat=HEARTBEAT)
-    with Replica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
+    with Replica(server.url, namespace=namespace, staleness_bound=0.3) as replica:
         replica.wait_live(10)
         # The worker forgets its second shard.
         (flusher,) = workers.flushers
         del flusher._shards[1]
-        eventually(lambda: replica.status is not Status.LIVE, BOUND * 1.25 + LATE)
+        eventually(lambda: replica.status is not Status.LIVE, 0.3 * 1.25 + LATE)
+        before = replica.stats()["reconnects"]
+
+        def has_tried_again() -> bool:
+            assert replica.status is not Status.LIVE
+            return bool(replica.stats()["reconnects"] >= before + 3)
+
+        eventually(has_tried_again)
+
+
+def test_packets_that_prove_nothing_do_not_keep_a_replica_live(
+    server: Server, namespace: str
+) -> None:
+    """Old packets that come again and again are no sign of life."""
+    with (
+        Hand(server.url, namespace) as hand,
+        Producer(server.url, namespace=namespace, local_delta_max_count=1) as producer,
+    ):
+        hand.beat()
+        with Replica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
+            producer.set("key", 1)
+            producer.flush(10)
+            hand.drain()
+            hand.beat()
+            replica.wait_live(10)
+            beaten_at = time.monotonic()
+
+            def is_stale() -> bool:
+                hand.publish(hand.logged(1))
+                return replica.status is Status.STALE
+
+            eventually(is_stale)
+            assert time.monotonic() - beaten_at < BOUND * 1.25 + LATE
+            assert replica.stats()["batches_duplicate"] > 1
 
 
 def test_a_paused_server_makes_the_replica_stale(

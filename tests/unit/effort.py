@@ -1,4 +1,4 @@
-"""How hard the randomised tests try: `STATEBROKER_TEST_EFFORT=20` tries twenty times as many examples.
+"""How hard the randomised tests try: `STATEBROKER_TEST_EFFORT=20` tries twenty times the examples.
 
 At effort 1 every run tries the same examples, so that a red build stays red; above, other ones each
 time.

@@ -126,7 +126,8 @@ def test_what_a_key_already_holds_is_not_applied_again(
 ) -> None:
     """A floor is the offset up to which a key was folded; deltas of that batch are in it."""
     values = {"k": 1, "other": 1}
-    column = {OP_SET: [9, 9], OP_DELETE: None, OP_INCREMENT: [8, 8]}[op]
+    columns: dict[int, list[Any] | None] = {OP_SET: [9, 9], OP_DELETE: None, OP_INCREMENT: [8, 8]}
+    column = columns[op]
     expected = {"k": 9, "other": 9} if column else {}
     tally = folded(values, Run(op, ["k", "other"], column), floors={"k": floor})
     if not applies:

@@ -177,7 +177,7 @@ def test_what_we_read_from_the_golden_bytes_is_the_model(kind: str, name: str) -
 
 @pytest.mark.parametrize("name", PACKETS)
 def test_packets_are_plain_messagepack(name: str) -> None:
-    """Although they are built with `struct`, in Lua and here, any MessagePack library reads them."""
+    """They are built with `struct`, in Lua and here, but any MessagePack library reads them."""
     fields = msgpack.unpackb(bytes.fromhex(vectors("packets")[name]["hex"]))
     packet = PACKETS[name]
     kind = {Batch: 1, Heartbeat: 2, Notice: 3}[type(packet)]

@@ -42,7 +42,7 @@ def test_shards_spread_evenly_over_the_slots(shards: int) -> None:
 
 @pytest.mark.parametrize(("shards", "nodes"), [(16, 2), (16, 3), (128, 3), (128, 7)])
 def test_nodes_of_a_cluster_get_their_share(shards: int, nodes: int) -> None:
-    """With the slots cut in contiguous parts, as clusters are, no node has two more than another."""
+    """With the slots cut in contiguous parts, as clusters are, all nodes get nearly the same."""
     counts = [0] * nodes
     for shard in range(shards):
         counts[slot_of(shard_tag("prices", shard, shards)) * nodes // SLOTS] += 1

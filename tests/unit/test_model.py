@@ -35,7 +35,9 @@ def test_tokens_travel_as_text(marks: dict[int, tuple[bytes, int]]) -> None:
 )
 def test_other_text_is_no_token(text: str) -> None:
     """The message shows it, and what was expected."""
-    with pytest.raises(TokenError, match="not a token: .* expected 'shard:epoch:append'") as caught:
+    with pytest.raises(
+        TokenError, match=r"not a token: .* expected 'shard:epoch:append'"
+    ) as caught:
         Token.parse(text)
     assert text in str(caught.value)
     assert isinstance(caught.value, ValueError)
@@ -73,4 +75,4 @@ def test_statuses_are_their_words() -> None:
     """As they stand in logs, JSON and comparisons with plain text."""
     words = {"connecting", "loading", "catching_up", "live", "stale", "closed", "failed"}
     assert {str(status) for status in Status} == words
-    assert Status.LIVE == "live"
+    assert Status("live") is Status.LIVE

@@ -1,4 +1,4 @@
-"""One shard of a replica: what it shows, what it tells, and what it makes of damage and old news."""
+"""One shard of a replica: what it shows, what it tells, and what it makes of old news."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tests.unit.exactness import exact
 Pair = namedtuple("Pair", "x y")  # noqa: PYI024 - the untyped one is what is tested
 
 
-class Colour(str, Enum):
+class Colour(str, Enum):  # noqa: UP042 - the old one is what is tested
     """A str that is an Enum, as everybody wrote it before StrEnum; its str() is "Colour.RED"."""
 
     RED = "red"
@@ -55,7 +55,14 @@ class Nowhere(tzinfo):
     """A time zone that does not know its own offset, which makes a datetime naive."""
 
     def utcoffset(self, _when: datetime | None) -> timedelta | None:
+        """Say nothing."""
         return None
+
+    dst = utcoffset
+
+    def tzname(self, _when: datetime | None) -> str:
+        """Say a name."""
+        return "nowhere"
 
 
 class Index:
