@@ -17,6 +17,7 @@ PER_CALL = 10_000
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(360)  # a million keys take a while on a small machine
 def test_a_late_subscriber_of_a_large_state_goes_live(
     kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing
 ) -> None:
@@ -31,7 +32,7 @@ def test_a_late_subscriber_of_a_large_state_goes_live(
         for first in range(0, keys, PER_CALL):
             filler.set_many({f"key/{n}": n for n in range(first, first + PER_CALL)})
         filler.flush(60)
-        eventually(lambda: inspector.status()["shards"][0]["state_keys"] == keys, 60)
+        eventually(lambda: inspector.status()["shards"][0]["state_keys"] == keys, 200)
 
         stop = threading.Event()
         rounds = 0
@@ -51,7 +52,7 @@ def test_a_late_subscriber_of_a_large_state_goes_live(
         try:
             with Replica(server.url, namespace=namespace) as late:
                 began = rounds
-                eventually(lambda: late.status is Status.LIVE, 40)
+                eventually(lambda: late.status is Status.LIVE, 100)
                 assert len(late) > keys - rounds, "live before it was complete"
                 assert late.stats()["loads"] == 1
                 assert rounds > began, "nothing was written while it loaded"

@@ -6,13 +6,14 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
 import redis
 
-from broker import FencedError, Inspector, Producer, Replica, reads
+from broker import BackendError, FencedError, Inspector, Producer, Replica, reads
 from broker.aio.session import Session
 from broker.codec import unpack_fields
 from broker.keys import ShardKeys
@@ -238,6 +239,46 @@ def test_a_lease_that_was_lost_and_taken_again_is_another_one(
             await session.commands.snapshot_page(session.keys[0], holder, fence, [], ["key"])
 
     world.run(scenario)
+
+
+class Sleeper(SnapshotWorker):
+    """A scheduler that falls asleep while it reads the log, and much happens until it wakes up."""
+
+    meanwhile: Callable[[], None]
+
+    async def _fold_batch(self, folded: Any, data: bytes, nodes: list[str]) -> None:
+        await super()._fold_batch(folded, data, nodes)
+        await asyncio.to_thread(self.meanwhile)
+
+
+def test_who_lost_the_lease_and_finds_it_free_begins_anew(
+    world: World, raw: redis.Redis, keys: ShardKeys
+) -> None:
+    """A scheduler whose lease another one had meanwhile does not finish what it had begun."""
+    world.producer.increment("n")
+    world.producer.set("gone", 1)
+    world.publish()
+    naps: list[Written | None] = []
+
+    def nap() -> None:
+        raw.delete(keys.lease)
+        world.producer.increment("n", 10)
+        world.producer.delete("gone")
+        world.publish()
+        naps.append(world.write(log_limit=1))
+
+    async def scenario(session: Session) -> None:
+        sleeper = Sleeper(session, 0, unique("s"), lease_ttl=5.0, log_retention=60, log_limit=1)
+        sleeper.meanwhile = nap
+        with suppress(FencedError, BackendError):
+            await sleeper.write_once()
+        assert None not in naps
+        assert naps
+        assert world.inspector.folded() == {"n": 1 + 10 * len(naps)}
+        await sleeper.release()
+
+    world.run(scenario)
+    assert world.agree() == {"n": 1 + 10 * len(naps)}
 
 
 def test_a_half_written_full_state_is_finished_by_another(world: World) -> None:

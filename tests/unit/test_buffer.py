@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.buffer import ProducerBuffer
 from broker.codec import decode_chunk
 from broker.errors import EncodeError
-from broker.lane import CHUNK_HEAD_BYTES, Packed
+from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Packed
 from broker.protocol import MAX_CHUNK_BYTES, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.values import STAMP_BYTES, admit, admit_amount, admit_key
 
@@ -183,9 +183,9 @@ def test_a_group_is_in_one_chunk_even_if_that_is_too_long() -> None:
 
 def test_a_group_that_no_chunk_can_hold_is_refused() -> None:
     """Before any of it is buffered, with the limit and the fix."""
-    ProducerBuffer.check_group(10, MAX_CHUNK_BYTES - CHUNK_HEAD_BYTES)
+    ProducerBuffer.check_group(10, MAX_CHUNK_BYTES - CHUNK_HEAD_BYTES - RUN_BYTES)
     with pytest.raises(EncodeError, match=r"set_many of 10 keys .* limit of 4194304 .* split"):
-        ProducerBuffer.check_group(10, MAX_CHUNK_BYTES - CHUNK_HEAD_BYTES + 1)
+        ProducerBuffer.check_group(10, MAX_CHUNK_BYTES - CHUNK_HEAD_BYTES - RUN_BYTES + 1)
 
 
 @pytest.mark.parametrize("stamp", [None, 1_700_000_000_000])
