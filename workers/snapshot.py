@@ -21,6 +21,7 @@ from broker.codec import decode_packet, pack_field, unpack_fields
 from broker.errors import BackendError, DecodeError
 from broker.fold import BadChunk, decode_chunks, fold
 from broker.keys import ShardKeys
+from broker.lua import lease_lost
 from broker.model import Batch, Chunk, Position
 from broker.protocol import OP_INCREMENT
 
@@ -37,6 +38,7 @@ CUT_PRESSURE = 0.5  # share of the log's limit above which retention gives way
 class _Fold:
     """Net changes since the last snapshot, on their way into the hash."""
 
+    fence: int
     position: Position
     previous_id: bytes
     values: dict[str, Any] = field(default_factory=dict)
@@ -146,7 +148,7 @@ class SnapshotWorker:
 
     async def _fold(self, start: Position, head: int) -> tuple[_Fold, int]:
         """Read the log from the snapshot to the head and fold it to net changes."""
-        folded = _Fold(start, start.batch_id)
+        folded = _Fold(self.fence, start, start.batch_id)
         batches = 0
         while folded.position.offset < head:
             page = await reads.log_page(
@@ -162,8 +164,10 @@ class SnapshotWorker:
                 batches += 1
                 # A stop, and flush workers of this process, get their turn.
                 await asyncio.sleep(0)
-            # A long fold must not cost us the lease.
+            # A long fold must not cost us the lease; one taken anew does not cover what was read.
             await self.renew()
+            if self.fence != folded.fence:
+                raise lease_lost(self.holder)
         return folded, batches
 
     async def _fold_batch(self, folded: _Fold, data: bytes, nodes: list[str]) -> None:
@@ -218,7 +222,7 @@ class SnapshotWorker:
             gone = [name for name in page if name not in folded.values]
             await self._check_history(folded.position)
             await self._session.commands.snapshot_page(
-                self._keys, self.holder, self.fence, fields, gone
+                self._keys, self.holder, folded.fence, fields, gone
             )
             sets += len(fields)
             deletes += len(gone)
@@ -252,7 +256,7 @@ class SnapshotWorker:
             self._keys,
             self.shard,
             self.holder,
-            self.fence,
+            folded.fence,
             epoch=position.epoch,
             offset=position.offset,
             batch_id=position.batch_id,

@@ -249,7 +249,7 @@ class Sleeper(SnapshotWorker):
         await super()._fold_batch(folded, data, nodes)
         await asyncio.to_thread(self.meanwhile)
 
-    async def _commit(self, folded: Any, *, pressed: bool) -> None:
+    async def _commit(self, folded: Any, *, pressed: bool) -> None:  # noqa: ARG002
         raise BackendError("killed")
 
 
