@@ -1,0 +1,163 @@
+"""The command line of `scripts/faults`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+from rich.console import Console
+
+from broker.faults import FaultProxy
+from broker.faults.history import History
+from broker.faults.validators import VALIDATORS
+from scripts.chaos.clock import Clock
+from scripts.chaos.faults import FAULTS
+from scripts.chaos.plan import Step, plan
+from scripts.chaos.report import Happened, Outcome, as_object, tell
+from scripts.chaos.server import Server
+from scripts.chaos.stage import Stage
+
+EXIT_VIOLATIONS = 1
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+MOST_SEED = 10**6
+READY_TIMEOUT_S = 30.0
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/faults",
+        description=(
+            "Starts a server, workers, producers and replicas, breaks them in every way for a "
+            "while, and checks what was recorded against the promises. Ends with 0 if all of "
+            "them were kept, with 1 if not."
+        ),
+        epilog="faults: " + ", ".join(FAULTS),
+    )
+    parser.add_argument("--minutes", type=float, default=2.0, metavar="N", help="(default: 2)")
+    parser.add_argument("--seed", type=int, help="of an earlier run, to repeat its faults")
+    parser.add_argument(
+        "--only", action="append", choices=FAULTS, metavar="FAULT", help="only this one; repeatable"
+    )
+    parser.add_argument("--producers", type=int, default=3, metavar="N", help="(default: 3)")
+    parser.add_argument("--replicas", type=int, default=3, metavar="N", help="(default: 3)")
+    parser.add_argument("--server", metavar="BINARY", help="another server than the bundled Valkey")
+    parser.add_argument("--json", action="store_true", help="one JSON object, and nothing else")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and histories there")
+    return parser.parse_args(argv)
+
+
+async def inject(stage: Stage, steps: Sequence[Step]) -> list[Happened]:
+    """Make the faults at their times; return what happened once all are over."""
+    began = monotonic()
+    happened: list[Happened] = []
+
+    async def make(step: Step) -> None:
+        await asyncio.sleep(max(0.0, began + step.at - monotonic()))
+        start = monotonic()
+        stage.say(f"{start - began:6.1f} s  {step.fault}")
+        try:
+            await FAULTS[step.fault](stage, step)
+        except Exception as error:  # noqa: BLE001 - told; one fault must not end the others
+            stage.crashes.append(f"fault {step.fault} could not be made: {error!r}")
+            stage.say(stage.crashes[-1])
+        happened.append(Happened(step.fault, start, monotonic()))
+
+    await asyncio.gather(*(make(step) for step in steps))
+    return sorted(happened, key=lambda one: one.start)
+
+
+async def play(folder: Path, options: argparse.Namespace, console: Console) -> Outcome:
+    """Play one run from the first start to the verdict."""
+    clock = Clock(folder, options.server)
+    left_out = {} if clock.obstacle is None else {"clock_step": clock.obstacle}
+    names = [name for name in options.only or FAULTS if name not in left_out]
+    steps = plan(options.seed, options.minutes * 60, names)
+    server = Server(folder, clock, options.server)
+    began = monotonic()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    try:
+        await server.start()
+        async with FaultProxy(server.url, seed=options.seed) as proxy:
+            stage = Stage(folder, server, proxy, clock, say)
+            try:
+                tasks = [asyncio.create_task(stage.witness.run())]
+                stage.add_all(
+                    producers=options.producers, replicas=options.replicas, seed=options.seed
+                )
+                tasks += [
+                    asyncio.create_task(stage.watch()),
+                    asyncio.create_task(stage.keep_copies()),
+                ]
+                if not await stage.begin():
+                    stage.crashes.append("the fleet did not come up")
+                happened = await inject(stage, steps)
+                say("faults are off; waiting for rest")
+                unsettled = await stage.settle()
+                for task in tasks:
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
+            finally:
+                await asyncio.to_thread(stage.end)
+    finally:
+        server.kill()
+    history = History(stage.records())
+    violations = [
+        f"{name}: {violation}"
+        for name, validate in VALIDATORS.items()
+        for violation in validate(history)
+    ]
+    violations += [f"process: {crash}" for crash in stage.crashes]
+    violations += [f"rest: {what}" for what in unsettled]
+    seconds = monotonic() - began
+    return Outcome(options.seed, seconds, history, happened, violations, left_out, proxy.counts)
+
+
+def interrupted(_number: int, _frame: object) -> None:
+    """End as from the terminal, so that all processes are stopped on the way out."""
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, tell, and return the exit status."""
+    options = arguments(argv)
+    if options.seed is None:
+        options.seed = random.randrange(MOST_SEED)
+    signal.signal(signal.SIGTERM, interrupted)
+    console = Console(quiet=options.json)
+    console.print(f"seed {options.seed} (repeat with --seed {options.seed})", highlight=False)
+    with contextlib.ExitStack() as exits:
+        if options.keep is None:
+            folder = Path(exits.enter_context(TemporaryDirectory(prefix="statebroker-faults-")))
+        else:
+            folder = options.keep.resolve()
+            folder.mkdir(parents=True)
+        try:
+            outcome = asyncio.run(play(folder, options, console))
+        except KeyboardInterrupt:
+            print("scripts/faults: stopped", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        if options.json:
+            print(json.dumps(as_object(outcome)))
+        else:
+            tell(console, outcome)
+    return EXIT_VIOLATIONS if outcome.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Reads the log behind everybody's back, and records the history that the server really has."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from time import monotonic
+
+from broker import reads
+from broker.codec import decode_packet
+from broker.connection import Connections, translated
+from broker.errors import BackendError
+from broker.faults.journal import Journal
+from broker.faults.records import Headed, Logged, Measured, Place
+from broker.keys import ShardKeys
+from broker.model import Batch, Packet
+from broker.tasks import end
+from scripts.chaos.keyspace import SHARDS
+
+POLL_S = 0.03
+PAGE = 256
+MEASURE_EVERY_S = 0.5
+_MEASURED = ("pending_bytes", "log_bytes")
+
+
+class Witness:
+    """Follows the log of every shard, straight from the server.
+
+    Args:
+        url: of the server itself, not of a proxy.
+        namespace: which state.
+        journal: gets what is read.
+        limits: of pending bytes and log bytes in a shard.
+    """
+
+    def __init__(self, url: str, namespace: str, journal: Journal, limits: tuple[int, int]) -> None:
+        self.heads: dict[int, Place] = {}
+        self._connections = Connections(url)
+        self._client = self._connections.commands()
+        self._keys = [ShardKeys.of(namespace, shard, SHARDS) for shard in range(SHARDS)]
+        self._journal = journal
+        self._limits = limits
+        self._at: dict[int, Place] = {}
+        self._measure_at = 0.0
+        self._known: set[Place] = set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        listening = asyncio.create_task(self._listen())
+        try:
+            while True:
+                with suppress(BackendError):
+                    for shard in range(SHARDS):
+                        await self._look(shard)
+                    await self._measure()
+                await asyncio.sleep(POLL_S)
+        finally:
+            await end([listening])
+            await self._connections.close()
+
+    async def _listen(self) -> None:
+        """Hear what is published, too: a log that is cut at once would hide it."""
+        while True:
+            client = self._connections.blocking()
+            pubsub = client.pubsub()
+            with suppress(BackendError):
+                async with translated("listening"):
+                    await pubsub.subscribe(*[keys.channel for keys in self._keys])
+                    async for message in pubsub.listen():
+                        if message["type"] == "message":
+                            self._record(decode_packet(message["data"]))
+            await self._connections.discard(client, pubsub)
+            await asyncio.sleep(POLL_S)
+
+    def _record(self, packet: Packet) -> Place:
+        place = Place(packet.shard, packet.epoch, packet.offset, packet.id)
+        if isinstance(packet, Batch) and place not in self._known:
+            self._known.add(place)
+            chunks = tuple(packet.chunks)
+            self._journal.write(
+                Logged(monotonic(), place, packet.previous_id, packet.deltas, chunks)
+            )
+        return place
+
+    async def _look(self, shard: int) -> None:
+        """Read what is new in a shard; the whole log if what was read is not its past."""
+        at = self._at.get(shard, Place(shard, b""))
+        while True:
+            asked = monotonic()
+            page = await reads.log_page(self._client, self._keys[shard], at.offset, PAGE)
+            if page.head is None:
+                return
+            head = Place(
+                shard,
+                page.head.position.epoch,
+                page.head.position.offset,
+                page.head.position.batch_id,
+            )
+            if at.epoch != head.epoch or head.offset < at.offset:
+                at = Place(shard, head.epoch)
+                continue
+            for data in page.entries:
+                batch = decode_packet(data)
+                place = self._record(batch)
+                if batch.previous_id != at.id and at.offset:
+                    at = Place(shard, head.epoch)
+                    break
+                at = place
+            else:
+                if at.offset < head.offset and page.entries:
+                    continue
+                if at != head and at.offset:
+                    at = Place(shard, head.epoch)
+                    continue
+                self._at[shard] = self.heads[shard] = head
+                self._journal.write(Headed(asked, monotonic(), head))
+                return
+
+    async def _measure(self) -> None:
+        if monotonic() < self._measure_at:
+            return
+        self._measure_at = monotonic() + MEASURE_EVERY_S
+        for keys in self._keys:
+            async with translated("measuring"):
+                found = await self._client.hmget(keys.meta, _MEASURED)
+            values = [int(number or 0) for number in found]
+            for what, value, limit in zip(_MEASURED, values, self._limits, strict=True):
+                self._journal.write(Measured(monotonic(), what, value, limit))

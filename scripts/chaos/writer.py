@@ -1,0 +1,189 @@
+"""One producer process: writes at a steady pace, and records what Redis accepted of it."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from broker import BrokerError, BufferFullError, DataLostError, FlushTimeoutError, Producer
+from broker.aio import session
+from broker.config import SETTINGS
+from broker.faults.journal import Journal
+from broker.faults.records import Appended, Counted, Measured, digest_of_chunks
+from broker.keys import ShardKeys
+from broker.lua import Accepted, Busy, Commands, Missing
+from scripts.chaos.keyspace import GROUPS, OWN_KEYS, SHARDS, SHARED_KEYS, group_keys
+
+KEEP_SECONDS = 12.0
+# So little that every longer outage fills it.
+BUFFER_BYTES = 48 << 10
+TURN_S = 0.05
+DELTAS_A_TURN = 8
+BIG_BYTES = 20_000
+# How often each kind of change is made.
+MIX = {
+    "own": 60,
+    "shared": 30,
+    "delete": 20,
+    "count": 40,
+    "count all": 30,
+    "big": 1,
+    "group": 20,
+}
+FLUSH_EVERY_S = 1.0
+FLUSH_TIMEOUT_S = 30.0
+
+
+class Recorded(Commands):
+    """The commands, with every accepted chunk put into the journal."""
+
+    journal: Journal
+    incarnations: dict[int, int]
+
+    async def append(
+        self, keys: ShardKeys, node: str, incarnation: int, token: str, **rest: Any
+    ) -> Accepted | Missing | Busy:
+        """Append, and record it if Redis said yes."""
+        reply = await super().append(keys, node, incarnation, token, **rest)
+        shard = shard_number(keys)
+        self.incarnations[shard] = incarnation
+        if isinstance(reply, Accepted):
+            self.journal.write(
+                Appended(
+                    at=monotonic(),
+                    node=node,
+                    incarnation=incarnation,
+                    shard=shard,
+                    number=rest["number"],
+                    deltas=rest["deltas"],
+                    digest=digest_of_chunks([rest["chunk"]]),
+                    append=reply.append,
+                    epoch=reply.epoch,
+                    duplicate=reply.duplicate,
+                )
+            )
+        return reply
+
+
+def shard_number(keys: ShardKeys) -> int:
+    """Return the number of a shard, out of the tag that its names carry."""
+    return int(keys.meta.partition("{")[2].partition("}")[0].rpartition(":")[2].partition(".")[0])
+
+
+class Writer:
+    """Writes until it is told to stop, then flushes and tells its last counters."""
+
+    def __init__(self, node: str, seed: int, journal: Journal) -> None:
+        self.node = node
+        self.chance = random.Random(seed)
+        self.journal = journal
+        self.reported = 0
+        self.stopping = False
+        self.written = 0
+
+    def run(self, producer: Producer) -> None:
+        """Write, flush now and then, and end with everything accepted."""
+        flush_at = monotonic() + FLUSH_EVERY_S
+        while not self.stopping:
+            try:
+                for _ in range(DELTAS_A_TURN):
+                    self.write(producer)
+            except BufferFullError:
+                pass
+            if monotonic() > flush_at:
+                self.flush(producer, FLUSH_EVERY_S)
+                self.tell(producer)
+                flush_at = monotonic() + FLUSH_EVERY_S
+            sleep(TURN_S)
+        self.flush(producer, FLUSH_TIMEOUT_S)
+        self.tell(producer, final=True)
+
+    def write(self, producer: Producer) -> None:
+        """Make one random change."""
+        chance = self.chance
+        self.written += 1
+        (what,) = chance.choices(list(MIX), list(MIX.values()))
+        match what:
+            case "own":
+                producer.set(
+                    f"own/{self.node}/{chance.randrange(OWN_KEYS)}", chance.getrandbits(60)
+                )
+            case "shared":
+                key = f"shared/{chance.randrange(SHARED_KEYS)}"
+                producer.set(key, f"{self.node} {self.written}")
+            case "delete":
+                producer.delete(f"shared/{chance.randrange(SHARED_KEYS)}")
+            case "count":
+                producer.increment(f"count/{self.node}", chance.randrange(1, 100))
+            case "count all":
+                producer.increment("count/all")
+            case "big":
+                # Larger than the server's own buffer of a connection, so that its limits are felt.
+                producer.set(f"big/{self.node}", bytes(BIG_BYTES))
+            case "group":
+                value = f"{self.node} {self.written}"
+                producer.set_many(dict.fromkeys(group_keys(chance.randrange(GROUPS)), value))
+
+    def flush(self, producer: Producer, timeout: float) -> None:
+        """Flush, and note what was told as lost."""
+        try:
+            producer.flush(timeout)
+        except FlushTimeoutError:
+            pass
+        except DataLostError as error:
+            self.reported += error.lost
+
+    def tell(self, producer: Producer, *, final: bool = False) -> None:
+        """Record the counters, and what has a bound."""
+        counters = producer.stats()
+        incarnations = tuple(Recorded.incarnations.get(shard, 0) for shard in range(SHARDS))
+        now = monotonic()
+        self.journal.write(
+            Counted(
+                now, self.node, incarnations, counters, self.reported, KEEP_SECONDS, final=final
+            )
+        )
+        self.journal.write(Measured(now, "producer buffer", counters["buffer_bytes"], BUFFER_BYTES))
+
+
+def main() -> None:
+    """Write until SIGTERM."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--namespace", required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--journal", type=Path, required=True)
+    options = parser.parse_args()
+    journal = Journal(options.journal)
+    Recorded.journal, Recorded.incarnations = journal, {}
+    vars(session)["Commands"] = Recorded
+    writer = Writer(options.node, options.seed, journal)
+
+    def stop(_number: int, _frame: object) -> None:
+        writer.stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    while not writer.stopping:
+        try:
+            with Producer(
+                options.url,
+                namespace=options.namespace,
+                node=options.node,
+                shards=SHARDS,
+                keep_seconds=KEEP_SECONDS,
+                buffer_bytes=BUFFER_BYTES,
+                full_timeout=SETTINGS["full_timeout"].low,
+            ) as producer:
+                writer.run(producer)
+        except BrokerError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            sleep(TURN_S)
+
+
+if __name__ == "__main__":
+    main()
