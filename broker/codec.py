@@ -8,7 +8,7 @@ for rows).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -209,23 +209,27 @@ def pack_field(offset: int, value: Value) -> bytes:
 def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
     """Read fields of the full-state hash as two columns, offsets and values.
 
-    One call of the MessagePack library reads all of them, as with a chunk's column.
+    One call of the MessagePack library reads all of them, as with a chunk's column: a byte before
+    each field makes its offset an item too.
 
     Raises:
         DecodeError: a field is cut short or damaged.
     """
-    try:
-        offsets = [_OFFSET.unpack_from(field)[0] for field in fields]
-    except struct.error as error:
-        raise DecodeError(f"field of the full-state hash: {error}") from None
     if any(len(field) <= OFFSET_PREFIX_BYTES for field in fields):
         raise DecodeError("a field of the full-state hash has no value")
-    values = unpack(_joined(field[OFFSET_PREFIX_BYTES:] for field in fields))
-    if len(values) != len(fields):
+    items = unpack(
+        _ARRAY32.pack(0xDD, 2 * len(fields)) + b"".join([b"\xcf" + field for field in fields])
+    )
+    offsets, values = items[::2], items[1::2]
+    # A damaged value may take the next field for its own content, and another give it back.
+    prefixes = b"".join([field[:OFFSET_PREFIX_BYTES] for field in fields])
+    if len(items) != 2 * len(fields) or prefixes != _packed_offsets(offsets):
         raise DecodeError("a field of the full-state hash is not exactly one value")
     return offsets, values
 
 
-def _joined(packed: Iterable[bytes]) -> bytes:
-    items = list(packed)
-    return _ARRAY32.pack(0xDD, len(items)) + b"".join(items)
+def _packed_offsets(offsets: Sequence[Value]) -> bytes | None:
+    try:
+        return struct.pack(f">{len(offsets)}Q", *offsets)
+    except struct.error:
+        return None

@@ -20,6 +20,8 @@ from tests.unit.exactness import exact
 from tests.unit.follower import STALENESS_BOUND, Follower, LogRead
 from tests.unit.history import Delta, History, SnapshotRun
 
+FIELD = pack_field(1, 1)
+
 
 def plus(key: str, amount: float = 1) -> Delta:
     """Return an increment."""
@@ -265,13 +267,15 @@ def test_repeats_and_notices_keep_nothing_alive(history: History, replica: Follo
 @pytest.mark.parametrize(
     ("keys", "fields"),
     [
-        ([b"a"], [b"\0" * 7]),
-        ([b"a"], [b"\0" * 8]),
-        ([b"a"], [pack_field(1, 1) + b"\x01"]),
-        ([b"a", b"b"], [b"\0" * 8, pack_field(1, 1) + b"\x01"]),
-        ([b"\xff"], [pack_field(1, 1)]),
+        pytest.param([b"a"], [b"\0" * 7], id="offset cut"),
+        pytest.param([b"a"], [b"\0" * 8], id="no value"),
+        pytest.param([b"a"], [FIELD + b"\x01"], id="two values"),
+        pytest.param([b"a", b"b"], [b"\0" * 8, FIELD + b"\x01"], id="none beside two"),
+        pytest.param(
+            [b"a", b"b"], [FIELD[:-1] + b"\x92", FIELD + b"\x02\x03"], id="takes another's"
+        ),
+        pytest.param([b"\xff"], [FIELD], id="key not UTF-8"),
     ],
-    ids=["offset cut", "no value", "two values", "values of a neighbour", "key not UTF-8"],
 )
 def test_a_damaged_full_state_is_an_error_and_never_shown(
     history: History, replica: Follower, keys: list[bytes], fields: list[bytes]
@@ -382,7 +386,7 @@ def test_what_came_over_an_older_subscription_is_not_applied_after_a_new_one(
 
 
 def half_written(history: History) -> Follower:
-    """Return a replica that has loaded a state of which a key is ahead of the snapshot."""
+    """Return a replica that has loaded a state with a key from beyond the snapshot."""
     snapshot(history)
     write(history, plus("a", 10))
     SnapshotRun(history).write_page()
@@ -470,7 +474,8 @@ def test_a_server_whose_clock_was_set_back_is_followed_again(
     history: History, replica: Follower
 ) -> None:
     """Its packets look old until the next answer tells its clock anew."""
-    beat = Heartbeat(0, *_head_of(history), NO_ID, round(history.now * 1000) - 100_000, 2)
+    at, time_ms = history.head, round(history.now * 1000) - 100_000
+    beat = Heartbeat(0, at.epoch, at.offset, at.batch_id, NO_ID, time_ms, 2)
     assert replica.state.packet(encode_packet(beat), replica.now) is Event.LATE
     head = history.read_head()
     assert head is not None
@@ -479,10 +484,6 @@ def test_a_server_whose_clock_was_set_back_is_followed_again(
     )
     assert replica.state.packet(encode_packet(beat), replica.now) is Event.CURRENT
     assert replica.state.phase is Status.LIVE
-
-
-def _head_of(history: History) -> tuple[bytes, int, bytes]:
-    return history.head.epoch, history.head.offset, history.head.batch_id
 
 
 def test_a_shard_of_which_nobody_speaks_is_complete_but_not_live(history: History) -> None:
