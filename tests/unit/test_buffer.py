@@ -14,7 +14,7 @@ from broker.codec import decode_chunk
 from broker.errors import EncodeError
 from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Packed
 from broker.protocol import MAX_CHUNK_BYTES, OP_DELETE, OP_INCREMENT, OP_SET
-from broker.values import STAMP_BYTES, admit, admit_amount, admit_key
+from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
 
 
 def buffer(**options: Any) -> ProducerBuffer:
@@ -38,7 +38,7 @@ def size_of(op: int, key: str, value: Any, *, stamped: bool = False) -> int:
         size += admit(value)[1]
     elif op == OP_INCREMENT:
         admit_amount(value)
-        size += STAMP_BYTES
+        size += SCALAR_BYTES
     return size
 
 
@@ -253,6 +253,18 @@ def test_conflating_gives_back_no_more_room_than_there_is() -> None:
     assert sum(sizes) <= 20_000 + CHUNK_HEAD_BYTES * len(sizes)
     assert max(sizes) <= 8000
     assert large < 20
+
+
+def test_conflating_never_takes_room() -> None:
+    """Also where what stays is counted anew."""
+    one = buffer(max_bytes=1000)
+    put(one, OP_SET, "k", 1)
+    while put(one, OP_INCREMENT, "n", 1) is not None:
+        pass
+    put(one, OP_DELETE, "k")
+    before = one.bytes
+    assert one.conflate() == before - one.bytes >= 0
+    assert one.bytes <= one.max_bytes
 
 
 def test_chunks_in_flight_are_not_conflated() -> None:

@@ -21,10 +21,10 @@ from broker.codec import decode_chunk, encode_chunk
 from broker.lane import CHUNK_HEAD_BYTES, Columns, Lane, Packed
 from broker.model import Chunk
 from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
-from broker.values import STAMP_BYTES, admit, admit_key
 from tests.unit.effort import examples
 from tests.unit.exactness import exact
 from tests.unit.history import Delta, apply_delta
+from tests.unit.test_buffer import size_of
 
 SHARDS = 2
 LINGER = 0.5
@@ -141,7 +141,7 @@ class BufferMachine(RuleBasedStateMachine):
         """Buffer deltas one by one; what is refused leaves no trace."""
         lane, calls = self.buffer.lanes[shard], self.calls[shard]
         for op, key, value in deltas:
-            size = admit_key(key) + admit(value)[1] + STAMP_BYTES
+            size = size_of(op, key, value, stamped=True)
             before = self.buffer.bytes
             first, closed = not lane.open.count, len(lane.closed)
             news = self.buffer.add(shard, op, key, value, size, len(calls), self.now)
@@ -158,7 +158,7 @@ class BufferMachine(RuleBasedStateMachine):
         """Buffer sets that have to become visible at once."""
         calls = self.calls[shard]
         # All of a group carry one timestamp, so calls of a group are looked up by the first one.
-        size = sum(admit_key(key) + admit(value)[1] + STAMP_BYTES for key, value in group.items())
+        size = sum(size_of(OP_SET, key, value, stamped=True) for key, value in group.items())
         before = self.buffer.bytes
         news = self.buffer.add_many(
             shard, list(group), list(group.values()), size, len(calls), self.now
