@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.connection import Client, translated
+from broker.digest import Digest
 from broker.keys import ShardKeys, config_key
 from broker.model import Position
 from broker.protocol import NO_ID
@@ -23,6 +24,7 @@ _HEAD_FIELDS = (
     "covered",
     "published_at",
     "log_bytes",
+    "fold_to",
 )
 
 
@@ -66,7 +68,7 @@ async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> L
 
 
 def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
-    epoch, offset, batch_id, snap_offset, snap_id, covered, published_at, log_bytes = meta
+    epoch, offset, batch_id, snap_offset, snap_id, covered, published_at, log_bytes, fold_to = meta
     if epoch is None:
         return None
     now_ms = time[0] * 1000 + time[1] // 1000
@@ -77,6 +79,7 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
         quiet_s=(now_ms - int(published_at or 0)) / 1000,
         time_s=now_ms / 1000,
         log_bytes=int(log_bytes or 0),
+        fold_to=int(fold_to or 0),
     )
 
 
@@ -93,6 +96,37 @@ async def state_pages(
         yield list(page), list(page.values())
         if not cursor:
             return
+
+
+@dataclass(frozen=True, slots=True)
+class StateMarks:
+    """What meta says of the full-state hash, in one atomic step.
+
+    Attributes:
+        snapshot: everything up to here is in it.
+        fold_to: nothing from beyond this offset is in it.
+        digest: of the hash as it is; None if nobody knows it.
+    """
+
+    snapshot: Position
+    fold_to: int
+    digest: Digest | None
+
+
+async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
+    """Return what the full-state hash holds; None if the shard does not exist."""
+    async with translated("reading the digest"):
+        meta: list[Any] = await client.hmget(
+            keys.meta, ["epoch", "snap_offset", "snap_id", "fold_to", "digest"]
+        )
+    epoch, offset, batch_id, fold_to, digest = meta
+    if epoch is None:
+        return None
+    return StateMarks(
+        Position(epoch, int(offset or 0), batch_id or NO_ID),
+        int(fold_to or 0),
+        Digest.of_bytes(digest) if digest is not None else None,
+    )
 
 
 async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> list[bytes | None]:

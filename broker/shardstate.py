@@ -49,6 +49,7 @@ class Head:
         quiet_s: seconds since the shard's last packet, by the Redis clock.
         time_s: the Redis clock, in seconds.
         log_bytes: size of the log.
+        fold_to: no field of the full-state hash is from beyond this offset.
     """
 
     position: Position
@@ -57,6 +58,7 @@ class Head:
     quiet_s: float
     time_s: float
     log_bytes: int = 0
+    fold_to: int = 0
 
 
 @dataclass(slots=True)

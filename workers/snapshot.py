@@ -1,61 +1,52 @@
 """The snapshot worker: folds the log into the full-state hash. Cost follows what changed.
 
 Crash at any step: pages written are marked with their offset, the position is moved last; the next
-scheduler reads the same log again and skips, key by key, what a field already holds.
+scheduler reads the same log again and skips, key by key, what a field already holds. A backlog is
+folded in portions, so that each step forward is kept and memory stays bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import msgpack
 
 from broker import reads
 from broker.aio.session import Session
-from broker.codec import decode_packet, pack_field, unpack_fields
-from broker.errors import BackendError, DecodeError
-from broker.fold import BadChunk, decode_chunks, fold
+from broker.codec import pack_field
+from broker.digest import Digest
+from broker.errors import BackendError
+from broker.fold import BadChunk
 from broker.keys import ShardKeys
-from broker.lua import lease_lost
-from broker.model import Batch, Chunk, Position
-from broker.protocol import OP_INCREMENT
+from broker.lua import Lease, lease_lost
+from broker.model import Position
+from broker.netchanges import PAGE_KEYS, NetChanges
+from broker.protocol import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
+from broker.shardstate import Head
 
 log = logging.getLogger(__name__)
 
 LOG_PAGE_BATCHES = 8  # a page is decoded in one go, and flush workers may share this process
-PAGE_KEYS = 1000
+PORTION_KEYS = 100_000
 DEAD_LIMIT = 1000
 DEAD_BYTES = 16 << 10
 CUT_PRESSURE = 0.5  # share of the log's limit above which retention gives way
 
 
 @dataclass(slots=True)
-class _Fold:
-    """Net changes since the last snapshot, on their way into the hash."""
-
-    fence: int
-    position: Position
-    previous_id: bytes
-    values: dict[str, Any] = field(default_factory=dict)
-    floors: dict[str, int] = field(default_factory=dict)
-    touched: set[str] = field(default_factory=set)
-    bad: list[tuple[str, BadChunk]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
 class Written:
-    """What one snapshot did: batches folded, keys set and deleted, seconds it took."""
+    """What one round did: batches folded, keys set and deleted, seconds it took."""
 
-    offset: int
-    batches: int
-    sets: int
-    deletes: int
-    seconds: float
+    offset: int = 0
+    batches: int = 0
+    sets: int = 0
+    deletes: int = 0
+    seconds: float = 0.0
 
 
 class SnapshotWorker:
@@ -86,6 +77,7 @@ class SnapshotWorker:
         self._session = session
         self._keys: ShardKeys = session.keys[shard]
         self._ttl_ms = round(lease_ttl * 1000)
+        self._lease = Lease(holder, 0, self._ttl_ms, b"")
         self._retention = log_retention
         self._limit = log_limit
         self._committed: deque[tuple[float, int]] = deque()
@@ -130,123 +122,113 @@ class SnapshotWorker:
             self._committed.clear()
             self._cut_to = 0
         pressed = head.log_bytes > self._limit * CUT_PRESSURE
-        if head.position.offset <= head.snapshot.offset and not (
-            pressed and self._cut_to < head.snapshot.offset
-        ):
+        if not await self._has_work(head, pressed=pressed):
             return None
-        folded, batches = await self._fold(head.snapshot, head.position.offset)
-        sets, deletes = await self._write_pages(folded)
-        await self._commit(folded, pressed=pressed)
-        written = Written(
-            folded.position.offset, batches, sets, deletes, time.monotonic() - started
-        )
+        written = Written()
+        at = head.snapshot
+        while True:
+            changes, batches = await self._fold(at, head)
+            sets, deletes = await self._write_pages(changes)
+            await self._commit(changes, pressed=pressed)
+            at = changes.position
+            written.offset = at.offset
+            written.batches += batches
+            written.sets += sets
+            written.deletes += deletes
+            if at.offset >= head.position.offset:
+                break
+        written.seconds = time.monotonic() - started
         log.info(
             "snapshot_written shard=%d offset=%d batches=%d sets=%d deletes=%d seconds=%.3f",
-            *(self.shard, written.offset, batches, sets, deletes, written.seconds),
+            *(self.shard, written.offset, written.batches, written.sets, written.deletes),
+            written.seconds,
         )
         return written
 
-    async def _fold(self, start: Position, head: int) -> tuple[_Fold, int]:
-        """Read the log from the snapshot to the head and fold it to net changes."""
-        folded = _Fold(self.fence, start, start.batch_id)
+    async def _has_work(self, head: Head, *, pressed: bool) -> bool:
+        if head.position.offset > head.snapshot.offset:
+            return True
+        if pressed and self._cut_to < head.snapshot.offset:
+            return True
+        marks = await reads.state_marks(self._session.client, self._keys)
+        return marks is not None and marks.digest is None and marks.snapshot.offset > 0
+
+    async def _fold(self, start: Position, head: Head) -> tuple[NetChanges, int]:
+        """Read a portion of the log after `start`, to the head at most, as net changes."""
+        fence = self.fence
+        changes = NetChanges.since(start)
         batches = 0
-        while folded.position.offset < head:
-            page = await reads.log_page(
-                self._session.client, self._keys, folded.position.offset, LOG_PAGE_BATCHES
-            )
+        # A portion covers what another scheduler's pages hold already, or it could write a key's
+        # newer value under its own, older offset.
+        while changes.position.offset < head.position.offset and (
+            len(changes.touched) < PORTION_KEYS or changes.position.offset < head.fold_to
+        ):
+            after = changes.position.offset
+            page = await reads.log_page(self._session.client, self._keys, after, LOG_PAGE_BATCHES)
             if not page.entries:
                 raise BackendError(
-                    f"the log of shard {self.shard} has nothing after offset "
-                    f"{folded.position.offset}, its head is {head}; was the log deleted by hand?"
+                    f"the log of shard {self.shard} has nothing after offset {after}, its head is "
+                    f"{head.position.offset}; was the log deleted by hand?"
                 )
             for data, nodes in zip(page.entries, page.nodes, strict=True):
-                await self._fold_batch(folded, data, nodes)
+                await self._fold_batch(changes, data, nodes)
                 batches += 1
                 # A stop, and flush workers of this process, get their turn.
                 await asyncio.sleep(0)
             # A long fold must not cost us the lease; one taken anew does not cover what was read.
             await self.renew()
-            if self.fence != folded.fence:
+            if self.fence != fence:
                 raise lease_lost(self.holder)
-        return folded, batches
+        return changes, batches
 
-    async def _fold_batch(self, folded: _Fold, data: bytes, nodes: list[str]) -> None:
-        batch = decode_packet(data)
-        if not isinstance(batch, Batch) or batch.previous_id != folded.position.batch_id:
-            raise DecodeError(
-                f"the log of shard {self.shard} does not continue at offset "
-                f"{folded.position.offset + 1}"
-            )
-        chunks, bad = decode_chunks(batch)
-        await self._read_bases(folded, chunks)
-        fold(folded.values, batch, chunks, folded.floors)
-        folded.touched.update(key for chunk in chunks for run in chunk.runs for key in run.keys)
-        folded.bad += [(nodes[one.index] if one.index < len(nodes) else "", one) for one in bad]
-        folded.previous_id = folded.position.batch_id
-        folded.position = batch.position
+    async def _fold_batch(self, changes: NetChanges, data: bytes, nodes: list[str]) -> None:
+        await changes.take(self._session.client, self._keys, data, nodes)
 
-    async def _read_bases(self, folded: _Fold, chunks: list[Chunk]) -> None:
-        """Fetch what increments add to: keys whose first delta since the snapshot is one.
-
-        Also the offset of every such field, which is beyond the snapshot where a scheduler died
-        after writing pages.
-        """
-        names: dict[str, None] = {}
-        for chunk in chunks:
-            for run in chunk.runs:
-                if run.op == OP_INCREMENT:
-                    names |= dict.fromkeys(run.keys)
-        wanted = [name for name in names if name not in folded.touched]
-        for first in range(0, len(wanted), PAGE_KEYS):
-            page = wanted[first : first + PAGE_KEYS]
-            fields = await reads.state_fields(self._session.client, self._keys, page)
-            found = [(name, one) for name, one in zip(page, fields, strict=True) if one is not None]
-            if found:
-                offsets, values = unpack_fields([one for _, one in found])
-                for (name, _), offset, value in zip(found, offsets, values, strict=True):
-                    folded.values[name] = value
-                    folded.floors[name] = offset
-
-    async def _write_pages(self, folded: _Fold) -> tuple[int, int]:
-        """Write the net changes, a page at a time; every page checks the lease."""
-        offset = folded.position.offset
-        names = list(folded.touched)
+    async def _write_pages(self, changes: NetChanges) -> tuple[int, int]:
+        """Write the net changes, a page at a time; every page checks and renews the lease."""
+        offset = changes.position.offset
+        lease = Lease(self.holder, self.fence, self._ttl_ms, os.urandom(BATCH_ID_BYTES))
+        self._lease = lease
+        commands, client = self._session.commands, self._session.client
+        known = await commands.snapshot_begin(self._keys, lease, changes.position)
+        digest = await self._digest_of_state() if known is None else Digest.of_bytes(known)
+        names = list(changes.touched)
         sets = deletes = 0
-        for first in range(0, len(names), PAGE_KEYS):
+        # One page at least, if only for a digest that is new.
+        for first in range(0, max(1, len(names)), PAGE_KEYS):
             page = names[first : first + PAGE_KEYS]
-            fields = [
-                (name, pack_field(offset, folded.values[name]))
-                for name in page
-                if name in folded.values
-            ]
-            gone = [name for name in page if name not in folded.values]
-            await self._check_history(folded.position)
-            await self._session.commands.snapshot_page(
-                self._keys, self.holder, folded.fence, fields, gone
-            )
+            before = await reads.state_fields(client, self._keys, page) if page else []
+            fields: list[tuple[str, bytes]] = []
+            gone: list[str] = []
+            for name, old in zip(page, before, strict=True):
+                if old is not None:
+                    digest.add(name, old[OFFSET_PREFIX_BYTES:], -1)
+                if name in changes.values:
+                    new = pack_field(offset, changes.values[name])
+                    digest.add(name, new[OFFSET_PREFIX_BYTES:])
+                    fields.append((name, new))
+                elif old is not None:
+                    gone.append(name)
+            await commands.snapshot_page(self._keys, lease, bytes(digest), fields, gone)
             sets += len(fields)
             deletes += len(gone)
         return sets, deletes
 
-    async def _check_history(self, position: Position) -> None:
-        """Return if the position is (still) in the shard's history.
+    async def _digest_of_state(self) -> Digest:
+        """Sum up the whole hash: once in its life, and where somebody deleted the digest."""
+        digest, seen = Digest(), set[bytes]()
+        async for names, fields in reads.state_pages(self._session.client, self._keys):
+            for name, one in zip(names, fields, strict=True):
+                if name not in seen:
+                    seen.add(name)
+                    digest.add(name.decode(), one[OFFSET_PREFIX_BYTES:])
+            await self.renew()
+        log.info("digest_made shard=%d keys=%d", self.shard, len(seen))
+        return digest
 
-        A server that came back with less hands out the same lease again: it does not tell.
-
-        Raises:
-            BackendError: it is not; what was folded must not be written.
-        """
-        page = await reads.log_page(self._session.client, self._keys, position.offset - 1, 1)
-        found = decode_packet(page.entries[0]).position if page.entries else None
-        if page.head is None or found != position:
-            raise BackendError(
-                f"the history of shard {self.shard} was rewritten while its full state was being "
-                f"written; offset {position.offset} is not what it was"
-            )
-
-    async def _commit(self, folded: _Fold, *, pressed: bool) -> None:
-        position, now = folded.position, time.monotonic()
-        for node, one in folded.bad:
+    async def _commit(self, changes: NetChanges, *, pressed: bool) -> None:
+        position, now = changes.position, time.monotonic()
+        for node, one in changes.bad:
             log.error(
                 "chunk_skipped node=%s shard=%d offset=%d index=%d bytes=%d fault=%s",
                 *(node, self.shard, one.offset, one.index, len(one.data), one.fault),
@@ -255,15 +237,12 @@ class SnapshotWorker:
         await self._session.commands.snapshot_commit(
             self._keys,
             self.shard,
-            self.holder,
-            folded.fence,
-            epoch=position.epoch,
-            offset=position.offset,
-            batch_id=position.batch_id,
-            previous_id=folded.previous_id,
+            self._lease,
+            position,
+            changes.previous_id,
             cut=cut,
             dead_limit=DEAD_LIMIT,
-            dead=[_dead_letter(node, one) for node, one in folded.bad],
+            dead=[_dead_letter(node, one) for node, one in changes.bad],
         )
         self._cut_to = cut
         self._last = (position.epoch, position.offset)

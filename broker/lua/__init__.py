@@ -6,7 +6,7 @@ Each method says what it does in Python's terms; the header of its Lua file says
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError
 from broker.connection import Client, translated
 from broker.errors import FencedError
 from broker.keys import ShardKeys, config_key
+from broker.model import Position
 
 NAMES: Final = (
     "join",
@@ -26,8 +27,11 @@ NAMES: Final = (
     "heartbeat",
     "lease_take",
     "lease_release",
+    "snapshot_begin",
     "snapshot_page",
     "snapshot_commit",
+    "state_sums",
+    "state_ranges",
 )
 
 
@@ -131,6 +135,38 @@ class LogFull:
     """Nothing was done: the log is at its limit, the scheduler does not keep up."""
 
     log_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a shard's full state.
+
+    Attributes:
+        holder: the scheduler's name.
+        fence: fencing number; 0 is no right.
+        ttl_ms: how long it lasts without renewal; every page renews it.
+        mark: 8 random bytes that no other write has; of the one full state written under it.
+    """
+
+    holder: str
+    fence: int
+    ttl_ms: int
+    mark: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StateSums:
+    """One page of the full-state hash, summed up.
+
+    Attributes:
+        cursor: of the next page; "0": that was the last.
+        fields: how many were summed up.
+        sums: key range -> sum of its entry hashes, not yet wrapped to 64 bits.
+    """
+
+    cursor: str
+    fields: int
+    sums: dict[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,37 +369,69 @@ class Commands:
         async with translated("signing off"):
             await self.client.hdel(keys.workers, worker)
 
+    async def snapshot_begin(
+        self, keys: ShardKeys, lease: Lease, position: Position
+    ) -> bytes | None:
+        """Begin to write the full state; return the hash's digest, None if nobody knows it.
+
+        Args:
+            keys: the shard.
+            lease: ours; it lasts its whole time again from now on.
+            position: up to which the net changes were folded.
+
+        Raises:
+            FencedError: the lease was lost, or the position is not in the shard's history.
+        """
+        reply = await self._run(
+            "snapshot_begin",
+            [keys.meta, keys.lease, keys.log],
+            lease.holder,
+            lease.fence,
+            lease.ttl_ms,
+            position.epoch,
+            position.offset,
+            position.batch_id,
+            lease.mark,
+        )
+        _check_lease(reply, lease)
+        return reply[1]  # type: ignore[no-any-return]
+
     async def snapshot_page(
         self,
         keys: ShardKeys,
-        holder: str,
-        fence: int,
+        lease: Lease,
+        digest: bytes,
         fields: Sequence[tuple[str, bytes]],
         deletes: Sequence[str],
     ) -> None:
-        """Write one page of the full state.
+        """Write one page of the full state, and the hash's digest after it; renews the lease.
 
         Raises:
-            FencedError: the lease was lost; nothing was written.
+            FencedError: the lease was lost, or the server's history; nothing was written.
         """
         flat = [part for pair in fields for part in pair]
         reply = await self._run(
-            "snapshot_page", [keys.state, keys.lease], holder, fence, len(fields), *flat, *deletes
+            "snapshot_page",
+            [keys.state, keys.lease, keys.meta],
+            lease.holder,
+            lease.fence,
+            lease.ttl_ms,
+            lease.mark,
+            digest,
+            len(fields),
+            *flat,
+            *deletes,
         )
-        if reply[0] != b"OK":
-            raise lease_lost(holder)
+        _check_lease(reply, lease)
 
     async def snapshot_commit(
         self,
         keys: ShardKeys,
         shard: int,
-        holder: str,
-        fence: int,
-        *,
-        epoch: bytes,
-        offset: int,
-        batch_id: bytes,
+        lease: Lease,
+        position: Position,
         previous_id: bytes,
+        *,
         cut: int,
         dead_limit: int,
         dead: Sequence[bytes],
@@ -371,27 +439,48 @@ class Commands:
         """Move the snapshot's position; return the log bytes that stay.
 
         Raises:
-            FencedError: the lease was lost, or the shard began another epoch; nothing was written.
+            FencedError: the lease was lost, or the server's history; nothing was written.
         """
         reply = await self._run(
             "snapshot_commit",
             [keys.meta, keys.lease, keys.log, keys.dead],
-            holder,
-            fence,
+            lease.holder,
+            lease.fence,
             keys.channel,
             self.publish,
             shard,
-            epoch,
-            offset,
-            batch_id,
+            lease.mark,
+            position.epoch,
+            position.offset,
+            position.batch_id,
             previous_id,
             cut,
             dead_limit,
             *dead,
         )
-        if reply[0] != b"OK":
-            raise lease_lost(holder)
+        _check_lease(reply, lease)
         return int(reply[1])
+
+    async def state_sums(self, keys: ShardKeys, cursor: str, count: int) -> StateSums:
+        """Sum up one page of the full-state hash by key range, on the server."""
+        reply = await self._run("state_sums", [keys.state], cursor, count)
+        numbers = list(map(int, reply[2:]))
+        return StateSums(
+            reply[0].decode(),
+            reply[1],
+            {
+                at: (high << 32) + low
+                for at, high, low in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+            },
+        )
+
+    async def state_ranges(
+        self, keys: ShardKeys, cursor: str, count: int, ranges: Collection[int]
+    ) -> tuple[str, list[bytes], list[bytes]]:
+        """Read the fields of certain key ranges in one page: (next cursor, keys, fields)."""
+        text = " ".join(f"{at:02x}" for at in sorted(ranges))
+        reply = await self._run("state_ranges", [keys.state], cursor, count, text)
+        return reply[0].decode(), reply[1::2], reply[2::2]
 
 
 def fenced(node: str, incarnation: int) -> FencedError:
@@ -400,6 +489,16 @@ def fenced(node: str, incarnation: int) -> FencedError:
         f"another process took the node name {node!r} (incarnation {incarnation}); one process at "
         "a time can hold it: stop this one, or give each its own node="
     )
+
+
+def _check_lease(reply: Sequence[Any], lease: Lease) -> None:
+    if reply[0] == b"REWRITTEN":
+        raise FencedError(
+            f"the history that {lease.holder} folded is not the server's any more; it came back "
+            "with less than it had, and the full state is folded again from what there is"
+        )
+    if reply[0] != b"OK":
+        raise lease_lost(lease.holder)
 
 
 def lease_lost(holder: str) -> FencedError:

@@ -1,41 +1,33 @@
 #!lua flags=allow-oom
 --[[
 Say that the full-state hash holds everything up to a position, cut the log behind it, and keep chunks
-that could not be read for inspection. Only the holder of the lease can.
+that could not be read for inspection. Only the holder of the lease can, for the write it began.
 
 KEYS  1 meta hash   2 lease string   3 log stream   4 dead-letter list
-ARGV  1 holder name   2 fencing number   3 channel   4 'PUBLISH' or 'SPUBLISH'   5 shard
-      6 epoch   7 offset   8 batch id   9 batch id before it
-      10 log entries at or below this offset may go (0 = none)   11 most dead letters to keep
-      12.. dead letters, packed
-returns {'OK', log bytes that stay} or {'FENCED'} or {'REWRITTEN'} (the position is not in the
-        shard's history: another epoch, or cut back since)
+ARGV  1 holder name   2 fencing number   3 channel   4 'PUBLISH' or 'SPUBLISH'   5 shard   6 mark
+      7 epoch   8 offset   9 batch id   10 batch id before it
+      11 log entries at or below this offset may go (0 = none)   12 most dead letters to keep
+      13.. dead letters, packed
+returns {'OK', log bytes that stay} or {'FENCED'} or {'REWRITTEN'} (the server lost the mark)
 publishes a notice
-cost  O(entries cut), and two log entries read
+cost  O(entries cut), and one log entry read
 ]]
 local meta, lease, log, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holder, fence, channel, publish, shard = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local epoch, offset, id, previous = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9]
-local cut, most_dead = tonumber(ARGV[10]), tonumber(ARGV[11])
-local FIRST_DEAD = 12
+local mark, epoch, offset, id, previous = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local cut, most_dead = tonumber(ARGV[11]), tonumber(ARGV[12])
+local FIRST_DEAD = 13
 
 if redis.call('GET', lease) ~= fence .. ' ' .. holder then
   return {'FENCED'}
 end
-local m = redis.call('HMGET', meta, 'epoch', 'covered', 'logged', 'offset', 'id', 'previous')
-local head = tonumber(m[4] or 0)
-if m[1] ~= epoch or head < offset or (head == offset and m[5] ~= id) then
+local m = redis.call('HMGET', meta, 'fold', 'covered', 'logged', 'offset', 'previous')
+if m[1] ~= mark then
   return {'REWRITTEN'}
 end
-if head == offset then
-  previous = m[6] or previous
-else
-  -- The log never ends before a snapshot that is not committed yet, so its batch must be there.
-  local at = string.format('%.0f-0', offset)
-  local entry = redis.call('XRANGE', log, at, at)[1]
-  if not entry or string.sub(entry[2][2], 28, 35) ~= id then
-    return {'REWRITTEN'}
-  end
+if tonumber(m[4] or 0) == offset then
+  -- Who only cuts the log has not read what came before.
+  previous = m[5] or previous
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -49,7 +41,7 @@ if first then
   local fields = first[2]
   log_bytes = tonumber(m[3] or 0) - tonumber(fields[4]) + #fields[2]
 end
-redis.call('HSET', meta, 'snap_offset', ARGV[7], 'snap_id', id, 'snap_at', string.format('%.0f', now),
+redis.call('HSET', meta, 'snap_offset', ARGV[8], 'snap_id', id, 'snap_at', string.format('%.0f', now),
   'log_bytes', string.format('%.0f', log_bytes))
 if #ARGV >= FIRST_DEAD then
   for n = FIRST_DEAD, #ARGV do

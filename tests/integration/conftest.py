@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import redis
 
+from broker import Inspector, Producer
 from broker.keys import ShardKeys
 from tests.integration.serving import NewServing, Serving
+from tests.integration.world import World
 from tests.servers import KINDS, Server
 
 
@@ -49,3 +51,14 @@ def keys(namespace: str) -> ShardKeys:
 def kind(request: pytest.FixtureRequest) -> str:
     """Give the name of each kind of server, for tests that need one of their own."""
     return str(request.param)
+
+
+@pytest.fixture
+def world(server: Server, namespace: str, serving: NewServing) -> Iterator[World]:
+    """Give a namespace with a flush worker and no scheduler."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Inspector(server.url, namespace=namespace) as inspector,
+    ):
+        yield World(server.url, namespace, producer, inspector)

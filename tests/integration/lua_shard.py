@@ -20,6 +20,7 @@ from broker.protocol import NO_ID, OP_SET
 from tests.servers import Server
 
 EPOCH = b"epoch--1"
+MARK = b"mark---1"
 TOKEN = "tok"
 HOUR = 3_600_000
 PLENTY = 1 << 30
@@ -225,14 +226,41 @@ class Shard:
         k = self.keys
         return self.call("lease_take", [k.lease, k.meta, k.workers], holder, ttl)
 
+    def begin(
+        self,
+        offset: int,
+        batch_id: bytes,
+        *,
+        fence: int = 1,
+        epoch: bytes = EPOCH,
+        ttl: int = HOUR,
+        mark: bytes = MARK,
+    ) -> Any:
+        """Begin a full state as s1."""
+        k = self.keys
+        return self.call(
+            "snapshot_begin",
+            [k.meta, k.lease, k.log],
+            *("s1", fence, ttl, epoch, offset, batch_id, mark),
+        )
+
     def page(
-        self, sets: dict[bytes, bytes], deletes: tuple[bytes, ...] = (), fence: int = 1
+        self,
+        sets: dict[bytes, bytes],
+        deletes: tuple[bytes, ...] = (),
+        *,
+        fence: int = 1,
+        ttl: int = HOUR,
+        mark: bytes = MARK,
+        digest: bytes = b"digest",
     ) -> Any:
         """Write a page as s1."""
         flat = [part for pair in sets.items() for part in pair]
         k = self.keys
         return self.call(
-            "snapshot_page", [k.state, k.lease], "s1", fence, len(sets), *flat, *deletes
+            "snapshot_page",
+            [k.state, k.lease, k.meta],
+            *("s1", fence, ttl, mark, digest, len(sets), *flat, *deletes),
         )
 
     def commit(
@@ -245,15 +273,21 @@ class Shard:
         epoch: bytes = EPOCH,
         cut: int = 0,
         most_dead: int = 10,
+        mark: bytes = MARK,
     ) -> Any:
         """Commit a snapshot as s1."""
         k = self.keys
         return self.call(
             "snapshot_commit",
             [k.meta, k.lease, k.log, k.dead],
-            *("s1", fence, k.channel, "PUBLISH", 0, epoch, offset, batch_id, previous),
+            *("s1", fence, k.channel, "PUBLISH", 0, mark, epoch, offset, batch_id, previous),
             *(cut, most_dead, *dead),
         )
+
+    def begin_and_commit(self, offset: int, batch_id: bytes, *rest: bytes, **options: Any) -> Any:
+        """Write a full state that changes nothing, up to this position."""
+        assert self.begin(offset, batch_id)[0] == b"OK"
+        return self.commit(offset, batch_id, *rest, **options)
 
     def opened(self, *nodes: str) -> None:
         """Let nodes hold their names as incarnation 5."""

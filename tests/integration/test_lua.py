@@ -16,9 +16,10 @@ from redis.exceptions import NoPermissionError, ResponseError
 import broker
 from broker.codec import decode_packet, encode_packet
 from broker.connection import Connections
+from broker.digest import DIGEST_BYTES
 from broker.keys import ShardKeys, config_key
-from broker.lua import NAMES, Commands, DrainLimits, source
-from broker.model import Batch, Heartbeat, Notice
+from broker.lua import NAMES, Commands, DrainLimits, Lease, source
+from broker.model import Batch, Heartbeat, Notice, Position
 from broker.protocol import NO_ID, TRIGGER_AGE, TRIGGER_COUNT
 from tests.integration.lua_shard import EPOCH, HOUR, NOT_PERMITTED, Shard, chunk
 from tests.servers import Server
@@ -120,11 +121,23 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
             [k.channel, "PUBLISH", 0, 1000, epoch, "w1", "flush", "", 10],
         ),
         "lease_take": ([k.lease, k.meta, k.workers], ["s1", 9000]),
-        "snapshot_page": ([k.state, k.lease], ["s1", 1, 1, "k", b"field", "gone"]),
+        "snapshot_begin": (
+            [k.meta, k.lease, k.log],
+            ["s1", 1, 9000, epoch, 1, first, b"mark"],
+        ),
+        "snapshot_page": (
+            [k.state, k.lease, k.meta],
+            ["s1", 1, 9000, b"mark", b"digest", 1, "k", b"field", "gone"],
+        ),
         "snapshot_commit": (
             [k.meta, k.lease, k.log, k.dead],
-            ["s1", 1, k.channel, "PUBLISH", 0, epoch, 1, first, second, 0, 9, b"d1", b"d2"],
+            [
+                *("s1", 1, k.channel, "PUBLISH", 0, b"mark"),
+                *(epoch, 1, first, second, 0, 9, b"d1", b"d2"),
+            ],
         ),
+        "state_sums": ([k.state], ["0", 10]),
+        "state_ranges": ([k.state], ["0", 10, "00 ff"]),
         "lease_release": ([k.lease, k.workers], ["s1", 1]),
     }
 
@@ -148,17 +161,17 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         await commands.drain(k, 0, first, ["n1", "n2"], DrainLimits(101, 102, 103))
         await commands.heartbeat(k, 0, 1000, epoch, "w1", max_age_ms=None, max_count=10)
         await commands.lease_take(k, "s1", 9000)
-        await commands.snapshot_page(k, "s1", 1, [("k", b"field")], ["gone"])
+        lease, position = Lease("s1", 1, 9000, b"mark"), Position(epoch, 1, first)
+        await commands.snapshot_begin(k, lease, position)
+        await commands.snapshot_page(k, lease, b"digest", [("k", b"field")], ["gone"])
         await commands.snapshot_commit(
-            *(k, 0, "s1", 1),
-            epoch=epoch,
-            offset=1,
-            batch_id=first,
-            previous_id=second,
+            *(k, 0, lease, position, second),
             cut=0,
             dead_limit=9,
             dead=[b"d1", b"d2"],
         )
+        await commands.state_sums(k, "0", 10)
+        await commands.state_ranges(k, "0", 10, {255, 0})
         await commands.lease_release(k, "s1", 1)
         await connections.close()
         return recorder.calls
@@ -198,7 +211,8 @@ def test_each_field_is_written_by_the_commands_that_the_document_names(shard: Sh
     shard.put(published_at=1)
     shard.heartbeat(max_age=70, max_count=80)
     shard.take()
-    shard.commit(2, (2).to_bytes(8), (1).to_bytes(8), b"dead", cut=1)
+    shard.begin_and_commit(2, (2).to_bytes(8), (1).to_bytes(8), b"dead", cut=1)
+    shard.page({b"k": b"field"}, digest=bytes(DIGEST_BYTES))
     shard.admin.hdel(shard.keys.meta, "epoch")
     shard.heartbeat()
     shard.append(3)
@@ -214,7 +228,8 @@ def test_each_field_is_written_by_the_commands_that_the_document_names(shard: Sh
     } | {"epoch": "heartbeat, open"}
     for name, value in shard.hashes().items():
         form = fields[name.replace("n:n1", "n:<node>")][2]
-        assert len(value) == 8 if form == "8 bytes" else re.fullmatch(rb"\d+", value), name
+        size = re.fullmatch(r"(\d+) bytes", form)
+        assert len(value) == int(size[1]) if size else re.fullmatch(rb"\d+", value), name
 
 
 def test_a_batch_is_published_and_logged_as_the_codec_would_write_it(shard: Shard) -> None:
@@ -279,7 +294,7 @@ def test_heartbeat_and_notice_are_published_as_the_codec_would_write_them(shard:
     assert beat == Heartbeat(0, EPOCH, 3, ids[3], ids[2], shard.number("published_at"), covered)
 
     shard.take()
-    shard.commit(2, ids[2], ids[1])
+    shard.begin_and_commit(2, ids[2], ids[1])
     data = subscription.next()
     notice = decode_packet(data)
     assert encode_packet(notice) == data
@@ -353,7 +368,7 @@ def test_no_digit_is_lost_in_large_numbers(shard: Shard, base: int) -> None:
     assert (beat.offset, beat.covered) == (base + 2, number)
     shard.take()
     second = (2).to_bytes(8)
-    assert shard.commit(base + 2, second, cut=base + 1)[0] == b"OK"
+    assert shard.begin_and_commit(base + 2, second, cut=base + 1)[0] == b"OK"
     assert shard.number("snap_offset") == base + 2
     assert decode_packet(subscription.next()).offset == base + 2
     assert shard.admin.xinfo_stream(shard.keys.log)["first-entry"][0] == f"{base + 2}-0".encode()
@@ -371,6 +386,7 @@ def test_incarnations_chunk_numbers_and_fences_are_exact_below_ten_to_the_fourte
     shard.put(fence=most - 1)
     assert shard.take() == [most, b"s1"]
     assert shard.take() == [most, b"s1"]
+    assert shard.begin(0, NO_ID, fence=most) == [b"OK", None]
     assert shard.page({b"k": b"field"}, fence=most) == [b"OK"]
 
 

@@ -240,7 +240,7 @@ def test_a_full_state_of_a_history_that_is_gone_is_not_written(
             assert await worker.renew()
             head = (await reads.log_page(session.client, keys, 0, 0)).head
             assert head is not None
-            folded, _ = await worker._fold(head.snapshot, head.position.offset)
+            folded, _ = await worker._fold(head.snapshot, head)
             if how == "wiped":
                 admin.flushall()
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from broker.codec import (
     unpack,
     unpack_fields,
 )
+from broker.digest import Digest, range_of
 from broker.errors import DecodeError
 from broker.keys import ShardKeys, config_key, shard_of, shard_tag, slot_of
 from broker.lua import NAMES, source
@@ -253,6 +255,22 @@ def test_the_field_in_the_document_is_what_the_codec_writes_and_reads() -> None:
     """The dump of a field of the full-state hash is offset and value."""
     assert dump("field") == pack_field(2, -2.5)
     assert unpack_fields([dump("field")]) == ([2], [-2.5])
+
+
+def test_the_digest_in_the_document_is_what_we_sum_up() -> None:
+    """Range and entry of each example, computed as the text says and by the code."""
+    rows = table("key", "packed value", "range", "entry")
+    assert len(rows) == 3
+    for key, packed, at, entry in rows:
+        digest = Digest()
+        digest.add(key.strip("`"), bytes.fromhex(packed.strip("`")))
+        expected = [0] * 256
+        expected[int(at)] = int(entry.strip("`"), 16)
+        assert digest.sums == expected
+        assert range_of(key.strip("`")) == int(at)
+        name = hashlib.sha1(key.strip("`").encode()).hexdigest()  # noqa: S324 - finds faults only
+        told = hashlib.sha1(name.encode() + bytes.fromhex(packed.strip("`")))  # noqa: S324
+        assert told.hexdigest()[:16] == entry.strip("`")
 
 
 def test_every_dump_is_compared_with_something() -> None:

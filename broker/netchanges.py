@@ -1,0 +1,96 @@
+"""What a stretch of the log changes in the full state, key by key: to write it, and to prove it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker import reads
+from broker.codec import decode_packet, unpack_fields
+from broker.connection import Client
+from broker.errors import DecodeError
+from broker.fold import BadChunk, decode_chunks, fold
+from broker.keys import ShardKeys
+from broker.model import Batch, Chunk, Position
+from broker.protocol import OP_INCREMENT
+
+PAGE_KEYS = 1000
+
+
+@dataclass(slots=True)
+class NetChanges:
+    """The outcome of the batches after a snapshot, for the keys they touch.
+
+    Correct whatever is half written in the hash: what a field holds already is skipped, by the
+    offset that it carries.
+
+    Attributes:
+        position: up to which batches were taken.
+        previous_id: batch id before that position's.
+        values: what touched keys hold at the position; deleted ones are absent.
+        floors: key -> offset up to which the hash held it when it was read; only where larger
+            offsets than the snapshot's were found does it matter.
+        touched: every key that a delta named.
+        bad: chunks that broke a rule, each with its node.
+    """
+
+    position: Position
+    previous_id: bytes
+    values: dict[str, Any] = field(default_factory=dict)
+    floors: dict[str, int] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+    bad: list[tuple[str, BadChunk]] = field(default_factory=list)
+
+    @classmethod
+    def since(cls, position: Position) -> NetChanges:
+        """Begin with nothing changed."""
+        return cls(position, position.batch_id)
+
+    async def take(
+        self, client: Client, keys: ShardKeys, data: bytes, nodes: list[str] | None = None
+    ) -> None:
+        """Fold the next batch of the log; reads what its increments add to.
+
+        Args:
+            client: to read with.
+            keys: the shard.
+            data: the log entry's batch.
+            nodes: of each of its chunks, for dead letters.
+
+        Raises:
+            DecodeError: it is not the batch after `position`; nothing was changed.
+            BackendError: Redis failed; likewise.
+        """
+        batch = decode_packet(data)
+        if not isinstance(batch, Batch) or batch.previous_id != self.position.batch_id:
+            raise DecodeError(f"{keys.log} does not continue at offset {self.position.offset + 1}")
+        chunks, bad = decode_chunks(batch)
+        await self._read_bases(client, keys, chunks)
+        fold(self.values, batch, chunks, self.floors)
+        self.touched.update(key for chunk in chunks for run in chunk.runs for key in run.keys)
+        names = nodes or []
+        self.bad += [(names[one.index] if one.index < len(names) else "", one) for one in bad]
+        self.previous_id = self.position.batch_id
+        self.position = batch.position
+
+    async def _read_bases(self, client: Client, keys: ShardKeys, chunks: list[Chunk]) -> None:
+        """Fetch what increments add to: keys whose first delta since the snapshot is one.
+
+        Also the offset of every such field, which is beyond the snapshot where a scheduler died
+        after writing pages.
+        """
+        names: dict[str, None] = {}
+        for chunk in chunks:
+            for run in chunk.runs:
+                if run.op == OP_INCREMENT:
+                    names |= dict.fromkeys(run.keys)
+        wanted = [name for name in names if name not in self.touched]
+        for first in range(0, len(wanted), PAGE_KEYS):
+            page = wanted[first : first + PAGE_KEYS]
+            fields = await reads.state_fields(client, keys, page)
+            found = [(name, one) for name, one in zip(page, fields, strict=True) if one is not None]
+            if found:
+                offsets, values = unpack_fields([one for _, one in found])
+                for (name, _), offset, value in zip(found, offsets, values, strict=True):
+                    self.values[name] = value
+                    self.floors[name] = offset
