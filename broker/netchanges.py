@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 from broker import reads
-from broker.codec import decode_packet, unpack_fields
+from broker.codec import decode_chunk, decode_packet, unpack_fields
 from broker.connection import Client
 from broker.errors import DecodeError
-from broker.fold import BadChunk, decode_chunks, fold
+from broker.fold import BadChunk, fold
 from broker.keys import ShardKeys
 from broker.model import Batch, Chunk, Position
 from broker.protocol import OP_INCREMENT
@@ -58,32 +59,39 @@ class NetChanges:
             nodes: of each of its chunks, for dead letters.
 
         Raises:
-            DecodeError: it is not the batch after `position`; nothing was changed.
-            BackendError: Redis failed; likewise.
+            DecodeError: it is not the batch after `position`.
+            BackendError: Redis failed. After either it is of no use any more.
         """
         batch = decode_packet(data)
         if not isinstance(batch, Batch) or batch.previous_id != self.position.batch_id:
             raise DecodeError(f"{keys.log} does not continue at offset {self.position.offset + 1}")
-        chunks, bad = decode_chunks(batch)
-        await self._read_bases(client, keys, chunks)
-        fold(self.values, batch, chunks, self.floors)
-        self.touched.update(key for chunk in chunks for run in chunk.runs for key in run.keys)
         names = nodes or []
-        self.bad += [(names[one.index] if one.index < len(names) else "", one) for one in bad]
+        for index, chunk_data in enumerate(batch.chunks):
+            # A batch may take half a second of a slow processor: a stop, and a flush worker that
+            # shares this process, get their turn.
+            await asyncio.sleep(0)
+            try:
+                chunk = decode_chunk(chunk_data)
+            except DecodeError as error:
+                one = BadChunk(batch.offset, index, str(error), chunk_data)
+                self.bad.append((names[index] if index < len(names) else "", one))
+                continue
+            await self._read_bases(client, keys, chunk)
+            fold(self.values, batch, (chunk,), self.floors)
+            self.touched.update(key for run in chunk.runs for key in run.keys)
         self.previous_id = self.position.batch_id
         self.position = batch.position
 
-    async def _read_bases(self, client: Client, keys: ShardKeys, chunks: list[Chunk]) -> None:
+    async def _read_bases(self, client: Client, keys: ShardKeys, chunk: Chunk) -> None:
         """Fetch what increments add to: keys whose first delta since the snapshot is one.
 
         Also the offset of every such field, which is beyond the snapshot where a scheduler died
         after writing pages.
         """
         names: dict[str, None] = {}
-        for chunk in chunks:
-            for run in chunk.runs:
-                if run.op == OP_INCREMENT:
-                    names |= dict.fromkeys(run.keys)
+        for run in chunk.runs:
+            if run.op == OP_INCREMENT:
+                names |= dict.fromkeys(run.keys)
         wanted = [name for name in names if name not in self.touched]
         for first in range(0, len(wanted), PAGE_KEYS):
             page = wanted[first : first + PAGE_KEYS]

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
 RETRY_MOST = 1.0
-STOP_GRACE = 1.0
+STOP_GRACE = 0.3
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ def stop_on_signals() -> asyncio.Event:
     loop = asyncio.get_running_loop()
 
     def first(number: int) -> None:
+        log.info("stopping signal=%s", signal.Signals(number).name)
         stop.set()
         loop.remove_signal_handler(number)
 

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 LEASE_TTL: Final = 9.0
 RENEW_EVERY: Final = 3.0
-LAST_WRITE: Final = 0.4
-LAST_RELEASE: Final = 0.3
+LAST_WRITE: Final = 0.3
+LAST_RELEASE: Final = 0.2
 CLOCK_PATIENCE: Final = 2.0
 
 

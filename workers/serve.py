@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 RESTART_FIRST = 0.1
 RESTART_MOST = 5.0
-CHILD_STOP_TIMEOUT = 1.5
+CHILD_STOP_TIMEOUT = 1.2
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ folded in portions, so that each step forward is kept and memory stays bounded.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import time
@@ -173,8 +172,6 @@ class SnapshotWorker:
             for data, nodes in zip(page.entries, page.nodes, strict=True):
                 await self._fold_batch(changes, data, nodes)
                 batches += 1
-                # A stop, and flush workers of this process, get their turn.
-                await asyncio.sleep(0)
             # A long fold must not cost us the lease; one taken anew does not cover what was read.
             await self.renew()
             if self.fence != fence:
