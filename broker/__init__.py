@@ -32,21 +32,33 @@ if TYPE_CHECKING:
         TokenError,
     )
     from broker.inspector import Inspector
-    from broker.model import Change, Position, Status, Token
+    from broker.model import (
+        ABSENT,
+        Change,
+        Difference,
+        Position,
+        Status,
+        Token,
+        Verification,
+    )
     from broker.producer import Producer
     from broker.replica import Replica
 
 _HOME = {
+    "ABSENT": "model",
     "Change": "model",
+    "Difference": "model",
     "Inspector": "inspector",
     "Position": "model",
     "Producer": "producer",
     "Replica": "replica",
     "Status": "model",
     "Token": "model",
+    "Verification": "model",
 }
 
 __all__ = [
+    "ABSENT",
     "BackendError",
     "BrokerError",
     "BufferFullError",
@@ -57,6 +69,7 @@ __all__ = [
     "ConnectError",
     "DataLostError",
     "DecodeError",
+    "Difference",
     "EmbeddedError",
     "EncodeError",
     "FencedError",
@@ -72,6 +85,7 @@ __all__ = [
     "Status",
     "Token",
     "TokenError",
+    "Verification",
 ]
 
 __version__ = "0.1.0"

@@ -53,6 +53,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "staleness_bound": Setting(
         3.0, 0.1, 3600.0, "s", "silence after which a replica is no longer live"
     ),
+    "self_check_interval": Setting(
+        300.0, 0.0, 86400.0, "s", "how often a replica compares itself with Redis; 0: never"
+    ),
     "linger": Setting(
         0.002, 0.0, 60.0, "s", "how long a producer gathers deltas; at most a tenth of the max age"
     ),

@@ -10,7 +10,7 @@ from broker.model import Position
 
 
 class Inspector:
-    """A reader of one namespace's Redis side; takes part in nothing and changes nothing.
+    """A reader of one namespace's Redis side; takes part in nothing.
 
     Takes the arguments of `broker.aio.Inspector` and gives the same promises.
 
@@ -52,6 +52,23 @@ class Inspector:
             BackendError: the position is not part of the history that Redis holds (any more).
         """
         return self._thread.call(self._engine.folded_shard(shard, position))
+
+    def altered(self) -> dict[tuple[int, int], list[str]]:
+        """Return where the full-state hash is not what schedulers wrote: who changed it by hand?
+
+        The server sums its fields up by key range; only ranges that do not fit are read.
+
+        Returns:
+            (shard, key range) -> the keys that the hash has there now.
+
+        Raises:
+            BackendError: Redis failed, or full states follow each other too fast.
+        """
+        return self._thread.call(self._engine.altered())
+
+    def accept(self) -> None:
+        """Take the full-state hash as it is for right: the next full state sums it up anew."""
+        self._thread.call(self._engine.accept())
 
     def close(self) -> None:
         """Disconnect. Calling it again does nothing."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
-from typing import Literal, TypeAlias
+from enum import Enum, StrEnum, auto
+from typing import Final, Literal, TypeAlias
 
 from broker.errors import TokenError
 from broker.protocol import NO_ID
@@ -166,6 +166,56 @@ class Change:
     shard: int = 0
     timestamp_ms: int = 0
     resync: bool = False
+
+
+class Absent(Enum):
+    """The one value that says: there is no such key."""
+
+    ABSENT = auto()
+
+
+ABSENT: Final = Absent.ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A key that a replica holds otherwise than Redis' history says.
+
+    Attributes:
+        key: the key.
+        shard: its shard.
+        offset: of the position at which both were compared.
+        replica: what the replica holds; ABSENT if nothing.
+        history: what full state and log say; ABSENT if nothing.
+    """
+
+    key: str
+    shard: int
+    offset: int
+    replica: Value | Absent
+    history: Value | Absent
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a comparison of a replica with Redis' history found.
+
+    Attributes:
+        keys: how many keys were compared, by digests of 256 key ranges a shard.
+        ranges: how many key ranges' digests differed.
+        differences: keys that differ, sorted, in those ranges.
+        bytes_read: of digests, log and fields; what differs is all that was moved of the state.
+    """
+
+    keys: int
+    ranges: int
+    differences: tuple[Difference, ...]
+    bytes_read: int
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the replica is proved to hold what the history says."""
+        return not self.ranges
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is read from Redis with plain commands: one typed function a read."""
+"""What needs plain commands of Redis only: one typed function each."""
 
 from __future__ import annotations
 
@@ -127,6 +127,12 @@ async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
         int(fold_to or 0),
         Digest.of_bytes(digest) if digest is not None else None,
     )
+
+
+async def forget_digest(client: Client, keys: ShardKeys) -> None:
+    """Have the next full state sum up the hash anew."""
+    async with translated("forgetting the digest"):
+        await client.hdel(keys.meta, "digest")
 
 
 async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> list[bytes | None]:

@@ -11,7 +11,7 @@ from broker import aio
 from broker.aio.replica import CHANGES_LIMIT
 from broker.changes import ChangeQueue, OverflowPolicy
 from broker.loopthread import LoopThread
-from broker.model import Change, Position, Status, Token
+from broker.model import Change, Position, Status, Token, Verification
 
 T = TypeVar("T")
 
@@ -105,6 +105,19 @@ class Replica(Mapping[str, Any]):
     def stats(self) -> dict[str, Any]:
         """Return counters over the life of this replica; see README for each one's meaning."""
         return self._between_batches(self._engine.stats)
+
+    def verify(self) -> Verification:
+        """Prove that the content is what Redis' history says, while writing goes on.
+
+        Digests of 256 key ranges a shard are compared at one position; only ranges that differ are
+        read. Changes nothing: a background check (`self_check_interval`) repairs.
+
+        Raises:
+            BackendError: Redis failed; or for half a minute the replica was not live, or full
+                states followed each other too fast to be read in between.
+            ClosedError, ForkedError: it is closed, or another process'.
+        """
+        return self._thread.call(self._engine.verify())
 
     # -- waiting ----------------------------------------------------------------------------------
 

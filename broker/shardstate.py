@@ -14,7 +14,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -333,6 +333,33 @@ class ShardState:
         """The last page was taken; the log comes next."""
         if self._load is not None:
             self._enter(Event.LOADED)
+
+    # -- checking itself --------------------------------------------------------------------------
+
+    def repair(self, right: Mapping[str, Any], among: Iterable[str]) -> list[Change]:
+        """Make keys what the history says they are at `position`; return what had to be changed.
+
+        Args:
+            right: key -> value; keys of `among` that it lacks do not exist.
+            among: the keys to look at, besides those of `right`.
+        """
+        changes = []
+        for key in {*among, *right}:
+            is_held = key in self.values
+            if key in right:
+                if not is_held or pack_value(self.values[key]) != pack_value(right[key]):
+                    self.values[key] = right[key]
+                    changes.append(self._repaired("set", key, right[key]))
+            elif is_held:
+                del self.values[key]
+                changes.append(self._repaired("delete", key, None))
+        self.counts["keys_repaired"] += len(changes)
+        if changes and self.on_changes is not None:
+            self.on_changes(changes)
+        return changes
+
+    def _repaired(self, operation: Operation, key: str, value: Any) -> Change:
+        return Change(key, value, operation, self.position, self.shard, resync=True)
 
     # -- shared -----------------------------------------------------------------------------------
 

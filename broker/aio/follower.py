@@ -7,6 +7,7 @@ reads log or full state for as long as the shard needs it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -14,6 +15,7 @@ import time
 from redis.asyncio.client import PubSub
 
 from broker import reads
+from broker.aio.checking import check_and_repair
 from broker.aio.session import Session
 from broker.changes import ChangeQueue
 from broker.connection import translated
@@ -35,6 +37,7 @@ RETRY_MOST = 2.0
 NAMESPACE_RETRY_MOST = 0.5
 LOG_PAGE_BATCHES = 32
 WATCH_SLACK = 0.001
+NOTICE_WAIT = 15.0
 
 
 class Follower:
@@ -43,11 +46,15 @@ class Follower:
     Args:
         session: connected; the namespace need not exist yet.
         staleness_bound: seconds of silence after which a shard is no longer live.
+        self_check_interval: seconds between comparisons with Redis; 0: never.
     """
 
-    def __init__(self, session: Session, staleness_bound: float) -> None:
+    def __init__(
+        self, session: Session, staleness_bound: float, self_check_interval: float = 0.0
+    ) -> None:
         self.namespace = session.namespace
         self.staleness_bound = staleness_bound
+        self.self_check_interval = self_check_interval
         self.failure: BrokerError | None = None
         self.shards: list[ShardState] = []
         self.news = asyncio.Event()
@@ -73,6 +80,8 @@ class Follower:
             asyncio.create_task(self._follow(), name="subscription"),
             asyncio.create_task(self._watch(), name="silence"),
         ]
+        if self.self_check_interval:
+            self._tasks.append(asyncio.create_task(self._check(), name="self-check"))
 
     async def stop(self) -> None:
         """End every task; what is held stays."""
@@ -211,6 +220,28 @@ class Follower:
             if silent:
                 self.news.set()
                 self._reconnect.set()
+
+    async def _check(self) -> None:
+        """Compare every shard with Redis now and then, and mend what differs."""
+        while True:
+            # Many replicas began at the same moment: do not all come at once.
+            await asyncio.sleep(self.self_check_interval * random.uniform(0.7, 1.3))
+            for shard in self.shards:
+                await self._notice(shard)
+                try:
+                    await check_and_repair(self._session, shard)
+                except (BackendError, DecodeError) as error:
+                    shard.counts["self_checks_undecided"] += 1
+                    log.warning("self_check_undecided shard=%d error=%s", shard.shard, error)
+
+    async def _notice(self, shard: ShardState) -> None:
+        """Wait for the next full state: right after it the least log has to be read."""
+        before = shard.counts["notices"]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NOTICE_WAIT):
+                while shard.counts["notices"] == before:
+                    self.news.clear()
+                    await self.news.wait()
 
     def _fail(self, error: BrokerError) -> None:
         self.failure = error

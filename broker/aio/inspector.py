@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Self
 
 from broker import reads
+from broker.aio.checking import settled
 from broker.aio.session import Session
+from broker.aio.verifier import Verifier
 from broker.codec import decode_packet, unpack_fields
 from broker.config import checked_name
 from broker.connection import translated
@@ -35,7 +37,7 @@ _NUMBERS = (
 
 
 class Inspector:
-    """A reader of one namespace's Redis side; takes part in nothing and changes nothing.
+    """A reader of one namespace's Redis side; takes part in nothing.
 
     Use it with `async with`, or call `open()` and `close()`.
 
@@ -222,6 +224,29 @@ class Inspector:
             if reached is not None:
                 return values, reached
         raise _moving(keys)
+
+    async def altered(self) -> dict[tuple[int, int], list[str]]:
+        """Return where the full-state hash is not what schedulers wrote: who changed it by hand?
+
+        The server sums its fields up by key range; only ranges that do not fit are read.
+
+        Returns:
+            (shard, key range) -> the keys that the hash has there now.
+
+        Raises:
+            BackendError: Redis failed, or full states follow each other too fast.
+        """
+        found = {}
+        for number, keys in enumerate(self._session.keys):
+            verifier = Verifier(self._session.client, keys)
+            for at, names in (await settled(verifier.altered)).items():
+                found[number, at] = names
+        return found
+
+    async def accept(self) -> None:
+        """Take the full-state hash as it is for right: the next full state sums it up anew."""
+        for keys in self._session.keys:
+            await reads.forget_digest(self._session.client, keys)
 
     async def _head(self, keys: ShardKeys) -> Head:
         head = (await reads.log_page(self._session.client, keys, 0, 0)).head

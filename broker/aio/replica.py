@@ -7,13 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable, ItemsView, Iterator, Mapping
 from typing import Any, Self
 
+from broker.aio.checking import verified
 from broker.aio.follower import Follower
 from broker.aio.session import Session
 from broker.changes import ChangeQueue, OverflowPolicy
 from broker.config import checked, checked_name
 from broker.errors import ClosedError, TokenError
 from broker.keys import shard_of
-from broker.model import Change, Position, Status, Token
+from broker.model import Change, Position, Status, Token, Verification
 from broker.shardstate import ShardState
 
 CHANGES_LIMIT = 100_000
@@ -46,6 +47,8 @@ class Replica(Mapping[str, Any]):
         shards: shard count that the namespace must have; None takes what it has.
         staleness_bound: seconds of silence after which the replica is no longer `live`; 3 by
             default, at least three times the workers' heartbeat interval is wise.
+        self_check_interval: seconds between comparisons of the content with Redis, see `verify`;
+            what differs is put right and logged as an error. 300 by default, 0 is never.
 
     Raises:
         ConfigError: every fault of the arguments at once.
@@ -58,12 +61,19 @@ class Replica(Mapping[str, Any]):
         namespace: str = "default",
         shards: int | None = None,
         staleness_bound: float | None = None,
+        self_check_interval: float | None = None,
     ) -> None:
-        settings = checked(shards=shards, staleness_bound=staleness_bound)
+        settings = checked(
+            shards=shards,
+            staleness_bound=staleness_bound,
+            self_check_interval=self_check_interval,
+        )
         self.namespace = checked_name("namespace", namespace)
         self.staleness_bound: float = settings["staleness_bound"]
         self._session = Session(url, self.namespace, shards)
-        self._follower = Follower(self._session, self.staleness_bound)
+        self._follower = Follower(
+            self._session, self.staleness_bound, settings["self_check_interval"]
+        )
         self._closed = False
 
     # -- life -------------------------------------------------------------------------------------
@@ -194,7 +204,28 @@ class Replica(Mapping[str, Any]):
             "loads": counts.get("loads", 0),
             "reconnects": self._follower.reconnects,
             "changes_conflated": self._follower.conflated,
+            "self_checks": counts.get("self_checks", 0),
+            "self_checks_failed": counts.get("self_checks_failed", 0),
+            "self_checks_undecided": counts.get("self_checks_undecided", 0),
+            "keys_repaired": counts.get("keys_repaired", 0),
+            "full_state_altered": counts.get("full_state_altered", 0),
         }
+
+    async def verify(self) -> Verification:
+        """Prove that the content is what Redis' history says, while writing goes on.
+
+        Digests of 256 key ranges a shard are compared at one position; only ranges that differ are
+        read. Changes nothing: a background check (`self_check_interval`) repairs.
+
+        Raises:
+            BackendError: Redis failed; or for half a minute the replica was not live, or full
+                states followed each other too fast to be read in between.
+            ForkedError: this is a forked child.
+        """
+        self._session.guard.check()
+        if self._closed:
+            raise ClosedError("this replica is closed; make a new one")
+        return await verified(self._session, self._shards)
 
     # -- waiting ----------------------------------------------------------------------------------
 

@@ -8,15 +8,11 @@ from typing import Any
 
 import click
 
-from broker import Inspector, Replica
-from broker.codec import pack_value
-from broker.errors import BackendError
-from broker.keys import shard_of
+from broker import ABSENT, Difference, Inspector, Replica
 from workers.cli.content import as_text
 from workers.cli.options import checked_options, place_options
 
 LIVE_TIMEOUT = 60.0
-TRIES = 5
 
 
 @click.command()
@@ -28,86 +24,87 @@ TRIES = 5
     default=10,
     show_default=True,
     metavar="N",
-    help="Most differences to print.",
+    help="Most differences, and keys of altered ranges, to print.",
 )
-def verify(url: str, namespace: str, as_json: bool, show: int) -> None:  # noqa: FBT001
-    """Compare a fresh replica with the full-state hash folded with the log.
+@click.option(
+    "--accept",
+    is_flag=True,
+    help="Take the full state for right as it is, and have its digests made anew.",
+)
+def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> None:  # noqa: FBT001
+    """Prove that who joins now holds what the writers wrote; writing may go on.
 
-    Both are brought to the same position of each shard first, so writing may go on. Exit status 1
-    if they differ.
+    A fresh replica is compared with the digests that schedulers carry on with every full state,
+    folded with the log, at one position of each shard, in 256 key ranges; the full state itself is
+    summed up on the server. Only ranges that differ are read.
+
+    Exit status 1 if the replica differs, or if the full state was altered by another hand. Then
+    write the keys named anew, and call `verify --accept`.
     """
     checked_options(namespace)
     with (
-        Replica(url, namespace=namespace) as replica,
+        Replica(url, namespace=namespace, self_check_interval=0) as replica,
         Inspector(url, namespace=namespace) as inspector,
     ):
+        if accept:
+            inspector.accept()
         replica.wait_live(LIVE_TIMEOUT)
-        shards = len(replica.positions)
-        differences: list[dict[str, Any]] = []
-        keys = 0
-        for shard in range(shards):
-            held, folded, offset = _same_position(replica, inspector, shard, shards)
-            keys += len(folded)
-            differences += _differences(held, folded, shard, offset)
+        found = replica.verify()
+        altered = inspector.altered()
+        keys, shards = len(replica), len(replica.positions)
+    is_equal = found.is_equal and not altered
     if as_json:
-        click.echo(
-            as_text(
-                {
-                    "equal": not differences,
-                    "keys": keys,
-                    "shards": shards,
-                    "differences": differences[:show],
-                    "differing": len(differences),
-                }
-            )
-        )
+        told = {
+            "equal": is_equal,
+            "keys": keys,
+            "shards": shards,
+            "bytes_read": found.bytes_read,
+            "differing": len(found.differences),
+            "differing_ranges": found.ranges,
+            "differences": [_as_dict(one) for one in found.differences[:show]],
+            "altered": [
+                {"shard": shard, "range": at, "keys": names[:show]}
+                for (shard, at), names in altered.items()
+            ],
+        }
+        click.echo(as_text(told))
     else:
-        for one in differences[:show]:
+        for one in found.differences[:show]:
             click.echo(
-                f"shard {one['shard']} at offset {one['offset']}: {json.dumps(one['key'])}: "
-                f"replica {_side(one, 'replica')}, full state {_side(one, 'full_state')}"
+                f"shard {one.shard} at offset {one.offset}: {json.dumps(one.key)}: "
+                f"replica {_side(one.replica)}, history {_side(one.history)}"
             )
-        click.echo(
-            f"{len(differences)} of {keys} keys differ"
-            if differences
-            else f"equal: {keys} keys in {shards} shard{'s' if shards > 1 else ''}"
+        for (shard, at), names in altered.items():
+            click.echo(
+                f"shard {shard}: key range {at:02x} of the full state is not what schedulers wrote;"
+                f" its {len(names)} keys: {', '.join(map(json.dumps, names[:show]))}"
+                + (" ..." if len(names) > show else "")
+            )
+        click.echo(_verdict(found.differences, altered, keys, shards))
+    sys.exit(0 if is_equal else 1)
+
+
+def _verdict(
+    differences: tuple[Difference, ...], altered: dict[Any, Any], keys: int, shards: int
+) -> str:
+    if differences:
+        return f"{len(differences)} of {keys} keys differ"
+    if altered:
+        return (
+            f"the full state was altered by another hand in {len(altered)} of {256 * shards} key "
+            "ranges; write their keys anew, then `statebroker verify --accept`"
         )
-    sys.exit(1 if differences else 0)
+    return f"equal: {keys} keys in {shards} shard{'s' if shards > 1 else ''}"
 
 
-def _same_position(
-    replica: Replica, inspector: Inspector, shard: int, shards: int
-) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Return (replica's content, full state folded with the log, offset) of one shard."""
-    for _ in range(TRIES):
-        content, positions = replica.snapshot()
-        position = positions[shard]
-        held = {key: value for key, value in content.items() if shard_of(key, shards) == shard}
-        try:
-            # A snapshot may have moved beyond the copy: then take a newer copy.
-            folded, _ = inspector.folded_shard(shard, position)
-        except BackendError as error:
-            last = error
-            continue
-        return held, folded, position.offset
-    raise last
+def _as_dict(one: Difference) -> dict[str, Any]:
+    told: dict[str, Any] = {"key": one.key, "shard": one.shard, "offset": one.offset}
+    if one.replica is not ABSENT:
+        told["replica"] = one.replica
+    if one.history is not ABSENT:
+        told["history"] = one.history
+    return told
 
 
-def _differences(
-    held: dict[str, Any], folded: dict[str, Any], shard: int, offset: int
-) -> list[dict[str, Any]]:
-    """Compare as bytes, for 1, 1.0 and True are equal to Python only."""
-    found = []
-    for key in sorted(held.keys() | folded.keys()):
-        one: dict[str, Any] = {"key": key, "shard": shard, "offset": offset}
-        if key in held:
-            one["replica"] = held[key]
-        if key in folded:
-            one["full_state"] = folded[key]
-        if len(one) < 5 or pack_value(held[key]) != pack_value(folded[key]):  # noqa: PLR2004
-            found.append(one)
-    return found
-
-
-def _side(one: dict[str, Any], side: str) -> str:
-    return as_text(one[side]) if side in one else "absent"
+def _side(value: Any) -> str:
+    return "absent" if value is ABSENT else as_text(value)

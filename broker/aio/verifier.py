@@ -1,0 +1,233 @@
+"""Proof that a copy of a shard is what Redis' history says, on a running system.
+
+What is compared are digests at one position; only key ranges that differ are read, and nothing is
+written. The rules are PROTOCOL.md's, "Proof".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from broker import reads
+from broker.codec import decode_packet, pack_value, unpack_fields
+from broker.connection import Client
+from broker.digest import DIGEST_BYTES, Digest, range_of
+from broker.errors import BrokerError, DecodeError
+from broker.fold import decode_chunks, fold
+from broker.keys import ShardKeys
+from broker.lua import Commands
+from broker.model import Batch, Position
+from broker.netchanges import PAGE_KEYS, NetChanges
+from broker.protocol import OFFSET_PREFIX_BYTES
+
+LOG_PAGE_BATCHES = 8
+SCAN_FIELDS = 500
+SLICE_KEYS = 200
+
+
+class MovedError(BrokerError):
+    """Nothing can be said of the position asked for: take a newer copy and ask again."""
+
+
+class Verifier:
+    """Says what differs between a copy of one shard and Redis.
+
+    Args:
+        client: to read with.
+        keys: the shard.
+
+    Attributes:
+        bytes_read: of digests, log and fields, so far.
+    """
+
+    def __init__(self, client: Client, keys: ShardKeys) -> None:
+        self._client = client
+        self._commands = Commands(client)
+        self._keys = keys
+        self.bytes_read = 0
+
+    async def differing(self, held: Mapping[str, Any], position: Position) -> set[int]:
+        """Return the key ranges in which `held` is not the history at `position`.
+
+        Args:
+            held: a copy that nobody changes meanwhile.
+            position: of the copy.
+
+        Raises:
+            MovedError: Redis does not know (any more) what the history was there.
+            BackendError: Redis failed.
+        """
+        expected = await self._digest_at(position)
+        return (await digest_of(held)).differing(expected)
+
+    async def _digest_at(self, position: Position) -> Digest:
+        start = await self._marks(position)
+        changes = NetChanges.since(start.snapshot)
+        while changes.position.offset < position.offset:
+            for data in await self._log_after(changes.position):
+                if changes.position.offset < position.offset:
+                    await self._take(changes, data)
+        if changes.position != position:
+            raise MovedError(f"{position.offset} of {self._keys.log} is another batch now")
+        before = await self._marks(position)
+        digest = self._known(before)
+        names = list(changes.touched)
+        for first in range(0, len(names), PAGE_KEYS):
+            page = names[first : first + PAGE_KEYS]
+            fields = await reads.state_fields(self._client, self._keys, page)
+            for name, one in zip(page, fields, strict=True):
+                if one is not None:
+                    self.bytes_read += len(one)
+                    digest.add(name, one[OFFSET_PREFIX_BYTES:], -1)
+                if name in changes.values:
+                    digest.add(name, pack_value(changes.values[name]))
+            await asyncio.sleep(0)
+        if await self._marks(position) != before:
+            raise MovedError(f"{self._keys.state} was written meanwhile")
+        return digest
+
+    async def content(
+        self, ranges: Collection[int], until: Callable[[], Position]
+    ) -> tuple[dict[str, Any], Position]:
+        """Return what the history holds of key ranges at a position, and that position.
+
+        Args:
+            ranges: which; nothing else is read.
+            until: the position, asked whenever more of the log was read. Between its last answer
+                and the return nothing is awaited.
+
+        Raises:
+            MovedError: the position is behind the full state, or not in the history.
+            BackendError: Redis failed.
+        """
+        at = (await self._marks(until())).snapshot
+        values, floors = await self._fields(ranges)
+        # Read after the fields: none of them is from beyond.
+        fold_to = (await self._marks(until())).fold_to
+        while True:
+            entries = await self._log_after(at, is_needed=at.offset < until().offset)
+            goal = until()
+            for data in entries:
+                if at.offset < goal.offset:
+                    at = _folded(values, floors, data, at)
+            if at == goal and fold_to <= at.offset:
+                return {key: values[key] for key in values if range_of(key) in ranges}, at
+            if at.offset >= goal.offset:
+                raise MovedError(f"{self._keys.state} is beyond {goal.offset}, or another history")
+
+    async def altered(self) -> dict[int, list[str]]:
+        """Return key ranges in which the full-state hash is not what schedulers wrote, with keys.
+
+        The server sums up the hash as it is; only ranges that do not fit are read.
+
+        Raises:
+            MovedError: the hash was written meanwhile.
+            BackendError: Redis failed.
+        """
+        before = await reads.state_marks(self._client, self._keys)
+        if before is None:
+            return {}
+        known = self._known(before)
+        sums = [0] * len(known.sums)
+        cursor = "0"
+        while True:
+            page = await self._commands.state_sums(self._keys, cursor, SCAN_FIELDS)
+            for at, one in page.sums.items():
+                sums[at] += one
+            cursor = page.cursor
+            if cursor == "0":
+                break
+        # HSCAN may name a field twice: what is left after reading once is true.
+        suspects = Digest(sums).differing(known)
+        found: dict[int, list[str]] = {}
+        if suspects:
+            values, _ = await self._fields(suspects)
+            differing = (await digest_of(values)).differing(known) & suspects
+            found = {at: [] for at in sorted(differing)}
+            for key in sorted(values):
+                if (at := range_of(key)) in found:
+                    found[at].append(key)
+        if await reads.state_marks(self._client, self._keys) != before:
+            raise MovedError(f"{self._keys.state} was written meanwhile")
+        return found
+
+    async def _fields(self, ranges: Collection[int]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Read the fields of key ranges: values and floors."""
+        values: dict[str, Any] = {}
+        floors: dict[str, int] = {}
+        cursor = "0"
+        while True:
+            cursor, names, fields = await self._commands.state_ranges(
+                self._keys, cursor, SCAN_FIELDS, ranges
+            )
+            if fields:
+                self.bytes_read += sum(map(len, fields))
+                offsets, column = unpack_fields(fields)
+                keys = [name.decode() for name in names]
+                values.update(zip(keys, column, strict=True))
+                floors.update(zip(keys, offsets, strict=True))
+            if cursor == "0":
+                return values, floors
+
+    async def _marks(self, position: Position) -> reads.StateMarks:
+        marks = await reads.state_marks(self._client, self._keys)
+        self.bytes_read += DIGEST_BYTES
+        if marks is None or marks.snapshot.epoch != position.epoch:
+            raise MovedError(f"{self._keys.meta} is of another epoch now")
+        if max(marks.snapshot.offset, marks.fold_to) > position.offset:
+            raise MovedError(f"{self._keys.state} is beyond offset {position.offset} already")
+        return marks
+
+    def _known(self, marks: reads.StateMarks) -> Digest:
+        if marks.digest is not None:
+            return Digest(marks.digest.sums)
+        if marks.fold_to:
+            raise MovedError(
+                f"{self._keys.meta} has no digest; the scheduler sums the full state up in its "
+                "next round: is one running?"
+            )
+        return Digest()
+
+    async def _log_after(self, at: Position, *, is_needed: bool = True) -> list[bytes]:
+        page = await reads.log_page(self._client, self._keys, at.offset, LOG_PAGE_BATCHES)
+        if is_needed and not page.entries:
+            raise MovedError(f"{self._keys.log} has nothing after offset {at.offset}")
+        self.bytes_read += sum(map(len, page.entries))
+        return page.entries
+
+    async def _take(self, changes: NetChanges, data: bytes) -> None:
+        try:
+            await changes.take(self._client, self._keys, data)
+        except DecodeError as error:
+            raise MovedError(str(error)) from None
+
+
+async def digest_of(held: Mapping[str, Any]) -> Digest:
+    """Sum up a copy, a slice at a time, so that others of this loop get their turn."""
+    digest = Digest()
+    for number, (key, value) in enumerate(held.items(), 1):
+        digest.add(key, pack_value(value))
+        if number % SLICE_KEYS == 0:
+            await asyncio.sleep(0)
+    return digest
+
+
+async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]:
+    """Return the keys that are in key ranges, likewise."""
+    found = []
+    for number, key in enumerate(held, 1):
+        if range_of(key) in ranges:
+            found.append(key)
+        if number % SLICE_KEYS == 0:
+            await asyncio.sleep(0)
+    return found
+
+
+def _folded(values: dict[str, Any], floors: dict[str, int], data: bytes, at: Position) -> Position:
+    batch = decode_packet(data)
+    if not isinstance(batch, Batch) or batch.previous_id != at.batch_id:
+        raise MovedError(f"the log does not continue at offset {at.offset + 1}")
+    fold(values, batch, decode_chunks(batch)[0], floors)
+    return batch.position
