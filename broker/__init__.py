@@ -32,17 +32,19 @@ if TYPE_CHECKING:
         TokenError,
     )
     from broker.inspector import Inspector
-    from broker.model import Change, Position, Status, Token
+    from broker.model import Change, Health, Position, Status, StatusChange, Token
     from broker.producer import Producer
     from broker.replica import Replica
 
 _HOME = {
     "Change": "model",
+    "Health": "model",
     "Inspector": "inspector",
     "Position": "model",
     "Producer": "producer",
     "Replica": "replica",
     "Status": "model",
+    "StatusChange": "model",
     "Token": "model",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "FencedError",
     "FlushTimeoutError",
     "ForkedError",
+    "Health",
     "Inspector",
     "NamespaceMismatchError",
     "Position",
@@ -70,6 +73,7 @@ __all__ = [
     "ReplicaFailedError",
     "ServerUnfitError",
     "Status",
+    "StatusChange",
     "Token",
     "TokenError",
 ]

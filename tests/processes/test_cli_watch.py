@@ -23,10 +23,7 @@ from broker import Replica
 class Spin:
     """Never blocks, so that the signal finds the reader in the middle of taking."""
 
-    def get(self):
-        pass
-
-    def put(self, _):
+    def wait(self):
         pass
 
 
@@ -34,7 +31,7 @@ faulthandler.dump_traceback_later(20, exit=True)
 with Replica(sys.argv[1], namespace=sys.argv[2]) as replica:
     for _ in range(2000):
         changes = replica.changes()
-        changes._ready = Spin()
+        changes._bell = Spin()
         signal.signal(signal.SIGALRM, lambda *_: changes.close())
         signal.setitimer(signal.ITIMER_REAL, 0.0005)
         for change in changes:
