@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -215,6 +217,16 @@ def test_a_slow_reader_gets_a_chain_that_ends_right(walk: list[Status | None], l
             assert queue._waiting[-1].reason == str(at)
     read()
     assert told == taken + queue.conflated
+
+
+def test_a_change_that_was_undone_is_left_out() -> None:
+    """For a reader that is behind; it still counts as not told one by one."""
+    queue = StatusQueue(lambda: None, 2)
+    chain = (Status.LIVE, Status.STALE, Status.LIVE, Status.LOADING)
+    for before, after in itertools.pairwise(chain):
+        queue.put([StatusChange(before, after, "any")])
+    assert queue.take() == [StatusChange(Status.LIVE, Status.LOADING, "any")]
+    assert queue.conflated == 2
 
 
 def test_the_newest_changes_are_kept_one_by_one() -> None:
