@@ -287,6 +287,12 @@ def test_closing_statuses_ends_a_reader_that_waits(server: Server, namespace: st
         assert told.get(timeout=10) is None
         reader.join()
         assert replica.status is Status.CONNECTING
+        last = replica.statuses()
+    # Without any shard that could be closed.
+    assert [(one.after, one.reason) for one in last] == [
+        (Status.CONNECTING, "open"),
+        (Status.CLOSED, "close"),
+    ]
 
 
 def test_statuses_of_the_asyncio_replica(

@@ -178,7 +178,9 @@ from broker import BrokerError, aio
 
 async def open_all():
     producer = await aio.Producer(sys.argv[1], namespace=sys.argv[2]).open()
-    replica = await aio.Replica(sys.argv[1], namespace=sys.argv[2]).open()
+    replica = await aio.Replica(
+        sys.argv[1], namespace=sys.argv[2], staleness_bound=0.5
+    ).open()
     await producer.set("a", 1)
     await replica.wait_for(await producer.flush(10), 10)
     return producer, replica
@@ -199,13 +201,20 @@ async def write(producer):
 
 with asyncio.Runner() as runner:
     producer, replica = runner.run(open_all())
+    # As if another thread were reading at the moment of the fork: in the child it never lets go.
+    held = replica.statuses()
+    held._queue._lock.acquire()
     pid = os.fork()
     if pid == 0:
+        # From then on the change to stale waits to be told.
+        while replica.lag <= 0.5:
+            pass
         told = {"write": asyncio.run(use(write(producer))),
                 "wait": asyncio.run(use(replica.wait_live())),
                 "status": asyncio.run(use(anext(replica.statuses())))}
         print(json.dumps(told), flush=True)
         os._exit(0)
+    held._queue._lock.release()
     os.waitpid(pid, 0)
     runner.run(write(producer))
     runner.run(producer.close())
