@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -105,16 +104,22 @@ class StatusTrack:
         self._ended: Status | None = None
         self._not_live_since: float | None = now
         self._shards: list[ShardState] = []
-        self._phases: Counter[Status] = Counter()
+        # Every status from the beginning: another thread may go through it at any time.
+        self._phases = dict.fromkeys(Status, 0)
         self._queues: list[StatusQueue] = []
         self._conflated = 0
 
     @property
     def status(self) -> Status:
-        """What the content is worth; exact, also when nobody has noticed a silence yet."""
+        """What the content is worth; never live beyond the bound, though nobody noticed yet."""
         return self._ended or self._worst(self._clock()[0])
 
     def _worst(self, now: float) -> Status:
+        # Thousands of shards may move at once: look at all of them only when it may be live.
+        if not self._phases[Status.LIVE] or self._phases[Status.LIVE] < len(self._shards):
+            return worst(status for status, count in self._phases.items() if count)
+        if all(shard.status(now) is Status.LIVE for shard in self._shards):
+            return Status.LIVE
         return worst([shard.status(now) for shard in self._shards])
 
     # -- what happens -----------------------------------------------------------------------------
@@ -126,15 +131,13 @@ class StatusTrack:
 
     def moved(self, shard: ShardState, before: Status) -> None:
         """A shard's phase is another one than `before`."""
-        self._phases[before] -= 1
+        # In this order: another thread must not find that there is no shard.
         self._phases[shard.phase] += 1
+        self._phases[before] -= 1
         if self._ended is not None:
             return
-        # Thousands of shards may move at once: look at all of them only when it may be live.
-        after = worst(status for status, count in self._phases.items() if count)
         now, _ = self._clock()
-        if after is Status.LIVE:
-            after = self._worst(now)
+        after = self._worst(now)
         if after is not self.last.after:
             cause = shard if shard.status(now) is after else self._worst_shard(after, now)
             self._tell(after, *_cause(cause, now))
