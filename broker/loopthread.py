@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
@@ -58,6 +58,18 @@ class LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def run(self, act: Callable[[], T]) -> T:
+        """Call a function between two steps of the loop, and return its result.
+
+        Raises:
+            ForkedError, ClosedError: as `call`.
+        """
+
+        async def acted() -> T:
+            return act()
+
+        return self.call(acted())
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         self.guard.check()

@@ -219,6 +219,41 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusChange:
+    """One change of a replica's status, as `statuses()` and `on_status` tell it.
+
+    Attributes:
+        before: the status until then.
+        after: the status from then on; the same as `before` only in the first that `statuses()`
+            yields, which tells where it begins.
+        reason: the event that moved the worst shard, one of those in PROTOCOL.md: "subscribed",
+            "lost", "next", "current", "late", "gap", "behind", "fork", "loaded", "caught_up",
+            "quiet", "cut", "silence", "give_up", "close"; "open" before the first.
+        shard: the worst shard; None where it is not about one.
+        at: when, in seconds since 1970 by this machine's clock; for people, decides nothing.
+    """
+
+    before: Status
+    after: Status
+    reason: str
+    shard: int | None = None
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a replica is fine now.
+
+    Attributes:
+        ok: it is live. A reader that is too slow for its changes is not the replica's illness.
+        reasons: while it is not ok, for people: the status, since when, why, and what to do.
+    """
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A point that a replica can wait for: everything flushed before it was made.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
 from broker import aio
 from broker.aio.replica import CHANGES_LIMIT
 from broker.changes import ChangeQueue, OverflowPolicy
 from broker.loopthread import LoopThread
-from broker.model import Change, Position, Status, Token, Verification
+from broker.model import Change, Health, Position, Status, StatusChange, Token, Verification
+from broker.reader import Reader
+from broker.statuses import StatusQueue
 
 T = TypeVar("T")
 
@@ -30,9 +31,14 @@ class Replica(Mapping[str, Any]):
     """
 
     def __init__(
-        self, url: str | None = None, *, namespace: str = "default", **settings: Any
+        self,
+        url: str | None = None,
+        *,
+        namespace: str = "default",
+        on_status: Callable[[StatusChange], object] | None = None,
+        **settings: Any,
     ) -> None:
-        self._engine = aio.Replica(url, namespace=namespace, **settings)
+        self._engine = aio.Replica(url, namespace=namespace, on_status=on_status, **settings)
         self._thread = LoopThread(f"Replica({namespace})")
         try:
             self._thread.call(self._engine.open())
@@ -75,7 +81,7 @@ class Replica(Mapping[str, Any]):
         # Batches are applied on the loop's thread only: what runs there sees no half of one.
         if self._thread.is_closed:
             return read()
-        return self._thread.call(_called(read))
+        return self._thread.run(read)
 
     @property
     def namespace(self) -> str:
@@ -84,8 +90,20 @@ class Replica(Mapping[str, Any]):
 
     @property
     def status(self) -> Status:
-        """What the content is worth now; the worst shard decides."""
+        """What the content is worth now; the worst shard decides.
+
+        Exact whenever and on whichever thread it is read: with a `lag` above the staleness bound it
+        never says `live`.
+        """
         return self._engine.status
+
+    @property
+    def health(self) -> Health:
+        """Whether all is well: it is as long as the replica is live, and again once it is.
+
+        Else its reasons tell people the status, since when, why, and what to do.
+        """
+        return self._engine.health
 
     @property
     def position(self) -> Position:
@@ -153,7 +171,7 @@ class Replica(Mapping[str, Any]):
         *,
         limit: int = CHANGES_LIMIT,
         overflow: OverflowPolicy = "conflate",
-    ) -> Changes:
+    ) -> Reader[Change]:
         """Follow what changes from now on; an iterator with `close()`.
 
         After a full load it yields what differs from before, marked `resync`.
@@ -163,7 +181,21 @@ class Replica(Mapping[str, Any]):
             limit: most changes that wait for a slow reader.
             overflow: "conflate" or "raise", see `ChangeQueue`.
         """
-        return Changes(self._engine, self._thread, prefix, limit, overflow)
+        return Reader(
+            self._engine,
+            self._thread,
+            lambda notify: ChangeQueue(prefix, limit, overflow, notify),
+        )
+
+    def statuses(self) -> Reader[StatusChange]:
+        """Follow the status; an iterator with `close()`.
+
+        The first that it yields tells the status now (`before` is `after`), the others each change
+        with its reason, the last before the end is usually the one to `closed`. For a reader that
+        is hundreds of changes behind the oldest become one; each `before` is always the `after`
+        that was yielded last.
+        """
+        return Reader(self._engine, self._thread, StatusQueue)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -179,58 +211,6 @@ class Replica(Mapping[str, Any]):
     def __exit__(self, *_exc: object) -> None:
         """Close it."""
         self.close()
-
-
-class Changes:
-    """An iterator over a replica's changes; `close()`, from any thread, ends it."""
-
-    def __init__(
-        self,
-        engine: aio.Replica,
-        thread: LoopThread,
-        prefix: str | None,
-        limit: int,
-        overflow: OverflowPolicy,
-    ) -> None:
-        self._engine = engine
-        self._thread = thread
-        # Unlike an Event's set(), its put() is safe in a signal handler that interrupts its get().
-        self._ready: SimpleQueue[None] = SimpleQueue()
-        self._queue = ChangeQueue(prefix, limit, overflow, lambda: self._ready.put(None))
-        self._taken: list[Change] = []
-        if thread.is_closed:
-            thread.guard.check()
-            self._queue.close()
-        else:
-            thread.call(_called(lambda: engine.add_queue(self._queue)))
-
-    def __iter__(self) -> Iterator[Change]:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> Change:
-        """Wait for the next change.
-
-        Raises:
-            ChangesOverflowError: the reader was too slow, by its own policy.
-            StopIteration: the replica or this iterator was closed.
-        """
-        while not self._taken:
-            self._thread.guard.check()
-            self._taken = self._queue.take()[::-1]
-            if not self._taken:
-                self._ready.get()
-        return self._taken.pop()
-
-    def close(self) -> None:
-        """End the iteration; what was already told can still be read."""
-        self._queue.close()
-        if not self._thread.is_closed:
-            self._thread.loop.call_soon_threadsafe(self._engine.remove_queue, self._queue)
-
-
-async def _called(read: Callable[[], T]) -> T:
-    return read()
 
 
 def _close(engine: aio.Replica, thread: LoopThread) -> None:

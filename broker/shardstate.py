@@ -79,13 +79,16 @@ class ShardState:
         staleness_bound: seconds of silence after which the shard is no longer live.
         on_changes: called with every list of changes that became visible; None while nobody looks,
             which lets whole columns be applied at once.
+        on_moved: called, with the phase before, whenever the phase became another one.
     """
 
     def __init__(self, shard: int, staleness_bound: float) -> None:
         self.shard = shard
         self.staleness_bound = staleness_bound
         self.on_changes: Callable[[list[Change]], None] | None = None
+        self.on_moved: Callable[[ShardState, Status], None] | None = None
         self.phase = Status.CONNECTING
+        self.moved_by: Event | None = None
         self.values: dict[str, Any] = {}
         self.position = Position()
         self.covered = 0
@@ -127,10 +130,22 @@ class ShardState:
         """
         return now - self.proved_at if self.proved_at is not None else float("inf")
 
+    def overdue(self, now: float) -> float:
+        """Seconds by which proof is older than the staleness bound; below 0 while it is not."""
+        return self.lag(now) - self.staleness_bound
+
+    def status(self, now: float) -> Status:
+        """What the content is worth at this moment, whether or not `tick` came in time."""
+        is_overdue = self.overdue(now) > 0
+        # The phase last: live since before it was looked at, or since a proof that came meanwhile.
+        phase = self.phase
+        return Status.STALE if phase is Status.LIVE and is_overdue else phase
+
     # -- the subscription -------------------------------------------------------------------------
 
     def subscribed(self, now: float) -> None:
         """The server confirmed the subscription; whatever was sent before it may be missing."""
+        self.tick(now)
         self._subscribed = True
         self._heard_at = now
         self._drop_kept()
@@ -149,11 +164,12 @@ class ShardState:
     def tick(self, now: float) -> bool:
         """Notice that proof grew too old; true if nothing at all was heard for that long.
 
-        Packets that prove nothing (repeated ones, notices) must not keep the shard live.
+        Packets that prove nothing (repeated ones, notices) must not keep the shard live. While it
+        is live it is never true: what is given up then would be told as lost, not as silent.
         """
-        if self.phase is Status.LIVE and self.lag(now) > self.staleness_bound:
+        if self.status(now) is not self.phase:
             self._enter(Event.SILENCE)
-        return now - self._heard_at > self.staleness_bound
+        return self.phase is not Status.LIVE and now - self._heard_at > self.staleness_bound
 
     def close(self) -> None:
         """End it; `values` stays readable."""
@@ -175,6 +191,8 @@ class ShardState:
         if packet.shard != self.shard:
             self.counts["packets_unreadable"] += 1
             return None
+        # Who looked before this packet saw `stale`: what is told must say so too.
+        self.tick(now)
         self._heard_at = now
         if self.phase in (Status.LOADING, Status.CATCHING_UP):
             self._keep(packet, len(data))
@@ -404,6 +422,10 @@ class ShardState:
             # Ids of another history must not make one of its batches look like a duplicate.
             self._load = None
             self._ids.clear()
+        if self.phase is not before:
+            self.moved_by = event
+            if self.on_moved is not None:
+                self.on_moved(self, before)
 
     def _keep(self, packet: Packet, size: int) -> None:
         """Keep a batch for the end of a read; too many: the oldest go, for the log has them."""

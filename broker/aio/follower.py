@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import time
+from contextlib import suppress
 
 from redis.asyncio.client import PubSub
 
@@ -27,7 +28,9 @@ from broker.errors import (
     ReplicaFailedError,
 )
 from broker.model import Change, Status
+from broker.phases import Event
 from broker.shardstate import Need, ShardState
+from broker.statuses import StatusTrack
 from broker.tasks import end
 
 log = logging.getLogger(__name__)
@@ -60,12 +63,15 @@ class Follower:
         self.news = asyncio.Event()
         self.reconnects = 0
         self.queues: list[ChangeQueue] = []
+        self.track = StatusTrack(lambda: (time.monotonic(), time.time()))
         self._conflated = 0
         self._session = session
         self._by_channel: dict[bytes, ShardState] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._recovering: dict[int, asyncio.Task[None]] = {}
         self._reconnect = asyncio.Event()
+        self._watch_ends = 0.0
+        self._watch_anew = asyncio.Event()
 
     async def start(self) -> None:
         """Begin; returns before anything is loaded.
@@ -85,6 +91,7 @@ class Follower:
 
     async def stop(self) -> None:
         """End every task; what is held stays."""
+        self.track.end(Status.CLOSED, Event.CLOSE)
         for shard in self.shards:
             shard.close()
         await end([*self._tasks, *self._recovering.values()])
@@ -92,12 +99,15 @@ class Follower:
         await end(list(self._recovering.values()))
         for queue in self.queues:
             queue.close()
+        self.track.close_queues()
         self.news.set()
 
     def _make_shards(self) -> None:
         for number, keys in enumerate(self._session.keys):
             shard = ShardState(number, self.staleness_bound)
             shard.on_changes = self._tell if self.queues else None
+            shard.on_moved = self._moved
+            self.track.add_shard(shard)
             self.shards.append(shard)
             self._by_channel[keys.channel.encode()] = shard
 
@@ -124,6 +134,10 @@ class Follower:
     def _tell(self, changes: list[Change]) -> None:
         for queue in self.queues:
             queue.put(changes)
+
+    def _moved(self, shard: ShardState, before: Status) -> None:
+        self.track.moved(shard, before)
+        self.news.set()
 
     # -- the subscription -------------------------------------------------------------------------
 
@@ -194,7 +208,10 @@ class Follower:
                 self._after(shard)
 
     def _after(self, shard: ShardState) -> None:
-        """Start what the shard needs now, and tell those who wait."""
+        """Start what the shard needs now, watch it to its own deadline, tell those who wait."""
+        now = time.monotonic()
+        if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
+            self._watch_anew.set()
         if shard.need is not Need.NOTHING and shard.shard not in self._recovering:
             task = asyncio.create_task(self._recover(shard), name=f"recover-{shard.shard}")
             self._recovering[shard.shard] = task
@@ -213,8 +230,13 @@ class Follower:
         while True:
             now = time.monotonic()
             live = [shard for shard in self.shards if shard.phase is Status.LIVE]
-            left = min((self.staleness_bound - shard.lag(now) for shard in live), default=1.0)
-            await asyncio.sleep(min(self.staleness_bound / 4, max(0.0, left) + WATCH_SLACK))
+            left = min((-shard.overdue(now) for shard in live), default=1.0)
+            wait = min(self.staleness_bound / 4, max(0.0, left) + WATCH_SLACK)
+            self._watch_ends = now + wait
+            self._watch_anew.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._watch_anew.wait()
             now = time.monotonic()
             silent = [shard for shard in self.shards if shard.tick(now)]
             if silent:
@@ -246,6 +268,7 @@ class Follower:
     def _fail(self, error: BrokerError) -> None:
         self.failure = error
         log.error("replica_failed namespace=%s error=%s", self.namespace, error)
+        self.track.end(Status.FAILED, Event.GIVE_UP)
         for shard in self.shards:
             shard.give_up()
         self.news.set()

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, ItemsView, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
+from dataclasses import asdict
+from inspect import iscoroutinefunction
 from typing import Any, Self
 
 from broker.aio.checking import verified
 from broker.aio.follower import Follower
+from broker.aio.reader import Reader
 from broker.aio.session import Session
+from broker.callbacks import call_for_each
 from broker.changes import ChangeQueue, OverflowPolicy
 from broker.config import checked, checked_name
-from broker.errors import ClosedError, TokenError
+from broker.errors import ClosedError, ConfigError, TokenError
 from broker.keys import shard_of
-from broker.model import Change, Position, Status, Token, Verification
+from broker.model import Change, Health, Position, Status, StatusChange, Token, Verification
+from broker.queues import Bell, ReaderQueue
 from broker.shardstate import ShardState
+from broker.statuses import StatusQueue
 
 CHANGES_LIMIT = 100_000
-
-# The worst shard decides; this is the order.
-_WORST_FIRST = (
-    Status.FAILED,
-    Status.CLOSED,
-    Status.CONNECTING,
-    Status.LOADING,
-    Status.STALE,
-    Status.CATCHING_UP,
-    Status.LIVE,
-)
 
 
 class Replica(Mapping[str, Any]):
@@ -49,6 +44,9 @@ class Replica(Mapping[str, Any]):
             default, at least three times the workers' heartbeat interval is wise.
         self_check_interval: seconds between comparisons of the content with Redis, see `verify`;
             what differs is put right and logged as an error. 300 by default, 0 is never.
+        on_status: called with each `StatusChange`, one at a time and in order, on a thread of its
+            own: it may block as long as it likes, then changes are conflated as for `statuses()`.
+            What it raises is logged. Code of the event loop reads `statuses()` instead.
 
     Raises:
         ConfigError: every fault of the arguments at once.
@@ -62,6 +60,7 @@ class Replica(Mapping[str, Any]):
         shards: int | None = None,
         staleness_bound: float | None = None,
         self_check_interval: float | None = None,
+        on_status: Callable[[StatusChange], object] | None = None,
     ) -> None:
         settings = checked(
             shards=shards,
@@ -69,6 +68,11 @@ class Replica(Mapping[str, Any]):
             self_check_interval=self_check_interval,
         )
         self.namespace = checked_name("namespace", namespace)
+        if on_status is not None and (not callable(on_status) or iscoroutinefunction(on_status)):
+            raise ConfigError(
+                [f"on_status={on_status!r}; allowed: a plain function; async code reads statuses()"]
+            )
+        self._on_status = on_status
         self.staleness_bound: float = settings["staleness_bound"]
         self._session = Session(url, self.namespace, shards)
         self._follower = Follower(
@@ -87,8 +91,14 @@ class Replica(Mapping[str, Any]):
         try:
             await self._session.connect()
             await self._session.summon_workers()
+            if self._on_status is not None:
+                bell = Bell()
+                queue = StatusQueue(bell.ring)
+                self._follower.track.add_queue(queue, begins=False)
+                call_for_each(self._on_status, queue, bell, f"on_status of {self.namespace}")
             await self._follower.start()
         except BaseException:
+            self._follower.track.close_queues()
             await self._session.close()
             raise
         return self
@@ -147,13 +157,23 @@ class Replica(Mapping[str, Any]):
 
     @property
     def status(self) -> Status:
-        """What the content is worth now; the worst shard decides."""
+        """What the content is worth now; the worst shard decides.
+
+        Exact whenever it is read: with a `lag` above the staleness bound it never says `live`.
+        """
         if self._closed or self._session.guard.is_forked:
             return Status.CLOSED
-        if self._follower.failure is not None:
-            return Status.FAILED
-        phases = {shard.phase for shard in self._shards} or {Status.CONNECTING}
-        return next(status for status in _WORST_FIRST if status in phases)
+        return self._follower.track.status
+
+    @property
+    def health(self) -> Health:
+        """Whether all is well: it is as long as the replica is live, and again once it is.
+
+        Else its reasons tell people the status, since when, why, and what to do.
+        """
+        status = self.status
+        failure = self._follower.failure if status is Status.FAILED else None
+        return self._follower.track.health(status, failure)
 
     @property
     def positions(self) -> tuple[Position, ...]:
@@ -183,6 +203,8 @@ class Replica(Mapping[str, Any]):
                 counts[name] = counts.get(name, 0) + count
         return {
             "status": str(self.status),
+            "health": asdict(self.health),
+            "status_changes": self._follower.track.changes,
             "keys": len(self),
             "lag_s": self.lag,
             "offset": sum(shard.position.offset for shard in self._shards),
@@ -209,6 +231,7 @@ class Replica(Mapping[str, Any]):
             "self_checks_undecided": counts.get("self_checks_undecided", 0),
             "keys_repaired": counts.get("keys_repaired", 0),
             "full_state_altered": counts.get("full_state_altered", 0),
+            "status_changes_conflated": self._follower.track.conflated,
         }
 
     async def verify(self) -> Verification:
@@ -305,7 +328,7 @@ class Replica(Mapping[str, Any]):
         *,
         limit: int = CHANGES_LIMIT,
         overflow: OverflowPolicy = "conflate",
-    ) -> Changes:
+    ) -> Reader[Change]:
         """Follow what changes from now on; an async iterator with `close()`.
 
         After a full load it yields what differs from before, marked `resync`.
@@ -315,7 +338,17 @@ class Replica(Mapping[str, Any]):
             limit: most changes that wait for a slow reader.
             overflow: "conflate" or "raise", see `ChangeQueue`.
         """
-        return Changes(self, prefix, limit, overflow)
+        return Reader(self, lambda notify: ChangeQueue(prefix, limit, overflow, notify))
+
+    def statuses(self) -> Reader[StatusChange]:
+        """Follow the status; an async iterator with `close()`.
+
+        The first that it yields tells the status now (`before` is `after`), the others each change
+        with its reason, the last before the end is usually the one to `closed`. For a reader that
+        is hundreds of changes behind the oldest become one; each `before` is always the `after`
+        that was yielded last.
+        """
+        return Reader(self, StatusQueue)
 
     def check_fork(self) -> None:
         """Return in the process that opened the replica.
@@ -325,51 +358,21 @@ class Replica(Mapping[str, Any]):
         """
         self._session.guard.check()
 
-    def add_queue(self, queue: ChangeQueue) -> None:
-        """Begin to fill a queue of changes (on the loop's thread)."""
-        self._follower.add_queue(queue)
+    def add_queue(self, queue: ReaderQueue[Any]) -> None:
+        """Begin to fill a reader's queue (on the loop's thread)."""
+        if self._session.guard.is_forked:
+            # Its reader raises that when it waits; here locks may be held by threads left behind.
+            return
+        if isinstance(queue, StatusQueue):
+            self._follower.track.add_queue(queue)
+        elif isinstance(queue, ChangeQueue):
+            self._follower.add_queue(queue)
         if self._closed:
-            queue.close()
+            self.remove_queue(queue)
 
-    def remove_queue(self, queue: ChangeQueue) -> None:
-        """Stop filling a queue of changes (on the loop's thread)."""
-        self._follower.remove_queue(queue)
-
-
-class Changes:
-    """An async iterator over a replica's changes; `close()` ends it."""
-
-    def __init__(
-        self, replica: Replica, prefix: str | None, limit: int, overflow: OverflowPolicy
-    ) -> None:
-        self._replica = replica
-        self._ready = asyncio.Event()
-        self._queue = ChangeQueue(prefix, limit, overflow, self._ready.set)
-        self._taken: list[Change] = []
-        replica.add_queue(self._queue)
-
-    def __aiter__(self) -> AsyncIterator[Change]:
-        """Return itself."""
-        return self
-
-    async def __anext__(self) -> Change:
-        """Wait for the next change.
-
-        Raises:
-            ChangesOverflowError: the reader was too slow, by its own policy.
-            StopAsyncIteration: the replica or this iterator was closed.
-        """
-        while not self._taken:
-            self._replica.check_fork()
-            self._ready.clear()
-            try:
-                self._taken = self._queue.take()[::-1]
-            except StopIteration:
-                raise StopAsyncIteration from None
-            if not self._taken:
-                await self._ready.wait()
-        return self._taken.pop()
-
-    def close(self) -> None:
-        """End the iteration; what was already told can still be read."""
-        self._replica.remove_queue(self._queue)
+    def remove_queue(self, queue: ReaderQueue[Any]) -> None:
+        """Stop filling a reader's queue (on the loop's thread)."""
+        if isinstance(queue, StatusQueue):
+            self._follower.track.remove_queue(queue)
+        elif isinstance(queue, ChangeQueue):
+            self._follower.remove_queue(queue)

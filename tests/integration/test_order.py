@@ -9,7 +9,7 @@ import pytest
 
 from broker import Change, Inspector, Producer, Replica
 from broker.keys import shard_of
-from broker.replica import Changes
+from broker.reader import Reader
 from tests.integration.serving import NewServing, write_snapshots
 from tests.servers import Server
 from tests.waiting import eventually
@@ -35,7 +35,7 @@ def write_all(producers: list[Producer], key: str = "contested") -> None:
         thread.join()
 
 
-def told_by(changes: Changes) -> list[Change]:
+def told_by(changes: Reader[Change]) -> list[Change]:
     """Return all changes that were told until now."""
     changes.close()
     return list(changes)

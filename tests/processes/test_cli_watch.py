@@ -7,6 +7,7 @@ import json
 import signal
 
 import pytest
+import redis
 
 from broker.keys import shard_of
 from tests.processes.conftest import Here, NewProgram
@@ -23,10 +24,7 @@ from broker import Replica
 class Spin:
     """Never blocks, so that the signal finds the reader in the middle of taking."""
 
-    def get(self):
-        pass
-
-    def put(self, _):
+    def wait(self):
         pass
 
 
@@ -34,7 +32,7 @@ faulthandler.dump_traceback_later(20, exit=True)
 with Replica(sys.argv[1], namespace=sys.argv[2]) as replica:
     for _ in range(2000):
         changes = replica.changes()
-        changes._ready = Spin()
+        changes._bell = Spin()
         signal.signal(signal.SIGALRM, lambda *_: changes.close())
         signal.setitimer(signal.ITIMER_REAL, 0.0005)
         for change in changes:
@@ -104,6 +102,28 @@ def test_watch_ends_quietly(here: Here, number: signal.Signals, is_busy: bool) -
         assert watch.stop(number) < STOP_SECONDS
     assert watch.err == ""
     assert "\tset\t" in watch.out
+
+
+def test_watch_says_when_its_status_changes(here: Here) -> None:
+    """On stderr, with the reason, from when it first was live; the end is no change to tell."""
+    place = here()
+    watch = place.start("watch")
+    with place.producer() as producer, redis.Redis.from_url(place.url, protocol=2) as raw:
+        for n in itertools.count():
+            if watch.out or not watch.is_running:
+                break
+            producer.set("first", n)
+            place.publish()
+        assert watch.err == ""
+        raw.client_kill_filter(_type="pubsub")
+        eventually(lambda: "-> live" in watch.err, 20, lambda: watch.err)
+    assert watch.stop() < STOP_SECONDS
+    told = [line for line in watch.err.splitlines() if line.startswith("statebroker: ")]
+    assert told == [
+        "statebroker: live -> stale (lost in shard 0)",
+        "statebroker: stale -> catching_up (subscribed in shard 0)",
+        "statebroker: catching_up -> live (caught_up in shard 0)",
+    ]
 
 
 def test_closing_changes_in_a_signal_handler_never_hangs(here: Here, start: NewProgram) -> None:

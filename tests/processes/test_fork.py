@@ -32,6 +32,7 @@ inspector = Inspector(url, namespace=namespace)
 producer.set("before", 1)
 replica.wait_for(producer.flush(10), 10)
 changes = replica.changes()
+statuses = replica.statuses()
 # Buffered in the parent at the moment of the fork: the child must not send it too.
 producer.increment("n")
 
@@ -46,6 +47,10 @@ CALLS = {
     "wait_for": lambda: replica.wait_for(""),
     "changes": lambda: replica.changes(),
     "next change": lambda: next(changes),
+    "statuses": lambda: replica.statuses(),
+    "next status": lambda: next(statuses),
+    "close statuses": lambda: statuses.close(),
+    "health": lambda: [replica.health.ok, *replica.health.reasons],
     "close changes": lambda: changes.close(),
     "read": lambda: replica["before"],
     "copy": lambda: replica.snapshot()[0]["before"],
@@ -173,7 +178,9 @@ from broker import BrokerError, aio
 
 async def open_all():
     producer = await aio.Producer(sys.argv[1], namespace=sys.argv[2]).open()
-    replica = await aio.Replica(sys.argv[1], namespace=sys.argv[2]).open()
+    replica = await aio.Replica(
+        sys.argv[1], namespace=sys.argv[2], staleness_bound=0.5
+    ).open()
     await producer.set("a", 1)
     await replica.wait_for(await producer.flush(10), 10)
     return producer, replica
@@ -194,12 +201,20 @@ async def write(producer):
 
 with asyncio.Runner() as runner:
     producer, replica = runner.run(open_all())
+    # As if another thread were reading at the moment of the fork: in the child it never lets go.
+    held = replica.statuses()
+    held._queue._lock.acquire()
     pid = os.fork()
     if pid == 0:
+        # From then on the change to stale waits to be told.
+        while replica.lag <= 0.5:
+            pass
         told = {"write": asyncio.run(use(write(producer))),
-                "wait": asyncio.run(use(replica.wait_live()))}
+                "wait": asyncio.run(use(replica.wait_live())),
+                "status": asyncio.run(use(anext(replica.statuses())))}
         print(json.dumps(told), flush=True)
         os._exit(0)
+    held._queue._lock.release()
     os.waitpid(pid, 0)
     runner.run(write(producer))
     runner.run(producer.close())
@@ -264,15 +279,19 @@ def test_a_forked_child_gets_clear_errors_and_can_start_anew(
     assert all(how[-1] < 2 for how in child.values()), child
     for name in (
         *("set", "delete", "increment", "set_many", "flush", "set after close"),
-        *("wait_live", "wait_for", "changes", "inspect"),
+        *("wait_live", "wait_for", "changes", "inspect", "next change"),
+        *("statuses", "next status"),
     ):
         assert child[name][0] == "ForkedError", (name, child[name])
         assert "fork" in child[name][1]
     # Reading what was there is no harm, and nobody may take it for live.
     assert child["read"][0] == child["copy"][0] == 1
     assert child["status"][0] == "closed"
-    for name in ("close producer", "close replica", "close inspector", "close changes"):
-        assert child[name][0] is None, (name, child[name])
+    ok, reason = child["health"][0]
+    assert not ok
+    assert "closed since" in reason
+    for name in ("producer", "replica", "inspector", "changes", "statuses"):
+        assert child[f"close {name}"][0] is None, (name, child[f"close {name}"])
     assert told["fresh"] == 1
     parent = told["parent"]
     assert (parent["status"], parent["live"], parent["n"]) == (7, "live", 111)
@@ -296,7 +315,7 @@ def test_asyncio_objects_in_a_forked_child_never_hang(
     serve(valkey.url, namespace)
     result = start.script(ASYNCIO, valkey.url, namespace).result(CHILD_SECONDS)
     assert result.code == 0, result.err
-    assert result.json == {"write": "ForkedError", "wait": "ForkedError"}
+    assert result.json == dict.fromkeys(("write", "wait", "status"), "ForkedError")
     assert state_of(valkey, namespace) == {"a": 1, "b": 2}
 
 

@@ -23,11 +23,13 @@ from broker import (
     FencedError,
     FlushTimeoutError,
     ForkedError,
+    Health,
     Inspector,
     Position,
     Producer,
     Replica,
     Status,
+    StatusChange,
     Token,
     TokenError,
     aio,
@@ -176,6 +178,27 @@ def follows(replica: Replica) -> Iterator[str]:
     replica.changes(overflow="drop")  # type: ignore[arg-type]
 
 
+def follows_status(url: str | None) -> Iterator[str]:
+    """The status is followed like changes, or told to a function; health is a value."""
+    calls: list[StatusChange] = []
+    with Replica(url, namespace="fleet", on_status=calls.append) as replica:
+        assert_type(next(replica.statuses()), StatusChange)
+        statuses = replica.statuses()
+        for change in statuses:
+            assert_type(change.before, Status)
+            assert_type(change.after, Status)
+            assert_type(change.reason, str)
+            assert_type(change.shard, int | None)
+            assert_type(change.at, float)
+            change.reason = "other"  # type: ignore[misc]
+            yield change.reason
+            statuses.close()
+        assert_type(replica.health, Health)
+        assert_type(replica.health.ok, bool)
+        assert_type(replica.health.reasons, tuple[str, ...])
+    Replica(url, on_status=len)  # type: ignore[arg-type]
+
+
 def inspects(url: str | None) -> None:
     """An inspector tells numbers and contents, and takes part in nothing."""
     with Inspector(url, namespace="fleet") as inspector:
@@ -270,8 +293,11 @@ async def reads_async(url: str | None, token: Token) -> AsyncIterator[str]:
             yield tells(change)
             changes.close()
         assert_type(await anext(replica.changes()), Change)
+        assert_type(await anext(replica.statuses()), StatusChange)
+        assert_type(replica.health, Health)
     await replica.close()
-    opened = await aio.Replica(url).open()
+    aio.Replica(url, on_status=len)  # type: ignore[arg-type]
+    opened = await aio.Replica(url, on_status=print).open()
     assert_type(opened, aio.Replica)
     await opened.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from broker import Inspector, Producer, Replica
+from broker import Inspector, Producer, Replica, Status, StatusChange
 from broker.keys import shard_of
 from broker.model import Change
 from workers.cli.options import checked_options, place_options
@@ -133,9 +133,12 @@ def watch(  # noqa: PLR0917 - how click calls
     count: int | None,
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Print every change as it becomes visible, until Ctrl-C."""
+    """Print every change as it becomes visible, until Ctrl-C.
+
+    Changes of the status, once it is live, go to stderr with their reason.
+    """
     checked_options(namespace)
-    with Replica(url, namespace=namespace) as replica:
+    with Replica(url, namespace=namespace, on_status=_Statuses().show) as replica:
         replica.wait_live(TIMEOUT)
         changes = replica.changes(prefix)
         signal.signal(signal.SIGTERM, lambda _n, _f: changes.close())
@@ -150,6 +153,21 @@ def watch(  # noqa: PLR0917 - how click calls
             _show(change, as_json)
             if number == count:
                 return
+
+
+class _Statuses:
+    """Shows what happens to a status after it was live for the first time, and before the end."""
+
+    def __init__(self) -> None:
+        self._was_live = False
+
+    def show(self, change: StatusChange) -> None:
+        if self._was_live and change.after is not Status.CLOSED:
+            shard = "" if change.shard is None else f" in shard {change.shard}"
+            click.echo(
+                f"statebroker: {change.before} -> {change.after} ({change.reason}{shard})", err=True
+            )
+        self._was_live = self._was_live or change.after is Status.LIVE
 
 
 def _show(change: Change, as_json: bool) -> None:  # noqa: FBT001 - a flag passed on

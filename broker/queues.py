@@ -1,0 +1,89 @@
+"""A bounded queue between a replica and one reader. No I/O; any thread may read."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class ReaderQueue(Generic[T]):
+    """What one reader has not read yet; what happens beyond the limit is `_shrink`'s to say.
+
+    Args:
+        limit: most that waits.
+        notify: called, on the replica's thread, whenever there is something to read.
+
+    Attributes:
+        conflated: how many the reader did not get one by one.
+    """
+
+    def __init__(self, limit: int, notify: Callable[[], object]) -> None:
+        self._limit = limit
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._waiting: deque[T] = deque()
+        self._overflowed = False
+        self._closed = False
+        self.conflated = 0
+
+    def put(self, items: list[T]) -> None:
+        """Add something; called by the replica."""
+        with self._lock:
+            if self._closed or self._overflowed or not items:
+                return
+            self._waiting.extend(items)
+            if len(self._waiting) > self._limit:
+                self._shrink()
+        self._notify()
+
+    def _shrink(self) -> None:
+        """Leave no more than the limit, and count in `conflated` or set `_overflowed`."""
+        raise NotImplementedError
+
+    def take(self) -> list[T]:
+        """Return everything that waits; maybe nothing.
+
+        Raises:
+            ChangesOverflowError: all was read, and what came then did not fit.
+            StopIteration: all was read, and the replica or the reader closed.
+        """
+        with self._lock:
+            taken = list(self._waiting)
+            self._waiting.clear()
+            if not taken and (self._overflowed or self._closed):
+                raise self._end()
+            return taken
+
+    def _end(self) -> Exception:
+        """Say why nothing will come any more."""
+        return StopIteration()
+
+    def close(self) -> None:
+        """End it; what waits can still be read. Takes no lock: a signal handler may call it."""
+        self._closed = True
+        self._notify()
+
+
+class Bell:
+    """Wakes one thread that waits; rung before it waits, it does not wait.
+
+    Unlike an Event's set(), `ring` is safe in a signal handler that interrupts `wait`.
+    """
+
+    def __init__(self) -> None:
+        self._rung: SimpleQueue[None] = SimpleQueue()
+
+    def ring(self) -> None:
+        """Wake it; any thread, and any number of times."""
+        # One is enough, for who is woken looks at everything; a slow reader must not pile them up.
+        if self._rung.empty():
+            self._rung.put(None)
+
+    def wait(self) -> None:
+        """Wait until it was rung since the last time."""
+        self._rung.get()
