@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from broker.errors import (
+        AccessError,
         BackendError,
         BrokerError,
         BufferFullError,
@@ -63,6 +64,7 @@ _HOME = {
 
 __all__ = [
     "ABSENT",
+    "AccessError",
     "BackendError",
     "BrokerError",
     "BufferFullError",

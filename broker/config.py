@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -122,6 +122,30 @@ def checked(**given: Any) -> dict[str, Any]:
     if faults:
         raise ConfigError(faults)
     return result
+
+
+def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings among `names`, with defaults filled in, or every fault at once.
+
+    Args:
+        names: of what the caller takes; those that are no settings are left to the caller.
+        given: by name; None means the default.
+
+    Raises:
+        ConfigError: as `checked`, and names that the caller does not take.
+    """
+    faults = [
+        f"unknown setting {name!r}; known: {', '.join(sorted(names))}"
+        for name in given
+        if name not in names
+    ]
+    try:
+        values = checked(**{name: given.get(name) for name in names if name in SETTINGS})
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults]) from None
+    if faults:
+        raise ConfigError(faults)
+    return values
 
 
 def checked_name(kind: str, name: object) -> str:

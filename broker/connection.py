@@ -32,7 +32,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from broker.embedded import attach, parse_embedded_url
-from broker.errors import BackendError, ConfigError, ConnectError, ServerUnfitError
+from broker.errors import AccessError, BackendError, ConfigError, ConnectError, ServerUnfitError
 from broker.protocol import MIN_REDIS
 
 if TYPE_CHECKING:
@@ -192,7 +192,8 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
     """Turn Redis' errors within the block into ours, cause kept.
 
     Raises:
-        ConnectError: cannot reach the server, or it does not let us in.
+        ConnectError: cannot reach the server.
+        AccessError: it does not let us in.
         BackendError: any other error of the server.
     """
     try:
@@ -219,8 +220,8 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
         raise BackendError(f"{action}: {server} says: {error}") from error
 
 
-def _refused(action: str, server: str, error: Exception) -> ConnectError:
-    return ConnectError(
+def _refused(action: str, server: str, error: Exception) -> AccessError:
+    return AccessError(
         f"{action}: {server} refuses the password ({error}); check user and password in the URL"
     )
 
@@ -232,7 +233,7 @@ async def check_server(client: Redis, name: str) -> dict[str, Any]:
     """Refuse a server that cannot keep the promises; return what it says of itself.
 
     Raises:
-        ConnectError: unreachable or wrong password, with the fix.
+        ConnectError: unreachable, or (`AccessError`) wrong password, with the fix.
         ServerUnfitError: not a Redis, older than 7.0, or evicting keys, with the fix.
     """
     async with translated("connecting", name):

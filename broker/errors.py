@@ -41,6 +41,10 @@ class ConnectError(BackendError):
     """The server cannot be reached or does not let us in."""
 
 
+class AccessError(ConnectError):
+    """The server answers, but not to this user and password."""
+
+
 class ServerUnfitError(BackendError):
     """The server answers but cannot keep the promises (version, eviction policy, not a Redis)."""
 

@@ -7,10 +7,10 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from broker import aio
-from broker.aio.producer import CLOSE_TIMEOUT, HURRIED_CLOSE_TIMEOUT
+from broker.aio.producer import CLOSE_TIMEOUT, HURRIED_CLOSE_TIMEOUT, ProducerSettings
 from broker.errors import BrokerError
 from broker.loopthread import LoopThread
 from broker.model import Token, Value
@@ -31,7 +31,11 @@ class Producer:
     """
 
     def __init__(
-        self, url: str | None = None, *, namespace: str = "default", **settings: Any
+        self,
+        url: str | None = None,
+        *,
+        namespace: str = "default",
+        **settings: Unpack[ProducerSettings],
     ) -> None:
         self._engine = aio.Producer(url, namespace=namespace, **settings)
         self._thread = LoopThread(f"Producer({self._engine.node})")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from broker import aio
-from broker.aio.replica import CHANGES_LIMIT
+from broker.aio.replica import CHANGES_LIMIT, ReplicaSettings
 from broker.changes import ChangeQueue, OverflowPolicy
 from broker.loopthread import LoopThread
 from broker.model import Change, Health, Position, Status, StatusChange, Token, Verification
@@ -36,7 +36,7 @@ class Replica(Mapping[str, Any]):
         *,
         namespace: str = "default",
         on_status: Callable[[StatusChange], object] | None = None,
-        **settings: Any,
+        **settings: Unpack[ReplicaSettings],
     ) -> None:
         self._engine = aio.Replica(url, namespace=namespace, on_status=on_status, **settings)
         self._thread = LoopThread(f"Replica({namespace})")

@@ -20,7 +20,9 @@ from broker.errors import BackendError
 from broker.lua import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
 from broker.tasks import end
-from workers.loop import run_loop
+from workers.canary import Canary
+from workers.health import GREEN, FlushHealth
+from workers.loop import run_loop, tell_health
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +74,47 @@ class FlushWorker:
         self._max_count = max_count
         self._limits = limits or DrainLimits()
         self._shards = [_Shard(number) for number in range(len(session.keys))]
+        self.health = FlushHealth(len(session.keys), heartbeat_interval, time.monotonic())
+        self.reason = GREEN
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; a batch under way is finished."""
-        listener = asyncio.create_task(self._listen(), name="wake-ups")
+        beside = [
+            asyncio.create_task(self._listen(), name="wake-ups"),
+            asyncio.create_task(Canary(self._session, self.health).run(), name="canary"),
+            asyncio.create_task(self._watch(), name="health"),
+        ]
         try:
             await run_loop(self.name, self.poll, self.wake, stop)
         finally:
-            await end([listener])
+            await end(beside)
             with suppress(TimeoutError, BackendError):
                 async with asyncio.timeout(SIGN_OFF):
                     for keys in self._session.keys:
                         await self._session.commands.sign_off(keys, self.name)
 
+    async def _watch(self) -> None:
+        """Judge this worker's health for ever; the next heartbeats tell it."""
+        while True:
+            await asyncio.sleep(self.health.tick)
+            self.reason = tell_health(self.name, self.reason, self.health.judge(time.monotonic()))
+
     async def poll(self) -> float:
-        """Do all that is due now; return seconds until something is."""
+        """Do all that is due now; return seconds until something is.
+
+        Raises:
+            BackendError: Redis failed; ask again.
+        """
+        began = time.monotonic()
+        try:
+            sleep = await self._poll()
+        except BackendError as error:
+            self.health.failed(began, str(error))
+            raise
+        self.health.worked()
+        return sleep
+
+    async def _poll(self) -> float:
         for shard in self._shards:
             now = time.monotonic()
             if shard.beat_at <= now:
@@ -117,12 +145,15 @@ class FlushWorker:
             self.name,
             max_age_ms=self._max_age_ms,
             max_count=self._max_count,
+            reason=self.reason,
         )
         now = time.monotonic()
+        self.health.answered(now)
         shard.beat_at = now + beat_ms / 1000
         if due_ms >= 0:
             due = now + due_ms / 1000
             shard.drain_at = due if shard.drain_at is None else min(due, shard.drain_at)
+            self.health.due(shard.number, shard.drain_at)
 
     async def _drain(self, shard: _Shard) -> None:
         """Publish one batch, if it is due. Killed before: nothing happened. After: all of it."""
@@ -141,12 +172,15 @@ class FlushWorker:
             )
             self._forget_nodes(shard)
         now = time.monotonic()
+        self.health.answered(now)
         if isinstance(reply, Drained):
             self._count(shard.number, reply)
+            self.health.published(shard.number, reply.offset, now)
+        if isinstance(reply, Drained | NotDue):
             shard.drain_at = None if reply.next_ms < 0 else now + reply.next_ms / 1000
-        elif isinstance(reply, NotDue):
-            shard.drain_at = None if reply.next_ms < 0 else now + reply.next_ms / 1000
+            self.health.drained(shard.number, shard.drain_at)
         elif isinstance(reply, LogFull):
+            self.health.refused(shard.number)
             log.error(
                 "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
                 *(shard.number, reply.log_bytes),

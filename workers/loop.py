@@ -77,6 +77,21 @@ async def run_loop(
             await asyncio.sleep(0)
 
 
+def tell_health(worker: str, before: str, verdict: str) -> str:
+    """Log that a worker turned red or green, once per change; return the verdict.
+
+    Args:
+        worker: its name.
+        before: the verdict that was told last, "" for green.
+        verdict: the one of now.
+    """
+    if verdict and not before:
+        log.error("health_red worker=%s reason=%s", worker, verdict)
+    elif before and not verdict:
+        log.info("health_green worker=%s", worker)
+    return verdict
+
+
 async def unless_stopped(
     work: Coroutine[Any, Any, T], stop: asyncio.Event, grace: float = STOP_GRACE
 ) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -14,8 +15,9 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from broker.aio.session import Session
-from broker.errors import BrokerError
-from workers.loop import run_loop
+from broker.errors import BrokerError, ConnectError
+from workers.health import GREEN, ScheduleHealth
+from workers.loop import run_loop, tell_health
 from workers.snapshot import SnapshotWorker
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ class Scheduler:
             )
             for shard in range(len(session.keys))
         ]
+        self.health = ScheduleHealth(interval, RENEW_EVERY, time.monotonic())
+        self.reason = GREEN
         self._wake = asyncio.Event()
         self._is_writing = False
         self._write_due = False
@@ -107,6 +111,8 @@ class Scheduler:
     async def _ask_renew(self) -> None:
         self._renew_due = True
         self._wake.set()
+        # Also while a write hangs.
+        self._judge()
 
     async def _poll(self) -> float:
         """Do what is due; the sleep ends when a job says that it is time."""
@@ -126,25 +132,42 @@ class Scheduler:
         """Bring every shard's full state up to its head, where this scheduler holds the lease."""
         self._is_writing = True
         for shard in self._shards:
+            began = time.monotonic()
             try:
                 written = await shard.write_once()
             except BrokerError as error:
                 self.counts["errors"] += 1
                 log.warning("snapshot_failed shard=%d error=%s", shard.shard, error)
+                self.health.failed(shard.shard, str(error))
+                if isinstance(error, ConnectError):
+                    self.health.not_renewed(shard.shard, began, str(error))
                 continue
+            self.health.wrote(shard.shard, time.monotonic(), is_held=bool(shard.fence))
             if written is not None:
                 self.counts["snapshots"] += 1
                 self.counts["sets"] += written.sets
                 self.counts["deletes"] += written.deletes
         self._is_writing = False
+        self._judge()
 
     async def renew_all(self) -> None:
         """Keep the leases while nothing is being written, and take those that were left."""
         for shard in self._shards:
+            began = time.monotonic()
             try:
-                await shard.renew()
+                is_held = await shard.renew()
             except BrokerError as error:
                 log.warning("lease_failed shard=%d error=%s", shard.shard, error)
+                self.health.not_renewed(shard.shard, began, str(error))
+            else:
+                self.health.renewed(shard.shard, time.monotonic(), is_held=is_held)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Judge this scheduler's health; the next renewals tell it."""
+        self.reason = tell_health(self.name, self.reason, self.health.judge(time.monotonic()))
+        for shard in self._shards:
+            shard.reason = self.reason
 
     async def _release_all(self) -> None:
         for shard in self._shards:

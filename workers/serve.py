@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from broker.aio.session import Session
 from broker.config import default_node
 from broker.embedded.child import tie_to_parent
+from broker.errors import AccessError, ConnectError
 from broker.lua import DrainLimits
 from workers.flush import FlushWorker
 from workers.loop import Stopped, first_of, stop_on_signals, unless_stopped
@@ -22,9 +25,13 @@ from workers.schedule import Scheduler
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 RESTART_FIRST = 0.1
 RESTART_MOST = 5.0
 CHILD_STOP_TIMEOUT = 1.2
+AWAY_FIRST = 0.1
+AWAY_MOST = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,8 @@ async def serve(
 ) -> None:
     """Run the roles until SIGTERM or SIGINT; returns within 2 s of it, nothing left half done.
 
+    A server that is not there (yet) is waited for.
+
     Args:
         url: any supported URL.
         namespace: a checked name.
@@ -79,24 +88,35 @@ async def serve(
         ready_file: gets the URL for clients once everything is up.
 
     Raises:
-        BrokerError: could not start; with the fix.
+        BrokerError: could not start, and waiting would not help; with the fix.
     """
     stop = stop_on_signals()
     if ready_file is not None:
         # One that a killed process left must not be believed.
         remove_ready(ready_file)
     shards = settings["shards"] if "shards" in given else None
-    try:
+
+    async def begin() -> tuple[Session, FlushWorker | None]:
         session = await unless_stopped(connected(url, namespace, shards), stop, grace=0.0)
+        if not roles.flush:
+            return session, None
+        worker = flush_worker(session, settings, given)
+        try:
+            # What is due is published, and the first heartbeat told, before anybody hears of us.
+            with contextlib.suppress(Stopped):
+                await unless_stopped(worker.poll(), stop)
+        except BaseException:
+            await session.close()
+            raise
+        return session, worker
+
+    try:
+        session, worker = await once_there(begin, stop)
     except Stopped:
         return
     try:
         jobs = []
-        if roles.flush:
-            worker = flush_worker(session, settings, given)
-            # What is due is published, and the first heartbeat told, before anybody hears of us.
-            with contextlib.suppress(Stopped):
-                await unless_stopped(worker.poll(), stop)
+        if worker is not None:
             jobs.append(worker.run(stop))
         if roles.schedule:
             jobs.append(scheduler(session, settings).run(stop))
@@ -121,6 +141,28 @@ async def serve(
         if ready_file is not None:
             remove_ready(ready_file)
         await session.close()
+
+
+async def once_there(begin: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+    """Return what `begin` returns, tried again and again, with jitter, while the server is away.
+
+    Raises:
+        Stopped: while waiting.
+        BrokerError: the server is there, but something is wrong that does not pass by itself.
+    """
+    delay = 0.0
+    while True:
+        try:
+            return await begin()
+        except AccessError:
+            raise
+        except ConnectError as error:
+            delay = min(AWAY_MOST, max(AWAY_FIRST, delay * 2))
+            pause = delay * random.uniform(0.5, 1.0)
+            log.warning("server_away retry_in=%.2f error=%s", pause, error)
+        await first_of(pause, stop)
+        if stop.is_set():
+            raise Stopped
 
 
 def flush_worker(session: Session, settings: dict[str, Any], given: frozenset[str]) -> FlushWorker:
@@ -158,13 +200,16 @@ async def keep_helper(
     environment = os.environ | {
         "STATEBROKER_URL": session.connections.url,
         "STATEBROKER_NAMESPACE": session.namespace,
+        # What this process was given is all that counts, whatever file lies around.
+        "STATEBROKER_CONFIG": os.devnull,
     }
+    verbose = ["--verbose"] if log.isEnabledFor(logging.DEBUG) else []
     for name in given:
         environment[f"STATEBROKER_{name.upper()}"] = str(settings[name])
     delay = RESTART_FIRST
     while not stop.is_set():
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "workers", "flush"),
+            *(sys.executable, "-m", "workers", "flush", *verbose),
             env=environment,
             # However this process ends, its helpers do not go on alone.
             preexec_fn=tie_to_parent(signal.SIGTERM),

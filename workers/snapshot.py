@@ -73,6 +73,7 @@ class SnapshotWorker:
         self.shard = shard
         self.holder = holder
         self.fence = 0
+        self.reason = ""
         self._session = session
         self._keys: ShardKeys = session.keys[shard]
         self._ttl_ms = round(lease_ttl * 1000)
@@ -86,7 +87,9 @@ class SnapshotWorker:
     async def renew(self) -> bool:
         """Take or keep the lease; false if another scheduler holds it."""
         before = self.fence
-        self.fence = await self._session.commands.lease_take(self._keys, self.holder, self._ttl_ms)
+        self.fence = await self._session.commands.lease_take(
+            self._keys, self.holder, self._ttl_ms, self.reason
+        )
         if self.fence and self.fence != before:
             self._committed.clear()
             self._cut_to = 0

@@ -19,6 +19,8 @@ from broker.protocol import PROTOCOL_VERSION
 from broker.shardstate import Head
 
 LOG_PAGE_BATCHES = 64
+# A worker that is alive is heard of every heartbeat (1 s) or lease renewal (3 s).
+ALIVE_MS = 10_000
 
 _NUMBERS = (
     "appends",
@@ -162,8 +164,8 @@ class Inspector:
             nodes[name] = (int(last), int(deltas), int(meta.get(f"n:{name}", 0)))
         workers = []
         for name, text in alive.items():
-            role, seen = text.decode().split(" ")
-            workers.append({"worker": name.decode(), "role": role, "seen_ms": now_ms - int(seen)})
+            role, seen, *reason = text.decode(errors="replace").split(" ", 2)
+            workers.append(_worker(name.decode(), role, now_ms - int(seen), *reason))
         return shard, nodes, workers
 
     # -- content ----------------------------------------------------------------------------------
@@ -281,6 +283,17 @@ class Inspector:
         ahead = max(floors.values(), default=0) > at.offset
         lost = stop is not None and at != stop
         return None if ahead or lost else at
+
+
+def _worker(name: str, role: str, seen_ms: int, reason: str = "") -> dict[str, Any]:
+    health = "gone" if seen_ms >= ALIVE_MS else "red" if reason else "green"
+    return {
+        "worker": name,
+        "role": role,
+        "seen_ms": seen_ms,
+        "health": health,
+        "reason": reason,
+    }
 
 
 _TRIES = 5

@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from broker.aio.sender import Sender
 from broker.aio.session import Session
-from broker.config import checked, checked_name, default_node
+from broker.config import checked_name, checked_of, default_node
 from broker.errors import (
     BrokerError,
     BufferFullError,
@@ -32,6 +32,24 @@ FULL_POLICIES = ("block", "raise", "conflate")
 
 CLOSE_TIMEOUT = 10.0
 HURRIED_CLOSE_TIMEOUT = 1.0
+
+
+class ProducerSettings(TypedDict, total=False):
+    """What producers of both faces may be given; `Producer` says what each is."""
+
+    node: str | None
+    shards: int | None
+    local_delta_max_age: float | None
+    local_delta_max_count: int | None
+    linger: float | None
+    chunk_bytes: int | None
+    buffer_bytes: int | None
+    when_full: FullPolicy
+    full_timeout: float | None
+    keep_seconds: float | None
+    keep_bytes: int | None
+    timestamps: bool
+    pending_bytes: int | None
 
 
 class Producer:
@@ -71,32 +89,12 @@ class Producer:
         url: str | None = None,
         *,
         namespace: str = "default",
-        node: str | None = None,
-        shards: int | None = None,
-        local_delta_max_age: float | None = None,
-        local_delta_max_count: int | None = None,
-        linger: float | None = None,
-        chunk_bytes: int | None = None,
-        buffer_bytes: int | None = None,
-        when_full: FullPolicy = "block",
-        full_timeout: float | None = None,
-        keep_seconds: float | None = None,
-        keep_bytes: int | None = None,
-        timestamps: bool = False,
-        pending_bytes: int | None = None,
+        **settings: Unpack[ProducerSettings],
     ) -> None:
-        self._settings = checked(
-            shards=shards,
-            local_delta_max_age=local_delta_max_age,
-            local_delta_max_count=local_delta_max_count,
-            linger=linger,
-            chunk_bytes=chunk_bytes,
-            buffer_bytes=buffer_bytes,
-            full_timeout=full_timeout,
-            keep_seconds=keep_seconds,
-            keep_bytes=keep_bytes,
-            pending_bytes=pending_bytes,
-        )
+        self._settings = checked_of(ProducerSettings.__annotations__, settings)
+        node = settings.get("node")
+        when_full = settings.get("when_full", "block")
+        max_age = settings.get("local_delta_max_age")
         if when_full not in FULL_POLICIES:
             raise ConfigError([f"when_full={when_full!r}; allowed: {', '.join(FULL_POLICIES)}"])
         self.namespace = checked_name("namespace", namespace)
@@ -104,12 +102,10 @@ class Producer:
         self._named = node is not None
         self.when_full = when_full
         self.full_timeout: float = self._settings["full_timeout"]
-        self._max_age_ms = (
-            None if local_delta_max_age is None else round(local_delta_max_age * 1000)
-        )
-        self._max_count = local_delta_max_count
-        self._timestamps = timestamps
-        self._session = Session(url, self.namespace, shards)
+        self._max_age_ms = None if max_age is None else round(max_age * 1000)
+        self._max_count = settings.get("local_delta_max_count")
+        self._timestamps = settings.get("timestamps", False)
+        self._session = Session(url, self.namespace, settings.get("shards"))
         self._sender: Sender | None = None
         self._reported_lost = 0
         self._ended: ClosedError | None = None

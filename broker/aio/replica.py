@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from dataclasses import asdict
 from inspect import iscoroutinefunction
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 from broker.aio.checking import verified
 from broker.aio.follower import Follower
@@ -15,7 +15,7 @@ from broker.aio.reader import Reader
 from broker.aio.session import Session
 from broker.callbacks import call_for_each
 from broker.changes import ChangeQueue, OverflowPolicy
-from broker.config import checked, checked_name
+from broker.config import checked_name, checked_of
 from broker.errors import ClosedError, ConfigError, TokenError
 from broker.keys import shard_of
 from broker.model import Change, Health, Position, Status, StatusChange, Token, Verification
@@ -24,6 +24,14 @@ from broker.shardstate import ShardState
 from broker.statuses import StatusQueue
 
 CHANGES_LIMIT = 100_000
+
+
+class ReplicaSettings(TypedDict, total=False):
+    """What replicas of both faces may be given; `Replica` says what each is."""
+
+    shards: int | None
+    staleness_bound: float | None
+    self_check_interval: float | None
 
 
 class Replica(Mapping[str, Any]):
@@ -57,26 +65,20 @@ class Replica(Mapping[str, Any]):
         url: str | None = None,
         *,
         namespace: str = "default",
-        shards: int | None = None,
-        staleness_bound: float | None = None,
-        self_check_interval: float | None = None,
         on_status: Callable[[StatusChange], object] | None = None,
+        **settings: Unpack[ReplicaSettings],
     ) -> None:
-        settings = checked(
-            shards=shards,
-            staleness_bound=staleness_bound,
-            self_check_interval=self_check_interval,
-        )
+        values = checked_of(ReplicaSettings.__annotations__, settings)
         self.namespace = checked_name("namespace", namespace)
         if on_status is not None and (not callable(on_status) or iscoroutinefunction(on_status)):
             raise ConfigError(
                 [f"on_status={on_status!r}; allowed: a plain function; async code reads statuses()"]
             )
         self._on_status = on_status
-        self.staleness_bound: float = settings["staleness_bound"]
-        self._session = Session(url, self.namespace, shards)
+        self.staleness_bound: float = values["staleness_bound"]
+        self._session = Session(url, self.namespace, settings.get("shards"))
         self._follower = Follower(
-            self._session, self.staleness_bound, settings["self_check_interval"]
+            self._session, self.staleness_bound, values["self_check_interval"]
         )
         self._closed = False
 

@@ -35,6 +35,9 @@ NAMES: Final = (
 )
 
 
+MOST_REASON: Final = 300
+
+
 def source(name: str) -> str:
     """Return the text of one command's Lua file."""
     return files(__name__).joinpath(f"{name}.lua").read_text("utf-8")
@@ -334,8 +337,19 @@ class Commands:
         *,
         max_age_ms: int | None,
         max_count: int | None,
+        reason: str = "",
     ) -> tuple[int, int]:
-        """Tell the head if nothing was published for `interval_ms`.
+        """Tell the head if nothing was published for `interval_ms`, and how the worker is.
+
+        Args:
+            keys: the shard.
+            shard: its number.
+            interval_ms: of quiet.
+            epoch: to be used if the shard has none yet.
+            worker: name of the caller.
+            max_age_ms: the namespace's age threshold from now on; None leaves it.
+            max_count: likewise the count threshold.
+            reason: why the worker is red; empty: it is green.
 
         Returns:
             (ms until the next heartbeat is due, ms until something pending is due or -1).
@@ -352,12 +366,19 @@ class Commands:
             "flush",
             "" if max_age_ms is None else max_age_ms,
             "" if max_count is None else max_count,
+            told(reason),
         )
         return reply[0], reply[1]
 
-    async def lease_take(self, keys: ShardKeys, holder: str, ttl_ms: int) -> int:
-        """Take or renew the lease; return the fencing number, 0 if another one holds it."""
-        reply = await self._run("lease_take", [keys.lease, keys.meta, keys.workers], holder, ttl_ms)
+    async def lease_take(self, keys: ShardKeys, holder: str, ttl_ms: int, reason: str = "") -> int:
+        """Take or renew the lease, and tell why this scheduler is red ("": it is green).
+
+        Returns:
+            The fencing number, 0 if another one holds the lease.
+        """
+        reply = await self._run(
+            "lease_take", [keys.lease, keys.meta, keys.workers], holder, ttl_ms, told(reason)
+        )
         return int(reply[0])
 
     async def lease_release(self, keys: ShardKeys, holder: str, fence: int) -> None:
@@ -481,6 +502,11 @@ class Commands:
         text = " ".join(f"{at:02x}" for at in sorted(ranges))
         reply = await self._run("state_ranges", [keys.state], cursor, count, text)
         return reply[0].decode(), reply[1::2], reply[2::2]
+
+
+def told(reason: str) -> str:
+    """Return a reason as the workers hash holds it: one line, not long."""
+    return " ".join(reason.split())[:MOST_REASON]
 
 
 def fenced(node: str, incarnation: int) -> FencedError:

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 --[[
 Tell the head of a shard if nothing was published for an interval; one a shard, however many workers
-ask. Starts the shard's first epoch, notes that the worker lives, and keeps the namespace's thresholds.
+ask. Starts the shard's first epoch, notes that the worker lives and how it is, and keeps the namespace's
+thresholds. Looks at one entry of the workers hash, any one, and drops it if unseen for 10 minutes.
 
 KEYS  1 meta hash   2 workers hash
 ARGV  1 channel   2 'PUBLISH' or 'SPUBLISH'   3 shard   4 interval in ms
       5 epoch to use if this shard has none, 8 bytes   6 worker name   7 role
-      8 max age in ms, 9 max count ('' = leave as they are)
+      8 max age in ms, 9 max count ('' = leave as they are)   10 why the worker is red ('' = it is green)
 returns {ms until the next heartbeat is due, ms until something pending is due (-1 nothing pending)}
 publishes a heartbeat, if due
 cost  O(1)
@@ -14,6 +15,8 @@ cost  O(1)
 local meta, workers = KEYS[1], KEYS[2]
 local channel, publish, shard, interval = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local new_epoch, worker, role, max_age, max_count = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local red = ARGV[10] or ''
+local forget_ms = 600000
 
 local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'previous', 'covered', 'published_at',
   'due', 'count_due', 'max_age', 'max_count')
@@ -48,7 +51,13 @@ end
 if #changes > 0 then
   redis.call('HSET', meta, unpack(changes))
 end
-redis.call('HSET', workers, worker, role .. ' ' .. stamp)
+redis.call('HSET', workers, worker, role .. ' ' .. stamp .. (red ~= '' and ' ' .. red or ''))
+local any = redis.call('HRANDFIELD', workers, 1, 'WITHVALUES')
+local seen = tonumber(string.match(any[2], '^%S+ (%d+)') or 0)
+-- One from far ahead is of a clock that was set back.
+if math.abs(now - seen) > forget_ms then
+  redis.call('HDEL', workers, any[1])
+end
 
 local due = tonumber(m[7])
 if due and now < tonumber(m[6] or 0) then

@@ -2,7 +2,7 @@
 Take or renew the right to write a shard's full state. Every new holder gets a higher fencing number.
 
 KEYS  1 lease string   2 meta hash   3 workers hash
-ARGV  1 holder name   2 time to live in ms
+ARGV  1 holder name   2 time to live in ms   3 why the holder is red ('' = it is green)
 returns {fencing number, 'holder name'} ; the number is 0 if another one holds it
 cost  O(1)
 ]]
@@ -11,7 +11,8 @@ local holder, ttl = ARGV[1], ARGV[2]
 
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-redis.call('HSET', workers, holder, 'schedule ' .. now)
+local red = ARGV[3] or ''
+redis.call('HSET', workers, holder, 'schedule ' .. now .. (red ~= '' and ' ' .. red or ''))
 local held = redis.call('GET', lease)
 if held then
   local fence, name = string.match(held, '^(%d+) (.*)$')

@@ -212,6 +212,7 @@ class Shard:
         max_age: Any = "",
         max_count: Any = "",
         shard: int = 0,
+        red: str = "",
     ) -> Any:
         """Tell the head if it is time."""
         k = self.keys
@@ -219,12 +220,13 @@ class Shard:
             "heartbeat",
             [k.meta, k.workers],
             *(k.channel, "PUBLISH", shard, interval, epoch, worker, "flush", max_age, max_count),
+            red,
         )
 
-    def take(self, holder: str = "s1", ttl: int = HOUR) -> Any:
+    def take(self, holder: str = "s1", ttl: int = HOUR, red: str = "") -> Any:
         """Take or renew the lease."""
         k = self.keys
-        return self.call("lease_take", [k.lease, k.meta, k.workers], holder, ttl)
+        return self.call("lease_take", [k.lease, k.meta, k.workers], holder, ttl, red)
 
     def begin(
         self,

@@ -118,9 +118,9 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         ),
         "heartbeat": (
             [k.meta, k.workers],
-            [k.channel, "PUBLISH", 0, 1000, epoch, "w1", "flush", "", 10],
+            [k.channel, "PUBLISH", 0, 1000, epoch, "w1", "flush", "", 10, "a b"],
         ),
-        "lease_take": ([k.lease, k.meta, k.workers], ["s1", 9000]),
+        "lease_take": ([k.lease, k.meta, k.workers], ["s1", 9000, "x" * 300]),
         "snapshot_begin": (
             [k.meta, k.lease, k.log],
             ["s1", 1, 9000, epoch, 1, first, b"mark"],
@@ -159,8 +159,10 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         )
         await commands.leave(k, "n1", 7, "tok")
         await commands.drain(k, 0, first, ["n1", "n2"], DrainLimits(101, 102, 103))
-        await commands.heartbeat(k, 0, 1000, epoch, "w1", max_age_ms=None, max_count=10)
-        await commands.lease_take(k, "s1", 9000)
+        await commands.heartbeat(
+            k, 0, 1000, epoch, "w1", max_age_ms=None, max_count=10, reason=" a\n b"
+        )
+        await commands.lease_take(k, "s1", 9000, "x" * 500)
         lease, position = Lease("s1", 1, 9000, b"mark"), Position(epoch, 1, first)
         await commands.snapshot_begin(k, lease, position)
         await commands.snapshot_page(k, lease, b"digest", [("k", b"field")], ["gone"])

@@ -338,3 +338,57 @@ def test_a_heartbeat_starts_an_epoch_and_keeps_thresholds(shard: Shard) -> None:
     shard.heartbeat(max_age=70, max_count=90)
     found = shard.hashes()
     assert (found["epoch"], found["max_age"], found["max_count"]) == (b"epoch--1", b"70", b"90")
+
+
+# -- workers --------------------------------------------------------------------------------------
+
+
+def test_a_worker_tells_how_it_is(shard: Shard) -> None:
+    """Red stands with its reason, for flush workers and schedulers, until the next call."""
+
+    def told(name: bytes) -> bytes:
+        return re.sub(rb"\d{13}", b"<ms>", shard.admin.hget(shard.keys.workers, name))
+
+    shard.heartbeat(HOUR, "w1", red="shard 0: nothing was heard")
+    shard.take("s1", red="no full state")
+    assert told(b"w1") == b"flush <ms> shard 0: nothing was heard"
+    assert told(b"s1") == b"schedule <ms> no full state"
+    shard.heartbeat(HOUR, "w1")
+    shard.take("s1")
+    assert told(b"w1") == b"flush <ms>"
+    assert told(b"s1") == b"schedule <ms>"
+
+
+def test_calls_without_a_word_on_health_are_green(shard: Shard) -> None:
+    """Older callers do not pass the argument."""
+    k = shard.keys
+    workers, channel = [k.meta, k.workers], (k.channel, "PUBLISH", 0, HOUR, b"epoch--1")
+    shard.call("heartbeat", workers, *channel, "old", "flush", "", "")
+    shard.call("lease_take", [k.lease, k.meta, k.workers], "s1", 9000)
+    assert all(
+        re.fullmatch(rb"(flush|schedule) \d{13}", value)
+        for value in shard.admin.hgetall(k.workers).values()
+    )
+
+
+def test_workers_unseen_for_ten_minutes_are_forgotten(shard: Shard) -> None:
+    """Heartbeats remove them bit by bit, whatever their role; those seen since stay."""
+    shard.heartbeat(HOUR)
+    now = int(shard.admin.time()[0]) * 1000
+    minute = 60_000
+    gone = {
+        "killed": f"flush {now - 11 * minute}",
+        "killed red": f"schedule {now - 60 * minute} it was red",
+        "of a clock set back": f"flush {now + 11 * minute}",
+        "by hand": "nonsense",
+    }
+    stays = {
+        "quiet": f"flush {now - 9 * minute}",
+        "quiet and red": f"schedule {now - 9 * minute} 1363000000000 is no time",
+    }
+    shard.admin.hset(shard.keys.workers, mapping=gone | stays)
+    left = {name.encode() for name in stays} | {b"w1"}
+    # Each looks at one of 7, any one: this many miss one with a chance of 1 in 10 to the 19.
+    for _ in range(300):
+        shard.heartbeat(HOUR)
+    assert set(shard.admin.hkeys(shard.keys.workers)) == left

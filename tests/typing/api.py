@@ -112,6 +112,27 @@ def writes(url: str | None) -> None:
     ).close()
 
 
+async def refuses_wrong_settings(url: str | None) -> None:
+    """A misspelt setting, a wrong type, a setting of somebody else: found on both faces."""
+    Producer(url, lingre=0.1)  # type: ignore[call-arg]
+    Producer(url, linger="2ms")  # type: ignore[arg-type]
+    Producer(url, when_full="drop")  # type: ignore[arg-type]
+    Producer(url, staleness_bound=3)  # type: ignore[call-arg]
+    Replica(url, stalenes_bound=3)  # type: ignore[call-arg]
+    Replica(url, staleness_bound="3s")  # type: ignore[arg-type]
+    Replica(url, linger=0.1)  # type: ignore[call-arg]
+    async with aio.Producer(url, lingre=0.1):  # type: ignore[call-arg]
+        pass
+    async with aio.Producer(url, timestamps=1):  # type: ignore[arg-type]
+        pass
+    async with aio.Replica(url, stalenes_bound=3):  # type: ignore[call-arg]
+        pass
+    # Read from a file, say: checked when it runs.
+    settings: dict[str, Any] = {"linger": 0.1}
+    Producer(url, **settings).close()
+    aio.Producer(url, namespace="fleet", **settings)
+
+
 def reads(url: str | None, token: Token) -> None:
     """A replica is a read-only mapping that knows what it is worth."""
     with Replica(url, namespace="fleet", shards=4, staleness_bound=3.0) as replica:

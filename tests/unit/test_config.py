@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from broker import aio
 from broker.config import SETTINGS, allowed, checked, checked_name, default_node, parse_setting
 from broker.errors import ConfigError
 
@@ -175,3 +176,36 @@ def test_no_host_name_makes_a_bad_node_name(host: str, monkeypatch: pytest.Monke
     """Hosts may be called anything."""
     monkeypatch.setattr("socket.gethostname", lambda: host)
     checked_name("node", default_node())
+
+
+# -- settings of producers and replicas -----------------------------------------------------------
+
+
+def test_a_producer_names_every_wrong_setting_at_once() -> None:
+    """Misspelt, out of range, of somebody else: told together, in the caller's words."""
+    wrong: dict[str, Any] = {"lingre": 1, "linger": -1, "staleness_bound": 3, "keep_bytes": "1"}
+    with pytest.raises(ConfigError) as caught:
+        aio.Producer(**wrong)
+    first = [fault.partition("=")[0].partition(";")[0] for fault in caught.value.faults]
+    assert first == [
+        "unknown setting 'lingre'",
+        "unknown setting 'staleness_bound'",
+        "linger",
+        "keep_bytes",
+    ]
+    # Those that a producer takes, and no other.
+    assert "linger, local_delta_max_age" in caught.value.faults[0]
+    assert "when_full" in caught.value.faults[0]
+    assert "heartbeat_interval" not in caught.value.faults[0]
+
+
+def test_a_replica_names_every_wrong_setting_at_once() -> None:
+    """Likewise; what is not given, or None, is the default."""
+    wrong: dict[str, Any] = {"linger": 1, "staleness_bound": 0}
+    with pytest.raises(ConfigError) as caught:
+        aio.Replica(**wrong)
+    assert caught.value.faults[0] == "unknown setting 'linger'; known: shards, staleness_bound"
+    assert caught.value.faults[1].startswith("staleness_bound=0 is out of range")
+    for settings in ({}, {"staleness_bound": None}):
+        assert aio.Replica(**settings).staleness_bound == SETTINGS["staleness_bound"].default
+    assert aio.Replica(staleness_bound=7).staleness_bound == 7

@@ -6,6 +6,7 @@ import click
 
 from broker import __version__
 from workers.cli.content import delete, get, increment, set_key, watch
+from workers.cli.log import tell_people
 from workers.cli.options import Commands, config_file
 from workers.cli.serving import flush, schedule, serve
 from workers.cli.settings import config
@@ -35,6 +36,7 @@ def statebroker() -> None:
     the file; `statebroker config` shows what holds and why. Put URLs with passwords into the
     environment or the file, for other users can see the options of a process.
     """  # noqa: D301 - click reads the escapes
+    tell_people()
 
 
 for command in (

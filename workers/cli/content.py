@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import signal
 import sys
 from datetime import datetime
@@ -22,8 +23,22 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Machine-read
 
 
 def as_text(value: Any) -> str:
-    """Return a value as one line of JSON; bytes as {"base64": ...}, times in ISO 8601."""
-    return json.dumps(value, ensure_ascii=False, default=_other)
+    """Return a value as one line of JSON that any parser reads.
+
+    What JSON has no form for: bytes become {"base64": ...}, times text in ISO 8601, and the
+    numbers that are none "NaN", "Infinity" and "-Infinity", as in protobuf's JSON.
+    """
+    return json.dumps(_finite(value), ensure_ascii=False, default=_other, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value
 
 
 def _other(value: Any) -> Any:

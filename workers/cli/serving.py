@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from workers.cli.log import log_to_stderr
 from workers.cli.options import checked_options, place_options, setting_options
 from workers.serve import Roles
 from workers.serve import serve as run
@@ -70,6 +71,11 @@ def serve(
     Runs until SIGTERM or Ctrl-C and stops within 2 seconds. Run it on as many machines as you
     like: flush workers share the work, one scheduler writes and the others stand by.
 
+    A server that is away is waited for, also at the start; wrong settings, a wrong password or an
+    unfit server end it at once. Each worker hears its own packets as a subscriber would: when
+    they stop it logs health_red with the reason, `statebroker status` shows it red and `status
+    --check` exits with 1, until they flow again.
+
     \b
     Durations: 50ms, 10s, 1m, 1h, or seconds. Thresholds that are given here become
     the namespace's; those that are not stay as they are.
@@ -125,12 +131,3 @@ def _run(  # noqa: PLR0917 - the options of three commands
     _, settings, given = checked_options(namespace, texts)
     log_to_stderr(logging.DEBUG if verbose else logging.INFO)
     asyncio.run(run(url, namespace, roles, settings, given=given, ready_file=ready_file))
-
-
-def log_to_stderr(level: int) -> None:
-    """Log named events of ours; of the libraries only what is wrong (redis shows arguments)."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    for name in ("broker", "workers"):
-        logging.getLogger(name).setLevel(level)

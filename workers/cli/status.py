@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
@@ -10,41 +9,66 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from broker import Inspector, Replica
 from broker.errors import BrokerError
+from broker.model import Status
+from workers.cli.content import as_text
 from workers.cli.options import checked_options, place_options
 
 LIVE_TIMEOUT = 5.0
-# A worker that is alive is heard of every heartbeat (1 s) or lease renewal (3 s).
-ALIVE_MS = 10_000
+ROLES = ("flush", "schedule")
+STYLES = {"green": "green", "red": "red", "gone": "dim"}
 
 
 @click.command()
 @place_options
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 @click.option(
-    "--check", is_flag=True, help="Exit with 1 unless flush workers and a scheduler are alive."
+    "--check",
+    is_flag=True,
+    help="Exit with 1, and say why, unless data flows: a live flush worker and scheduler, all live "
+    "workers green, and a replica that joins now becomes live.",
 )
 def status(url: str, namespace: str, as_json: bool, check: bool) -> None:  # noqa: FBT001
     """Show shards, offsets, pending deltas, sizes, nodes, workers, lease and lag.
 
     The lag is measured: a replica joins, and says how long the newest packet took to arrive.
+    A worker is green, red with the reason, or gone: not heard of for 10 s.
     """
     checked_options(namespace)
     with Inspector(url, namespace=namespace) as inspector:
         found = inspector.status()
     found["replica"] = _replica(url, namespace)
-    alive = [worker for worker in found["workers"] if worker["seen_ms"] < ALIVE_MS]
-    roles = {worker["role"] for worker in alive}
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(as_text(found))
     else:
         _print(found)
-    if check and roles < {"flush", "schedule"}:
-        missing = ", ".join(sorted({"flush", "schedule"} - roles))
-        click.echo(f"statebroker: no live {missing} worker; start `statebroker serve`", err=True)
-        sys.exit(1)
+    wrong = faults(found) if check else []
+    for fault in wrong:
+        click.echo(f"statebroker: {fault}", err=True)
+    sys.exit(1 if wrong else 0)
+
+
+def faults(found: dict[str, Any]) -> list[str]:
+    """Return why data does not flow, a sentence each; none if all is well."""
+    alive = [worker for worker in found["workers"] if worker["health"] != "gone"]
+    missing = [role for role in ROLES if role not in {worker["role"] for worker in alive}]
+    wrong = []
+    if missing:
+        wrong.append(f"no live {', '.join(missing)} worker; start `statebroker serve`")
+    wrong += [
+        f"{worker['worker']} is red: {worker['reason']}"
+        for worker in alive
+        if worker["health"] == "red"
+    ]
+    if found["replica"]["status"] != Status.LIVE:
+        wrong.append(
+            f"a replica that joined was not live after {LIVE_TIMEOUT:g} s but "
+            f"{found['replica']['status']}"
+        )
+    return wrong
 
 
 def _replica(url: str, namespace: str) -> dict[str, Any]:
@@ -96,9 +120,12 @@ def _print(found: dict[str, Any]) -> None:
             node["node"], str(node["chunks"]), str(node["deltas"]), str(node["pending_deltas"])
         )
     console.print(nodes)
-    workers = Table("worker", "role", "last seen")
+    workers = Table("worker", "role", "last seen", "health")
     for worker in found["workers"]:
-        seen = worker["seen_ms"] / 1000
-        style = "" if worker["seen_ms"] < ALIVE_MS else "red"
-        workers.add_row(worker["worker"], worker["role"], f"{seen:.1f} s ago", style=style)
+        seen, health = worker["seen_ms"] / 1000, worker["health"]
+        # As it stands: square brackets of a reason are no markup.
+        told = Text(f"{health}: {worker['reason']}" if worker["reason"] else health)
+        workers.add_row(
+            *(worker["worker"], worker["role"], f"{seen:.1f} s ago", told), style=STYLES[health]
+        )
     console.print(workers)
