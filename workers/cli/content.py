@@ -62,7 +62,7 @@ def from_text(text: str) -> Any:
 @click.argument("pairs", nargs=-1, required=True, metavar="KEY VALUE [KEY VALUE ...]")
 @json_option
 def set_key(url: str, namespace: str, pairs: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
-    """Set keys; VALUE is JSON (42, true, "text", [1, 2]), or else taken as text.
+    """Set keys; VALUE is JSON (42, true, "text", [1, 2], NaN, Infinity), or else taken as text.
 
     Keys of one call become visible at once (within a shard).
     """
