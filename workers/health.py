@@ -185,6 +185,11 @@ class ScheduleHealth(_Judge):
         if is_held:
             self._written_at[shard] = now
 
+    def progressed(self, shard: int, at: float) -> None:
+        """At that time a portion of a long write was done; a round need not be over for it."""
+        if shard in self._written_at:
+            self._written_at[shard] = max(at, self._written_at[shard])
+
     def failed(self, shard: int, reason: str) -> None:
         """A full state was not written."""
         self._errors[shard] = reason

@@ -165,6 +165,8 @@ class Scheduler:
 
     def _judge(self) -> None:
         """Judge this scheduler's health; the next renewals tell it."""
+        for shard in self._shards:
+            self.health.progressed(shard.shard, shard.committed_at)
         self.reason = tell_health(self.name, self.reason, self.health.judge(time.monotonic()))
         for shard in self._shards:
             shard.reason = self.reason

@@ -74,6 +74,7 @@ class SnapshotWorker:
         self.holder = holder
         self.fence = 0
         self.reason = ""
+        self.committed_at = 0.0
         self._session = session
         self._keys: ShardKeys = session.keys[shard]
         self._ttl_ms = round(lease_ttl * 1000)
@@ -246,6 +247,7 @@ class SnapshotWorker:
         )
         self._cut_to = cut
         self._last = (position.epoch, position.offset)
+        self.committed_at = now
         self._committed.append((now, position.offset))
 
     def _cut(self, now: float, offset: int, *, pressed: bool) -> int:

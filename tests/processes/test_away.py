@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 
 import pytest
 
@@ -130,17 +132,22 @@ def test_helpers_are_as_verbose_as_their_parent(
     valkey: Server, namespace: str, serve: Serve, start: NewProgram, options: tuple[str, ...]
 ) -> None:
     """`--verbose` reaches every process; a settings file that lies around reaches none."""
-    # Were it read by the helper, it would end there.
     workers = serve(valkey.url, namespace, "--workers", "2", *options)
+
+    def helpers() -> list[int]:
+        return [pid for pid in children(workers.pid) if "flush" in command_line(pid)]
+
+    def flushers() -> set[str]:
+        with Inspector(valkey.url, namespace=namespace) as inspector:
+            told = inspector.status()["workers"]
+        return {one["worker"] for one in told if one["role"] == "flush"}
+
+    eventually(lambda: len(flushers()) == 2, START_SECONDS, lambda: workers.err)
+    (first,) = helpers()
+    assert ("--verbose" in command_line(first)) == bool(options)
+    # A helper that read it would end there.
     (start.directory / "statebroker.toml").write_text("nonsense = 1\n")
-
-    def helper() -> int | None:
-        found = [pid for pid in children(workers.pid) if "flush" in command_line(pid)]
-        return found[0] if found else None
-
-    pid = eventually(helper, START_SECONDS)
-    assert ("--verbose" in command_line(pid or 0)) == bool(options)
-    with Inspector(valkey.url, namespace=namespace) as inspector:
-        flushers = lambda: [w for w in inspector.status()["workers"] if w["role"] == "flush"]  # noqa: E731
-        eventually(lambda: len(flushers()) == 2, START_SECONDS, lambda: workers.err)
-    assert "helper_died" not in workers.err
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: len(flushers()) == 3, START_SECONDS, lambda: workers.err)
+    assert workers.err.count("helper_died") == 1
+    assert first not in helpers()

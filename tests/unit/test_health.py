@@ -251,6 +251,19 @@ def test_one_shard_that_works_does_not_hide_another() -> None:
     assert verdicts[-1].startswith("shard 1: no full state was written for over 10 s: still")
 
 
+def test_a_long_write_that_gets_on_is_green() -> None:
+    """Each portion counts as progress, also while the round goes on for minutes."""
+    clock = Clock()
+    clock.health.renewed(0, clock.now, is_held=True)
+    verdicts = clock.every(lambda: clock.health.progressed(0, clock.now), 20)
+    verdicts += clock.every(lambda: clock.health.progressed(0, 100.0), 5)
+    assert colors(verdicts) == "G" * 23 + "RR"
+    # Whoever does not hold the lease has nothing to write, whatever it wrote once.
+    clock.health.renewed(0, clock.now, is_held=False)
+    clock.health.progressed(0, 100.0)
+    assert clock.health.judge(clock.now) == GREEN
+
+
 def test_a_standby_is_green() -> None:
     """Whoever holds no lease need not write, whatever it did before."""
     clock = Clock()
