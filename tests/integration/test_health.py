@@ -71,6 +71,9 @@ def test_dropped_messages_turn_it_red(
         proxy.faults.drop_messages = 1.0
         becomes(status, "red", "shard 0: nothing was heard on its channel for over 0.5 s")
         assert logged(caplog, worker) == ["health_red"]
+        # Another connection may hear more: it tries one again and again.
+        tried = proxy.counts["connections"]
+        eventually(lambda: proxy.counts["connections"] > tried + 1, BY)
         proxy.faults.drop_messages = 0.0
         becomes(status, "green")
         # In the log once per change, and not at the start.
@@ -85,10 +88,10 @@ def shown_after(server: Server, namespace: str) -> Iterator[Shown]:
         yield status
 
 
-def test_messages_that_come_late_turn_it_red(
+def test_a_batch_that_is_not_heard_turns_it_red(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Batches count when they are heard; old heartbeats that still trickle in do not hide them."""
+    """Heartbeats of an older head do not hide that a batch never arrived."""
     with (
         FaultProxy(server.url) as proxy,
         shown_after(server, namespace) as status,
@@ -138,18 +141,23 @@ def test_a_broken_subscription_is_made_anew(
         assert flusher.reason == ""
 
 
+@pytest.mark.parametrize("interval", [0.1, 60.0])
 def test_a_server_that_goes_and_comes_back(
     own_server: OwnServer,
     namespace: str,
     serving: NewServing,
     caplog: pytest.LogCaptureFixture,
-    kind: str,
+    interval: float,
 ) -> None:
     """Both roles turn red while it is away, and green when an empty one is back in its place."""
-    server = own_server(kind=kind, port=0)
-    workers = serving(server.url, namespace, heartbeat=HEARTBEAT, interval=0.5)
+    server = own_server(port=0)
+    workers = serving(server.url, namespace, heartbeat=HEARTBEAT, interval=interval)
     assert workers.scheduler is not None
     scheduler = workers.scheduler
+    with Inspector(server.url, namespace=namespace) as inspector:
+        eventually(lambda: inspector.status()["shards"][0]["lease"] == scheduler.name)
+    # What comes after the first round: with the long interval it only renews.
+    eventually(lambda: not scheduler._is_writing)
     server.kill()
     eventually(lambda: "cannot reach" in workers.flushers[0].reason, BY)
     eventually(lambda: scheduler.reason, SCHEDULER_BY)
@@ -160,6 +168,23 @@ def test_a_server_that_goes_and_comes_back(
     with shown(server.url, namespace) as status:
         becomes(status, "green")
         becomes(status, "green", role="schedule")
+
+
+def test_a_worker_that_is_not_heard_of_is_gone(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Neither green nor red, whatever it said last, once it was killed 10 s ago."""
+    worker = serving(server.url, namespace, heartbeat=HEARTBEAT)
+    name = ShardKeys.of(namespace, 0, 1).workers
+    with (
+        redis.Redis.from_url(server.url, protocol=2) as raw,
+        Inspector(server.url, namespace=namespace) as inspector,
+    ):
+        seconds: Any = raw.time()
+        now = seconds[0] * 1000
+        raw.hset(name, mapping={"a": f"flush {now - 9000} why", "b": f"flush {now - 12000} why"})
+        told = {one["worker"]: one["health"] for one in inspector.status()["workers"]}
+    assert told == {worker.flushers[0].name: "green", "a": "red", "b": "gone"}
 
 
 def test_a_full_log_is_red_until_a_scheduler_comes(
@@ -184,6 +209,7 @@ def test_a_full_log_is_red_until_a_scheduler_comes(
         becomes(status, "green")
 
 
+@pytest.mark.slow
 def test_a_scheduler_whose_writes_fail_is_red_and_a_standby_green(
     server: Server, namespace: str, serving: NewServing
 ) -> None:

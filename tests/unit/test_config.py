@@ -199,6 +199,15 @@ def test_a_producer_names_every_wrong_setting_at_once() -> None:
     assert "heartbeat_interval" not in caught.value.faults[0]
 
 
+def test_a_misspelt_setting_alone_is_refused() -> None:
+    """Also if everything else is as it should be."""
+    wrong: dict[str, Any] = {"lingre": 1}
+    with pytest.raises(ConfigError, match="unknown setting 'lingre'"):
+        aio.Producer(**wrong)
+    with pytest.raises(ConfigError, match="unknown setting 'lingre'"):
+        aio.Replica(**wrong)
+
+
 def test_a_replica_names_every_wrong_setting_at_once() -> None:
     """Likewise; what is not given, or None, is the default."""
     wrong: dict[str, Any] = {"linger": 1, "staleness_bound": 0}
