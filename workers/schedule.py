@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -66,6 +67,7 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._is_writing = False
         self._write_due = False
+        self._write_by = math.inf
         self._renew_due = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -88,6 +90,7 @@ class Scheduler:
             id="snapshot",
         )
         scheduler.add_job(self._ask_renew, IntervalTrigger(seconds=RENEW_EVERY), id="lease")
+        self._write_by = time.monotonic() + self._interval * CLOCK_PATIENCE
         scheduler.start()
         try:
             await run_loop(self.name, self._poll, self._wake, stop)
@@ -116,17 +119,17 @@ class Scheduler:
 
     async def _poll(self) -> float:
         """Do what is due; the sleep ends when a job says that it is time."""
-        if self._write_due:
+        if self._write_due or time.monotonic() >= self._write_by:
             self._write_due = False
+            # The wall clock may be set back, and APScheduler goes by it.
+            self._write_by = time.monotonic() + self._interval * CLOCK_PATIENCE
             await self.write_all()
         elif self._renew_due:
             self._renew_due = False
             await self.renew_all()
         if self._write_due or self._renew_due:
             return 0.0
-        # The wall clock may have been set back, and APScheduler goes by it.
-        self._write_due = True
-        return self._interval * CLOCK_PATIENCE
+        return max(0.0, self._write_by - time.monotonic())
 
     async def write_all(self) -> None:
         """Bring every shard's full state up to its head, where this scheduler holds the lease."""

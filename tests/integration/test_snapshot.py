@@ -254,3 +254,30 @@ def test_state_of_many_pages(server: Server, namespace: str, serving: NewServing
         write_snapshots(server.url, namespace)
         expected = {f"k{number}": number for number in range(12_000) if number % 3}
         assert inspector.state() == inspector.folded() == expected
+
+
+def test_renewing_the_lease_writes_nothing(
+    server: Server, namespace: str, serving: NewServing, keys: ShardKeys
+) -> None:
+    """The full state is written once an interval, however often the lease is renewed meanwhile."""
+    serving(server.url, namespace, interval=60.0)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Inspector(server.url, namespace=namespace) as inspector,
+        redis.Redis.from_url(server.url, protocol=2) as raw,
+    ):
+        eventually(lambda: raw.get(keys.lease))
+        producer.set("first", 1)
+        producer.flush(10)
+        eventually(lambda: inspector.folded() == {"first": 1})
+        # The first round may still have seen it; what comes now it has not.
+        left = [raw.pttl(keys.lease)]
+        written = inspector.state()
+
+        def is_renewed() -> bool:
+            left.append(raw.pttl(keys.lease))
+            return left[-1] > left[-2]
+
+        for _ in range(3):
+            eventually(is_renewed)
+        assert inspector.state() == written
