@@ -339,7 +339,14 @@ def test_lost_packets_and_connections_are_made_up_for(worlds: Worlds) -> None:
     producer, writer = world.producer("real"), world.writer("foreign")
     replica, reader = world.replica(), world.reader()
     reader.drop = lambda _data: chance.random() < 0.4
-    for round_ in range(40):
+
+    def seen() -> Counter[str]:
+        return sum((shard.counts for shard in reader.shards), Counter[str]())
+
+    for round_ in range(1000):
+        # On a busy machine it takes longer until everything has happened.
+        if round_ >= 40 and seen().keys() >= {"gap", "next", "lost"}:
+            break
         for _ in range(10):
             key, amount = f"k{chance.randrange(30)}", chance.randrange(100)
             match chance.randrange(4):
@@ -360,10 +367,7 @@ def test_lost_packets_and_connections_are_made_up_for(worlds: Worlds) -> None:
     producer.flush(SECONDS)
     reader.drop = lambda _data: False
     world.all_agree(reader, replica)
-    counts = sum((shard.counts for shard in reader.shards), Counter[str]())
-    assert counts["gap"]
-    assert counts["next"]
-    assert counts["lost"]
+    assert seen().keys() >= {"gap", "next", "lost"}
 
 
 def test_a_latecomer_loads_the_full_state_also_while_it_is_being_written(worlds: Worlds) -> None:
