@@ -230,6 +230,24 @@ def test_a_second_producer_fences_the_first(
             assert folded(server.url, namespace) == {"n": 11}
 
 
+@pytest.mark.parametrize("claim", ["a newer incarnation", "the same number"])
+def test_a_producer_that_idles_hears_that_its_name_was_taken(
+    server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys, claim: str
+) -> None:
+    """It asks, though it has nothing to send: also after Redis forgot it, and numbers met."""
+    producer = Producer(server.url, namespace=namespace, node="n")
+    producer.increment("n", 1)
+    producer.flush(10)
+    record: Any = raw.hget(keys.writers, "n")
+    incarnation, _, chunk, deltas = record.decode().split(" ")
+    number = int(incarnation) + (claim == "a newer incarnation")
+    raw.hset(keys.writers, "n", f"{number} fedcba9876543210 {chunk} {deltas}")
+    sender = producer._engine.sender
+    eventually(lambda: sender.stopped is not None, 5)
+    with pytest.raises(FencedError, match="'n'"):
+        producer.close()
+
+
 def test_a_lost_reply_counts_once(server: Server, namespace: str, serving: NewServing) -> None:
     """Redis took the chunk, the connection broke before it said so: sent again, it counts once."""
     serving(server.url, namespace)

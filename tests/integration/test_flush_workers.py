@@ -9,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import redis
 
 from broker import Inspector, Producer, Replica
@@ -182,6 +183,22 @@ def test_many_nodes_come_and_go(server: Server, namespace: str, serving: NewServ
         assert replica["n"] == nodes
         changes.close()
         assert [change.value for change in changes] == list(range(nodes))
+
+
+def test_a_worker_remembers_the_newest_nodes_only(
+    server: Server, namespace: str, serving: NewServing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fleet's comings and goings do not pile up in it; one that comes again is drained too."""
+    monkeypatch.setattr("workers.flush.MOST_KNOWN_NODES", 3)
+    (worker,) = serving(server.url, namespace).flushers
+    names = [f"n{number}" for number in (0, 1, 2, 3, 4, 0, 5)]
+    with Replica(server.url, namespace=namespace) as replica:
+        for name in names:
+            with Producer(server.url, namespace=namespace, node=name) as producer:
+                producer.increment("n")
+                replica.wait_for(producer.flush(10), 10)
+        assert replica["n"] == len(names)
+    eventually(lambda: list(worker._shards[0].nodes) == ["n4", "n0", "n5"])
 
 
 def test_one_heartbeat_a_shard_however_many_workers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from broker import Producer, Replica, Status
+from broker import Producer, Replica, Status, reads
 from broker.codec import encode_chunk, encode_packet
 from broker.model import Chunk, Heartbeat, Run
 from broker.protocol import OP_SET
@@ -293,6 +293,36 @@ def test_a_load_that_breaks_again_and_again_ends_well(
             assert (len(replica), replica["n"]) == (keys + 1, 20)
 
 
+def test_a_load_that_two_servers_answered_is_repeated(
+    server: Server,
+    namespace: str,
+    serving: NewServing,
+    raw: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where another server answers after the pages than before them, they are read again."""
+    serving(server.url, namespace)
+    info: Any = raw.info("server")
+    run = info["run_id"].encode()
+    pages, loads = reads.state_pages, 0
+    with Proxy(server) as proxy, Producer(server.url, namespace=namespace) as producer:
+        producer.set("key", 1)
+        token = producer.flush(10)
+
+        async def moving(*arguments: Any) -> AsyncIterator[Any]:
+            nonlocal loads
+            loads += 1
+            async for page in pages(*arguments):
+                yield page
+            proxy.rewrite = (run, run[::-1])
+
+        monkeypatch.setattr(reads, "state_pages", moving)
+        with Replica(proxy.url, namespace=namespace) as replica:
+            replica.wait_for(token, 10)
+            replica.wait_live(10)
+            assert (replica["key"], replica.stats()["loads"], loads) == (1, 2, 2)
+
+
 def test_a_deaf_connection_is_noticed_and_replaced(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
@@ -310,6 +340,8 @@ def test_a_deaf_connection_is_noticed_and_replaced(
         token = producer.flush(10)
         eventually(lambda: replica.status is not Status.LIVE, bound * 1.25 + 0.5)
         assert "key" not in replica
+        # It may never speak again: another one is tried.
+        eventually(lambda: replica.stats()["reconnects"] >= 1)
         proxy.is_deaf = False
         replica.wait_for(token, 15)
         replica.wait_live(10)

@@ -23,6 +23,7 @@ from broker import (
     Status,
     Token,
 )
+from broker.fold import Tally, fold
 from broker.keys import ShardKeys
 from tests.integration.channel import Channel
 from tests.integration.content import packed
@@ -203,37 +204,41 @@ def test_waiting_for_a_token_ends_in_time(server: Server, namespace: str) -> Non
         assert "key" not in replica
 
 
-def test_a_snapshot_is_one_moment(server: Server, namespace: str, serving: NewServing) -> None:
-    """While another thread writes pairs in one call, no copy of the content holds half a pair."""
-    serving(server.url, namespace, max_age=0.001)
-    stop = threading.Event()
+def test_a_snapshot_is_one_moment(
+    server: Server, namespace: str, serving: NewServing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that a thread asks for in the middle of a batch holds all of it or nothing."""
+    serving(server.url, namespace)
+    in_the_middle, go_on = threading.Event(), threading.Event()
+
+    def slowly(values: dict[str, Any], *rest: Any) -> Tally:
+        values["left"] = 1
+        in_the_middle.set()
+        assert go_on.wait(10)
+        return fold(values, *rest)
+
     with (
         Producer(server.url, namespace=namespace) as producer,
         Replica(server.url, namespace=namespace) as replica,
     ):
-
-        def write() -> None:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                producer.set_many({"left": number, "right": number})
-                if number % 20 == 0:
-                    producer.flush(10)
-
-        writer = threading.Thread(target=write)
-        writer.start()
-        try:
-            moments: set[int] = set()
-            eventually(lambda: "left" in replica)
-            while len(moments) < 30:
-                content, (position,) = replica.snapshot()
-                assert content["left"] == content["right"]
-                items = dict(replica.items())
-                assert items["left"] == items["right"]
-                moments.add(position.offset)
-        finally:
-            stop.set()
-            writer.join()
+        replica.wait_live(10)
+        monkeypatch.setattr("broker.shardstate.fold", slowly)
+        producer.set_many({"left": 1, "right": 1})
+        producer.flush(10)
+        assert in_the_middle.wait(10)
+        copies: list[Any] = []
+        readers = [
+            threading.Thread(target=lambda read=read: copies.append(read()))  # type: ignore[misc]
+            for read in (lambda: replica.snapshot()[0], lambda: dict(replica.items()))
+        ]
+        for reader in readers:
+            reader.start()
+        # One that does not wait for the batch has its copy by then.
+        readers[0].join(0.2)
+        go_on.set()
+        for reader in readers:
+            reader.join(10)
+        assert [one.keys() for one in copies] == [{"left", "right"}] * 2
 
 
 def test_a_replica_is_a_read_only_mapping(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from broker.codec import encode_chunk, encode_packet, pack_field
@@ -294,16 +296,22 @@ def test_a_damaged_full_state_is_an_error_and_never_shown(
     assert replica.state.values == {"z": 1}
 
 
-@pytest.mark.parametrize("entry", ["damaged", "heartbeat", "other shard's epoch"])
+@pytest.mark.parametrize(
+    "entry", ["damaged", "heartbeat", "another epoch", "a hole before it", "another predecessor"]
+)
 def test_a_log_that_does_not_continue_mine_is_not_applied(
     history: History, replica: Follower, entry: str
 ) -> None:
-    """The replica loads again instead of guessing."""
+    """The replica loads again instead of guessing, and shows nothing of it."""
     state, mine = replica.state, history.head
+    chunk = encode_chunk(Chunk("n1", 1, 9, 0, [Run(OP_SET, ["a"], [99])]))
+    next_one = Batch(0, mine.epoch, 3, b"x" * 8, mine.batch_id, 0, 3, 1, 0, 1, [chunk])
     data = {
         "damaged": b"\xc1",
         "heartbeat": encode_packet(Heartbeat(0, mine.epoch, 3, b"x" * 8, mine.batch_id, 0, 3)),
-        "other shard's epoch": encode_packet(Batch(0, b"y" * 8, 3, b"x" * 8, mine.batch_id, 0, 3)),
+        "another epoch": encode_packet(replace(next_one, epoch=b"y" * 8)),
+        "a hole before it": encode_packet(replace(next_one, offset=4)),
+        "another predecessor": encode_packet(replace(next_one, previous_id=b"y" * 8)),
     }[entry]
     write(history, plus("a"))
     replica.subscribe()
