@@ -1,0 +1,1 @@
+"""Deliberate breaks of the code, and the tests that have to notice them."""
