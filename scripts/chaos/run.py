@@ -10,7 +10,6 @@ import random
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -20,6 +19,7 @@ from rich.console import Console
 from broker.faults import FaultProxy
 from broker.faults.history import History, Violation
 from broker.faults.validators import VALIDATORS
+from broker.tasks import end
 from scripts.chaos.clock import Clock
 from scripts.chaos.faults import FAULTS
 from scripts.chaos.plan import Step, plan
@@ -98,13 +98,13 @@ async def play(folder: Path, options: argparse.Namespace, console: Console) -> O
         async with FaultProxy(server.url, seed=options.seed) as proxy:
             stage = Stage(folder, server, proxy, clock, say)
             try:
-                tasks = [asyncio.create_task(stage.witness.run())]
+                tasks = [asyncio.create_task(stage.witness.run(), name="the witness")]
                 stage.add_all(
                     producers=options.producers, replicas=options.replicas, seed=options.seed
                 )
                 tasks += [
-                    asyncio.create_task(stage.watch()),
-                    asyncio.create_task(stage.keep_copies()),
+                    asyncio.create_task(stage.watch(), name="the watch over processes"),
+                    asyncio.create_task(stage.keep_copies(), name="the keeper of copies"),
                 ]
                 if not await stage.begin():
                     stage.crashed("the fleet did not come up")
@@ -112,9 +112,12 @@ async def play(folder: Path, options: argparse.Namespace, console: Console) -> O
                 say("faults are off; waiting for rest")
                 unsettled = await stage.settle()
                 for task in tasks:
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
+                    if task.done():
+                        stage.crashed(
+                            f"{task.get_name()} ended before the run: {task.exception()!r}"
+                        )
+                # One cancel may get lost in the Redis client.
+                await end(tasks)
             finally:
                 await asyncio.to_thread(stage.end)
     finally:
