@@ -27,7 +27,6 @@ COPY_EVERY_S = 1.5
 CHECK_EVERY_S = 0.25
 SETTLE_TIMEOUT_S = 40.0
 POLL_S = 0.1
-NOT_STARTED = "Error: connecting: "
 LOG_BYTES = 8 << 20
 PENDING_BYTES = 64 << 20
 SETTINGS = {
@@ -35,6 +34,8 @@ SETTINGS = {
     # Short, so that replicas that were away need the full state.
     "STATEBROKER_LOG_RETENTION": "2s",
     "STATEBROKER_LOG_BYTES": str(LOG_BYTES),
+    # One that starts on a server that was wiped may be the first, and make the namespace again.
+    "STATEBROKER_SHARDS": str(SHARDS),
 }
 
 
@@ -173,10 +174,7 @@ class Stage:
         while True:
             for member in self.members:
                 if member.is_expected and not member.is_running:
-                    words = member.last_words()
-                    # Workers that cannot reach the server when they start say so and end.
-                    if NOT_STARTED not in words:
-                        self.crashed(f"{member.name} ended by itself: {words}")
+                    self.crashed(f"{member.name} ended by itself: {member.last_words()}")
                     member.start()
             await asyncio.sleep(CHECK_EVERY_S)
 
@@ -271,6 +269,10 @@ class Stage:
         try:
             async with Inspector(self.server.url, namespace=self.namespace) as inspector:
                 state = await inspector.state()
+                shards = len((await inspector.status())["shards"])
+                if shards != SHARDS:
+                    self.crashed(f"the namespace was made again with {shards} shards, not {SHARDS}")
+                    return
                 for shard in range(SHARDS):
                     content, at = await inspector.folded_shard(shard, None)
                     place = Place(shard, at.epoch, at.offset, at.batch_id)
