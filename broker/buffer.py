@@ -10,7 +10,8 @@ way, and accepted chunks are kept for a while. The life of a delta:
 Invariants:
 1. A chunk's number and bytes never change once packed, so that a repeat is recognised.
 2. Chunks are sent in the order of their numbers, one at a time per lane.
-3. `buffered = accepted + conflated + pending` for every lane; the lost are among the accepted.
+3. `bytes` never grows but by a call, which checks the limit first: packing only makes it smaller.
+4. `buffered = accepted + conflated + pending` for every lane; the lost are among the accepted.
 """
 
 from __future__ import annotations
@@ -73,17 +74,20 @@ class ProducerBuffer:
             False if it knows already, None if there is no room and nothing was buffered.
         """
         with self.lock:
-            # One that is bigger than the whole buffer still gets through when the buffer is empty.
-            if self.bytes and self.bytes + size > self.max_bytes:
-                return None
             lane = self.lanes[shard]
             columns = lane.open
-            if columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes:
+            full = columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes
+            room = size + (CHUNK_HEAD_BYTES + RUN_BYTES if full else columns.overhead(op))
+            # One that is bigger than the whole buffer still gets through when the buffer is empty.
+            if self.bytes and self.bytes + room > self.max_bytes:
+                return None
+            if full:
                 columns = self._close_open(lane)
             first = not columns.count
             if first:
                 columns.since = now
-            self.bytes += columns.append(op, key, value, stamp, size)
+            columns.append(op, key, value, stamp, size)
+            self.bytes += room
             lane.buffered += 1
             if columns.count >= self.max_count:
                 self._close_open(lane)
@@ -118,23 +122,27 @@ class ProducerBuffer:
             As `add`.
         """
         with self.lock:
-            # One call bigger than the whole buffer still gets through when the buffer is empty.
-            if self.bytes and self.bytes + size > self.max_bytes:
-                return None
             lane = self.lanes[shard]
             columns = lane.open
-            full = columns.size + size > self.chunk_bytes
-            if columns.count and (full or columns.count + len(keys) > self.max_count):
+            full = columns.count and (
+                columns.size + size > self.chunk_bytes or columns.count + len(keys) > self.max_count
+            )
+            first = full or not columns.count
+            room = size + RUN_BYTES + (CHUNK_HEAD_BYTES if first else 0)
+            # One call bigger than the whole buffer still gets through when the buffer is empty.
+            if self.bytes and self.bytes + room > self.max_bytes:
+                return None
+            if full:
                 columns = self._close_open(lane)
-            first = not columns.count
             if first:
                 columns.since = now
-            self.bytes += columns.extend(OP_SET, keys, values, stamp, size)
+            columns.extend(OP_SET, keys, values, stamp, size)
+            self.bytes += room
             lane.buffered += len(keys)
             if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
                 self._close_open(lane)
                 return True
-            return first
+            return bool(first)
 
     def _close_open(self, lane: Lane) -> Columns:
         lane.tickets += 1
@@ -177,7 +185,7 @@ class ProducerBuffer:
                 columns.runs = kept_runs[::-1]
                 columns.count = count
                 columns.size = CHUNK_HEAD_BYTES + sum(map(size_of, kept_runs))
-                self.bytes -= before - columns.size
+                self.bytes -= before - (columns.size if count else 0)
                 lane.conflated += dropped
         lane.closed = deque(columns for columns in lane.closed if columns.count)
 
@@ -214,7 +222,7 @@ class ProducerBuffer:
         lane.packed += columns.count
         data = encode_chunk(Chunk(self.node, lane.incarnation, lane.number, time_ms, columns.runs))
         # From here on the true size counts.
-        self.bytes += len(data) - (columns.size - CHUNK_HEAD_BYTES)
+        self.bytes += len(data) - columns.size
         return Packed(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data)
 
     def accepted(self, shard: int, now: float) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.model import Run
-from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol import MAX_NAME_LENGTH, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_key
 
-# Room for a chunk's own fields beside its deltas.
-CHUNK_HEAD_BYTES = 256
+# A chunk's own fields beside its runs, at most: array, version, node, three numbers, array of runs.
+CHUNK_HEAD_BYTES = 1 + 1 + (2 + MAX_NAME_LENGTH) + 3 * 9 + 5
 # A run's own fields beside its columns.
 RUN_BYTES = 20
 
@@ -33,8 +33,14 @@ class Columns:
     count: int = 0
     size: int = CHUNK_HEAD_BYTES
 
-    def append(self, op: int, key: str, value: Any, stamp: int | None, size: int) -> int:
-        """Add one delta behind the others; return the bytes that it may add to the chunk."""
+    def overhead(self, op: int) -> int:
+        """Return the bytes that another delta of an operation adds to the chunk beside its own."""
+        if not self.count:
+            return CHUNK_HEAD_BYTES + RUN_BYTES
+        return 0 if self.runs[-1].op == op else RUN_BYTES
+
+    def append(self, op: int, key: str, value: Any, stamp: int | None, size: int) -> None:
+        """Add one delta behind the others; its own bytes are given."""
         runs = self.runs
         if not runs or runs[-1].op != op:
             size += RUN_BYTES
@@ -47,18 +53,16 @@ class Columns:
             run.timestamps.append(stamp)
         self.count += 1
         self.size += size
-        return size
 
     def extend(
         self, op: int, keys: Sequence[str], values: Sequence[Any], stamp: int | None, size: int
-    ) -> int:
-        """Add many deltas of one operation, a column at a time; return as `append`."""
+    ) -> None:
+        """Add many deltas of one operation, a column at a time, as a run of their own."""
         size += RUN_BYTES
         stamps = None if stamp is None else [stamp] * len(keys)
         self.runs.append(Run(op, list(keys), list(values), stamps))
         self.count += len(keys)
         self.size += size
-        return size
 
 
 @dataclass(frozen=True, slots=True)

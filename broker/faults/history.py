@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from broker.faults.lineage import Lineage
 from broker.faults.records import Final, Logged, Place, Record
@@ -13,6 +13,22 @@ from broker.faults.records import Final, Logged, Place, Record
 R = TypeVar("R", bound=Record)
 
 WITNESS = "folded"
+
+
+class Violation(NamedTuple):
+    """Something in a history that breaks a promise.
+
+    Attributes:
+        words: what, for a person.
+        at: monotonic seconds at which it shows; None where no moment can be named.
+    """
+
+    words: str
+    at: float | None = None
+
+    def __str__(self) -> str:
+        """Return the words."""
+        return self.words
 
 
 class History:

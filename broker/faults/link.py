@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from broker.faults import resp
-from broker.faults.switches import Direction, Faults
+from broker.faults.switches import Direction, Faults, Loss
 
 READ_BYTES = 1 << 16
 STALL_POLL_S = 0.02
@@ -39,6 +39,7 @@ class Link:
         # For each command on its way: whether its reply is to be lost.
         self._expected: deque[bool] = deque()
         self._held_back: bytes | None = None
+        self._is_deaf = False
 
     async def requests(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
         """Pass requests on until either end closes."""
@@ -47,7 +48,11 @@ class Link:
             for frame in frames.feed(data):
                 name = resp.command(frame)
                 if name not in resp.SUBSCRIBING:
-                    self._expected.append(self._is_to_be_lost(name, frame))
+                    if self._is_deaf or _is_hit(self._faults.lost_requests, name, frame):
+                        self._counts["requests_lost"] += 1
+                        self._is_deaf = True
+                        continue
+                    self._expected.append(_is_hit(self._faults.lost_replies, name, frame))
                 await self._write(server, frame, self._faults.to_server)
 
     async def replies(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
@@ -73,9 +78,6 @@ class Link:
                     return
                 else:
                     await self._write(client, frame, self._faults.to_client)
-
-    def _is_to_be_lost(self, name: bytes, frame: bytes) -> bool:
-        return any(lost.takes(name, frame) for lost in list(self._faults.lost_replies))
 
     async def _message(self, client: asyncio.StreamWriter, frame: bytes) -> None:
         faults = self._faults
@@ -107,7 +109,9 @@ class Link:
         except TimeoutError:
             return None
         if direction.delay:
+            self._counts["delayed"] += 1
             await asyncio.sleep(direction.delay)
+        self._counts["stalled"] += direction.stall
         while direction.stall:  # noqa: ASYNC110 - a switch is set from any thread
             await asyncio.sleep(STALL_POLL_S)
         return data
@@ -119,6 +123,7 @@ class Link:
             writer.write(frame)
             await writer.drain()
             return
+        self._counts["split"] += 1
         at = 0
         while at < len(frame):
             size = self._chance.randint(1, direction.split)
@@ -127,3 +132,8 @@ class Link:
             # Another turn of the loop: what is written together must not arrive together.
             await asyncio.sleep(0)
             at += size
+
+
+def _is_hit(losses: list[Loss], name: bytes, frame: bytes) -> bool:
+    # A copy: the list is changed from any thread.
+    return any(loss.takes(name, frame) for loss in list(losses))

@@ -46,8 +46,9 @@ class FaultProxy:
 
     Attributes:
         faults: the switches.
-        counts: what was done so far, by name: connections, refused, replies_lost, messages,
-            messages_dropped, messages_repeated, messages_reordered, cut, reset.
+        counts: what was done so far, by name: connections, refused, requests_lost, replies_lost,
+            messages, messages_dropped, messages_repeated, messages_reordered, delayed, stalled,
+            split, cut, reset.
     """
 
     def __init__(self, url: str, *, seed: int | None = None) -> None:

@@ -136,6 +136,7 @@ class Counted:
         reported: deltas lost, as told by `DataLostError` so far.
         keeps: seconds for which it keeps accepted chunks.
         final: the producer was alive and flushed when the run ended.
+        called: deltas of the calls that returned without an error, counted by the caller.
     """
 
     at: float
@@ -145,15 +146,36 @@ class Counted:
     reported: int
     keeps: float
     final: bool = False
+    called: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Tallied:
-    """The counters of a replica at one moment; for the report."""
+    """The counters of a replica at one moment, between two batches."""
 
     at: float
     replica: str
     counters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Balanced:
+    """The counters of one shard as Redis held them at one moment, all read in one step.
+
+    Attributes:
+        place: the head.
+        accepted: deltas, since the shard's epoch began.
+        published: deltas, likewise.
+        by_node: deltas that wait, added up over the counters of the nodes.
+        in_order: deltas that wait, added up over the entries of the order list.
+    """
+
+    at: float
+    place: Place
+    accepted: int
+    published: int
+    by_node: int
+    in_order: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +205,21 @@ class Died:
 
 
 @dataclass(frozen=True, slots=True)
+class Fenced:
+    """A producer heard that another process took its node name, and stopped.
+
+    Attributes:
+        incarnations: its own, in the order of the shards; 0 where it never appended.
+        told: the words of the error.
+    """
+
+    at: float
+    node: str
+    incarnations: tuple[int, ...]
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
 class Final:
     """The content of one shard that somebody held in the end."""
 
@@ -202,9 +239,11 @@ Record = (
     | Torn
     | Counted
     | Tallied
+    | Balanced
     | Measured
     | Forgot
     | Died
+    | Fenced
     | Final
 )
 

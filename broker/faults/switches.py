@@ -22,14 +22,15 @@ class Direction:
 
 
 @dataclass(slots=True)
-class LostReply:
-    """A reply that shall not arrive: the command runs, then the connection breaks.
+class Loss:
+    """Which requests, or replies to them, shall not arrive.
 
     Attributes:
         command: name of the command in capitals, for example `EVALSHA`; empty for any.
         containing: bytes that the request must contain.
         times: how many are still to be lost.
         every: only each n-th request that fits.
+        after: so many that fit get through first.
         seen: requests that fitted so far.
     """
 
@@ -37,14 +38,15 @@ class LostReply:
     containing: bytes
     times: int
     every: int = 1
+    after: int = 0
     seen: int = 0
 
     def takes(self, name: bytes, request: bytes) -> bool:
-        """Tell whether the reply to this request is to be lost, and count it if so."""
+        """Tell whether this request is to be hit, and count it if so."""
         if self.times <= 0 or self.command not in (b"", name) or self.containing not in request:
             return False
         self.seen += 1
-        if self.seen % self.every:
+        if self.seen <= self.after or (self.seen - self.after) % self.every:
             return False
         self.times -= 1
         return True
@@ -62,6 +64,7 @@ class Faults:
         repeat_messages: share that arrives twice.
         reorder_messages: share that arrives after the one behind it.
         lost_replies: see `lose_replies`.
+        lost_requests: see `lose_requests`.
     """
 
     to_server: Direction = field(default_factory=Direction)
@@ -70,7 +73,8 @@ class Faults:
     drop_messages: float = 0.0
     repeat_messages: float = 0.0
     reorder_messages: float = 0.0
-    lost_replies: list[LostReply] = field(default_factory=list)
+    lost_replies: list[Loss] = field(default_factory=list)
+    lost_requests: list[Loss] = field(default_factory=list)
 
     def lose_replies(
         self, command: str = "", *, times: int = 1, every: int = 1, containing: bytes = b""
@@ -83,7 +87,22 @@ class Faults:
             every: only each n-th that fits.
             containing: bytes that the request must contain, such as a script's hash.
         """
-        self.lost_replies.append(LostReply(command.upper().encode(), containing, times, every))
+        self.lost_replies.append(Loss(command.upper().encode(), containing, times, every))
+
+    def lose_requests(
+        self, command: str = "", *, times: int = 1, after: int = 0, containing: bytes = b""
+    ) -> None:
+        """Swallow the next such commands: the server never sees them, nobody answers.
+
+        Their connection is deaf from then on, so that no later answer is taken for theirs.
+
+        Args:
+            command: name of the command; empty for any but subscriptions.
+            times: how many are swallowed.
+            after: so many that fit get through first.
+            containing: bytes that the request must contain, such as a script's hash.
+        """
+        self.lost_requests.append(Loss(command.upper().encode(), containing, times, 1, after))
 
     def stall(self, *, is_on: bool = True) -> None:
         """Make the links half open, both ways; those there are and those to come."""
@@ -94,5 +113,6 @@ class Faults:
         self.refuse = False
         self.drop_messages = self.repeat_messages = self.reorder_messages = 0.0
         self.lost_replies.clear()
+        self.lost_requests.clear()
         for direction in (self.to_server, self.to_client):
             direction.delay, direction.stall, direction.split = 0.0, False, 0

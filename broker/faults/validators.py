@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from broker.faults.accounts import accounted
 from broker.faults.freshness import never_silently_stale
-from broker.faults.history import WITNESS, History
+from broker.faults.history import WITNESS, History, Violation
 from broker.faults.lineage import readable
 from broker.faults.records import (
     Appended,
@@ -39,12 +39,18 @@ __all__ = [
 ]
 
 
-def ordered(history: History) -> list[str]:
-    """Offsets have no holes, and chunks are published in the order in which Redis accepted them."""
+def ordered(history: History) -> list[Violation]:
+    """Offsets have no holes, and chunks are published in the order in which Redis accepted them.
+
+    Of a node name that another process took, nothing of the older one comes after the newer one.
+    """
     found = []
     for replica, applied in _by_replica(history).items():
         found += [
-            f"replica {replica} applied {told(batch.place)} after {told(before.place)}"
+            Violation(
+                f"replica {replica} applied {told(batch.place)} after {told(before.place)}",
+                batch.at,
+            )
             for before, batch in pairwise(applied)
             if batch.loads == before.loads and not _follows(batch, before)
         ]
@@ -55,28 +61,39 @@ def ordered(history: History) -> list[str]:
     for shard, head in history.heads.items():
         latest: dict[tuple[str, int], int] = {}
         newest: dict[bytes, int] = {}
+        holder: dict[str, int] = {}
         for batch in history.lineage.chain(head):
             for chunk in readable(batch.chunks):
                 writer = (chunk.node, chunk.incarnation)
+                if chunk.incarnation < holder.get(chunk.node, 0):
+                    words = (
+                        f"shard {shard}: chunk {chunk.number} of {chunk.node}, incarnation "
+                        f"{chunk.incarnation}, is published after one of incarnation "
+                        f"{holder[chunk.node]}, which had fenced it"
+                    )
+                    found.append(Violation(words, batch.at))
+                holder[chunk.node] = max(chunk.incarnation, holder.get(chunk.node, 0))
                 if chunk.number <= latest.get(writer, 0):
-                    found.append(
+                    words = (
                         f"shard {shard}: chunk {chunk.number} of {chunk.node} is published after "
                         f"its chunk {latest[writer]}"
                     )
+                    found.append(Violation(words, batch.at))
                 latest[writer] = max(chunk.number, latest.get(writer, 0))
                 accepted = appends.get((shard, *writer, chunk.number))
                 if accepted is None or accepted.duplicate:
                     continue
                 if accepted.append < newest.get(accepted.epoch, 0):
-                    found.append(
+                    words = (
                         f"shard {shard}: append {accepted.append} (of {chunk.node}) is published "
                         f"after append {newest[accepted.epoch]}"
                     )
+                    found.append(Violation(words, batch.at))
                 newest[accepted.epoch] = max(accepted.append, newest.get(accepted.epoch, 0))
     return found
 
 
-def unique(history: History) -> list[str]:
+def unique(history: History) -> list[Violation]:
     """No chunk is twice in a history, and none has other bytes than its producer sent."""
     found = []
     sent = {
@@ -91,19 +108,21 @@ def unique(history: History) -> list[str]:
                     name = (shard, chunk.node, chunk.incarnation, chunk.number)
                     what = f"shard {shard}: chunk {chunk.number} of {chunk.node}"
                     if name in places:
-                        found.append(
-                            f"{what} is in {told(places[name])} and in {told(batch.place)}"
-                        )
+                        words = f"{what} is in {told(places[name])} and in {told(batch.place)}"
+                        found.append(Violation(words, batch.at))
                     places[name] = batch.place
                     if name in sent and sent[name] != digest_of_chunks((data,)):
-                        found.append(f"{what} has other bytes than were sent")
+                        found.append(Violation(f"{what} has other bytes than were sent", batch.at))
     return found
 
 
-def atomic(history: History) -> list[str]:
+def atomic(history: History) -> list[Violation]:
     """What was written together is seen together, and batches are applied whole."""
     found = [
-        f"replica {torn.replica} showed parts of {torn.group}: {', '.join(torn.values)}"
+        Violation(
+            f"replica {torn.replica} showed parts of {torn.group}: {', '.join(torn.values)}",
+            torn.at,
+        )
         for torn in history.of(Torn)
     ]
     for batch in history.of(Applied):
@@ -111,11 +130,12 @@ def atomic(history: History) -> list[str]:
         if logged is None:
             continue
         if batch.digest != digest_of_chunks(logged.chunks) or batch.previous != logged.previous:
-            found.append(f"replica {batch.replica} applied another {told(batch.place)} than logged")
+            words = f"replica {batch.replica} applied another {told(batch.place)} than logged"
+            found.append(Violation(words, batch.at))
     return found
 
 
-def resumable(history: History) -> list[str]:
+def resumable(history: History) -> list[Violation]:
     """Whatever a replica went through, what it shows at a position is the history up to there."""
     shown: dict[Place, list[Content]] = defaultdict(list)
     for content in history.of(Content):
@@ -124,15 +144,18 @@ def resumable(history: History) -> list[str]:
     for place, state in history.lineage.states(shown):
         digest = digest_of(state)
         found += [
-            f"replica {content.replica} ({content.status}) showed something else than the history "
-            f"up to {told(place)}"
+            Violation(
+                f"replica {content.replica} ({content.status}) showed something else than the "
+                f"history up to {told(place)}",
+                content.at,
+            )
             for content in shown[place]
             if content.digest != digest
         ]
     return found
 
 
-def convergent(history: History) -> list[str]:
+def convergent(history: History) -> list[Violation]:
     """In the end everybody holds the same: the fold of the history, at its head."""
     found = []
     finals: dict[int, list[Final]] = defaultdict(list)
@@ -144,26 +167,30 @@ def convergent(history: History) -> list[str]:
     }
     for shard, held in finals.items():
         if shard not in expected:
-            found.append(f"shard {shard}: the witness did not see the whole history")
+            found.append(Violation(f"shard {shard}: the witness did not see the whole history"))
             continue
         found += [
-            f"shard {shard}: {final.who} holds something else than the history up to "
-            f"{told(history.heads[shard])}"
+            Violation(
+                f"shard {shard}: {final.who} holds something else than the history up to "
+                f"{told(history.heads[shard])}"
+            )
             for final in held
             if final.digest != expected[shard]
         ]
         found += [
-            f"shard {shard}: {final.who} ended at {told(final.place)}, the head is "
-            f"{told(history.heads[shard])}"
+            Violation(
+                f"shard {shard}: {final.who} ended at {told(final.place)}, the head is "
+                f"{told(history.heads[shard])}"
+            )
             for final in held
             if final.place != history.heads[shard]
         ]
     if not history.heads:
-        found.append(f"nobody told the final state as {WITNESS!r}")
+        found.append(Violation(f"nobody told the final state as {WITNESS!r}"))
     return found
 
 
-def bounded(history: History) -> list[str]:
+def bounded(history: History) -> list[Violation]:
     """Nothing outgrew its limit."""
     worst: dict[str, Measured] = {}
     for measured in history.of(Measured):
@@ -172,12 +199,14 @@ def bounded(history: History) -> list[str]:
         ):
             worst[measured.what] = measured
     return [
-        f"{what} reached {measured.value:g}, the limit is {measured.limit:g}"
+        Violation(
+            f"{what} reached {measured.value:g}, the limit is {measured.limit:g}", measured.at
+        )
         for what, measured in worst.items()
     ]
 
 
-VALIDATORS: Mapping[str, Callable[[History], list[str]]] = {
+VALIDATORS: Mapping[str, Callable[[History], list[Violation]]] = {
     "ordered": ordered,
     "unique": unique,
     "atomic": atomic,

@@ -21,6 +21,7 @@ class Member:
     Attributes:
         kind: flusher, scheduler, producer or replica.
         lives: how often it was started.
+        ended_at: when it was last seen to be gone (monotonic seconds).
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Member:
         self.kind = kind
         self.name = name
         self.lives = 0
+        self.ended_at = 0.0
         self.is_expected = False
         self.is_paused = False
         self._command = command
@@ -40,6 +42,11 @@ class Member:
     def is_running(self) -> bool:
         """Whether the process exists; a paused one does."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before it was started."""
+        return self._process.pid if self._process is not None else 0
 
     def start(self) -> None:
         """Start it; it ends when this process does."""
@@ -63,7 +70,7 @@ class Member:
         self.is_expected = False
         self._process.kill()
         self._reap(None)
-        return monotonic()
+        return self.ended_at
 
     def pause(self, *, is_on: bool) -> None:
         """SIGSTOP or SIGCONT it."""
@@ -92,6 +99,7 @@ class Member:
             process.kill()
             process.wait()
             in_time = False
+        self.ended_at = monotonic()
         if process.stdin is not None:
             process.stdin.close()
         return in_time

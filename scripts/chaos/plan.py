@@ -10,6 +10,8 @@ CALM_S = 3.0
 SHORTEST_S, LONGEST_S = 0.3, 4.5
 PAUSE_S = 1.2
 OVERLAP = 0.3
+FULL_RUN_S = 600.0
+"""A run of this length makes every fault at least once, and is only good if all were felt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Step:
 def plan(seed: int, seconds: float, faults: Sequence[str]) -> list[Step]:
     """Return the faults of a run in the order of time; each kind comes before any comes again.
 
+    So every fault comes at least once within `most_seconds(len(faults))`, whatever the seed.
+
     Args:
         seed: the same seed, length and faults give the same plan.
         seconds: how long faults are made; the last may last longer.
@@ -50,3 +54,8 @@ def plan(seed: int, seconds: float, faults: Sequence[str]) -> list[Step]:
         share = chance.random() if chance.random() < OVERLAP else 1.0
         at += duration * share + chance.uniform(0, 2 * PAUSE_S)
     return steps
+
+
+def most_seconds(faults: int) -> float:
+    """Return within how many seconds so many faults have all begun, at the latest."""
+    return CALM_S + faults * (LONGEST_S + 2 * PAUSE_S)

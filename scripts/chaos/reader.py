@@ -7,6 +7,7 @@ import asyncio
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -85,11 +86,12 @@ class Reader:
         last: tuple[str, tuple[Place, ...]] | None = None
         seen_at = content_at = 0.0
         while not stop.is_set():
-            now = monotonic()
-            places, status = self.places(), str(self.replica.status)
+            # In this order: should the process be stopped in between, the lag told is that of a
+            # moment before the one whose status is told.
+            now, lag, status = monotonic(), self.replica.lag, str(self.replica.status)
+            places = self.places()
             if (status, places) != last or now - seen_at > UNCHANGED_EVERY_S:
                 last, seen_at = (status, places), now
-                lag = self.replica.lag
                 self.journal.write(Seen(now, self.name, status, lag, places))
             if now - content_at > CONTENT_EVERY_S:
                 content_at = now
@@ -137,6 +139,7 @@ class Reader:
 async def follow(options: argparse.Namespace) -> None:
     """Follow until SIGTERM, whatever happens."""
     stop = asyncio.Event()
+    names = count()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     with Journal(options.journal) as journal:
         while not stop.is_set():
@@ -144,7 +147,8 @@ async def follow(options: argparse.Namespace) -> None:
                 async with Replica(
                     options.url, namespace=options.namespace, staleness_bound=BOUND_S
                 ) as replica:
-                    reader = Reader(options.name, replica, journal)
+                    # Its counters begin at nothing, as those of another process would.
+                    reader = Reader(f"{options.name}.{next(names)}", replica, journal)
                     vars(shardstate)["fold"] = reader.applied
                     await reader.run(stop)
             except BrokerError as error:

@@ -3,43 +3,97 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
 from broker.faults.accounts import accepted
-from broker.faults.freshness import LIVE
-from broker.faults.history import History
-from broker.faults.records import Content, Counted, Seen, Tallied
+from broker.faults.history import History, Violation
+from broker.faults.records import Content, Counted, Tallied
+from scripts.chaos.plan import FULL_RUN_S
+from scripts.chaos.reader import BOUND_S
+from scripts.chaos.staleness import Staleness, longest
 
 AFTERMATH_S = 4.0
 VIOLATIONS_SHOWN = 20
-# Counters of replicas and producers, and what a person calls them.
-RUNGS = {"catch_ups": "log", "loads": "full", "reconnects": "links", "resent": "resent"}
+GOOD, BROKEN, INCOMPLETE = "good", "violations", "incomplete"
+RUNGS = {
+    "gap -> log": "gaps",
+    "full load": "loads",
+    "retry": "retries",
+    "stale -> reconnect": "silences",
+    "fork": "forks",
+    "missing -> resend": "resent",
+    "lost by count": "lost",
+}
+"""Ways in which the product recovers, and the counter of replica or producer that grows then."""
+COLUMNS = ("gap", "full", "retry", "stale", "fork", "resent", "lost")
 
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """A fault that was made, and when (monotonic seconds)."""
+    """A fault that was made.
+
+    Attributes:
+        start: monotonic seconds.
+        end: likewise.
+        felt: whether it had an effect.
+    """
 
     fault: str
     start: float
     end: float
+    felt: bool = True
+
+    def holds(self, at: float) -> bool:
+        """Tell whether a moment falls within the fault, or the recovery soon after."""
+        return self.start <= at <= self.end + AFTERMATH_S
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything that is known after a run."""
+    """Everything that is known after a run.
+
+    Attributes:
+        asked_seconds: for how long faults were to be made.
+        wanted: names of the faults that were to be made.
+        rungs_wanted: whether all ways of recovery are expected too; not so with chosen faults.
+    """
 
     seed: int
     seconds: float
+    asked_seconds: float
     history: History
     happened: Sequence[Happened]
-    violations: Sequence[str]
+    violations: Sequence[Violation]
+    wanted: Sequence[str]
     left_out: Mapping[str, str]
     proxy: Counter[str]
+    rungs_wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of one fault: a line of the table.
+
+    Attributes:
+        times: how often it was made.
+        felt: how often it had an effect.
+        recovered_by: how much the counter of each way of recovery grew meanwhile.
+        longest_staleness_s: a replica was not live, or did not show the head, for so long.
+        largest_lag_s: that a replica told while it said that it was live.
+        violations: in words.
+    """
+
+    fault: str
+    times: int
+    felt: int
+    recovered_by: Mapping[str, int]
+    longest_staleness_s: float
+    largest_lag_s: float
+    violations: Sequence[str] = field(default_factory=list)
 
 
 def deltas_accepted(history: History) -> int:
@@ -55,117 +109,157 @@ def deltas_lost(history: History) -> int:
     return sum(latest.values())
 
 
-def is_live(seen: Seen) -> bool:
-    """Tell whether a replica said that it was live."""
-    return seen.status == LIVE
-
-
-def during(at: float, happened: Sequence[Happened]) -> bool:
-    """Tell whether a moment falls within one of these faults, or soon after."""
-    return any(one.start <= at <= one.end + AFTERMATH_S for one in happened)
-
-
-def longest_lag(history: History) -> float:
-    """Return the largest lag in seconds that a replica had while it said that it was live."""
-    return max((seen.lag for seen in history.of(Seen) if is_live(seen)), default=0.0)
-
-
-def interruptions(history: History) -> list[tuple[float, float]]:
-    """Return the times (begin, end) for which a running replica was not live."""
-    found = []
-    by_replica: dict[str, list[Seen]] = defaultdict(list)
-    for seen in history.of(Seen):
-        by_replica[seen.replica].append(seen)
-    for samples in by_replica.values():
-        began: float | None = None
-        for seen in samples:
-            if not is_live(seen) and began is None:
-                began = seen.at
-            elif is_live(seen) and began is not None:
-                found.append((began, seen.at))
-                began = None
-        if began is not None:
-            found.append((began, samples[-1].at))
-    return found
-
-
-def counters(history: History) -> dict[str, list[tuple[float, Mapping[str, int]]]]:
-    """Return the samples of each process life, oldest first."""
+def lives(history: History) -> Iterable[list[tuple[float, Mapping[str, int]]]]:
+    """Return the counters of each life of a process, oldest first."""
     found: dict[str, list[tuple[float, Mapping[str, int]]]] = defaultdict(list)
     for tallied in history.of(Tallied):
         found[f"replica {tallied.replica}"].append((tallied.at, tallied.counters))
     for counted in history.of(Counted):
         found[f"{counted.node} {counted.incarnations}"].append((counted.at, counted.counters))
-    return found
+    return found.values()
 
 
 def rungs(history: History, happened: Sequence[Happened]) -> dict[str, Counter[str]]:
     """Return, for each fault, how the counters of recovery grew while it lasted and soon after."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for samples in counters(history).values():
+    for samples in lives(history):
         for one in happened:
             before = [n for at, n in samples if at <= one.start]
-            after = [n for at, n in samples if one.start < at <= one.end + AFTERMATH_S]
+            after = [n for at, n in samples if at > one.start and one.holds(at)]
             if after:
-                for rung in RUNGS:
-                    grown = after[-1].get(rung, 0) - (before[-1].get(rung, 0) if before else 0)
+                for rung, name in RUNGS.items():
+                    grown = after[-1].get(name, 0) - (before[-1].get(name, 0) if before else 0)
                     found[one.fault][rung] += grown
     return found
 
 
+def rungs_taken(history: History, happened: Sequence[Happened]) -> Counter[str]:
+    """Return how often each way of recovery was taken, from the first fault on."""
+    if not happened:
+        return Counter()
+    whole = Happened("", min(one.start for one in happened), float("inf"))
+    return rungs(history, [whole])[""]
+
+
+def rows(outcome: Outcome) -> list[Row]:
+    """Return the lines of the table, in the order of the names."""
+    staleness = Staleness(outcome.history)
+    away = [*staleness.not_live, *staleness.unseen]
+    recovered = rungs(outcome.history, outcome.happened)
+    found = []
+    for fault in sorted({one.fault for one in outcome.happened}):
+        ours = [one for one in outcome.happened if one.fault == fault]
+        found.append(
+            Row(
+                fault,
+                len(ours),
+                sum(one.felt for one in ours),
+                dict(recovered[fault]),
+                longest([one for one in away if _is_of(one.begin, ours)]),
+                max((lag for at, lag in staleness.lags if _is_of(at, ours)), default=0.0),
+                [str(one) for one in outcome.violations if _is_of(one.at, ours)],
+            )
+        )
+    return found
+
+
+def _is_of(at: float | None, happened: Sequence[Happened]) -> bool:
+    return at is not None and any(one.holds(at) for one in happened)
+
+
+def missing_faults(outcome: Outcome) -> list[str]:
+    """Return the faults that were to be made and that nobody felt."""
+    felt = {one.fault for one in outcome.happened if one.felt}
+    return [fault for fault in outcome.wanted if fault not in felt]
+
+
+def missing_rungs(outcome: Outcome) -> list[str]:
+    """Return the ways of recovery that nobody took."""
+    taken = rungs_taken(outcome.history, outcome.happened)
+    return [rung for rung in RUNGS if not taken[rung]]
+
+
+def verdict(outcome: Outcome) -> str:
+    """Return "good", "violations", or for a long run that did not show everything "incomplete"."""
+    if outcome.violations:
+        return BROKEN
+    is_full = outcome.asked_seconds >= FULL_RUN_S
+    missing = missing_faults(outcome)
+    if outcome.rungs_wanted:
+        missing += missing_rungs(outcome)
+    return INCOMPLETE if is_full and missing else GOOD
+
+
 def as_object(outcome: Outcome) -> dict[str, object]:
     """Return the outcome as one JSON object."""
-    history = outcome.history
-    broken = interruptions(history)
-    recovered = rungs(history, outcome.happened)
+    history, staleness = outcome.history, Staleness(outcome.history)
     return {
-        "verdict": "violations" if outcome.violations else "good",
-        "violations": list(outcome.violations),
+        "verdict": verdict(outcome),
+        "violations": [str(one) for one in outcome.violations],
         "seed": outcome.seed,
         "seconds": round(outcome.seconds, 1),
         "faults": dict(Counter(one.fault for one in outcome.happened)),
+        "faults_missing": missing_faults(outcome),
         "left_out": dict(outcome.left_out),
-        "recovered_by": {fault: dict(counts) for fault, counts in recovered.items()},
+        "rungs": dict(rungs_taken(history, outcome.happened)),
+        "rungs_missing": missing_rungs(outcome),
+        "by_fault": [asdict(row) for row in rows(outcome)],
         "deltas_accepted": deltas_accepted(history),
         "deltas_lost_reported": deltas_lost(history),
         "contents_compared": len(history.of(Content)),
-        "longest_staleness_s": round(longest_lag(history), 3),
-        "longest_not_live_s": round(max((e - b for b, e in broken), default=0.0), 3),
+        "staleness_bound_s": BOUND_S,
+        "largest_lag_while_live_s": round(staleness.largest_lag, 3),
+        "longest_staleness_s": round(staleness.longest, 3),
+        "longest_not_live_s": round(longest(staleness.not_live), 3),
+        "longest_without_head_s": round(longest(staleness.unseen), 3),
         "proxy": dict(outcome.proxy),
     }
 
 
 def tell(console: Console, outcome: Outcome) -> None:
     """Print the outcome for a person."""
-    history = outcome.history
-    broken, recovered = interruptions(history), rungs(history, outcome.happened)
-    table = Table(title="Recovery while each fault lasted and soon after; some overlap")
-    for title in ("fault", "times", *RUNGS.values(), "not live", "lag", "verdict"):
+    history, staleness, table_rows = outcome.history, Staleness(outcome.history), rows(outcome)
+    table = Table(title=f"Until {AFTERMATH_S:g} s after each fault; faults overlap")
+    for title in ("fault", "times", *COLUMNS, "staleness", "live lag", "verdict"):
         table.add_column(title, justify="left" if title == "fault" else "right", no_wrap=True)
-    times = Counter(one.fault for one in outcome.happened)
-    verdict = "[red]see below[/]" if outcome.violations else "[green]kept[/]"
-    for fault in sorted(times):
-        ours = [one for one in outcome.happened if one.fault == fault]
-        away = max((end - begin for begin, end in broken if during(begin, ours)), default=0.0)
-        lag = max(
-            (seen.lag for seen in history.of(Seen) if is_live(seen) and during(seen.at, ours)),
-            default=0.0,
+    for row in table_rows:
+        table.add_row(
+            row.fault,
+            str(row.times) if row.felt == row.times else f"{row.felt} of {row.times}",
+            *[str(row.recovered_by.get(rung) or "") for rung in RUNGS],
+            *[f"{value:.2f} s" if value else "" for value in _seconds(row)],
+            f"[red]{len(row.violations)} broken[/]" if row.violations else "[green]kept[/]",
         )
-        counts = [str(recovered[fault][rung] or "") for rung in RUNGS]
-        seconds = [f"{value:.2f} s" if value else "" for value in (away, lag)]
-        table.add_row(fault, str(times[fault]), *counts, *seconds, verdict)
     console.print(table)
     for fault, reason in outcome.left_out.items():
         console.print(f"left out: {fault}: {reason}", markup=False)
+    for what, missing in (
+        ("faults that nobody felt", missing_faults(outcome)),
+        ("ways of recovery not taken", missing_rungs(outcome)),
+    ):
+        console.print(f"{what}: {', '.join(missing) or 'none'}", highlight=False)
     console.print(
         f"{deltas_accepted(history):,} deltas accepted, {deltas_lost(history):,} told as lost; "
-        f"content compared {len(history.of(Content)):,} times; a live replica was at most "
-        f"{longest_lag(history):.2f} s behind",
+        f"content compared {len(history.of(Content)):,} times",
         highlight=False,
     )
-    for violation in outcome.violations[:VIOLATIONS_SHOWN]:
-        console.print(violation, markup=False, style="red")
+    console.print(
+        f"longest staleness: {staleness.longest:.2f} s not live or without the head; "
+        f"live with a lag of at most {staleness.largest_lag:.2f} s (bound {BOUND_S:g} s)",
+        highlight=False,
+    )
+    of_the_run = set(map(str, outcome.violations)).difference(
+        *(row.violations for row in table_rows)
+    )
+    for violation in list(map(str, outcome.violations))[:VIOLATIONS_SHOWN]:
+        whose = " (of the run, not of one fault)" if violation in of_the_run else ""
+        console.print(violation + whose, markup=False, style="red")
     if len(outcome.violations) > VIOLATIONS_SHOWN:
         console.print(f"... and {len(outcome.violations) - VIOLATIONS_SHOWN} more")
-    verdict = f"{len(outcome.violations)} violations" if outcome.violations else "no violation"
-    console.print(f"verdict: {verdict} (seed {outcome.seed}, {outcome.seconds:.0f} s)")
+    words = {GOOD: "no violation", INCOMPLETE: "no violation, but not everything happened"}
+    said = words.get(verdict(outcome), f"{len(outcome.violations)} violations")
+    console.print(f"verdict: {said} (seed {outcome.seed}, {outcome.seconds:.0f} s)")
+
+
+def _seconds(row: Row) -> tuple[float, float]:
+    return row.longest_staleness_s, row.largest_lag_s

@@ -69,19 +69,34 @@ class Server:
             while b"PONG" not in await self.ask("PING"):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.02)
         if from_dump:
-            # Writes a new append-only file from what the dump gave.
+            # Writes a new append-only file from what the dump gave; files come and go meanwhile.
             await self.ask("CONFIG SET appendonly yes")
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while not await self._has_settled():  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.02)
 
-    async def ask(self, command: str) -> bytes:
-        """Return the first line of the answer to an inline command; empty if there is none."""
+    async def _has_settled(self) -> bool:
+        """Tell whether the append-only file is on, and not being written anew."""
+        told = await self.ask("INFO persistence", is_long=True)
+        idle = (b"aof_enabled:1", b"aof_rewrite_in_progress:0", b"aof_rewrite_scheduled:0")
+        return all(line in told for line in idle)
+
+    async def ask(self, command: str, *, is_long: bool = False) -> bytes:
+        """Return the first line of the answer to an inline command; empty if there is none.
+
+        Args:
+            command: as people type it.
+            is_long: the answer is a text; return all of it.
+        """
         try:
             reader, writer = await asyncio.open_unix_connection(str(self.socket))
         except OSError:
             return b""
         try:
             writer.write(command.encode() + b"\r\n")
-            return await reader.readline()
-        except OSError:
+            line = await reader.readline()
+            return await reader.readexactly(int(line[1:])) if is_long and line[:1] == b"$" else line
+        except (OSError, asyncio.IncompleteReadError):
             return b""
         finally:
             writer.close()

@@ -7,14 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic
 
 from broker.aio import Inspector
 from broker.errors import BackendError, BrokerError
 from broker.faults import FaultProxy
-from broker.faults.history import WITNESS
+from broker.faults.history import WITNESS, Violation
 from broker.faults.journal import Journal, read_journal
-from broker.faults.records import Final, Place, Record, Seen, digest_of
+from broker.faults.records import Fenced, Final, Place, Record, Seen, digest_of
 from broker.keys import shard_of
 from scripts.chaos.clock import Clock
 from scripts.chaos.fleet import Member
@@ -26,7 +27,6 @@ COPY_EVERY_S = 1.5
 CHECK_EVERY_S = 0.25
 SETTLE_TIMEOUT_S = 40.0
 POLL_S = 0.1
-NOT_STARTED = "Error: connecting: "
 LOG_BYTES = 8 << 20
 PENDING_BYTES = 64 << 20
 SETTINGS = {
@@ -34,6 +34,8 @@ SETTINGS = {
     # Short, so that replicas that were away need the full state.
     "STATEBROKER_LOG_RETENTION": "2s",
     "STATEBROKER_LOG_BYTES": str(LOG_BYTES),
+    # One that starts on a server that was wiped may be the first, and make the namespace again.
+    "STATEBROKER_SHARDS": str(SHARDS),
 }
 
 
@@ -63,7 +65,8 @@ class Stage:
         self.say = say
         self.namespace = "chaos"
         self.members: list[Member] = []
-        self.crashes: list[str] = []
+        self._twins: list[Member] = []
+        self.crashes: list[Violation] = []
         self.journal = Journal(folder / "stage.journal")
         self.witness = Witness(
             server.url,
@@ -72,6 +75,11 @@ class Stage:
             (PENDING_BYTES, LOG_BYTES + (1 << 20)),
         )
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def crashed(self, words: str) -> None:
+        """Say and keep that something happened which no fault explains."""
+        self.crashes.append(Violation(words, monotonic()))
+        self.say(words)
 
     def lock_of(self, name: str) -> asyncio.Lock:
         """Return what keeps two faults from having the same victim at once."""
@@ -97,8 +105,7 @@ class Stage:
         place = ["--url", self.proxy.url, "--namespace", self.namespace]
         for number in range(producers):
             name = f"producer-{number}"
-            command = ["scripts.chaos.writer", *place, "--node", name, "--seed"]
-            command += [f"{seed}{number}{{life}}", "--journal", self._journal_of(name)]
+            command = self._writer(name, f"{seed}{number}{{life}}", name)
             self.members.append(Member("producer", name, command, self.folder, {}))
         for kind in ("flusher", "scheduler"):
             self.members += [self.worker(kind, f"{kind}-{number}") for number in range(2)]
@@ -110,6 +117,33 @@ class Stage:
             self.members.append(Member("replica", name, command, self.folder, {}))
         for member in self.members:
             member.start()
+
+    def _writer(self, node: str, seed: str, journal: str) -> list[str]:
+        place = ["--url", self.proxy.url, "--namespace", self.namespace, "--node", node]
+        return [
+            "scripts.chaos.writer",
+            *place,
+            "--seed",
+            seed,
+            "--journal",
+            self._journal_of(journal),
+        ]
+
+    def twin_of(self, member: Member, seed: int) -> Member:
+        """Make another process of a producer's node name, which ends when it is fenced."""
+        name = f"{member.name}-twin-{token_hex(2)}"
+        command = [*self._writer(member.name, str(seed), name), "--once"]
+        twin = Member("twin", name, command, self.folder, {})
+        self._twins.append(twin)
+        return twin
+
+    def fencings(self, node: str) -> int:
+        """Return how often processes of a node name were fenced so far."""
+        return sum(
+            isinstance(record, Fenced)
+            for path in self.folder.glob(f"{node}*.journal")
+            for record in read_journal(path)
+        )
 
     async def begin(self) -> bool:
         """Wait until every replica follows what the producers write; false if it takes too long."""
@@ -140,11 +174,7 @@ class Stage:
         while True:
             for member in self.members:
                 if member.is_expected and not member.is_running:
-                    words = member.last_words()
-                    # Workers that cannot reach the server when they start say so and end.
-                    if NOT_STARTED not in words:
-                        self.crashes.append(f"{member.name} ended by itself: {words}")
-                        self.say(self.crashes[-1])
+                    self.crashed(f"{member.name} ended by itself: {member.last_words()}")
                     member.start()
             await asyncio.sleep(CHECK_EVERY_S)
 
@@ -239,6 +269,10 @@ class Stage:
         try:
             async with Inspector(self.server.url, namespace=self.namespace) as inspector:
                 state = await inspector.state()
+                shards = len((await inspector.status())["shards"])
+                if shards != SHARDS:
+                    self.crashed(f"the namespace was made again with {shards} shards, not {SHARDS}")
+                    return
                 for shard in range(SHARDS):
                     content, at = await inspector.folded_shard(shard, None)
                     place = Place(shard, at.epoch, at.offset, at.batch_id)
@@ -251,7 +285,7 @@ class Stage:
 
     def end(self) -> None:
         """Stop every process."""
-        for member in self.members:
+        for member in [*self.members, *self._twins]:
             member.pause(is_on=False)
             if member.is_running:
                 member.kill()

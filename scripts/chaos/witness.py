@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from struct import unpack_from
 from time import monotonic
 
 from broker import reads
@@ -11,16 +12,19 @@ from broker.codec import decode_packet
 from broker.connection import Connections, translated
 from broker.errors import BackendError
 from broker.faults.journal import Journal
-from broker.faults.records import Headed, Logged, Measured, Place
+from broker.faults.records import Balanced, Headed, Logged, Measured, Place
 from broker.keys import ShardKeys
 from broker.model import Batch, Packet
+from broker.protocol import NO_ID
 from broker.tasks import end
 from scripts.chaos.keyspace import SHARDS
 
 POLL_S = 0.03
 PAGE = 256
 MEASURE_EVERY_S = 0.5
-_MEASURED = ("pending_bytes", "log_bytes")
+_MEASURED = (b"pending_bytes", b"log_bytes")
+# Where an entry of the order list tells its deltas (PROTOCOL.md, section 3).
+_DELTAS_AT = 24
 
 
 class Witness:
@@ -120,9 +124,26 @@ class Witness:
         if monotonic() < self._measure_at:
             return
         self._measure_at = monotonic() + MEASURE_EVERY_S
-        for keys in self._keys:
+        for shard, keys in enumerate(self._keys):
             async with translated("measuring"):
-                found = await self._client.hmget(keys.meta, _MEASURED)
-            values = [int(number or 0) for number in found]
-            for what, value, limit in zip(_MEASURED, values, self._limits, strict=True):
-                self._journal.write(Measured(monotonic(), what, value, limit))
+                pipe = self._client.pipeline(transaction=True)
+                pipe.hgetall(keys.meta)
+                pipe.lrange(keys.order, 0, -1)
+                meta, order = await pipe.execute()
+            now = monotonic()
+            for what, limit in zip(_MEASURED, self._limits, strict=True):
+                value = int(meta.get(what, 0))
+                self._journal.write(Measured(now, what.decode(), value, limit))
+            if b"epoch" in meta:
+                self._journal.write(_balance(now, shard, meta, order))
+
+
+def _balance(now: float, shard: int, meta: dict[bytes, bytes], order: list[bytes]) -> Balanced:
+    return Balanced(
+        now,
+        Place(shard, meta[b"epoch"], int(meta.get(b"offset", 0)), meta.get(b"id", NO_ID)),
+        int(meta.get(b"accepted", 0)),
+        int(meta.get(b"published", 0)),
+        by_node=sum(int(deltas) for name, deltas in meta.items() if name.startswith(b"n:")),
+        in_order=sum(unpack_from(">I", entry, _DELTAS_AT)[0] for entry in order),
+    )

@@ -9,14 +9,21 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from broker import BrokerError, BufferFullError, DataLostError, FlushTimeoutError, Producer
+from broker import (
+    BrokerError,
+    BufferFullError,
+    DataLostError,
+    FencedError,
+    FlushTimeoutError,
+    Producer,
+)
 from broker.aio import session
 from broker.config import SETTINGS
 from broker.faults.journal import Journal
-from broker.faults.records import Appended, Counted, Measured, digest_of_chunks
+from broker.faults.records import Appended, Counted, Fenced, Measured, digest_of_chunks
 from broker.keys import ShardKeys
 from broker.lua import Accepted, Busy, Commands, Missing
-from scripts.chaos.keyspace import GROUPS, OWN_KEYS, SHARDS, SHARED_KEYS, group_keys
+from scripts.chaos.keyspace import GROUPS, MEMBERS, OWN_KEYS, SHARDS, SHARED_KEYS, group_keys
 
 KEEP_SECONDS = 12.0
 # So little that every longer outage fills it.
@@ -36,6 +43,8 @@ MIX = {
 }
 FLUSH_EVERY_S = 1.0
 FLUSH_TIMEOUT_S = 30.0
+# How long one that was fenced leaves the name to the other before it takes it back.
+FENCED_PAUSE_S = 1.5
 
 
 class Recorded(Commands):
@@ -74,19 +83,35 @@ def shard_number(keys: ShardKeys) -> int:
     return int(keys.meta.partition("{")[2].partition("}")[0].rpartition(":")[2].partition(".")[0])
 
 
+def incarnations() -> tuple[int, ...]:
+    """Return those under which this process' producer appended; 0 where it has not yet."""
+    return tuple(Recorded.incarnations.get(shard, 0) for shard in range(SHARDS))
+
+
 class Writer:
-    """Writes until it is told to stop, then flushes and tells its last counters."""
+    """Writes until it is told to stop, then flushes and tells its last counters.
+
+    Attributes:
+        called: deltas of the calls that the producer of now took.
+        reported: deltas that it told as lost.
+    """
 
     def __init__(self, node: str, seed: int, journal: Journal) -> None:
         self.node = node
         self.chance = random.Random(seed)
         self.journal = journal
-        self.reported = 0
+        self.called = self.reported = 0
         self.stopping = False
         self.written = 0
 
+    def fenced(self, producer: Producer, error: FencedError) -> None:
+        """Record that another process took the name; only once nothing is sent any more."""
+        self.tell(producer)
+        self.journal.write(Fenced(monotonic(), self.node, incarnations(), str(error)))
+
     def run(self, producer: Producer) -> None:
         """Write, flush now and then, and end with everything accepted."""
+        self.called = self.reported = 0
         flush_at = monotonic() + FLUSH_EVERY_S
         while not self.stopping:
             try:
@@ -107,6 +132,7 @@ class Writer:
         chance = self.chance
         self.written += 1
         (what,) = chance.choices(list(MIX), list(MIX.values()))
+        deltas = 1
         match what:
             case "own":
                 producer.set(
@@ -127,6 +153,8 @@ class Writer:
             case "group":
                 value = f"{self.node} {self.written}"
                 producer.set_many(dict.fromkeys(group_keys(chance.randrange(GROUPS)), value))
+                deltas = MEMBERS
+        self.called += deltas
 
     def flush(self, producer: Producer, timeout: float) -> None:
         """Flush, and note what was told as lost."""
@@ -140,11 +168,17 @@ class Writer:
     def tell(self, producer: Producer, *, final: bool = False) -> None:
         """Record the counters, and what has a bound."""
         counters = producer.stats()
-        incarnations = tuple(Recorded.incarnations.get(shard, 0) for shard in range(SHARDS))
         now = monotonic()
         self.journal.write(
             Counted(
-                now, self.node, incarnations, counters, self.reported, KEEP_SECONDS, final=final
+                now,
+                self.node,
+                incarnations(),
+                counters,
+                self.reported,
+                KEEP_SECONDS,
+                final=final,
+                called=self.called,
             )
         )
         self.journal.write(Measured(now, "producer buffer", counters["buffer_bytes"], BUFFER_BYTES))
@@ -158,9 +192,10 @@ def main() -> None:
     parser.add_argument("--node", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--once", action="store_true", help="end when another takes the name")
     options = parser.parse_args()
     journal = Journal(options.journal)
-    Recorded.journal, Recorded.incarnations = journal, {}
+    Recorded.journal = journal
     vars(session)["Commands"] = Recorded
     writer = Writer(options.node, options.seed, journal)
 
@@ -169,6 +204,8 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     while not writer.stopping:
+        Recorded.incarnations = {}
+        producer = None
         try:
             with Producer(
                 options.url,
@@ -180,6 +217,13 @@ def main() -> None:
                 full_timeout=SETTINGS["full_timeout"].low,
             ) as producer:
                 writer.run(producer)
+        except FencedError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            if producer is not None:
+                writer.fenced(producer, error)
+            if options.once:
+                return
+            sleep(FENCED_PAUSE_S)
         except BrokerError as error:
             print(f"{type(error).__name__}: {error}", flush=True)
             sleep(TURN_S)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 import redis.asyncio
 
 from broker.faults import FaultProxy, resp
-from broker.faults.switches import LostReply
+from broker.faults.switches import Loss
 from tests.servers import Server
 from tests.waiting import eventually
 
@@ -247,6 +249,53 @@ def test_foreign_bytes_pass_untouched() -> None:
 
 def test_every_nth_reply_is_lost() -> None:
     """Of the requests that fit each n-th is taken, and no more than asked for."""
-    lost = LostReply(b"GET", b"k", times=2, every=3)
+    lost = Loss(b"GET", b"k", times=2, every=3)
     assert [lost.takes(b"GET", b"..k") for _ in range(12)].count(True) == 2
     assert not lost.takes(b"SET", b"..k")
+
+
+def test_requests_after_the_first_are_swallowed(
+    proxy: FaultProxy, connect: Callable[[], redis.Redis], namespace: str
+) -> None:
+    """The server never sees them, nobody answers, and healing does not bring them back."""
+    proxy.faults.lose_requests("SET", after=1, containing=namespace.encode())
+    first, second, other = connect(), connect(0.3), connect()
+    assert first.set(namespace, "1")
+    with pytest.raises(redis.TimeoutError):
+        second.set(namespace, "2")
+    assert proxy.counts["requests_lost"] == 1
+    assert other.get(namespace) == b"1"
+    proxy.heal()
+    assert other.get(namespace) == b"1"
+    assert second.set(namespace, "3")
+    assert other.getdel(namespace) == b"3"
+
+
+def test_connection_is_deaf_once_a_request_was_swallowed(proxy: FaultProxy, namespace: str) -> None:
+    """A later request must not get an answer that its client takes for the first one's."""
+    proxy.faults.lose_requests("PING")
+    port = urlsplit(proxy.url).port
+    with socket.create_connection(("127.0.0.1", port or 0), timeout=PATIENCE) as connection:
+        connection.sendall(b"PING\r\n" + f"ECHO {namespace}\r\n".encode())
+        eventually(lambda: proxy.counts["requests_lost"] == 2, PATIENCE, "both are swallowed")
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+
+
+def test_counts_tell_what_was_felt(proxy: FaultProxy, connect: Callable[[], redis.Redis]) -> None:
+    """A delay, a stall and a split that met nothing are not counted; those that did are."""
+    names = ("delayed", "stalled", "split")
+    client = connect()
+    client.ping()
+    assert [proxy.counts[name] for name in names] == [0, 0, 0]
+    proxy.faults.to_server.delay, proxy.faults.to_client.split = 0.01, 2
+    client.ping()
+    assert proxy.counts["delayed"] > 0
+    assert proxy.counts["split"] > 0
+    proxy.heal()
+    proxy.faults.stall()
+    impatient = connect(0.3)
+    with pytest.raises(redis.TimeoutError):
+        impatient.ping()
+    assert proxy.counts["stalled"] > 0

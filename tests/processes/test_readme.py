@@ -88,7 +88,10 @@ def test_every_setting_is_in_the_table(name: str) -> None:
     assert shown * scale == default
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check"])
+SCRIPTS = ("scripts/demo", "scripts/test", "scripts/check", "scripts/faults")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_the_scripts_that_it_names_exist(script: str) -> None:
     """The commands that a newcomer is told to run are there and can be run."""
     assert script in README

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.buffer import ProducerBuffer
-from broker.codec import decode_chunk
+from broker.codec import decode_chunk, encode_chunk
 from broker.errors import EncodeError
 from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Packed
-from broker.protocol import MAX_CHUNK_BYTES, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.model import Chunk
+from broker.protocol import MAX_CHUNK_BYTES, MAX_NAME_LENGTH, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
 
 
@@ -138,14 +139,33 @@ def test_a_chunk_says_whose_it_is() -> None:
 
 def test_what_does_not_fit_is_refused_and_leaves_no_trace() -> None:
     """The limit counts what is not accepted; room comes back with each acceptance."""
-    one = buffer(max_bytes=1000)
+    one = buffer(max_bytes=1250)
     assert [put(one, OP_SET, "k", "x" * 300) for _ in range(4)] == [True, False, False, None]
-    assert 900 < one.bytes <= 1000
+    assert 900 < one.bytes <= 1250
     assert (one.pending, one.lanes[0].buffered) == (3, 3)
     assert put_many(one, {"k": "x" * 300}) is None
     send(one)
     assert (one.bytes, one.pending) == (0, 0)
     assert put(one, OP_SET, "k", "x" * 300) is True
+
+
+def test_limit_counts_what_surrounds_the_deltas() -> None:
+    """Runs of one delta each, the heads of chunks, packing: nothing takes it over the limit."""
+    one = buffer(max_bytes=2000, chunk_bytes=600)
+    calls = [(OP_SET, "k", 1), (OP_DELETE, "k", None), (OP_INCREMENT, "k", 1)] * 100
+    taken = [put(one, *call) for call in calls]
+    assert None in taken
+    assert one.bytes <= 2000
+    while one.pending:
+        assert send(one) is not None
+        assert one.bytes <= 2000
+    assert one.bytes == 0
+
+
+def test_head_of_a_chunk_is_never_larger_than_counted() -> None:
+    """The longest node name, the largest numbers; many runs need four bytes more."""
+    chunk = Chunk("n" * MAX_NAME_LENGTH, 2**63, 2**63, 2**63, [])
+    assert len(encode_chunk(chunk)) + 4 <= CHUNK_HEAD_BYTES
 
 
 def test_a_group_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
@@ -250,7 +270,7 @@ def test_conflating_gives_back_no_more_room_than_there_is() -> None:
     sizes = []
     while (packed := send(one)) is not None:
         sizes.append(len(packed.data))
-    assert sum(sizes) <= 20_000 + CHUNK_HEAD_BYTES * len(sizes)
+    assert sum(sizes) <= 20_000
     assert max(sizes) <= 8000
     assert large < 20
 

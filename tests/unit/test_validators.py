@@ -7,22 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from broker.codec import encode_chunk
 from broker.faults.history import WITNESS, History
 from broker.faults.journal import Journal, read_journal
 from broker.faults.lineage import Lineage
 from broker.faults.records import (
-    Appended,
-    Applied,
     Content,
-    Counted,
     Died,
     Final,
     Forgot,
     Headed,
-    Logged,
     Measured,
-    Place,
     Record,
     Seen,
     Torn,
@@ -30,120 +24,31 @@ from broker.faults.records import (
     digest_of_chunks,
 )
 from broker.faults.validators import VALIDATORS
-from broker.model import Chunk, Run
-from broker.protocol import NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
-
-EPOCH = b"E" * 8
-INCARNATION = 7
-POISON = b"no chunk"
-
-
-def place(offset: int, line: str = "a") -> Place:
-    """A position; another line is another history."""
-    return Place(0, EPOCH, offset, f"{line}{offset:07}".encode() if offset else NO_ID)
-
-
-def chunk(number: int, *runs: Run, node: str = "n") -> bytes:
-    """A chunk as a producer packs it."""
-    return encode_chunk(Chunk(node, INCARNATION, number, 0, list(runs)))
-
-
-ONE = chunk(1, Run(OP_SET, ["k", "gone"], [1, 2]))
-TWO = chunk(2, Run(OP_INCREMENT, ["k"], [5]), Run(OP_DELETE, ["gone"], None))
-THREE = chunk(3, Run(OP_SET, ["t"], ["x"]))
-DELTAS = {ONE: 2, TWO: 2, THREE: 1, POISON: 4}
-STATES = ({}, {"k": 1, "gone": 2}, {"k": 6}, {"k": 6, "t": "x"})
-
-
-def logged(offset: int, *chunks: bytes, line: str = "a", before: Place | None = None) -> Logged:
-    """A batch in the log, 10 s after the one before."""
-    previous = (before or place(offset - 1)).id
-    deltas = sum(DELTAS[data] for data in chunks)
-    return Logged(offset * 10.0, place(offset, line), previous, deltas, chunks)
-
-
-BATCHES = (logged(1, ONE), logged(2, POISON, TWO), logged(3, THREE))
-
-
-def applied(batch: Logged, replica: str = "r", **changes: object) -> Applied:
-    """What a replica records of a batch."""
-    skipped = sum(DELTAS[data] for data in batch.chunks if data == POISON)
-    record = Applied(
-        at=batch.at,
-        replica=replica,
-        place=batch.place,
-        previous=batch.previous,
-        loading=False,
-        loads=1,
-        digest=digest_of_chunks(batch.chunks),
-        deltas=batch.deltas,
-        applied=batch.deltas - skipped,
-        superseded=0,
-        refused=0,
-        skipped=skipped,
-    )
-    return replace(record, **changes)  # type: ignore[arg-type]
-
-
-def appended(number: int, data: bytes, **changes: object) -> Appended:
-    """What a producer records of a chunk."""
-    record = Appended(
-        at=number * 10.0 - 1,
-        node="n",
-        incarnation=INCARNATION,
-        shard=0,
-        number=number,
-        deltas=DELTAS[data],
-        digest=digest_of_chunks((data,)),
-        append=number,
-        epoch=EPOCH,
-    )
-    return replace(record, **changes)  # type: ignore[arg-type]
-
-
-def counted(**changes: int) -> Counted:
-    """The last counters of the producer."""
-    counters = {"buffered": 5, "accepted": 5, "conflated": 0, "pending": 0, "lost": 0}
-    reported = changes.pop("reported", changes.get("lost", 0))
-    return Counted(40.0, "n", (INCARNATION,), counters | changes, reported, 10.0, final=True)
-
-
-def heads() -> list[Headed]:
-    """The head, looked at every second."""
-    return [
-        Headed(float(at), at + 0.01, place(min(3, at // 10))) for at in range(45) if at // 10 != 0
-    ]
-
-
-SEEN = [Seen(at + 0.5, "r", "live", 0.4, (place(min(3, at // 10)),)) for at in range(11, 41)]
-CONTENTS = [
-    Content(n * 10.0, "r", "live", place(n), digest_of(state)) for n, state in enumerate(STATES)
-]
-FINALS = [
-    Final(41.0, who, place(3), digest_of(STATES[3])) for who in (WITNESS, "full-state hash", "r")
-]
-ACCEPTED = [appended(1, ONE), appended(2, TWO), appended(3, THREE)]
-APPLIED = [applied(batch) for batch in BATCHES]
-
-
-def sound() -> list[Record]:
-    """A history in which every promise was kept."""
-    return [
-        *ACCEPTED,
-        *BATCHES,
-        *heads(),
-        *APPLIED,
-        *SEEN,
-        *CONTENTS,
-        *FINALS,
-        counted(),
-        Measured(1.0, "log", 10, 10),
-    ]
-
-
-def without(*records: Record) -> list[Record]:
-    """The sound history less these records."""
-    return [record for record in sound() if record not in records]
+from tests.unit.sound import (
+    ACCEPTED,
+    APPLIED,
+    BATCHES,
+    COUNTS,
+    FINALS,
+    ONE,
+    POISON,
+    STATES,
+    TAKEN,
+    THREE,
+    TWO,
+    appended,
+    applied,
+    balanced,
+    counted,
+    fenced,
+    heads,
+    logged,
+    newer,
+    place,
+    sound,
+    tallied,
+    without,
+)
 
 
 def test_sound_history_has_no_violation() -> None:
@@ -156,6 +61,8 @@ SWAPPED = (logged(1, TWO), logged(2, POISON, ONE), logged(3, THREE))
 TWICE = (logged(1, ONE), logged(2, POISON, TWO), logged(3, THREE, TWO))
 SHORT = (logged(1, ONE), logged(2, POISON, TWO), replace(logged(3), chunks=(), deltas=0))
 WRONG = digest_of({"k": 7})
+# The older process goes on although it was fenced.
+UNFENCED = (logged(1, TAKEN), logged(2, POISON, TWO), logged(3, THREE))
 
 BROKEN: list[tuple[str, str, str, list[Record]]] = [
     ("ordered", "a batch left out", "after batch 1", without(APPLIED[1])),
@@ -171,6 +78,12 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         "published in another order than accepted",
         "published after append 9",
         [*without(ACCEPTED[0]), appended(1, ONE, append=9)],
+    ),
+    (
+        "ordered",
+        "an older process of a node name after a newer one",
+        "which had fenced it",
+        [*without(*BATCHES), *UNFENCED],
     ),
     ("unique", "a chunk twice", "is in batch 2", [*without(*BATCHES), *TWICE]),
     (
@@ -213,6 +126,12 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         "live with a lag beyond the bound",
         "lag of 9.00",
         [*sound(), Seen(35.0, "r", "live", 9.0, (place(3),))],
+    ),
+    (
+        "never_silently_stale",
+        "live with a lag just beyond the bound",
+        "lag of 3.06",
+        [*sound(), Seen(35.0, "r", "live", 3.06, (place(3),))],
     ),
     (
         "convergent",
@@ -266,6 +185,66 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
     ),
     (
         "accounted",
+        "a call that left no trace",
+        "calls gave it 6 deltas",
+        [*without(counted()), counted(called=6)],
+    ),
+    (
+        "accounted",
+        "a shard that lost count of what it published",
+        "its batches hold 8",
+        [*sound(), balanced(2, published=7, accepted=8)],
+    ),
+    (
+        "accounted",
+        "a shard that forgot a pending chunk",
+        "pending 0 (by node; 1 in the order list)",
+        [*sound(), balanced(2, by_node=0)],
+    ),
+    (
+        "accounted",
+        "a shard whose order list is short",
+        "pending 1 (by node; 0 in the order list)",
+        [*sound(), balanced(2, in_order=0)],
+    ),
+    (
+        "accounted",
+        "a replica whose own counters miss deltas",
+        "went through 3 batches of 9 deltas",
+        [*without(tallied()), tallied(deltas_applied=4)],
+    ),
+    (
+        "accounted",
+        "a replica whose own counters miss a batch",
+        "counts 2 with",
+        [*without(tallied()), tallied(batches_applied=2)],
+    ),
+    (
+        "accounted",
+        "a chunk that its producer never got accepted",
+        "never heard",
+        without(ACCEPTED[2]),
+    ),
+    (
+        "accounted",
+        "chunks of a dead producer that were more than in flight",
+        "never heard",
+        [*without(ACCEPTED[1], ACCEPTED[2], counted()), Died(41.0, "n")],
+    ),
+    (
+        "accounted",
+        "a fencing that does not say who is meant",
+        "unclear words",
+        [*without(counted()), newer(1, ONE), fenced("go away"), Died(41.0, "n")],
+    ),
+    (
+        "accounted",
+        "a fencing by nobody",
+        "nobody took its name",
+        [*without(counted()), fenced()],
+    ),
+    (
+        "accounted",
         "a replica that lost count",
         "deltas are not",
         [*without(APPLIED[0]), applied(BATCHES[0], applied=1)],
@@ -280,7 +259,8 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
 )
 def test_broken_history_is_found(validator: str, words: str, records: list[Record]) -> None:
     """A history broken on purpose fails the validator of its promise, in words that tell why."""
-    assert any(words in violation for violation in VALIDATORS[validator](History(records)))
+    found = VALIDATORS[validator](History(records))
+    assert any(words in violation.words for violation in found)
 
 
 def test_every_validator_was_seen_to_fail() -> None:
@@ -288,16 +268,38 @@ def test_every_validator_was_seen_to_fail() -> None:
     assert {validator for validator, *_ in BROKEN} == set(VALIDATORS)
 
 
+def test_fencing_is_no_violation() -> None:
+    """Of two processes with one node name all is kept that either got accepted."""
+    taken = logged(4, TAKEN)
+    records = [*without(*heads(), *FINALS, counted()), fenced(), taken, newer(1, TAKEN, append=4)]
+    records += [Final(41.0, WITNESS, taken.place, digest_of({"k": 9, "t": "x"}))]
+    found = {name: validate(History(records)) for name, validate in VALIDATORS.items()}
+    assert found == {name: [] for name in VALIDATORS}
+
+
+def test_one_chunk_in_flight_at_a_death_is_nobodys_fault() -> None:
+    """It may have been accepted just before; nobody was left to hear of it."""
+    records = [*without(ACCEPTED[2], counted()), Died(41.0, "n")]
+    assert VALIDATORS["accounted"](History(records)) == []
+
+
+def test_violations_say_when() -> None:
+    """What shows at a moment is told with it, so that a fault can be held responsible."""
+    late = Seen(35.0, "r", "live", 9.0, (place(3),))
+    (found,) = VALIDATORS["never_silently_stale"](History([*sound(), late]))
+    assert found.at == late.at
+
+
 def test_loss_after_a_death_is_nobodys_fault() -> None:
     """What the server forgot after its producer died cannot be sent again: no violation."""
-    records = [*without(*BATCHES, *APPLIED, counted()), *SHORT]
+    records = [*without(*COUNTS, *BATCHES, *APPLIED, counted()), *SHORT]
     records += [Died(35.0, "n"), Forgot(36.0, "flush")]
     assert VALIDATORS["accounted"](History(records)) == []
 
 
 def test_loss_that_was_told_is_none() -> None:
     """A live producer that told exactly what is gone keeps the promise."""
-    records = [*without(*BATCHES, *APPLIED, counted()), *SHORT, counted(lost=1)]
+    records = [*without(*COUNTS, *BATCHES, *APPLIED, counted()), *SHORT, counted(lost=1)]
     records.append(Forgot(39.5, "crash"))
     assert VALIDATORS["accounted"](History(records)) == []
 
@@ -338,7 +340,7 @@ def test_lineage_folds_each_fork() -> None:
 def test_journal_gives_back_what_was_written(tmp_path: Path) -> None:
     """Every kind of record survives the file, and a record cut short by a kill is left out."""
     path = tmp_path / "journal"
-    records = [*sound(), Torn(1.0, "r", "g", ("a",)), Died(1.0, "n"), Forgot(1.0, "why")]
+    records = [*sound(), Torn(1.0, "r", "g", ("a",)), Died(1.0, "n"), Forgot(1.0, "why"), fenced()]
     with Journal(path) as journal:
         for record in records:
             journal.write(record)

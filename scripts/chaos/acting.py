@@ -1,0 +1,51 @@
+"""What all faults share: their shape, their victims, and waiting until they were felt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from inspect import isawaitable
+from time import monotonic
+
+from broker.connection import Client, Connections, translated
+from scripts.chaos.fleet import Member
+from scripts.chaos.plan import Step
+from scripts.chaos.stage import Stage
+
+Fault = Callable[[Stage, Step], Awaitable[bool]]
+"""Makes the fault, returns once it is over, and tells whether anybody felt it."""
+
+FELT_WITHIN_S = 6.0
+POLL_S = 0.05
+
+
+def victim(stage: Stage, kind: str, step: Step) -> Member:
+    """Return the member of a kind that the dice chose."""
+    members = [member for member in stage.members if member.kind == kind]
+    return members[int(step.dice * len(members))]
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = FELT_WITHIN_S
+) -> bool:
+    """Wait for a condition; false if it does not come."""
+    deadline = monotonic() + timeout_s
+    while True:
+        found = condition()
+        if await found if isawaitable(found) else found:
+            return True
+        if monotonic() > deadline:
+            return False
+        await asyncio.sleep(POLL_S)
+
+
+@asynccontextmanager
+async def client_of(stage: Stage) -> AsyncIterator[Client]:
+    """Give a client of the server itself, past the proxy; its errors are BackendErrors."""
+    connections = Connections(stage.server.url)
+    try:
+        async with translated("looking at the server"):
+            yield connections.commands()
+    finally:
+        await connections.close()

@@ -1,0 +1,123 @@
+"""Faults of the link between the fleet and its server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from scripts.chaos.acting import Fault, until
+from scripts.chaos.plan import Step
+from scripts.chaos.stage import Stage
+
+TAIL_S = 0.3
+
+
+def _counts(stage: Stage, name: str) -> Callable[[], bool]:
+    """Return a test of whether the proxy has done something since now."""
+    before = stage.proxy.counts[name]
+    return lambda: stage.proxy.counts[name] > before
+
+
+def _link(count: str, switch_on: Callable[[Stage, Step], None]) -> Fault:
+    async def act(stage: Stage, step: Step) -> bool:
+        async with stage.lock_of("link"):
+            is_felt = _counts(stage, count)
+            switch_on(stage, step)
+            await asyncio.sleep(step.duration)
+            felt = await until(is_felt)
+            stage.proxy.heal()
+        return felt
+
+    return act
+
+
+def _delay(stage: Stage, step: Step) -> None:
+    faults = stage.proxy.faults
+    faults.to_client.delay = faults.to_server.delay = 0.02 + step.dice * 0.4
+
+
+def _split(stage: Stage, step: Step) -> None:
+    faults = stage.proxy.faults
+    faults.to_client.split = faults.to_server.split = 1 + int(step.dice * 50)
+
+
+def _drop(stage: Stage, step: Step) -> None:
+    stage.proxy.faults.drop_messages = 0.1 + 0.9 * step.dice
+
+
+def _repeat(stage: Stage, step: Step) -> None:
+    stage.proxy.faults.repeat_messages = 0.1 + 0.9 * step.dice
+
+
+def _reorder(stage: Stage, step: Step) -> None:
+    stage.proxy.faults.reorder_messages = 0.1 + 0.8 * step.dice
+
+
+def _refuse(stage: Stage, _step: Step) -> None:
+    stage.proxy.faults.refuse = True
+    stage.proxy.reset()
+
+
+def _stall(stage: Stage, _step: Step) -> None:
+    stage.proxy.faults.stall()
+
+
+def _stall_replies(stage: Stage, _step: Step) -> None:
+    stage.proxy.faults.to_client.stall = True
+
+
+def _lose(stage: Stage, step: Step) -> None:
+    stage.proxy.faults.lose_replies("EVALSHA", times=1000, every=1 + int(step.dice * 20))
+
+
+async def tail_loss(stage: Stage, step: Step) -> bool:
+    """The last messages before a silence of all producers vanish."""
+    producers = [member for member in stage.members if member.kind == "producer"]
+    async with AsyncExitStack() as held:
+        for name in ("link", *sorted(member.name for member in producers)):
+            await held.enter_async_context(stage.lock_of(name))
+        is_felt = _counts(stage, "messages_dropped")
+        stage.proxy.faults.drop_messages = 1.0
+        for member in producers:
+            member.pause(is_on=True)
+        try:
+            # What was accepted is published within this time, and heard by nobody.
+            await asyncio.sleep(TAIL_S)
+            felt = await until(is_felt)
+            stage.proxy.heal()
+            await asyncio.sleep(step.duration)
+        finally:
+            for member in producers:
+                member.pause(is_on=False)
+    return felt
+
+
+async def cut(stage: Stage, _step: Step) -> bool:
+    """All connections end."""
+    is_felt = _counts(stage, "cut")
+    stage.proxy.cut()
+    return is_felt()
+
+
+async def reset(stage: Stage, _step: Step) -> bool:
+    """All connections are reset."""
+    is_felt = _counts(stage, "reset")
+    stage.proxy.reset()
+    return is_felt()
+
+
+LINK_FAULTS: dict[str, Fault] = {
+    "tail_loss": tail_loss,
+    "cut": cut,
+    "reset": reset,
+    "refuse": _link("refused", _refuse),
+    "stall": _link("stalled", _stall),
+    "stall_replies": _link("stalled", _stall_replies),
+    "reply_lost": _link("replies_lost", _lose),
+    "split": _link("split", _split),
+    "delay": _link("delayed", _delay),
+    "drop_messages": _link("messages_dropped", _drop),
+    "repeat_messages": _link("messages_repeated", _repeat),
+    "reorder_messages": _link("messages_reordered", _reorder),
+}
