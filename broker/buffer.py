@@ -3,15 +3,17 @@
 Every shard has a lane: deltas gather in columns, full columns queue up, one packed chunk is on its
 way, and accepted chunks are kept for a while. The life of a delta:
 
-    set() -> open columns -> closed columns -> chunk in flight -> kept -> forgotten
-                                 ^                                  |
-                                 '----- numbered again never; sent again on MISSING n
+    set() -> intake -> open columns -> closed columns -> chunk in flight -> kept -> forgotten
+                                           ^                                  |
+                                           '----- numbered again never; sent again on MISSING n
 
 Invariants:
 1. A chunk's number and bytes never change once packed, so that a repeat is recognised.
 2. Chunks are sent in the order of their numbers, one at a time per lane.
 3. `bytes` never grows but by a call, which checks the limit first: packing only makes it smaller.
-4. `buffered = accepted + conflated + pending` for every lane; the lost are among the accepted.
+4. What gathered in a lane's intake moves into its columns before anything else is added, closed,
+   counted or sent: the order is that of the calls.
+5. `buffered = accepted + conflated + pending` for every lane; the lost are among the accepted.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from typing import Any
 
 from broker.codec import encode_chunk
 from broker.errors import EncodeError
-from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed, picked, size_of
-from broker.model import Chunk, Run
-from broker.protocol import MAX_CHUNK_BYTES, OP_INCREMENT, OP_SET
+from broker.intake import MOST_PLAIN, PLAIN_BYTES, is_plain, plain_size
+from broker.keys import shard_of
+from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
+from broker.model import Chunk
+from broker.protocol import MAX_CHUNK_BYTES, OP_SET
 
 
 class ProducerBuffer:
@@ -39,6 +43,7 @@ class ProducerBuffer:
         chunk_bytes: bytes after which a chunk is closed.
         keep_s: seconds for which accepted chunks are kept.
         keep_bytes: bytes of accepted chunks that are kept, over all shards.
+        conflates: leave out of each chunk what a newer set or delete in it makes pointless.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class ProducerBuffer:
         chunk_bytes: int,
         keep_s: float,
         keep_bytes: int,
+        conflates: bool = False,
     ) -> None:
         self.node = node
         self.max_bytes = max_bytes
@@ -58,11 +64,92 @@ class ProducerBuffer:
         self.chunk_bytes = chunk_bytes
         self.keep_s = keep_s
         self.keep_bytes = keep_bytes // shards
+        self.conflates = conflates
         self.lanes = [Lane(shard) for shard in range(shards)]
         self.bytes = 0
         self.lock = threading.Lock()
+        self._intakes = [lane.intake for lane in self.lanes]
+        self._reserved = 0
+        self._is_shut = False
+        self._now = 0.0
 
     # -- taking deltas ----------------------------------------------------------------------------
+
+    def quick(self, key: str, value: Any) -> bool | None:
+        """Buffer one plain set without a lock, from any thread.
+
+        Returns:
+            None if nothing was buffered and it has to go the exact way, else whether the key's lane
+            has to be woken (hardly ever).
+        """
+        if is_plain(key, value):
+            intakes = self._intakes
+            intake = intakes[0] if len(intakes) == 1 else intakes[shard_of(key, len(intakes))]
+            items = intake.items
+            if len(items) < intake.limit:
+                items += (key, value)
+                return not intake.limit
+        return None
+
+    def shut(self) -> None:
+        """Refuse the fast way from now on: whoever writes has to be told why he cannot."""
+        with self.lock:
+            self._is_shut = True
+            self._gather_all()
+
+    def shut_in_child(self) -> None:
+        """Likewise in a forked child, where a thread that is not here may hold the lock."""
+        self._is_shut = True
+        for intake in self._intakes:
+            intake.limit = 0
+
+    def _gather_all(self) -> None:
+        for lane in self.lanes:
+            self._gather(lane)
+
+    def _gather(self, lane: Lane) -> bool:
+        """Move what went the fast way into the columns; true if that closed some."""
+        lane.intake.limit = 0
+        keys, values = lane.intake.take()
+        self._reserved -= lane.reserved
+        lane.reserved = 0
+        tickets = lane.tickets
+        if keys and not lane.open.count:
+            # They came when the columns had just been closed.
+            lane.open.since = self._now
+        while keys:
+            columns = lane.open
+            before = columns.size if columns.count else 0
+            room = max(1, self.max_count - columns.count)
+            size = plain_size(keys[:room], values[:room])
+            columns.extend_plain(keys[:room], values[:room], size)
+            self.bytes += columns.size - before
+            lane.buffered += min(room, len(keys))
+            keys, values = keys[room:], values[room:]
+            if columns.count >= self.max_count:
+                self._close_open(lane).since = columns.since
+        return lane.tickets != tickets
+
+    def _grant(self, lane: Lane) -> None:
+        """Open the fast way for as many as certainly fit into the open columns and the buffer."""
+        columns, share = lane.open, len(self.lanes)
+        most = min(
+            MOST_PLAIN,
+            self.max_count - columns.count,
+            (self.chunk_bytes - columns.size - RUN_BYTES) // PLAIN_BYTES,
+            ((self.max_bytes - self.bytes - self._reserved) // share - RUN_BYTES) // PLAIN_BYTES,
+        )
+        if most > 0 and columns.count and not self._is_shut:
+            lane.reserved = most * PLAIN_BYTES + RUN_BYTES
+            self._reserved += lane.reserved
+            lane.intake.limit = 2 * most
+
+    def _has_room(self, size: int) -> bool:
+        # What is bigger than the whole buffer still gets through when the buffer is empty.
+        if self.bytes and self.bytes + self._reserved + size > self.max_bytes:
+            # What other lanes may take the fast way is not taken yet.
+            self._gather_all()
+        return not self.bytes or self.bytes + self._reserved + size <= self.max_bytes
 
     def add(  # noqa: PLR0917 - called for every delta, and keywords cost time
         self, shard: int, op: int, key: str, value: Any, size: int, stamp: int | None, now: float
@@ -74,12 +161,13 @@ class ProducerBuffer:
             False if it knows already, None if there is no room and nothing was buffered.
         """
         with self.lock:
+            self._now = now
             lane = self.lanes[shard]
+            closed = self._gather(lane)
             columns = lane.open
             full = columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes
             room = size + (CHUNK_HEAD_BYTES + RUN_BYTES if full else columns.overhead(op))
-            # One that is bigger than the whole buffer still gets through when the buffer is empty.
-            if self.bytes and self.bytes + room > self.max_bytes:
+            if not self._has_room(room):
                 return None
             if full:
                 columns = self._close_open(lane)
@@ -92,7 +180,8 @@ class ProducerBuffer:
             if columns.count >= self.max_count:
                 self._close_open(lane)
                 return True
-            return first
+            self._grant(lane)
+            return first or closed
 
     @staticmethod
     def check_group(count: int, size: int) -> None:
@@ -122,15 +211,16 @@ class ProducerBuffer:
             As `add`.
         """
         with self.lock:
+            self._now = now
             lane = self.lanes[shard]
+            closed = self._gather(lane)
             columns = lane.open
             full = columns.count and (
                 columns.size + size > self.chunk_bytes or columns.count + len(keys) > self.max_count
             )
             first = full or not columns.count
             room = size + RUN_BYTES + (CHUNK_HEAD_BYTES if first else 0)
-            # One call bigger than the whole buffer still gets through when the buffer is empty.
-            if self.bytes and self.bytes + room > self.max_bytes:
+            if not self._has_room(room):
                 return None
             if full:
                 columns = self._close_open(lane)
@@ -142,7 +232,8 @@ class ProducerBuffer:
             if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
                 self._close_open(lane)
                 return True
-            return bool(first)
+            self._grant(lane)
+            return bool(first) or closed
 
     def _close_open(self, lane: Lane) -> Columns:
         lane.tickets += 1
@@ -158,36 +249,21 @@ class ProducerBuffer:
             How many bytes of room that made.
         """
         with self.lock:
+            self._gather_all()
             before = self.bytes
             for lane in self.lanes:
-                self._conflate(lane)
+                overwritten: set[str] = set()
+                for columns in (lane.open, *reversed(lane.closed)):
+                    self._drop_overwritten(lane, columns, overwritten)
+                lane.closed = deque(columns for columns in lane.closed if columns.count)
             return before - self.bytes
 
-    def _conflate(self, lane: Lane) -> None:
-        overwritten: set[str] = set()
-        for columns in (lane.open, *reversed(lane.closed)):
-            kept_runs: list[Run] = []
-            count = 0
-            for run in reversed(columns.runs):
-                keep = []
-                for n in range(len(run.keys) - 1, -1, -1):
-                    if run.keys[n] not in overwritten:
-                        keep.append(n)
-                    if run.op != OP_INCREMENT:
-                        overwritten.add(run.keys[n])
-                keep.reverse()
-                count += len(keep)
-                if keep:
-                    kept_runs.append(picked(run, keep))
-            dropped = columns.count - count
-            if dropped:
-                before = columns.size
-                columns.runs = kept_runs[::-1]
-                columns.count = count
-                columns.size = CHUNK_HEAD_BYTES + sum(map(size_of, kept_runs))
-                self.bytes -= before - (columns.size if count else 0)
-                lane.conflated += dropped
-        lane.closed = deque(columns for columns in lane.closed if columns.count)
+    def _drop_overwritten(self, lane: Lane, columns: Columns, overwritten: set[str]) -> None:
+        before = columns.size
+        dropped = columns.conflate(overwritten)
+        if dropped:
+            self.bytes -= before - (columns.size if columns.count else 0)
+            lane.conflated += dropped
 
     # -- sending ----------------------------------------------------------------------------------
 
@@ -207,15 +283,28 @@ class ProducerBuffer:
                 lane.flying = lane.resend.popleft()
             if lane.flying is not None:
                 return lane.flying, None
+            self._now = now
+            self._gather(lane)
             if not lane.closed:
                 if not lane.open.count:
                     return None, None
                 wait = lane.open.since + linger - now
                 if wait > 0:
+                    self._grant(lane)
                     return None, wait
                 self._close_open(lane)
-            lane.flying = self._pack(lane, lane.closed.popleft(), time_ms)
+            lane.flying = self._pack(lane, self._next_columns(lane), time_ms)
             return lane.flying, None
+
+    def _next_columns(self, lane: Lane) -> Columns:
+        columns = lane.closed.popleft()
+        # Behind a backlog a chunk costs the same, however many of them it takes along.
+        while lane.closed and columns.size + lane.closed[0].size <= self.chunk_bytes:
+            columns.join(lane.closed.popleft())
+            self.bytes -= CHUNK_HEAD_BYTES
+        if self.conflates:
+            self._drop_overwritten(lane, columns, set())
+        return columns
 
     def _pack(self, lane: Lane, columns: Columns, time_ms: int) -> Packed:
         lane.number += 1
@@ -288,6 +377,7 @@ class ProducerBuffer:
             For each lane the ticket of what was buffered last, to be waited for with `settled`.
         """
         with self.lock:
+            self._gather_all()
             for lane in self.lanes:
                 if lane.open.count:
                     self._close_open(lane)
@@ -304,4 +394,14 @@ class ProducerBuffer:
     def pending(self) -> int:
         """Deltas that Redis has not accepted yet, over all shards."""
         with self.lock:
+            self._gather_all()
             return sum(lane.pending for lane in self.lanes)
+
+    def counts(self) -> dict[str, int]:
+        """Return counters over all shards: `buffered = accepted + conflated + pending`."""
+        with self.lock:
+            self._gather_all()
+            names = ("buffered", "accepted", "conflated", "pending", "lost", "resent")
+            return {name: sum(getattr(lane, name) for lane in self.lanes) for name in names} | {
+                "buffer_bytes": self.bytes
+            }

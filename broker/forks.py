@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 
 from broker.errors import ForkedError
 
@@ -17,12 +18,16 @@ class ForkGuard:
         what: the object, for the error.
         owner: what has to stay in a child as it is: its connections are the parent's, and the
             garbage collector must neither close nor lament them.
+
+    Attributes:
+        in_child: called in the child, right after the fork.
     """
 
     def __init__(self, what: str, owner: object) -> None:
         self.what = what
         self._owner = weakref.ref(owner)
         self.is_forked = False
+        self.in_child: Callable[[], object] | None = None
         _alive.add(self)
 
     def check(self) -> None:
@@ -40,6 +45,8 @@ class ForkGuard:
     def mark(self) -> None:
         """This is a forked child."""
         self.is_forked = True
+        if self.in_child is not None:
+            self.in_child()
         owner = self._owner()
         if owner is not None:
             _inherited.append(owner)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from broker.intake import Intake
 from broker.model import Run
 from broker.protocol import MAX_NAME_LENGTH, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_key
@@ -64,6 +65,47 @@ class Columns:
         self.count += len(keys)
         self.size += size
 
+    def extend_plain(self, keys: list[str], values: list[Any], size: int) -> None:
+        """Add many sets without timestamps of their own behind the others."""
+        last = self.runs[-1] if self.runs else None
+        if last is not None and last.op == OP_SET and last.values is not None:
+            last.keys.extend(keys)
+            last.values.extend(values)
+            self.count += len(keys)
+            self.size += size
+        else:
+            self.extend(OP_SET, keys, values, None, size)
+
+    def conflate(self, overwritten: set[str]) -> int:
+        """Drop each delta that a newer set or delete of its key makes pointless.
+
+        Args:
+            overwritten: keys that later columns set or delete; this one's are added.
+
+        Returns:
+            How many were dropped.
+        """
+        kept = [_unspoilt(overwritten, run) for run in reversed(self.runs)]
+        kept = [run for run in reversed(kept) if run.keys]
+        count = sum(len(run.keys) for run in kept)
+        dropped = self.count - count
+        if dropped:
+            self.runs, self.count = kept, count
+            self.size = CHUNK_HEAD_BYTES + sum(map(size_of, kept))
+        return dropped
+
+    def join(self, later: Columns) -> None:
+        """Take over the deltas of columns that were closed after these."""
+        last, first = self.runs[-1], later.runs[0]
+        if last.op == first.op and (last.timestamps is None) == (first.timestamps is None):
+            _extend(last, first)
+            self.runs += later.runs[1:]
+        else:
+            self.runs += later.runs
+        self.count += later.count
+        self.size += later.size - CHUNK_HEAD_BYTES
+        self.ticket = later.ticket
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
@@ -92,6 +134,8 @@ class Lane:
 
     shard: int
     incarnation: int = 0
+    intake: Intake = field(default_factory=Intake)
+    reserved: int = 0
     open: Columns = field(default_factory=Columns)
     closed: deque[Columns] = field(default_factory=deque)
     resend: deque[Packed] = field(default_factory=deque)
@@ -134,6 +178,26 @@ class Lane:
             or (bool(self.resend) and self.resend[0].ticket <= ticket)
             or (bool(self.closed) and self.closed[0].ticket <= ticket)
         )
+
+
+def _unspoilt(overwritten: set[str], run: Run) -> Run:
+    """Return the deltas of a run that nothing newer overwrites; add what it overwrites itself."""
+    keep = []
+    for n in range(len(run.keys) - 1, -1, -1):
+        if run.keys[n] not in overwritten:
+            keep.append(n)
+            if run.op != OP_INCREMENT:
+                overwritten.add(run.keys[n])
+    keep.reverse()
+    return run if len(keep) == len(run.keys) else picked(run, keep)
+
+
+def _extend(run: Run, more: Run) -> None:
+    run.keys.extend(more.keys)
+    if run.values is not None:
+        run.values.extend(more.values or ())
+    if run.timestamps is not None:
+        run.timestamps.extend(more.timestamps or ())
 
 
 def picked(run: Run, indices: list[int]) -> Run:

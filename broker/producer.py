@@ -45,6 +45,7 @@ class Producer:
         except BaseException:
             self._thread.stop()
             raise
+        self._quick = self._engine.quick
         # A program that ends without close() still gets its last deltas sent.
         self._at_exit = weakref.finalize(self, _close_quietly, self._engine, self._thread)
         _run_at_end_of_child(self._at_exit)
@@ -70,7 +71,11 @@ class Producer:
             BufferFullError: no room (in time).
             FencedError, ClosedError, ForkedError: this producer cannot write any more.
         """
-        self._put(OP_SET, key, value)
+        news = self._quick(key, value)
+        if news is None:
+            self._put(OP_SET, key, value)
+        elif news:
+            self._engine.wake_for(key)
 
     def delete(self, key: str) -> None:
         """Remove a key; removing an absent key is no error. Raises as `set`."""

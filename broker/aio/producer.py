@@ -49,6 +49,7 @@ class ProducerSettings(TypedDict, total=False):
     keep_seconds: float | None
     keep_bytes: int | None
     timestamps: bool
+    conflate: bool
     pending_bytes: int | None
 
 
@@ -78,6 +79,8 @@ class Producer:
         keep_seconds: how long accepted chunks are kept, to be sent again if Redis forgets them.
         keep_bytes: most bytes of them.
         timestamps: send the wall clock of each delta, not only of each chunk.
+        conflate: of the sets and deletes of a key within a chunk send only the newest, and no
+            increment before it. What a replica ends with is the same; `changes()` tells less.
         pending_bytes: most bytes that wait in one shard in Redis before it says BUSY.
 
     Raises:
@@ -105,12 +108,15 @@ class Producer:
         self._max_age_ms = None if max_age is None else round(max_age * 1000)
         self._max_count = settings.get("local_delta_max_count")
         self._timestamps = settings.get("timestamps", False)
+        self._conflate = settings.get("conflate", False)
         self._session = Session(url, self.namespace, settings.get("shards"))
         self._sender: Sender | None = None
         self._reported_lost = 0
         self._ended: ClosedError | None = None
         # Another thread's calls need another way to wake the tasks; the sync face puts it here.
         self.wake: Callable[[int], object] = self.wake_here
+        # What `set` tries first; the buffer's own method once there is one.
+        self.quick: Callable[[str, Any], bool | None] = _exactly
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -130,12 +136,15 @@ class Producer:
                 self._settings,
                 max_age_ms=self._max_age_ms,
                 max_count=self._max_count,
+                conflates=self._conflate,
             )
             await sender.start()
         except BaseException:
             await self._session.close()
             raise
         self._sender = sender
+        self.quick = sender.buffer.quick if not self._timestamps else _exactly
+        self._session.guard.in_child = sender.buffer.shut_in_child
         return self
 
     @property
@@ -193,6 +202,7 @@ class Producer:
             await self.flush(timeout)
         finally:
             self._ended = ClosedError("this producer is closed; make a new one")
+            sender.buffer.shut()
             # Whoever waits for room learns that there will be none.
             sender.progress.set()
             await sender.stop()
@@ -210,7 +220,11 @@ class Producer:
             BufferFullError: no room (in time).
             FencedError, ClosedError: this producer cannot write any more.
         """
-        await self._put(OP_SET, key, value)
+        news = self.quick(key, value)
+        if news is None:
+            await self._put(OP_SET, key, value)
+        elif news:
+            self.wake_for(key)
 
     async def delete(self, key: str) -> None:
         """Remove a key; removing an absent key is no error. Raises as `set`."""
@@ -309,6 +323,15 @@ class Producer:
                 + (sender.trouble or "Redis does not take more; see `statebroker status`")
             ) from None
 
+    def wake_for(self, key: str) -> None:
+        """Tell the lane's task that this key's set came when it had just looked.
+
+        Raises:
+            ClosedError, FencedError: it looks no more.
+        """
+        if self.sender:
+            self.wake(shard_of(key, self.shards))
+
     def wake_here(self, shard: int) -> None:
         """Tell a lane's task, from the loop's own thread, that there is something to look at."""
         if self._sender is not None:
@@ -366,12 +389,11 @@ class Producer:
         """
         if self._sender is None:
             raise _not_open()
-        lanes = self._sender.buffer.lanes
-        totals = {
-            name: sum(getattr(lane, name) for lane in lanes)
-            for name in ("buffered", "accepted", "conflated", "pending", "lost", "resent")
-        }
-        return totals | self._sender.counts | {"buffer_bytes": self._sender.buffer.bytes}
+        return self._sender.buffer.counts() | self._sender.counts
+
+
+def _exactly(_key: str, _value: Any) -> None:
+    """No set can go the fast way."""
 
 
 def _not_open() -> ClosedError:

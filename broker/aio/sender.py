@@ -37,6 +37,7 @@ class Sender:
         settings: checked settings of the producer.
         max_age_ms: this node's own age threshold; None: the namespace's.
         max_count: likewise for the count.
+        conflates: whether chunks leave out what they overwrite themselves.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Sender:
         *,
         max_age_ms: int | None,
         max_count: int | None,
+        conflates: bool = False,
     ) -> None:
         self.node = node
         self.progress = asyncio.Event()
@@ -71,6 +73,7 @@ class Sender:
             chunk_bytes=settings["chunk_bytes"],
             keep_s=settings["keep_seconds"],
             keep_bytes=settings["keep_bytes"],
+            conflates=conflates,
         )
 
     async def start(self) -> None:
@@ -218,6 +221,7 @@ class Sender:
 
     def _fail(self, error: BrokerError) -> None:
         self.stopped = error
+        self.buffer.shut()
         log.error("producer_stopped node=%s error=%s", self.node, error)
         self.progress.set()
 

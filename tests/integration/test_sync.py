@@ -435,3 +435,33 @@ def test_set_many_is_one_batch_beyond_every_threshold(
         producer.flush(10)
         eventually(lambda: sum(batch.deltas for batch in channel.batches) == 502)
         assert max(len(chunk) for batch in channel.batches for chunk in batch.chunks) > 50_000
+
+
+def test_a_conflating_producer_sends_less_and_means_the_same(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """What replica and full state end with is the same; offsets, counts and sums stay right."""
+    serving(server.url, namespace, interval=0.1)
+    with (
+        Replica(server.url, namespace=namespace) as replica,
+        Producer(server.url, namespace=namespace, conflate=True, linger=0.005) as producer,
+    ):
+        expected: dict[str, Any] = {"sum": 0, "half": 0.0}
+        for n in range(20_000):
+            producer.set(f"k{n % 7}", n)
+            producer.increment("sum", 2)
+            producer.increment("half", 0.5)
+            if n % 100 == 0:
+                producer.set_many({"pair/a": n, "pair/b": n})
+                producer.delete("gone")
+                producer.set("gone", n)
+            expected |= {f"k{n % 7}": n, "sum": expected["sum"] + 2, "half": expected["half"] + 0.5}
+        producer.delete("gone")
+        expected |= {"pair/a": 19_900, "pair/b": 19_900}
+        replica.wait_for(producer.flush(20), 20)
+        assert dict(replica.items()) == expected
+        stats = producer.stats()
+        assert stats["buffered"] == stats["accepted"] + stats["conflated"]
+        assert stats["conflated"] > 10_000
+        assert replica.stats()["deltas_applied"] == stats["accepted"]
+        assert replica.verify().is_equal

@@ -190,13 +190,13 @@ def test_a_delta_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
 
 def test_a_group_is_in_one_chunk_even_if_that_is_too_long() -> None:
     """What becomes visible at once cannot part; what was before it goes before it."""
-    one = buffer(max_count=3)
+    one = buffer(max_count=3, chunk_bytes=600)
     put(one, OP_SET, "before", 1)
-    assert put_many(one, {f"k{n}": n for n in range(10)}) is True
+    assert put_many(one, {f"k{n}": n for n in range(20)}) is True
     put(one, OP_SET, "after", 1)
     assert [keys_of(send(one)) for _ in range(3)] == [
         ["before"],
-        [f"k{n}" for n in range(10)],
+        [f"k{n}" for n in range(20)],
         ["after"],
     ]
 
@@ -254,6 +254,37 @@ def test_conflating_keeps_what_still_matters() -> None:
     assert keys_of(send(one)) == ["a", "a"]
     assert keys_of(send(one)) == ["b", "c", "c"]
     assert one.conflate() == one.bytes == 0
+
+
+def test_a_conflating_producer_sends_the_newest_of_each_key() -> None:
+    """Within a chunk; increments behind the newest set stay, and every count is right."""
+    one = buffer(conflates=True)
+    for n in range(100):
+        put(one, OP_INCREMENT, "a", 1)
+        put(one, OP_SET, "a", n)
+        put(one, OP_SET, f"k{n % 3}", n)
+        put(one, OP_INCREMENT, "a", 0.5)
+    put(one, OP_DELETE, "k0")
+    packed, _ = one.next_chunk(0, 0.0, 0.0, 0)
+    assert packed is not None
+    chunk = decode_chunk(packed.data)
+    sent = [
+        (run.op, key, run.values and run.values[n])
+        for run in chunk.runs
+        for n, key in enumerate(run.keys)
+    ]
+    assert sent == [
+        (OP_SET, "k1", 97),
+        (OP_SET, "k2", 98),
+        (OP_SET, "a", 99),
+        (OP_INCREMENT, "a", 0.5),
+        (OP_DELETE, "k0", None),
+    ]
+    assert packed.deltas == chunk.deltas == 5
+    one.accepted(0, 0.0)
+    counts = one.counts()
+    assert (counts["buffered"], counts["accepted"], counts["conflated"]) == (401, 5, 396)
+    assert (counts["pending"], counts["buffer_bytes"]) == (0, 0)
 
 
 def test_conflating_gives_back_no_more_room_than_there_is() -> None:

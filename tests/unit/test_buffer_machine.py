@@ -113,17 +113,16 @@ class BufferMachine(RuleBasedStateMachine):
         chunk_bytes=st.sampled_from([600, 1200, 10_000]),
         max_bytes=st.sampled_from([700, 2000, 100_000]),
         keep_bytes=st.sampled_from([0, 800, 100_000]),
+        conflates=st.booleans(),
     )
-    def begin(self, max_count: int, chunk_bytes: int, max_bytes: int, keep_bytes: int) -> None:
+    def begin(self, conflates: bool, **limits: int) -> None:  # noqa: FBT001 - given by name
         """Make a buffer of small limits."""
         self.buffer = ProducerBuffer(
             node="n1",
             shards=SHARDS,
-            max_bytes=max_bytes,
-            max_count=max_count,
-            chunk_bytes=chunk_bytes,
             keep_s=KEEP_S,
-            keep_bytes=keep_bytes,
+            conflates=conflates,
+            **limits,
         )
         for lane in self.buffer.lanes:
             lane.incarnation = INCARNATION
@@ -252,9 +251,12 @@ class BufferMachine(RuleBasedStateMachine):
         assert known == packed.data
         chunk = decode_chunk(packed.data)
         assert (chunk.number, chunk.deltas) == (packed.number, packed.deltas)
+        if self.buffer.conflates:
+            fresh = [(run.op, key) for run in chunk.runs for key in run.keys]
+            sets = [key for op, key in fresh if op != OP_INCREMENT]
+            assert len(sets) == len(set(sets)), "a chunk sets or deletes a key once"
         groups = {self.calls[shard][place].group for place in places(packed)}
         if groups == {None}:
-            assert packed.deltas <= self.buffer.max_count
             assert len(packed.data) <= self.buffer.chunk_bytes or packed.deltas == 1
 
     # -- what must hold ---------------------------------------------------------------------------
