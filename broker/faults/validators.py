@@ -6,6 +6,7 @@ that were broken on purpose (tests/unit/test_validators.py).
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -54,10 +55,7 @@ def ordered(history: History) -> list[Violation]:
             for before, batch in pairwise(applied)
             if batch.loads == before.loads and not _follows(batch, before)
         ]
-    appends = {
-        (accepted.shard, accepted.node, accepted.incarnation, accepted.number): accepted
-        for accepted in history.of(Appended)
-    }
+    appends = _append_numbers(history)
     for shard, head in history.heads.items():
         latest: dict[tuple[str, int], int] = {}
         newest: dict[bytes, int] = {}
@@ -80,17 +78,32 @@ def ordered(history: History) -> list[Violation]:
                     )
                     found.append(Violation(words, batch.at))
                 latest[writer] = max(chunk.number, latest.get(writer, 0))
-                accepted = appends.get((shard, *writer, chunk.number))
-                if accepted is None or accepted.duplicate:
-                    continue
-                if accepted.append < newest.get(accepted.epoch, 0):
+                numbers = appends.get((shard, *writer, chunk.number, batch.place.epoch), ())
+                last = newest.get(batch.place.epoch, 0)
+                # The first that may be the one of this history.
+                fitting = [number for number in numbers if number >= last]
+                if numbers and not fitting:
                     words = (
-                        f"shard {shard}: append {accepted.append} (of {chunk.node}) is published "
-                        f"after append {newest[accepted.epoch]}"
+                        f"shard {shard}: append {numbers[-1]} (of {chunk.node}) is published "
+                        f"after append {last}"
                     )
                     found.append(Violation(words, batch.at))
-                newest[accepted.epoch] = max(accepted.append, newest.get(accepted.epoch, 0))
+                newest[batch.place.epoch] = min(fitting, default=last)
     return found
+
+
+def _append_numbers(history: History) -> dict[tuple[int, str, int, int, bytes], list[int]]:
+    """Return for each chunk the append numbers that it was given, smallest first.
+
+    More than one where the server forgot it and it was sent again; and a server that goes back to a
+    copy from before another way back may hold it under the first of them.
+    """
+    found: dict[tuple[int, str, int, int, bytes], list[int]] = defaultdict(list)
+    for one in history.of(Appended):
+        if not one.duplicate:
+            chunk = (one.shard, one.node, one.incarnation, one.number, one.epoch)
+            insort(found[chunk], one.append)
+    return dict(found)
 
 
 def unique(history: History) -> list[Violation]:

@@ -277,6 +277,14 @@ def test_fencing_is_no_violation() -> None:
     assert found == {name: [] for name in VALIDATORS}
 
 
+def test_chunk_accepted_again_may_be_in_the_history_of_either_time() -> None:
+    """A server that went back twice may hold it where it was first; only one of them has to fit."""
+    again = [*sound(), appended(1, ONE, append=9)]
+    assert VALIDATORS["ordered"](History(again)) == []
+    never = [*without(ACCEPTED[0]), appended(1, ONE, append=8), appended(1, ONE, append=9)]
+    assert VALIDATORS["ordered"](History(never))
+
+
 def test_one_chunk_in_flight_at_a_death_is_nobodys_fault() -> None:
     """It may have been accepted just before; nobody was left to hear of it."""
     records = [*without(ACCEPTED[2], counted()), Died(41.0, "n")]
