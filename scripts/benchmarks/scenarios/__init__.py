@@ -1,0 +1,7 @@
+"""The questions; one file each, listed here."""
+
+from __future__ import annotations
+
+from scripts.benchmarks.scenarios.throughput import THROUGHPUT
+
+SCENARIOS = (THROUGHPUT,)
