@@ -49,7 +49,7 @@ class Link:
         return time.monotonic_ns()
 
     def wrote(self, began: int, note: str = "") -> None:
-        """Tell that all is written (and, where the peer acknowledges, acknowledged); wait for the end.
+        """Tell that all is written, and acknowledged where that is so; wait for the end.
 
         Args:
             began: when the first update was about to be written.

@@ -8,7 +8,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
+from matplotlib import pyplot as plt
 
 from scripts.benchmarks.document import Row, rows
 from scripts.benchmarks.model import Result
@@ -68,11 +68,11 @@ def _cpu(axes: plt.Axes, found: list[Row], result: Result) -> None:
         widths = [row.roles.get(role, 0.0) for row in found]
         axes.barh(titles, widths, left=left, color=colour, label=role)
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    for row, total in zip(found, left, strict=True):
-        axes.annotate(
-            f" {total / 1000:,.2f}", (total, row.contender.title), va="center", fontsize=9
-        )
+    for row, end in zip(found, left, strict=True):
+        if row.cpu is not None:
+            text = f" {row.cpu.median:,.0f}"
+            axes.annotate(text, (end, row.contender.title), va="center", fontsize=9)
     axes.margins(x=0.12)
-    axes.set_xlabel("CPU for one update, in ns; numbers: µs of all processes (medians)")
+    axes.set_xlabel("CPU for one update, ns (medians; the number: all processes)")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)

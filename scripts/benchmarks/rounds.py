@@ -19,7 +19,7 @@ def obstacle(contender: Contender) -> str:
 
 
 def order_of(names: Sequence[str], number: int, seed: int) -> list[str]:
-    """Return the names in the order of a round, another one in each; a function of its arguments."""
+    """Return the names in the order of a round: a function of its arguments."""
     order = sorted(names)
     random.Random(f"{seed}/{number}").shuffle(order)
     return order

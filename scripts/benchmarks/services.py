@@ -1,4 +1,4 @@
-"""What contenders need running: a Redis, our workers, a NATS server. Nothing of them is persisted."""
+"""What contenders need running: a Redis, our workers, a NATS server. They persist nothing."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -10,15 +11,17 @@ from scripts.benchmarks.model import Result
 from scripts.benchmarks.stats import Summary
 
 RATIO_NOTE = (
-    "ours is: how many times better ours was, median (least to most) of the ratios of each round;\n"
-    "CPU: ns for one update, of all processes together; (!) rounds differ by more than half."
+    "ours is: how many times better, median (least to most) of the ratios of each round\n"
+    "x ours: the same of the CPU of all processes; (!): rounds differ by more than half"
 )
 
 
 def tell(run: Run, console: Console) -> None:
     """Print medians, ratios, and what does not count."""
     for result in run.results:
-        console.print(_table(result))
+        console.print(_headline_table(result))
+        if result.roles:
+            console.print(_cpu_table(result))
         for name, why in result.skipped.items():
             console.print(f"skipped {name}: {why}", markup=False)
         for sample in result.faults:
@@ -36,19 +39,9 @@ def times(ratio: Summary | None) -> str:
     return f"{ratio.median:.2f} x ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def _table(result: Result) -> Table:
+def _headline_table(result: Result) -> Table:
     scenario = result.scenario
-    table = Table(title=scenario.title, title_justify="left")
-    table.add_column("")
-    for name in (
-        scenario.headline.label,
-        "least to most",
-        "ours is",
-        *(f"CPU {role}" for role in result.roles),
-        "CPU all",
-        "ours takes 1 / x",
-    ):
-        table.add_column(name, justify="right")
+    table = _table(scenario.title, scenario.headline.label, "least to most", "ours is")
     for row in rows(result):
         mark = " (!)" if row.headline.is_noisy else ""
         table.add_row(
@@ -56,9 +49,27 @@ def _table(result: Result) -> Table:
             f"{row.headline.median:,.0f}",
             f"{row.headline.low:,.0f} to {row.headline.high:,.0f}{mark}",
             times(row.ratio),
-            *(f"{row.roles[role]:,.0f}" if role in row.roles else "-" for role in result.roles),
-            "-" if row.cpu is None else f"{row.cpu.median:,.0f}",
-            "-" if row.cpu_ratio is None else f"{row.cpu_ratio.median:.1f}",
             style="bold" if row.contender.name == scenario.ours else "",
         )
+    return table
+
+
+def _cpu_table(result: Result) -> Table:
+    table = _table("CPU for one update, ns", *result.roles, "all", "x ours")
+    for row in rows(result):
+        table.add_row(
+            row.contender.title,
+            *(f"{row.roles[role]:,.0f}" if role in row.roles else "-" for role in result.roles),
+            "-" if row.cpu is None else f"{row.cpu.median:,.0f}",
+            "-" if row.cpu_ratio is None else f"{row.cpu_ratio.median:.2f}",
+            style="bold" if row.contender.name == result.scenario.ours else "",
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
     return table

@@ -30,4 +30,4 @@ def difference(found: dict[str, float], updates: int) -> str:
     missing = len(right.keys() - found.keys())
     foreign = len(found.keys() - right.keys())
     wrong = sum(found[key] != right[key] for key in right.keys() & found.keys())
-    return f"the reader's state is not right: {missing} keys missing, {wrong} wrong, {foreign} foreign"
+    return f"the reader's state is wrong: {missing} keys missing, {wrong} wrong, {foreign} foreign"

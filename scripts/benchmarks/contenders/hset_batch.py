@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 
-from scripts.benchmarks.contenders.hset_publish import client
+from scripts.benchmarks.contenders.hset_publish import client, subscribed
 from scripts.benchmarks.link import Link, Place
 
 BATCHED = 200
@@ -20,11 +20,13 @@ def write(place: Place, link: Link) -> None:
     updates = zip(*place.workload(), strict=True)
     pipeline = client(place).pipeline(transaction=False)
     pack, as_bytes = msgpack.Packer().pack, struct.Struct("<d").pack
-    pipeline.ping().execute()
+    pipeline.ping()
+    pipeline.execute()
     link.ready()
     began = link.wait_for_go()
     while group := list(islice(updates, BATCHED)):
-        pipeline.hset("state", items=[part for key, value in group for part in (key, as_bytes(value))])
+        fields = [part for key, value in group for part in (key, as_bytes(value))]
+        pipeline.hset("state", items=fields)
         pipeline.publish("updates", pack(group))
         if len(pipeline) >= 2 * IN_FLIGHT:
             pipeline.execute()
@@ -35,10 +37,7 @@ def write(place: Place, link: Link) -> None:
 def read(place: Place, link: Link) -> None:
     """Put every message into a dict; done when the last one came."""
     state: dict[str, Any] = {}
-    subscription = client(place).pubsub()
-    subscription.subscribe("updates")
-    messages = subscription.listen()
-    next(messages)  # the server's word that it listens
+    messages = subscribed(place)
     link.ready()
     left = place.updates
     for message in messages:

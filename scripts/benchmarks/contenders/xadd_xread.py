@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from itertools import islice
+from typing import Any
 
 import redis
 
@@ -27,7 +28,8 @@ def write(place: Place, link: Link) -> None:
     updates = zip(*place.workload(), strict=True)
     pipeline = client(place).pipeline(transaction=False)
     as_bytes = FLOAT.pack
-    pipeline.ping().execute()
+    pipeline.ping()
+    pipeline.execute()
     link.ready()
     began = link.wait_for_go()
     while group := list(islice(updates, PIPELINED)):
@@ -47,7 +49,9 @@ def read(place: Place, link: Link) -> None:
     last: bytes | str = "0"
     as_float = FLOAT.unpack
     while left:
-        for _, entries in server.xread({"log": last}, count=READ_AT_ONCE, block=BLOCK_MS):
+        # Typed for both protocols at once, and both faces.
+        answer: Any = server.xread({"log": last}, count=READ_AT_ONCE, block=BLOCK_MS)
+        for _, entries in answer:
             for _, fields in entries:
                 for key, value in fields.items():
                     state[key.decode()] = as_float(value)[0]
