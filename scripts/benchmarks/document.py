@@ -49,6 +49,7 @@ class Row:
         ratio: how many times better ours is by it; None for ours, and if ours was not played.
         cpu: nanoseconds for one update, of all roles; None if not measured.
         cpu_ratio: how many times the CPU of ours it takes; None as `ratio`.
+        also: medians of the scenario's other measures, in its order.
         roles: role -> median nanoseconds for one update.
     """
 
@@ -57,6 +58,7 @@ class Row:
     ratio: Summary | None
     cpu: Summary | None
     cpu_ratio: Summary | None
+    also: Mapping[str, float]
     roles: Mapping[str, float]
 
 
@@ -69,7 +71,6 @@ def rows(result: Result) -> list[Row]:
         headline = summary(result.of(name, scenario.headline.name).values())
         if headline is None:
             continue
-        medians = {role: summary(result.of(name, CPU + role).values()) for role in result.roles}
         is_peer = name != scenario.ours
         found.append(
             Row(
@@ -78,12 +79,21 @@ def rows(result: Result) -> list[Row]:
                 compared(result, name) if is_peer else None,
                 summary(cpu_total(result, name).values()),
                 cpu_compared(result, name) if is_peer else None,
-                {role: one.median for role, one in medians.items() if one is not None},
+                _medians(result, name, {one.name: one.name for one in scenario.also}),
+                _medians(result, name, {CPU + role: role for role in result.roles}),
             )
         )
     return sorted(
         found, key=lambda row: row.headline.median, reverse=scenario.headline.is_more_better
     )
+
+
+def _medians(result: Result, contender: str, measures: Mapping[str, str]) -> dict[str, float]:
+    """Return the medians of measures that a contender has, under the names they map to."""
+    found = {
+        shown: summary(result.of(contender, name).values()) for name, shown in measures.items()
+    }
+    return {shown: one.median for shown, one in found.items() if one is not None}
 
 
 def as_object(run: Run) -> dict[str, Any]:

@@ -62,14 +62,14 @@ class Link:
         """Wait for the writer's note."""
         return str(self._expect("note")["note"])
 
-    def read(self, state: Mapping[str, Any], at: int | None = None) -> None:
+    def read(self, state: Mapping[str, Any], **measures: float) -> None:
         """Tell that the state is complete, then show it.
 
         Args:
             state: what this reader holds.
-            at: when it was complete; None for now.
+            measures: what it measured itself.
         """
-        self._tell(at=at or time.monotonic_ns())
+        self._tell(at=time.monotonic_ns(), measures=measures)
         shown = self._expect("show")["file"]
         Path(shown).write_bytes(msgpack.packb(dict(state)))
         self._tell(shown=True)

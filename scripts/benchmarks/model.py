@@ -45,12 +45,18 @@ class Measure:
         label: for people.
         unit: for people.
         is_more_better: more of it is better.
+        digits: behind the point, that say something.
     """
 
     name: str
     label: str
     unit: str
     is_more_better: bool
+    digits: int = 0
+
+    def shown(self, value: float) -> str:
+        """Return a value for people, without the unit."""
+        return f"{value:,.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Scenario:
         method: what is measured and how, in the words of the page; paragraphs.
         headline: what is compared.
         contenders: the first is ours, the others are compared with it.
+        also: what is shown beside it.
         play: plays one run; what it gets is a `stage.Stage`, what it returns are the measures.
     """
 
@@ -72,6 +79,7 @@ class Scenario:
     headline: Measure
     contenders: tuple[Contender, ...]
     play: Callable[[Any], Mapping[str, float]]
+    also: tuple[Measure, ...] = ()
 
     @property
     def ours(self) -> str:

@@ -54,10 +54,11 @@ def _headline(axes: plt.Axes, found: list[Row], result: Result) -> None:
     bars = axes.barh(
         [row.contender.title for row in found], medians, xerr=whiskers, color=colours, capsize=3
     )
-    axes.bar_label(bars, [f" {value:,.0f}" for value in medians], padding=4)
+    axes.bar_label(bars, [f" {headline.shown(value)}" for value in medians], padding=4)
     axes.margins(x=0.18)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    if not headline.digits:
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(f"{headline.label} (median; least to most of all rounds)")
 
 

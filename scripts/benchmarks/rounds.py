@@ -75,4 +75,4 @@ def _in_words(scenario: Scenario, sample: Sample) -> str:
     if sample.fault:
         return f"does not count: {sample.fault}"
     headline = scenario.headline
-    return f"{sample.measures[headline.name]:>12,.0f} {headline.unit}"
+    return f"{headline.shown(sample.measures[headline.name]):>12} {headline.unit}"

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from scripts.benchmarks.document import Run, as_object
 from scripts.benchmarks.machine import machine, versions
-from scripts.benchmarks.model import BenchmarkError
+from scripts.benchmarks.model import BenchmarkError, Scenario
 from scripts.benchmarks.page import page
 from scripts.benchmarks.processes import ROOT
 from scripts.benchmarks.rounds import play
@@ -115,7 +115,6 @@ def measure(options: argparse.Namespace, console: Console) -> Run:
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     place, began = machine(), time.monotonic()
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    only_scenarios = [name for name in options.only if name in SCENARIO_NAMES]
     results = [
         play(
             scenario,
@@ -126,8 +125,7 @@ def measure(options: argparse.Namespace, console: Console) -> Run:
             seed=options.seed,
             say=lambda text: console.print(text, markup=False, highlight=False),
         )
-        for scenario in SCENARIOS
-        if not only_scenarios or scenario.name in only_scenarios
+        for scenario in scenarios_of(options.only)
     ]
     return Run(
         made=made,
@@ -138,6 +136,18 @@ def measure(options: argparse.Namespace, console: Console) -> Run:
         seconds=time.monotonic() - began,
         results=results,
     )
+
+
+def scenarios_of(only: Sequence[str]) -> list[Scenario]:
+    """Return the scenarios that names of scenarios and contenders leave."""
+    scenarios = [name for name in only if name in SCENARIO_NAMES]
+    contenders = {name for name in only if name in CONTENDER_NAMES}
+    return [
+        scenario
+        for scenario in SCENARIOS
+        if (not scenarios or scenario.name in scenarios)
+        and (not contenders or contenders & {one.name for one in scenario.contenders})
+    ]
 
 
 def revision() -> str:

@@ -41,13 +41,16 @@ def times(ratio: Summary | None) -> str:
 
 def _headline_table(result: Result) -> Table:
     scenario = result.scenario
-    table = _table(scenario.title, scenario.headline.label, "least to most", "ours is")
+    headline, also = scenario.headline, scenario.also
+    others = [one.label for one in also]
+    table = _table(scenario.title, headline.label, "least to most", *others, "ours is")
     for row in rows(result):
         mark = " (!)" if row.headline.is_noisy else ""
         table.add_row(
             row.contender.title,
-            f"{row.headline.median:,.0f}",
-            f"{row.headline.low:,.0f} to {row.headline.high:,.0f}{mark}",
+            headline.shown(row.headline.median),
+            f"{headline.shown(row.headline.low)} to {headline.shown(row.headline.high)}{mark}",
+            *(one.shown(row.also[one.name]) for one in also),
             times(row.ratio),
             style="bold" if row.contender.name == scenario.ours else "",
         )

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from scripts.benchmarks.cpu import cpu_ns
-from scripts.benchmarks.model import Contender, Sample
+from scripts.benchmarks.model import Contender, Sample, Scenario
 from scripts.benchmarks.rounds import obstacle, play
+from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE
 from scripts.benchmarks.scenarios.throughput import THROUGHPUT
 from tests.processes.lossy import CRASHES, GOOD, LOSES_A_KEY
 
@@ -29,14 +30,16 @@ LOSSY = Contender("lossy", "lossy", "tests.processes.lossy", 1, (), (), "badly")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="scripts/bench needs Linux")
 
 
-def run(folder: Path, *names: str) -> tuple[dict[str, Any], str]:
+def run(
+    folder: Path, *names: str, scenario: str = "throughput", updates: int = UPDATES
+) -> tuple[dict[str, Any], str]:
     """Run only these to the end; return numbers and output."""
     file = folder / "numbers.json"
     only = [word for name in names for word in ("--only", name)]
     done = subprocess.run(
         [
             *[*COMMAND, *only, "--json", str(file), "--docs", str(folder / "docs")],
-            *["--updates", str(UPDATES), "--rounds", str(ROUNDS)],
+            *["--updates", str(updates), "--rounds", str(ROUNDS)],
         ],
         cwd=ROOT,
         env={**ENVIRONMENT, "TMPDIR": str(folder)},
@@ -46,7 +49,7 @@ def run(folder: Path, *names: str) -> tuple[dict[str, Any], str]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    numbers: dict[str, Any] = json.loads(file.read_text())["scenarios"]["throughput"]
+    numbers: dict[str, Any] = json.loads(file.read_text())["scenarios"][scenario]
     return numbers, done.stdout
 
 
@@ -74,6 +77,15 @@ def test_a_peer_ends_with_the_right_state(tmp_path: Path, peer: Contender) -> No
     numbers, _ = run(tmp_path, peer.name)
     assert [one["fault"] for one in numbers["samples"]] == [""] * ROUNDS
     assert numbers["contenders"][peer.name]["headline"]["median"] > 0
+
+
+@pytest.mark.parametrize("scenario", [AT_ONCE, BY_AGE], ids=[AT_ONCE.name, BY_AGE.name])
+def test_latency_is_measured_from_set_to_sight(tmp_path: Path, scenario: Scenario) -> None:
+    """Every update once; the state is checked, too; p50 is not above p99."""
+    numbers, _ = run(tmp_path, scenario.name, scenario=scenario.name, updates=300)
+    assert [one["fault"] for one in numbers["samples"]] == [""] * ROUNDS * len(scenario.contenders)
+    for sample in numbers["samples"]:
+        assert 0 < sample["measures"]["p50_ms"] <= sample["measures"]["p99_ms"]
 
 
 @pytest.mark.parametrize(

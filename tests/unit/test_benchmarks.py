@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 
 import pytest
 
 from scripts.benchmarks.document import Run, as_object, rows
 from scripts.benchmarks.model import Result, Sample
+from scripts.benchmarks.pace import paced, share
 from scripts.benchmarks.page import page
 from scripts.benchmarks.rounds import obstacle, order_of
-from scripts.benchmarks.run import DOCS, arguments, docs_of
+from scripts.benchmarks.run import DOCS, arguments, docs_of, scenarios_of
 from scripts.benchmarks.scenarios import SCENARIOS
+from scripts.benchmarks.scenarios.latency import AT_ONCE
 from scripts.benchmarks.scenarios.throughput import THROUGHPUT
 from scripts.benchmarks.stats import Summary, advantage, summary
 from scripts.benchmarks.workload import KEYS, difference, final_state, workload
@@ -174,4 +177,51 @@ def test_scenarios_name_each_contender_once_and_ours_first() -> None:
     for scenario in SCENARIOS:
         names = [one.name for one in scenario.contenders]
         assert len(set(names)) == len(names)
-        assert scenario.ours == "statebroker"
+        assert scenario.ours.startswith("statebroker")
+
+
+@pytest.mark.parametrize(
+    ("only", "left"),
+    [
+        ([], ["throughput", "latency", "latency-age"]),
+        (["zeromq"], ["throughput"]),
+        (["latency"], ["latency"]),
+        (["latency", "zeromq"], []),
+        (["statebroker", "publish-paced"], ["throughput", "latency"]),
+    ],
+)
+def test_only_leaves_the_scenarios_that_have_something_to_play(
+    only: list[str], left: list[str]
+) -> None:
+    """Names of scenarios and of contenders narrow each other."""
+    assert [one.name for one in scenarios_of(only)] == left
+
+
+@pytest.mark.parametrize(("part", "value"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
+def test_a_share_is_a_value_that_was_there(part: float, value: float) -> None:
+    """So much of all is not above it; of one value it is that value."""
+    assert share([float(number) for number in range(100, 0, -1)], part) == value
+    assert share([7.0], part) == 7.0
+
+
+def test_a_paced_writer_keeps_the_rate_and_loses_nothing() -> None:
+    """Every item in order, none before its time."""
+    began = time.monotonic()
+    times = {item: time.monotonic() - began for item in paced(iter(range(200)), 2_000)}
+    assert list(times) == list(range(200))
+    assert all(at >= item / 2_000 for item, at in times.items())
+
+
+def test_less_is_better_where_the_measure_says_so() -> None:
+    """Latency: half as long is twice as good, listed first, with the digits that it has."""
+    latencies = {"statebroker-count-1": 0.25, "publish-paced": 0.125}
+    samples = tuple(
+        Sample(name, 1, 9, {"p50_ms": value, "p99_ms": 3 * value})
+        for name, value in latencies.items()
+    )
+    result = Result(AT_ONCE, samples, {})
+    peer, ours = rows(result)
+    assert (peer.contender.name, peer.also) == ("publish-paced", {"p99_ms": 0.375})
+    assert (ours.ratio, peer.ratio) == (None, Summary(0.5, 0.5, 0.5, 1))
+    text = page(dataclasses.replace(RUN, results=[result]))
+    assert "| **statebroker, count 1** | 0.25 | 0.25 to 0.25 | 0.75 | - |" in text
