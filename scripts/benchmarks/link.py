@@ -24,16 +24,18 @@ class Place:
         redis: URL of the Redis, empty if there is none.
         nats: URL of the NATS server, empty if there is none.
         updates: how many are written.
+        keys: how many different ones.
     """
 
     folder: str
     redis: str
     nats: str
     updates: int
+    keys: int
 
     def workload(self) -> tuple[list[str], list[float]]:
         """Return the keys and values to write, in order."""
-        return workload(self.updates)
+        return workload(self.updates, self.keys)
 
 
 class Link:

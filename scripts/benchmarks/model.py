@@ -25,6 +25,8 @@ class Contender:
         services: what it needs running: "redis", "worker" (ours), "nats".
         needs: modules that have to be installed.
         how: what it does, in the words of the page.
+        keys: how many different ones are written, if there are so many updates.
+        settings: of our worker, as environment variables; others are the defaults.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Contender:
     services: tuple[str, ...]
     needs: tuple[str, ...]
     how: str
+    keys: int = 10_000
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Scenario:
         headline: what is compared.
         contenders: the first is ours, the others are compared with it.
         also: what is shown beside it.
+        quick_part: of the updates, that a quick run makes.
         play: plays one run; what it gets is a `stage.Stage`, what it returns are the measures.
     """
 
@@ -80,6 +85,7 @@ class Scenario:
     contenders: tuple[Contender, ...]
     play: Callable[[Any], Mapping[str, float]]
     also: tuple[Measure, ...] = ()
+    quick_part: float = 1.0
 
     @property
     def ours(self) -> str:

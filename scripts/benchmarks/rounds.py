@@ -33,6 +33,7 @@ def play(
     updates: int | None,
     server: str,
     seed: int,
+    part: float,
     say: Callable[[str], None],
 ) -> Result:
     """Play all rounds of a scenario.
@@ -44,6 +45,7 @@ def play(
         updates: in each run, instead of the contender's own number.
         server: "redis" or "valkey".
         seed: of the orders.
+        part: of the contender's own number of updates.
         say: tells a person what happens.
     """
     wanted = [one for one in scenario.contenders if not only or one.name in only]
@@ -54,7 +56,9 @@ def play(
     samples = []
     for number in range(1, rounds + 1):
         for name in order_of(list(playing), number, seed):
-            sample = _run(scenario, playing[name], number, updates or playing[name].updates, server)
+            contender = playing[name]
+            count = updates or round(contender.updates * part)
+            sample = _run(scenario, contender, number, count, server)
             samples.append(sample)
             say(f"{scenario.name} {number}/{rounds}  {name:20} {_in_words(scenario, sample)}")
     return Result(scenario, tuple(samples), skipped)

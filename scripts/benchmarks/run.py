@@ -123,6 +123,7 @@ def measure(options: argparse.Namespace, console: Console) -> Run:
             updates=options.updates,
             server=server,
             seed=options.seed,
+            part=scenario.quick_part if options.quick else 1.0,
             say=lambda text: console.print(text, markup=False, highlight=False),
         )
         for scenario in scenarios_of(options.only)

@@ -7,7 +7,7 @@ import socket
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from broker.embedded.binary import bundled_binary
@@ -82,11 +82,11 @@ def start_redis(kind: str, folder: Path) -> tuple[Process, str]:
     return process, f"unix://{path}"
 
 
-def start_worker(url: str, namespace: str, folder: Path) -> Process:
-    """Start `statebroker serve` with its default settings, and return it once it works."""
+def start_worker(url: str, namespace: str, folder: Path, settings: Mapping[str, str]) -> Process:
+    """Start `statebroker serve`, and return it once it works."""
     ready = folder / "worker.ready"
     command = [sys.executable, "-P", "-m", "workers", "serve", "--ready-file", str(ready)]
-    environment = {"STATEBROKER_URL": url, "STATEBROKER_NAMESPACE": namespace}
+    environment = {"STATEBROKER_URL": url, "STATEBROKER_NAMESPACE": namespace, **settings}
     process = Process("worker", command, folder, environment)
     _wait(process, ready.exists)
     return process

@@ -19,6 +19,7 @@ from scripts.benchmarks.link import Place
 from scripts.benchmarks.model import BenchmarkError, Contender
 from scripts.benchmarks.processes import Process
 from scripts.benchmarks.services import start_nats, start_redis, start_worker
+from scripts.benchmarks.workload import difference
 
 RUN_TIMEOUT_S = 90.0
 
@@ -88,13 +89,18 @@ class Stage:
         """Return the reader's report that it is done."""
         return self.reader.report(RUN_TIMEOUT_S)
 
-    def shown_state(self) -> dict[str, Any]:
-        """Return what the reader holds."""
+    def check_state(self) -> None:
+        """Compare what the reader holds with what was written.
+
+        Raises:
+            BenchmarkError: it is not the same; says how much is not.
+        """
         file = self.folder / "state"
         self.reader.tell("show", file=str(file))
         self.reader.report(RUN_TIMEOUT_S)
-        state: dict[str, Any] = msgpack.unpackb(file.read_bytes())
-        return state
+        fault = difference(msgpack.unpackb(file.read_bytes()), self.updates, self.contender.keys)
+        if fault:
+            raise BenchmarkError(fault)
 
     def _start_services(self) -> Place:
         redis = nats = ""
@@ -103,14 +109,14 @@ class Stage:
                 case "redis":
                     process, redis = start_redis(self._server, self.folder)
                 case "worker":
-                    process = start_worker(redis, NAMESPACE, self.folder)
+                    process = start_worker(redis, NAMESPACE, self.folder, self.contender.settings)
                 case "nats":
                     process, nats = start_nats(self.folder)
                 case _:
                     raise BenchmarkError(f"unknown service {service!r}")
             self._stack.enter_context(process)
             self._services[process.name] = process
-        return Place(str(self.folder), redis, nats, self.updates)
+        return Place(str(self.folder), redis, nats, self.updates, self.contender.keys)
 
     def _start_role(self, name: str, role: str, place: Place) -> Process:
         fields = json.dumps(dataclasses.asdict(place))

@@ -21,7 +21,7 @@ def write(place: Place, link: Link) -> None:
 
 def read(place: Place, link: Link) -> None:
     """Know the answer, or nearly."""
-    state = final_state(place.updates)
+    state = final_state(place.updates, place.keys)
     link.ready()
     if link.note() != "the note":
         state.clear()

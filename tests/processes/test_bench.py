@@ -16,6 +16,7 @@ from scripts.benchmarks.cpu import cpu_ns
 from scripts.benchmarks.model import Contender, Sample, Scenario
 from scripts.benchmarks.rounds import obstacle, play
 from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE
+from scripts.benchmarks.scenarios.load import LOAD
 from scripts.benchmarks.scenarios.throughput import THROUGHPUT
 from tests.processes.lossy import CRASHES, GOOD, LOSES_A_KEY
 
@@ -88,6 +89,14 @@ def test_latency_is_measured_from_set_to_sight(tmp_path: Path, scenario: Scenari
         assert 0 < sample["measures"]["p50_ms"] <= sample["measures"]["p99_ms"]
 
 
+def test_a_late_reader_has_everything(tmp_path: Path) -> None:
+    """Ours from the full state and bare HSCAN, both with every key."""
+    numbers, _ = run(tmp_path, LOAD.name, scenario=LOAD.name, updates=3_000)
+    assert [one["fault"] for one in numbers["samples"]] == [""] * ROUNDS * len(LOAD.contenders)
+    assert set(numbers["contenders"]) == {"statebroker-load", "hscan"}
+    assert all(sample["measures"]["seconds"] > 0 for sample in numbers["samples"])
+
+
 @pytest.mark.parametrize(
     ("updates", "fault"),
     [
@@ -109,6 +118,7 @@ def test_a_run_that_went_wrong_gives_no_number(
         updates=updates,
         server="valkey",
         seed=1,
+        part=1.0,
         say=said.append,
     )
     assert [one.fault for one in result.samples] == [fault]

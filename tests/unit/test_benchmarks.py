@@ -18,8 +18,9 @@ from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.scenarios.latency import AT_ONCE
 from scripts.benchmarks.scenarios.throughput import THROUGHPUT
 from scripts.benchmarks.stats import Summary, advantage, summary
-from scripts.benchmarks.workload import KEYS, difference, final_state, workload
+from scripts.benchmarks.workload import difference, final_state, workload
 
+KEYS = 1_000
 FAULT = "the reader's state is wrong: 1 keys missing"
 
 
@@ -123,20 +124,20 @@ def test_each_round_has_an_order_of_its_own() -> None:
 @pytest.mark.parametrize("updates", [1, 7, KEYS, KEYS + 1, 3 * KEYS])
 def test_the_right_state_is_the_last_value_of_each_key(updates: int) -> None:
     """Every key once before any twice, so that the number of keys is known."""
-    right = final_state(updates)
+    right = final_state(updates, KEYS)
     assert len(right) == min(updates, KEYS)
-    keys, values = workload(updates)
+    keys, values = workload(updates, KEYS)
     assert right[keys[-1]] == values[-1]
-    assert difference(dict(right), updates) == ""
+    assert difference(dict(right), updates, KEYS) == ""
 
 
 def test_a_state_that_is_wrong_is_told() -> None:
     """A key that is missing, one too many, and a value that is old."""
-    state = final_state(KEYS + 1)
+    state = final_state(KEYS + 1, KEYS)
     del state["vehicle/00001"]
     state["vehicle/00000"] = 0.0
     state["other"] = 1.0
-    assert difference(state, KEYS + 1).endswith("1 keys missing, 1 wrong, 1 foreign")
+    assert difference(state, KEYS + 1, KEYS).endswith("1 keys missing, 1 wrong, 1 foreign")
 
 
 def test_who_is_not_installed_is_skipped_with_the_fix() -> None:
@@ -183,7 +184,7 @@ def test_scenarios_name_each_contender_once_and_ours_first() -> None:
 @pytest.mark.parametrize(
     ("only", "left"),
     [
-        ([], ["throughput", "latency", "latency-age"]),
+        ([], ["throughput", "latency", "latency-age", "load"]),
         (["zeromq"], ["throughput"]),
         (["latency"], ["latency"]),
         (["latency", "zeromq"], []),

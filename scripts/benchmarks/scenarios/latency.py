@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from scripts.benchmarks.model import BenchmarkError, Contender, Measure, Scenario
+from scripts.benchmarks.model import Contender, Measure, Scenario
 from scripts.benchmarks.stage import Stage
-from scripts.benchmarks.workload import difference
 
 CONTENDERS = "scripts.benchmarks.contenders."
 P50 = Measure("p50_ms", "p50, ms", "ms", is_more_better=False, digits=2)
@@ -20,9 +19,7 @@ def play(stage: Stage) -> dict[str, float]:
     stage.writer.tell("go")
     stage.wrote()
     measures: dict[str, float] = stage.read()["measures"]
-    fault = difference(stage.shown_state(), stage.updates)
-    if fault:
-        raise BenchmarkError(fault)
+    stage.check_state()
     return measures
 
 
