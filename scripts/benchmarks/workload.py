@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Coprime to every number of keys here: each comes once before any twice, and no neighbours in a row.
+# Coprime to every number of keys: each comes once before any twice, and no neighbours in a row.
 STRIDE = 7_919
 
 
