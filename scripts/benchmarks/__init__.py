@@ -1,0 +1,1 @@
+"""Ours and what a user would pick instead, measured in the same run."""

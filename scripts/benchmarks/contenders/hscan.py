@@ -1,0 +1,44 @@
+"""A hash, and HSCAN into a dict: what was there at some moment, and nobody tells what changes."""
+
+from __future__ import annotations
+
+import struct
+from itertools import islice
+from typing import Any
+
+from scripts.benchmarks.contenders.hset_publish import client
+from scripts.benchmarks.link import Link, Place
+
+WRITTEN_AT_ONCE = 1_000
+READ_AT_ONCE = 10_000
+FLOAT = struct.Struct("<d")
+
+
+def write(place: Place, link: Link) -> None:
+    """Fill the hash, 1000 fields in one HSET."""
+    server = client(place)
+    updates = zip(*place.workload(), strict=True)
+    link.ready()
+    began = link.wait_for_go()
+    while group := list(islice(updates, WRITTEN_AT_ONCE)):
+        fields = [part for key, value in group for part in (key, FLOAT.pack(value))]
+        server.hset("state", items=fields)
+    link.wrote(began)
+
+
+def read(place: Place, link: Link) -> None:
+    """Scan it, page after page: the cursor of one comes with the one before."""
+    state: dict[str, float] = {}
+    link.ready()
+    began = link.wait_for_go()
+    server = client(place)
+    cursor, as_float = 0, FLOAT.unpack
+    while True:
+        # Typed for both protocols at once, and both faces.
+        answer: Any = server.hscan("state", cursor, count=READ_AT_ONCE)
+        cursor, page = answer
+        for key, value in page.items():
+            state[key.decode()] = as_float(value)[0]
+        if not cursor:
+            break
+    link.read(state, began=began)

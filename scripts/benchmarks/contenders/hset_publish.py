@@ -1,0 +1,62 @@
+"""HSET for those who come later, PUBLISH for those who listen; redis-py with hiredis, pipelined."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import msgpack
+import redis
+
+from scripts.benchmarks.link import Link, Place
+
+PIPELINED = 200
+
+
+def client(place: Place) -> redis.Redis:
+    """RESP2: redis-py parses it faster."""
+    return redis.Redis.from_url(place.redis, protocol=2)
+
+
+def subscribed(place: Place) -> Iterator[dict[str, Any]]:
+    """Return the messages from now on."""
+    subscription = client(place).pubsub()  # type: ignore[no-untyped-call]
+    subscription.subscribe("updates")
+    messages: Iterator[dict[str, Any]] = subscription.listen()
+    next(messages)  # the server's word that it listens
+    return messages
+
+
+def write(place: Place, link: Link) -> None:
+    """Two commands for each update, 200 updates in one pipeline; done when all are answered."""
+    updates = zip(*place.workload(), strict=True)
+    pipeline = client(place).pipeline(transaction=False)
+    pack, as_bytes = msgpack.Packer().pack, struct.Struct("<d").pack
+    pipeline.ping()
+    pipeline.execute()
+    link.ready()
+    began = link.wait_for_go()
+    while group := list(islice(updates, PIPELINED)):
+        for key, value in group:
+            pipeline.hset("state", key, as_bytes(value))
+            pipeline.publish("updates", pack((key, value)))
+        pipeline.execute()
+    link.wrote(began)
+
+
+def read(place: Place, link: Link) -> None:
+    """Put every message into a dict; done when the last one came."""
+    state: dict[str, Any] = {}
+    messages = subscribed(place)
+    link.ready()
+    left = place.updates
+    unpack = msgpack.unpackb
+    for message in messages:
+        key, value = unpack(message["data"])
+        state[key] = value
+        left -= 1
+        if not left:
+            break
+    link.read(state)

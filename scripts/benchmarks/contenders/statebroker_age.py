@@ -1,0 +1,48 @@
+"""Ours with default settings at 10,000 deltas a second: how late is the oldest of each batch."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import Any
+
+from broker import Producer, Replica
+from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
+from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.pace import paced, percentiles
+
+PER_S = 10_000
+MAX_AGE_S = 0.05
+
+
+def write(place: Place, link: Link) -> None:
+    """Set at the rate; the value carries the time."""
+    updates = zip(*place.workload(), strict=True)
+    with Producer(place.redis, namespace=NAMESPACE, local_delta_max_age=MAX_AGE_S) as producer:
+        link.ready()
+        began = link.wait_for_go()
+        for key, value in paced(updates, PER_S):
+            producer.set(key, [value, time.monotonic_ns()])
+        link.wrote(began, str(producer.flush()))
+
+
+def read(place: Place, link: Link) -> None:
+    """Follow every change; a batch is there when the first of its changes is."""
+    oldest: dict[int, float] = {}
+    left, offset, now = place.updates, -1, 0
+    with Replica(place.redis, namespace=NAMESPACE) as replica:
+        replica.wait_live(TIMEOUT_S)
+        with closing(replica.changes()) as changes:
+            link.ready()
+            for change in changes:
+                if change.position.offset != offset:
+                    offset, now = change.position.offset, time.monotonic_ns()
+                stamped: Any = change.value
+                beyond = now - stamped[1] - MAX_AGE_S * 1e9
+                oldest[offset] = max(beyond, oldest.get(offset, beyond))
+                left -= 1
+                if not left:
+                    break
+        replica.wait_for(link.note(), TIMEOUT_S)
+        state = {key: value for key, (value, _) in replica.items()}
+        link.read(state, batches=len(oldest), **percentiles(list(oldest.values())))

@@ -1,0 +1,48 @@
+"""Ours: a replica that joins when everything is written and folded into the full state."""
+
+from __future__ import annotations
+
+import time
+
+from broker import Inspector, Producer, Replica
+from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
+from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.model import BenchmarkError
+
+POLL_S = 0.05
+
+
+def write(place: Place, link: Link) -> None:
+    """Write all, and wait until the scheduler has folded the last batch."""
+    with (
+        Producer(place.redis, namespace=NAMESPACE) as producer,
+        Inspector(place.redis, namespace=NAMESPACE) as inspector,
+    ):
+        link.ready()
+        began = link.wait_for_go()
+        for key, value in zip(*place.workload(), strict=True):
+            producer.set(key, value)
+        producer.flush()
+        deadline = time.monotonic() + TIMEOUT_S
+        while not is_folded(inspector):
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"no full state within {TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+        link.wrote(began)
+
+
+def is_folded(inspector: Inspector) -> bool:
+    """Whether the full state holds everything that was accepted."""
+    return all(
+        shard["pending_deltas"] == 0 and shard["snapshot_offset"] == shard["offset"]
+        for shard in inspector.status()["shards"]
+    )
+
+
+def read(place: Place, link: Link) -> None:
+    """Join, and be live."""
+    link.ready()
+    began = link.wait_for_go()
+    with Replica(place.redis, namespace=NAMESPACE) as replica:
+        replica.wait_live(TIMEOUT_S)
+        link.read(replica, began=began)

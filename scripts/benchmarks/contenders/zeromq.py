@@ -1,0 +1,47 @@
+"""Bare ZeroMQ PUB/SUB: no server, no history, nobody who comes later gets anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import zmq
+
+from scripts.benchmarks.link import Link, Place
+
+
+def address(place: Place) -> str:
+    """Return the unix socket."""
+    return f"ipc://{place.folder}/zmq.sock"
+
+
+def write(place: Place, link: Link) -> None:
+    """One message for each update; done when the library has taken them all."""
+    keys, values = place.workload()
+    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        # Without limits, for a full queue drops messages.
+        socket.set_hwm(0)
+        socket.bind(address(place))
+        # XPUB hears of subscriptions: what is sent before one is lost.
+        socket.recv()
+        link.ready()
+        began = link.wait_for_go()
+        send, pack = socket.send, msgpack.Packer().pack
+        for key, value in zip(keys, values, strict=True):
+            send(pack((key, value)))
+        link.wrote(began)
+
+
+def read(place: Place, link: Link) -> None:
+    """Put every message into a dict; done when the last one came."""
+    state: dict[str, Any] = {}
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.set_hwm(0)
+        socket.connect(address(place))
+        socket.subscribe(b"")
+        link.ready()
+        receive, unpack = socket.recv, msgpack.unpackb
+        for _ in range(place.updates):
+            key, value = unpack(receive())
+            state[key] = value
+        link.read(state)

@@ -1,0 +1,126 @@
+"""A run as one JSON object, and the rows that table, page and plots share; no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.benchmarks.model import CPU, Contender, Result
+from scripts.benchmarks.stats import Summary, compared, cpu_compared, cpu_total, summary
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that one call of the command measured, and how.
+
+    Attributes:
+        made: day and time, UTC.
+        revision: the commit; "+" behind it if files were changed.
+        machine: name -> what it is.
+        versions: name -> version.
+        options: rounds, server, seed and so on.
+        seconds: how long all took.
+        results: one for each scenario.
+    """
+
+    made: str
+    revision: str
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    options: Mapping[str, Any]
+    seconds: float
+    results: Sequence[Result]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every run counts."""
+        return not any(result.faults for result in self.results)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in numbers.
+
+    Attributes:
+        contender: who.
+        headline: of its rounds.
+        ratio: how many times better ours is by it; None for ours, and if ours was not played.
+        cpu: nanoseconds for one update, of all roles; None if not measured.
+        cpu_ratio: how many times the CPU of ours it takes; None as `ratio`.
+        also: medians of the scenario's other measures, in its order.
+        roles: role -> median nanoseconds for one update.
+    """
+
+    contender: Contender
+    headline: Summary
+    ratio: Summary | None
+    cpu: Summary | None
+    cpu_ratio: Summary | None
+    also: Mapping[str, float]
+    roles: Mapping[str, float]
+
+
+def rows(result: Result) -> list[Row]:
+    """Return a row for each contender with a number, best headline first."""
+    scenario = result.scenario
+    found = []
+    for contender in result.played:
+        name = contender.name
+        headline = summary(result.of(name, scenario.headline.name).values())
+        if headline is None:
+            continue
+        is_peer = name != scenario.ours
+        found.append(
+            Row(
+                contender,
+                headline,
+                compared(result, name) if is_peer else None,
+                summary(cpu_total(result, name).values()),
+                cpu_compared(result, name) if is_peer else None,
+                _medians(result, name, {one.name: one.name for one in scenario.also}),
+                _medians(result, name, {CPU + role: role for role in result.roles}),
+            )
+        )
+    return sorted(
+        found, key=lambda row: row.headline.median, reverse=scenario.headline.is_more_better
+    )
+
+
+def _medians(result: Result, contender: str, measures: Mapping[str, str]) -> dict[str, float]:
+    """Return the medians of measures that a contender has, under the names they map to."""
+    found = {
+        shown: summary(result.of(contender, name).values()) for name, shown in measures.items()
+    }
+    return {shown: one.median for shown, one in found.items() if one is not None}
+
+
+def as_object(run: Run) -> dict[str, Any]:
+    """Return what `--json` writes: raw numbers of every run, and what was made of them."""
+    return {
+        "made": run.made,
+        "revision": run.revision,
+        "machine": dict(run.machine),
+        "versions": dict(run.versions),
+        "options": dict(run.options),
+        "seconds": round(run.seconds, 1),
+        "good": run.is_good,
+        "scenarios": {result.scenario.name: _result(result) for result in run.results},
+    }
+
+
+def _result(result: Result) -> dict[str, Any]:
+    return {
+        "headline": dataclasses.asdict(result.scenario.headline),
+        "ours": result.scenario.ours,
+        "contenders": {row.contender.name: _row(row) for row in rows(result)},
+        "skipped": dict(result.skipped),
+        "samples": [dataclasses.asdict(sample) for sample in result.samples],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    fields = dataclasses.asdict(row)
+    del fields["contender"]
+    return {"title": row.contender.title, **fields}

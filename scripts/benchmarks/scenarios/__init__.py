@@ -1,0 +1,9 @@
+"""The questions; one file each, listed here."""
+
+from __future__ import annotations
+
+from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE
+from scripts.benchmarks.scenarios.load import LOAD
+from scripts.benchmarks.scenarios.throughput import THROUGHPUT
+
+SCENARIOS = (THROUGHPUT, AT_ONCE, BY_AGE, LOAD)

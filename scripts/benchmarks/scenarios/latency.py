@@ -1,0 +1,89 @@
+"""How long one update takes from the call of one process to the eyes of another."""
+
+from __future__ import annotations
+
+from scripts.benchmarks.model import Contender, Measure, Scenario
+from scripts.benchmarks.stage import Stage
+
+CONTENDERS = "scripts.benchmarks.contenders."
+P50 = Measure("p50_ms", "p50, ms", "ms", is_more_better=False, digits=2)
+P99 = Measure("p99_ms", "p99, ms", "ms", is_more_better=False, digits=2)
+
+
+def play(stage: Stage) -> dict[str, float]:
+    """Let the writer write all at its rate, and return what the reader measured.
+
+    Raises:
+        BenchmarkError: a role failed, or the reader's state is not right.
+    """
+    stage.writer.tell("go")
+    stage.wrote()
+    measures: dict[str, float] = stage.read()["measures"]
+    stage.check_state()
+    return measures
+
+
+AT_ONCE = Scenario(
+    name="latency",
+    title="Latency of single updates",
+    method="""\
+1,000 updates a second, every one of them published by itself: ours with `local_delta_max_count` 1
+and `linger` 0. The time of the call travels in the value; the clock is the one that all processes
+of a machine share. p50 and p99 are of all updates of a run, in milliseconds; less is better. The
+reader's state is checked as above.""",
+    headline=P50,
+    also=(P99,),
+    play=play,
+    contenders=(
+        Contender(
+            name="statebroker-count-1",
+            title="statebroker, count 1",
+            module=CONTENDERS + "statebroker_count",
+            updates=3_000,
+            services=("redis", "worker"),
+            needs=("redis",),
+            how=(
+                "`Producer.set`; our worker drains and publishes each delta; the reader follows "
+                "`Replica.changes()`."
+            ),
+        ),
+        Contender(
+            name="publish-paced",
+            title="HSET + PUBLISH, one by one",
+            module=CONTENDERS + "publish_paced",
+            updates=3_000,
+            services=("redis",),
+            needs=("redis", "hiredis"),
+            how=(
+                "redis-py with hiredis and RESP2; HSET and PUBLISH in one pipeline for each "
+                "update. No hop over a worker, no offset, no batch: about the least that Redis "
+                "can take from Python."
+            ),
+        ),
+    ),
+)
+
+BY_AGE = Scenario(
+    name="latency-age",
+    title="Lateness of batches",
+    method="""\
+10,000 updates a second with default settings, under which a delta may wait `local_delta_max_age`,
+50 ms, before its batch is published. Measured is how much longer the oldest delta of each batch
+took until a reader of `Replica.changes()` had it, in milliseconds: what scheduling, packing, the
+worker, the server and the replica add to the promise. Each run has about 80 batches, so p99 is
+nearly the worst. Nobody is compared.""",
+    headline=P50,
+    also=(P99,),
+    play=play,
+    contenders=(
+        Contender(
+            name="statebroker-age",
+            title="statebroker, default settings",
+            module=CONTENDERS + "statebroker_age",
+            updates=40_000,
+            services=("redis", "worker"),
+            needs=("redis",),
+            how="`Producer.set` at the rate; the worker with default settings.",
+        ),
+    ),
+)

@@ -1,0 +1,63 @@
+"""How long one who comes late waits for everything."""
+
+from __future__ import annotations
+
+from scripts.benchmarks.model import Contender, Measure, Scenario
+from scripts.benchmarks.stage import Stage
+
+CONTENDERS = "scripts.benchmarks.contenders."
+KEYS = 1_000_000
+
+
+def play(stage: Stage) -> dict[str, float]:
+    """Let the writer write all, then let the reader join.
+
+    Raises:
+        BenchmarkError: a role failed, or the reader's state is not right.
+    """
+    stage.writer.tell("go")
+    stage.wrote()
+    stage.reader.tell("go")
+    read = stage.read()
+    stage.check_state()
+    return {"seconds": (read["at"] - read["measures"]["began"]) / 1e9}
+
+
+LOAD = Scenario(
+    name="load",
+    title="Joining late: everything into a dict",
+    method="""\
+N different keys are written before, and nobody writes while the reader joins. The clock runs from
+the moment before the reader connects until it holds everything; seconds, less is better. Ours is
+then live, and has checked that no batch came in between; a bare HSCAN is a pile of fields of
+different moments if somebody writes meanwhile. The reader's state is checked as above.""",
+    headline=Measure("seconds", "seconds to join", "s", is_more_better=False, digits=2),
+    quick_part=0.25,
+    play=play,
+    contenders=(
+        Contender(
+            name="statebroker-load",
+            title="statebroker",
+            module=CONTENDERS + "statebroker_load",
+            updates=KEYS,
+            keys=KEYS,
+            services=("redis", "worker"),
+            settings={"STATEBROKER_GLOBAL_DATA_UPDATE_INTERVAL": "1s"},
+            needs=("redis",),
+            how=(
+                "The scheduler (interval 1 s, so that nobody waits for it) has folded all into "
+                "the full state; then `Replica()` and `wait_live()`."
+            ),
+        ),
+        Contender(
+            name="hscan",
+            title="bare HSCAN",
+            module=CONTENDERS + "hscan",
+            updates=KEYS,
+            keys=KEYS,
+            services=("redis",),
+            needs=("redis", "hiredis"),
+            how="redis-py with hiredis and RESP2; one hash, HSCAN with COUNT 10,000 into a dict.",
+        ),
+    ),
+)

@@ -1,0 +1,30 @@
+"""A contender of scripts/bench that goes wrong in the way that the number of updates asks for."""
+
+from __future__ import annotations
+
+import sys
+
+from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.workload import final_state
+
+GOOD, LOSES_A_KEY, CRASHES = 50, 51, 52
+
+
+def write(place: Place, link: Link) -> None:
+    """Write nothing."""
+    link.ready()
+    began = link.wait_for_go()
+    if place.updates == CRASHES:
+        sys.exit("the writer has had enough")
+    link.wrote(began, "the note")
+
+
+def read(place: Place, link: Link) -> None:
+    """Know the answer, or nearly."""
+    state = final_state(place.updates, place.keys)
+    link.ready()
+    if link.note() != "the note":
+        state.clear()
+    if place.updates == LOSES_A_KEY:
+        state.popitem()
+    link.read(state)
