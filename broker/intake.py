@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from broker.protocol import INT_MAX, INT_MIN
 from broker.values import HEAD_BYTES, SCALAR_BYTES
 
 SHORT: Final = 64
 PLAIN_BYTES: Final = 2 * SHORT + HEAD_BYTES + SCALAR_BYTES  # at most, as `plain_size` counts
 MOST_PLAIN: Final = 256  # deltas between two looks at the lock
 
-_PLAIN: Final = frozenset((float, bool, type(None)))
+PLAIN_TYPES: Final = frozenset((float, bool, type(None)))  # of any value
 
 
 class Intake:
@@ -49,21 +48,6 @@ class Intake:
         keys, values = items[0:count:2], items[1:count:2]
         del items[:count]
         return keys, values
-
-
-def is_plain(key: object, value: object) -> bool:
-    """Whether a set may go the fast way; false is no fault."""
-    kind = value.__class__
-    return (
-        key.__class__ is str
-        and key.isascii()
-        and 0 < len(key) <= SHORT
-        and (
-            kind in _PLAIN
-            or (kind is int and INT_MIN <= value <= INT_MAX)  # type: ignore[operator]
-            or (kind is str and value.isascii() and len(value) <= SHORT)  # type: ignore[attr-defined, arg-type]
-        )
-    )
 
 
 def plain_size(keys: list[str], values: list[Any]) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker.buffer import ProducerBuffer
 from broker.codec import decode_chunk
-from broker.intake import MOST_PLAIN, PLAIN_BYTES, SHORT, is_plain, plain_size
+from broker.intake import MOST_PLAIN, PLAIN_BYTES, SHORT, plain_size
 from broker.lane import Packed
 from broker.protocol import INT_MAX, INT_MIN, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.values import admit, admit_key
@@ -122,7 +122,9 @@ def test_what_was_called_is_sent_in_order_and_within_the_limits(
 )
 def test_only_what_needs_no_look_is_plain(key: Any, value: Any, *, plain: bool) -> None:
     """Whatever could be refused, changed or large goes the exact way."""
-    assert is_plain(key, value) is plain
+    one = buffer()
+    put(one, OP_SET, "first", 0)
+    assert one.quick(key, value) is (False if plain else None)
     if plain:
         kept, size = admit(value)
         assert kept is value
