@@ -198,6 +198,7 @@ def test_a_notice_tells_of_the_full_state(world: World, keys: ShardKeys) -> None
         for number in range(3):
             world.producer.set("key", number)
             world.publish()
+        eventually(lambda: len(channel.batches) == 3)
         batch = channel.batches[-1]
         assert world.write(log_limit=1 << 30) is not None
         # Nothing is new, but the log is too large for this one.
