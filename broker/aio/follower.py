@@ -7,7 +7,6 @@ reads log or full state for as long as the shard needs it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -259,7 +258,7 @@ class Follower:
     async def _notice(self, shard: ShardState) -> None:
         """Wait for the next full state: right after it the least log has to be read."""
         before = shard.counts["notices"]
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(NOTICE_WAIT):
                 while shard.counts["notices"] == before:
                     self.news.clear()

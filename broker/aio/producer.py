@@ -329,8 +329,7 @@ class Producer:
         Raises:
             ClosedError, FencedError: it looks no more.
         """
-        if self.sender:
-            self.wake(shard_of(key, self.shards))
+        self.wake(shard_of(key, len(self.sender.wakes)))
 
     def wake_here(self, shard: int) -> None:
         """Tell a lane's task, from the loop's own thread, that there is something to look at."""
