@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from broker.embedded import attach
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "scripts" / "flights" / "data" / "flights-2013-01.csv.gz"
@@ -183,14 +183,6 @@ def processes_with(marker: str, words: str = "") -> list[int]:
     return found
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def running(some_flights: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A demo in the middle of a long replay, and the marker of its processes."""
@@ -212,7 +204,7 @@ def running(some_flights: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield process, marker
         process.kill()
         process.communicate()
-        eventually(lambda: not processes_with(marker))
+        eventually(lambda: not processes_with(marker), 20)
 
 
 @needs_proc
@@ -226,7 +218,7 @@ def test_stopping_it_leaves_nothing_behind(
     _, errors = process.communicate(timeout=8)
     assert process.returncode == status
     assert "Traceback" not in errors
-    eventually(lambda: not processes_with(marker))
+    eventually(lambda: not processes_with(marker), 20)
 
 
 @needs_proc
@@ -247,7 +239,7 @@ def test_nothing_outlives_a_killed_demo(running: tuple[subprocess.Popen[str], st
     process, marker = running
     process.kill()
     process.wait()
-    eventually(lambda: not processes_with(marker))
+    eventually(lambda: not processes_with(marker), 20)
 
 
 def test_the_original_two_scenarios() -> None:
