@@ -8,14 +8,14 @@ for rows).
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
 import msgpack
 
 from broker.errors import DecodeError
-from broker.model import Batch, Chunk, Heartbeat, Notice, Packet, Run, Value
+from broker.model import Batch, Chunk, Heartbeat, Notice, Packet, Position, Run, Value
 from broker.protocol import (
     BATCH_ID_BYTES,
     EPOCH_BYTES,
@@ -199,6 +199,35 @@ def decode_packet(data: bytes) -> Packet:
     if type(chunks) is not list or any(type(chunk) is not bytes for chunk in chunks):
         raise DecodeError("chunks are not an array of bin")
     return Batch(*prefix, trigger, oldest_ms, deltas, chunks)
+
+
+def decode_following(data: bytes, position: Position) -> Batch:
+    """Read the batch of a log that comes right after a position.
+
+    Raises:
+        DecodeError: it is not a batch, or not the one: another epoch, offset or predecessor.
+    """
+    batch = decode_packet(data)
+    if (
+        not isinstance(batch, Batch)
+        or batch.epoch != position.epoch
+        or batch.offset != position.offset + 1
+        or batch.previous_id != position.batch_id
+    ):
+        raise DecodeError(f"the log does not continue at offset {position.offset + 1}")
+    return batch
+
+
+def decode_keys(keys: Iterable[bytes]) -> list[str]:
+    """Read keys of the full-state hash.
+
+    Raises:
+        DecodeError: one is not UTF-8.
+    """
+    try:
+        return [key.decode() for key in keys]
+    except UnicodeDecodeError:
+        raise DecodeError("a key of the full-state hash is not UTF-8") from None
 
 
 def pack_field(offset: int, value: Value) -> bytes:

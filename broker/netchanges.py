@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker import reads
-from broker.codec import decode_chunk, decode_packet, unpack_fields
+from broker.codec import decode_chunk, decode_following, unpack_fields
 from broker.connection import Client
 from broker.errors import DecodeError
 from broker.fold import BadChunk, fold
 from broker.keys import ShardKeys
-from broker.model import Batch, Chunk, Position
+from broker.model import Chunk, Position
 from broker.protocol import OP_INCREMENT
 
 PAGE_KEYS = 1000
@@ -62,9 +62,7 @@ class NetChanges:
             DecodeError: it is not the batch after `position`.
             BackendError: Redis failed. After either it is of no use any more.
         """
-        batch = decode_packet(data)
-        if not isinstance(batch, Batch) or batch.previous_id != self.position.batch_id:
-            raise DecodeError(f"{keys.log} does not continue at offset {self.position.offset + 1}")
+        batch = decode_following(data, self.position)
         names = nodes or []
         for index, chunk_data in enumerate(batch.chunks):
             # A batch may take half a second of a slow processor: a stop, and a flush worker that

@@ -19,7 +19,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from broker.codec import decode_packet, pack_value, unpack_fields
+from broker.codec import (
+    decode_following,
+    decode_keys,
+    decode_packet,
+    pack_value,
+    unpack_fields,
+)
 from broker.errors import DecodeError
 from broker.fold import Tally, decode_chunks, fold
 from broker.model import Batch, Change, Heartbeat, Notice, Operation, Packet, Position, Status
@@ -279,16 +285,8 @@ class ShardState:
     ) -> bool:
         """Apply a batch of the log if it follows; false if it does not."""
         try:
-            batch = decode_packet(data)
+            batch = decode_following(data, self.reading_from)
         except DecodeError:
-            return False
-        mine = self.reading_from
-        if (
-            not isinstance(batch, Batch)
-            or batch.epoch != mine.epoch
-            or batch.offset != mine.offset + 1
-            or batch.previous_id != mine.batch_id
-        ):
             return False
         self._apply(batch, values, floors)
         return True
@@ -332,10 +330,7 @@ class ShardState:
         if load is None or not fields:
             return
         offsets, values = unpack_fields(fields)
-        try:
-            names = [key.decode() for key in keys]
-        except UnicodeDecodeError:
-            raise DecodeError("a key of the full-state hash is not UTF-8") from None
+        names = decode_keys(keys)
         load.values.update(zip(names, values, strict=True))
         newest = max(offsets)
         if newest > load.position.offset:

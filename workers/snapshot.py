@@ -17,7 +17,7 @@ import msgpack
 
 from broker import reads
 from broker.aio.session import Session
-from broker.codec import pack_field
+from broker.codec import decode_keys, pack_field
 from broker.digest import Digest
 from broker.errors import BackendError
 from broker.fold import BadChunk
@@ -217,12 +217,12 @@ class SnapshotWorker:
 
     async def _digest_of_state(self) -> Digest:
         """Sum up the whole hash: once in its life, and where somebody deleted the digest."""
-        digest, seen = Digest(), set[bytes]()
+        digest, seen = Digest(), set[str]()
         async for names, fields in reads.state_pages(self._session.client, self._keys):
-            for name, one in zip(names, fields, strict=True):
+            for name, one in zip(decode_keys(names), fields, strict=True):
                 if name not in seen:
                     seen.add(name)
-                    digest.add(name.decode(), one[OFFSET_PREFIX_BYTES:])
+                    digest.add(name, one[OFFSET_PREFIX_BYTES:])
             await self.renew()
         log.info("digest_made shard=%d keys=%d", self.shard, len(seen))
         return digest

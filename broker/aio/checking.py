@@ -25,22 +25,24 @@ SHOWN_KEYS = 5
 T = TypeVar("T")
 
 
-async def settled(ask: Callable[[], Coroutine[Any, Any, T]], tries: int = TRIES) -> T:
+async def settled(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Return the first answer that the moving history did not spoil.
 
     Raises:
         BackendError: there was none; 20 tries take about half a minute.
     """
     pause = PAUSE_FIRST
-    for tries_left in reversed(range(tries)):
+    for _ in range(TRIES):
         try:
             return await ask()
         except MovedError as error:
-            if not tries_left:
-                raise BackendError(f"no two readings fitted together: {error}") from error
+            moved = error
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(PAUSE_MOST, pause * 2)
-    raise AssertionError("unreachable")
+    raise BackendError(
+        f"in {TRIES} tries no two readings fitted together ({moved}); try again when less is "
+        "written, or raise global_data_update_interval"
+    ) from moved
 
 
 async def verified(session: Session, shards: list[ShardState]) -> Verification:
@@ -52,7 +54,7 @@ async def verified(session: Session, shards: list[ShardState]) -> Verification:
     keys = ranges = size = 0
     differences: list[Difference] = []
     for shard in shards:
-        verifier = Verifier(session.client, session.keys[shard.shard])
+        verifier = Verifier(session, shard.shard)
 
         async def compare(
             shard: ShardState = shard, verifier: Verifier = verifier
@@ -93,7 +95,7 @@ async def check_and_repair(session: Session, shard: ShardState) -> None:
     Raises:
         BackendError: as `verified`; nothing was changed.
     """
-    verifier = Verifier(session.client, session.keys[shard.shard])
+    verifier = Verifier(session, shard.shard)
 
     async def compare() -> tuple[set[int], list[str]]:
         _check_live(shard)
@@ -103,9 +105,8 @@ async def check_and_repair(session: Session, shard: ShardState) -> None:
 
     async def repair() -> list[str]:
         _check_live(shard)
-        right, position = await verifier.content(wrong, lambda: shard.position)
-        if shard.position != position:
-            raise MovedError(f"shard {shard.shard} moved on from {position.offset}")
+        # Nothing is awaited from the last look at the position to the repair.
+        right, _ = await verifier.content(wrong, lambda: shard.position)
         return [change.key for change in shard.repair(right, among)]
 
     wrong, among = await settled(compare)

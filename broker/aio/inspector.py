@@ -8,13 +8,13 @@ from broker import reads
 from broker.aio.checking import settled
 from broker.aio.session import Session
 from broker.aio.verifier import Verifier
-from broker.codec import decode_packet, unpack_fields
+from broker.codec import decode_following, decode_keys, unpack_fields
 from broker.config import checked_name
 from broker.connection import translated
-from broker.errors import BackendError, BrokerError
+from broker.errors import BackendError, BrokerError, DecodeError
 from broker.fold import decode_chunks, fold
 from broker.keys import ShardKeys, shard_of
-from broker.model import Batch, Position
+from broker.model import Position
 from broker.protocol import PROTOCOL_VERSION
 from broker.shardstate import Head
 
@@ -190,7 +190,7 @@ class Inspector:
         for keys in self._session.keys:
             async for names, fields in reads.state_pages(self._session.client, keys):
                 values = unpack_fields(fields)[1]
-                content.update(zip((name.decode() for name in names), values, strict=True))
+                content.update(zip(decode_keys(names), values, strict=True))
         return content
 
     async def folded(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class Inspector:
             floors: dict[str, int] = {}
             async for names, fields in reads.state_pages(self._session.client, keys):
                 offsets, column = unpack_fields(fields)
-                decoded = [name.decode() for name in names]
+                decoded = decode_keys(names)
                 values.update(zip(decoded, column, strict=True))
                 floors.update(zip(decoded, offsets, strict=True))
             reached = await self._fold_log(keys, head.snapshot, position, values, floors)
@@ -239,8 +239,8 @@ class Inspector:
             BackendError: Redis failed, or full states follow each other too fast.
         """
         found = {}
-        for number, keys in enumerate(self._session.keys):
-            verifier = Verifier(self._session.client, keys)
+        for number in range(len(self._session.keys)):
+            verifier = Verifier(self._session, number)
             for at, names in (await settled(verifier.altered)).items():
                 found[number, at] = names
         return found
@@ -266,23 +266,25 @@ class Inspector:
     ) -> Position | None:
         """Fold the log onto `values`; None if the history moved on under the reader."""
         at = start
-        while stop is None or at.offset < stop.offset:
+        while True:
             page = await reads.log_page(self._session.client, keys, at.offset, LOG_PAGE_BATCHES)
+            if page.head is None or page.head.position.epoch != at.epoch:
+                return None
             for data in page.entries:
-                batch = decode_packet(data)
-                if not isinstance(batch, Batch) or batch.previous_id != at.batch_id:
+                if stop is not None and at.offset >= stop.offset:
+                    break
+                try:
+                    batch = decode_following(data, at)
+                except DecodeError:
                     return None
                 fold(values, batch, decode_chunks(batch)[0], floors)
                 at = batch.position
-                if stop is not None and at.offset == stop.offset:
-                    break
-            if page.head is None or page.head.position.epoch != at.epoch:
-                return None
-            if not page.entries:
+            if not page.entries or (stop is not None and at.offset >= stop.offset):
                 break
-        ahead = max(floors.values(), default=0) > at.offset
-        lost = stop is not None and at != stop
-        return None if ahead or lost else at
+        # A page of a full state beyond may have changed a field, or deleted it without a trace.
+        is_ahead = page.head.fold_to > at.offset
+        is_lost = stop is not None and at != stop
+        return None if is_ahead or is_lost else at
 
 
 def _worker(name: str, role: str, seen_ms: int, reason: str = "") -> dict[str, Any]:

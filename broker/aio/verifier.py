@@ -11,14 +11,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from broker import reads
-from broker.codec import decode_packet, pack_value, unpack_fields
-from broker.connection import Client
+from broker.aio.session import Session
+from broker.codec import decode_following, decode_keys, pack_value, unpack_fields
 from broker.digest import DIGEST_BYTES, Digest, range_of
 from broker.errors import BrokerError, DecodeError
 from broker.fold import decode_chunks, fold
-from broker.keys import ShardKeys
-from broker.lua import Commands
-from broker.model import Batch, Position
+from broker.model import Position
 from broker.netchanges import PAGE_KEYS, NetChanges
 from broker.protocol import OFFSET_PREFIX_BYTES
 
@@ -35,17 +33,17 @@ class Verifier:
     """Says what differs between a copy of one shard and Redis.
 
     Args:
-        client: to read with.
-        keys: the shard.
+        session: connected, the namespace known.
+        shard: number of the shard.
 
     Attributes:
         bytes_read: of digests, log and fields, so far.
     """
 
-    def __init__(self, client: Client, keys: ShardKeys) -> None:
-        self._client = client
-        self._commands = Commands(client)
-        self._keys = keys
+    def __init__(self, session: Session, shard: int) -> None:
+        self._client = session.client
+        self._commands = session.commands
+        self._keys = session.keys[shard]
         self.bytes_read = 0
 
     async def differing(self, held: Mapping[str, Any], position: Position) -> set[int]:
@@ -165,7 +163,7 @@ class Verifier:
             if fields:
                 self.bytes_read += sum(map(len, fields))
                 offsets, column = unpack_fields(fields)
-                keys = [name.decode() for name in names]
+                keys = decode_keys(names)
                 values.update(zip(keys, column, strict=True))
                 floors.update(zip(keys, offsets, strict=True))
             if cursor == "0":
@@ -226,8 +224,9 @@ async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]
 
 
 def _folded(values: dict[str, Any], floors: dict[str, int], data: bytes, at: Position) -> Position:
-    batch = decode_packet(data)
-    if not isinstance(batch, Batch) or batch.previous_id != at.batch_id:
-        raise MovedError(f"the log does not continue at offset {at.offset + 1}")
+    try:
+        batch = decode_following(data, at)
+    except DecodeError as error:
+        raise MovedError(str(error)) from None
     fold(values, batch, decode_chunks(batch)[0], floors)
     return batch.position

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,17 +21,10 @@ from tests.integration.serving import (
     snapshot_worker,
     unique,
 )
-from tests.integration.world import World, folded_by
+from tests.integration.world import World, folded_by, half_written
 from tests.servers import Server
 from tests.waiting import eventually
 from workers.snapshot import SnapshotWorker, Written
-
-
-async def half_written(session: Session) -> None:
-    """Do what a scheduler does until it is killed between its pages and its commit."""
-    worker = snapshot_worker(session, lease_ttl=0.05)
-    assert await worker.renew()
-    await worker._write_pages(await folded_by(worker, session))
 
 
 def test_only_the_holder_of_the_lease_writes(world: World) -> None:
@@ -152,15 +144,25 @@ def test_who_lost_the_lease_and_finds_it_free_begins_anew(
     assert world.agree() == {"n": 111}
 
 
+def grow_old(raw: redis.Redis, keys: ShardKeys, ms: int) -> None:
+    """Return when the lease has so much less to live; keeps the processor, and awaits nothing."""
+    before: Any = raw.pttl(keys.lease)
+    eventually(lambda: raw.pttl(keys.lease) <= before - ms)
+
+
 class Plodder(SnapshotWorker):
-    """A scheduler on a slow machine: each batch keeps its processor busy for a while."""
+    """A scheduler on a slow machine: each batch takes a while of the lease."""
+
+    pause: Callable[[], None]
 
     async def _fold_batch(self, changes: NetChanges, data: bytes, nodes: list[str]) -> None:
-        time.sleep(0.02)  # noqa: ASYNC251 - a busy processor does not await
+        self.pause()
         await super()._fold_batch(changes, data, nodes)
 
 
-def test_reading_longer_than_the_lease_lasts(world: World) -> None:
+def test_reading_longer_than_the_lease_lasts(
+    world: World, raw: redis.Redis, keys: ShardKeys
+) -> None:
     """However long a backlog takes to read, its scheduler keeps the lease: else it never ends."""
     batches = 40
     for _ in range(batches):
@@ -171,6 +173,7 @@ def test_reading_longer_than_the_lease_lasts(world: World) -> None:
         plodder = Plodder(
             session, 0, unique("s"), lease_ttl=0.3, log_retention=60, log_limit=1 << 30
         )
+        plodder.pause = lambda: grow_old(raw, keys, 20)
         written = await plodder.write_once()
         assert written is not None
         assert written.batches == batches
@@ -180,10 +183,12 @@ def test_reading_longer_than_the_lease_lasts(world: World) -> None:
     assert world.agree() == {"n": batches}
 
 
-def test_writing_longer_than_the_lease_lasts(world: World) -> None:
+def test_writing_longer_than_the_lease_lasts(
+    world: World, raw: redis.Redis, keys: ShardKeys
+) -> None:
     """However many pages there are, their scheduler keeps the lease: else it never ends."""
-    keys = 12_000
-    world.producer.set_many({f"k{number}": number for number in range(keys)})
+    count = 12_000
+    world.producer.set_many({f"k{number}": number for number in range(count)})
     world.publish()
 
     async def scenario(session: Session) -> None:
@@ -191,17 +196,17 @@ def test_writing_longer_than_the_lease_lasts(world: World) -> None:
         write_page = session.commands.snapshot_page
 
         async def slowly(*arguments: Any) -> None:
-            await asyncio.sleep(0.06)
+            await asyncio.to_thread(grow_old, raw, keys, 60)
             await write_page(*arguments)
 
         session.commands.snapshot_page = slowly  # type: ignore[assignment, method-assign]
         written = await worker.write_once()
         assert written is not None
-        assert written.sets == keys
+        assert written.sets == count
         await worker.release()
 
     world.run(scenario)
-    assert len(world.agree()) == keys
+    assert len(world.agree()) == count
 
 
 def test_a_half_written_full_state_is_finished_by_another(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ from broker.codec import pack_field
 from broker.digest import DIGEST_BYTES, range_of
 from broker.keys import ShardKeys
 from broker.shardstate import ShardState
-from tests.integration.serving import NewServing, snapshot_worker
-from tests.integration.world import World, folded_by
+from tests.integration.serving import NewServing
+from tests.integration.world import World, half_written
 from tests.servers import Server
 from tests.waiting import eventually
 
@@ -88,11 +89,6 @@ def test_what_differs_is_told_and_only_that_is_read(world: World, when: str) -> 
     keys = 20_000
     world.producer.set_many({f"k{n}": n for n in range(keys)})
     world.publish()
-
-    async def half_written(session: Session) -> None:
-        worker = snapshot_worker(session, lease_ttl=0.05)
-        assert await worker.renew()
-        await worker._write_pages(await folded_by(worker, session))
 
     if when != "in the log":
         world.write()
@@ -305,7 +301,7 @@ def test_nothing_is_proved_of_a_position_that_the_full_state_has_left(world: Wor
     """Also if it is only half written: a replica that is behind it has to come nearer first."""
 
     async def scenario(session: Session) -> None:
-        verifier = Verifier(session.client, session.keys[0])
+        verifier = Verifier(session, 0)
         for number, held in enumerate(({}, {"k": 1}, {"k": 2})):
             head = (await reads.log_page(session.client, session.keys[0], 0, 0)).head
             assert head is not None
@@ -315,9 +311,7 @@ def test_nothing_is_proved_of_a_position_that_the_full_state_has_left(world: Wor
             await asyncio.to_thread(world.producer.set, "k", number + 1)
             await asyncio.to_thread(world.publish)
             if number == 1:
-                worker = snapshot_worker(session, lease_ttl=0.05)
-                assert await worker.renew()
-                await worker._write_pages(await folded_by(worker, session))
+                await half_written(session)
             elif number == 2:
                 assert await asyncio.to_thread(eventually, world.write)
             if number:
@@ -347,3 +341,61 @@ def test_a_history_that_was_rewritten_is_not_compared_with(
         raw.hset(keys.meta, "epoch", b"another!")
         with pytest.raises(BackendError, match=r"another epoch|is loading|is catching_up"):
             replica.verify()
+
+
+def test_a_deletion_beyond_a_position_is_not_taken_for_its_content(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later page leaves no trace of what it deleted: who reads for an earlier moment is told."""
+    monkeypatch.setattr("broker.aio.checking.PAUSE_MOST", 0.001)
+    world.producer.set_many({"kept": 1, "gone": 1})
+    world.publish()
+    world.write()
+    world.producer.delete("gone")
+    world.publish()
+    with Replica(world.url, namespace=world.namespace) as replica:
+        replica.wait_live(10)
+        after = replica.position
+    world.run(half_written)
+    assert world.inspector.folded_shard(0, after) == ({"kept": 1}, after)
+
+    async def scenario(session: Session) -> None:
+        head = (await reads.log_page(session.client, session.keys[0], 0, 0)).head
+        assert head is not None
+        before = head.snapshot
+        assert (before.offset, head.fold_to) == (1, 2)
+        # A replica that goes back while its repair reads.
+        goals = iter([after, after, after])
+        with pytest.raises(MovedError, match="is beyond 1"):
+            await Verifier(session, 0).content(set(range(256)), lambda: next(goals, before))
+        right, at = await Verifier(session, 0).content(set(range(256)), lambda: after)
+        assert (right, at) == ({"kept": 1}, after)
+        with pytest.raises(BackendError, match="did not fit together"):
+            await asyncio.to_thread(world.inspector.folded_shard, 0, before)
+
+    world.run(scenario)
+
+
+def test_a_damaged_full_state_does_not_end_the_self_check(
+    world: World, raw: redis.Redis, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as undecided, again and again, until somebody mends it."""
+    monkeypatch.setattr("broker.aio.follower.NOTICE_WAIT", 0.01)
+    world.producer.set("a", 1)
+    world.publish()
+    world.write()
+    with Replica(world.url, namespace=world.namespace, self_check_interval=0.05) as replica:
+        replica.wait_live(10)
+        wanted = range_of("a")
+        damaged = next(key for n in range(99_999) if name_range(key := b"\xff%d" % n) == wanted)
+        raw.hset(keys.state, damaged, pack_field(1, 1))
+        memory(replica).values["a"] = 2
+        eventually(lambda: replica.stats()["self_checks_undecided"] >= 2)
+        assert replica["a"] == 2
+        raw.hdel(keys.state, damaged)
+        eventually(lambda: replica["a"] == 1)
+
+
+def name_range(key: bytes) -> int:
+    """Return the key range of a key that is not text."""
+    return hashlib.sha1(key, usedforsecurity=False).digest()[0]

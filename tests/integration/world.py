@@ -12,10 +12,7 @@ from broker import Inspector, Producer, Replica, reads
 from broker.aio.session import Session
 from broker.keys import ShardKeys
 from tests.integration.content import packed
-from tests.integration.serving import (
-    joined,
-    write_snapshots,
-)
+from tests.integration.serving import joined, snapshot_worker, write_snapshots
 from tests.waiting import eventually
 from workers.snapshot import SnapshotWorker, Written
 
@@ -68,6 +65,13 @@ async def folded_by(worker: SnapshotWorker, session: Session) -> Any:
     head = (await reads.log_page(session.client, session.keys[0], 0, 0)).head
     assert head is not None
     return (await worker._fold(head.snapshot, head))[0]
+
+
+async def half_written(session: Session) -> None:
+    """Do what a scheduler does until it is killed between its pages and its commit."""
+    worker = snapshot_worker(session, lease_ttl=0.05)
+    assert await worker.renew()
+    await worker._write_pages(await folded_by(worker, session))
 
 
 def first_logged(raw: redis.Redis, keys: ShardKeys) -> int:
