@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from broker.aio.session import Session
 from broker.errors import BackendError
-from broker.lua import Drained, DrainLimits, LogFull, NotDue, Undeclared
+from broker.lua.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
 from broker.tasks import end
 from workers.canary import Canary

@@ -18,7 +18,7 @@ from broker.aio.session import Session
 from broker.config import default_node
 from broker.embedded.child import tie_to_parent
 from broker.errors import AccessError, ConnectError
-from broker.lua import DrainLimits
+from broker.lua.replies import DrainLimits
 from workers.flush import FlushWorker
 from workers.loop import Stopped, first_of, stop_on_signals, unless_stopped
 from workers.schedule import Scheduler

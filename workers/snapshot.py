@@ -22,7 +22,8 @@ from broker.digest import Digest
 from broker.errors import BackendError
 from broker.fold import BadChunk
 from broker.keys import ShardKeys
-from broker.lua import Lease, lease_lost
+from broker.lua import lease_lost
+from broker.lua.replies import Lease
 from broker.model import Position
 from broker.netchanges import PAGE_KEYS, NetChanges
 from broker.protocol import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES

@@ -16,7 +16,8 @@ from broker.aio.session import Session
 from broker.buffer import ProducerBuffer
 from broker.errors import BackendError, BrokerError, FencedError
 from broker.lane import Packed
-from broker.lua import Accepted, Busy, Missing, fenced
+from broker.lua import fenced
+from broker.lua.replies import Accepted, Busy, Missing
 from broker.protocol import EPOCH_BYTES
 from broker.tasks import end
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
@@ -16,6 +15,19 @@ from redis.exceptions import NoScriptError
 from broker.connection import Client, translated
 from broker.errors import FencedError
 from broker.keys import ShardKeys, config_key
+from broker.lua.replies import (
+    Accepted,
+    Busy,
+    Drained,
+    DrainLimits,
+    Lease,
+    LogFull,
+    Missing,
+    NotDue,
+    Opened,
+    StateSums,
+    Undeclared,
+)
 from broker.model import Position
 
 NAMES: Final = (
@@ -41,150 +53,6 @@ MOST_REASON: Final = 300
 def source(name: str) -> str:
     """Return the text of one command's Lua file."""
     return files(__name__).joinpath(f"{name}.lua").read_text("utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The node name is ours.
-
-    Attributes:
-        incarnation: our number.
-        epoch: of the shard.
-        max_age_ms: the namespace's age threshold.
-        max_count: likewise the count threshold.
-    """
-
-    incarnation: int
-    epoch: bytes
-    max_age_ms: int
-    max_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """Redis holds the chunk.
-
-    Attributes:
-        append: the append number to wait for; a later one if the chunk was a duplicate.
-        epoch: the shard's epoch.
-        max_age_ms: the namespace's (or this node's own) age threshold.
-        max_count: likewise the count threshold.
-        duplicate: whether Redis had it already.
-    """
-
-    append: int
-    epoch: bytes
-    max_age_ms: int
-    max_count: int
-    duplicate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Redis has nothing of this incarnation from chunk `number` on; `deltas` of it are there."""
-
-    number: int
-    deltas: int
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """The shard's pending bytes are at their limit; try again later."""
-
-    pending_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """A batch was published.
-
-    Attributes:
-        offset: its offset.
-        trigger: 1 count, 2 age.
-        deltas: as its producers said.
-        chunks: how many it holds.
-        size: bytes.
-        oldest_ms: how long its oldest chunk had been pending.
-        next_ms: until the next is due; 0 now, -1 nothing is pending.
-        missing: chunks that the order list promised and the pending lists did not have.
-    """
-
-    offset: int
-    trigger: int
-    deltas: int
-    chunks: int
-    size: int
-    oldest_ms: int
-    next_ms: int
-    missing: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotDue:
-    """Nothing was published; something will be due in `next_ms` (-1: nothing is pending)."""
-
-    next_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Undeclared:
-    """Nothing was done: these nodes' pending lists have to be declared."""
-
-    nodes: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class LogFull:
-    """Nothing was done: the log is at its limit, the scheduler does not keep up."""
-
-    log_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write a shard's full state.
-
-    Attributes:
-        holder: the scheduler's name.
-        fence: fencing number; 0 is no right.
-        ttl_ms: how long it lasts without renewal; every page renews it.
-        mark: 8 random bytes that no other write has; of the one full state written under it.
-    """
-
-    holder: str
-    fence: int
-    ttl_ms: int
-    mark: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StateSums:
-    """One page of the full-state hash, summed up.
-
-    Attributes:
-        cursor: of the next page; "0": that was the last.
-        fields: how many were summed up.
-        sums: key range -> sum of its entry hashes, not yet wrapped to 64 bits.
-    """
-
-    cursor: str
-    fields: int
-    sums: dict[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class DrainLimits:
-    """How large a batch and the log may get.
-
-    Attributes:
-        batch_bytes: bytes of chunks in a batch; a single larger chunk still goes alone.
-        batch_chunks: chunks in a batch; at most 4,096.
-        log_bytes: bytes of the log, above which nothing is drained.
-    """
-
-    batch_bytes: int = 1 << 20
-    batch_chunks: int = 4096
-    log_bytes: int = 256 << 20
 
 
 class Commands:

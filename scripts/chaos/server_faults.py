@@ -12,7 +12,8 @@ from time import monotonic
 from broker.errors import BrokerError
 from broker.faults.records import Forgot
 from broker.keys import ShardKeys
-from broker.lua import Accepted, Commands
+from broker.lua import Commands
+from broker.lua.replies import Accepted
 from broker.protocol import EPOCH_BYTES
 from scripts.chaos.acting import Fault, client_of, until
 from scripts.chaos.keyspace import SHARDS

@@ -22,7 +22,8 @@ from broker.config import SETTINGS
 from broker.faults.journal import Journal
 from broker.faults.records import Appended, Counted, Fenced, Measured, digest_of_chunks
 from broker.keys import ShardKeys
-from broker.lua import Accepted, Busy, Commands, Missing
+from broker.lua import Commands
+from broker.lua.replies import Accepted, Busy, Missing
 from scripts.chaos.keyspace import GROUPS, MEMBERS, OWN_KEYS, SHARDS, SHARED_KEYS, group_keys
 
 KEEP_SECONDS = 12.0

@@ -11,7 +11,7 @@ from broker.aio.session import Session
 from broker.codec import decode_packet
 from broker.keys import ShardKeys
 from broker.loopthread import LoopThread
-from broker.lua import Drained, DrainLimits, Undeclared
+from broker.lua.replies import Drained, DrainLimits, Undeclared
 from broker.model import Batch
 from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
 from tests.integration.serving import snapshot_worker

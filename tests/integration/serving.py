@@ -10,7 +10,7 @@ from typing import Any
 
 from broker.aio.session import Session
 from broker.loopthread import LoopThread
-from broker.lua import DrainLimits
+from broker.lua.replies import DrainLimits
 from workers.flush import FlushWorker
 from workers.schedule import Scheduler
 from workers.serve import connected

@@ -13,7 +13,7 @@ from broker import FencedError, FlushTimeoutError, Inspector, Producer, Replica
 from broker.aio.session import Session
 from broker.codec import encode_chunk
 from broker.keys import ShardKeys
-from broker.lua import Accepted, Busy, Missing
+from broker.lua.replies import Accepted, Busy, Missing
 from broker.model import Chunk, Run
 from broker.protocol import EPOCH_BYTES, OP_INCREMENT
 from tests.integration.proxy import Proxy, sha_of

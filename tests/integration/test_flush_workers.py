@@ -14,7 +14,7 @@ import redis
 
 from broker import Inspector, Producer, Replica
 from broker.keys import ShardKeys
-from broker.lua import Drained, DrainLimits
+from broker.lua.replies import Drained, DrainLimits
 from broker.model import Batch, Heartbeat
 from tests.integration.channel import Channel
 from tests.integration.serving import NewServing, joined, write_snapshots

@@ -13,7 +13,7 @@ import redis
 from broker import Inspector, Producer, Replica
 from broker.faults import FaultProxy
 from broker.keys import ShardKeys
-from broker.lua import DrainLimits
+from broker.lua.replies import DrainLimits
 from tests.conftest import OwnServer
 from tests.integration.serving import NewServing, Serving
 from tests.servers import Server

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from broker import BufferFullError, FlushTimeoutError, Inspector, Producer, Replica
-from broker.lua import DrainLimits
+from broker.lua.replies import DrainLimits
 from tests.integration.serving import NewServing
 from tests.servers import Server
 from tests.waiting import eventually

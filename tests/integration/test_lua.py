@@ -18,7 +18,8 @@ from broker.codec import decode_packet, encode_packet
 from broker.connection import Connections
 from broker.digest import DIGEST_BYTES
 from broker.keys import ShardKeys, config_key
-from broker.lua import NAMES, Commands, DrainLimits, Lease, source
+from broker.lua import NAMES, Commands, source
+from broker.lua.replies import DrainLimits, Lease
 from broker.model import Batch, Heartbeat, Notice, Position
 from broker.protocol import NO_ID, TRIGGER_AGE, TRIGGER_COUNT
 from tests.integration.lua_shard import EPOCH, HOUR, NOT_PERMITTED, Shard, chunk
