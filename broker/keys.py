@@ -52,6 +52,7 @@ class ShardKeys:
     ready: str
     log: str
     state: str
+    tables: str
     lease: str
     workers: str
     dead: str
@@ -69,6 +70,7 @@ class ShardKeys:
             ready=prefix + "ready",
             log=prefix + "log",
             state=prefix + "state",
+            tables=prefix + "tables",
             lease=prefix + "lease",
             workers=prefix + "workers",
             dead=prefix + "dead",

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from broker.codec import decode_keys
 from broker.connection import Client, translated
 from broker.digest import Digest
 from broker.keys import ShardKeys, config_key
@@ -14,6 +15,7 @@ from broker.protocol import NO_ID
 from broker.shardstate import Head
 
 PAGE_FIELDS = 2000
+PAGE_BLOCKS = 200  # of 4 to 8 KiB each
 
 _HEAD_FIELDS = (
     "epoch",
@@ -83,15 +85,30 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
     )
 
 
+async def table_fields(client: Client, keys: ShardKeys) -> dict[str, bytes]:
+    """Return the tables hash; empty if the shard has no tables."""
+    found: dict[str, bytes] = {}
+    async for names, fields in _pages(client, keys.tables, PAGE_BLOCKS):
+        found.update(zip(decode_keys(names), fields, strict=True))
+    return found
+
+
 async def state_pages(
     client: Client, keys: ShardKeys
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
     """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts."""
+    async for page in _pages(client, keys.state, PAGE_FIELDS):
+        yield page
+
+
+async def _pages(
+    client: Client, key: str, count: int
+) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
     cursor = 0
     while True:
         async with translated("reading the full state"):
             cursor, page = await client.execute_command(  # type: ignore[no-untyped-call]
-                "HSCAN", keys.state, cursor, "COUNT", PAGE_FIELDS
+                "HSCAN", key, cursor, "COUNT", count
             )
         yield list(page), list(page.values())
         if not cursor:

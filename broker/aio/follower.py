@@ -327,6 +327,8 @@ class Follower:
             if shard.need is not Need.FULL_STATE:
                 return True
             shard.load_page(names, fields)
+        if shard.tables is not None:
+            shard.load_tables(await reads.table_fields(client, keys))
         # Another server, or another life of it, may have answered half of the pages.
         if await reads.server_run(client) != run:
             log.warning("load_repeated namespace=%s shard=%d", self.namespace, shard.shard)

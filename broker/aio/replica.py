@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from dataclasses import asdict
 from inspect import iscoroutinefunction
-from typing import Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from broker.aio.checking import verified
 from broker.aio.follower import Follower
@@ -22,6 +22,10 @@ from broker.model import Change, Health, Position, Status, StatusChange, Token, 
 from broker.queues import Bell, ReaderQueue
 from broker.shardstate import ShardState
 from broker.statuses import StatusQueue
+from broker.tables.kinds import table_key
+
+if TYPE_CHECKING:
+    from broker.tables.view import TableView
 
 CHANGES_LIMIT = 100_000
 
@@ -156,6 +160,33 @@ class Replica(Mapping[str, Any]):
         for shard in self._shards:
             content.update(shard.values)
         return content, self.positions
+
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableView:
+        """Return a live view of a table: keys to numbers, as a mapping and as arrays.
+
+        Args:
+            name: of the table.
+            keys: `str`, or `int`, as its producers say.
+            values: `float` or `int`, likewise.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        return self.table_read_by(lambda look: look(), name, keys, values)
+
+    def table_read_by(
+        self, read: Callable[[Callable[[], Any]], Any], name: str, keys: type, values: type
+    ) -> TableView:
+        """Return such a view, and let `read` run what shows one moment."""
+        key = table_key(name, keys, values)
+        from broker.tables.view import TableView  # noqa: PLC0415 - needs numpy
+
+        return TableView(
+            key, lambda: [shard.tables for shard in self._shards if shard.tables is not None], read
+        )
 
     @property
     def status(self) -> Status:

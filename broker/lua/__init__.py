@@ -292,8 +292,18 @@ class Commands:
         digest: bytes,
         fields: Sequence[tuple[str, bytes]],
         deletes: Sequence[str],
+        *,
+        of_tables: bool = False,
     ) -> None:
         """Write one page of the full state, and the hash's digest after it; renews the lease.
+
+        Args:
+            keys: the shard.
+            lease: ours.
+            digest: of the state hash.
+            fields: to set.
+            deletes: to delete.
+            of_tables: they are of the tables hash, not of the state hash.
 
         Raises:
             FencedError: the lease was lost, or the server's history; nothing was written.
@@ -301,7 +311,7 @@ class Commands:
         flat = [part for pair in fields for part in pair]
         reply = await self._run(
             "snapshot_page",
-            [keys.state, keys.lease, keys.meta],
+            [keys.tables if of_tables else keys.state, keys.lease, keys.meta],
             lease.holder,
             lease.fence,
             lease.ttl_ms,
