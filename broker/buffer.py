@@ -28,9 +28,9 @@ from broker.errors import EncodeError
 from broker.intake import MOST_PLAIN, PLAIN_BYTES, PLAIN_TYPES, SHORT, plain_size
 from broker.keys import shard_of
 from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
-from broker.model import Chunk, Run, TableKey, TableRun
+from broker.model import Chunk, Run, TableKey, TablePart, TableRun
 from broker.protocol import INT_MAX, INT_MIN, MAX_CHUNK_BYTES, OP_SET
-from broker.tables.runs import merged, table_run_size
+from broker.tableruns import merged, table_run_size
 from broker.values import admit_key
 
 DEFINED_ALONG_BYTES = 64 << 10  # of ids in a chunk that carries deltas
@@ -276,9 +276,7 @@ class ProducerBuffer:
             self.bytes += size
             for key, one in new.items():
                 shard = shard_of(key, len(self.lanes))
-                places[key] = (
-                    self.lanes[shard].names.add(table, key, one) * len(self.lanes) + shard
-                )
+                places[key] = self.lanes[shard].names.add(table, key, one) * len(self.lanes) + shard
             return places
 
     @staticmethod
@@ -417,7 +415,7 @@ class ProducerBuffer:
         lane.packed += columns.count
         before = lane.names.defined
         defines, size = lane.names.take(define_bytes) if lane.names.waiting_bytes else ([], 0)
-        data = self._encoded(lane, lane.number, columns.runs, defines + merged(columns.tables))
+        data = self._encoded(lane, lane.number, columns.runs, [*defines, *merged(columns.tables)])
         # From here on the true size counts; what was made only for ids counted nothing yet.
         self.bytes += len(data) - size - (columns.size if columns.count else 0)
         return Packed(
@@ -425,12 +423,8 @@ class ProducerBuffer:
             defined=before,
         )
 
-    def _encoded(
-        self, lane: Lane, number: int, runs: list[Run], tables: list[TableRun]
-    ) -> bytes:
-        return encode_chunk(
-            Chunk(self.node, lane.incarnation, number, self._time_ms, runs, tables)
-        )
+    def _encoded(self, lane: Lane, number: int, runs: list[Run], tables: list[TablePart]) -> bytes:
+        return encode_chunk(Chunk(self.node, lane.incarnation, number, self._time_ms, runs, tables))
 
     def accepted(self, shard: int, now: float) -> None:
         """Redis took the chunk in flight (or had it already): keep it for a while."""

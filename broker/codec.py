@@ -23,7 +23,7 @@ from broker.model import (
     Packet,
     Position,
     Run,
-    TableRun,
+    TablePart,
     Value,
 )
 from broker.protocol import (
@@ -40,7 +40,7 @@ from broker.protocol import (
     OP_SET,
     PROTOCOL_VERSION,
 )
-from broker.tables.runs import checked_run, packed_run
+from broker.tableruns import checked_part, packed_part
 from broker.values import CONTAINERS, within_depth
 
 _PREFIX = struct.Struct(">BBBBHBB8sBQBB8sBB8sBQBQ")
@@ -88,7 +88,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
         [[run.op, run.keys, run.values, run.timestamps] for run in chunk.runs],
     ]
     if chunk.tables:
-        fields.append([packed_run(run) for run in chunk.tables])
+        fields.append([packed_part(part) for part in chunk.tables])
     return msgpack.packb(fields, datetime=True)  # type: ignore[no-any-return]
 
 
@@ -115,12 +115,12 @@ def decode_chunk(data: bytes) -> Chunk:
     return Chunk(node, incarnation, number, time_ms, checked, tables, fault)
 
 
-def _tables(runs: Any) -> tuple[list[TableRun], str]:
+def _tables(parts: Any) -> tuple[list[TablePart], str]:
     """Read what a chunk has for tables; a fault there leaves the rest of the chunk as it is."""
+    if type(parts) is not list:
+        return [], "what a chunk has for tables is not an array"
     try:
-        if type(runs) is not list:
-            raise DecodeError("what a chunk has for tables is not an array")
-        return [checked_run(run, _check_keys) for run in runs], ""
+        return [checked_part(part, _check_keys) for part in parts], ""
     except DecodeError as error:
         return [], str(error)
 

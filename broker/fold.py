@@ -90,6 +90,7 @@ def fold(
     chunks: Iterable[Chunk],
     floors: dict[str, int] | None = None,
     observe: Observer | None = None,
+    *,
     tables: ShardTables | None = None,
     note_fault: Callable[[str], object] | None = None,
 ) -> Tally:

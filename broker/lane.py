@@ -10,8 +10,8 @@ from typing import Any
 from broker.intake import Intake
 from broker.model import Run, TableKey, TableRun
 from broker.protocol import MAX_NAME_LENGTH, OP_DELETE, OP_INCREMENT, OP_SET
-from broker.tables.names import LaneNames
-from broker.tables.runs import table_run_size
+from broker.tablenames import LaneNames
+from broker.tableruns import table_run_size
 from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_key
 
 # A chunk's own fields beside its runs, at most: array, version, node, three numbers, array of runs.

@@ -87,10 +87,30 @@ class TableKey(NamedTuple):
 
 
 class IdRange(NamedTuple):
-    """Consecutive ids: `count` of them from `first` on."""
+    """Consecutive ids: `size` of them from `first` on."""
 
     first: int
-    count: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableDefine:
+    """What a producer's ids mean from here on: `keys` have the ids from `first` on.
+
+    Attributes:
+        table: which; its keys are text.
+        first: id of the first key.
+        keys: none, with `first` 0: this node will use none of its ids any more.
+    """
+
+    table: TableKey
+    first: int
+    keys: list[str]
+
+    @property
+    def deltas(self) -> int:
+        """It holds no deltas."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,31 +118,31 @@ class TableRun:
     """Deltas of one operation on one table, in columns of little-endian numbers.
 
     Attributes:
-        op: `OP_SET`, `OP_DELETE`, `OP_INCREMENT`; `OP_DEFINE` gives ids to keys; `OP_RECORDS` sets
-            from records of key, value and timestamp.
+        op: `OP_SET`, `OP_DELETE`, `OP_INCREMENT`; `OP_RECORDS` sets from records.
         table: which.
-        keys: u32 ids, or a range of them, where keys are text; else u64 keys; of a define the keys
-            themselves (none: the node will not use its ids any more); of records the records.
-        values: float64 or int64, as many as keys; None for deletes, defines and records.
+        keys: u32 ids, or a range of them, where keys are text; else u64 keys; or the records, of
+            key, value and timestamp.
+        values: float64 or int64, as many as keys; None for deletes and records.
         timestamps: int64, as many as keys; None where not given.
-        first: of a define the id of its first key, the others follow.
     """
 
     op: int
     table: TableKey
-    keys: bytes | list[str] | IdRange
+    keys: bytes | IdRange
     values: bytes | None = None
     timestamps: bytes | None = None
-    first: int = 0
 
     @property
     def deltas(self) -> int:
-        """How many deltas it holds; a define holds none."""
-        if type(self.keys) is bytes:
-            if self.op == OP_RECORDS:
-                return len(self.keys) // RECORD_BYTES
-            return len(self.keys) // (4 if self.table.is_named else 8)
-        return self.keys.count if isinstance(self.keys, IdRange) else 0
+        """How many deltas it holds."""
+        if isinstance(self.keys, IdRange):
+            return self.keys.size
+        if self.op == OP_RECORDS:
+            return len(self.keys) // RECORD_BYTES
+        return len(self.keys) // (4 if self.table.is_named else 8)
+
+
+TablePart: TypeAlias = TableDefine | TableRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +164,13 @@ class Chunk:
     number: int
     time_ms: int
     runs: list[Run]
-    tables: list[TableRun] = field(default_factory=list)
+    tables: list[TablePart] = field(default_factory=list)
     tables_fault: str = ""
 
     @property
     def deltas(self) -> int:
         """How many deltas the chunk holds."""
-        return sum(len(run.keys) for run in self.runs) + sum(run.deltas for run in self.tables)
+        return sum(len(run.keys) for run in self.runs) + sum(part.deltas for part in self.tables)
 
 
 @dataclass(frozen=True, slots=True)

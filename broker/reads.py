@@ -93,6 +93,12 @@ async def table_fields(client: Client, keys: ShardKeys) -> dict[str, bytes]:
     return found
 
 
+async def has_tables(client: Client, keys: ShardKeys) -> bool:
+    """Whether the full state has anything of tables."""
+    async with translated("looking for tables"):
+        return bool(await client.hlen(keys.tables))
+
+
 async def state_pages(
     client: Client, keys: ShardKeys
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:

@@ -416,7 +416,11 @@ class ShardState:
         tables = self._load.tables if self._load is not None and is_load else self.tables
         watched = self.on_changes is not None and not is_load
         self.tally.add(
-            fold(values, batch, chunks, floors, observe if watched else None, tables, self._fault)
+            fold(
+                *(values, batch, chunks, floors, observe if watched else None),
+                tables=tables,
+                note_fault=self._fault,
+            )
         )
         self._remember(batch)
         if self._load is not None and is_load:

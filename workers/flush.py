@@ -39,6 +39,7 @@ class _Shard:
     number: int
     drain_at: float | None = 0.0
     is_woken: bool = False
+    is_full: bool = False
     beat_at: float = 0.0
     nodes: dict[str, None] = field(default_factory=dict)
 
@@ -123,9 +124,10 @@ class FlushWorker:
                     # After a flush of everything nobody could join any more.
                     await self._session.make_or_join()
             is_due = shard.drain_at is not None and shard.drain_at <= time.monotonic()
-            if shard.is_woken or is_due:
+            # While the log is full producers go on waking us, and it would be no use.
+            if (shard.is_woken and not shard.is_full) or is_due:
                 await self._drain(shard)
-        if any(shard.is_woken for shard in self._shards):
+        if any(shard.is_woken and not shard.is_full for shard in self._shards):
             return 0.0
         times = [shard.beat_at for shard in self._shards]
         times += [shard.drain_at for shard in self._shards if shard.drain_at is not None]
@@ -177,14 +179,17 @@ class FlushWorker:
             self._count(shard.number, reply)
             self.health.published(shard.number, reply.offset, now)
         if isinstance(reply, Drained | NotDue):
+            shard.is_full = False
             shard.drain_at = None if reply.next_ms < 0 else now + reply.next_ms / 1000
             self.health.drained(shard.number, shard.drain_at)
         elif isinstance(reply, LogFull):
             self.health.refused(shard.number)
-            log.error(
-                "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
-                *(shard.number, reply.log_bytes),
-            )
+            if not shard.is_full:
+                log.error(
+                    "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
+                    *(shard.number, reply.log_bytes),
+                )
+            shard.is_full = True
             shard.drain_at = now + LOG_FULL_RETRY
 
     def _forget_nodes(self, shard: _Shard) -> None:

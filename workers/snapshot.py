@@ -134,7 +134,7 @@ class SnapshotWorker:
             # Another life of the shard, or cut back: offsets noted before mean other batches now.
             self._committed.clear()
             self._cut_to = 0
-        pressed = head.log_bytes > self._limit * CUT_PRESSURE
+        pressed = self._presses(head)
         if not await self._has_work(head, pressed=pressed):
             return None
         written = Written()
@@ -157,6 +157,18 @@ class SnapshotWorker:
             written.seconds,
         )
         return written
+
+    async def is_pressed(self) -> bool:
+        """Whether the log is more than half full.
+
+        Raises:
+            BackendError: Redis failed.
+        """
+        head = (await reads.log_page(self._session.client, self._keys, 0, 0)).head
+        return head is not None and self._presses(head)
+
+    def _presses(self, head: Head) -> bool:
+        return head.log_bytes > self._limit * CUT_PRESSURE
 
     async def _has_work(self, head: Head, *, pressed: bool) -> bool:
         if head.position.offset > head.snapshot.offset:
@@ -241,9 +253,7 @@ class SnapshotWorker:
             sets += await self._write_tables(changes, changes.tables, bytes(digest))
         return sets, deletes
 
-    async def _write_tables(
-        self, changes: NetChanges, tables: ShardTables, digest: bytes
-    ) -> int:
+    async def _write_tables(self, changes: NetChanges, tables: ShardTables, digest: bytes) -> int:
         """Write what changed in the tables, in the order given; return how many fields."""
         write = self._session.commands.snapshot_page
         page: list[tuple[str, bytes]] = []

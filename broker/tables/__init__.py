@@ -5,7 +5,7 @@ in the table's arrays; slots are numbered in the order in which keys first occur
 every replica and the full state number them alike. Text keys are written out once per producer:
 after that its chunks carry ids.
 
-Everything here but `runs` and `names` needs numpy, which is an extra.
+Everything here but this module needs numpy, which is an extra.
 """
 
 from __future__ import annotations
@@ -23,8 +23,16 @@ HAS_NUMPY = find_spec("numpy") is not None
 
 def new_tables(*, tracks: bool = False) -> ShardTables | None:
     """Return an empty shard's tables; None without numpy."""
-    if not HAS_NUMPY:
-        return None
+    return made_tables(tracks=tracks) if HAS_NUMPY else None
+
+
+def made_tables(*, tracks: bool = False) -> ShardTables:
+    """Return an empty shard's tables.
+
+    Raises:
+        NumpyMissingError: numpy is not installed.
+    """
+    need_numpy()
     from broker.tables.shard import ShardTables  # noqa: PLC0415 - needs numpy
 
     return ShardTables(tracks=tracks)

@@ -121,9 +121,7 @@ def column_runs(op: int, keys: Keys, values: Any, timestamps: Any) -> list[Part]
     given = None if op == OP_DELETE else _as_long(keys, "values", _numbers("values", values, kind))
     stamps = None
     if timestamps is not None:
-        stamps = _as_long(
-            keys, "timestamps", _numbers("timestamps", timestamps, np.dtype("<i8"))
-        )
+        stamps = _as_long(keys, "timestamps", _numbers("timestamps", timestamps, np.dtype("<i8")))
     return [
         (
             part.shard,

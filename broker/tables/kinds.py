@@ -9,6 +9,7 @@ from broker.tables import need_numpy
 
 KEYS = {str: "str", int: "u64"}
 VALUES = {float: "f64", int: "i64"}
+ALLOWED = "keys are str or int (0 to 2^64 - 1), values are float or int (64 bits)"
 
 
 def table_key(name: str, keys: type, values: type) -> TableKey:
@@ -21,10 +22,5 @@ def table_key(name: str, keys: type, values: type) -> TableKey:
     need_numpy()
     checked_name("table", name)
     if keys not in KEYS or values not in VALUES:
-        raise ConfigError(
-            [
-                f"table {name!r} of {keys!r} to {values!r}; keys are str or int (0 to 2^64 - 1), "
-                "values are float or int (64 bits)"
-            ]
-        )
+        raise ConfigError([f"table {name!r} of {keys!r} to {values!r}; {ALLOWED}"])
     return TableKey(name, f"{KEYS[keys]}-{VALUES[values]}")

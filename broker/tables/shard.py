@@ -21,8 +21,9 @@ import numpy as np
 
 from broker.codec import pack_field, unpack_fields
 from broker.errors import DecodeError
-from broker.model import ABSENT, Absent, Chunk, IdRange, TableKey
-from broker.protocol import BLOCK_SLOTS, OP_DEFINE, TABLE_KINDS
+from broker.model import ABSENT, Absent, Chunk, IdRange, TableDefine, TableKey, TableRun
+from broker.protocol import BLOCK_SLOTS, TABLE_KINDS
+from broker.tables.index import NameIndex, NumberIndex
 from broker.tables.table import Column, NodeIds, Table
 
 
@@ -71,43 +72,38 @@ class ShardTables:
             return Outcome(fault=fault)
         superseded = refused = 0
         changed = set()
-        for run in chunk.tables:
-            table = self.table(run.table)
-            changed.add(run.table)
-            if run.op == OP_DEFINE:
-                table.define(run, chunk.node, chunk.incarnation, offset)
+        for part in chunk.tables:
+            table = self.table(part.table)
+            changed.add(part.table)
+            if isinstance(part, TableDefine):
+                table.define(part, chunk.node, chunk.incarnation, offset)
                 if not self._tracks:
                     table.nodes = {who: ids for who, ids in table.nodes.items() if not ids.ended}
             else:
-                gone, no = table.apply(run, chunk.node, chunk.incarnation, offset)
+                gone, no = table.apply(part, chunk.node, chunk.incarnation, offset)
                 superseded += gone
                 refused += no
         for key in changed:
             self.tables[key].revision += 1
-        deltas = sum(run.deltas for run in chunk.tables)
+        deltas = sum(part.deltas for part in chunk.tables)
         return Outcome(deltas - superseded - refused, superseded, refused)
 
     def _fault(self, chunk: Chunk) -> str:
         """Which rule the chunk breaks that only the history can tell."""
         known: dict[TableKey, int] = {}
-        for run in chunk.tables:
-            if not run.table.is_named:
+        for part in chunk.tables:
+            key = part.table
+            if not key.is_named:
                 continue
-            if run.table not in known:
-                table = self.tables.get(run.table)
-                known[run.table] = table.known_ids(chunk.node, chunk.incarnation) if table else 0
-            ids = known[run.table]
-            if run.op == OP_DEFINE:
-                if run.first > ids:
-                    return f"ids from {run.first} on are defined, but those from {ids} on are not"
-                known[run.table] = max(ids, run.first + len(run.keys)) if run.keys else 0
-                continue
-            if isinstance(run.keys, IdRange):
-                needed = run.keys.first + run.keys.count
-            else:
-                needed = int(np.frombuffer(run.keys, dtype="<u4").max()) + 1  # type: ignore[call-overload]
-            if needed > ids:
-                return f"id {needed - 1} of table {run.table.name} was never defined"
+            if key not in known:
+                table = self.tables.get(key)
+                known[key] = table.known_ids(chunk.node, chunk.incarnation) if table else 0
+            if isinstance(part, TableDefine):
+                if part.first > known[key]:
+                    return f"ids of {key.name} from {known[key]} to {part.first} are not defined"
+                known[key] = max(known[key], part.first + len(part.keys)) if part.keys else 0
+            elif (needed := _ids_needed(part)) > known[key]:
+                return f"id {needed - 1} of {key.name} is not defined"
         return ""
 
     # -- the full state ---------------------------------------------------------------------------
@@ -209,6 +205,12 @@ class ShardTables:
         return found
 
 
+def _ids_needed(run: TableRun) -> int:
+    if isinstance(run.keys, IdRange):
+        return run.keys.first + run.keys.size
+    return int(np.frombuffer(run.keys, dtype="<u4").max()) + 1
+
+
 def _parts(name: str) -> list[str]:
     parts = name.split(":", 3)
     if len(parts) != 4 or parts[1] not in TABLE_KINDS:  # noqa: PLR2004 - as told above
@@ -221,29 +223,15 @@ def _load(table: Table, parts: dict[str, dict[str, tuple[int, Any]]], offset: in
     for block in count():
         if len(table.index) < block * BLOCK_SLOTS or str(block) not in parts["k"]:
             break
-        keys = parts["k"][str(block)][1]
-        known = len(table.index)
-        added = table.index.add(
-            keys if table.key.is_named else np.frombuffer(keys, dtype="<u8")
-        )
-        if added.size and int(added[0]) != known:
-            raise ValueError(f"key block {block} of {table.key.name} repeats keys")
+        _load_keys(table.index, parts["k"][str(block)][1])
     table.written_keys = len(table.index)
     table.reserve(len(table.index))
     floors = {}
-    for name, (at, (present, values, stamps)) in parts["v"].items():
-        block = int(name)
-        slots = slice(block * BLOCK_SLOTS, (block + 1) * BLOCK_SLOTS)
-        table.reserve(slots.stop)
-        table.present[slots] = np.unpackbits(np.frombuffer(present, np.uint8)).astype(np.bool_)
-        table.values[slots] = np.frombuffer(values, dtype=table.dtype)
-        if stamps is not None:
-            if table.timestamps is None:
-                table.timestamps = np.zeros(table.values.size, dtype=np.int64)
-            table.timestamps[slots] = np.frombuffer(stamps, dtype="<i8")
+    for name, (at, content) in parts["v"].items():
+        _load_block(table, int(name), *content)
         if at > offset:
-            floors[block] = at
-    for name, (_at, (packed, ended)) in parts["d"].items():
+            floors[int(name)] = at
+    for name, (_, (packed, ended)) in parts["d"].items():
         incarnation, node = name.split(":", 1)
         if not ended or ended > offset:
             slots = np.frombuffer(packed, dtype="<u4").astype(np.int64)
@@ -256,6 +244,29 @@ def _load(table: Table, parts: dict[str, dict[str, tuple[int, Any]]], offset: in
         table.floors = np.zeros(table.values.size // BLOCK_SLOTS, dtype=np.int64)
         table.floors[list(floors)] = list(floors.values())
     table.recount()
+
+
+def _load_keys(index: NameIndex | NumberIndex, keys: Any) -> None:
+    known = len(index)
+    if isinstance(index, NameIndex):
+        added = index.add(keys)
+    else:
+        added = index.add(np.frombuffer(keys, dtype="<u8"))
+    if added.size != len(index) - known:
+        raise ValueError("a key has two slots")
+
+
+def _load_block(
+    table: Table, block: int, present: bytes, values: bytes, stamps: bytes | None
+) -> None:
+    slots = slice(block * BLOCK_SLOTS, (block + 1) * BLOCK_SLOTS)
+    table.reserve(slots.stop)
+    table.present[slots] = np.unpackbits(np.frombuffer(present, np.uint8)).astype(np.bool_)
+    table.values[slots] = np.frombuffer(values, dtype=table.dtype)
+    if stamps is not None:
+        if table.timestamps is None:
+            table.timestamps = np.zeros(table.values.size, dtype=np.int64)
+        table.timestamps[slots] = np.frombuffer(stamps, dtype="<i8")
 
 
 def _new_key_blocks(table: Table) -> range:

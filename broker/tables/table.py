@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from broker.model import IdRange, TableKey, TableRun
+from broker.model import IdRange, TableDefine, TableKey, TableRun
 from broker.protocol import BLOCK_SLOTS, OP_DELETE, OP_INCREMENT, OP_RECORDS
 from broker.tables.index import NameIndex, NumberIndex, Slots
 
@@ -91,24 +91,24 @@ class Table:
         ids = self.nodes.get((node, incarnation))
         return ids.known if ids is not None and not ids.ended else 0
 
-    def define(self, run: TableRun, node: str, incarnation: int, offset: int) -> None:
+    def define(self, one: TableDefine, node: str, incarnation: int, offset: int) -> None:
         """Give ids to keys; from 0 on, it ends those of the node's other incarnations.
 
         Without keys it ends those of this one, too.
         """
-        assert isinstance(self.index, NameIndex)  # noqa: S101 - only such runs are defines
-        if not run.first:
+        assert isinstance(self.index, NameIndex)  # noqa: S101 - only such tables have ids
+        if not one.first:
             for (name, number), ids in self.nodes.items():
-                if name == node and not ids.ended and (number != incarnation or not run.keys):
+                if name == node and not ids.ended and (number != incarnation or not one.keys):
                     ids.ended, ids.changed = offset, True
-        if run.keys:
-            slots = self.index.add(run.keys)  # type: ignore[arg-type]
+        if one.keys:
+            slots = self.index.add(one.keys)
             self.reserve(len(self.index))
             self.recount()
             mine = self.nodes.get((node, incarnation))
             if mine is None or mine.ended:
                 mine = self.nodes[node, incarnation] = NodeIds(slots[:0])
-            mine.define(run.first, slots)
+            mine.define(one.first, slots)
 
     def recount(self) -> None:
         """Count the slots that hold nothing."""
@@ -133,24 +133,15 @@ class Table:
     # -- deltas -----------------------------------------------------------------------------------
 
     def apply(self, run: TableRun, node: str, incarnation: int, offset: int) -> tuple[int, int]:
-        """Apply a run that is not a define; return how many deltas were superseded and refused."""
-        values, stamps = run.values, run.timestamps
-        if run.op == OP_RECORDS:
-            records = np.frombuffer(run.keys, dtype=self.record)  # type: ignore[call-overload]
-            where: Slots | slice = self._slots_of_numbers(records["key"])
-            given, times = records["value"], records["timestamp"]
-        else:
-            where = self._slots(run, node, incarnation)
-            given = None if values is None else np.frombuffer(values, dtype=self.dtype)
-            times = None if stamps is None else np.frombuffer(stamps, dtype=_STAMP)
+        """Apply a run; return how many deltas were superseded and refused."""
+        where, given, times = self._columns(run, node, incarnation)
         superseded = 0
         if self.floors is not None:
             where = _as_slots(where)
             above = self.floors[where // BLOCK_SLOTS] < offset
             superseded = int(above.size - np.count_nonzero(above))
             if superseded:
-                where = where[above]
-                given = None if given is None else given[above]
+                where, given = where[above], given[above]
                 times = None if times is None else times[above]
         refused = 0
         if run.op == OP_DELETE:
@@ -166,16 +157,32 @@ class Table:
                 self.dirty[where // BLOCK_SLOTS] = True
         return superseded, refused
 
-    def _slots(self, run: TableRun, node: str, incarnation: int) -> Slots | slice:
-        if not self.key.is_named:
-            return self._slots_of_numbers(np.frombuffer(run.keys, dtype="<u8"))  # type: ignore[call-overload]
-        ids = self.nodes[node, incarnation]
-        if isinstance(run.keys, IdRange):
-            first, count = run.keys
+    def _columns(
+        self, run: TableRun, node: str, incarnation: int
+    ) -> tuple[Slots | slice, Column, Column | None]:
+        """Return slots, values (of a delete anything) and timestamps of a run."""
+        if run.op == OP_RECORDS and isinstance(run.keys, bytes):
+            records = np.frombuffer(run.keys, dtype=self.record)
+            where = self._slots_of_numbers(np.ascontiguousarray(records["key"]))
+            return where, records["value"], records["timestamp"]
+        stamps = run.timestamps
+        times = None if stamps is None else np.frombuffer(stamps, dtype=_STAMP)
+        slots = self._slots(run.keys, node, incarnation)
+        if run.values is None:
+            return slots, _as_slots(slots), times
+        return slots, np.frombuffer(run.values, dtype=self.dtype), times
+
+    def _slots(self, keys: bytes | IdRange, node: str, incarnation: int) -> Slots | slice:
+        if isinstance(keys, IdRange):
+            ids = self.nodes[node, incarnation]
+            first, end = keys.first, keys.first + keys.size
             # Where ids are slots, a range of them is one copy of memory.
-            return slice(first, first + count) if ids.is_plain else ids.slots[first : first + count]
-        column = np.frombuffer(run.keys, dtype=_ID)  # type: ignore[call-overload]
-        return column if ids.is_plain else ids.slots[column]  # type: ignore[no-any-return]
+            return slice(first, end) if ids.is_plain else ids.slots[first:end]
+        if not self.key.is_named:
+            return self._slots_of_numbers(np.frombuffer(keys, dtype="<u8"))
+        ids = self.nodes[node, incarnation]
+        column = np.frombuffer(keys, dtype=_ID)
+        return column.astype(np.int64) if ids.is_plain else ids.slots[column]
 
     def _slots_of_numbers(self, keys: Any) -> Slots:
         assert isinstance(self.index, NumberIndex)  # noqa: S101 - see Table.__init__

@@ -217,9 +217,7 @@ class TableView(Mapping[Any, Any]):
         import pyarrow as pa  # noqa: PLC0415 - only if asked for
 
         copy = self.copy()
-        return pa.table(
-            {"key": copy.keys, "value": copy.values, "timestamp": copy.timestamps}
-        )
+        return pa.table({"key": copy.keys, "value": copy.values, "timestamp": copy.timestamps})
 
 
 def _read_only(column: npt.NDArray[Any]) -> npt.NDArray[Any]:

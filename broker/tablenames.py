@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.model import TableKey, TableRun
-from broker.protocol import OP_DEFINE
+from broker.model import TableDefine, TableKey, TablePart
 from broker.values import admit_key
 
 
@@ -35,14 +34,15 @@ class LaneNames:
 
     def take(
         self, most_bytes: int, until: Mapping[TableKey, int] | None = None
-    ) -> tuple[list[TableRun], int]:
-        """Return runs that define what waits, about so many bytes of it, and their bytes.
+    ) -> tuple[list[TablePart], int]:
+        """Return defines of what waits, about so many bytes of it, and their bytes.
 
         Args:
             most_bytes: no key is begun beyond.
             until: table -> how many ids to define at most; None: all.
         """
-        runs, size = [], 0
+        defines: list[TablePart] = []
+        size = 0
         for table, keys in self._keys.items():
             first = end = self.defined.get(table, 0)
             stop = len(keys) if until is None else until.get(table, 0)
@@ -50,11 +50,11 @@ class LaneNames:
                 size += admit_key(keys[end])
                 end += 1
             if end > first:
-                runs.append(TableRun(OP_DEFINE, table, keys[first:end], first=first))
+                defines.append(TableDefine(table, first, keys[first:end]))
                 # Not changed in place: packed chunks hold on to what was defined before them.
                 self.defined = self.defined | {table: end}
         self.waiting_bytes -= size
-        return runs, size
+        return defines, size
 
     def forget(self, known: Mapping[TableKey, int]) -> int:
         """Let only so many ids count as defined; return by how many bytes more waits."""
