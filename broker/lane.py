@@ -11,7 +11,7 @@ from broker.intake import Intake
 from broker.model import Run, TableKey, TableRun
 from broker.protocol import MAX_NAME_LENGTH, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.tablenames import LaneNames
-from broker.tableruns import table_run_size
+from broker.tableruns import merged, table_run_size
 from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_key
 
 # A chunk's own fields beside its runs, at most: array, version, node, three numbers, array of runs.
@@ -96,10 +96,11 @@ class Columns:
         """
         kept = [_unspoilt(overwritten, run) for run in reversed(self.runs)]
         kept = [run for run in reversed(kept) if run.keys]
-        before = sum(len(run.keys) for run in self.runs)
-        dropped = before - sum(len(run.keys) for run in kept)
+        tables = _conflated(self.tables) if self.tables else []
+        count = sum(len(run.keys) for run in kept) + sum(run.deltas for run in tables)
+        dropped = self.count - count
         if dropped:
-            self.runs = kept
+            self.runs, self.tables = kept, tables
             self.count -= dropped
             self.size = CHUNK_HEAD_BYTES + sum(map(size_of, kept))
             self.size += sum(map(table_run_size, self.tables))
@@ -199,6 +200,12 @@ class Lane:
             or (bool(self.resend) and self.resend[0].ticket <= ticket)
             or (bool(self.closed) and self.closed[0].ticket <= ticket)
         )
+
+
+def _conflated(runs: list[TableRun]) -> list[TableRun]:
+    from broker.tables.conflate import conflated  # noqa: PLC0415 - needs numpy, which is here then
+
+    return conflated(merged(runs))
 
 
 def _unspoilt(overwritten: set[str], run: Run) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,20 @@ async def table_fields(client: Client, keys: ShardKeys) -> dict[str, bytes]:
     async for names, fields in _pages(client, keys.tables, PAGE_BLOCKS):
         found.update(zip(decode_keys(names), fields, strict=True))
     return found
+
+
+async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) -> set[str]:
+    """Return those of the nodes that left for good, and of which everything is published."""
+    if not nodes:
+        return set()
+    names = sorted(nodes)
+    async with translated("looking for nodes"):
+        pipe = client.pipeline(transaction=True)
+        pipe.hmget(keys.writers, names)
+        pipe.hmget(keys.meta, [f"n:{name}" for name in names])
+        records, pending = await pipe.execute()
+    columns = zip(names, records, pending, strict=True)
+    return {name for name, record, waiting in columns if record is None and waiting is None}
 
 
 async def has_tables(client: Client, keys: ShardKeys) -> bool:

@@ -127,7 +127,11 @@ class SnapshotWorker:
         started = time.monotonic()
         if not await self.renew():
             return None
-        head = (await reads.log_page(self._session.client, self._keys, 0, 0)).head
+        client = self._session.client
+        nodes = self._tables.nodes() if self._tables is not None else ()
+        # Asked before the head: what they wrote is not beyond it.
+        gone = await reads.gone_nodes(client, self._keys, nodes)
+        head = (await reads.log_page(client, self._keys, 0, 0)).head
         if head is None:
             return None
         if (head.snapshot.epoch, head.snapshot.offset) != self._last:
@@ -141,6 +145,8 @@ class SnapshotWorker:
         at = head.snapshot
         while True:
             changes, batches = await self._fold(at, head)
+            if changes.tables is not None and changes.position.offset >= head.position.offset:
+                changes.tables.end(gone, changes.position.offset)
             sets, deletes = await self._write_pages(changes)
             await self._commit(changes, pressed=pressed)
             at = changes.position

@@ -12,7 +12,7 @@ keys and ids that are there too early are given the same slots again by the log.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -162,6 +162,22 @@ class ShardTables:
             assert table.dirty is not None  # noqa: S101 - whoever writes tracks
             for block in np.flatnonzero(table.dirty).tolist():
                 yield f"{prefix}:v:{block}", pack_field(offset, _packed_block(table, block))
+
+    def nodes(self) -> set[str]:
+        """Return the producers whose ids are in use."""
+        return {
+            node
+            for table in self.tables.values()
+            for (node, _), ids in table.nodes.items()
+            if not ids.ended
+        }
+
+    def end(self, nodes: Collection[str], offset: int) -> None:
+        """End the ids of producers of which nothing comes after `offset`."""
+        for table in self.tables.values():
+            for (node, _), ids in table.nodes.items():
+                if node in nodes and not ids.ended:
+                    ids.ended, ids.changed = offset, True
 
     def over(self, offset: int) -> list[str]:
         """Return names of fields that no batch after `offset` needs."""
