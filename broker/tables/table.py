@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from broker.model import IdRange, TableDefine, TableKey, TableRun
 from broker.protocol import BLOCK_SLOTS, OP_DELETE, OP_INCREMENT, OP_RECORDS
-from broker.tables.index import NameIndex, NumberIndex, Slots
+from broker.tables.index import NameIndex, NumberIndex, Slots, U64s
 
 Column: TypeAlias = "npt.NDArray[Any]"
 
@@ -79,6 +79,8 @@ class Table:
         self.written_keys = 0
         self.revision = 0
         self._missing = 0
+        self._last_keys: U64s = np.zeros(0, dtype=np.uint64)
+        self._last_slots: Slots = np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
         """How many keys have a value."""
@@ -186,11 +188,15 @@ class Table:
 
     def _slots_of_numbers(self, keys: Any) -> Slots:
         assert isinstance(self.index, NumberIndex)  # noqa: S101 - see Table.__init__
+        # Most producers write the same keys again and again, and slots never change.
+        if np.array_equal(keys, self._last_keys):
+            return self._last_slots
         before = len(self.index)
         slots = self.index.add(keys)
         if len(self.index) != before:
             self.reserve(len(self.index))
             self.recount()
+        self._last_keys, self._last_slots = keys, slots
         return slots
 
     def _set(self, where: Slots | slice, values: Column, times: Column | None) -> None:
