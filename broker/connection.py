@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
@@ -185,6 +185,32 @@ def redacted(url: str) -> str:
     # Up to the last @: a password that should have been percent-encoded is hidden as well.
     shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", url, flags=re.IGNORECASE)
     return shown.partition("?")[0]
+
+
+_LOGIN = re.compile(r"(?P<scheme>[a-z+]+://)(?:(?P<login>[^/]*)@)?(?P<rest>.*)", re.IGNORECASE)
+
+
+def has_password(url: str) -> bool:
+    """Tell whether a URL holds a password, before the host or as an option."""
+    login = ((match := _LOGIN.fullmatch(url)) is not None and match["login"]) or ""
+    return bool(login.partition(":")[2]) or re.search(r"[?&]password=.", url) is not None
+
+
+def with_password(url: str, password: str) -> str:
+    """Return a URL with this password of its user put in.
+
+    Raises:
+        ConfigError: it has one, or it is of a server that takes none.
+    """
+    match = _LOGIN.fullmatch(url)
+    if match is None or match["scheme"].startswith("embedded"):
+        raise ConfigError([f"url {redacted(url)!r} takes no password; leave the password file out"])
+    if has_password(url):
+        raise ConfigError(
+            [f"url {redacted(url)!r} has a password, and so has the password file; use one of them"]
+        )
+    user = (match["login"] or "").partition(":")[0]
+    return f"{match['scheme']}{user}:{quote(password, safe='')}@{match['rest']}"
 
 
 @asynccontextmanager
