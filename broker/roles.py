@@ -18,10 +18,10 @@ MOST_EXACT_SHARDS: Final = 16
 # Commands that the oldest supported server does not know, and so refuses in a rule.
 SINCE: Final[Mapping[str, tuple[int, int]]] = {"client|setinfo": (7, 2), "waitaof": (7, 2)}
 
-# What every client may do. A transaction that is queued and discarded is how `statebroker doctor`
-# learns what its user may do.
+# What every client may do. INFO tells whether the server is fit, ROLE whether it is the primary; by
+# a transaction that is queued and discarded `statebroker doctor` learns what its user may do.
 EVERYBODY: Final = (
-    *("ping", "select", "client|setname", "client|setinfo"),
+    *("ping", "select", "client|setname", "client|setinfo", "info", "role"),
     *("script|load", "time", "multi", "exec", "discard"),
 )
 # What finds the nodes of a Cluster.
@@ -101,7 +101,6 @@ SUBSCRIBER: Final = Role(
         state="evalsha_ro hmget hscan",
     ),
     channel=frozenset({"subscribe", "unsubscribe"}),
-    server=frozenset({"info"}),
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from broker import ConfigError, Producer
-from broker.connection import has_password, redacted, with_password
+from broker.connection import redacted
 from tests.conftest import OwnServer
 from tests.processes.conftest import NewProgram, Run
 from tests.processes.programs import (
@@ -20,6 +20,7 @@ from tests.processes.programs import (
 )
 from tests.servers import Server
 from tests.waiting import eventually
+from workers.cli.secrets import has_password, with_password
 
 SECRET = "s3cret/w@rd:%20 ü"
 

@@ -13,7 +13,8 @@ from broker.config import checked_name
 from broker.connection import Connections, attached, check_server
 from broker.errors import ConfigError
 from broker.roles import ROLES, rules
-from workers.cli.options import checked_options, first_line, place_options, setting_options
+from workers.cli.options import checked_options, place_options, setting_options
+from workers.cli.secrets import first_line
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 

@@ -13,8 +13,9 @@ import click
 from click.core import ParameterSource
 
 from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
-from broker.connection import EMBEDDED, has_password, redacted, with_password
+from broker.connection import EMBEDDED, redacted
 from broker.errors import BrokerError, ConfigError
+from workers.cli.secrets import first_line, has_password, with_password
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -158,23 +159,6 @@ def _url(ctx: click.Context, param: click.Parameter, url: str) -> str:
 
 def _add_faults(ctx: click.Context, error: ConfigError) -> None:
     ctx.meta[FAULTS] = [*ctx.meta.get(FAULTS, ()), *error.faults]
-
-
-def first_line(path: str) -> str:
-    """Return the first line of a file with a secret.
-
-    Raises:
-        ConfigError: it cannot be read, or the line is empty.
-    """
-    try:
-        line, *_ = [*Path(path).read_text("utf-8").splitlines(), ""]
-    except (OSError, UnicodeDecodeError) as error:
-        # What cannot be decoded is part of a secret.
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError([f"cannot read the password file {path}: {why}"]) from None
-    if not line:
-        raise ConfigError([f"the password file {path} has no password in its first line"])
-    return line
 
 
 def setting_options(*names: str) -> Callable[[F], F]:
