@@ -130,7 +130,7 @@ _OPERATOR: Final = Role(
         lease="get",
     ),
     # CONFIG GET shows the default user's password where `requirepass` set it: not for everybody.
-    server=frozenset({"config|get", "acl|whoami", "cluster|info", "cluster|nodes"}),
+    server=frozenset({"config|get", "cluster|info", "cluster|nodes"}),
 )
 ADMIN: Final = _all_of(
     (PRODUCER, FLUSHER, SCHEDULER, SUBSCRIBER, _OPERATOR),

@@ -7,6 +7,7 @@ import click
 from broker import __version__
 from workers.cli.acl import acl
 from workers.cli.content import delete, get, increment, set_key, watch
+from workers.cli.doctor import doctor
 from workers.cli.log import tell_people
 from workers.cli.options import Commands, config_file
 from workers.cli.serving import flush, schedule, serve
@@ -52,6 +53,7 @@ for command in (
     watch,
     status,
     verify,
+    doctor,
     acl,
     config,
 ):

@@ -29,7 +29,7 @@ PLACES = {
 LOGIN = "statebroker.login"
 KNOWN = (*PLACES, *SETTINGS)
 FAULTS = "statebroker.faults"
-NEED_A_SERVER = ("set", "get", "delete", "increment", "watch", "status", "verify")
+NEED_A_SERVER = ("set", "get", "delete", "increment", "watch", "status", "verify", "doctor")
 # A cluster manager puts variables like these into every process of a service called statebroker.
 _FOREIGN = re.compile(r"STATEBROKER_(SERVICE|PORT)(_.*)?")
 
