@@ -34,6 +34,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from broker.embedded import attach, parse_embedded_url
 from broker.errors import AccessError, BackendError, ConfigError, ConnectError, ServerUnfitError
 from broker.protocol import MIN_REDIS
+from broker.tls import FILES, tls_doubt, tls_faults, tls_fix
 
 if TYPE_CHECKING:
     from broker.embedded import Attachment
@@ -46,7 +47,7 @@ SCHEMES = ("embedded", "redis", "rediss", "unix")
 
 URL_OPTIONS = {
     *("db", "client_name", "username", "password"),
-    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"),
+    *(*FILES, "ssl_check_hostname", "ssl_cert_reqs"),
 }
 
 CONNECT_TIMEOUT = 5.0
@@ -156,17 +157,21 @@ def check_url(url: str) -> None:
     """Refuse a URL that cannot be read, before anything connects.
 
     Raises:
-        ConfigError: host, port, database or an option is not one.
+        ConfigError: host, port, database or an option is not one, or a file of TLS is missing.
     """
     try:
         parts = urlsplit(url)
-        known = set(parse_qs(parts.query, keep_blank_values=True)) <= URL_OPTIONS
+        options = parse_qs(parts.query, keep_blank_values=True)
+        known = set(options) <= URL_OPTIONS
         # Reading the port checks it.
         readable = parts.scheme == "unix" or (bool(parts.hostname), parts.port)[0]
     except ValueError:
         raise unreadable(url) from None
     if not (known and readable):
         raise unreadable(url)
+    faults = tls_faults(parts.scheme, {name: values[-1] for name, values in options.items()})
+    if faults:
+        raise ConfigError([f"url {redacted(url)!r}: {fault}" for fault in faults])
 
 
 def unreadable(url: str) -> ConfigError:
@@ -193,20 +198,25 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
 
     Raises:
         ConnectError: cannot reach the server.
-        AccessError: it does not let us in.
+        AccessError: it does not let us in, or we do not trust it.
         BackendError: any other error of the server.
     """
     try:
         yield
     except (RedisTimeoutError, TimeoutError) as error:
-        raise ConnectError(f"{action}: {server} did not answer in time ({error})") from error
+        raise ConnectError(
+            f"{action}: {server} did not answer in time ({error})" + tls_doubt(server, str(error))
+        ) from error
     except (AuthenticationError, AuthorizationError) as error:
         raise _refused(action, server, error) from error
     except (RedisConnectionError, OSError) as error:
         if any(word in str(error) for word in _REFUSALS):
             raise _refused(action, server, error) from error
+        if (fix := tls_fix(str(error))) is not None:
+            raise AccessError(f"{action}: no TLS with {server} ({error}): {fix}") from error
         raise ConnectError(
             f"{action}: cannot reach {server} ({error}); is the server running and the URL right?"
+            + tls_doubt(server, str(error))
         ) from error
     except NoPermissionError as error:
         raise BackendError(

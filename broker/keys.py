@@ -61,7 +61,12 @@ class ShardKeys:
     @classmethod
     def of(cls, namespace: str, shard: int, shards: int) -> ShardKeys:
         """Names of shard number `shard` of a namespace that has `shards` of them."""
-        prefix = f"sb:{{{shard_tag(namespace, shard, shards)}}}:"
+        return cls.of_tag(shard_tag(namespace, shard, shards))
+
+    @classmethod
+    def of_tag(cls, tag: str) -> ShardKeys:
+        """Names under a hash tag; of a pattern of tags, patterns."""
+        prefix = f"sb:{{{tag}}}:"
         return cls(
             prefix=prefix,
             meta=prefix + "meta",
