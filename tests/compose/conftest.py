@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from pytest_docker.plugin import get_docker_services
 
-from scripts.chaos.keyspace import SHARDS
 from tests.compose.harness import Harness
 from tests.compose.project import Project, until
 from tests.servers import _free_port
@@ -21,7 +20,7 @@ from tests.servers import _free_port
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("docker compose", "docker-compose")
 # A month in a minute: it ends while the profile is being broken.
-SPEED = 45_000
+SPEED = 40_000
 START_SECONDS = 120.0
 
 
@@ -81,7 +80,8 @@ def harness(
 ) -> Iterator[Harness]:
     """Give the profile that the module names, running, with everybody live.
 
-    The module says `PROFILE`, its `URL`, and the service whose containers have the command line.
+    The module says `PROFILE`, its `URL`, how many `SHARDS` it has, and a `WORKER`: the service in
+    whose containers the command line is run.
     """
     module: Any = request.module
     with (
@@ -90,7 +90,7 @@ def harness(
     ):
         environment = {
             "COMPOSE_PROFILES": module.PROFILE,
-            "STATEBROKER_SHARDS": str(SHARDS),
+            "STATEBROKER_SHARDS": str(module.SHARDS),
             "FLIGHTS_SPEED": str(SPEED),
             "REDIS_PORT": str(_free_port()),
             "HARNESS_URL": module.URL,
