@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = ("docker compose", "docker-compose")
 # A month in a minute: it ends while the profile is being broken.
 SPEED = 40_000
-START_SECONDS = 120.0
+START_SECONDS = 180.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.docker)
             item.add_marker(pytest.mark.xdist_group("compose"))
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(400))
 
 
 def answers(command: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 POLL_SECONDS = 0.2
+RUN_SECONDS = 30
 RECOVERY_SECONDS = 60.0
 # Every process of a container but the first, which is the init process and ends with its child.
 KILL_ALL = ["sh", "-c", "kill -9 -1"]
@@ -82,13 +83,9 @@ class Container:
         return ran.stdout
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, and return how that went."""
-        return subprocess.run(  # noqa: PLW1510 - the caller looks
-            ["docker", "exec", self.identity, *command],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        """Run a command in it, and return how that went; status 124 where it took too long."""
+        words = ["docker", "exec", self.identity, "timeout", str(RUN_SECONDS), *command]
+        return subprocess.run(words, capture_output=True, text=True)  # noqa: PLW1510 - the caller looks
 
     def crash(self) -> None:
         """SIGKILL what runs in it, as a crash would; only the engine can bring it back."""
