@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+import msgpack
+
 # Coprime to every number of keys: each comes once before any twice, and no neighbours in a row.
 STRIDE = 7_919
 
@@ -21,6 +27,11 @@ def final_state(updates: int, keys: int) -> dict[str, float]:
     return dict(zip(*workload(updates, keys), strict=True))
 
 
+def texts(updates: int, keys: int, size: int) -> tuple[list[str], list[str]]:
+    """Return the same keys with texts of so many characters, each another one."""
+    return workload(updates, keys)[0], [str(number).rjust(size, "x") for number in range(updates)]
+
+
 def difference(found: dict[str, float], updates: int, keys: int) -> str:
     """Return how a final state differs from the right one; empty if it does not."""
     right = final_state(updates, keys)
@@ -30,3 +41,8 @@ def difference(found: dict[str, float], updates: int, keys: int) -> str:
     foreign = len(found.keys() - right.keys())
     wrong = sum(found[key] != right[key] for key in right.keys() & found.keys())
     return f"the reader's state is wrong: {missing} keys missing, {wrong} wrong, {foreign} foreign"
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """Return the same text for equal states of plain values, in whatever order they are."""
+    return sha256(msgpack.packb(sorted(state.items()))).hexdigest()
