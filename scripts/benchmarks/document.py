@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.benchmarks.curve import Course
-from scripts.benchmarks.model import CPU, Contender, Result
+from scripts.benchmarks.model import CPU, Contender, Measure, Result
 from scripts.benchmarks.stats import Summary, compared, cpu_compared, cpu_total, summary
 
 
@@ -58,6 +58,10 @@ class Row:
     cpu_ratio: Summary | None
     also: Mapping[str, float]
     roles: Mapping[str, float]
+
+    def shown(self, measure: Measure) -> str:
+        """Return one of the other measures for people; "-" if it was not measured."""
+        return measure.shown(self.also[measure.name]) if measure.name in self.also else "-"
 
 
 def rows(result: Result) -> list[Row]:

@@ -42,8 +42,9 @@ def share(values: Sequence[float], part: float) -> float:
 
 
 def percentiles(latencies_ns: Sequence[float]) -> dict[str, float]:
-    """Return p50 and p99 in milliseconds."""
+    """Return p50, p99 and the most in milliseconds."""
     return {
         "p50_ms": share(latencies_ns, 0.5) / NS_PER_MS,
         "p99_ms": share(latencies_ns, 0.99) / NS_PER_MS,
+        "max_ms": max(latencies_ns) / NS_PER_MS,
     }

@@ -117,7 +117,7 @@ def _table(found: Sequence[Row], result: Result) -> list[str]:
         spread = f"{headline.shown(row.headline.low)} to {headline.shown(row.headline.high)}"
         spread += " (!)" if row.headline.is_noisy else ""
         cells = [_title(row, result), headline.shown(row.headline.median), spread]
-        cells += [*(one.shown(row.also[one.name]) for one in also), times(row.ratio)]
+        cells += [*(row.shown(one) for one in also), times(row.ratio)]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", "(!): the rounds differ by more than half, so the median says little."]
 

@@ -61,7 +61,7 @@ def _headline_table(result: Result) -> Table:
             row.contender.title,
             headline.shown(row.headline.median),
             f"{headline.shown(row.headline.low)} to {headline.shown(row.headline.high)}{mark}",
-            *(one.shown(row.also[one.name]) for one in also),
+            *(row.shown(one) for one in also),
             times(row.ratio),
             style="bold" if row.contender.name == scenario.ours else "",
         )

@@ -22,7 +22,7 @@ from scripts.benchmarks.services import start_redis, start_worker
 from scripts.benchmarks.workload import digest
 
 TIMEOUT_S = 120.0
-ACTORS = "scripts.benchmarks.actors."
+PACKAGE = "scripts.benchmarks."
 
 
 class Troupe:
@@ -92,7 +92,7 @@ class Troupe:
 
         Args:
             name: of the process, unique.
-            role: module below `actors` and its function, such as "flow.write".
+            role: module of the benchmarks and its function, such as "actors.flow.write".
             redis: another way to the server.
             details: for the role; `updates` and `keys` are those of the workload.
         """
@@ -100,7 +100,7 @@ class Troupe:
         updates, keys = (int(str(details.pop(one, 0))) for one in ("updates", "keys"))
         place = Place(str(self.folder), redis or self.redis, "", updates, keys, details)
         fields = json.dumps(dataclasses.asdict(place))
-        command = [sys.executable, "-P", "-m", "scripts.benchmarks.role", ACTORS + module]
+        command = [sys.executable, "-P", "-m", "scripts.benchmarks.role", PACKAGE + module]
         process = Process(name, [*command, function, fields], self.folder, is_role=True)
         return self._stack.enter_context(process)
 

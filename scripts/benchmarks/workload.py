@@ -10,6 +10,7 @@ import msgpack
 
 # Coprime to every number of keys: each comes once before any twice, and no neighbours in a row.
 STRIDE = 7_919
+NODE_KEYS = 10
 
 
 def workload(updates: int, keys: int) -> tuple[list[str], list[float]]:
@@ -17,9 +18,19 @@ def workload(updates: int, keys: int) -> tuple[list[str], list[float]]:
 
     Values have all digits that a float can have. Made before the clock runs.
     """
-    names = [f"vehicle/{number:05d}" for number in range(keys)]
+    names = [key_of(number) for number in range(keys)]
     written = [names[number * STRIDE % keys] for number in range(updates)]
-    return written, [number / 7 for number in range(updates)]
+    return written, [value_of(number) for number in range(updates)]
+
+
+def key_of(number: int) -> str:
+    """Return the name of one key."""
+    return f"vehicle/{number:05d}"
+
+
+def value_of(number: int) -> float:
+    """Return what the update of this number writes."""
+    return number / 7
 
 
 def final_state(updates: int, keys: int) -> dict[str, float]:
@@ -46,3 +57,16 @@ def difference(found: dict[str, float], updates: int, keys: int) -> str:
 def digest(state: Mapping[str, Any]) -> str:
     """Return the same text for equal states of plain values, in whatever order they are."""
     return sha256(msgpack.packb(sorted(state.items()))).hexdigest()
+
+
+def node_key(node: int, number: int) -> str:
+    """Return the name of one of the keys of a node."""
+    return f"node/{node:04d}/{number}"
+
+
+def fleet_state(nodes: int, each: int) -> dict[str, float]:
+    """Return what is there after each node wrote so many times to its keys in turn."""
+    last = {done % NODE_KEYS: float(done) for done in range(each)}
+    return {
+        node_key(node, number): value for node in range(nodes) for number, value in last.items()
+    }

@@ -60,7 +60,7 @@ def test_a_replica_that_holds_something_else_gives_no_number() -> None:
     with Troupe(SERVER, {}) as troupe:
         measures = flow(troupe, updates=300, keys=100)
         assert measures["updates_per_s"] > 0
-        reader = troupe.start("late", "flow.read", replicas=2, notes=0)
+        reader = troupe.start("late", "actors.flow.read", replicas=2, notes=0)
         troupe.ready(reader)
         with pytest.raises(BenchmarkError, match="late ends with a wrong state: 100 keys instead"):
             troupe.check([reader], {**final_state(300, 100), "another": 1.0})

@@ -55,7 +55,7 @@ def flow(
     """
     writer = troupe.start(
         "writer",
-        "flow.write",
+        "actors.flow.write",
         updates=updates,
         keys=keys,
         size=size,
@@ -66,7 +66,7 @@ def flow(
     readers = [
         troupe.start(
             f"reader-{first}",
-            "flow.read",
+            "actors.flow.read",
             replicas=min(PER_PROCESS, replicas - first),
             notes=2 if preload else 1,
         )
