@@ -81,7 +81,8 @@ class Curve:
         play: measures one point; raises `BenchmarkError` if it does not count.
         over: name of the measure that the points are drawn over, if that is not `axis` itself.
         also: measures that are shown in the table only.
-        at_once: so many points may be measured at the same time, since time is not measured.
+        is_log: the level axis of the picture is logarithmic.
+        at_once: so many points may be measured at the same time, where that does not matter.
         quick_part: of the usual updates, that a quick run makes.
     """
 
@@ -94,6 +95,7 @@ class Curve:
     play: Callable[[Setting], Mapping[str, float]]
     over: str = ""
     also: tuple[Measure, ...] = ()
+    is_log: bool = True
     at_once: int = 1
     quick_part: float = 0.5
 

@@ -40,7 +40,8 @@ def _panel(axes: plt.Axes, course: Course, panel: Panel) -> None:
             label = ": ".join(names)
             axes.plot(xs, ys, dash, marker="o", markersize=4, color=colour, label=label)
             drawn += bool(label)
-    axes.set_xscale("log")
+    if curve.is_log:
+        axes.set_xscale("log")
     if panel.is_log:
         axes.set_yscale("log")
     else:

@@ -92,10 +92,17 @@ class Link:
 
     def expect(self, order: str) -> dict[str, Any]:
         """Wait for an order and return its details; end if told to end instead."""
-        for line in sys.stdin:
-            told: dict[str, Any] = json.loads(line)
+        while True:
+            told = self.order()
             if told["order"] == order:
                 return told
             if told["order"] == "end":
-                break
-        sys.exit(f"waited for {order!r}, and was told to end")
+                sys.exit(f"waited for {order!r}, and was told to end")
+
+    def order(self) -> dict[str, Any]:
+        """Wait for the next order, whatever it is, and return it with its details."""
+        line = sys.stdin.readline()
+        if not line:
+            sys.exit("nobody gives orders any more")
+        told: dict[str, Any] = json.loads(line)
+        return told

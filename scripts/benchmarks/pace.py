@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -29,6 +29,16 @@ def paced(items: Iterator[T], per_s: float) -> Iterator[T]:
         yield from group
         done += len(group)
         time.sleep(max(0.0, min(TICK_S, began + done / per_s - time.monotonic())))
+
+
+def paced_at(items: Iterable[tuple[float, T]]) -> Iterator[T]:
+    """Yield items that come with the seconds after the first call at which they are due."""
+    began = time.monotonic()
+    for at, item in items:
+        wait = began + at - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+        yield item
 
 
 def share(values: Sequence[float], part: float) -> float:

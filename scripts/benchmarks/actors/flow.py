@@ -10,6 +10,7 @@ from itertools import islice
 from broker import Producer, aio
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
 from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.pace import paced
 from scripts.benchmarks.workload import texts, workload
 
 
@@ -19,10 +20,13 @@ def write(place: Place, link: Link) -> None:
     Details:
         size: characters of each value; 0 for floats.
         flush_every: deltas between two waits for Redis; 0 for one wait at the end.
+        per_s: deltas a second; 0 for as fast as it can.
+        stamped: each value comes with the time of its `set`.
         preload: set every key once before the clock runs.
         settings: of the producer.
     """
     size, flush_every = place.details.get("size", 0), place.details.get("flush_every", 0)
+    per_s, is_stamped = place.details.get("per_s", 0), place.details.get("stamped", False)
     columns = (texts(place.updates, place.keys, size) if size else None) or place.workload()
     updates = iter(zip(*columns, strict=True))
     with Producer(
@@ -42,6 +46,9 @@ def write(place: Place, link: Link) -> None:
                 for key, value in group:
                     put(key, value)
                 producer.flush()
+        elif per_s:
+            for key, value in paced(updates, per_s):
+                put(key, [value, time.monotonic_ns()] if is_stamped else value)
         else:
             for key, value in updates:
                 put(key, value)

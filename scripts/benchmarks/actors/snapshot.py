@@ -10,9 +10,8 @@ from typing import Any
 from broker.aio.session import Session
 from broker.config import SETTINGS
 from scripts.benchmarks.contenders.hset_publish import client
-from scripts.benchmarks.contenders.statebroker import NAMESPACE
+from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
 from scripts.benchmarks.link import Link, Place
-from workers.schedule import LEASE_TTL
 from workers.snapshot import SnapshotWorker
 
 OFFSET = struct.Struct(">Q")
@@ -28,7 +27,7 @@ async def fold(place: Place, link: Link) -> None:
         session,
         0,
         "bench",
-        lease_ttl=LEASE_TTL,
+        lease_ttl=TIMEOUT_S,
         log_retention=0.0,
         log_limit=round(SETTINGS["log_bytes"].default or 0),
     )
