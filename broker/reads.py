@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from broker.connection import Client, translated
+from broker.connection import translated
 from broker.digest import Digest
+from broker.directory import Client
+from broker.errors import ConnectError
 from broker.keys import ShardKeys, config_key
 from broker.model import Position
 from broker.protocol import NO_ID
@@ -84,10 +86,20 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
 
 
 async def state_pages(
-    client: Client, keys: ShardKeys
+    client: Client, keys: ShardKeys, run: Any = None
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
-    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts."""
+    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts.
+
+    Args:
+        client: made by `broker.connection`.
+        keys: the shard.
+        run: what `server_run` said before something that has to fit was read; None asks now.
+
+    Raises:
+        ConnectError: also when the pages are not all of one server.
+    """
     cursor = 0
+    run = run or await server_run(client, keys)
     while True:
         async with translated("reading the full state"):
             cursor, page = await client.execute_command(  # type: ignore[no-untyped-call]
@@ -95,7 +107,8 @@ async def state_pages(
             )
         yield list(page), list(page.values())
         if not cursor:
-            return
+            break
+    await still_the_same(client, keys, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +154,30 @@ async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> lis
         return await client.hmget(keys.state, names)  # type: ignore[return-value]
 
 
-async def server_run(client: Client) -> Any:
-    """Return what changes when another server, or another life of it, answers."""
+async def server_run(client: Client, keys: ShardKeys) -> Any:
+    """Return what changes when another server, or another life of it, answers for a shard."""
     async with translated("asking which server answers"):
-        info = await client.info("server")
+        pipe = client.pipeline(transaction=True)
+        pipe.info("server")
+        # The key says where to ask.
+        pipe.hmget(keys.meta, ["epoch"])
+        info, _ = await pipe.execute()
     return info.get("run_id")
+
+
+async def still_the_same(client: Client, keys: ShardKeys, run: Any) -> None:
+    """Make sure that one server, in one life, answered since `server_run` said `run`.
+
+    A cursor means nothing to another server: what is behind it there may be less.
+
+    Raises:
+        ConnectError: another one answers now.
+    """
+    if await server_run(client, keys) != run:
+        raise ConnectError(
+            f"another server, or another life of it, answers for {keys.state} now; "
+            "what was read of it is read again"
+        )
 
 
 async def last_chunk(
