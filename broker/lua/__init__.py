@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from redis.exceptions import NoScriptError
 
-from broker.connection import Client, translated
+from broker.connection import translated
+from broker.directory import Client
 from broker.errors import FencedError
 from broker.keys import ShardKeys, config_key
 from broker.lua.replies import (
@@ -29,6 +30,7 @@ from broker.lua.replies import (
     Undeclared,
 )
 from broker.model import Position
+from broker.routed import load_script
 
 NAMES: Final = (
     "join",
@@ -82,7 +84,7 @@ class Commands:
                 return await call(sha, len(keys), *keys, *args)
             except NoScriptError:
                 # First use on this server, or SCRIPT FLUSH, or a restart.
-                await self.client.script_load(self._sources[name])
+                await load_script(self.client, keys[0], self._sources[name])
                 return await call(sha, len(keys), *keys, *args)
 
     async def join(self, namespace: str, protocol: int, shards: int) -> tuple[int, int]:
