@@ -49,7 +49,7 @@ class ConnectError(BackendError):
 
 
 class AccessError(ConnectError):
-    """The server answers, but not to this user and password."""
+    """The server answers, but not to this user and password, or there is no trust between us."""
 
 
 class ServerUnfitError(BackendError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker import reads
 from broker.codec import decode_chunk, decode_following, unpack_fields
-from broker.connection import Client
+from broker.directory import Client
 from broker.errors import DecodeError
 from broker.fold import BadChunk, fold
 from broker.keys import ShardKeys

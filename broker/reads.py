@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.codec import decode_keys
-from broker.connection import Client, translated
+from broker.connection import translated
 from broker.digest import Digest
+from broker.directory import Client
+from broker.errors import ConnectError
 from broker.keys import ShardKeys, config_key
 from broker.model import Position
 from broker.protocol import NO_ID
@@ -85,10 +87,10 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
     )
 
 
-async def table_fields(client: Client, keys: ShardKeys) -> dict[str, bytes]:
-    """Return the tables hash; empty if the shard has no tables."""
+async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict[str, bytes]:
+    """Return the tables hash; empty if the shard has no tables. Arguments as `state_pages`."""
     found: dict[str, bytes] = {}
-    async for names, fields in _pages(client, keys.tables, PAGE_BLOCKS):
+    async for names, fields in _pages(client, keys, keys.tables, PAGE_BLOCKS, run):
         found.update(zip(decode_keys(names), fields, strict=True))
     return found
 
@@ -114,17 +116,27 @@ async def has_tables(client: Client, keys: ShardKeys) -> bool:
 
 
 async def state_pages(
-    client: Client, keys: ShardKeys
+    client: Client, keys: ShardKeys, run: Any = None
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
-    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts."""
-    async for page in _pages(client, keys.state, PAGE_FIELDS):
+    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts.
+
+    Args:
+        client: made by `broker.connection`.
+        keys: the shard.
+        run: what `server_run` said before something that has to fit was read; None asks now.
+
+    Raises:
+        ConnectError: also when the pages are not all of one server.
+    """
+    async for page in _pages(client, keys, keys.state, PAGE_FIELDS, run):
         yield page
 
 
 async def _pages(
-    client: Client, key: str, count: int
+    client: Client, keys: ShardKeys, key: str, count: int, run: Any
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
     cursor = 0
+    run = run or await server_run(client, keys)
     while True:
         async with translated("reading the full state"):
             cursor, page = await client.execute_command(  # type: ignore[no-untyped-call]
@@ -132,7 +144,8 @@ async def _pages(
             )
         yield list(page), list(page.values())
         if not cursor:
-            return
+            break
+    await still_the_same(client, keys, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +191,30 @@ async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> lis
         return await client.hmget(keys.state, names)  # type: ignore[return-value]
 
 
-async def server_run(client: Client) -> Any:
-    """Return what changes when another server, or another life of it, answers."""
+async def server_run(client: Client, keys: ShardKeys) -> Any:
+    """Return what changes when another server, or another life of it, answers for a shard."""
     async with translated("asking which server answers"):
-        info = await client.info("server")
+        pipe = client.pipeline(transaction=True)
+        pipe.info("server")
+        # The key says where to ask.
+        pipe.hmget(keys.meta, ["epoch"])
+        info, _ = await pipe.execute()
     return info.get("run_id")
+
+
+async def still_the_same(client: Client, keys: ShardKeys, run: Any) -> None:
+    """Make sure that one server, in one life, answered since `server_run` said `run`.
+
+    A cursor means nothing to another server: what is behind it there may be less.
+
+    Raises:
+        ConnectError: another one answers now.
+    """
+    if await server_run(client, keys) != run:
+        raise ConnectError(
+            f"another server, or another life of it, answers for {keys.state} now; "
+            "what was read of it is read again"
+        )
 
 
 async def last_chunk(

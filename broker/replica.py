@@ -96,6 +96,14 @@ class Replica(Mapping[str, Any]):
         """
         return self._engine.table_read_by(self._between_batches, name, keys, values)
 
+    def tables(self) -> tuple[TableView, ...]:
+        """Return a view of each table that there is now, by name.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+        """
+        return self._between_batches(lambda: self._engine.tables_read_by(self._between_batches))
+
     def _between_batches(self, read: Callable[[], T]) -> T:
         # Batches are applied on the loop's thread only: what runs there sees no half of one.
         if self._thread.is_closed:

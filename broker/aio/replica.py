@@ -18,13 +18,24 @@ from broker.changes import ChangeQueue, OverflowPolicy
 from broker.config import checked_name, checked_of
 from broker.errors import ClosedError, ConfigError, TokenError
 from broker.keys import shard_of
-from broker.model import Change, Health, Position, Status, StatusChange, Token, Verification
+from broker.model import (
+    Change,
+    Health,
+    Position,
+    Status,
+    StatusChange,
+    TableKey,
+    Token,
+    Verification,
+)
 from broker.queues import Bell, ReaderQueue
 from broker.shardstate import ShardState
 from broker.statuses import StatusQueue
+from broker.tables import need_numpy
 from broker.tables.kinds import table_key
 
 if TYPE_CHECKING:
+    from broker.tables.shard import ShardTables
     from broker.tables.view import TableView
 
 CHANGES_LIMIT = 100_000
@@ -181,12 +192,29 @@ class Replica(Mapping[str, Any]):
         self, read: Callable[[Callable[[], Any]], Any], name: str, keys: type, values: type
     ) -> TableView:
         """Return such a view, and let `read` run what shows one moment."""
-        key = table_key(name, keys, values)
+        return self._view(table_key(name, keys, values), read)
+
+    def tables(self) -> tuple[TableView, ...]:
+        """Return a view of each table that there is now, by name.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+        """
+        return self.tables_read_by(lambda look: look())
+
+    def tables_read_by(self, read: Callable[[Callable[[], Any]], Any]) -> tuple[TableView, ...]:
+        """Return such views, and let `read` run what shows one moment."""
+        need_numpy()
+        found = {key for tables in self._tables() for key in list(tables.tables)}
+        return tuple(self._view(key, read) for key in sorted(found))
+
+    def _view(self, key: TableKey, read: Callable[[Callable[[], Any]], Any]) -> TableView:
         from broker.tables.view import TableView  # noqa: PLC0415 - needs numpy
 
-        return TableView(
-            key, lambda: [shard.tables for shard in self._shards if shard.tables is not None], read
-        )
+        return TableView(key, self._tables, read)
+
+    def _tables(self) -> list[ShardTables]:
+        return [shard.tables for shard in self._shards if shard.tables is not None]
 
     @property
     def status(self) -> Status:

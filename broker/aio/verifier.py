@@ -107,8 +107,10 @@ class Verifier:
             MovedError: the position is behind the full state, or not in the history.
             BackendError: Redis failed.
         """
+        run = await reads.server_run(self._client, self._keys)
         at = (await self._marks(until())).snapshot
         values, floors = await self._fields(ranges)
+        await reads.still_the_same(self._client, self._keys, run)
         # Read after the fields: none of them is from beyond.
         fold_to = (await self._marks(until())).fold_to
         while True:
@@ -157,6 +159,7 @@ class Verifier:
             MovedError: the hash was written meanwhile.
             BackendError: Redis failed.
         """
+        run = await reads.server_run(self._client, self._keys)
         before = await reads.state_marks(self._client, self._keys)
         if before is None:
             return {}
@@ -180,6 +183,7 @@ class Verifier:
             for key in sorted(values):
                 if (at := range_of(key)) in found:
                     found[at].append(key)
+        await reads.still_the_same(self._client, self._keys, run)
         if await reads.state_marks(self._client, self._keys) != before:
             raise MovedError(f"{self._keys.state} was written meanwhile")
         return found

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from redis.exceptions import NoScriptError
 
-from broker.connection import Client, translated
+from broker.connection import translated
+from broker.directory import Client
 from broker.errors import FencedError
 from broker.keys import ShardKeys, config_key
 from broker.lua.replies import (
@@ -29,6 +30,7 @@ from broker.lua.replies import (
     Undeclared,
 )
 from broker.model import Position
+from broker.routed import load_script
 
 NAMES: Final = (
     "join",
@@ -46,6 +48,8 @@ NAMES: Final = (
     "state_ranges",
 )
 
+# Called as scripts that cannot write, which takes the right to read their keys and no more.
+READERS: Final = frozenset({"state_sums", "state_ranges"})
 
 MOST_REASON: Final = 300
 
@@ -75,12 +79,13 @@ class Commands:
     async def _run(self, name: str, keys: Sequence[str], *args: str | bytes | float) -> Any:
         async with translated(name):
             sha = self._hashes[name]
+            call = self.client.evalsha_ro if name in READERS else self.client.evalsha
             try:
-                return await self.client.evalsha(sha, len(keys), *keys, *args)
+                return await call(sha, len(keys), *keys, *args)
             except NoScriptError:
                 # First use on this server, or SCRIPT FLUSH, or a restart.
-                await self.client.script_load(self._sources[name])
-                return await self.client.evalsha(sha, len(keys), *keys, *args)
+                await load_script(self.client, keys[0], self._sources[name])
+                return await call(sha, len(keys), *keys, *args)
 
     async def join(self, namespace: str, protocol: int, shards: int) -> tuple[int, int]:
         """Make the namespace if it is new; return (protocol version, shards) that it has."""

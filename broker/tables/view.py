@@ -103,6 +103,16 @@ class TableView(Mapping[Any, Any]):
         self._read = read
 
     @property
+    def name(self) -> str:
+        """The table's name."""
+        return self._key.name
+
+    @property
+    def kind(self) -> str:
+        """What keys and values are: "str-f64", "str-i64", "u64-f64" or "u64-i64"."""
+        return self._key.kind
+
+    @property
     def parts(self) -> tuple[TablePart, ...]:
         """The arrays, a part for each shard that has any; one, unless there are more shards."""
         return tuple(TablePart(table) for table in self._tables())
@@ -116,7 +126,9 @@ class TableView(Mapping[Any, Any]):
 
         Keep it short, and copy what you keep: as long as it runs nothing is applied.
         """
-        return self._read(lambda: look(self))  # type: ignore[no-any-return]
+        # What it calls of the view runs at once, being where it has to be already.
+        here = TableView(self._key, self._shards, lambda one: one())
+        return self._read(lambda: look(here))  # type: ignore[no-any-return]
 
     def copy(self) -> TableCopy:
         """Return keys, values and timestamps of one moment."""

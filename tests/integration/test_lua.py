@@ -95,6 +95,11 @@ class Recorder:
         self.calls.append((list(rest[:count]), list(rest[count:])))
         return await self.client.evalsha(sha, count, *rest)
 
+    async def evalsha_ro(self, sha: str, count: int, *rest: Any) -> Any:
+        """Likewise, where the script may only read."""
+        self.calls.append((list(rest[:count]), list(rest[count:])))
+        return await self.client.evalsha_ro(sha, count, *rest)
+
     async def script_load(self, script: str) -> Any:
         """The call before it did not count; it is repeated."""
         self.calls.pop()
