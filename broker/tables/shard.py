@@ -164,24 +164,24 @@ class ShardTables:
             for block in np.flatnonzero(table.dirty).tolist():
                 yield f"{prefix}:v:{block}", pack_field(offset, _packed_block(table, block))
 
-    def nodes(self) -> set[str]:
-        """Return the producers whose ids are in use."""
+    def producers(self) -> set[tuple[str, int]]:
+        """Return node and incarnation of the producers whose ids are in use."""
         return {
-            node
+            who
             for table in self.tables.values()
-            for (node, _), ids in table.nodes.items()
+            for who, ids in table.nodes.items()
             if not ids.ended
         }
 
-    def end(self, nodes: Collection[str], offset: int) -> None:
+    def end(self, producers: Collection[tuple[str, int]], offset: int) -> None:
         """End the ids of producers of which nothing comes after `offset`."""
         for table in self.tables.values():
-            for (node, _), ids in table.nodes.items():
-                if node in nodes and not ids.ended:
+            for who, ids in table.nodes.items():
+                if who in producers and not ids.ended:
                     ids.ended, ids.changed = offset, True
 
     def over(self, offset: int) -> list[str]:
-        """Return names of fields that no batch after `offset` needs."""
+        """Return names of the fields of ids that no batch after `offset` uses."""
         return [
             f"{':'.join(table.key)}:d:{incarnation}:{node}"
             for table in self.tables.values()
@@ -250,11 +250,13 @@ def _load(table: Table, parts: dict[str, dict[str, tuple[int, Any]]], offset: in
             floors[int(name)] = at
     for name, (_, (packed, ended)) in parts["d"].items():
         incarnation, node = name.split(":", 1)
-        if not ended or ended > offset:
+        is_over = bool(ended) and ended <= offset
+        # Those are kept only by whoever has to delete their fields.
+        if not is_over or table.dirty is not None:
             slots = np.frombuffer(packed, dtype="<u4").astype(np.int64)
             ids = NodeIds(slots[:0])
             ids.define(0, slots)
-            ids.changed = False
+            ids.ended, ids.changed = ended if is_over else 0, False
             table.nodes[node, int(incarnation)] = ids
             table.reserve(int(slots.max(initial=-1)) + 1)
     if floors:

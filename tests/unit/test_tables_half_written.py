@@ -1,4 +1,4 @@
-"""Tables loaded while, or after, schedulers write and die: with the log they are exactly the history.
+"""Tables loaded while schedulers write and die: with the log they are exactly the history.
 
 A load reads each field at a moment of its own, from its begin to its end, as HSCAN may. Meanwhile
 full states are written field by field, are committed or not, and the next scheduler goes on from
@@ -158,7 +158,8 @@ def readings(draw: st.DrawFn, steps: list[Step]) -> tuple[Step, dict[str, bytes]
     return steps[begin], read, steps[end]
 
 
-@settings(max_examples=examples(400))
+@pytest.mark.timeout(900)  # shrinking a failure takes minutes
+@settings(max_examples=examples(600))
 @given(HISTORIES, ROUNDS, st.data())
 def test_a_load_of_any_mixture_and_the_log_are_the_history(
     history: list[list[Act]], rounds: list[Round], data: st.DataObject
@@ -183,6 +184,7 @@ def test_a_load_of_any_mixture_and_the_log_are_the_history(
     assert tables.differences(right) == []
 
 
+@pytest.mark.timeout(900)
 @settings(max_examples=examples(200))
 @given(HISTORIES, ROUNDS)
 def test_what_schedulers_wrote_in_the_end_is_the_history(
@@ -199,3 +201,41 @@ def test_what_schedulers_wrote_in_the_end_is_the_history(
         if not chunk.tables_fault:
             model.apply(chunk)
     assert told(ShardTables.loaded(last.fields, last.snapshot)) == model.told()
+
+
+def test_a_slow_load_still_knows_ids_that_ended_since() -> None:
+    """Blocks that were read before the full state moved on, twice, need the log and its ids."""
+    table = TABLES[0]
+
+    def act(key: int, *, restarts: bool = False) -> list[Act]:
+        return [Act("n1", [Call(OP_SET, table, [key], [key], None, again=False)], restarts)]
+
+    # The first incarnation sets 1 and 2; the second ends its ids at offset 3.
+    batches = chunks_of([act(1), act(2), act(3, restarts=True), act(4), act(5), act(6)])
+    schedulers = Schedulers(batches)
+    begin = 0
+    for number in range(6):
+        schedulers.round(Round(1, None, cuts=False, is_new=number == 4))
+        if number == 0:
+            begin = len(schedulers.steps) - 1
+    first, last = schedulers.steps[begin], schedulers.steps[-1]
+    read = last.fields | {f"t:{table.kind}:v:0": first.fields[f"t:{table.kind}:v:0"]}
+    tables = ShardTables.loaded(read, first.snapshot)
+    replay(tables, batches, first.snapshot, len(batches))
+    assert told(tables) == told(ShardTables.loaded(last.fields, last.snapshot))
+
+
+def test_ids_are_forgotten_with_the_log_that_needs_them() -> None:
+    """Their field does not stay for ever, whichever scheduler is there by then."""
+    table = TABLES[0]
+
+    def act(key: int, *, restarts: bool = False) -> list[Act]:
+        return [Act("n1", [Call(OP_SET, table, [key], [key], None, again=False)], restarts)]
+
+    batches = chunks_of([act(1), act(2, restarts=True), act(3), act(4), act(5)])
+    schedulers = Schedulers(batches)
+    for is_new in (False, False, True, False, True):
+        schedulers.round(Round(1, None, cuts=True, is_new=is_new))
+    assert schedulers.steps[-1].cut > 2
+    ids = [name for name in schedulers.steps[-1].fields if ":d:" in name]
+    assert ids == [f"t:{table.kind}:d:2:n1"]
