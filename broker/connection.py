@@ -74,9 +74,9 @@ class Connections:
         """Return a client for commands that answer at once; nothing is ever sent twice by it."""
         return self._client(max_connections=connections, socket_timeout=REPLY_TIMEOUT)
 
-    def blocking(self) -> Redis:
-        """Return a client for one blocking command or one subscription; silence is no error."""
-        return self._client(max_connections=2, socket_timeout=None)
+    def blocking(self, connections: int = 2) -> Redis:
+        """Return a client for blocking commands or one subscription; silence is no error."""
+        return self._client(max_connections=connections, socket_timeout=None)
 
     def _client(self, **settings: Any) -> Redis:
         if not self.url.startswith("unix://"):
