@@ -530,6 +530,17 @@ class ProducerBuffer:
                 lane.outstanding(ticket) for lane, ticket in zip(self.lanes, tickets, strict=True)
             )
 
+    def reached(self) -> list[int]:
+        """Return for each lane the chunk number up to which Redis has accepted everything."""
+        with self.lock:
+            return [
+                min(
+                    [lane.number]
+                    + [packed.number - 1 for packed in (*lane.resend, lane.flying) if packed]
+                )
+                for lane in self.lanes
+            ]
+
     @property
     def pending(self) -> int:
         """Deltas that Redis has not accepted yet, over all shards."""

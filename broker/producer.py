@@ -124,21 +124,32 @@ class Producer:
         if not self._engine.put(op, key, value):
             self._thread.call(self._engine.make_room(partial(self._engine.put, op, key, value)))
 
-    def flush(self, timeout: float | None = None) -> Token:
+    def flush(
+        self, timeout: float | None = None, *, replicas: int = 0, fsynced: bool = False
+    ) -> Token:
         """Wait until Redis accepted everything written so far, without lingering.
+
+        Accepted is in Redis' memory. With `replicas` it is in the memory of so many replicas too,
+        in each shard: it survives the server's end if one of these takes over. With `fsynced` it is
+        in the append-only file on the server's disk, and on the disks of these replicas: it
+        survives a crash of the machine, whatever `appendfsync` says but `no`.
 
         Args:
             timeout: seconds; None waits for ever.
+            replicas: how many replicas have to have it; 0 asks for none.
+            fsynced: whether it has to be on disk; needs Redis 7.2 or Valkey, and `appendonly yes`.
 
         Returns:
             A token; `replica.wait_for(token)` returns once a replica shows all of it.
 
         Raises:
             FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
+            UnconfirmedError: one of these, but all is accepted; too few replicas or disks have it.
+            ServerUnfitError: `fsynced` is more than this server can tell; all is accepted.
             FencedError: another process took the node name.
             DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
         """
-        return self._thread.call(self._engine.flush(timeout))
+        return self._thread.call(self._engine.flush(timeout, replicas=replicas, fsynced=fsynced))
 
     def stats(self) -> dict[str, int]:
         """Return counters: `buffered = accepted + conflated + pending` at any moment."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
+from broker.aio.confirm import Confirmer
 from broker.aio.sender import Sender
 from broker.aio.session import Session
 from broker.config import checked_name, checked_of, default_node
@@ -116,6 +117,7 @@ class Producer:
         self._conflate = settings.get("conflate", False)
         self._session = Session(url, self.namespace, settings.get("shards"))
         self._sender: Sender | None = None
+        self._confirmer: Confirmer
         self._reported_lost = 0
         self._ended: ClosedError | None = None
         # Another thread's calls need another way to wake the tasks; the sync face puts it here.
@@ -148,6 +150,7 @@ class Producer:
             await self._session.close()
             raise
         self._sender = sender
+        self._confirmer = Confirmer(self._session, sender)
         self.quick = sender.buffer.quick if not self._timestamps else _exactly
         self._session.guard.in_child = sender.buffer.shut_in_child
         return self
@@ -375,24 +378,56 @@ class Producer:
 
     # -- waiting ----------------------------------------------------------------------------------
 
-    async def flush(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109 - same as sync
+    async def flush(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - same as sync
+        *,
+        replicas: int = 0,
+        fsynced: bool = False,
+    ) -> Token:
         """Wait until Redis accepted everything written so far, without lingering.
+
+        Accepted is in Redis' memory. With `replicas` it is in the memory of so many replicas too,
+        in each shard: it survives the server's end if one of these takes over. With `fsynced` it is
+        in the append-only file on the server's disk, and on the disks of these replicas: it
+        survives a crash of the machine, whatever `appendfsync` says but `no`.
 
         Args:
             timeout: seconds; None waits for ever.
+            replicas: how many replicas have to have it; 0 asks for none.
+            fsynced: whether it has to be on disk; needs Redis 7.2 or Valkey, and `appendonly yes`.
 
         Returns:
             A token; `replica.wait_for(token)` returns once a replica shows all of it.
 
         Raises:
             FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
+            UnconfirmedError: one of these, but all is accepted; too few replicas or disks have it.
+            ServerUnfitError: `fsynced` is more than this server can tell; all is accepted.
             FencedError: another process took the node name.
             DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
         """
+        if replicas < 0:
+            raise ConfigError([f"replicas={replicas} is out of range; allowed: 0 or more"])
         sender = self.sender
         tickets = sender.buffer.close_all()
         for wake in sender.wakes:
             wake.set()
+        accepted = partial(self._accepted, sender, tickets)
+        if replicas or fsynced:
+            await self._confirmer.confirm(accepted, replicas, fsynced=fsynced, timeout=timeout)
+        else:
+            await accepted(timeout)
+        self._report_losses(sender)
+        return Token(dict(sender.marks))
+
+    async def _accepted(
+        self,
+        sender: Sender,
+        tickets: list[int],
+        timeout: float | None,  # noqa: ASYNC109 - as flush
+    ) -> None:
+        """Wait until Redis accepted everything up to these tickets."""
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -400,7 +435,7 @@ class Producer:
                     if sender.stopped is not None:
                         raise sender.stopped
                     if sender.buffer.settled(tickets):
-                        break
+                        return
                     await sender.progress.wait()
         except TimeoutError:
             raise FlushTimeoutError(
@@ -408,8 +443,6 @@ class Producer:
                 "stay buffered and are sent as soon as it does"
                 + (f" ({sender.trouble})" if sender.trouble else "")
             ) from None
-        self._report_losses(sender)
-        return Token(dict(sender.marks))
 
     def _report_losses(self, sender: Sender) -> None:
         lost = sum(lane.lost for lane in sender.buffer.lanes)

@@ -10,15 +10,17 @@ from collections.abc import Collection, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 from broker.connection import translated
 from broker.directory import Client
-from broker.errors import FencedError
+from broker.errors import FencedError, ServerUnfitError
 from broker.keys import ShardKeys, config_key
 from broker.lua.replies import (
     Accepted,
     Busy,
+    Claim,
+    Confirmed,
     Drained,
     DrainLimits,
     Lease,
@@ -36,6 +38,7 @@ NAMES: Final = (
     "join",
     "open",
     "append",
+    "confirm",
     "leave",
     "drain",
     "heartbeat",
@@ -167,6 +170,67 @@ class Commands:
         if status == b"BUSY":
             return Busy(reply[1])
         raise fenced(node, int(reply[1]))
+
+    async def confirm(
+        self,
+        client: Client,
+        claims: Sequence[Claim],
+        node: str,
+        token: str,
+        *,
+        replicas: int,
+        fsynced: bool,
+        timeout_ms: int,
+    ) -> Confirmed:
+        """Wait until what one server holds of a node is on replicas, or on disks.
+
+        Args:
+            client: for commands that block; of the one server that answers for all the claims.
+            claims: of the node, by shard.
+            node: its name.
+            token: as for `open`.
+            replicas: how many have to have it.
+            fsynced: whether the server's and the replicas' disks have to.
+            timeout_ms: how long the server waits; 0 for ever.
+
+        Returns:
+            How many have it now, maybe fewer than asked for.
+
+        Raises:
+            FencedError: another process took the name since.
+            ServerUnfitError: the server cannot wait for disks.
+        """
+        async with translated("waiting for replicas and disks"):
+            # In one go, on one connection: WAIT asks for what its own connection wrote. On a
+            # connection made anew in between it would be content with nothing.
+            pipe = client.pipeline(transaction=False)
+            # Each time: a script that is missing would be noticed only after all the waiting.
+            pipe.script_load(self._sources["confirm"])
+            for claim in claims:
+                pipe.evalsha(
+                    *(self._hashes["confirm"], 1, claim.keys.writers),
+                    *(node, str(claim.incarnation), token),
+                )
+            if fsynced:
+                pipe.execute_command("WAITAOF", 1, replicas, timeout_ms)
+            else:
+                pipe.execute_command("WAIT", replicas, timeout_ms)
+            replies = await pipe.execute(raise_on_error=False)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise cannot_wait(reply) or reply
+        _, *held, waited = replies
+        for reply in held:
+            if reply[0] == b"FENCED":
+                raise fenced(node, int(reply[1]))
+        return Confirmed(
+            is_held=all(
+                reply[0] == b"HELD" and reply[1] >= claim.number
+                for reply, claim in zip(held, claims, strict=True)
+            ),
+            local=bool(waited[0]) if fsynced else False,
+            replicas=waited[1] if fsynced else waited,
+        )
 
     async def leave(self, keys: ShardKeys, node: str, incarnation: int, token: str) -> bool:
         """Forget a node whose name nobody will take again; true if the record was its own."""
@@ -397,6 +461,21 @@ def fenced(node: str, incarnation: int) -> FencedError:
     return FencedError(
         f"another process took the node name {node!r} (incarnation {incarnation}); one process at "
         "a time can hold it: stop this one, or give each its own node="
+    )
+
+
+def cannot_wait(error: Exception) -> ServerUnfitError | None:
+    """Say why a server cannot wait for disks, and what to do; None: it is something else."""
+    if isinstance(error, NoPermissionError) or "WAITAOF" not in str(error).upper():
+        return None
+    if "appendonly" in str(error):
+        return ServerUnfitError(
+            "fsynced=True needs an append-only file, and the server has none: run CONFIG SET "
+            "appendonly yes; Redis has accepted what was flushed"
+        )
+    return ServerUnfitError(
+        "fsynced=True needs WAITAOF, which Redis has from 7.2 on and every Valkey: upgrade the "
+        f"server, or have appendfsync always ({error}); Redis has accepted what was flushed"
     )
 
 
