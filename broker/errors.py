@@ -37,6 +37,13 @@ class BackendError(BrokerError):
     """The Redis server could not do what was asked; the cause is kept."""
 
 
+class NumpyMissingError(BrokerError, ImportError):
+    """Tables need numpy, and it is not installed; everything else works without."""
+
+    def __init__(self) -> None:
+        super().__init__("tables need numpy; run: pip install 'statebroker[numpy]'")
+
+
 class ConnectError(BackendError):
     """The server cannot be reached or does not let us in."""
 

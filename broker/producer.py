@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker import aio
 from broker.aio.producer import CLOSE_TIMEOUT, HURRIED_CLOSE_TIMEOUT, ProducerSettings
@@ -15,6 +15,10 @@ from broker.errors import BrokerError
 from broker.loopthread import LoopThread
 from broker.model import Token, Value
 from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.tables.kinds import table_key
+
+if TYPE_CHECKING:
+    from broker.tablewriter import TableWriter
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +99,26 @@ class Producer:
         for group in self._engine.prepare_many(mapping):
             if not self._engine.add_group(*group):
                 self._thread.call(self._engine.make_room(partial(self._engine.add_group, *group)))
+
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableWriter:
+        """Return a writer of a table: many keys to numbers, in columns.
+
+        Args:
+            name: letters, digits, `_`, `.`, `-`.
+            keys: `str`, or `int` for numbers of your own from 0 to 2^64 - 1.
+            values: `float` or `int`, both of 64 bits. Tables of one name and different types of
+                keys or values are different tables.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        key = table_key(name, keys, values)
+        from broker.tablewriter import TableWriter  # noqa: PLC0415 - needs numpy
+
+        return TableWriter(self._engine, self._thread, key)
 
     def _put(self, op: int, key: str, value: Any) -> None:
         if not self._engine.put(op, key, value):

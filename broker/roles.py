@@ -86,6 +86,8 @@ SCHEDULER: Final = Role(
         meta="evalsha hget hmget hset hincrby",
         log="evalsha xrange xtrim",
         state="evalsha hmget hset hdel hscan",
+        tables="evalsha hset hdel hscan",
+        writers="hmget",
         lease="evalsha get set del pexpire",
         workers="evalsha hset hdel",
         dead="evalsha rpush ltrim",
@@ -99,6 +101,7 @@ SUBSCRIBER: Final = Role(
         meta="hmget",
         log="xrange",
         state="evalsha_ro hmget hscan",
+        tables="hlen hscan",
     ),
     channel=frozenset({"subscribe", "unsubscribe"}),
 )

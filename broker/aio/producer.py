@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from broker.aio.confirm import Confirmer
 from broker.aio.sender import Sender
@@ -22,9 +22,14 @@ from broker.errors import (
     FlushTimeoutError,
 )
 from broker.keys import shard_of
-from broker.model import Token, Value
+from broker.model import TableRun, Token, Value
 from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.tables.kinds import table_key
 from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
+
+if TYPE_CHECKING:
+    from broker.aio.tablewriter import TableWriter
+    from broker.buffer import ProducerBuffer
 
 log = logging.getLogger(__name__)
 
@@ -295,6 +300,38 @@ class Producer:
         buffer = self.sender.buffer
         stamp = round(time.time() * 1000) if self._timestamps else None
         news = buffer.add_many(shard, keys, values, size, stamp, time.monotonic())
+        if news:
+            self.wake(shard)
+        return news is not None
+
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableWriter:
+        """Return a writer of a table: many keys to numbers, in columns.
+
+        Args:
+            name: letters, digits, `_`, `.`, `-`.
+            keys: `str`, or `int` for numbers of your own from 0 to 2^64 - 1.
+            values: `float` or `int`, both of 64 bits. Tables of one name and different types of
+                keys or values are different tables.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        key = table_key(name, keys, values)
+        from broker.aio.tablewriter import TableWriter  # noqa: PLC0415 - needs numpy
+
+        return TableWriter(self, key)
+
+    @property
+    def buffer(self) -> ProducerBuffer:
+        """Where deltas go. Raises as `sender`."""
+        return self.sender.buffer
+
+    def add_table_run(self, shard: int, run: TableRun) -> bool:
+        """Buffer one run of a table from any thread; false if there is no room."""
+        news = self.sender.buffer.add_table_run(shard, run, time.monotonic())
         if news:
             self.wake(shard)
         return news is not None

@@ -10,9 +10,11 @@ from collections.abc import Collection, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
 
-from broker.connection import Client, translated
+from broker.connection import translated
+from broker.directory import Client
 from broker.errors import FencedError, ServerUnfitError
 from broker.keys import ShardKeys, config_key
 from broker.lua.replies import (
@@ -31,6 +33,7 @@ from broker.lua.replies import (
     Undeclared,
 )
 from broker.model import Position
+from broker.routed import load_script
 
 NAMES: Final = (
     "join",
@@ -85,7 +88,7 @@ class Commands:
                 return await call(sha, len(keys), *keys, *args)
             except NoScriptError:
                 # First use on this server, or SCRIPT FLUSH, or a restart.
-                await self.client.script_load(self._sources[name])
+                await load_script(self.client, keys[0], self._sources[name])
                 return await call(sha, len(keys), *keys, *args)
 
     async def join(self, namespace: str, protocol: int, shards: int) -> tuple[int, int]:
@@ -213,11 +216,12 @@ class Commands:
                 pipe.execute_command("WAITAOF", 1, replicas, timeout_ms)
             else:
                 pipe.execute_command("WAIT", replicas, timeout_ms)
-            replies = await pipe.execute(raise_on_error=False)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise cannot_wait(reply) or reply
-        _, *held, waited = replies
+            try:
+                _, *held, waited = await pipe.execute()
+            except ResponseError as error:
+                if "UNBLOCKED" in str(error):
+                    raise RedisConnectionError("the server is no primary any more") from error
+                raise cannot_wait(error) or error from error
         for reply in held:
             if reply[0] == b"FENCED":
                 raise fenced(node, int(reply[1]))
@@ -359,8 +363,18 @@ class Commands:
         digest: bytes,
         fields: Sequence[tuple[str, bytes]],
         deletes: Sequence[str],
+        *,
+        of_tables: bool = False,
     ) -> None:
         """Write one page of the full state, and the hash's digest after it; renews the lease.
+
+        Args:
+            keys: the shard.
+            lease: ours.
+            digest: of the state hash.
+            fields: to set.
+            deletes: to delete.
+            of_tables: they are of the tables hash, not of the state hash.
 
         Raises:
             FencedError: the lease was lost, or the server's history; nothing was written.
@@ -368,7 +382,7 @@ class Commands:
         flat = [part for pair in fields for part in pair]
         reply = await self._run(
             "snapshot_page",
-            [keys.state, keys.lease, keys.meta],
+            [keys.tables if of_tables else keys.state, keys.lease, keys.meta],
             lease.holder,
             lease.fence,
             lease.ttl_ms,
@@ -454,13 +468,13 @@ def fenced(node: str, incarnation: int) -> FencedError:
 
 def cannot_wait(error: Exception) -> ServerUnfitError | None:
     """Say why a server cannot wait for disks, and what to do; None: it is something else."""
-    if isinstance(error, NoPermissionError) or "WAITAOF" not in str(error).upper():
-        return None
-    if "appendonly" in str(error):
+    if "WAITAOF cannot be used when" in str(error):
         return ServerUnfitError(
             "fsynced=True needs an append-only file, and the server has none: run CONFIG SET "
             "appendonly yes; Redis has accepted what was flushed"
         )
+    if "unknown command" not in str(error):
+        return None
     return ServerUnfitError(
         "fsynced=True needs WAITAOF, which Redis has from 7.2 on and every Valkey: upgrade the "
         f"server, or have appendfsync always ({error}); Redis has accepted what was flushed"

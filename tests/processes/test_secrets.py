@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from broker import ConfigError, Producer
-from broker.connection import redacted
+from broker.urls import redacted
 from tests.conftest import OwnServer
 from tests.processes.conftest import NewProgram, Run
 from tests.processes.programs import (

@@ -13,6 +13,7 @@ from workers.cli.options import Commands, config_file
 from workers.cli.serving import flush, schedule, serve
 from workers.cli.settings import config
 from workers.cli.status import status
+from workers.cli.tables import tables
 from workers.cli.verify import verify
 
 
@@ -51,6 +52,7 @@ for command in (
     delete,
     increment,
     watch,
+    tables,
     status,
     verify,
     doctor,

@@ -13,8 +13,9 @@ import click
 from click.core import ParameterSource
 
 from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
-from broker.connection import EMBEDDED, redacted
+from broker.connection import EMBEDDED
 from broker.errors import BrokerError, ConfigError
+from broker.urls import redacted
 from workers.cli.secrets import first_line, has_password, with_password
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -14,11 +14,13 @@ from urllib.parse import unquote, urlsplit
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from broker import reads
-from broker.connection import Client, Connections, attached, redacted, translated
+from broker.connection import Connections, attached, translated
+from broker.directory import Client
 from broker.errors import BackendError
 from broker.keys import ShardKeys, config_key
 from broker.lua.replies import DrainLimits
 from broker.roles import ROLES, SINCE, Role
+from broker.urls import redacted
 from workers.doctor.model import Facts
 
 SECTIONS: Final = ("server", "clients", "memory", "persistence", "replication")
