@@ -1,6 +1,6 @@
 """The slots of a Redis Cluster: which node owns which, learnt from any node that answers.
 
-Why not redis-py's cluster client: docs/decisions/0008-a-directory-of-owners.md.
+Why not redis-py's cluster client: docs/decisions/0009-a-directory-of-owners.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class Cluster(Asking):
         self._seeds = seeds
         self._connect = connect
         self._slots: list[Address | None] = [None] * SLOTS
-        self._suspects: set[Address] = set()
 
     async def owner(self, key: str | bytes | None) -> Address:
         """Return the node that owns a key's slot, or (no key) any node that owns some.
@@ -51,8 +50,11 @@ class Cluster(Asking):
         """
         await self.settled()
         if key is None:
-            return random.choice(sorted(self._owners()))
+            owners = self._owners()
+            return random.choice(sorted(owners - self._suspects or owners))
         slot = slot_of_key(key.encode() if isinstance(key, str) else key)
+        if not await self.trusted(self._slots[slot]):
+            await self.settled()
         node = self._slots[slot]
         if node is None:
             self.doubt(None)
@@ -69,12 +71,6 @@ class Cluster(Asking):
     def _owners(self) -> set[Address]:
         return {node for node in self._slots if node is not None}
 
-    def doubt(self, address: Address | None) -> None:
-        """Ask anew, and the others first."""
-        if address is not None:
-            self._suspects.add(address)
-        super().doubt(address)
-
     def redirected(self, address: Address | None, error: RedisError) -> bool:
         """Learn from a redirection; true if it names the owner."""
         if isinstance(error, MovedError):
@@ -84,7 +80,7 @@ class Cluster(Asking):
             moved[error.slot_id] = Address(host, error.port)
             self._settle(moved)
             # Others will have moved too.
-            super().doubt(address)
+            self.doubt(None)
             return True
         # A slot that is on its way still belongs to whom it belonged to.
         if not isinstance(error, AskError | TryAgainError):
@@ -97,7 +93,6 @@ class Cluster(Asking):
         known = [*{*self._seeds, *self._owners()}]
         nodes = sorted(known, key=lambda node: (node in self._suspects, random.random()))
         found = await self._first_answer(nodes)
-        self._suspects.clear()
         slots: list[Address | None] = [None] * SLOTS
         for (first, last), node in found.items():
             slots[first : last + 1] = [node] * (last - first + 1)

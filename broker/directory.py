@@ -24,6 +24,7 @@ from broker.urls import Address
 Client: TypeAlias = Redis
 
 ASK_PAUSE: Final = 0.05  # seconds between two questions, at least: doubts come in swarms
+RECHECK: Final = 0.1  # seconds for which an answer counts that names somebody who had failed
 
 Gone = Callable[[Collection[Address]], None]
 
@@ -60,6 +61,9 @@ class Directory(ABC):
 
     def doubt(self, address: Address | None) -> None:  # noqa: B027 - nothing to do, for most
         """Somebody who was said to answer did not."""
+
+    def answered(self, address: Address | None) -> None:  # noqa: B027 - likewise
+        """Somebody did what was asked."""
 
     def redirected(self, address: Address | None, error: RedisError) -> bool:  # noqa: ARG002
         """Somebody said that it is not its turn; true if it is known now whose it is."""
@@ -107,6 +111,7 @@ class Asking(Directory):
     def __init__(self) -> None:
         super().__init__()
         self._is_doubted = True
+        self._suspects: set[Address] = set()
         self._asked_at = 0.0
         self._is_closed = False
         self._asking: asyncio.Task[None] | None = None
@@ -119,8 +124,10 @@ class Asking(Directory):
             RedisError, OSError: nobody could say.
         """
 
-    def doubt(self, address: Address | None) -> None:  # noqa: ARG002
+    def doubt(self, address: Address | None) -> None:
         """Ask anew, now and in the background; the next `owner` waits for the answer."""
+        if address is not None:
+            self._suspects.add(address)
         self._is_doubted = True
         if not self._is_closed:
             self._begin()
@@ -128,6 +135,21 @@ class Asking(Directory):
     def check(self) -> None:
         """Ask anew in the background, while what is known still counts."""
         self._begin()
+
+    def answered(self, address: Address | None) -> None:
+        """Trust it again."""
+        if self._suspects and address is not None:
+            self._suspects.discard(address)
+
+    async def trusted(self, address: Address | None) -> bool:
+        """Tell whether what is known of an address may be used; false: it was asked for anew.
+
+        A failover takes its time: one that failed before may have been replaced since.
+        """
+        if address not in self._suspects or time.monotonic() < self._asked_at + RECHECK:
+            return True
+        await asyncio.shield(self._begin())
+        return False
 
     async def settled(self) -> None:
         """Wait for the answer to the last doubt; raises as `ask`."""

@@ -24,6 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.directory import Directory
+from broker.tasks import end
 from broker.urls import Address
 
 PATIENCE: Final = 1.0  # seconds for which a refused command is tried again
@@ -100,7 +101,7 @@ class Routed(Redis):
             address = await self._directory.owner(key)
             client = self.server(address)
             try:
-                return await self._watched(address, ask(client))
+                answer = await self._watched(address, ask(client))
             except REFUSED as error:
                 is_known = self._directory.redirected(address, error)
                 redirects += 1
@@ -114,6 +115,9 @@ class Routed(Redis):
             except (RedisConnectionError, RedisTimeoutError, OSError):
                 self._directory.doubt(address)
                 raise
+            else:
+                self._directory.answered(address)
+                return answer
 
     async def _watched(self, address: Address | None, answer: Awaitable[T]) -> T:
         if self._is_blocking:
@@ -132,20 +136,18 @@ class Routed(Redis):
 
     def _keep(self, owners: Collection[Address]) -> None:
         """Let go of servers that own nothing any more; who waits for their answer gets an error."""
-        for address in [one for one in self._clients if one not in owners]:
-            client = self._clients.pop(address)
-            leaving = asyncio.create_task(_leave(client))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+        for address, client in self._clients.items():
+            if address not in owners:
+                leaving = asyncio.create_task(_leave(client))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: ARG002, FBT001
         """Close every connection."""
         self._directory.on_change.remove(self._keep)
-        clients, self._clients = list(self._clients.values()), {}
-        for client in clients:
+        await end(self._leaving)
+        for client in self._clients.values():
             await client.aclose()
-        if self._leaving:
-            await asyncio.wait(self._leaving)
 
 
 async def _leave(client: Redis) -> None:

@@ -27,10 +27,13 @@ log = logging.getLogger(__name__)
 ASK_TIMEOUT: Final = 1.0
 CHECK_EVERY: Final = 5.0  # seconds, with jitter: in case an announcement was lost
 WATCH_RETRY: Final = 1.0
-FENCE_MOST: Final = 3.0  # seconds for which a failover that nobody hears the end of stops writes
+# Seconds for which a primary that is being replaced is not believed: sentinels that have not heard
+# of it name it still. Also how long a failover whose end nobody hears stops writes.
+FENCE_MOST: Final = 3.0
 
 SWITCHED: Final = "+switch-master"
-PROMOTING: Final = "+failover-state-send-slaveof-noone"
+# The step before the one that promotes: what is under way then is still replicated.
+PROMOTING: Final = "+failover-state-select-slave"
 ABORTED: Final = ("-failover-abort-slave-timeout", "-failover-abort-no-good-slave")
 
 
@@ -56,8 +59,11 @@ class Sentinels(Asking):
         self._connect = connect
         self._connect_primary = connect_primary
         self._primary: Address | None = None
+        self._epoch = 0
         self._left: Address | None = None
         self._left_until = 0.0
+        # Whether the sentinel that made us leave it must know of another one already.
+        self._is_told = False
         self._sentinels: list[Address] = list(seeds)
         self._watching: dict[Address, asyncio.Task[None]] = {}
         self._checking: asyncio.Task[None] | None = None
@@ -69,9 +75,13 @@ class Sentinels(Asking):
             RedisError, OSError: no sentinel answers, or there is no primary at this moment.
         """
         await self.settled()
+        if not await self.trusted(self._primary):
+            await self.settled()
         if self._primary is None:
             self.doubt(None)
             raise RedisConnectionError(f"{self._service} has no primary at this moment")
+        # A question that was under way when it was left may have been answered too early.
+        self._check_fence(self._primary)
         return self._primary
 
     async def owners(self) -> list[Address | None]:
@@ -87,12 +97,13 @@ class Sentinels(Asking):
                 self._watching[sentinel] = asyncio.create_task(
                     self._watch(sentinel), name=f"sentinel-{sentinel}"
                 )
-        answers = await self._answers()
-        _, primary = max(answers, key=lambda answer: answer[0])
-        if primary == self._left and time.monotonic() < self._left_until:
-            raise RedisConnectionError(f"{primary} is being replaced as primary")
+        epoch, primary, is_complete = await self._newest()
+        if epoch == self._epoch and is_complete and self._is_told:
+            # Whoever announced the switch knows no more than before: it was an old one.
+            self._left = None
+        self._check_fence(primary)
         await self._check_role(primary)
-        self._left = None
+        self._epoch = epoch
         self._settle(primary)
 
     def _settle(self, primary: Address | None) -> None:
@@ -101,6 +112,34 @@ class Sentinels(Asking):
                 log.info("primary service=%s address=%s", self._service, primary)
             self._primary = primary
             self._tell(() if primary is None else (primary,))
+
+    def _check_fence(self, primary: Address) -> None:
+        if primary == self._left and time.monotonic() < self._left_until:
+            raise RedisConnectionError(f"{primary} is being replaced as primary")
+
+    async def _newest(self) -> tuple[int, Address, bool]:
+        """Return (configuration epoch, primary, whether every sentinel was heard).
+
+        Raises:
+            RedisError: no sentinel answers, or only such as know less than was known before; and
+                there is no primary that could go on.
+        """
+        try:
+            answers = await self._answers()
+        except RedisError:
+            if self._primary is None:
+                raise
+            # Without sentinels a primary is as good as before, as long as it says so itself.
+            return self._epoch, self._primary, False
+        is_complete = len(answers) == len(self._sentinels)
+        # Where two of the same epoch differ, one has just begun to tell of a new primary.
+        epoch, primary = max(answers, key=lambda answer: (answer[0], answer[1] != self._primary))
+        if epoch < self._epoch and not (is_complete and len(set(answers)) == 1):
+            # Only all of them together may go back: somebody set them up anew.
+            if self._primary is None:
+                raise RedisConnectionError(f"no sentinel at hand knows more than {primary}")
+            return self._epoch, self._primary, False
+        return epoch, primary, is_complete
 
     async def _answers(self) -> list[tuple[int, Address]]:
         """Return what the sentinels say; one that hangs is not waited for long."""
@@ -128,14 +167,19 @@ class Sentinels(Asking):
         client = self._connect(sentinel)
         try:
             told = _named(await client.execute_command("SENTINEL", "MASTER", self._service))  # type: ignore[no-untyped-call]
+            # After the epoch, and not out of the same answer: that names the old one for longer.
+            found = await client.execute_command(  # type: ignore[no-untyped-call]
+                "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service
+            )
             others = await client.execute_command("SENTINEL", "SENTINELS", self._service)  # type: ignore[no-untyped-call]
         finally:
             await client.aclose()
+        host, port = found
         for other in map(_named, others):
             address = Address(other["ip"], int(other["port"]))
             if address not in self._sentinels and "s_down" not in other["flags"]:
                 self._sentinels.append(address)
-        return int(told["config-epoch"]), Address(told["ip"], int(told["port"]))
+        return int(told["config-epoch"]), Address(host.decode(), int(port))
 
     async def _check_role(self, primary: Address) -> None:
         client = self._connect_primary(primary)
@@ -178,12 +222,14 @@ class Sentinels(Asking):
         if event == SWITCHED:
             # service, old host, old port, new host, new port
             self._leave(Address(words[1], int(words[2])))
+            self._is_told = True
             if self._primary == self._left:
                 self._settle(None)
         elif event == PROMOTING:
             # What the old one still accepts from now on would be lost.
             if self._primary is not None:
                 self._leave(self._primary)
+                self._is_told = False
         else:
             self._left = None
         self.doubt(None)

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST: Final = 0.02
 RETRY_MOST: Final = 2.0
+RETRY_MOST_OF_MANY: Final = 0.5  # where another server may take over at any moment
 MOVED_PAUSE: Final = 0.02
 
 
@@ -156,7 +157,8 @@ class _Line:
             was_heard = bool(self._confirmed)
             self.lose(set(self.channels), error)
             self._connections.directory.doubt(self._address)
-            delay = min(RETRY_MOST, max(RETRY_FIRST, 0.0 if was_heard else delay * 2))
+            most = RETRY_MOST if self._address is None else RETRY_MOST_OF_MANY
+            delay = min(most, max(RETRY_FIRST, 0.0 if was_heard else delay * 2))
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
 
     async def _listen(self) -> None:
