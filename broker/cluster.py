@@ -1,6 +1,6 @@
 """The slots of a Redis Cluster: which node owns which, learnt from any node that answers.
 
-Why not redis-py's cluster client: docs/decisions/0008-a-directory-of-owners.md.
+Why not redis-py's cluster client: docs/decisions/0009-a-directory-of-owners.md.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from broker.errors import AccessError, BackendError, ConfigError, ConnectError, 
 from broker.protocol import MIN_REDIS
 from broker.routed import Routed
 from broker.sentinel import Sentinels, primary_only
+from broker.tls import tls_doubt, tls_fix
 from broker.urls import Address, Place, read_url, redacted, unreadable
 
 if TYPE_CHECKING:
@@ -197,20 +198,25 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
 
     Raises:
         ConnectError: cannot reach the server.
-        AccessError: it does not let us in.
+        AccessError: it does not let us in, or we do not trust it.
         BackendError: any other error of the server.
     """
     try:
         yield
     except (RedisTimeoutError, TimeoutError) as error:
-        raise ConnectError(f"{action}: {server} did not answer in time ({error})") from error
+        raise ConnectError(
+            f"{action}: {server} did not answer in time ({error})" + tls_doubt(server, str(error))
+        ) from error
     except (AuthenticationError, AuthorizationError) as error:
         raise _refused(action, server, error) from error
     except (RedisConnectionError, OSError) as error:
         if any(word in str(error) for word in _REFUSALS):
             raise _refused(action, server, error) from error
+        if (fix := tls_fix(str(error))) is not None:
+            raise AccessError(f"{action}: no TLS with {server} ({error}): {fix}") from error
         raise ConnectError(
             f"{action}: cannot reach {server} ({error}); is the server running and the URL right?"
+            + tls_doubt(server, str(error))
         ) from error
     except NoPermissionError as error:
         raise BackendError(

@@ -58,6 +58,7 @@ class ShardKeys:
     ready: str
     log: str
     state: str
+    tables: str
     lease: str
     workers: str
     dead: str
@@ -66,7 +67,12 @@ class ShardKeys:
     @classmethod
     def of(cls, namespace: str, shard: int, shards: int) -> ShardKeys:
         """Names of shard number `shard` of a namespace that has `shards` of them."""
-        prefix = f"sb:{{{shard_tag(namespace, shard, shards)}}}:"
+        return cls.of_tag(shard_tag(namespace, shard, shards))
+
+    @classmethod
+    def of_tag(cls, tag: str) -> ShardKeys:
+        """Names under a hash tag; of a pattern of tags, patterns."""
+        prefix = f"sb:{{{tag}}}:"
         return cls(
             prefix=prefix,
             meta=prefix + "meta",
@@ -75,6 +81,7 @@ class ShardKeys:
             ready=prefix + "ready",
             log=prefix + "log",
             state=prefix + "state",
+            tables=prefix + "tables",
             lease=prefix + "lease",
             workers=prefix + "workers",
             dead=prefix + "dead",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from broker.codec import decode_keys
 from broker.connection import translated
 from broker.digest import Digest
 from broker.directory import Client
@@ -16,6 +17,7 @@ from broker.protocol import NO_ID
 from broker.shardstate import Head
 
 PAGE_FIELDS = 2000
+PAGE_BLOCKS = 200  # of 4 to 8 KiB each
 
 _HEAD_FIELDS = (
     "epoch",
@@ -85,6 +87,34 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
     )
 
 
+async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict[str, bytes]:
+    """Return the tables hash; empty if the shard has no tables. Arguments as `state_pages`."""
+    found: dict[str, bytes] = {}
+    async for names, fields in _pages(client, keys, keys.tables, PAGE_BLOCKS, run):
+        found.update(zip(decode_keys(names), fields, strict=True))
+    return found
+
+
+async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) -> set[str]:
+    """Return those of the nodes that left for good, and of which everything is published."""
+    if not nodes:
+        return set()
+    names = sorted(nodes)
+    async with translated("looking for nodes"):
+        pipe = client.pipeline(transaction=True)
+        pipe.hmget(keys.writers, names)
+        pipe.hmget(keys.meta, [f"n:{name}" for name in names])
+        records, pending = await pipe.execute()
+    columns = zip(names, records, pending, strict=True)
+    return {name for name, record, waiting in columns if record is None and waiting is None}
+
+
+async def has_tables(client: Client, keys: ShardKeys) -> bool:
+    """Whether the full state has anything of tables."""
+    async with translated("looking for tables"):
+        return bool(await client.hlen(keys.tables))
+
+
 async def state_pages(
     client: Client, keys: ShardKeys, run: Any = None
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
@@ -98,12 +128,19 @@ async def state_pages(
     Raises:
         ConnectError: also when the pages are not all of one server.
     """
+    async for page in _pages(client, keys, keys.state, PAGE_FIELDS, run):
+        yield page
+
+
+async def _pages(
+    client: Client, keys: ShardKeys, key: str, count: int, run: Any
+) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
     cursor = 0
     run = run or await server_run(client, keys)
     while True:
         async with translated("reading the full state"):
             cursor, page = await client.execute_command(  # type: ignore[no-untyped-call]
-                "HSCAN", keys.state, cursor, "COUNT", PAGE_FIELDS
+                "HSCAN", key, cursor, "COUNT", count
             )
         yield list(page), list(page.values())
         if not cursor:

@@ -4,7 +4,7 @@
     redis+cluster://[user:password@]host[:port][,...]         a Redis Cluster, by any of its nodes
     redis+sentinel://[user:password@]host[:port][,...]/service[/db]     the primary that they name
 
-`rediss+cluster` and `rediss+sentinel` speak TLS to every server. No I/O.
+`rediss+cluster` and `rediss+sentinel` speak TLS to every server.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from broker.errors import ConfigError
+from broker.tls import FILES, tls_faults
 
 Kind = Literal["single", "cluster", "sentinel"]
 
@@ -25,7 +26,7 @@ SCHEMES: Final = (
 
 URL_OPTIONS: Final = {
     *("db", "client_name", "username", "password"),
-    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"),
+    *(*FILES, "ssl_check_hostname", "ssl_cert_reqs"),
 }
 SENTINEL_OPTIONS: Final = {"sentinel_username", "sentinel_password"}
 
@@ -92,7 +93,8 @@ def read_url(url: str) -> Place:
     """Return what a URL says, before anything connects.
 
     Raises:
-        ConfigError: no known scheme; or host, port, service, database or an option is not one.
+        ConfigError: no known scheme; or host, port, service, database or an option is not one, or a
+            file of TLS is missing.
     """
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:
@@ -109,6 +111,10 @@ def read_url(url: str) -> Place:
         raise unreadable(url) from None
     if place is None:
         raise unreadable(url)
+    given = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    faults = tls_faults(scheme, {name: values[-1] for name, values in given.items()})
+    if faults:
+        raise ConfigError([f"url {redacted(url)!r}: {fault}" for fault in faults])
     return place
 
 

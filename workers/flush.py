@@ -42,6 +42,7 @@ class _Shard:
     number: int
     drain_at: float | None = 0.0
     is_woken: bool = False
+    is_full: bool = False
     beat_at: float = 0.0
     nodes: dict[str, None] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -146,13 +147,14 @@ class FlushWorker:
             if shard.beat_at <= began:
                 await self._beat(shard)
             is_due = shard.drain_at is not None and shard.drain_at <= time.monotonic()
-            if shard.is_woken or is_due:
+            # While the log is full producers go on waking us, and it would be no use.
+            if (shard.is_woken and not shard.is_full) or is_due:
                 await self._drain(shard)
         except BackendError as error:
             self.health.failed(began, str(error), shard.number)
             raise
         self.health.worked(shard.number)
-        if shard.is_woken:
+        if shard.is_woken and not shard.is_full:
             return 0.0
         next_at = shard.beat_at if shard.drain_at is None else min(shard.beat_at, shard.drain_at)
         return max(0.0, next_at - time.monotonic())
@@ -214,14 +216,17 @@ class FlushWorker:
             self._count(shard.number, reply)
             self.health.published(shard.number, reply.offset, now)
         if isinstance(reply, Drained | NotDue):
+            shard.is_full = False
             shard.drain_at = None if reply.next_ms < 0 else now + reply.next_ms / 1000
             self.health.drained(shard.number, shard.drain_at)
         elif isinstance(reply, LogFull):
             self.health.refused(shard.number)
-            log.error(
-                "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
-                *(shard.number, reply.log_bytes),
-            )
+            if not shard.is_full:
+                log.error(
+                    "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
+                    *(shard.number, reply.log_bytes),
+                )
+            shard.is_full = True
             shard.drain_at = now + LOG_FULL_RETRY
 
     def _forget_nodes(self, shard: _Shard) -> None:

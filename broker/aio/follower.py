@@ -318,5 +318,7 @@ class Follower:
             if shard.need is not Need.FULL_STATE:
                 return True
             shard.load_page(names, fields)
+        if shard.tables is not None:
+            shard.load_tables(await reads.table_fields(client, keys, run))
         shard.end_load()
         return True

@@ -119,6 +119,8 @@ class Link:
     async def _write(
         self, writer: asyncio.StreamWriter, frame: bytes, direction: Direction
     ) -> None:
+        whither = "bytes_to_client" if direction is self._faults.to_client else "bytes_to_server"
+        self._counts[whither] += len(frame)
         if not direction.split:
             writer.write(frame)
             await writer.drain()

@@ -48,7 +48,7 @@ class FaultProxy:
         faults: the switches.
         counts: what was done so far, by name: connections, refused, requests_lost, replies_lost,
             messages, messages_dropped, messages_repeated, messages_reordered, delayed, stalled,
-            split, cut, reset.
+            split, cut, reset; and bytes_to_server and bytes_to_client, of what was passed on.
     """
 
     def __init__(self, url: str, *, seed: int | None = None) -> None:

@@ -139,7 +139,8 @@ redis.call('XADD', log, number(offset) .. '-0', 'b', batch, 't', number(logged),
   'n', table.concat(names, ' '))
 for _, node in ipairs(nodes) do
   redis.call('LTRIM', list_of[node], count_of[node], -1)
-  if redis.call('HINCRBY', meta, 'n:' .. node, -deltas_of[node]) <= 0 then
+  -- Not -deltas, which is -0 where chunks only define ids, and that is no integer to Redis.
+  if redis.call('HINCRBY', meta, 'n:' .. node, 0 - deltas_of[node]) <= 0 then
     redis.call('HDEL', meta, 'n:' .. node)
   end
 end

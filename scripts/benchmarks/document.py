@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.benchmarks.model import CPU, Contender, Result
+from scripts.benchmarks.curve import Course
+from scripts.benchmarks.model import CPU, Contender, Measure, Result
 from scripts.benchmarks.stats import Summary, compared, cpu_compared, cpu_total, summary
 
 
@@ -16,27 +17,24 @@ class Run:
     """Everything that one call of the command measured, and how.
 
     Attributes:
-        made: day and time, UTC.
-        revision: the commit; "+" behind it if files were changed.
         machine: name -> what it is.
         versions: name -> version.
-        options: rounds, server, seed and so on.
-        seconds: how long all took.
+        options: server, seed and so on.
         results: one for each scenario.
+        courses: one for each curve.
     """
 
-    made: str
-    revision: str
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     options: Mapping[str, Any]
-    seconds: float
     results: Sequence[Result]
+    courses: Sequence[Course] = ()
 
     @property
     def is_good(self) -> bool:
         """Whether every run counts."""
-        return not any(result.faults for result in self.results)
+        faults = [result.faults for result in self.results]
+        return not any(faults) and not any(course.faults for course in self.courses)
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,10 @@ class Row:
     cpu_ratio: Summary | None
     also: Mapping[str, float]
     roles: Mapping[str, float]
+
+    def shown(self, measure: Measure) -> str:
+        """Return one of the other measures for people; "-" if it was not measured."""
+        return measure.shown(self.also[measure.name]) if measure.name in self.also else "-"
 
 
 def rows(result: Result) -> list[Row]:
@@ -99,19 +101,18 @@ def _medians(result: Result, contender: str, measures: Mapping[str, str]) -> dic
 def as_object(run: Run) -> dict[str, Any]:
     """Return what `--json` writes: raw numbers of every run, and what was made of them."""
     return {
-        "made": run.made,
-        "revision": run.revision,
         "machine": dict(run.machine),
         "versions": dict(run.versions),
         "options": dict(run.options),
-        "seconds": round(run.seconds, 1),
         "good": run.is_good,
         "scenarios": {result.scenario.name: _result(result) for result in run.results},
+        "curves": {course.curve.name: _course(course) for course in run.courses},
     }
 
 
 def _result(result: Result) -> dict[str, Any]:
     return {
+        "made": dataclasses.asdict(result.made),
         "headline": dataclasses.asdict(result.scenario.headline),
         "ours": result.scenario.ours,
         "contenders": {row.contender.name: _row(row) for row in rows(result)},
@@ -124,3 +125,14 @@ def _row(row: Row) -> dict[str, Any]:
     fields = dataclasses.asdict(row)
     del fields["contender"]
     return {"title": row.contender.title, **fields}
+
+
+def _course(course: Course) -> dict[str, Any]:
+    curve = course.curve
+    return {
+        "made": dataclasses.asdict(course.made),
+        "axis": dataclasses.asdict(curve.axis),
+        "lines": {line.name: line.title for line in curve.lines},
+        "measures": {one.name: dataclasses.asdict(one) for one in curve.measures},
+        "points": [dataclasses.asdict(point) for point in course.points],
+    }

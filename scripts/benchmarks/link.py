@@ -6,13 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
-from scripts.benchmarks.workload import workload
+from scripts.benchmarks.workload import digest, workload
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Place:
         nats: URL of the NATS server, empty if there is none.
         updates: how many are written.
         keys: how many different ones.
+        details: what else this role has to know.
     """
 
     folder: str
@@ -32,6 +33,7 @@ class Place:
     nats: str
     updates: int
     keys: int
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def workload(self) -> tuple[list[str], list[float]]:
         """Return the keys and values to write, in order."""
@@ -43,11 +45,11 @@ class Link:
 
     def ready(self) -> None:
         """Tell that everything is connected; a reader hears all updates from here on."""
-        self._tell(ready=True)
+        self.tell(ready=True)
 
     def wait_for_go(self) -> int:
         """Wait until all are ready; return the time."""
-        self._expect("go")
+        self.expect("go")
         return time.monotonic_ns()
 
     def wrote(self, began: int, note: str = "") -> None:
@@ -57,12 +59,12 @@ class Link:
             began: when the first update was about to be written.
             note: for the reader, if it waits for one.
         """
-        self._tell(began=began, at=time.monotonic_ns(), note=note)
-        self._expect("end")
+        self.tell(began=began, at=time.monotonic_ns(), note=note)
+        self.expect("end")
 
     def note(self) -> str:
         """Wait for the writer's note."""
-        return str(self._expect("note")["note"])
+        return str(self.expect("note")["note"])
 
     def read(self, state: Mapping[str, Any], **measures: float) -> None:
         """Tell that the state is complete, then show it.
@@ -71,21 +73,36 @@ class Link:
             state: what this reader holds.
             measures: what it measured itself.
         """
-        self._tell(at=time.monotonic_ns(), measures=measures)
-        shown = self._expect("show")["file"]
+        self.tell(at=time.monotonic_ns(), measures=measures)
+        shown = self.expect("show")["file"]
         Path(shown).write_bytes(msgpack.packb(dict(state)))
-        self._tell(shown=True)
-        self._expect("end")
+        self.tell(shown=True)
+        self.expect("end")
 
-    def _tell(self, **report: object) -> None:
+    def show(self, *states: Mapping[str, Any]) -> None:
+        """Wait to be asked for these states, tell what they are, and wait for the end."""
+        self.expect("show")
+        self.tell(states=[{"keys": len(state), "digest": digest(state)} for state in states])
+        self.expect("end")
+
+    def tell(self, **report: object) -> None:
+        """Report to the process that measures."""
         sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()
 
-    def _expect(self, order: str) -> dict[str, Any]:
-        for line in sys.stdin:
-            told: dict[str, Any] = json.loads(line)
+    def expect(self, order: str) -> dict[str, Any]:
+        """Wait for an order and return its details; end if told to end instead."""
+        while True:
+            told = self.order()
             if told["order"] == order:
                 return told
             if told["order"] == "end":
-                break
-        sys.exit(f"waited for {order!r}, and was told to end")
+                sys.exit(f"waited for {order!r}, and was told to end")
+
+    def order(self) -> dict[str, Any]:
+        """Wait for the next order, whatever it is, and return it with its details."""
+        line = sys.stdin.readline()
+        if not line:
+            sys.exit("nobody gives orders any more")
+        told: dict[str, Any] = json.loads(line)
+        return told

@@ -22,7 +22,6 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": _system(),
-        "load before": f"{os.getloadavg()[0]:.1f}",
     }
 
 

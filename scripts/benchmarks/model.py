@@ -14,6 +14,25 @@ class BenchmarkError(Exception):
 
 
 @dataclass(frozen=True)
+class Made:
+    """When and from what a part of the numbers was made.
+
+    Attributes:
+        at: day and time, UTC.
+        revision: the commit; "+" behind it if files were changed.
+        load: of the machine before, as it tells its own average over a minute.
+        rounds: how often each number was measured.
+        seconds: how long it took.
+    """
+
+    at: str = ""
+    revision: str = ""
+    load: float = 0.0
+    rounds: int = 1
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Contender:
     """One way to do what the scenario asks for.
 
@@ -120,11 +139,13 @@ class Result:
         scenario: what was played.
         samples: in the order in which they were played.
         skipped: contender -> why it could not be played.
+        made: when and from what.
     """
 
     scenario: Scenario
     samples: tuple[Sample, ...]
     skipped: Mapping[str, str]
+    made: Made = field(default_factory=Made)
 
     def of(self, contender: str, measure: str) -> dict[int, float]:
         """Return round -> value of one contender's measure, of runs that count."""

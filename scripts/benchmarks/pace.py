@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -31,6 +31,16 @@ def paced(items: Iterator[T], per_s: float) -> Iterator[T]:
         time.sleep(max(0.0, min(TICK_S, began + done / per_s - time.monotonic())))
 
 
+def paced_at(items: Iterable[tuple[float, T]]) -> Iterator[T]:
+    """Yield items that come with the seconds after the first call at which they are due."""
+    began = time.monotonic()
+    for at, item in items:
+        wait = began + at - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+        yield item
+
+
 def share(values: Sequence[float], part: float) -> float:
     """Return the value that this part of all does not exceed.
 
@@ -42,8 +52,9 @@ def share(values: Sequence[float], part: float) -> float:
 
 
 def percentiles(latencies_ns: Sequence[float]) -> dict[str, float]:
-    """Return p50 and p99 in milliseconds."""
+    """Return p50, p99 and the most in milliseconds."""
     return {
         "p50_ms": share(latencies_ns, 0.5) / NS_PER_MS,
         "p99_ms": share(latencies_ns, 0.99) / NS_PER_MS,
+        "max_ms": max(latencies_ns) / NS_PER_MS,
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scripts.benchmarks.curve_page import section
 from scripts.benchmarks.document import Row, Run, rows
-from scripts.benchmarks.model import Result
+from scripts.benchmarks.model import Made, Result
 from scripts.benchmarks.table import times
 
 HEAD = """\
@@ -17,8 +18,9 @@ What statebroker does, done by what a user would pick instead, on the same machi
 minutes, and by the same measuring code. One command makes the environment, starts every server,
 runs it all and writes this page:
 
-    scripts/bench            # all; --quick: three rounds, within three minutes
+    scripts/bench            # all; --quick: fewer rounds and points, within three minutes
     scripts/bench --only statebroker --only zeromq --json numbers.json
+    scripts/bench --only curve-load --docs docs/benchmarks    # this one anew, the others stay
 
 **Read the ratios, not the numbers.** A number depends on the machine and on what else it does;
 in a ratio both sides were measured there, one right after the other. The raw numbers of every
@@ -31,14 +33,21 @@ METHOD = """\
 * Every run starts its own processes: servers, our worker, one reader, one writer, in a new
   temporary directory; and ends them. So no run inherits anything from another.
 * Contenders take turns: each plays once a round, in an order that is shuffled for every round
-  ({rounds} rounds here, seed {seed}). A ratio is made of two runs of the same round; the table
-  shows the median of these ratios, with the least and the most.
+  (seed {seed}). A ratio is made of two runs of the same round; the table shows the median of these
+  ratios, with the least and the most. Points of a curve are measured in a shuffled order, too.
 * All is on one machine: unix sockets, and loopback TCP for NATS, whose server has no unix
   socket. Our runs and those of HSET and XADD use the same server program with the same options.
 * Nothing is persisted: the server has neither append-only file nor dumps, the NATS bucket is in
   memory.
 * Peers' sources are short, and beside ours: [contenders](../../scripts/benchmarks/contenders).
   Whoever knows a faster way to write one of them is welcome to show it.
+"""
+
+CURVES = """\
+# What it costs
+
+How the costs grow with what you may have more of. Every point is one run with processes of its own,
+and counts only if every subscriber's final state is right.
 """
 
 LIMITS = """\
@@ -58,18 +67,29 @@ LIMITS = """\
   compete for the processor. No network, no TLS. Keys of 13 bytes and floats, not large values.
 * Python on both ends: a Go or Rust client of NATS or ZeroMQ is much faster than theirs for
   Python.
-* {rounds} rounds are few: take a ratio near 1 as "equal".
+* A few rounds are few: take a ratio near 1 as "equal". A point of a curve is one run unless its
+  table says otherwise.
 """
 
 
 def page(run: Run) -> str:
     """Return the whole page."""
-    options = run.options
     parts = [HEAD, *(_section(result) for result in run.results)]
-    parts.append(METHOD.format(rounds=options["rounds"], seed=options["seed"]))
-    parts.append(LIMITS.format(rounds=options["rounds"], cores=run.machine["cores"]))
+    if run.courses:
+        parts.append(CURVES)
+    parts += ["\n".join([*section(course), _made(course.made), ""]) for course in run.courses]
+    parts.append(METHOD.format(seed=run.options["seed"]))
+    parts.append(LIMITS.format(cores=run.machine["cores"]))
     parts.append(_place(run))
     return "\n".join(parts)
+
+
+def _made(made: Made) -> str:
+    rounds = "one round" if made.rounds == 1 else f"{made.rounds} rounds"
+    return (
+        f"Made {made.at} at {made.revision}: {rounds} in {made.seconds:.0f} s; load of the machine "
+        f"before: {made.load:.1f}."
+    )
 
 
 def _section(result: Result) -> str:
@@ -82,7 +102,7 @@ def _section(result: Result) -> str:
         lines += _cpu_table(rows(result), result.roles)
     lines += ["", "### The contenders", ""]
     lines += [f"* **{one.title}**: {one.how}" for one in scenario.contenders]
-    lines += ["", "### Every run", "", *_raw(result), ""]
+    lines += ["", "### Every run", "", *_raw(result), "", _made(result.made), ""]
     return "\n".join(lines)
 
 
@@ -97,7 +117,7 @@ def _table(found: Sequence[Row], result: Result) -> list[str]:
         spread = f"{headline.shown(row.headline.low)} to {headline.shown(row.headline.high)}"
         spread += " (!)" if row.headline.is_noisy else ""
         cells = [_title(row, result), headline.shown(row.headline.median), spread]
-        cells += [*(one.shown(row.also[one.name]) for one in also), times(row.ratio)]
+        cells += [*(row.shown(one) for one in also), times(row.ratio)]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", "(!): the rounds differ by more than half, so the median says little."]
 
@@ -151,7 +171,7 @@ def _title(row: Row, result: Result) -> str:
 
 
 def _place(run: Run) -> str:
-    lines = ["## On what", "", f"Made {run.made} at {run.revision}, in {run.seconds:.0f} s.", ""]
+    lines = ["## On what", ""]
     lines += [f"* {name}: {value}" for name, value in run.machine.items()]
     lines += [f"* {name} {value}" for name, value in run.versions.items()]
     return "\n".join([*lines, ""])

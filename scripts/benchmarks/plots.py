@@ -25,8 +25,6 @@ def draw(result: Result, folder: Path) -> list[Path]:
     """
     found = rows(result)
     scenario = result.scenario
-    # Dates and random ids would change the files of every run.
-    mpl.rcParams["svg.hashsalt"] = scenario.name
     files = []
     for name, paint in ((scenario.name, _headline), (f"{scenario.name}-cpu", _cpu)):
         if paint is _cpu and not result.roles:
@@ -35,11 +33,20 @@ def draw(result: Result, folder: Path) -> list[Path]:
         paint(axes, found, result)
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
-        for kind in FORMATS:
-            files.append(folder / f"{name}.{kind}")
-            metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            figure.savefig(files[-1], dpi=150, metadata=metadata)
-        plt.close(figure)
+        files += saved(figure, name, folder)
+    return files
+
+
+def saved(figure: plt.Figure, name: str, folder: Path) -> list[Path]:
+    """Write a figure in every format and close it; return the files. Equal figures, equal files."""
+    # Dates and random ids would change the files of every run.
+    mpl.rcParams["svg.hashsalt"] = name
+    files = []
+    for kind in FORMATS:
+        files.append(folder / f"{name}.{kind}")
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(files[-1], dpi=150, metadata=metadata)
+    plt.close(figure)
     return files
 
 

@@ -6,40 +6,38 @@ import argparse
 import contextlib
 import importlib.util
 import json
-import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
+from scripts.benchmarks.archive import merged
+from scripts.benchmarks.curves import CURVES
 from scripts.benchmarks.document import Run, as_object
-from scripts.benchmarks.machine import machine, versions
-from scripts.benchmarks.model import BenchmarkError, Scenario
+from scripts.benchmarks.measure import (
+    CONTENDER_NAMES,
+    CURVE_NAMES,
+    CURVE_ROUNDS,
+    QUICK_ROUNDS,
+    ROUNDS,
+    SCENARIO_NAMES,
+    measure,
+)
+from scripts.benchmarks.model import BenchmarkError
 from scripts.benchmarks.page import page
 from scripts.benchmarks.processes import ROOT
-from scripts.benchmarks.rounds import play
 from scripts.benchmarks.scenarios import SCENARIOS
-from scripts.benchmarks.services import redis_binary
 from scripts.benchmarks.table import tell
 
 EXIT_FAULTS = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
-ROUNDS = 5
-QUICK_ROUNDS = 3
 MOST_ROUNDS = 100
 MOST_UPDATES = 1_000_000
 DOCS = ROOT / "docs" / "benchmarks"
-SCENARIO_NAMES = [scenario.name for scenario in SCENARIOS]
-CONTENDER_NAMES = list(
-    dict.fromkeys(one.name for scenario in SCENARIOS for one in scenario.contenders)
-)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,27 +49,42 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             "checks that each reader's state is right; prints medians and ratios. Ends with 0 if "
             "every run counts, with 1 if not. Linux only."
         ),
-        epilog=f"scenarios: {', '.join(SCENARIO_NAMES)}; contenders: {', '.join(CONTENDER_NAMES)}",
+        epilog=(
+            f"scenarios: {', '.join(SCENARIO_NAMES)}; contenders: {', '.join(CONTENDER_NAMES)}; "
+            f"curves: {', '.join(CURVE_NAMES)}"
+        ),
     )
     parser.add_argument(
         "--only",
         action="append",
         default=[],
-        choices=[*SCENARIO_NAMES, *CONTENDER_NAMES],
+        choices=[*SCENARIO_NAMES, *CONTENDER_NAMES, *CURVE_NAMES],
         metavar="NAME",
-        help="only this scenario, or this contender; repeatable",
+        help="only this scenario, this contender, or this curve; repeatable",
     )
     parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}"
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}, and fewer points: within three minutes",
     )
     parser.add_argument(
-        "--rounds", type=_between(MOST_ROUNDS), metavar="N", help=f"(default: {ROUNDS})"
+        "--rounds",
+        type=_between(MOST_ROUNDS),
+        metavar="N",
+        help=f"(default: {ROUNDS}; of curves {CURVE_ROUNDS})",
     )
     parser.add_argument(
         "--updates",
         type=_between(MOST_UPDATES),
         metavar="N",
         help="in each run of each contender; by default as many as take a second or more",
+    )
+    parser.add_argument(
+        "--part",
+        type=_share,
+        default=1.0,
+        metavar="SHARE",
+        help="of the updates and seconds that each run usually takes (default: 1)",
     )
     parser.add_argument(
         "--server",
@@ -86,7 +99,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help=(
             "write page and plots there (default: docs/benchmarks, if nothing is left out by "
-            "--only or changed by --updates; else nowhere)"
+            "--only or changed by --updates or --part; else nowhere). With --only NAME of "
+            "scenarios and curves the others' numbers that are there stay"
         ),
     )
     parser.add_argument("--no-docs", action="store_true", help="write no page")
@@ -104,66 +118,11 @@ def _between(most: int) -> Callable[[str], int]:
     return checked
 
 
-def measure(options: argparse.Namespace, console: Console) -> Run:
-    """Play everything that is asked for.
-
-    Raises:
-        BenchmarkError: a server is missing.
-    """
-    server = options.server or ("redis" if shutil.which("redis-server") else "valkey")
-    redis_binary(server)  # before anything runs
-    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    place, began = machine(), time.monotonic()
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    results = [
-        play(
-            scenario,
-            only=[name for name in options.only if name in CONTENDER_NAMES],
-            rounds=rounds,
-            updates=options.updates,
-            server=server,
-            seed=options.seed,
-            part=scenario.quick_part if options.quick else 1.0,
-            say=lambda text: console.print(text, markup=False, highlight=False),
-        )
-        for scenario in scenarios_of(options.only)
-    ]
-    return Run(
-        made=made,
-        revision=revision(),
-        machine=place,
-        versions=versions(server),
-        options={"rounds": rounds, "server": server, "seed": options.seed, "only": options.only},
-        seconds=time.monotonic() - began,
-        results=results,
-    )
-
-
-def scenarios_of(only: Sequence[str]) -> list[Scenario]:
-    """Return the scenarios that names of scenarios and contenders leave."""
-    scenarios = [name for name in only if name in SCENARIO_NAMES]
-    contenders = {name for name in only if name in CONTENDER_NAMES}
-    return [
-        scenario
-        for scenario in SCENARIOS
-        if (not scenarios or scenario.name in scenarios)
-        and (not contenders or contenders & {one.name for one in scenario.contenders})
-    ]
-
-
-def revision() -> str:
-    """Return the commit, with "+" if files differ from it; says so if git does not know it."""
-    try:
-        done = subprocess.run(
-            [shutil.which("git") or "git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "an unknown commit"
-    return done.stdout.strip()
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{value:g} is not above 0, up to 1")
+    return value
 
 
 def docs_of(options: argparse.Namespace) -> Path | None:
@@ -172,7 +131,20 @@ def docs_of(options: argparse.Namespace) -> Path | None:
         return None
     if options.docs is not None:
         return Path(options.docs)
-    return None if options.only or options.updates else DOCS
+    is_whole = not options.only and not options.updates and options.part == 1
+    return DOCS if is_whole else None
+
+
+def with_before(run: Run, options: argparse.Namespace, folder: Path) -> Run:
+    """Return the run with the numbers that are in the folder and were not to be made anew.
+
+    Raises:
+        BenchmarkError: they do not belong on one page.
+    """
+    file = folder / "numbers.json"
+    if not options.only or set(options.only) & set(CONTENDER_NAMES) or not file.exists():
+        return run
+    return merged(run, json.loads(file.read_text()), SCENARIOS, CURVES)
 
 
 def write_docs(run: Run, folder: Path) -> list[Path]:
@@ -184,9 +156,12 @@ def write_docs(run: Run, folder: Path) -> list[Path]:
     if importlib.util.find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed here", file=sys.stderr)
         return files
-    from scripts.benchmarks.plots import draw  # noqa: PLC0415 - the extra may be missing
+    # The extra may be missing.
+    from scripts.benchmarks.curve_plots import draw as draw_curve  # noqa: PLC0415
+    from scripts.benchmarks.plots import draw  # noqa: PLC0415
 
-    return files + [file for result in run.results for file in draw(result, folder)]
+    files += [file for result in run.results for file in draw(result, folder)]
+    return files + [file for course in run.courses for file in draw_curve(course, folder)]
 
 
 def _as_text(run: Run) -> str:
@@ -210,7 +185,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.json.write_text(_as_text(run))
     folder = docs_of(options)
     if folder is not None:
-        for file in write_docs(run, folder):
+        try:
+            whole = with_before(run, options, folder)
+        except BenchmarkError as error:
+            print(f"scripts/bench: {folder} stays as it was: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        for file in write_docs(whole, folder):
             print(f"wrote {file}")
     return 0 if run.is_good else EXIT_FAULTS
 

@@ -82,12 +82,14 @@ def start_redis(kind: str, folder: Path) -> tuple[Process, str]:
     return process, f"unix://{path}"
 
 
-def start_worker(url: str, namespace: str, folder: Path, settings: Mapping[str, str]) -> Process:
-    """Start `statebroker serve`, and return it once it works."""
+def start_worker(
+    url: str, namespace: str, folder: Path, settings: Mapping[str, str], *, command: str = "serve"
+) -> Process:
+    """Start `statebroker serve` (or `flush`), and return it once it works."""
     ready = folder / "worker.ready"
-    command = [sys.executable, "-P", "-m", "workers", "serve", "--ready-file", str(ready)]
+    words = [sys.executable, "-P", "-m", "workers", command, "--ready-file", str(ready)]
     environment = {"STATEBROKER_URL": url, "STATEBROKER_NAMESPACE": namespace, **settings}
-    process = Process("worker", command, folder, environment)
+    process = Process("worker", words, folder, environment)
     _wait(process, ready.exists)
     return process
 

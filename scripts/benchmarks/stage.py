@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +32,7 @@ class Stage:
         contender: who plays.
         updates: how many are written.
         server: "redis" or "valkey".
+        details: for both roles.
 
     Attributes:
         writer: the role; ready.
@@ -40,10 +42,17 @@ class Stage:
     writer: Process
     reader: Process
 
-    def __init__(self, contender: Contender, updates: int, server: str) -> None:
+    def __init__(
+        self,
+        contender: Contender,
+        updates: int,
+        server: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         self.contender = contender
         self.updates = updates
         self._server = server
+        self._details = details or {}
         self._stack = ExitStack()
         self._services: dict[str, Process] = {}
 
@@ -116,7 +125,9 @@ class Stage:
                     raise BenchmarkError(f"unknown service {service!r}")
             self._stack.enter_context(process)
             self._services[process.name] = process
-        return Place(str(self.folder), redis, nats, self.updates, self.contender.keys)
+        return Place(
+            str(self.folder), redis, nats, self.updates, self.contender.keys, self._details
+        )
 
     def _start_role(self, name: str, role: str, place: Place) -> Process:
         fields = json.dumps(dataclasses.asdict(place))

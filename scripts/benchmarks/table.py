@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from scripts.benchmarks.curve import Course
 from scripts.benchmarks.document import Run, rows
 from scripts.benchmarks.model import Result
 from scripts.benchmarks.stats import Summary
@@ -29,7 +32,15 @@ def tell(run: Run, console: Console) -> None:
                 f"round {sample.round} of {sample.contender} does not count: {sample.fault}",
                 markup=False,
             )
-    console.print(RATIO_NOTE)
+    if run.results:
+        console.print(RATIO_NOTE)
+    for course in run.courses:
+        for table in _course_tables(course):
+            console.print(table)
+        for point in course.faults:
+            console.print(
+                f"{point.line} at {point.x:g} does not count: {point.fault}", markup=False
+            )
 
 
 def times(ratio: Summary | None) -> str:
@@ -50,7 +61,7 @@ def _headline_table(result: Result) -> Table:
             row.contender.title,
             headline.shown(row.headline.median),
             f"{headline.shown(row.headline.low)} to {headline.shown(row.headline.high)}{mark}",
-            *(one.shown(row.also[one.name]) for one in also),
+            *(row.shown(one) for one in also),
             times(row.ratio),
             style="bold" if row.contender.name == scenario.ours else "",
         )
@@ -70,9 +81,33 @@ def _cpu_table(result: Result) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def _course_tables(course: Course) -> Iterator[Table]:
+    curve = course.curve
+    for line in curve.lines:
+        xs = course.xs(line.name)
+        shown = [
+            one
+            for one in curve.measures
+            if any(course.at(line.name, x, one.name) is not None for x in xs)
+        ]
+        title = f"{curve.title}: {line.title}"
+        table = _table(title, *(one.label for one in shown), first=curve.axis.label)
+        for x in xs:
+            found = [course.at(line.name, x, one.name) for one in shown]
+            table.add_row(
+                curve.axis.shown(x),
+                *(
+                    "-" if value is None else one.shown(value.median)
+                    for one, value in zip(shown, found, strict=True)
+                ),
+            )
+        if xs:
+            yield table
+
+
+def _table(title: str, *columns: str, first: str = "") -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE)
-    table.add_column("")
+    table.add_column(first)
     for column in columns:
         table.add_column(column, justify="right")
     return table

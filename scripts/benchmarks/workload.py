@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+import msgpack
+
 # Coprime to every number of keys: each comes once before any twice, and no neighbours in a row.
 STRIDE = 7_919
+NODE_KEYS = 10
 
 
 def workload(updates: int, keys: int) -> tuple[list[str], list[float]]:
@@ -11,14 +18,29 @@ def workload(updates: int, keys: int) -> tuple[list[str], list[float]]:
 
     Values have all digits that a float can have. Made before the clock runs.
     """
-    names = [f"vehicle/{number:05d}" for number in range(keys)]
+    names = [key_of(number) for number in range(keys)]
     written = [names[number * STRIDE % keys] for number in range(updates)]
-    return written, [number / 7 for number in range(updates)]
+    return written, [value_of(number) for number in range(updates)]
+
+
+def key_of(number: int) -> str:
+    """Return the name of one key."""
+    return f"vehicle/{number:05d}"
+
+
+def value_of(number: int) -> float:
+    """Return what the update of this number writes."""
+    return number / 7
 
 
 def final_state(updates: int, keys: int) -> dict[str, float]:
     """Return key -> last value after so many updates."""
     return dict(zip(*workload(updates, keys), strict=True))
+
+
+def texts(updates: int, keys: int, size: int) -> tuple[list[str], list[str]]:
+    """Return the same keys with texts of so many characters, each another one."""
+    return workload(updates, keys)[0], [str(number).rjust(size, "x") for number in range(updates)]
 
 
 def difference(found: dict[str, float], updates: int, keys: int) -> str:
@@ -30,3 +52,21 @@ def difference(found: dict[str, float], updates: int, keys: int) -> str:
     foreign = len(found.keys() - right.keys())
     wrong = sum(found[key] != right[key] for key in right.keys() & found.keys())
     return f"the reader's state is wrong: {missing} keys missing, {wrong} wrong, {foreign} foreign"
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """Return the same text for equal states of plain values, in whatever order they are."""
+    return sha256(msgpack.packb(sorted(state.items()))).hexdigest()
+
+
+def node_key(node: int, number: int) -> str:
+    """Return the name of one of the keys of a node."""
+    return f"node/{node:04d}/{number}"
+
+
+def fleet_state(nodes: int, each: int) -> dict[str, float]:
+    """Return what is there after each node wrote so many times to its keys in turn."""
+    last = {done % NODE_KEYS: float(done) for done in range(each)}
+    return {
+        node_key(node, number): value for node in range(nodes) for number, value in last.items()
+    }

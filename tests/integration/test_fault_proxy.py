@@ -283,6 +283,23 @@ def test_connection_is_deaf_once_a_request_was_swallowed(proxy: FaultProxy, name
             connection.recv(1)
 
 
+def test_bytes_are_counted_each_way(proxy: FaultProxy, connect: Callable[[], redis.Redis]) -> None:
+    """Those that were passed on: a reply that was lost is not among them."""
+    client = connect()
+    client.ping()
+    before = dict(proxy.counts)
+    client.echo("x" * 1000)
+    request, reply = b"*2\r\n$4\r\nECHO\r\n$1000\r\n\r\n", b"$1000\r\n\r\n"
+    assert proxy.counts["bytes_to_server"] - before["bytes_to_server"] == 1000 + len(request)
+    assert proxy.counts["bytes_to_client"] - before["bytes_to_client"] == 1000 + len(reply)
+    proxy.faults.lose_replies("ECHO")
+    before = dict(proxy.counts)
+    with pytest.raises(redis.ConnectionError):
+        client.echo("x" * 1000)
+    assert proxy.counts["bytes_to_server"] - before["bytes_to_server"] == 1000 + len(request)
+    assert proxy.counts["bytes_to_client"] == before["bytes_to_client"]
+
+
 def test_counts_tell_what_was_felt(proxy: FaultProxy, connect: Callable[[], redis.Redis]) -> None:
     """A delay, a stall and a split that met nothing are not counted; those that did are."""
     names = ("delayed", "stalled", "split")

@@ -9,11 +9,12 @@ import time
 import pytest
 
 from scripts.benchmarks.document import Run, as_object, rows
-from scripts.benchmarks.model import Result, Sample
+from scripts.benchmarks.measure import scenarios_of
+from scripts.benchmarks.model import Made, Result, Sample
 from scripts.benchmarks.pace import paced, share
 from scripts.benchmarks.page import page
 from scripts.benchmarks.rounds import obstacle, order_of
-from scripts.benchmarks.run import DOCS, arguments, docs_of, scenarios_of
+from scripts.benchmarks.run import DOCS, arguments, docs_of
 from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.scenarios.latency import AT_ONCE
 from scripts.benchmarks.scenarios.throughput import THROUGHPUT
@@ -41,14 +42,12 @@ RESULT = Result(
         sample("statebroker", 3, 300.0),
     ),
     {"nats-kv": "not installed here: nats"},
+    Made("2026-11-22 12:00 UTC", "abc1234", 0.5, 3, 12.0),
 )
 RUN = Run(
-    made="2026-11-22 12:00 UTC",
-    revision="abc1234",
     machine={"processor": "some processor", "cores": "2"},
     versions={"Python": "3.11.7"},
-    options={"rounds": 3, "server": "redis", "seed": 1, "only": []},
-    seconds=12.0,
+    options={"server": "redis", "seed": 1},
     results=[RESULT],
 )
 
@@ -94,7 +93,7 @@ def test_the_page_shows_every_run_and_what_does_not_count() -> None:
     assert f"Round 3 of zeromq does not count:\n\n    {FAULT}" in text
     assert "NATS JetStream KV was skipped: not installed here: nats" in text
     assert "2.50 x (2.00 to 3.00)" in text
-    for words in ("some processor", "Python 3.11.7", "abc1234", "2 cores", "3 rounds"):
+    for words in ("some processor", "Python 3.11.7", "12:00 UTC at abc1234: 3 rounds", "2 cores"):
         assert words in text
     assert all(one.how in text for one in THROUGHPUT.contenders)
 
@@ -151,7 +150,7 @@ def test_who_is_not_installed_is_skipped_with_the_fix() -> None:
 def test_only_a_whole_run_writes_the_page() -> None:
     """What was left out or changed must not replace the page; --docs says where else."""
     assert docs_of(arguments(["--quick"])) == DOCS
-    for words in (["--only", "zeromq"], ["--updates", "5"], ["--no-docs"]):
+    for words in (["--only", "zeromq"], ["--updates", "5"], ["--part", "0.5"], ["--no-docs"]):
         assert docs_of(arguments(words)) is None
     assert str(docs_of(arguments(["--only", "zeromq", "--docs", "here"]))) == "here"
 
@@ -162,6 +161,7 @@ def test_only_a_whole_run_writes_the_page() -> None:
         (["--only", "carrier-pigeon"], "xadd-xread"),
         (["--rounds", "0"], "0 is not from 1 to 100"),
         (["--updates", "many"], "invalid number value: 'many'"),
+        (["--part", "0"], "0 is not above 0, up to 1"),
     ],
 )
 def test_what_cannot_be_run_is_refused(
@@ -188,6 +188,7 @@ def test_scenarios_name_each_contender_once_and_ours_first() -> None:
         (["zeromq"], ["throughput"]),
         (["latency"], ["latency"]),
         (["latency", "zeromq"], []),
+        (["curve-chunk"], []),
         (["statebroker", "publish-paced"], ["throughput", "latency"]),
     ],
 )
@@ -214,7 +215,10 @@ def test_a_paced_writer_keeps_the_rate_and_loses_nothing() -> None:
 
 
 def test_less_is_better_where_the_measure_says_so() -> None:
-    """Latency: half as long is twice as good, listed first, with the digits that it has."""
+    """Latency: half as long is twice as good, listed first, with the digits that it has.
+
+    What these runs did not measure yet is no number.
+    """
     latencies = {"statebroker-count-1": 0.25, "publish-paced": 0.125}
     samples = tuple(
         Sample(name, 1, 9, {"p50_ms": value, "p99_ms": 3 * value})
@@ -225,4 +229,4 @@ def test_less_is_better_where_the_measure_says_so() -> None:
     assert (peer.contender.name, peer.also) == ("publish-paced", {"p99_ms": 0.375})
     assert (ours.ratio, peer.ratio) == (None, Summary(0.5, 0.5, 0.5, 1))
     text = page(dataclasses.replace(RUN, results=[result]))
-    assert "| **statebroker, count 1** | 0.25 | 0.25 to 0.25 | 0.75 | - |" in text
+    assert "| **statebroker, count 1** | 0.25 | 0.25 to 0.25 | 0.75 | - | - |" in text

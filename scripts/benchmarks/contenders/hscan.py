@@ -27,10 +27,15 @@ def write(place: Place, link: Link) -> None:
 
 
 def read(place: Place, link: Link) -> None:
-    """Scan it, page after page: the cursor of one comes with the one before."""
-    state: dict[str, float] = {}
+    """Scan it."""
     link.ready()
     began = link.wait_for_go()
+    link.read(scanned(place), began=began)
+
+
+def scanned(place: Place) -> dict[str, float]:
+    """Return what is there, page after page: the cursor of one comes with the one before."""
+    state: dict[str, float] = {}
     server = client(place)
     cursor, as_float = 0, FLOAT.unpack
     while True:
@@ -40,5 +45,4 @@ def read(place: Place, link: Link) -> None:
         for key, value in page.items():
             state[key.decode()] = as_float(value)[0]
         if not cursor:
-            break
-    link.read(state, began=began)
+            return state

@@ -21,7 +21,7 @@ def write(place: Place, link: Link) -> None:
     with Producer(place.redis, namespace=NAMESPACE, local_delta_max_age=MAX_AGE_S) as producer:
         link.ready()
         began = link.wait_for_go()
-        for key, value in paced(updates, PER_S):
+        for key, value in paced(updates, place.details.get("per_s", PER_S)):
             producer.set(key, [value, time.monotonic_ns()])
         link.wrote(began, str(producer.flush()))
 

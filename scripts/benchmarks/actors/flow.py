@@ -1,0 +1,84 @@
+"""A writer that never pauses, and replicas that follow it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from itertools import islice
+
+from broker import Producer, aio
+from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
+from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.pace import paced
+from scripts.benchmarks.workload import texts, workload
+
+
+def write(place: Place, link: Link) -> None:
+    """Set key by key; done when Redis has accepted all.
+
+    Details:
+        size: characters of each value; 0 for floats.
+        flush_every: deltas between two waits for Redis; 0 for one wait at the end.
+        per_s: deltas a second; 0 for as fast as it can.
+        stamped: each value comes with the time of its `set`.
+        preload: set every key once before the clock runs.
+        settings: of the producer.
+    """
+    size, flush_every = place.details.get("size", 0), place.details.get("flush_every", 0)
+    per_s, is_stamped = place.details.get("per_s", 0), place.details.get("stamped", False)
+    columns = (texts(place.updates, place.keys, size) if size else None) or place.workload()
+    updates = iter(zip(*columns, strict=True))
+    with Producer(
+        place.redis, namespace=NAMESPACE, **place.details.get("settings", {})
+    ) as producer:
+        note = ""
+        if place.details.get("preload"):
+            for key in workload(place.keys, place.keys)[0]:
+                producer.set(key, 0.0)
+            note = str(producer.flush())
+        before = producer.stats()
+        link.tell(ready=True, note=note)
+        began = link.wait_for_go()
+        put = producer.set
+        if flush_every:
+            while group := list(islice(updates, flush_every)):
+                for key, value in group:
+                    put(key, value)
+                producer.flush()
+        elif per_s:
+            for key, value in paced(updates, per_s):
+                put(key, [value, time.monotonic_ns()] if is_stamped else value)
+        else:
+            for key, value in updates:
+                put(key, value)
+        token = producer.flush()
+        after = producer.stats()
+        link.tell(
+            began=began,
+            at=time.monotonic_ns(),
+            note=str(token),
+            chunks=after["chunks"] - before["chunks"],
+        )
+        link.expect("end")
+
+
+async def read(place: Place, link: Link) -> None:
+    """Follow with some replicas of one process, until all show what they were told of.
+
+    Details:
+        replicas: how many.
+    """
+    async with AsyncExitStack() as stack:
+        replicas = [
+            await stack.enter_async_context(aio.Replica(place.redis, namespace=NAMESPACE))
+            for _ in range(place.details["replicas"])
+        ]
+        for replica in replicas:
+            await replica.wait_live(TIMEOUT_S)
+        link.ready()
+        for _ in range(place.details.get("notes", 1)):
+            note = (await asyncio.to_thread(link.expect, "note"))["note"]
+            await asyncio.gather(*(replica.wait_for(note, TIMEOUT_S) for replica in replicas))
+            link.tell(at=time.monotonic_ns())
+        await asyncio.to_thread(link.show, *(replica.snapshot()[0] for replica in replicas))

@@ -1,0 +1,148 @@
+"""A day of flights through Redis in three ways: deltas and full states, either alone, both."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import msgpack
+
+from broker import Producer
+from scripts.benchmarks.contenders.hset_publish import client, subscribed
+from scripts.benchmarks.contenders.statebroker import NAMESPACE
+from scripts.benchmarks.flights import apply, changes_of, day, fold, replayed
+from scripts.benchmarks.link import Link, Place
+from scripts.flights.producer import write
+from scripts.flights.records import NODES
+
+FINISHED = "finished"
+
+
+def both(place: Place, link: Link) -> None:
+    """Ours: three producers, one for each airport.
+
+    Details:
+        seconds: that the day takes.
+        max_age: of the producers, in seconds.
+    """
+    before, during = day()
+    settings = {"local_delta_max_age": place.details["max_age"]}
+    with ExitStack() as stack:
+        producers = {
+            node: stack.enter_context(
+                Producer(place.redis, namespace=NAMESPACE, node=node, **settings)
+            )
+            for node in NODES
+        }
+
+        def token() -> str:
+            tokens = [producer.flush() for producer in producers.values()]
+            return str(max(tokens, key=lambda one: one.marks.get(0, (b"", 0))[1]))
+
+        for movement in before:
+            write(producers[movement.node], movement)
+        link.tell(ready=True, note=token())
+        link.expect("go")
+        for movement in replayed(during, place.details["seconds"]):
+            write(producers[movement.node], movement)
+        link.tell(note=token(), messages=0, bytes=0)
+        link.expect("end")
+
+
+def deltas(place: Place, link: Link) -> None:
+    """Publish what changed, gathered for so long; who was not there, or lost one, has it never.
+
+    Details:
+        seconds: that the day takes.
+        every: seconds between two messages, at least.
+    """
+    _, during = day()
+    server, every = client(place), place.details["every"]
+    link.ready()
+    link.expect("go")
+    waiting: list[Any] = []
+    messages = size = 0
+    oldest = 0.0
+
+    def publish() -> None:
+        nonlocal messages, size
+        data = msgpack.packb(waiting)
+        server.publish("updates", data)
+        messages, size = messages + 1, size + len(data)
+        waiting.clear()
+
+    for movement in replayed(during, place.details["seconds"]):
+        now = time.monotonic()
+        if waiting and now - oldest >= every:
+            publish()
+        if not waiting:
+            oldest = now
+        waiting += changes_of(movement)
+    if waiting:
+        publish()
+    server.publish("updates", msgpack.packb(FINISHED))
+    link.tell(note="", messages=messages, bytes=size)
+    link.expect("end")
+
+
+def states(place: Place, link: Link) -> None:
+    """Publish all there is, every so often if it changed; who was not there has it the next time.
+
+    Details: those of `deltas`.
+    """
+    before, during = day()
+    server, every, seconds = client(place), place.details["every"], place.details["seconds"]
+    state: dict[str, Any] = {}
+    fold(state, before)
+    link.ready()
+    link.expect("go")
+    began = time.monotonic()
+    messages = size = 0
+
+    def publish() -> None:
+        nonlocal messages, size
+        data = msgpack.packb(state)
+        server.publish("updates", data)
+        messages, size = messages + 1, size + len(data)
+
+    periods = 0
+    for movement in replayed(during, seconds):
+        passed = int((time.monotonic() - began) / every)
+        if passed > periods:
+            publish()
+            periods = passed
+        fold(state, [movement])
+    publish()
+    server.publish("updates", msgpack.packb(FINISHED))
+    link.tell(note="", messages=messages, bytes=size)
+    link.expect("end")
+
+
+def hear_deltas(place: Place, link: Link) -> None:
+    """Apply what changed to a state that was handed over by other means."""
+    state: dict[str, Any] = {}
+    fold(state, day()[0])
+    messages = subscribed(place)
+    link.ready()
+    for message in messages:
+        changes = msgpack.unpackb(message["data"])
+        if changes == FINISHED:
+            break
+        apply(state, changes)
+    link.tell(done=True)
+    link.show(state)
+
+
+def hear_states(place: Place, link: Link) -> None:
+    """Take the last of all states."""
+    state: dict[str, Any] = {}
+    messages = subscribed(place)
+    link.ready()
+    for message in messages:
+        found = msgpack.unpackb(message["data"])
+        if found == FINISHED:
+            break
+        state = found
+    link.tell(done=True)
+    link.show(state)

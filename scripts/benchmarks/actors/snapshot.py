@@ -1,0 +1,61 @@
+"""The scheduler's own writer of the full state, called when told to; and the plainest one."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from typing import Any
+
+from broker.aio.session import Session
+from broker.config import SETTINGS
+from scripts.benchmarks.contenders.hset_publish import client
+from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
+from scripts.benchmarks.link import Link, Place
+from workers.snapshot import SnapshotWorker
+
+OFFSET = struct.Struct(">Q")
+WRITTEN_AT_ONCE = 1_000
+
+
+async def fold(place: Place, link: Link) -> None:
+    """Bring the full state up to date once for each "go", until told to end."""
+    session = Session(place.redis, NAMESPACE, None)
+    await session.connect(as_worker=True)
+    await session.make_or_join()
+    writer = SnapshotWorker(
+        session,
+        0,
+        "bench",
+        lease_ttl=TIMEOUT_S,
+        log_retention=0.0,
+        log_limit=round(SETTINGS["log_bytes"].default or 0),
+    )
+    link.ready()
+    while True:
+        await asyncio.to_thread(link.expect, "go")
+        began = time.monotonic()
+        written = await writer.write_once()
+        link.tell(
+            seconds=time.monotonic() - began,
+            written=0 if written is None else written.sets + written.deletes,
+        )
+
+
+def write_plainly(place: Place, link: Link) -> None:
+    """Write every field into a hash of its own, a thousand in one HSET; once for each "go"."""
+    server = client(place)
+    keys, values = place.workload()
+    link.ready()
+    while True:
+        link.expect("go")
+        began = time.monotonic()
+        for first in range(0, len(keys), WRITTEN_AT_ONCE):
+            page = slice(first, first + WRITTEN_AT_ONCE)
+            fields: list[Any] = [
+                part
+                for key, value in zip(keys[page], values[page], strict=True)
+                for part in (key, struct.pack(">d", value))
+            ]
+            server.hset("plain", items=fields)
+        link.tell(seconds=time.monotonic() - began, written=len(keys))

@@ -1,0 +1,56 @@
+"""Pictures of curves, as PNG and SVG. Needs matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+
+from scripts.benchmarks.curve import Course, Panel
+from scripts.benchmarks.plots import saved
+
+COLOURS = ("#1b6ca8", "#bc4b51", "#5b8e7d", "#f4a259", "#7d5ba6", "#6b6b6b", "#2a9d8f")
+DASHES = ("-", "--", ":", "-.")
+WIDTH, HEIGHT = 5.4, 3.9
+
+
+def draw(course: Course, folder: Path) -> list[Path]:
+    """Draw all panels of a curve side by side; return the files. Equal numbers, equal files."""
+    panels = course.curve.panels
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(WIDTH * len(panels), HEIGHT), layout="constrained", squeeze=False
+    )
+    for panel, one in zip(panels, axes[0], strict=True):
+        _panel(one, course, panel)
+    return saved(figure, course.curve.name, folder)
+
+
+def _panel(axes: plt.Axes, course: Course, panel: Panel) -> None:
+    curve = course.curve
+    drawn = 0
+    for line, colour in zip(curve.lines, COLOURS, strict=False):
+        if panel.lines and line.name not in panel.lines:
+            continue
+        for measure, dash in zip(panel.measures, DASHES, strict=False):
+            xs, ys = course.drawn(line.name, measure.name)
+            if not xs:
+                continue
+            names = [line.title] if len(curve.lines) > 1 else []
+            names += [measure.label] if len(panel.measures) > 1 else []
+            label = ": ".join(names)
+            axes.plot(xs, ys, dash, marker="o", markersize=4, color=colour, label=label)
+            drawn += bool(label)
+    if curve.is_log:
+        axes.set_xscale("log")
+    if panel.is_log:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:,g}")
+    over = {one.name: one.label for one in curve.measures}.get(curve.over, curve.axis.label)
+    axes.set_xlabel(over)
+    axes.set_title(panel.label, fontsize=10)
+    axes.grid(visible=True, which="major", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if drawn:
+        axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,166 @@
+"""The bytes that the same flights take: as deltas, as full states, and as both."""
+
+from __future__ import annotations
+
+import time
+
+from broker import Inspector
+from scripts.benchmarks.contenders.statebroker import NAMESPACE
+from scripts.benchmarks.contenders.statebroker_load import is_folded
+from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.flights import day, fold, timed
+from scripts.benchmarks.model import BenchmarkError, Measure
+from scripts.benchmarks.troupe import TIMEOUT_S, Troupe
+
+DAY_S = 15.0
+POLL_S = 0.02
+LEAST_SENT = 0.9
+AGE, INTERVAL, KIND = "age", "interval", "kind"
+BOTH, DELTAS, STATES = "both", "deltas", "states"
+TO_ONE = Measure("to_one_kb", "kB a second to a subscriber", "kB/s", is_more_better=False, digits=1)
+ALL = Measure("all_kb", "kB a second, all that Redis moves", "kB/s", is_more_better=False, digits=1)
+
+
+def play(setting: Setting) -> dict[str, float]:
+    """Replay the day in one way, and count.
+
+    Raises:
+        BenchmarkError: a process failed, the state is not right, or the writer fell behind.
+    """
+    kind = setting.line.settings[KIND]
+    seconds = DAY_S * setting.part
+    before, during = day()
+    right: dict[str, object] = {}
+    fold(right, before)
+    fold(right, during)
+    measures = _both(setting, seconds, right) if kind == BOTH else _alone(setting, seconds, right)
+    return {name: value / 1e3 / seconds for name, value in measures.items()}
+
+
+def _both(setting: Setting, seconds: float, right: dict[str, object]) -> dict[str, float]:
+    """Ours, with the one setting that varies and the other that the line has."""
+    settings = {AGE: setting.x, INTERVAL: setting.x, **setting.line.settings}
+    worker = {
+        "LOCAL_DELTA_MAX_AGE": f"{settings[AGE]}s",
+        "GLOBAL_DATA_UPDATE_INTERVAL": f"{settings[INTERVAL]}s",
+    }
+    with Troupe(setting.server, worker) as troupe:
+        writer = troupe.start(
+            "writer", "actors.replay.both", seconds=seconds, max_age=settings[AGE]
+        )
+        reader = troupe.start("reader", "actors.flow.read", replicas=1, notes=2)
+        reader.tell("note", note=troupe.ready(writer, reader)[0]["note"])
+        troupe.ready(reader)
+        _wait_until_folded(troupe.redis)
+        began = troupe.counters.bytes()
+        published = troupe.counters.meta("bytes")
+        writer.tell("go")
+        reader.tell("note", note=writer.report(TIMEOUT_S)["note"])
+        troupe.ready(reader)
+        moved = sum(troupe.counters.bytes()) - sum(began)
+        to_one = troupe.counters.meta("bytes") - published
+        troupe.check([reader], right)
+    return {"to_one_kb": to_one, "all_kb": moved}
+
+
+def _wait_until_folded(url: str) -> None:
+    """Wait for the full state of what was there before, so that it is not counted."""
+    deadline = time.monotonic() + TIMEOUT_S
+    with Inspector(url, namespace=NAMESPACE) as inspector:
+        while not is_folded(inspector):
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"no full state within {TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+
+
+def _alone(setting: Setting, seconds: float, right: dict[str, object]) -> dict[str, float]:
+    """Deltas or full states alone, by the shortest code that does it."""
+    kind = setting.line.settings[KIND]
+    with Troupe(setting.server) as troupe:
+        writer = troupe.start("writer", f"actors.replay.{kind}", seconds=seconds, every=setting.x)
+        reader = troupe.start("reader", f"actors.replay.hear_{kind}")
+        troupe.ready(writer, reader)
+        began = troupe.counters.bytes()
+        writer.tell("go")
+        wrote = writer.report(TIMEOUT_S)
+        troupe.ready(reader)
+        moved = sum(troupe.counters.bytes()) - sum(began)
+        troupe.check([reader], right)
+    periods = {int(at / setting.x) for at, _ in timed(day()[1], seconds)}
+    if kind == STATES and wrote["messages"] < LEAST_SENT * len(periods):
+        raise BenchmarkError(
+            f"{wrote['messages']} full states instead of {len(periods)}: the writer fell behind"
+        )
+    return {"to_one_kb": wrote["bytes"], "all_kb": moved}
+
+
+METHOD = f"""\
+A day of real flights (the tenth of the demo's month: some 11,000 deltas over a state of 2,700 keys,
+which packed has 220 kB) is replayed in {DAY_S:g} seconds, after the nine days before it. Three ways
+to keep a subscriber current, each over a real server and compared in the end:
+
+* *deltas alone*: what changed is gathered for so long and published. The least there is; but who
+  comes late gets nothing, and a message that is lost stays lost, unnoticed.
+* *full states alone*: all there is is packed and published every so often. Nothing can go wrong for
+  long; but a subscriber is as late as that period, and the bytes grow as it shrinks.
+* *both*: ours, with its two settings.
+
+*To a subscriber* are the bytes of all messages that one subscriber gets; each further subscriber
+costs these again. *All that Redis moves* is what the server counted in and out over all its
+connections: producers' chunks, batches to one subscriber, and for ours the worker too, which hears
+its own batches, reads the log, and writes the full state. Nothing here is computed."""
+
+PANELS = (
+    Panel("kB a second to a subscriber", (TO_ONE,), is_log=True),
+    Panel("kB a second, all that Redis moves", (ALL,), is_log=True),
+)
+AGES = (0.02, 0.05, 0.2, 1.0, 5.0)
+INTERVALS = (0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+def _both_line(fixed: str, value: float, title: str, xs: tuple[float, ...]) -> Line:
+    return Line(f"both-{value:g}", title, xs, (xs[1],), {KIND: BOTH, fixed: value})
+
+
+BY_AGE = Curve(
+    name="curve-bandwidth-age",
+    title="Bandwidth over `local_delta_max_age`: deltas, full states, both",
+    method=METHOD,
+    axis=Measure("age", "local_delta_max_age, or period, s", "s", is_more_better=False, digits=2),
+    lines=(
+        _both_line(INTERVAL, 1.0, "both, full state every 1 s", AGES),
+        _both_line(INTERVAL, 10.0, "both, full state every 10 s", AGES),
+        Line(DELTAS, "deltas alone", AGES, (AGES[1],), {KIND: DELTAS}),
+        Line(STATES, "full states alone", AGES, (AGES[1],), {KIND: STATES}),
+    ),
+    panels=PANELS,
+    play=play,
+    at_once=5,
+    quick_part=0.3,
+)
+
+BY_INTERVAL = Curve(
+    name="curve-bandwidth-interval",
+    title="Bandwidth over `global_data_update_interval`: deltas, full states, both",
+    method="""\
+The same day in the same three ways, over the other setting: how often the full state is written, or
+published where there is nothing else. Deltas alone have no such setting: see the points above. Ours
+writes full states incrementally and sends them to nobody who does not ask, so what a subscriber
+gets does not depend on it.""",
+    axis=Measure(
+        "interval",
+        "global_data_update_interval, or period, s",
+        "s",
+        is_more_better=False,
+        digits=1,
+    ),
+    lines=(
+        _both_line(AGE, 0.05, "both, deltas after 0.05 s", INTERVALS),
+        _both_line(AGE, 1.0, "both, deltas after 1 s", INTERVALS),
+        Line(STATES, "full states alone", INTERVALS, (INTERVALS[1],), {KIND: STATES}),
+    ),
+    panels=PANELS,
+    play=play,
+    at_once=5,
+    quick_part=0.3,
+)

@@ -1,0 +1,103 @@
+"""What each curve does that drives one writer as fast as it can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+
+from scripts.benchmarks.model import Measure
+from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
+from scripts.benchmarks.workload import texts, workload
+
+RATE = Measure("updates_per_s", "updates per second", "1/s", is_more_better=True)
+SERVER_NS = Measure("server_ns", "Redis, ns an update", "ns", is_more_better=False)
+WORKER_NS = Measure("worker_ns", "our worker, ns an update", "ns", is_more_better=False)
+READER_NS = Measure("reader_ns", "reader, ns an update", "ns", is_more_better=False)
+WRITER_NS = Measure("writer_ns", "writer, ns an update", "ns", is_more_better=False)
+OVERHEAD = Measure(
+    "overhead", "published bytes over packed key and value", "", is_more_better=False, digits=3
+)
+PER_PROCESS = 10
+
+
+def flow(
+    troupe: Troupe,
+    *,
+    updates: int,
+    keys: int = 10_000,
+    size: int = 0,
+    flush_every: int = 0,
+    preload: bool = False,
+    replicas: int = 1,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Let one writer write, wait until every replica holds all, and compare.
+
+    Args:
+        troupe: with a worker.
+        updates: how many.
+        keys: how many different ones.
+        size: characters of each value; 0 for floats.
+        flush_every: deltas between two waits for Redis; 0 for one wait at the end.
+        preload: set every key once before the clock runs.
+        replicas: how many, ten in a process.
+        settings: of the producer.
+
+    Returns:
+        `updates_per_s`, from the first update until the last replica holds the last one; the CPU
+        of each role by update; `deltas_a_chunk`; and `overhead`, the bytes that were published over
+        those of the keys and values alone, each packed by itself.
+
+    Raises:
+        BenchmarkError: a process failed, or a replica's state is not right.
+    """
+    writer = troupe.start(
+        "writer",
+        "actors.flow.write",
+        updates=updates,
+        keys=keys,
+        size=size,
+        flush_every=flush_every,
+        preload=preload,
+        settings=settings or {},
+    )
+    readers = [
+        troupe.start(
+            f"reader-{first}",
+            "actors.flow.read",
+            replicas=min(PER_PROCESS, replicas - first),
+            notes=2 if preload else 1,
+        )
+        for first in range(0, replicas, PER_PROCESS)
+    ]
+    note = troupe.ready(writer, *readers)[0]["note"]
+    if preload:
+        for reader in readers:
+            reader.tell("note", note=note)
+        troupe.ready(*readers)
+    roles = {"server": [troupe.services["server"]], "worker": [troupe.services["worker"]]}
+    published = troupe.counters.meta("bytes")
+    clocks = {
+        role: cpu_of(processes)
+        for role, processes in {**roles, "writer": [writer], "reader": readers}.items()
+    }
+    writer.tell("go")
+    wrote = writer.report(TIMEOUT_S)
+    for reader in readers:
+        reader.tell("note", note=wrote["note"])
+    at = max(reader.report(TIMEOUT_S)["at"] for reader in readers)
+    measures = {f"{role}_ns": clock() / updates for role, clock in clocks.items()}
+    columns = texts(updates, keys, size) if size else workload(updates, keys)
+    right: dict[str, Any] = dict.fromkeys(workload(keys, keys)[0], 0.0) if preload else {}
+    right.update(zip(*columns, strict=True))
+    troupe.check(readers, right)
+    pack = msgpack.Packer().pack
+    content = sum(len(pack(key)) + len(pack(value)) for key, value in zip(*columns, strict=True))
+    return {
+        "overhead": (troupe.counters.meta("bytes") - published) / content,
+        "updates_per_s": updates * 1e9 / (at - wrote["began"]),
+        "deltas_a_chunk": updates / wrote["chunks"],
+        **measures,
+    }

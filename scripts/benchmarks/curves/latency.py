@@ -1,0 +1,44 @@
+"""How long an update takes to be seen, by how many there are."""
+
+from __future__ import annotations
+
+from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.model import Measure
+from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE, MOST, P50, P99
+from scripts.benchmarks.scenarios.latency import play as play_stage
+from scripts.benchmarks.stage import Stage
+
+COUNT, AGE = "count-1", "age"
+SECONDS = 3.0
+CONTENDERS = {COUNT: AT_ONCE.contenders[0], AGE: BY_AGE.contenders[0]}
+
+
+def play(setting: Setting) -> dict[str, float]:
+    """Write at one rate for some seconds."""
+    updates = setting.scaled(setting.x * SECONDS, least=100)
+    with Stage(
+        CONTENDERS[setting.line.name], updates, setting.server, {"per_s": setting.x}
+    ) as stage:
+        return play_stage(stage)
+
+
+LATENCY = Curve(
+    name="curve-latency",
+    title="Latency against rate",
+    method="""\
+One writer at a rate, one reader of `Replica.changes()`, as in the two latencies above, for three
+seconds each. *By count*: `local_delta_max_count` 1 and `linger` 0; measured is the time from `set`
+until the reader has the change. Above some thousand a second, what comes while an append is on its
+way shares the next one, so the rate does not stop there. *By age*: default settings; measured is
+how much longer than `local_delta_max_age` (50 ms) the oldest delta of each batch took.""",
+    axis=Measure("rate", "updates per second", "1/s", is_more_better=True),
+    lines=(
+        Line(COUNT, "by count 1", (100, 300, 1_000, 3_000, 10_000, 30_000), (1_000,)),
+        Line(AGE, "by age, beyond 50 ms", (100, 1_000, 3_000, 10_000, 30_000, 100_000), (10_000,)),
+    ),
+    panels=(
+        Panel("by count 1: from set to sight, ms", (P50, P99, MOST), is_log=True, lines=(COUNT,)),
+        Panel("by age: beyond max age, ms", (P50, P99, MOST), lines=(AGE,)),
+    ),
+    play=play,
+)

@@ -1,0 +1,107 @@
+"""What many writers cost: a few deltas each, and as many as they can."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curves.flow import RATE, SERVER_NS, WORKER_NS
+from scripts.benchmarks.model import BenchmarkError, Measure
+from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
+from scripts.benchmarks.workload import fleet_state
+
+PACED, BARE, FREE = "paced", "bare", "free"
+PER_S = 10
+SECONDS = 4.0
+FREE_DELTAS = 400_000
+PROCESSES = 2
+# Of the wall time that the deltas should take: a fleet that is slower does not write at its rate.
+MOST_LATE = 1.1
+SHARE = Measure("server_share", "Redis, % of a core", "%", is_more_better=False, digits=1)
+WORKER_SHARE = Measure(
+    "worker_share", "our worker, % of a core", "%", is_more_better=False, digits=1
+)
+
+
+def play(setting: Setting) -> dict[str, float]:
+    """Let so many nodes write, and compare what a replica holds with what they wrote.
+
+    Raises:
+        BenchmarkError: a process failed, the state is not right, or the nodes fell behind.
+    """
+    nodes = round(setting.x)
+    is_paced = setting.line.name != FREE
+    each = setting.scaled(PER_S * SECONDS if is_paced else FREE_DELTAS / nodes, least=10)
+    with Troupe(setting.server, {}) as troupe:
+        processes = min(PROCESSES, nodes) if setting.line.name != BARE else 1
+        bounds = [nodes * number // processes for number in range(processes + 1)]
+        writers = [
+            troupe.start(
+                f"writers-{first}",
+                "actors.fleet.append" if setting.line.name == BARE else "actors.fleet.write",
+                first=first,
+                nodes=end - first,
+                each=each,
+                per_s=PER_S if is_paced else 0,
+            )
+            for first, end in pairwise(bounds)
+        ]
+        reader = troupe.start("reader", "actors.flow.read", replicas=1)
+        troupe.ready(reader, *writers)
+        server, worker = (cpu_of([troupe.services[name]]) for name in ("server", "worker"))
+        for writer in writers:
+            writer.tell("go")
+        wrote = [writer.report(TIMEOUT_S) for writer in writers]
+        reader.tell("note", note=max(wrote, key=lambda one: one["append"])["note"])
+        at = reader.report(TIMEOUT_S)["at"]
+        server_ns, worker_ns = server(), worker()
+        troupe.check([reader], fleet_state(nodes, each))
+    began = min(one["began"] for one in wrote)
+    written_s = (max(one["written"] for one in wrote) - began) / 1e9
+    if is_paced and written_s > MOST_LATE * each / PER_S:
+        raise BenchmarkError(f"{nodes} nodes took {written_s:.1f} s for {each / PER_S:.1f} s")
+    deltas, seconds = nodes * each, (at - began) / 1e9
+    measures = {
+        "server_ns": server_ns / deltas,
+        "worker_ns": worker_ns / deltas,
+        "deltas_a_chunk": deltas / sum(one["chunks"] for one in wrote),
+    }
+    if not is_paced:
+        return {**measures, "updates_per_s": deltas / seconds}
+    return {
+        **measures,
+        "server_share": server_ns / seconds / 1e7,
+        "worker_share": worker_ns / seconds / 1e7,
+    }
+
+
+NODES = Curve(
+    name="curve-nodes",
+    title="Throughput and CPU against nodes",
+    method=f"""\
+So many nodes, each with its name, its buffer, its connection and {PER_S} keys of its own, in
+{PROCESSES} processes; one replica, floats, default settings. *Paced*: each node sets one key every
+{1000 // PER_S} ms, evenly, so that next to every delta is a chunk and an append of its own: the
+dearest way to write. A thousand Python writers need more than this machine has: then each waits for
+its turn, and its deltas gather. So a third line sends the very same appends, on a connection for
+each node, from a client that costs next to nothing. *As fast as they can*: all of them at once,
+where chunks fill up. The share of Redis is its CPU time over the wall time of the run, in percent
+of one core.""",
+    axis=Measure("nodes", "nodes", "", is_more_better=True),
+    lines=(
+        Line(PACED, f"{PER_S} deltas/s each", (1, 10, 100, 300, 1_000), (10,)),
+        Line(BARE, f"{PER_S} deltas/s each, bare appends", (10, 100, 300, 1_000), (1_000,)),
+        Line(FREE, "as fast as they can", (1, 10, 100, 1_000), (10,)),
+    ),
+    panels=(
+        Panel("CPU of Redis, % of a core", (SHARE,)),
+        Panel("CPU of Redis for an update, ns", (SERVER_NS,), is_log=True),
+        Panel("updates per second", (RATE,)),
+    ),
+    also=(
+        WORKER_SHARE,
+        WORKER_NS,
+        Measure("deltas_a_chunk", "deltas a chunk", "", is_more_better=True, digits=1),
+    ),
+    play=play,
+)

@@ -1,0 +1,189 @@
+"""What a broken link, and lost messages, cost a replica: time, lateness, bytes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.model import BenchmarkError, Measure
+from scripts.benchmarks.processes import Process
+from scripts.benchmarks.scenarios.latency import MOST, P50, P99
+from scripts.benchmarks.troupe import TIMEOUT_S, Troupe
+from scripts.benchmarks.workload import workload
+
+PER_S = 10_000
+KEYS = 100_000
+BEFORE_S, AFTER_S = 1.0, 3.0
+POLL_S = 0.02
+LOG, FULL = "log", "full"
+SHORT_LOG = {"LOG_RETENTION": "1s", "GLOBAL_DATA_UPDATE_INTERVAL": "0.5s"}
+RECOVERY = Measure("recovery_s", "seconds until live", "s", is_more_better=False, digits=3)
+RECEIVED = Measure("received_kb", "kB until live", "kB", is_more_better=False)
+MISSED = Measure("missed_kb", "kB published meanwhile", "kB", is_more_better=False)
+LOADS = Measure("loads", "full loads", "", is_more_better=False)
+
+
+def play_outage(setting: Setting) -> dict[str, float]:
+    """Break the link for a while, and measure from the moment it is whole.
+
+    Raises:
+        BenchmarkError: a process failed, the replica did not get live, or its state is not right.
+    """
+    total_s = BEFORE_S + setting.x + AFTER_S
+    updates = round(PER_S * total_s)
+    keys = setting.scaled(KEYS)
+    with Troupe(setting.server, setting.line.settings) as troupe:
+        proxy = troupe.start("proxy", "actors.broken.between")
+        (between,) = troupe.ready(proxy)
+        writer = troupe.start(
+            "writer", "actors.flow.write", updates=updates, keys=keys, preload=True, per_s=PER_S
+        )
+        troupe.ready(writer)
+        reader = troupe.start("reader", "actors.broken.follow", redis=between["url"])
+        troupe.ready(reader)
+        writer.tell("go")
+        time.sleep(BEFORE_S)
+        before = troupe.counters.meta("bytes")
+        _ask(proxy, "break")
+        time.sleep(setting.x)
+        missed = troupe.counters.meta("bytes") - before
+        mended = _ask(proxy, "mend")
+        live_at, loads = _live(reader, mended["at"])
+        passed = _ask(proxy, "count")
+        reader.tell("note", note=writer.report(TIMEOUT_S)["note"])
+        troupe.ready(reader)
+        troupe.check([reader], _right(updates, keys))
+    return {
+        "recovery_s": (live_at - mended["at"]) / 1e9,
+        "received_kb": (passed["bytes_to_client"] - mended["bytes_to_client"]) / 1e3,
+        "missed_kb": missed / 1e3,
+        # The first was when it joined.
+        "loads": loads - 1,
+    }
+
+
+def _ask(proxy: Process, order: str) -> dict[str, Any]:
+    proxy.tell(order)
+    return proxy.report(TIMEOUT_S)
+
+
+def _live(reader: Process, since: int) -> tuple[int, int]:
+    """Return when the replica was live again, and how often it has loaded the full state."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        report = _ask(reader, "statuses")
+        for at, status, _ in report["changes"]:
+            if at > since and status == "live":
+                return at, report["loads"]
+        time.sleep(POLL_S)
+    raise BenchmarkError(f"the replica is not live {TIMEOUT_S:g} s after the link is whole")
+
+
+def _right(updates: int, keys: int) -> dict[str, float]:
+    right = dict.fromkeys(workload(keys, keys)[0], 0.0)
+    right.update(zip(*workload(updates, keys), strict=True))
+    return right
+
+
+def play_loss(setting: Setting) -> dict[str, float]:
+    """Lose a share of the messages for some seconds, and measure how late deltas are seen.
+
+    Raises:
+        BenchmarkError: a process failed, or the replica's state is not right.
+    """
+    updates = setting.scaled(PER_S * 4, least=1_000)
+    with Troupe(setting.server, setting.line.settings) as troupe:
+        proxy = troupe.start("proxy", "actors.broken.between", drop=setting.x / 100)
+        (between,) = troupe.ready(proxy)
+        writer = troupe.start(
+            "writer", "actors.flow.write", updates=updates, keys=KEYS, per_s=PER_S, stamped=True
+        )
+        reader = troupe.start(
+            "reader", "actors.broken.watch", redis=between["url"], updates=updates
+        )
+        troupe.ready(writer, reader)
+        before = _ask(proxy, "drop")
+        published = troupe.counters.meta("bytes")
+        writer.tell("go")
+        writer.report(TIMEOUT_S)
+        report = reader.report(TIMEOUT_S)
+        passed = _ask(proxy, "count")
+        published = troupe.counters.meta("bytes") - published
+        troupe.check([reader], dict(zip(*workload(updates, KEYS), strict=True)))
+    received = passed["bytes_to_client"] - before["bytes_to_client"]
+    return {
+        **{name: report[name] for name in ("p50_ms", "p99_ms", "max_ms", "gaps")},
+        "lost": passed.get("messages_dropped", 0),
+        "bytes_ratio": received / published,
+    }
+
+
+OUTAGE = Curve(
+    name="curve-outage",
+    title="Recovery against the length of an outage",
+    method=f"""\
+{PER_S:,} deltas a second over {KEYS:,} keys; the replica's connections run through a proxy of ours
+(loopback TCP), which breaks them all at once and lets no new one in for so long. The clock begins
+when the link is whole, and ends when the replica says `live`, which means that it has everything.
+The bytes are those that the proxy handed to the replica in this time. A replica tries again after
+pauses that grow to 2 s, so that a thousand of them do not come at once; most of the time is such a
+pause.
+
+*Log reaches back*: default settings; what was missed is read from the log. *Log too short*: the log
+is kept for a second only; after more than that the full state is read instead, as by one who comes
+new. Which of the two is less depends on how long it was: the log of a long outage may be more than
+the full state. The state is compared after the writer ended.""",
+    axis=Measure("outage", "outage, s", "s", is_more_better=False, digits=1),
+    lines=(
+        Line(LOG, "log reaches back", (0.1, 0.3, 1, 3, 10), (1,), {}),
+        Line(FULL, "log too short", (0.1, 1, 3, 10), (3,), SHORT_LOG),
+    ),
+    panels=(
+        Panel("seconds until live", (RECOVERY,)),
+        Panel("kB until live, and kB that were missed", (RECEIVED, MISSED), is_log=True),
+    ),
+    also=(LOADS,),
+    play=play_outage,
+    at_once=2,
+)
+
+LOSS = Curve(
+    name="curve-loss",
+    title="Lateness and bytes against lost messages",
+    method=f"""\
+{PER_S:,} deltas a second in batches of 10 ms (`local_delta_max_age`), so about a hundred messages a
+second; the proxy drops a share of them. Nothing says that a message was dropped: the replica
+notices by the next one, which names a batch that it does not have, and reads the log. Measured is
+the time from `set` until a reader of `Replica.changes()` has the delta, of all deltas; the bytes
+are all that the proxy handed to the replica, over what was published. The state is compared in the
+end.""",
+    axis=Measure("loss", "% of messages lost", "%", is_more_better=False, digits=1),
+    lines=(
+        Line(
+            "age 10 ms",
+            "batches of 10 ms",
+            (0, 1, 3, 10, 20, 40),
+            (0, 10),
+            {"LOCAL_DELTA_MAX_AGE": "10ms"},
+        ),
+    ),
+    panels=(
+        Panel("from set to sight, ms", (P50, P99, MOST)),
+        Panel(
+            "bytes received over bytes published",
+            (
+                Measure(
+                    "bytes_ratio", "bytes received / published", "", is_more_better=False, digits=2
+                ),
+            ),
+        ),
+    ),
+    also=(
+        Measure("lost", "messages lost", "", is_more_better=False),
+        Measure("gaps", "gaps noticed", "", is_more_better=False),
+    ),
+    play=play_loss,
+    is_log=False,
+    at_once=1,
+)

@@ -1,0 +1,101 @@
+"""What a full state costs, by how much of it changed since the last."""
+
+from __future__ import annotations
+
+from broker import Inspector
+from scripts.benchmarks.contenders.statebroker import NAMESPACE
+from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.model import BenchmarkError, Measure
+from scripts.benchmarks.processes import Process
+from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
+from scripts.benchmarks.workload import workload
+
+KEYS = 300_000
+FOLDED, PLAIN = "folded", "plain"
+SECONDS = Measure("seconds", "seconds", "s", is_more_better=False, digits=4)
+CPU_MS = Measure("cpu_ms", "CPU, ms", "ms", is_more_better=False, digits=1)
+SERVER_MS = Measure("server_ms", "of it Redis, ms", "ms", is_more_better=False, digits=1)
+KILOBYTES = Measure("kb", "bytes in and out of Redis, kB", "kB", is_more_better=False, digits=0)
+
+
+def play(setting: Setting) -> dict[str, float]:
+    """Write all keys, have them folded, change a share of them, and measure the next full state.
+
+    Raises:
+        BenchmarkError: a process failed, or the full state is not right.
+    """
+    keys = setting.scaled(KEYS)
+    changed = max(1, round(keys * setting.x / 100))
+    with Troupe(setting.server, {}, command="flush") as troupe:
+        if setting.line.name == PLAIN:
+            writer = troupe.start(
+                "writer", "actors.snapshot.write_plainly", updates=keys, keys=keys
+            )
+            troupe.ready(writer)
+            return _measured(troupe, writer, keys)
+        writer = troupe.start("scheduler", "actors.snapshot.fold")
+        source = troupe.start(
+            "source", "actors.flow.write", updates=changed, keys=keys, preload=True
+        )
+        reader = troupe.start("reader", "actors.flow.read", replicas=1, notes=2)
+        note = troupe.ready(source, reader, writer)[0]["note"]
+        # All is in the log once a replica has it.
+        reader.tell("note", note=note)
+        troupe.ready(reader)
+        _measured(troupe, writer, keys)
+        source.tell("go")
+        reader.tell("note", note=source.report(TIMEOUT_S)["note"])
+        troupe.ready(reader)
+        measures = _measured(troupe, writer, changed)
+        right = dict.fromkeys(workload(keys, keys)[0], 0.0)
+        right.update(zip(*workload(changed, keys), strict=True))
+        with Inspector(troupe.redis, namespace=NAMESPACE) as inspector:
+            if inspector.state() != right:
+                raise BenchmarkError("the full state is wrong")
+    return measures
+
+
+def _measured(troupe: Troupe, writer: Process, fields: int) -> dict[str, float]:
+    """Let the writer write once, and return what that took."""
+    before = troupe.counters.bytes()
+    all_cpu, server_cpu = (
+        cpu_of([troupe.services["server"], writer]),
+        cpu_of([troupe.services["server"]]),
+    )
+    writer.tell("go")
+    report = writer.report(TIMEOUT_S)
+    measures = {
+        "seconds": report["seconds"],
+        "cpu_ms": all_cpu() / 1e6,
+        "server_ms": server_cpu() / 1e6,
+        "kb": (sum(troupe.counters.bytes()) - sum(before)) / 1e3,
+    }
+    if report["written"] != fields:
+        raise BenchmarkError(f"{report['written']} keys were written instead of {fields}")
+    return measures
+
+
+SNAPSHOT = Curve(
+    name="curve-snapshot",
+    title="Cost of a full state against the share of keys that changed",
+    method=f"""\
+{KEYS:,} keys with floats are in the full state. Then a share of them changes, and the scheduler's
+writer is called once; nothing else goes on. Its cost follows what changed: it reads the log, asks
+for the old fields of those keys (for the digest), and writes the new ones. Compared with the
+plainest full write: every key and value in HSETs of 1,000 fields from prepared bytes, by redis-py
+with hiredis, which reads nothing, keeps no digest, and is no state of one moment while it goes on.
+The full state is compared with what was written.""",
+    axis=Measure("share", "% of keys changed", "%", is_more_better=True, digits=2),
+    lines=(
+        Line(FOLDED, "our full state", (0.01, 0.1, 1, 10, 100), (1, 100)),
+        Line(PLAIN, "HSET of everything", (100,), (100,)),
+    ),
+    panels=(
+        Panel("seconds", (SECONDS,), is_log=True),
+        Panel("CPU of Redis and scheduler, ms", (CPU_MS,), is_log=True),
+        Panel("bytes in and out of Redis, kB", (KILOBYTES,), is_log=True),
+    ),
+    also=(SERVER_MS,),
+    play=play,
+    quick_part=0.33,
+)

@@ -1,0 +1,33 @@
+"""What the size of the state does to throughput, and to what an update costs."""
+
+from __future__ import annotations
+
+from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curves.flow import RATE, READER_NS, SERVER_NS, WORKER_NS, flow
+from scripts.benchmarks.model import Measure
+from scripts.benchmarks.troupe import Troupe
+
+
+def play(setting: Setting) -> dict[str, float]:
+    """Write over so many keys that are all there before."""
+    with Troupe(setting.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as troupe:
+        updates = setting.scaled(1_000_000)
+        return flow(troupe, updates=updates, keys=round(setting.x), preload=True)
+
+
+STATE = Curve(
+    name="curve-state",
+    title="Throughput and CPU against state size",
+    method="""\
+One writer, one replica, floats, all keys there before the clock runs; then updates go over all of
+them in turn. The full state is written every second (the default is 10 s), so that its cost is in
+these numbers: it is part of "our worker" and of Redis, and grows with the number of *different*
+keys that change within a second, up to all of them.""",
+    axis=Measure("keys", "keys", "", is_more_better=True),
+    lines=(Line("floats", "floats", (1_000, 10_000, 100_000, 1_000_000), (1_000, 100_000)),),
+    panels=(
+        Panel("updates per second", (RATE,)),
+        Panel("CPU for an update, ns", (SERVER_NS, WORKER_NS, READER_NS)),
+    ),
+    play=play,
+)

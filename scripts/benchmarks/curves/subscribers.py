@@ -1,0 +1,39 @@
+"""What each further subscriber costs."""
+
+from __future__ import annotations
+
+from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curves.flow import PER_PROCESS, RATE, READER_NS, SERVER_NS, flow
+from scripts.benchmarks.model import Measure
+from scripts.benchmarks.troupe import Troupe
+
+
+def play(setting: Setting) -> dict[str, float]:
+    """Write once for so many replicas."""
+    with Troupe(setting.server, {}) as troupe:
+        updates = setting.scaled(700_000 / (1 + setting.x / 25))
+        measures = flow(troupe, updates=updates, replicas=round(setting.x))
+    seen = measures["updates_per_s"] * setting.x
+    return {**measures, "seen_per_s": seen}
+
+
+SUBSCRIBERS = Curve(
+    name="curve-subscribers",
+    title="Throughput and CPU against subscribers",
+    method=f"""\
+One writer, 10,000 keys, floats, and so many replicas ({PER_PROCESS} in a process, each with its own
+connection and its own copy of the state). The clock runs until the last of them holds the last
+update; every one of them is compared. Redis copies each batch once for each subscriber; the
+replicas share the machine with everything else here, which they would not elsewhere.""",
+    axis=Measure("replicas", "subscribers", "", is_more_better=True),
+    lines=(Line("floats", "floats", (1, 2, 5, 10, 20, 50), (1, 10)),),
+    panels=(
+        Panel("updates per second", (RATE,)),
+        Panel("CPU of Redis for an update, ns", (SERVER_NS,)),
+    ),
+    also=(
+        READER_NS,
+        Measure("seen_per_s", "updates seen a second, by all", "1/s", is_more_better=True),
+    ),
+    play=play,
+)

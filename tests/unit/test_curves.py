@@ -1,0 +1,168 @@
+"""What scripts/bench makes of the points of its cost curves, and of numbers from before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from scripts.benchmarks.archive import merged
+from scripts.benchmarks.curve import Course, Curve, Line, Panel, Setting
+from scripts.benchmarks.curves import CURVES
+from scripts.benchmarks.document import Run, as_object
+from scripts.benchmarks.measure import curves_of
+from scripts.benchmarks.model import BenchmarkError, Made, Measure, Result, Sample
+from scripts.benchmarks.page import page
+from scripts.benchmarks.scenarios import SCENARIOS
+from scripts.benchmarks.stats import Summary
+from scripts.benchmarks.sweep import sweep
+from scripts.benchmarks.workload import digest, texts
+
+RATE = Measure("rate", "per second", "1/s", is_more_better=True)
+SHOWN = Measure("ms", "late, ms", "ms", is_more_better=False, digits=1)
+MADE = Made("2026-11-22 12:00 UTC", "abc1234", 0.5, 1, 3.0)
+LINES = (Line("a", "line a", (1, 10, 100), (1, 100)), Line("b", "line b", (5,), ()))
+
+
+def play(setting: Setting) -> Mapping[str, float]:
+    """Measure nothing, but fail at 10."""
+    if setting.x == 10:
+        raise BenchmarkError("too much\nof it")
+    return {"rate": setting.x * 2, "ms": 0.25, "size": 1000 - setting.x}
+
+
+CURVE = Curve(
+    name="curve-test",
+    title="Something against something",
+    method="How it is done.",
+    axis=Measure("x", "things", "", is_more_better=True),
+    lines=LINES,
+    panels=(Panel("rate", (RATE,)), Panel("more", (RATE, SHOWN))),
+    play=play,
+)
+
+
+def course(curve: Curve = CURVE, *, rounds: int = 1, is_quick: bool = False) -> Course:
+    """Sweep over the curve above."""
+    swept = sweep(
+        curve,
+        rounds=rounds,
+        is_quick=is_quick,
+        part=1.0,
+        server="redis",
+        seed=1,
+        say=lambda _: None,
+    )
+    return dataclasses.replace(swept, made=MADE)
+
+
+def run(*courses: Course, results: tuple[Result, ...] = ()) -> Run:
+    """Make a run of these."""
+    return Run({"cores": "2"}, {"Python": "3.11.7"}, {"seed": 1}, results, courses)
+
+
+def test_every_point_of_every_line_is_measured_in_each_round() -> None:
+    """A quick run takes its part; what fails is a fault and no number."""
+    swept = course(rounds=2)
+    assert swept.xs("a") == [1, 10, 100]
+    assert swept.xs("b") == [5]
+    assert [point.round for point in swept.points] == [1] * 4 + [2] * 4
+    assert swept.at("a", 100, "rate") == Summary(200.0, 200.0, 200.0, 2)
+    assert swept.at("a", 10, "rate") is None
+    assert [(point.x, point.fault) for point in swept.faults] == [(10, "too much\nof it")] * 2
+    assert course(is_quick=True).xs("a") == [1, 100]
+    assert course(is_quick=True).xs("b") == []
+
+
+def test_points_are_drawn_over_what_was_measured_if_the_curve_says_so() -> None:
+    """In ascending order of that; what does not count is not drawn."""
+    assert course().drawn("a", "rate") == ([1, 100], [2, 200])
+    over = course(dataclasses.replace(CURVE, over="size"))
+    assert over.drawn("a", "rate") == ([900, 999], [200, 2])
+
+
+def test_the_page_shows_every_point_and_what_does_not_count() -> None:
+    """A table for each line, the picture, the method, and when it was made."""
+    text = page(run(course()))
+    assert "| line a: things | per second | late, ms |" in text
+    assert "| 100 | 200 | 0.2 |" in text
+    assert "| 10 | - | - |" in text
+    assert "At 10 (a, round 1) it does not count:\n\n    too much\n    of it" in text
+    assert "![Something against something](curve-test.svg)" in text
+    assert "How it is done." in text
+    assert "Made 2026-11-22 12:00 UTC at abc1234: one round in 3 s" in text
+    assert "| 100 | 200 (200 to 200) |" in page(run(course(rounds=2)))
+
+
+def test_a_run_with_a_point_that_does_not_count_is_not_good() -> None:
+    """As with the rounds of contenders."""
+    assert as_object(run(course()))["good"] is False
+    assert as_object(run(course(is_quick=True)))["good"] is True
+
+
+def before(**changes: Any) -> dict[str, Any]:
+    """Return what an earlier run wrote: a scenario, and two curves, one of which is no more."""
+    sample = Sample("zeromq", 1, 1000, {"updates_per_s": 5.0})
+    result = Result(SCENARIOS[0], (sample,), {"nats-kv": "not here"}, MADE)
+    old = course(dataclasses.replace(CURVE, name="curve-gone"))
+    written: dict[str, Any] = json.loads(
+        json.dumps(as_object(run(old, course(), results=(result,))))
+    )
+    return written | changes
+
+
+def test_what_is_not_made_anew_stays_with_its_own_date() -> None:
+    """What was made anew takes the place of the old; what there is no more is left out."""
+    other = dataclasses.replace(CURVE, name="curve-other")
+    now = run(course(other))
+    whole = merged(now, before(), SCENARIOS, (other, CURVE))
+    assert [one.curve.name for one in whole.courses] == ["curve-other", "curve-test"]
+    assert whole.courses[1] == course()
+    assert whole.results[0].of("zeromq", "updates_per_s") == {1: 5.0}
+    assert (whole.results[0].made, whole.results[0].skipped) == (MADE, {"nats-kv": "not here"})
+    anew = dataclasses.replace(course(), made=Made("later"))
+    assert merged(run(anew), before(), SCENARIOS, (CURVE,)).courses == [anew]
+
+
+def test_numbers_of_different_machines_do_not_get_onto_one_page() -> None:
+    """Nor those of different versions; it says what differs."""
+    versions = {"Python": "3.11.7", "hiredis": "3"}
+    for changes, told in (({"machine": {"cores": "4"}}, "cores"), ({"versions": versions}, "hire")):
+        with pytest.raises(BenchmarkError, match=told):
+            merged(run(), before(**changes), SCENARIOS, ())
+
+
+def test_curves_have_names_of_their_own_and_quick_points_among_all() -> None:
+    """Names are for the command line, measures for the page."""
+    names = [curve.name for curve in CURVES]
+    assert len(set(names)) == len(names)
+    for curve in CURVES:
+        assert curve.name.startswith("curve-")
+        assert any(line.quick_xs for line in curve.lines)
+        assert all(set(line.quick_xs) <= set(line.xs) for line in curve.lines)
+        labels = [one.name for one in curve.measures]
+        assert len(set(labels)) == len(labels)
+
+
+def test_only_names_curves_too() -> None:
+    """A name of a scenario leaves no curve."""
+    assert curves_of([]) == list(CURVES)
+    assert curves_of(["load"]) == []
+    assert [curve.name for curve in curves_of(["load", "curve-chunk"])] == ["curve-chunk"]
+
+
+def test_equal_states_have_equal_digests_in_whatever_order() -> None:
+    """Another value, or type, is another digest."""
+    assert digest({"a": 1, "b": "x"}) == digest({"b": "x", "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.0})
+
+
+def test_texts_have_their_size_and_differ() -> None:
+    """So that a replica that missed one is found."""
+    keys, values = texts(20, 10, 8)
+    assert {len(value) for value in values} == {8}
+    assert len(set(values)) == 20
+    assert len(set(keys)) == 10
