@@ -259,7 +259,7 @@ def test_single_keys_are_right_at_any_moment_of_a_growing_table() -> None:
 def test_a_single_key_is_read_between_two_steps_of_a_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A key has its slot before the arrays grow; a deletion may come between look-up and reading."""
+    """A key has its slot before the arrays grow; a deletion may come after the look-up."""
     tables = ShardTables()
     table = tables.table(NUMBERED)
     table.index.add(np.arange(5000, dtype=np.uint64))  # type: ignore[arg-type]
