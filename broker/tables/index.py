@@ -83,11 +83,9 @@ class NumberIndex:
 
     def find(self, key: Any) -> int | None:
         """Return a key's slot; None if it has none."""
-        try:
-            column = np.array([key], dtype=np.uint64)
-        except (TypeError, ValueError, OverflowError):
+        if not isinstance(key, (int, np.integer)) or not 0 <= key < 1 << 64:
             return None
-        slot = int(self.find_all(column)[0])
+        slot = int(self.find_all(np.array([key], dtype=np.uint64))[0])
         return slot if slot >= 0 else None
 
     def find_all(self, keys: U64s) -> Slots:

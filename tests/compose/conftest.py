@@ -15,7 +15,7 @@ from pytest_docker.plugin import get_docker_services
 
 from tests.compose.harness import Harness
 from tests.compose.project import Project, until
-from tests.servers import _free_port
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("docker compose", "docker-compose")
@@ -92,7 +92,7 @@ def harness(
             "COMPOSE_PROFILES": module.PROFILE,
             "STATEBROKER_SHARDS": str(module.SHARDS),
             "FLIGHTS_SPEED": str(SPEED),
-            "REDIS_PORT": str(_free_port()),
+            "REDIS_PORT": str(free_port()),
             "HARNESS_URL": module.URL,
             "HARNESS_USER": str(os.getuid()),
             "HARNESS_FOLDER": folder,

@@ -196,6 +196,7 @@ def test_what_nobody_kept_is_told_as_lost_to_the_number(
             # All but the last chunk of each shard is let go at once.
             for _ in range(5):
                 _counted(producer, 1)
+        eventually(lambda: producer.stats()["lost"] > 0, SETTLE, lambda: str(producer.stats()))
         eventually(
             lambda: sum(replica[key] for key in KEYS) == 15 * SHARDS - producer.stats()["lost"],
             SETTLE,
