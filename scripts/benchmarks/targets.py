@@ -11,6 +11,7 @@ from scripts.benchmarks.curves.nodes import BARE, SHARE
 from scripts.benchmarks.curves.snapshot import CPU_MS, FOLDED
 from scripts.benchmarks.curves.value import FLOAT_BYTES
 from scripts.benchmarks.document import Run
+from scripts.benchmarks.scenarios.numbers import BYTES
 from scripts.benchmarks.stats import advantage, compared, summary
 
 
@@ -41,12 +42,12 @@ class Target:
         return value >= self.bound if self.sign == "≥" else value <= self.bound
 
 
-def ratio(contender: str) -> Callable[[Run], float | None]:
+def ratio(contender: str, scenario: str = "throughput") -> Callable[[Run], float | None]:
     """Return what finds how many times ours is ahead of a peer's throughput."""
 
     def find(run: Run) -> float | None:
         for result in run.results:
-            if result.scenario.name == "throughput":
+            if result.scenario.name == scenario:
                 found = compared(result, contender)
                 return found.median if found else None
         return None
@@ -116,6 +117,24 @@ TARGETS = (
     Target("object plane against XADD + XREAD", 30, " x", "≥", 1, ratio("xadd-xread"), PEERS),
     Target("object plane against ZeroMQ PUB/SUB", 15, " x", "≥", 1, ratio("zeromq"), PEERS),
     Target("object plane against NATS KV", 120, " x", "≥", 1, ratio("nats-kv"), PEERS),
+    Target(
+        "numeric plane against HSET + PUBLISH",
+        250,
+        " x",
+        "≥",
+        0,
+        ratio("numbers-hset-publish", "numbers"),
+        "the peers are faster here than when the target was set; every byte passes through three "
+        "strings of Redis' Lua, which hashes all of it: half of the server's time",
+    ),
+    Target(
+        "bytes a delta on the wire, text keys, float64, chunks of 1,000",
+        12.5,
+        "",
+        "≤",
+        2,
+        median_of("numbers", "statebroker-table-1000", BYTES),
+    ),
     Target(
         "bytes a delta over the packed size of key and value, floats",
         1.10,
