@@ -130,7 +130,9 @@ class Cluster(Asking):
             if isinstance(error, AuthenticationError):
                 raise error
         names = ", ".join(map(str, nodes))
-        raise RedisConnectionError(f"no node of the Cluster answers ({names}): {errors[-1]}")
+        # One that was too slow says nothing.
+        why = str(errors[-1]) or f"nothing within {ASK_TIMEOUT:g} s"
+        raise RedisConnectionError(f"no node of the Cluster answers ({names}): {why}")
 
     async def _slots_of(self, node: Address) -> Ranges:
         client = self._connect(node)
