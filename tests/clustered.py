@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
@@ -20,20 +20,28 @@ SETTLE_SECONDS = 30.0
 NewDirectory = Callable[[], Path]
 
 
+class Reachable(Protocol):
+    """A server, wherever it runs."""
+
+    @property
+    def url(self) -> str:
+        """The URL to connect with."""
+
+
 @contextmanager
-def client(server: Server) -> Iterator[redis.Redis]:
+def client(server: Reachable) -> Iterator[redis.Redis]:
     """Give a plain client of one server, over TCP."""
     with redis.Redis.from_url(server.url, protocol=2, decode_responses=True) as one:
         yield one
 
 
-def ask(server: Server, *command: Any) -> Any:
+def ask(server: Reachable, *command: Any) -> Any:
     """Return what one server answers."""
     with client(server) as one:
         return one.execute_command(*command)
 
 
-def raw(server: Server, *command: Any) -> Any:
+def raw(server: Reachable, *command: Any) -> Any:
     """Return what one server answers, as it stands."""
     with redis.Redis.from_url(server.url, protocol=2, decode_responses=True) as one:
         one.response_callbacks.clear()

@@ -105,6 +105,14 @@ class Container:
         """Ask it to end, and wait until it has."""
         docker("stop", self.identity)
 
+    def kill(self) -> None:
+        """SIGKILL it from outside; it is then away until `start`."""
+        docker("kill", self.identity)
+
+    def restart(self) -> None:
+        """Ask it to end, and start it again."""
+        docker("restart", self.identity)
+
     def start(self) -> None:
         """Start it again."""
         docker("start", self.identity)

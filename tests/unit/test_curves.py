@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.benchmarks.archive import merged
-from scripts.benchmarks.curve import Course, Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Course, Curve, Line, Panel, Point, Setting
 from scripts.benchmarks.curves import CURVES
 from scripts.benchmarks.document import Run, as_object
 from scripts.benchmarks.measure import curves_of
@@ -19,6 +19,7 @@ from scripts.benchmarks.page import page
 from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.stats import Summary
 from scripts.benchmarks.sweep import sweep
+from scripts.benchmarks.targets import target_lines
 from scripts.benchmarks.workload import digest, texts
 
 RATE = Measure("rate", "per second", "1/s", is_more_better=True)
@@ -166,3 +167,62 @@ def test_texts_have_their_size_and_differ() -> None:
     assert {len(value) for value in values} == {8}
     assert len(set(values)) == 20
     assert len(set(keys)) == 10
+
+
+def measured(curve: str, points: dict[tuple[str, float], dict[str, float]]) -> Course:
+    """Make a course of a real curve with these points."""
+    (found,) = curves_of([curve])
+    made = tuple(Point(line, x, 1, numbers) for (line, x), numbers in points.items())
+    return Course(found, made, MADE)
+
+
+def row(run_: Run, what: str) -> list[str]:
+    """Return the cells of one row of the table of targets."""
+    (line,) = [line for line in target_lines(run_) if what in line]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(25.0, ["≤ 25 %", "25.0 %", "reached"]), (25.1, ["≤ 25 %", "25.1 %", "**missed**"])],
+)
+def test_a_target_is_reached_at_its_bound_and_a_miss_is_explained(
+    share: float, told: list[str]
+) -> None:
+    """With the number that was measured."""
+    course_ = measured("curve-nodes", {("bare", 1_000): {"server_share": share}})
+    cells = row(run(course_), "1,000 nodes")
+    assert [*cells[:2], cells[2].partition(":")[0]] == told
+    assert (": evenly spread" in cells[2]) is (share > 25)
+
+
+def test_a_target_that_was_not_measured_is_neither_reached_nor_missed() -> None:
+    """No number is made up for it."""
+    assert all("| - | not measured in this run |" in line for line in target_lines(run())[2:])
+
+
+def test_targets_over_two_numbers_need_both() -> None:
+    """Memory: a replica's over that of a dict; snapshots: one point over another, in percent."""
+    held = {("replica", 1e6): {"held_mb": 130.0}}
+    assert row(run(measured("curve-load", held)), "memory")[1] == "-"
+    held[("dict", 1e6)] = {"held_mb": 100.0}
+    assert row(run(measured("curve-load", held)), "memory")[1:] == ["1.30 x", "reached"]
+    cpu = {("folded", 1.0): {"cpu_ms": 50.0}, ("folded", 100.0): {"cpu_ms": 2000.0}}
+    assert row(run(measured("curve-snapshot", cpu)), "full state, 1 %")[1] == "2.50 %"
+
+
+def test_ratios_of_throughput_and_medians_of_scenarios_reach_targets() -> None:
+    """And a load of fewer keys than a million is not that of a million."""
+    throughput, load = SCENARIOS[0], next(one for one in SCENARIOS if one.name == "load")
+    rates = (("statebroker", 80.0), ("hset-publish", 2.0), ("zeromq", 8.0))
+    samples = tuple(Sample(name, 1, 9, {"updates_per_s": rate}) for name, rate in rates)
+    result = Result(throughput, samples, {}, MADE)
+    assert row(run(results=(result,)), "HSET")[1:] == ["40.0 x", "reached"]
+    assert row(run(results=(result,)), "ZeroMQ")[1] == "10.0 x"
+    for updates, told in ((1_000_000, ["3.00 s", "1.50 x"]), (250_000, ["-", "-"])):
+        loads = tuple(
+            Sample(name, 1, updates, {"seconds": seconds})
+            for name, seconds in (("statebroker-load", 3.0), ("hscan", 2.0))
+        )
+        loaded = run(results=(Result(load, loads, {}, MADE),))
+        assert [row(loaded, "full load")[1], row(loaded, "bare HSCAN")[1]] == told
