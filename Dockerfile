@@ -1,24 +1,30 @@
 # One image for every role of statebroker: workers, command line, and the demo's producers.
 #
-# Without a network: fill wheelhouse/ first (see below), and name a base image that is there.
-#   pip download --dest wheelhouse '.[server]' 'hatchling>=1.27'
+# Without a network: fill wheelhouse/ first, and name a base image that is there; scripts/images does both.
 #   docker build --build-arg BASE_IMAGE=... .
 
 ARG BASE_IMAGE=python:3.11-slim
 
 FROM ${BASE_IMAGE} AS build
+LABEL org.opencontainers.image.title="statebroker"
 ARG WHEELHOUSE=wheelhouse
 # The star lets the folder be absent: COPY then takes pyproject.toml alone.
 COPY pyproject.toml ${WHEELHOUSE}* /wheelhouse/
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+# What it needs, in a layer of its own: it changes seldom.
+COPY pyproject.toml ./
+RUN python3 -m venv /opt/statebroker \
+    && if ls /wheelhouse/*.whl >/dev/null 2>&1; then \
+        printf '[global]\nno-index = true\nfind-links = /wheelhouse\n' >/opt/statebroker/pip.conf; \
+    fi \
+    && python3 -c 'import tomllib; told = tomllib.load(open("pyproject.toml", "rb")); print(*told["project"]["dependencies"], *told["project"]["optional-dependencies"]["server"], sep="\n")' \
+        >/requirements.txt \
+    && /opt/statebroker/bin/pip install --no-cache-dir --disable-pip-version-check --requirement /requirements.txt
+COPY README.md LICENSE ./
 COPY broker broker
 COPY workers workers
-RUN python -m venv /opt/statebroker \
-    && if ls /wheelhouse/*.whl >/dev/null 2>&1; then \
-        export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheelhouse; \
-    fi \
-    && /opt/statebroker/bin/pip install --no-cache-dir --disable-pip-version-check '.[server]'
+RUN /opt/statebroker/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps . \
+    && /opt/statebroker/bin/pip uninstall --quiet --yes pip setuptools
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="statebroker" \
@@ -32,7 +38,7 @@ ENV PATH=/opt/statebroker/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 USER statebroker
 # Healthy: this container reaches the server of STATEBROKER_URL, and the namespace there is ours.
-HEALTHCHECK --interval=15s --timeout=10s --start-period=15s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=15s --retries=3 \
     CMD ["statebroker", "status", "--json"]
 ENTRYPOINT ["statebroker"]
 CMD ["serve"]

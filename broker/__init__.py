@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ReplicaFailedError,
         ServerUnfitError,
         TokenError,
+        UnconfirmedError,
     )
     from broker.inspector import Inspector
     from broker.model import (
@@ -93,6 +94,7 @@ __all__ = [
     "StatusChange",
     "Token",
     "TokenError",
+    "UnconfirmedError",
     "Verification",
 ]
 

@@ -28,8 +28,14 @@ from broker.errors import EncodeError
 from broker.intake import MOST_PLAIN, PLAIN_BYTES, PLAIN_TYPES, SHORT, plain_size
 from broker.keys import shard_of
 from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
-from broker.model import Chunk
+from broker.model import Chunk, Run, TableKey, TablePart, TableRun
 from broker.protocol import INT_MAX, INT_MIN, MAX_CHUNK_BYTES, OP_SET
+from broker.tableruns import merged, table_run_size
+from broker.values import admit_key
+
+DEFINED_ALONG_BYTES = 64 << 10  # of ids in a chunk that carries deltas
+DEFINED_ALONE_BYTES = 1 << 20
+DEFINED_AGAIN_BYTES = 2 << 20
 
 
 class ProducerBuffer:
@@ -71,7 +77,10 @@ class ProducerBuffer:
         self._intakes = [lane.intake for lane in self.lanes]
         self._reserved = 0
         self._is_shut = False
+        self._is_short = False
         self._now = 0.0
+        self._time_ms = 0
+        self._places: dict[TableKey, dict[str, int]] = {}
 
     # -- taking deltas ----------------------------------------------------------------------------
 
@@ -163,7 +172,8 @@ class ProducerBuffer:
         if self.bytes and self.bytes + self._reserved + size > self.max_bytes:
             # What other lanes may take the fast way is not taken yet.
             self._gather_all()
-        return not self.bytes or self.bytes + self._reserved + size <= self.max_bytes
+        self._is_short = self.bytes != 0 and self.bytes + self._reserved + size > self.max_bytes
+        return not self._is_short
 
     def add(  # noqa: PLR0917 - called for every delta, and keywords cost time
         self, shard: int, op: int, key: str, value: Any, size: int, stamp: int | None, now: float
@@ -249,6 +259,78 @@ class ProducerBuffer:
             self._grant(lane)
             return bool(first) or closed
 
+    def intern(self, table: TableKey, keys: Iterable[str]) -> dict[str, int] | None:
+        """Give an id to each text key that has none yet.
+
+        Returns:
+            key -> id x shards + shard, of this and every earlier call; None if there is no room,
+            then nothing was done.
+
+        Raises:
+            EncodeError: a key cannot be sent; nothing was done.
+        """
+        with self.lock:
+            places = self._places.setdefault(table, {})
+            count = len(self.lanes)
+            new = {key: (admit_key(key), shard_of(key, count)) for key in keys if key not in places}
+            size = sum(one for one, _ in new.values())
+            for shard in {shard for _, shard in new.values()}:
+                size += self.lanes[shard].names.head_bytes(table)
+            if new and not self._has_room(size):
+                return None
+            self.bytes += size
+            for key, (one, shard) in new.items():
+                places[key] = self.lanes[shard].names.add(table, key, one) * count + shard
+            return places
+
+    @staticmethod
+    def check_table_run(run: TableRun, what: str) -> None:
+        """Refuse what cannot become visible at once; `what` are keys or records.
+
+        Raises:
+            EncodeError: so many bytes do not fit into one chunk.
+        """
+        size = table_run_size(run) + CHUNK_HEAD_BYTES
+        if size > MAX_CHUNK_BYTES:
+            raise EncodeError(
+                f"{run.deltas} {what} of table {run.table.name!r} need up to {size} bytes in one "
+                f"shard, over the limit of {MAX_CHUNK_BYTES} that can become visible at once; "
+                "split them into calls"
+            )
+
+    def add_table_run(self, shard: int, run: TableRun, now: float) -> bool | None:
+        """Buffer deltas of a table that have to become visible at once: they never part ways.
+
+        Returns:
+            As `add`.
+        """
+        size = table_run_size(run)
+        with self.lock:
+            self._now = now
+            lane = self.lanes[shard]
+            closed = self._gather(lane)
+            columns = lane.open
+            full = columns.count and (
+                columns.size + size > self.chunk_bytes
+                or columns.count + run.deltas > self.max_count
+            )
+            first = full or not columns.count
+            room = size + (CHUNK_HEAD_BYTES if first else 0)
+            if not self._has_room(room):
+                return None
+            if full:
+                columns = self._close_open(lane)
+            if first:
+                columns.since = now
+            columns.add_table_run(run, size)
+            self.bytes += room
+            lane.buffered += run.deltas
+            if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
+                self._close_open(lane)
+                return True
+            self._grant(lane)
+            return bool(first) or closed
+
     def _close_open(self, lane: Lane) -> Columns:
         lane.tickets += 1
         lane.open.ticket = lane.tickets
@@ -301,32 +383,57 @@ class ProducerBuffer:
             self._gather(lane)
             if not lane.closed:
                 if not lane.open.count:
-                    return None, None
+                    # Ids alone may take up the room that the deltas need for which they are.
+                    if self._is_short and lane.names.waiting_bytes:
+                        alone = Columns(since=now, ticket=lane.tickets)
+                        lane.flying = self._pack(lane, alone, DEFINED_ALONE_BYTES)
+                    return lane.flying, None
                 wait = lane.open.since + linger - now
                 if wait > 0:
                     self._grant(lane)
                     return None, wait
                 self._close_open(lane)
-            lane.flying = self._pack(lane, self._next_columns(lane), time_ms)
+            self._time_ms = time_ms
+            lane.flying = self._define(lane) or self._pack(
+                lane, self._next_columns(lane), DEFINED_ALONG_BYTES
+            )
             return lane.flying, None
+
+    def _define(self, lane: Lane) -> Packed | None:
+        """Pack nothing but ids, if more of them wait than fit beside the next columns."""
+        next_one = lane.closed[0]
+        room = min(DEFINED_ALONG_BYTES, MAX_CHUNK_BYTES - next_one.size)
+        if lane.names.waiting_bytes <= room:
+            return None
+        alone = Columns(since=next_one.since, ticket=next_one.ticket)
+        return self._pack(lane, alone, DEFINED_ALONE_BYTES)
 
     def _next_columns(self, lane: Lane) -> Columns:
         columns = lane.closed.popleft()
         # Behind a backlog a chunk costs the same, however many of them it takes along.
-        while lane.closed and columns.size + lane.closed[0].size <= self.chunk_bytes:
+        most = min(self.chunk_bytes, MAX_CHUNK_BYTES - lane.names.waiting_bytes)
+        while lane.closed and columns.size + lane.closed[0].size <= most:
             columns.join(lane.closed.popleft())
             self.bytes -= CHUNK_HEAD_BYTES
         if self.conflates:
             self._drop_overwritten(lane, columns, set())
         return columns
 
-    def _pack(self, lane: Lane, columns: Columns, time_ms: int) -> Packed:
+    def _pack(self, lane: Lane, columns: Columns, define_bytes: int) -> Packed:
         lane.number += 1
         lane.packed += columns.count
-        data = encode_chunk(Chunk(self.node, lane.incarnation, lane.number, time_ms, columns.runs))
-        # From here on the true size counts.
-        self.bytes += len(data) - columns.size
-        return Packed(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data)
+        names, before = lane.names, lane.names.defined
+        defines, size = names.take(lane.number, define_bytes) if names.waiting_bytes else ([], 0)
+        data = self._encoded(lane, lane.number, columns.runs, [*defines, *merged(columns.tables)])
+        # From here on the true size counts; what was made only for ids counted nothing yet.
+        self.bytes += len(data) - size - (columns.size if columns.count else 0)
+        return Packed(
+            *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data),
+            defined=before,
+        )
+
+    def _encoded(self, lane: Lane, number: int, runs: list[Run], tables: list[TablePart]) -> bytes:
+        return encode_chunk(Chunk(self.node, lane.incarnation, number, self._time_ms, runs, tables))
 
     def accepted(self, shard: int, now: float) -> None:
         """Redis took the chunk in flight (or had it already): keep it for a while."""
@@ -335,8 +442,8 @@ class ProducerBuffer:
             if lane.flying is None:
                 return
             packed, lane.flying = lane.flying, None
-            if packed.total > lane.accepted:
-                lane.accepted = packed.total
+            if packed.number > lane.accepted_number:
+                lane.accepted_number, lane.accepted = packed.number, packed.total
                 self.bytes -= len(packed.data)
             lane.kept.append((packed, now))
             lane.kept_bytes += len(packed.data)
@@ -375,7 +482,35 @@ class ProducerBuffer:
             else:
                 base_number, base_total = lane.number, lane.packed
             lost = lane.lose(server_deltas, base_total)
+            if base_number >= number:
+                base_number -= self._define_again(lane, number, base_number, base_total)
             return base_number, base_total, lost
+
+    def _define_again(self, lane: Lane, number: int, base_number: int, base_total: int) -> int:
+        """Say anew what ids mean that chunks from `number` to `base_number` defined: they are gone.
+
+        What is to be sent again relies on them, so this takes the place of the last of those
+        chunks. There are enough: it is packed more densely than they were.
+
+        Returns:
+            How many chunks were put in front of what is sent again.
+        """
+        if not lane.resend:
+            self.bytes += lane.names.forget(number)
+            return 0
+        first = lane.resend[0]
+        made = [
+            Packed(
+                *(at, 0, base_total, first.since, first.ticket),
+                self._encoded(lane, at, [], defines),
+                before,
+            )
+            for at, defines, before in lane.names.again(
+                number, base_number, first.defined, DEFINED_AGAIN_BYTES
+            )
+        ]
+        lane.resend.extendleft(reversed(made))
+        return len(made)
 
     def _forget(self, lane: Lane, now: float) -> None:
         while lane.kept and (
@@ -403,6 +538,17 @@ class ProducerBuffer:
             return not any(
                 lane.outstanding(ticket) for lane, ticket in zip(self.lanes, tickets, strict=True)
             )
+
+    def reached(self) -> list[int]:
+        """Return for each lane the chunk number up to which Redis has accepted everything."""
+        with self.lock:
+            return [
+                min(
+                    [lane.number]
+                    + [packed.number - 1 for packed in (*lane.resend, lane.flying) if packed]
+                )
+                for lane in self.lanes
+            ]
 
     @property
     def pending(self) -> int:

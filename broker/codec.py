@@ -15,7 +15,17 @@ from typing import Any, NoReturn
 import msgpack
 
 from broker.errors import DecodeError
-from broker.model import Batch, Chunk, Heartbeat, Notice, Packet, Position, Run, Value
+from broker.model import (
+    Batch,
+    Chunk,
+    Heartbeat,
+    Notice,
+    Packet,
+    Position,
+    Run,
+    TablePart,
+    Value,
+)
 from broker.protocol import (
     BATCH_ID_BYTES,
     EPOCH_BYTES,
@@ -30,6 +40,7 @@ from broker.protocol import (
     OP_SET,
     PROTOCOL_VERSION,
 )
+from broker.tableruns import checked_part, packed_part
 from broker.values import CONTAINERS, within_depth
 
 _PREFIX = struct.Struct(">BBBBHBB8sBQBB8sBB8sBQBQ")
@@ -72,11 +83,13 @@ def unpack(data: bytes) -> Any:
 
 def encode_chunk(chunk: Chunk) -> bytes:
     """Return the bytes a producer appends."""
-    runs = [[run.op, run.keys, run.values, run.timestamps] for run in chunk.runs]
-    return msgpack.packb(  # type: ignore[no-any-return]
-        [PROTOCOL_VERSION, chunk.node, chunk.incarnation, chunk.number, chunk.time_ms, runs],
-        datetime=True,
-    )
+    fields: list[Any] = [
+        *(PROTOCOL_VERSION, chunk.node, chunk.incarnation, chunk.number, chunk.time_ms),
+        [[run.op, run.keys, run.values, run.timestamps] for run in chunk.runs],
+    ]
+    if chunk.tables:
+        fields.append([packed_part(part) for part in chunk.tables])
+    return msgpack.packb(fields, datetime=True)  # type: ignore[no-any-return]
 
 
 def decode_chunk(data: bytes) -> Chunk:
@@ -97,7 +110,19 @@ def decode_chunk(data: bytes) -> Chunk:
         raise DecodeError("chunk without node name or runs")
     if any(type(n) is not int or n < 0 for n in (incarnation, number, time_ms)):
         raise DecodeError("incarnation, number or time is not an unsigned integer")
-    return Chunk(node, incarnation, number, time_ms, [_checked_run(run) for run in runs])
+    checked = [_checked_run(run) for run in runs]
+    tables, fault = _tables(fields[_CHUNK_FIELDS]) if len(fields) > _CHUNK_FIELDS else ([], "")
+    return Chunk(node, incarnation, number, time_ms, checked, tables, fault)
+
+
+def _tables(parts: Any) -> tuple[list[TablePart], str]:
+    """Read what a chunk has for tables; a fault there leaves the rest of the chunk as it is."""
+    if type(parts) is not list:
+        return [], "what a chunk has for tables is not an array"
+    try:
+        return [checked_part(part, _check_keys) for part in parts], ""
+    except DecodeError as error:
+        return [], str(error)
 
 
 def _checked_run(run: Any) -> Run:

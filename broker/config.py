@@ -154,11 +154,16 @@ def checked_name(kind: str, name: object) -> str:
     Raises:
         ConfigError: empty, over 64 characters, or with others than letters, digits, `_`, `.`, `-`.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
+    if not isinstance(name, str) or not is_name(name):
         raise ConfigError(
             [f"{kind} {name!r} is not a name; use 1 to {MAX_NAME_LENGTH} letters, digits, _ . -"]
         )
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether a text can name a namespace, a node or a table."""
+    return len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
 
 
 def default_node() -> str:

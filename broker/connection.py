@@ -11,8 +11,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qs, urlsplit
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
@@ -22,6 +21,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     InvalidResponse,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     RedisError,
@@ -31,24 +31,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from broker.cluster import Cluster
+from broker.directory import Alone, Directory
 from broker.embedded import attach, parse_embedded_url
 from broker.errors import AccessError, BackendError, ConfigError, ConnectError, ServerUnfitError
 from broker.protocol import MIN_REDIS
+from broker.routed import Routed
+from broker.sentinel import Sentinels, primary_only
+from broker.tls import tls_doubt, tls_fix
+from broker.urls import Address, Place, read_url, redacted, unreadable
 
 if TYPE_CHECKING:
     from broker.embedded import Attachment
 
-# What the rest of the project calls a Redis client; only this module makes one.
-Client: TypeAlias = Redis
-
 EMBEDDED = "embedded://"
-SCHEMES = ("embedded", "redis", "rediss", "unix")
-
-URL_OPTIONS = {
-    *("db", "client_name", "username", "password"),
-    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"),
-}
-
 CONNECT_TIMEOUT = 5.0
 REPLY_TIMEOUT = 10.0
 
@@ -58,54 +54,88 @@ if hasattr(socket, "TCP_USER_TIMEOUT"):
 
 
 class Connections:
-    """Clients for one server, each for one kind of use, so that they cannot disturb each other.
+    """Clients for one deployment, each for one kind of use, so that they cannot disturb each other.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`; what `attached` returned.
+        url: any but `embedded://`; what `attached` returned. "" for none: nothing can be made.
+
+    Attributes:
+        name: the URL without its password.
+        directory: who answers for a key.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.name = redacted(url)
+        self._place = read_url(url) if url else Place("single", "")
         self._clients: list[Redis] = []
+        self.directory: Directory = Alone()
+        if self._place.kind == "cluster":
+            self.directory = Cluster(self._place.seeds, self._for_one_question)
+        elif self._place.kind == "sentinel":
+            self.directory = Sentinels(
+                self._place.seeds, self._place.service, self._sentinel, self._for_one_question
+            )
 
     def commands(self, connections: int = 16) -> Redis:
-        """Return a client for commands that answer at once; nothing is ever sent twice by it."""
-        return self._client(max_connections=connections, socket_timeout=REPLY_TIMEOUT)
+        """Return a client for commands that answer at once; nothing is ever sent twice by it.
 
-    def blocking(self) -> Redis:
-        """Return a client for one blocking command or one subscription; silence is no error."""
-        return self._client(max_connections=2, socket_timeout=None)
+        Args:
+            connections: most at a time, to each server.
+        """
+        return self._kept(max_connections=connections, socket_timeout=REPLY_TIMEOUT)
 
-    def _client(self, **settings: Any) -> Redis:
-        if not self.url.startswith("unix://"):
+    def blocking(self, connections: int = 2) -> Redis:
+        """Return a client for commands that block; silence is no error."""
+        return self._kept(is_blocking=True, max_connections=connections, socket_timeout=None)
+
+    def subscriber(self, address: Address | None) -> Redis:
+        """Return a client for one subscription at one server; silence is no error."""
+        client = self._server(address, max_connections=2, socket_timeout=None)
+        self._clients.append(client)
+        return client
+
+    def _kept(self, *, is_blocking: bool = False, **settings: Any) -> Redis:
+        client: Redis
+        if self._place.kind == "single":
+            client = self._server(None, **settings)
+        else:
+            client = Routed(
+                self.directory,
+                lambda address: self._server(address, **settings),
+                is_blocking=is_blocking,
+            )
+        self._clients.append(client)
+        return client
+
+    def _for_one_question(self, address: Address) -> Redis:
+        return self._server(address, max_connections=1, socket_timeout=REPLY_TIMEOUT)
+
+    def _sentinel(self, address: Address) -> Redis:
+        return self._client(
+            self._place.sentinel_url(address), max_connections=1, socket_timeout=None
+        )
+
+    def _server(self, address: Address | None, **settings: Any) -> Redis:
+        """Return a client of one server that holds data."""
+        if self._place.kind == "sentinel":
+            settings["redis_connect_func"] = primary_only
+        url = self.url if address is None else self._place.node_url(address)
+        return self._client(url, **settings)
+
+    def _client(self, url: str, **settings: Any) -> Redis:
+        if not url.startswith("unix://"):
             settings |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
         try:
-            return self._make(**settings)
+            return _make(url, **settings)
         except (ValueError, TypeError):
             # The cause would show the password.
             raise unreadable(self.url) from None
 
-    def _make(self, **settings: Any) -> Redis:
-        pool = BlockingConnectionPool.from_url(
-            self.url,
-            # More calls than connections wait for each other instead of failing.
-            timeout=None,
-            protocol=2,
-            decode_responses=False,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            health_check_interval=0,
-            retry=Retry(NoBackoff(), 0),
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            **settings,
-        )
-        client: Redis = Redis.from_pool(pool)
-        self._clients.append(client)
-        return client
-
     async def discard(self, client: Redis, pubsub: PubSub | None = None) -> None:
         """Close one client made here, and its subscription."""
-        self._clients.remove(client)
+        if client in self._clients:
+            self._clients.remove(client)
         # A connection that is already broken is as closed as we want it.
         with suppress(RedisError, OSError, TimeoutError):
             if pubsub is not None:
@@ -114,8 +144,26 @@ class Connections:
 
     async def close(self) -> None:
         """Close every client made here."""
+        await self.directory.close()
         for client in list(self._clients):
             await self.discard(client)
+
+
+def _make(url: str, **settings: Any) -> Redis:
+    pool = BlockingConnectionPool.from_url(
+        url,
+        # More calls than connections wait for each other instead of failing.
+        timeout=None,
+        protocol=2,
+        decode_responses=False,
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        health_check_interval=0,
+        retry=Retry(NoBackoff(), 0),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        **settings,
+    )
+    client: Redis = Redis.from_pool(pool)
+    return client
 
 
 def attached(
@@ -133,16 +181,8 @@ def attached(
         EmbeddedError: the embedded server did not start.
     """
     url = url or EMBEDDED
-    scheme = url.partition("://")[0]
-    if scheme not in SCHEMES or "://" not in url:
-        raise ConfigError(
-            [
-                f"url {redacted(url)!r} has no known scheme; use one of "
-                + ", ".join(f"{name}://" for name in SCHEMES)
-            ]
-        )
-    if scheme != "embedded":
-        check_url(url)
+    if not url.startswith(EMBEDDED):
+        read_url(url)
         return url, None
     try:
         directory = parse_embedded_url(url)
@@ -152,61 +192,31 @@ def attached(
     return attachment.url, attachment
 
 
-def check_url(url: str) -> None:
-    """Refuse a URL that cannot be read, before anything connects.
-
-    Raises:
-        ConfigError: host, port, database or an option is not one.
-    """
-    try:
-        parts = urlsplit(url)
-        known = set(parse_qs(parts.query, keep_blank_values=True)) <= URL_OPTIONS
-        # Reading the port checks it.
-        readable = parts.scheme == "unix" or (bool(parts.hostname), parts.port)[0]
-    except ValueError:
-        raise unreadable(url) from None
-    if not (known and readable):
-        raise unreadable(url)
-
-
-def unreadable(url: str) -> ConfigError:
-    """Say that a URL cannot be read, without showing its password."""
-    return ConfigError(
-        [
-            f"url {redacted(url)!r} cannot be read; it is "
-            "scheme://[user:password@]host[:port][/db], with / @ : ? # in a password "
-            "percent-encoded, and of options only " + ", ".join(sorted(URL_OPTIONS))
-        ]
-    )
-
-
-def redacted(url: str) -> str:
-    """Return a URL without its password, fit for logs and errors."""
-    # Up to the last @: a password that should have been percent-encoded is hidden as well.
-    shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", url, flags=re.IGNORECASE)
-    return shown.partition("?")[0]
-
-
 @asynccontextmanager
 async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
     """Turn Redis' errors within the block into ours, cause kept.
 
     Raises:
         ConnectError: cannot reach the server.
-        AccessError: it does not let us in.
+        AccessError: it does not let us in, or we do not trust it.
         BackendError: any other error of the server.
     """
     try:
         yield
     except (RedisTimeoutError, TimeoutError) as error:
-        raise ConnectError(f"{action}: {server} did not answer in time ({error})") from error
+        raise ConnectError(
+            f"{action}: {server} did not answer in time ({error})" + tls_doubt(server, str(error))
+        ) from error
     except (AuthenticationError, AuthorizationError) as error:
         raise _refused(action, server, error) from error
     except (RedisConnectionError, OSError) as error:
         if any(word in str(error) for word in _REFUSALS):
             raise _refused(action, server, error) from error
+        if (fix := tls_fix(str(error))) is not None:
+            raise AccessError(f"{action}: no TLS with {server} ({error}): {fix}") from error
         raise ConnectError(
             f"{action}: cannot reach {server} ({error}); is the server running and the URL right?"
+            + tls_doubt(server, str(error))
         ) from error
     except NoPermissionError as error:
         raise BackendError(
@@ -215,6 +225,11 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
     except OutOfMemoryError as error:
         raise BackendError(
             f"{action}: {server} is out of memory; raise maxmemory or write less"
+        ) from error
+    except MovedError as error:
+        raise BackendError(
+            f"{action}: {server} is a node of a Redis Cluster (MOVED {error}); begin the URL with "
+            "redis+cluster:// or rediss+cluster://"
         ) from error
     except RedisError as error:
         raise BackendError(f"{action}: {server} says: {error}") from error

@@ -37,12 +37,19 @@ class BackendError(BrokerError):
     """The Redis server could not do what was asked; the cause is kept."""
 
 
+class NumpyMissingError(BrokerError, ImportError):
+    """Tables need numpy, and it is not installed; everything else works without."""
+
+    def __init__(self) -> None:
+        super().__init__("tables need numpy; run: pip install 'statebroker[numpy]'")
+
+
 class ConnectError(BackendError):
     """The server cannot be reached or does not let us in."""
 
 
 class AccessError(ConnectError):
-    """The server answers, but not to this user and password."""
+    """The server answers, but not to this user and password, or there is no trust between us."""
 
 
 class ServerUnfitError(BackendError):
@@ -67,6 +74,29 @@ class BufferFullError(BrokerError):
 
 class FlushTimeoutError(BrokerError, TimeoutError):
     """Redis has not accepted everything in time; nothing is lost, it stays buffered."""
+
+
+class UnconfirmedError(FlushTimeoutError):
+    """Redis has accepted everything, but not enough replicas or disks have it yet.
+
+    Nothing is lost by that: it stays accepted, and kept for being sent again.
+
+    Attributes:
+        replicas: how many replicas had it, as far as known.
+        wanted: how many should have.
+    """
+
+    def __init__(self, replicas: int, wanted: int, *, fsynced: bool, trouble: str = "") -> None:
+        self.replicas, self.wanted = replicas, wanted
+        where = "on disk" if fsynced else "in memory"
+        told = f"{replicas} of {wanted} replicas have it {where}" if wanted else ""
+        if fsynced and replicas >= wanted:
+            told = "its disk has not written it (or appendfsync is no: then it never says so)"
+        super().__init__(
+            f"Redis has accepted it, but in time {told}; it stays accepted and is kept here for "
+            "keep_seconds: flush again, or look at `statebroker doctor`"
+            + (f" ({trouble})" if trouble else "")
+        )
 
 
 class DataLostError(BrokerError):

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from broker.codec import decode_chunk
 from broker.errors import DecodeError
 from broker.model import Batch, Chunk, Operation, Run
 from broker.protocol import INT_MAX, INT_MIN, OP_DELETE, OP_INCREMENT, OP_SET
+
+if TYPE_CHECKING:
+    from broker.tables.shard import ShardTables
 
 OPERATIONS: dict[int, Operation] = {
     OP_SET: "set",
@@ -87,8 +90,11 @@ def fold(
     chunks: Iterable[Chunk],
     floors: dict[str, int] | None = None,
     observe: Observer | None = None,
+    *,
+    tables: ShardTables | None = None,
+    note_fault: Callable[[str], object] | None = None,
 ) -> Tally:
-    """Apply a batch's readable chunks to `values`, in order.
+    """Apply a batch's readable chunks to `values` and `tables`, in order.
 
     Args:
         values: changed in place.
@@ -96,7 +102,9 @@ def fold(
         chunks: what `decode_chunks` could read of it.
         floors: key -> offset up to which `values` already holds that key; its deltas at or below
             are superseded. None or empty: nothing is.
-        observe: called for each delta that took effect.
+        observe: called for each delta that took effect on `values`.
+        tables: changed in place; None: what is for tables counts as skipped.
+        note_fault: told of each rule that a chunk's part for tables broke.
 
     Returns:
         What became of each delta.
@@ -113,6 +121,13 @@ def fold(
                 if observe is None
                 else _observed(values, run, observe, chunk.time_ms)
             )
+        if tables is not None and (chunk.tables or chunk.tables_fault):
+            outcome = tables.apply(chunk, batch.offset)
+            seen += outcome.applied + outcome.superseded + outcome.refused
+            tally.superseded += outcome.superseded
+            tally.refused += outcome.refused
+            if outcome.fault and note_fault is not None:
+                note_fault(outcome.fault)
     # A producer that told too few deltas is believed what it sent.
     tally.deltas = max(batch.deltas, seen)
     tally.skipped = tally.deltas - seen

@@ -21,6 +21,12 @@ def slot_of(tag: str) -> int:
     return crc_hqx(tag.encode(), 0) % SLOTS
 
 
+def slot_of_key(key: bytes) -> int:
+    """Slot of a whole key or channel: of its hash tag if it has one, else of all of it."""
+    tag = key.partition(b"{")[2].partition(b"}")
+    return crc_hqx(tag[0] if tag[0] and tag[1] else key, 0) % SLOTS
+
+
 @lru_cache(maxsize=8192)
 def shard_tag(namespace: str, shard: int, shards: int) -> str:
     """Hash tag of one shard, chosen so that the shards of a namespace spread evenly.
@@ -52,6 +58,7 @@ class ShardKeys:
     ready: str
     log: str
     state: str
+    tables: str
     lease: str
     workers: str
     dead: str
@@ -60,7 +67,12 @@ class ShardKeys:
     @classmethod
     def of(cls, namespace: str, shard: int, shards: int) -> ShardKeys:
         """Names of shard number `shard` of a namespace that has `shards` of them."""
-        prefix = f"sb:{{{shard_tag(namespace, shard, shards)}}}:"
+        return cls.of_tag(shard_tag(namespace, shard, shards))
+
+    @classmethod
+    def of_tag(cls, tag: str) -> ShardKeys:
+        """Names under a hash tag; of a pattern of tags, patterns."""
+        prefix = f"sb:{{{tag}}}:"
         return cls(
             prefix=prefix,
             meta=prefix + "meta",
@@ -69,6 +81,7 @@ class ShardKeys:
             ready=prefix + "ready",
             log=prefix + "log",
             state=prefix + "state",
+            tables=prefix + "tables",
             lease=prefix + "lease",
             workers=prefix + "workers",
             dead=prefix + "dead",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from broker.intake import Intake
-from broker.model import Run
+from broker.model import Run, TableKey, TableRun
 from broker.protocol import MAX_NAME_LENGTH, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.tablenames import LaneNames
+from broker.tableruns import merged, table_run_size
 from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_key
 
 # A chunk's own fields beside its runs, at most: array, version, node, three numbers, array of runs.
@@ -31,6 +33,7 @@ class Columns:
     since: float = 0.0
     ticket: int = 0
     runs: list[Run] = field(default_factory=list)
+    tables: list[TableRun] = field(default_factory=list)
     count: int = 0
     size: int = CHUNK_HEAD_BYTES
 
@@ -38,7 +41,7 @@ class Columns:
         """Return the bytes that another delta of an operation adds to the chunk beside its own."""
         if not self.count:
             return CHUNK_HEAD_BYTES + RUN_BYTES
-        return 0 if self.runs[-1].op == op else RUN_BYTES
+        return 0 if self.runs and self.runs[-1].op == op else RUN_BYTES
 
     def append(self, op: int, key: str, value: Any, stamp: int | None, size: int) -> None:
         """Add one delta behind the others; its own bytes are given."""
@@ -76,6 +79,12 @@ class Columns:
         else:
             self.extend(OP_SET, keys, values, None, size)
 
+    def add_table_run(self, run: TableRun, size: int) -> None:
+        """Add deltas of a table behind the others; their own bytes are given."""
+        self.tables.append(run)
+        self.count += run.deltas
+        self.size += size
+
     def conflate(self, overwritten: set[str]) -> int:
         """Drop each delta that a newer set or delete of its key makes pointless.
 
@@ -87,21 +96,30 @@ class Columns:
         """
         kept = [_unspoilt(overwritten, run) for run in reversed(self.runs)]
         kept = [run for run in reversed(kept) if run.keys]
-        count = sum(len(run.keys) for run in kept)
+        tables = _conflated(self.tables) if self.tables else []
+        count = sum(len(run.keys) for run in kept) + sum(run.deltas for run in tables)
         dropped = self.count - count
         if dropped:
-            self.runs, self.count = kept, count
+            self.runs, self.tables = kept, tables
+            self.count -= dropped
             self.size = CHUNK_HEAD_BYTES + sum(map(size_of, kept))
+            self.size += sum(map(table_run_size, self.tables))
         return dropped
 
     def join(self, later: Columns) -> None:
         """Take over the deltas of columns that were closed after these."""
-        last, first = self.runs[-1], later.runs[0]
-        if last.op == first.op and (last.timestamps is None) == (first.timestamps is None):
-            _extend(last, first)
+        last, first = self.runs[-1:], later.runs[:1]
+        if (
+            last
+            and first
+            and last[0].op == first[0].op
+            and (last[0].timestamps is None) == (first[0].timestamps is None)
+        ):
+            _extend(last[0], first[0])
             self.runs += later.runs[1:]
         else:
             self.runs += later.runs
+        self.tables += later.tables
         self.count += later.count
         self.size += later.size - CHUNK_HEAD_BYTES
         self.ticket = later.ticket
@@ -118,6 +136,7 @@ class Packed:
         since: monotonic seconds of its oldest delta.
         ticket: that of its columns.
         data: the bytes.
+        defined: table -> how many ids of text keys the chunks before it define.
     """
 
     number: int
@@ -126,6 +145,7 @@ class Packed:
     since: float
     ticket: int
     data: bytes
+    defined: Mapping[TableKey, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -135,6 +155,7 @@ class Lane:
     shard: int
     incarnation: int = 0
     intake: Intake = field(default_factory=Intake)
+    names: LaneNames = field(default_factory=LaneNames)
     reserved: int = 0
     open: Columns = field(default_factory=Columns)
     closed: deque[Columns] = field(default_factory=deque)
@@ -147,6 +168,7 @@ class Lane:
     packed: int = 0
     buffered: int = 0
     accepted: int = 0
+    accepted_number: int = 0
     conflated: int = 0
     lost: int = 0
     gone: list[tuple[int, int]] = field(default_factory=list)
@@ -178,6 +200,12 @@ class Lane:
             or (bool(self.resend) and self.resend[0].ticket <= ticket)
             or (bool(self.closed) and self.closed[0].ticket <= ticket)
         )
+
+
+def _conflated(runs: list[TableRun]) -> list[TableRun]:
+    from broker.tables.conflate import conflated  # noqa: PLC0415 - needs numpy, which is here then
+
+    return conflated(merged(runs))
 
 
 def _unspoilt(overwritten: set[str], run: Run) -> Run:

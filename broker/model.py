@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum, auto
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from broker.errors import TokenError
-from broker.protocol import NO_ID
+from broker.protocol import NO_ID, OP_RECORDS, RECORD_BYTES
 
 Value: TypeAlias = (
     "bool | int | float | str | bytes | datetime | Sequence[Value] | Mapping[str, Value] | None"
@@ -64,6 +64,87 @@ class Run:
     timestamps: list[int] | None = None
 
 
+class TableKey(NamedTuple):
+    """Which table: tables of one name and different kinds have nothing to do with each other.
+
+    Attributes:
+        name: letters, digits, `_`, `.`, `-`.
+        kind: one of `TABLE_KINDS`: what keys and values are.
+    """
+
+    name: str
+    kind: str
+
+    @property
+    def is_named(self) -> bool:
+        """Whether keys are text, each written out once and then known by its id."""
+        return self.kind.startswith("str")
+
+    @property
+    def is_float(self) -> bool:
+        """Whether values are float64, else int64."""
+        return self.kind.endswith("f64")
+
+
+class IdRange(NamedTuple):
+    """Consecutive ids: `size` of them from `first` on."""
+
+    first: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableDefine:
+    """What a producer's ids mean from here on: `keys` have the ids from `first` on.
+
+    Attributes:
+        table: which; its keys are text.
+        first: id of the first key.
+        keys: none, with `first` 0: this node will use none of its ids any more.
+    """
+
+    table: TableKey
+    first: int
+    keys: list[str]
+
+    @property
+    def deltas(self) -> int:
+        """It holds no deltas."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class TableRun:
+    """Deltas of one operation on one table, in columns of little-endian numbers.
+
+    Attributes:
+        op: `OP_SET`, `OP_DELETE`, `OP_INCREMENT`; `OP_RECORDS` sets from records.
+        table: which.
+        keys: u32 ids, or a range of them, where keys are text; else u64 keys; or the records, of
+            key, value and timestamp.
+        values: float64 or int64, as many as keys; None for deletes and records.
+        timestamps: int64, as many as keys; None where not given.
+    """
+
+    op: int
+    table: TableKey
+    keys: bytes | IdRange
+    values: bytes | None = None
+    timestamps: bytes | None = None
+
+    @property
+    def deltas(self) -> int:
+        """How many deltas it holds."""
+        if isinstance(self.keys, IdRange):
+            return self.keys.size
+        if self.op == OP_RECORDS:
+            return len(self.keys) // RECORD_BYTES
+        return len(self.keys) // (4 if self.table.is_named else 8)
+
+
+TablePart: TypeAlias = TableDefine | TableRun
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """What one append carried: one node's deltas, in the order of its calls.
@@ -74,6 +155,8 @@ class Chunk:
         number: 1, 2, 3 ... per shard within the incarnation.
         time_ms: the producer's wall clock when it packed; for people, decides nothing.
         runs: the deltas; applied in this order.
+        tables: likewise those of tables, which have keys of their own.
+        tables_fault: which rule the part for tables broke; it is skipped then, the rest is not.
     """
 
     node: str
@@ -81,11 +164,13 @@ class Chunk:
     number: int
     time_ms: int
     runs: list[Run]
+    tables: list[TablePart] = field(default_factory=list)
+    tables_fault: str = ""
 
     @property
     def deltas(self) -> int:
         """How many deltas the chunk holds."""
-        return sum(len(run.keys) for run in self.runs)
+        return sum(len(run.keys) for run in self.runs) + sum(part.deltas for part in self.tables)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from broker import reads
 from broker.codec import decode_chunk, decode_following, unpack_fields
-from broker.connection import Client
+from broker.directory import Client
 from broker.errors import DecodeError
 from broker.fold import BadChunk, fold
 from broker.keys import ShardKeys
 from broker.model import Chunk, Position
 from broker.protocol import OP_INCREMENT
+
+if TYPE_CHECKING:
+    from broker.tables.shard import ShardTables
 
 PAGE_KEYS = 1000
 
@@ -33,6 +37,9 @@ class NetChanges:
             offsets than the snapshot's were found does it matter.
         touched: every key that a delta named.
         bad: chunks that broke a rule, each with its node.
+        tables: changed along; None: what is for tables is left out.
+        table_deltas: whether anything was for tables.
+        start: offset after which it begins.
     """
 
     position: Position
@@ -41,11 +48,14 @@ class NetChanges:
     floors: dict[str, int] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     bad: list[tuple[str, BadChunk]] = field(default_factory=list)
+    tables: ShardTables | None = None
+    table_deltas: bool = False
+    start: int = 0
 
     @classmethod
-    def since(cls, position: Position) -> NetChanges:
-        """Begin with nothing changed."""
-        return cls(position, position.batch_id)
+    def since(cls, position: Position, tables: ShardTables | None = None) -> NetChanges:
+        """Begin with nothing changed; `tables` are those of the position."""
+        return cls(position, position.batch_id, tables=tables, start=position.offset)
 
     async def take(
         self, client: Client, keys: ShardKeys, data: bytes, nodes: list[str] | None = None
@@ -71,14 +81,19 @@ class NetChanges:
             try:
                 chunk = decode_chunk(chunk_data)
             except DecodeError as error:
-                one = BadChunk(batch.offset, index, str(error), chunk_data)
-                self.bad.append((names[index] if index < len(names) else "", one))
+                self._note(names, batch.offset, index, chunk_data, str(error))
                 continue
             await self._read_bases(client, keys, chunk)
-            fold(self.values, batch, (chunk,), self.floors)
+            self.table_deltas |= bool(chunk.tables or chunk.tables_fault)
+            note = partial(self._note, names, batch.offset, index, chunk_data)
+            fold(self.values, batch, (chunk,), self.floors, tables=self.tables, note_fault=note)
             self.touched.update(key for run in chunk.runs for key in run.keys)
         self.previous_id = self.position.batch_id
         self.position = batch.position
+
+    def _note(self, names: list[str], offset: int, index: int, data: bytes, fault: str) -> None:
+        node = names[index] if index < len(names) else ""
+        self.bad.append((node, BadChunk(offset, index, fault, data)))
 
     async def _read_bases(self, client: Client, keys: ShardKeys, chunk: Chunk) -> None:
         """Fetch what increments add to: keys whose first delta since the snapshot is one.

@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker import aio
 from broker.aio.producer import CLOSE_TIMEOUT, HURRIED_CLOSE_TIMEOUT, ProducerSettings
@@ -15,6 +15,10 @@ from broker.errors import BrokerError
 from broker.loopthread import LoopThread
 from broker.model import Token, Value
 from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.tables.kinds import table_key
+
+if TYPE_CHECKING:
+    from broker.tablewriter import TableWriter
 
 log = logging.getLogger(__name__)
 
@@ -96,25 +100,56 @@ class Producer:
             if not self._engine.add_group(*group):
                 self._thread.call(self._engine.make_room(partial(self._engine.add_group, *group)))
 
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableWriter:
+        """Return a writer of a table: many keys to numbers, in columns.
+
+        Args:
+            name: letters, digits, `_`, `.`, `-`.
+            keys: `str`, or `int` for numbers of your own from 0 to 2^64 - 1.
+            values: `float` or `int`, both of 64 bits. Tables of one name and different types of
+                keys or values are different tables.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        key = table_key(name, keys, values)
+        from broker.tablewriter import TableWriter  # noqa: PLC0415 - needs numpy
+
+        return TableWriter(self._engine, self._thread, key)
+
     def _put(self, op: int, key: str, value: Any) -> None:
         if not self._engine.put(op, key, value):
             self._thread.call(self._engine.make_room(partial(self._engine.put, op, key, value)))
 
-    def flush(self, timeout: float | None = None) -> Token:
+    def flush(
+        self, timeout: float | None = None, *, replicas: int = 0, fsynced: bool = False
+    ) -> Token:
         """Wait until Redis accepted everything written so far, without lingering.
+
+        Accepted is in Redis' memory. With `replicas` it is in the memory of so many replicas too,
+        in each shard: it survives the server's end if one of these takes over. With `fsynced` it is
+        in the append-only file on the server's disk, and on the disks of these replicas: it
+        survives a crash of the machine, whatever `appendfsync` says but `no`.
 
         Args:
             timeout: seconds; None waits for ever.
+            replicas: how many replicas have to have it; 0 asks for none.
+            fsynced: whether it has to be on disk; needs Redis 7.2 or Valkey, and `appendonly yes`.
 
         Returns:
             A token; `replica.wait_for(token)` returns once a replica shows all of it.
 
         Raises:
             FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
+            UnconfirmedError: one of these, but all is accepted; too few replicas or disks have it.
+            ServerUnfitError: `fsynced` is more than this server can tell; all is accepted.
             FencedError: another process took the node name.
             DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
         """
-        return self._thread.call(self._engine.flush(timeout))
+        return self._thread.call(self._engine.flush(timeout, replicas=replicas, fsynced=fsynced))
 
     def stats(self) -> dict[str, int]:
         """Return counters: `buffered = accepted + conflated + pending` at any moment."""

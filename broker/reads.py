@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from broker.connection import Client, translated
+from broker.codec import decode_keys
+from broker.connection import translated
 from broker.digest import Digest
+from broker.directory import Client
+from broker.errors import ConnectError
 from broker.keys import ShardKeys, config_key
 from broker.model import Position
 from broker.protocol import NO_ID
 from broker.shardstate import Head
 
 PAGE_FIELDS = 2000
+PAGE_BLOCKS = 200  # of 4 to 8 KiB each
 
 _HEAD_FIELDS = (
     "epoch",
@@ -83,19 +87,65 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
     )
 
 
+async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict[str, bytes]:
+    """Return the tables hash; empty if the shard has no tables. Arguments as `state_pages`."""
+    found: dict[str, bytes] = {}
+    async for names, fields in _pages(client, keys, keys.tables, PAGE_BLOCKS, run):
+        found.update(zip(decode_keys(names), fields, strict=True))
+    return found
+
+
+async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) -> set[str]:
+    """Return those of the nodes that left for good, and of which everything is published."""
+    if not nodes:
+        return set()
+    names = sorted(nodes)
+    async with translated("looking for nodes"):
+        pipe = client.pipeline(transaction=True)
+        pipe.hmget(keys.writers, names)
+        pipe.hmget(keys.meta, [f"n:{name}" for name in names])
+        records, pending = await pipe.execute()
+    columns = zip(names, records, pending, strict=True)
+    return {name for name, record, waiting in columns if record is None and waiting is None}
+
+
+async def has_tables(client: Client, keys: ShardKeys) -> bool:
+    """Whether the full state has anything of tables."""
+    async with translated("looking for tables"):
+        return bool(await client.hlen(keys.tables))
+
+
 async def state_pages(
-    client: Client, keys: ShardKeys
+    client: Client, keys: ShardKeys, run: Any = None
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
-    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts."""
+    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts.
+
+    Args:
+        client: made by `broker.connection`.
+        keys: the shard.
+        run: what `server_run` said before something that has to fit was read; None asks now.
+
+    Raises:
+        ConnectError: also when the pages are not all of one server.
+    """
+    async for page in _pages(client, keys, keys.state, PAGE_FIELDS, run):
+        yield page
+
+
+async def _pages(
+    client: Client, keys: ShardKeys, key: str, count: int, run: Any
+) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
     cursor = 0
+    run = run or await server_run(client, keys)
     while True:
         async with translated("reading the full state"):
             cursor, page = await client.execute_command(  # type: ignore[no-untyped-call]
-                "HSCAN", keys.state, cursor, "COUNT", PAGE_FIELDS
+                "HSCAN", key, cursor, "COUNT", count
             )
         yield list(page), list(page.values())
         if not cursor:
-            return
+            break
+    await still_the_same(client, keys, run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +191,30 @@ async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> lis
         return await client.hmget(keys.state, names)  # type: ignore[return-value]
 
 
-async def server_run(client: Client) -> Any:
-    """Return what changes when another server, or another life of it, answers."""
+async def server_run(client: Client, keys: ShardKeys) -> Any:
+    """Return what changes when another server, or another life of it, answers for a shard."""
     async with translated("asking which server answers"):
-        info = await client.info("server")
+        pipe = client.pipeline(transaction=True)
+        pipe.info("server")
+        # The key says where to ask.
+        pipe.hmget(keys.meta, ["epoch"])
+        info, _ = await pipe.execute()
     return info.get("run_id")
+
+
+async def still_the_same(client: Client, keys: ShardKeys, run: Any) -> None:
+    """Make sure that one server, in one life, answered since `server_run` said `run`.
+
+    A cursor means nothing to another server: what is behind it there may be less.
+
+    Raises:
+        ConnectError: another one answers now.
+    """
+    if await server_run(client, keys) != run:
+        raise ConnectError(
+            f"another server, or another life of it, answers for {keys.state} now; "
+            "what was read of it is read again"
+        )
 
 
 async def last_chunk(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from broker import aio
 from broker.aio.replica import CHANGES_LIMIT, ReplicaSettings
@@ -13,6 +13,9 @@ from broker.loopthread import LoopThread
 from broker.model import Change, Health, Position, Status, StatusChange, Token, Verification
 from broker.reader import Reader
 from broker.statuses import StatusQueue
+
+if TYPE_CHECKING:
+    from broker.tables.view import TableView
 
 T = TypeVar("T")
 
@@ -76,6 +79,30 @@ class Replica(Mapping[str, Any]):
     def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
         """Return a copy of the whole content at one moment, and each shard's position for it."""
         return self._between_batches(self._engine.snapshot)
+
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableView:
+        """Return a live view of a table: keys to numbers, as a mapping and as arrays.
+
+        Args:
+            name: of the table.
+            keys: `str`, or `int`, as its producers say.
+            values: `float` or `int`, likewise.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        return self._engine.table_read_by(self._between_batches, name, keys, values)
+
+    def tables(self) -> tuple[TableView, ...]:
+        """Return a view of each table that there is now, by name.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+        """
+        return self._between_batches(lambda: self._engine.tables_read_by(self._between_batches))
 
     def _between_batches(self, read: Callable[[], T]) -> T:
         # Batches are applied on the loop's thread only: what runs there sees no half of one.

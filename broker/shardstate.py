@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from broker.codec import (
     decode_following,
@@ -28,8 +28,21 @@ from broker.codec import (
 )
 from broker.errors import DecodeError
 from broker.fold import Tally, decode_chunks, fold
-from broker.model import Batch, Change, Heartbeat, Notice, Operation, Packet, Position, Status
+from broker.model import (
+    Batch,
+    Change,
+    Heartbeat,
+    Notice,
+    Operation,
+    Packet,
+    Position,
+    Status,
+)
 from broker.phases import TABLE, Event
+from broker.tables import new_tables
+
+if TYPE_CHECKING:
+    from broker.tables.shard import ShardTables
 
 RECENT_IDS = 4096
 KEPT_PACKETS_BYTES = 32 << 20
@@ -72,6 +85,7 @@ class _Load:
     """A full state on its way in, not visible yet."""
 
     position: Position
+    tables: ShardTables | None
     values: dict[str, Any] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
     newest: int = 0
@@ -96,6 +110,7 @@ class ShardState:
         self.phase = Status.CONNECTING
         self.moved_by: Event | None = None
         self.values: dict[str, Any] = {}
+        self.tables = new_tables()
         self.position = Position()
         self.covered = 0
         self.proved_at: float | None = None
@@ -318,7 +333,7 @@ class ShardState:
         if self._loads_in_a_row > LOADS_BEFORE_GIVING_UP:
             self._enter(Event.GIVE_UP)
             return
-        self._load = _Load(head.snapshot)
+        self._load = _Load(head.snapshot, new_tables())
 
     def load_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
         """Take one page of the full-state hash.
@@ -341,6 +356,17 @@ class ShardState:
                 for name, offset in zip(names, offsets, strict=True)
                 if offset > load.position.offset
             )
+
+    def load_tables(self, fields: Mapping[str, bytes]) -> None:
+        """Take the tables hash.
+
+        Raises:
+            DecodeError: a field is damaged.
+        """
+        load = self._load
+        if load is not None and load.tables is not None:
+            load.tables = type(load.tables).loaded(fields, load.position.offset)
+            load.newest = max(load.newest, load.tables.newest)
 
     def end_load(self) -> None:
         """The last page was taken; the log comes next."""
@@ -386,16 +412,27 @@ class ShardState:
         def observe(operation: Operation, key: str, value: Any, stamp: int) -> None:
             changes.append(Change(key, value, operation, position, self.shard, stamp))
 
-        watched = self.on_changes is not None and values is self.values
-        self.tally.add(fold(values, batch, chunks, floors, observe if watched else None))
+        is_load = self._load is not None and values is self._load.values
+        tables = self._load.tables if self._load is not None and is_load else self.tables
+        watched = self.on_changes is not None and not is_load
+        self.tally.add(
+            fold(
+                *(values, batch, chunks, floors, observe if watched else None),
+                tables=tables,
+                note_fault=self._fault,
+            )
+        )
         self._remember(batch)
-        if self._load is not None and values is self._load.values:
+        if self._load is not None and is_load:
             self._load.position = position
         else:
             self.position = position
             self.covered = batch.covered
         if changes and self.on_changes is not None:
             self.on_changes(changes)
+
+    def _fault(self, _fault: str) -> None:
+        self.counts["chunks_skipped"] += 1
 
     def _remember(self, batch: Batch) -> None:
         self._ids[batch.offset] = batch.id
@@ -404,6 +441,7 @@ class ShardState:
     def _show(self, load: _Load) -> None:
         """Let a finished load take the place of what was held; tell what differs."""
         before, self.values = self.values, load.values
+        self.tables = load.tables
         self.position = load.position
         if self.on_changes is not None:
             changes = _differences(before, load.values, load.position, self.shard)

@@ -55,6 +55,7 @@ class Server:
         directory: data directory, socket and log.
         port: TCP port on 127.0.0.1, or None.
         password: of the default user, or None.
+        sentinel: it is a Sentinel, with these lines in its file; or None.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Server:
         *,
         port: int | None = None,
         password: str | None = None,
+        sentinel: str | None = None,
     ) -> None:
         self.kind = kind
         self.directory = directory
-        self.port = _free_port() if port == 0 else port
+        self.port = free_port() if port == 0 else port
         self.password = password
         self._args = list(args)
+        self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -150,7 +153,16 @@ class Server:
         }
         if self.password:
             options["--requirepass"] = self.password
-        return [word for option in options.items() for word in option]
+        words = [word for option in options.items() for word in option]
+        if self._sentinel is None:
+            return words
+        # A Sentinel keeps what it learns in its file.
+        file = self.directory / "sentinel.conf"
+        if not file.exists():
+            del options["--save"]
+            lines = [f"{name[2:]} {text}\n" for name, text in options.items()]
+            file.write_text("".join(lines) + self._sentinel)
+        return [str(file), "--sentinel"]
 
     def _is_answering(self) -> bool:
         assert self._process is not None
@@ -162,8 +174,12 @@ class Server:
                 connection.connect(str(self.socket))
                 # While it loads its data it says -LOADING.
                 login = f"AUTH {self.password}\r\n" if self.password else ""
-                connection.sendall(f"{login}PING\r\nQUIT\r\n".encode())
-                return b"+PONG" in connection.makefile("rb").read()
+                connection.sendall(f"{login}PING\r\n".encode())
+                answers = connection.makefile("rb")
+                return (answers.readline() if login else b"") + answers.readline() in (
+                    b"+PONG\r\n",
+                    b"+OK\r\n+PONG\r\n",
+                )
         except OSError:
             return False
 
@@ -183,7 +199,8 @@ class Server:
             raise AssertionError(f"no clean shutdown in {STOP_SECONDS:g} s:\n{self.log}") from None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody uses at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -6,21 +6,16 @@ reaches it but by the channel.
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
-
-from redis.asyncio.client import PubSub
+from collections.abc import Collection
 
 from broker.aio.session import Session
+from broker.aio.subscription import Subscription
 from broker.codec import decode_packet
-from broker.connection import translated
 from broker.errors import BackendError, DecodeError
 from broker.model import Batch, Heartbeat
 from workers.health import FlushHealth
 
-RETRY_FIRST = 0.05
-RETRY_MOST = 2.0
 LEAST_PATIENCE = 1.0
 
 
@@ -39,45 +34,26 @@ class Canary:
 
     async def run(self) -> None:
         """Listen for ever; a subscription that breaks, or falls silent, is made anew."""
-        delay = 0.0
-        while True:
-            try:
-                await self._listen()
-                delay = 0.0
-            except TimeoutError:
-                # Half open, maybe: another connection may hear more.
-                delay = 0.0
-            except BackendError as error:
-                self._health.deaf(str(error))
-                delay = min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-
-    async def _listen(self) -> None:
-        """Subscribe, and hear until it breaks.
-
-        Raises:
-            TimeoutError: nothing came for the health's bound, not even an answer.
-            BackendError: the connection broke, or this user may not subscribe.
-        """
+        # Half open, maybe: another connection may hear more.
         patience = max(LEAST_PATIENCE, self._health.bound)
-        client = self._session.connections.blocking()
-        pubsub = client.pubsub()
-        try:
-            async with asyncio.timeout(patience) as limit, translated("hearing"):
-                await pubsub.subscribe(*self._by_channel)
-                while True:
-                    await self._hear(pubsub)
-                    limit.reschedule(asyncio.get_running_loop().time() + patience)
-        finally:
-            await self._session.connections.discard(client, pubsub)
+        await Subscription(self._session.connections, self._by_channel, self, patience).run()
 
-    async def _hear(self, pubsub: PubSub) -> None:
-        message = await pubsub.get_message(timeout=None)
-        if message is None or message["type"] != "message":
-            return
-        shard = self._by_channel[message["channel"]]
+    async def ready(self) -> None:
+        """Subscribe at any time: the worker looks after the namespace."""
+
+    def subscribed(self, channel: bytes) -> None:
+        """Wait for more: a confirmation says nothing of the head."""
+
+    def lost(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
+        """Note why nothing will be heard; a slot that moved, or mere silence, is no reason."""
+        if error is not None:
+            self._health.deaf(str(error))
+
+    def heard(self, channel: bytes, data: bytes) -> None:
+        """Tell of a head."""
+        shard = self._by_channel[channel]
         try:
-            packet = decode_packet(message["data"])
+            packet = decode_packet(data)
         except DecodeError:
             return
         # A notice says nothing of the head.

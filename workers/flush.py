@@ -12,10 +12,12 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from redis.exceptions import RedisError
 
 from broker.aio.session import Session
+from broker.directory import Client
 from broker.errors import BackendError
 from broker.lua.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
@@ -27,6 +29,7 @@ from workers.loop import run_loop, tell_health
 log = logging.getLogger(__name__)
 
 MOST_KNOWN_NODES = 2000
+NAMESPACE = -1  # among the shards of which health is told: the namespace itself
 LOG_FULL_RETRY = 0.25
 SIGN_OFF = 0.3  # seconds
 WAKE_WAIT = 5  # seconds a blocking pop lasts; only bounds how long a dead link goes unnoticed
@@ -39,8 +42,10 @@ class _Shard:
     number: int
     drain_at: float | None = 0.0
     is_woken: bool = False
+    is_full: bool = False
     beat_at: float = 0.0
     nodes: dict[str, None] = field(default_factory=dict)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class FlushWorker:
@@ -66,7 +71,6 @@ class FlushWorker:
         limits: DrainLimits | None = None,
     ) -> None:
         self.name = name
-        self.wake = asyncio.Event()
         self.counts = {"batches": 0, "deltas": 0, "bytes": 0, "by_count": 0, "by_age": 0}
         self._session = session
         self._interval = heartbeat_interval
@@ -79,19 +83,43 @@ class FlushWorker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; a batch under way is finished."""
+        wakers = self._wakers()
+        pops = self._session.connections.blocking(len(wakers) + 1)
         beside = [
-            asyncio.create_task(self._listen(), name="wake-ups"),
+            *(asyncio.create_task(self._listen(pops, one), name="wake-ups") for one in wakers),
             asyncio.create_task(Canary(self._session, self.health).run(), name="canary"),
             asyncio.create_task(self._watch(), name="health"),
         ]
+        # A loop a shard: where one server is away the shards of the others go on.
+        loops = [
+            asyncio.create_task(
+                run_loop(self.name, partial(self._poll_shard, shard), shard.wake, stop),
+                name=f"flush-{shard.number}",
+            )
+            for shard in self._shards
+        ]
+        loops.append(
+            asyncio.create_task(
+                run_loop(self.name, self._keep_namespace, asyncio.Event(), stop), name="namespace"
+            )
+        )
         try:
-            await run_loop(self.name, self.poll, self.wake, stop)
+            await asyncio.wait(loops, return_when=asyncio.FIRST_EXCEPTION)
+            for task in loops:
+                if task.done():
+                    task.result()
         finally:
-            await end(beside)
+            await end([*loops, *beside])
             with suppress(TimeoutError, BackendError):
                 async with asyncio.timeout(SIGN_OFF):
                     for keys in self._session.keys:
                         await self._session.commands.sign_off(keys, self.name)
+
+    def _wakers(self) -> list[list[_Shard]]:
+        """Return the shards whose wake-ups can be waited for together."""
+        if self._session.connections.directory.is_sharded:
+            return [[shard] for shard in self._shards]
+        return [self._shards]
 
     async def _watch(self) -> None:
         """Judge this worker's health for ever; the next heartbeats tell it."""
@@ -99,37 +127,48 @@ class FlushWorker:
             await asyncio.sleep(self.health.tick)
             self.reason = tell_health(self.name, self.reason, self.health.judge(time.monotonic()))
 
-    async def poll(self) -> float:
-        """Do all that is due now; return seconds until something is.
+    async def poll(self) -> None:
+        """Do all that is due now, in every shard.
+
+        Raises:
+            BackendError: Redis failed; ask again.
+        """
+        for shard in self._shards:
+            await self._poll_shard(shard)
+
+    async def _poll_shard(self, shard: _Shard) -> float:
+        """Do what is due in one shard now; return seconds until something is.
 
         Raises:
             BackendError: Redis failed; ask again.
         """
         began = time.monotonic()
         try:
-            sleep = await self._poll()
-        except BackendError as error:
-            self.health.failed(began, str(error))
-            raise
-        self.health.worked()
-        return sleep
-
-    async def _poll(self) -> float:
-        for shard in self._shards:
-            now = time.monotonic()
-            if shard.beat_at <= now:
+            if shard.beat_at <= began:
                 await self._beat(shard)
-                if shard.number == 0:
-                    # After a flush of everything nobody could join any more.
-                    await self._session.make_or_join()
             is_due = shard.drain_at is not None and shard.drain_at <= time.monotonic()
-            if shard.is_woken or is_due:
+            # While the log is full producers go on waking us, and it would be no use.
+            if (shard.is_woken and not shard.is_full) or is_due:
                 await self._drain(shard)
-        if any(shard.is_woken for shard in self._shards):
+        except BackendError as error:
+            self.health.failed(began, str(error), shard.number)
+            raise
+        self.health.worked(shard.number)
+        if shard.is_woken and not shard.is_full:
             return 0.0
-        times = [shard.beat_at for shard in self._shards]
-        times += [shard.drain_at for shard in self._shards if shard.drain_at is not None]
-        return max(0.0, min(times) - time.monotonic())
+        next_at = shard.beat_at if shard.drain_at is None else min(shard.beat_at, shard.drain_at)
+        return max(0.0, next_at - time.monotonic())
+
+    async def _keep_namespace(self) -> float:
+        """Make the namespace again if it is gone: after a flush of everything nobody could join."""
+        began = time.monotonic()
+        try:
+            await self._session.make_or_join()
+        except BackendError as error:
+            self.health.failed(began, str(error), NAMESPACE)
+            raise
+        self.health.worked(NAMESPACE)
+        return self._interval
 
     async def _beat(self, shard: _Shard) -> None:
         """Heartbeat if nobody else published.
@@ -177,14 +216,17 @@ class FlushWorker:
             self._count(shard.number, reply)
             self.health.published(shard.number, reply.offset, now)
         if isinstance(reply, Drained | NotDue):
+            shard.is_full = False
             shard.drain_at = None if reply.next_ms < 0 else now + reply.next_ms / 1000
             self.health.drained(shard.number, shard.drain_at)
         elif isinstance(reply, LogFull):
             self.health.refused(shard.number)
-            log.error(
-                "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
-                *(shard.number, reply.log_bytes),
-            )
+            if not shard.is_full:
+                log.error(
+                    "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
+                    *(shard.number, reply.log_bytes),
+                )
+            shard.is_full = True
             shard.drain_at = now + LOG_FULL_RETRY
 
     def _forget_nodes(self, shard: _Shard) -> None:
@@ -208,13 +250,12 @@ class FlushWorker:
                 *(number, batch.offset, batch.missing),
             )
 
-    async def _listen(self) -> None:
+    async def _listen(self, client: Client, shards: list[_Shard]) -> None:
         """Block on the wake-ups; the pop that returns says which shard to look at now."""
+        keys = self._session.keys
         by_key: dict[bytes | str, _Shard] = {
-            keys.ready.encode(): shard
-            for keys, shard in zip(self._session.keys, self._shards, strict=True)
+            keys[shard.number].ready.encode(): shard for shard in shards
         }
-        client = self._session.connections.blocking()
         while True:
             try:
                 woken = await client.blpop(list(by_key), timeout=WAKE_WAIT)
@@ -224,4 +265,4 @@ class FlushWorker:
                 continue
             if woken is not None:
                 by_key[woken[0]].is_woken = True
-                self.wake.set()
+                by_key[woken[0]].wake.set()

@@ -61,7 +61,8 @@ class FlushHealth(_Judge):
         self.bound = max(LEAST_BOUND, SILENT_INTERVALS * interval)
         self._began = now
         self._answered_at = now
-        self._failing: tuple[float, str] | None = None
+        # Shard -> when the first of the polls that failed since began, why the last one failed.
+        self._failing: dict[int, tuple[float, str]] = {}
         self._due: dict[int, float | None] = {}
         self._full: set[int] = set()
         self._heard_at = dict.fromkeys(range(shards), now)
@@ -75,15 +76,15 @@ class FlushHealth(_Judge):
         """Redis did what it was asked."""
         self._answered_at = now
 
-    def failed(self, began: float, reason: str) -> None:
-        """A poll that began then failed."""
-        self._failing = (self._failing[0] if self._failing else began, reason)
+    def failed(self, began: float, reason: str, shard: int = 0) -> None:
+        """A poll of a shard that began then failed."""
+        self._failing[shard] = (self._failing.get(shard, (began, ""))[0], reason)
         # The history may be another one when the server is back.
-        self._unheard.clear()
+        self._unheard.pop(shard, None)
 
-    def worked(self) -> None:
-        """A poll did all it had to do."""
-        self._failing = None
+    def worked(self, shard: int = 0) -> None:
+        """A poll of a shard did all it had to do."""
+        self._failing.pop(shard, None)
 
     def due(self, shard: int, at: float | None) -> None:
         """Something has to be published at that time; None: nothing is pending."""
@@ -123,10 +124,11 @@ class FlushHealth(_Judge):
 
     def _judged(self, now: float) -> str:
         over = f"for over {self.bound:g} s"
-        if self._failing and now - self._failing[0] > self.bound:
-            return f"polls have failed {over}: {self._failing[1]}"
+        since, told = min(self._failing.values(), default=(now, ""))
+        if now - since > self.bound:
+            return f"polls have failed {over}: {told}"
         if now - self._answered_at > self.bound:
-            why = f": {self._failing[1]}" if self._failing else ""
+            why = f": {told}" if told else ""
             return f"Redis has not answered {over}{why}"
         if self._full:
             return f"shard {min(self._full)}: the log is full; is a scheduler running?"

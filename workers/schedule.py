@@ -16,7 +16,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from broker.aio.session import Session
-from broker.errors import BrokerError, ConnectError
+from broker.errors import BackendError, BrokerError, ConnectError
 from workers.health import GREEN, ScheduleHealth
 from workers.loop import run_loop, tell_health
 from workers.snapshot import SnapshotWorker
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LEASE_TTL: Final = 9.0
 RENEW_EVERY: Final = 3.0
+LOOK_EVERY: Final = 0.5
 LAST_WRITE: Final = 0.3
 LAST_RELEASE: Final = 0.2
 CLOCK_PATIENCE: Final = 2.0
@@ -69,6 +70,7 @@ class Scheduler:
         self._write_due = False
         self._write_by = math.inf
         self._renew_due = False
+        self._look_due = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; finish the write under way, then bring all up to date."""
@@ -90,6 +92,7 @@ class Scheduler:
             id="snapshot",
         )
         scheduler.add_job(self._ask_renew, IntervalTrigger(seconds=RENEW_EVERY), id="lease")
+        scheduler.add_job(self._ask_look, IntervalTrigger(seconds=LOOK_EVERY), id="pressure")
         self._write_by = time.monotonic() + self._interval * CLOCK_PATIENCE
         scheduler.start()
         try:
@@ -117,6 +120,10 @@ class Scheduler:
         # Also while a write hangs.
         self._judge()
 
+    async def _ask_look(self) -> None:
+        self._look_due = True
+        self._wake.set()
+
     async def _poll(self) -> float:
         """Do what is due; the sleep ends when a job says that it is time."""
         if self._write_due or time.monotonic() >= self._write_by:
@@ -127,6 +134,10 @@ class Scheduler:
         elif self._renew_due:
             self._renew_due = False
             await self.renew_all()
+        elif self._look_due:
+            self._look_due = False
+            # A log that fills up within an interval would stop the writers.
+            self._write_due |= await self._is_pressed()
         if self._write_due or self._renew_due:
             return 0.0
         return max(0.0, self._write_by - time.monotonic())
@@ -152,6 +163,14 @@ class Scheduler:
                 self.counts["deletes"] += written.deletes
         self._is_writing = False
         self._judge()
+
+    async def _is_pressed(self) -> bool:
+        """Whether a log whose lease is held here is half full with what a full state lets go."""
+        for shard in self._shards:
+            with contextlib.suppress(BackendError):
+                if shard.fence and await shard.is_pressed():
+                    return True
+        return False
 
     async def renew_all(self) -> None:
         """Keep the leases while nothing is being written, and take those that were left."""

@@ -199,6 +199,7 @@ async def keep_helper(
     # The URL may hold a password: it goes by the environment, which other users cannot see.
     environment = os.environ | {
         "STATEBROKER_URL": session.connections.url,
+        "STATEBROKER_PASSWORD_FILE": "",
         "STATEBROKER_NAMESPACE": session.namespace,
         # What this process was given is all that counts, whatever file lies around.
         "STATEBROKER_CONFIG": os.devnull,

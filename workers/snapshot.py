@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgpack
 
@@ -28,11 +29,16 @@ from broker.model import Position
 from broker.netchanges import PAGE_KEYS, NetChanges
 from broker.protocol import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
 from broker.shardstate import Head
+from broker.tables import need_numpy, new_tables
+
+if TYPE_CHECKING:
+    from broker.tables.shard import ShardTables
 
 log = logging.getLogger(__name__)
 
 LOG_PAGE_BATCHES = 8  # a page is decoded in one go, and flush workers may share this process
 PORTION_KEYS = 100_000
+PAGE_BYTES = 1 << 20
 DEAD_LIMIT = 1000
 DEAD_BYTES = 16 << 10
 CUT_PRESSURE = 0.5  # share of the log's limit above which retention gives way
@@ -85,6 +91,9 @@ class SnapshotWorker:
         self._committed: deque[tuple[float, int]] = deque()
         self._cut_to = 0
         self._last: tuple[bytes, int] | None = None
+        # Kept between rounds, for their keys' slots are needed to fold; None: to be read first.
+        self._tables: ShardTables | None = None
+        self._tables_at = Position()
 
     async def renew(self) -> bool:
         """Take or keep the lease; false if another scheduler holds it."""
@@ -118,20 +127,28 @@ class SnapshotWorker:
         started = time.monotonic()
         if not await self.renew():
             return None
-        head = (await reads.log_page(self._session.client, self._keys, 0, 0)).head
+        client = self._session.client
+        known = self._tables.producers() if self._tables is not None else set()
+        # Asked before the head: what they wrote is not beyond it. A node that is back by then has
+        # another incarnation, which is not among those known.
+        names = await reads.gone_nodes(client, self._keys, {node for node, _ in known})
+        gone = {who for who in known if who[0] in names}
+        head = (await reads.log_page(client, self._keys, 0, 0)).head
         if head is None:
             return None
         if (head.snapshot.epoch, head.snapshot.offset) != self._last:
             # Another life of the shard, or cut back: offsets noted before mean other batches now.
             self._committed.clear()
             self._cut_to = 0
-        pressed = head.log_bytes > self._limit * CUT_PRESSURE
+        pressed = self._presses(head)
         if not await self._has_work(head, pressed=pressed):
             return None
         written = Written()
         at = head.snapshot
         while True:
             changes, batches = await self._fold(at, head)
+            if changes.tables is not None and changes.position.offset >= head.position.offset:
+                changes.tables.end(gone, changes.position.offset)
             sets, deletes = await self._write_pages(changes)
             await self._commit(changes, pressed=pressed)
             at = changes.position
@@ -149,6 +166,18 @@ class SnapshotWorker:
         )
         return written
 
+    async def is_pressed(self) -> bool:
+        """Whether the log is more than half full.
+
+        Raises:
+            BackendError: Redis failed.
+        """
+        head = (await reads.log_page(self._session.client, self._keys, 0, 0)).head
+        return head is not None and self._presses(head)
+
+    def _presses(self, head: Head) -> bool:
+        return head.log_bytes > self._limit * CUT_PRESSURE
+
     async def _has_work(self, head: Head, *, pressed: bool) -> bool:
         if head.position.offset > head.snapshot.offset:
             return True
@@ -157,10 +186,22 @@ class SnapshotWorker:
         marks = await reads.state_marks(self._session.client, self._keys)
         return marks is not None and marks.digest is None and marks.snapshot.offset > 0
 
+    async def _tables_of(self, at: Position) -> ShardTables | None:
+        """Return the tables as the full state has them at a position, for the caller to change."""
+        tables, self._tables = self._tables, None
+        if tables is None or self._tables_at != at:
+            fields = await reads.table_fields(self._session.client, self._keys)
+            if fields:
+                need_numpy()
+            tables = new_tables(tracks=True)
+            if tables is not None:
+                tables = tables.loaded(fields, at.offset, tracks=True)
+        return tables
+
     async def _fold(self, start: Position, head: Head) -> tuple[NetChanges, int]:
         """Read a portion of the log after `start`, to the head at most, as net changes."""
         fence = self.fence
-        changes = NetChanges.since(start)
+        changes = NetChanges.since(start, await self._tables_of(start))
         batches = 0
         # A portion covers what another scheduler's pages hold already, or it could write a key's
         # newer value under its own, older offset.
@@ -177,6 +218,8 @@ class SnapshotWorker:
             for data, nodes in zip(page.entries, page.nodes, strict=True):
                 await self._fold_batch(changes, data, nodes)
                 batches += 1
+            if changes.table_deltas:
+                need_numpy()
             # A long fold must not cost us the lease; one taken anew does not cover what was read.
             await self.renew()
             if self.fence != fence:
@@ -214,7 +257,28 @@ class SnapshotWorker:
             await commands.snapshot_page(self._keys, lease, bytes(digest), fields, gone)
             sets += len(fields)
             deletes += len(gone)
+        if changes.tables is not None:
+            sets += await self._write_tables(changes, changes.tables, bytes(digest))
         return sets, deletes
+
+    async def _write_tables(self, changes: NetChanges, tables: ShardTables, digest: bytes) -> int:
+        """Write what changed in the tables, in the order given; return how many fields."""
+        write = self._session.commands.snapshot_page
+        page: list[tuple[str, bytes]] = []
+        size = written = 0
+        for one in tables.changed_fields(changes.position.offset):
+            page.append(one)
+            size += len(one[1])
+            written += 1
+            if size > PAGE_BYTES:
+                await write(self._keys, self._lease, digest, page, [], of_tables=True)
+                page, size = [], 0
+        # Not those that a slow reader of an earlier full state needs for what the log still has.
+        over = tables.over(self._cut_to)
+        if page or over:
+            await write(self._keys, self._lease, digest, page, over, of_tables=True)
+        tables.clean(self._cut_to)
+        return written
 
     async def _digest_of_state(self) -> Digest:
         """Sum up the whole hash: once in its life, and where somebody deleted the digest."""
@@ -248,6 +312,7 @@ class SnapshotWorker:
         )
         self._cut_to = cut
         self._last = (position.epoch, position.offset)
+        self._tables, self._tables_at = changes.tables, position
         self.committed_at = now
         self._committed.append((now, position.offset))
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from broker.aio.session import Session
@@ -82,8 +83,35 @@ async def verified(session: Session, shards: list[ShardState]) -> Verification:
         keys += compared
         ranges += differing
         differences += found
+        in_tables, found = await settled(partial(_compare_tables, verifier, shard))
+        keys += in_tables
+        differences += found
+        ranges += bool(found)
         size += verifier.bytes_read
     return Verification(keys, ranges, tuple(differences), size)
+
+
+async def _compare_tables(
+    verifier: Verifier, shard: ShardState, *, repairs: bool = False
+) -> tuple[int, list[Difference]]:
+    """Compare a shard's tables, and take Redis' if they differ; return how many keys, and which."""
+    _check_live(shard)
+    held = shard.tables
+    if held is None or not (held.tables or await verifier.has_tables()):
+        return 0, []
+    right = await verifier.tables(lambda: shard.position)
+    # Nothing was awaited since the last look at the position.
+    _check_live(shard)
+    if shard.tables is not held:
+        raise MovedError(f"shard {shard.shard} was loaded meanwhile")
+    keys = sum(map(len, held.tables.values()))
+    found = [
+        Difference(name, shard.shard, shard.position.offset, mine, theirs)
+        for name, mine, theirs in held.differences(right)
+    ]
+    if found and repairs:
+        shard.tables = right
+    return keys, found
 
 
 async def check_and_repair(session: Session, shard: ShardState) -> None:
@@ -111,6 +139,14 @@ async def check_and_repair(session: Session, shard: ShardState) -> None:
 
     wrong, among = await settled(compare)
     shard.counts["self_checks"] += 1
+    _, differing = await settled(partial(_compare_tables, verifier, shard, repairs=True))
+    if differing:
+        shard.counts["self_checks_failed"] += 1
+        shard.counts["keys_repaired"] += len(differing)
+        log.error(
+            "self_check_repaired shard=%d tables=%d keys first=%s",
+            *(shard.shard, len(differing), [one.key for one in differing[:SHOWN_KEYS]]),
+        )
     if not wrong:
         return
     shard.counts["self_checks_failed"] += 1

@@ -1,7 +1,7 @@
 """The tasks that keep a replica's shards current; none of them runs user code.
 
-One reads the subscription and applies what it brings, one watches for silence, and one per shard
-reads log or full state for as long as the shard needs it.
+One per server reads the subscription and applies what it brings, one watches for silence, and one
+per shard reads log or full state for as long as the shard needs it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Collection
 from contextlib import suppress
-
-from redis.asyncio.client import PubSub
 
 from broker import reads
 from broker.aio.checking import check_and_repair
 from broker.aio.session import Session
+from broker.aio.subscription import Subscription
 from broker.changes import ChangeQueue
-from broker.connection import translated
 from broker.errors import (
     BackendError,
     BrokerError,
@@ -68,7 +67,7 @@ class Follower:
         self._by_channel: dict[bytes, ShardState] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._recovering: dict[int, asyncio.Task[None]] = {}
-        self._reconnect = asyncio.Event()
+        self._subscription: Subscription | None = None
         self._watch_ends = 0.0
         self._watch_anew = asyncio.Event()
 
@@ -146,19 +145,24 @@ class Follower:
         while True:
             try:
                 await self._await_namespace()
-                delay = 0.0
-                await self._read_subscription()
+                self._subscription = Subscription(self._session.connections, self._by_channel, self)
+                await self._subscription.run()
             except NamespaceMismatchError as error:
                 self._fail(error)
                 return
             except BackendError as error:
-                log.warning("subscription_lost namespace=%s error=%s", self.namespace, error)
-            for shard in self.shards:
-                shard.lost()
-            self.news.set()
-            self.reconnects += 1
+                log.warning("namespace_unknown namespace=%s error=%s", self.namespace, error)
             delay = min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def ready(self) -> None:
+        """Return once the namespace is there, before a server is subscribed to."""
+        try:
+            await self._await_namespace()
+        except BackendError:
+            # The namespace may be on another server than these channels.
+            if not self._session.connections.directory.is_sharded:
+                raise
 
     async def _await_namespace(self) -> None:
         """Wait until somebody who may write has made the namespace (or made it again)."""
@@ -171,40 +175,24 @@ class Follower:
             await asyncio.sleep(delay)
             delay = min(delay * 1.5, NAMESPACE_RETRY_MOST)
 
-    async def _read_subscription(self) -> None:
-        """Subscribe to every channel and apply what comes, until it breaks or goes silent."""
-        self._reconnect.clear()
-        client = self._session.connections.blocking()
-        pubsub = client.pubsub()
-        try:
-            async with translated("following"):
-                await pubsub.subscribe(*self._by_channel)
-            reader = asyncio.create_task(self._read_packets(pubsub))
-            silence = asyncio.create_task(self._reconnect.wait())
-            try:
-                await asyncio.wait((reader, silence), return_when=asyncio.FIRST_COMPLETED)
-                if reader.done():
-                    reader.result()
-            finally:
-                await end([reader, silence])
-        finally:
-            await self._session.connections.discard(client, pubsub)
+    def heard(self, channel: bytes, data: bytes) -> None:
+        """Apply a packet."""
+        shard = self._by_channel[channel]
+        shard.packet(data, time.monotonic())
+        self._after(shard)
 
-    async def _read_packets(self, pubsub: PubSub) -> None:
-        async with translated("following"):
-            while True:
-                message = await pubsub.get_message(timeout=None)
-                if message is None:
-                    continue
-                shard = self._by_channel.get(message["channel"])
-                if shard is None:
-                    continue
-                now = time.monotonic()
-                if message["type"] == "message":
-                    shard.packet(message["data"], now)
-                elif message["type"] == "subscribe":
-                    shard.subscribed(now)
-                self._after(shard)
+    def subscribed(self, channel: bytes) -> None:
+        """Look for what was missed before."""
+        shard = self._by_channel[channel]
+        shard.subscribed(time.monotonic())
+        self._after(shard)
+
+    def lost(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
+        """Say so; what is missed is read at the next `subscribed`."""
+        for channel in channels:
+            self._by_channel[channel].lost()
+        self.reconnects += 1
+        self.news.set()
 
     def _after(self, shard: ShardState) -> None:
         """Start what the shard needs now, watch it to its own deadline, tell those who wait."""
@@ -240,7 +228,9 @@ class Follower:
             silent = [shard for shard in self.shards if shard.tick(now)]
             if silent:
                 self.news.set()
-                self._reconnect.set()
+            if silent and self._subscription is not None:
+                keys = self._session.keys
+                self._subscription.renew({keys[one.shard].channel.encode() for one in silent})
 
     async def _check(self) -> None:
         """Compare every shard with Redis now and then, and mend what differs."""
@@ -318,18 +308,17 @@ class Follower:
             # Many replicas may have lost their way at the same moment: do not load all at once.
             most = min(RETRY_MOST, RETRY_FIRST * 2**shard.loads_in_a_row)
             await asyncio.sleep(random.uniform(0, most))
-        run = await reads.server_run(client)
+        # Before the head: another server's head may be ahead of this one's pages.
+        run = await reads.server_run(client, keys)
         head = (await reads.log_page(client, keys, 0, 0)).head
         if head is None:
             return False
         shard.begin_load(head)
-        async for names, fields in reads.state_pages(client, keys):
+        async for names, fields in reads.state_pages(client, keys, run):
             if shard.need is not Need.FULL_STATE:
                 return True
             shard.load_page(names, fields)
-        # Another server, or another life of it, may have answered half of the pages.
-        if await reads.server_run(client) != run:
-            log.warning("load_repeated namespace=%s shard=%d", self.namespace, shard.shard)
-            return True
+        if shard.tables is not None:
+            shard.load_tables(await reads.table_fields(client, keys, run))
         shard.end_load()
         return True

@@ -214,10 +214,11 @@ class Inspector:
         """
         keys = self._session.keys[shard]
         for _ in range(_TRIES):
+            run = await reads.server_run(self._session.client, keys)
             head = await self._head(keys)
             values: dict[str, Any] = {}
             floors: dict[str, int] = {}
-            async for names, fields in reads.state_pages(self._session.client, keys):
+            async for names, fields in reads.state_pages(self._session.client, keys, run):
                 offsets, column = unpack_fields(fields)
                 decoded = decode_keys(names)
                 values.update(zip(decoded, column, strict=True))

@@ -7,8 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
+from broker.aio.confirm import Confirmer
 from broker.aio.sender import Sender
 from broker.aio.session import Session
 from broker.config import checked_name, checked_of, default_node
@@ -21,9 +22,14 @@ from broker.errors import (
     FlushTimeoutError,
 )
 from broker.keys import shard_of
-from broker.model import Token, Value
+from broker.model import TableRun, Token, Value
 from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.tables.kinds import table_key
 from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
+
+if TYPE_CHECKING:
+    from broker.aio.tablewriter import TableWriter
+    from broker.buffer import ProducerBuffer
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +117,7 @@ class Producer:
         self._conflate = settings.get("conflate", False)
         self._session = Session(url, self.namespace, settings.get("shards"))
         self._sender: Sender | None = None
+        self._confirmer: Confirmer
         self._reported_lost = 0
         self._ended: ClosedError | None = None
         # Another thread's calls need another way to wake the tasks; the sync face puts it here.
@@ -143,6 +150,7 @@ class Producer:
             await self._session.close()
             raise
         self._sender = sender
+        self._confirmer = Confirmer(self._session, sender)
         self.quick = sender.buffer.quick if not self._timestamps else _exactly
         self._session.guard.in_child = sender.buffer.shut_in_child
         return self
@@ -296,6 +304,38 @@ class Producer:
             self.wake(shard)
         return news is not None
 
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableWriter:
+        """Return a writer of a table: many keys to numbers, in columns.
+
+        Args:
+            name: letters, digits, `_`, `.`, `-`.
+            keys: `str`, or `int` for numbers of your own from 0 to 2^64 - 1.
+            values: `float` or `int`, both of 64 bits. Tables of one name and different types of
+                keys or values are different tables.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        key = table_key(name, keys, values)
+        from broker.aio.tablewriter import TableWriter  # noqa: PLC0415 - needs numpy
+
+        return TableWriter(self, key)
+
+    @property
+    def buffer(self) -> ProducerBuffer:
+        """Where deltas go. Raises as `sender`."""
+        return self.sender.buffer
+
+    def add_table_run(self, shard: int, run: TableRun) -> bool:
+        """Buffer one run of a table from any thread; false if there is no room."""
+        news = self.sender.buffer.add_table_run(shard, run, time.monotonic())
+        if news:
+            self.wake(shard)
+        return news is not None
+
     async def make_room(self, retry: Callable[[], bool]) -> None:
         """Do what the policy says about a full buffer, until `retry` finds room.
 
@@ -303,6 +343,9 @@ class Producer:
             BufferFullError: policy "raise", or no room within `full_timeout`.
         """
         sender = self.sender
+        # Lanes that hold nothing but ids of table keys wait for deltas, unless room is wanted.
+        for wake in sender.wakes:
+            wake.set()
         most = f"producer buffer is full ({sender.buffer.max_bytes} bytes)"
         if self.when_full == "raise":
             raise BufferFullError(
@@ -338,24 +381,56 @@ class Producer:
 
     # -- waiting ----------------------------------------------------------------------------------
 
-    async def flush(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109 - same as sync
+    async def flush(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - same as sync
+        *,
+        replicas: int = 0,
+        fsynced: bool = False,
+    ) -> Token:
         """Wait until Redis accepted everything written so far, without lingering.
+
+        Accepted is in Redis' memory. With `replicas` it is in the memory of so many replicas too,
+        in each shard: it survives the server's end if one of these takes over. With `fsynced` it is
+        in the append-only file on the server's disk, and on the disks of these replicas: it
+        survives a crash of the machine, whatever `appendfsync` says but `no`.
 
         Args:
             timeout: seconds; None waits for ever.
+            replicas: how many replicas have to have it; 0 asks for none.
+            fsynced: whether it has to be on disk; needs Redis 7.2 or Valkey, and `appendonly yes`.
 
         Returns:
             A token; `replica.wait_for(token)` returns once a replica shows all of it.
 
         Raises:
             FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
+            UnconfirmedError: one of these, but all is accepted; too few replicas or disks have it.
+            ServerUnfitError: `fsynced` is more than this server can tell; all is accepted.
             FencedError: another process took the node name.
             DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
         """
+        if replicas < 0:
+            raise ConfigError([f"replicas={replicas} is out of range; allowed: 0 or more"])
         sender = self.sender
         tickets = sender.buffer.close_all()
         for wake in sender.wakes:
             wake.set()
+        accepted = partial(self._accepted, sender, tickets)
+        if replicas or fsynced:
+            await self._confirmer.confirm(accepted, replicas, fsynced=fsynced, timeout=timeout)
+        else:
+            await accepted(timeout)
+        self._report_losses(sender)
+        return Token(dict(sender.marks))
+
+    async def _accepted(
+        self,
+        sender: Sender,
+        tickets: list[int],
+        timeout: float | None,  # noqa: ASYNC109 - as flush
+    ) -> None:
+        """Wait until Redis accepted everything up to these tickets."""
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -363,7 +438,7 @@ class Producer:
                     if sender.stopped is not None:
                         raise sender.stopped
                     if sender.buffer.settled(tickets):
-                        break
+                        return
                     await sender.progress.wait()
         except TimeoutError:
             raise FlushTimeoutError(
@@ -371,8 +446,6 @@ class Producer:
                 "stay buffered and are sent as soon as it does"
                 + (f" ({sender.trouble})" if sender.trouble else "")
             ) from None
-        self._report_losses(sender)
-        return Token(dict(sender.marks))
 
     def _report_losses(self, sender: Sender) -> None:
         lost = sum(lane.lost for lane in sender.buffer.lanes)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, ItemsView, Iterator, Mapping
 from dataclasses import asdict
 from inspect import iscoroutinefunction
-from typing import Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from broker.aio.checking import verified
 from broker.aio.follower import Follower
@@ -18,10 +18,25 @@ from broker.changes import ChangeQueue, OverflowPolicy
 from broker.config import checked_name, checked_of
 from broker.errors import ClosedError, ConfigError, TokenError
 from broker.keys import shard_of
-from broker.model import Change, Health, Position, Status, StatusChange, Token, Verification
+from broker.model import (
+    Change,
+    Health,
+    Position,
+    Status,
+    StatusChange,
+    TableKey,
+    Token,
+    Verification,
+)
 from broker.queues import Bell, ReaderQueue
 from broker.shardstate import ShardState
 from broker.statuses import StatusQueue
+from broker.tables import need_numpy
+from broker.tables.kinds import table_key
+
+if TYPE_CHECKING:
+    from broker.tables.shard import ShardTables
+    from broker.tables.view import TableView
 
 CHANGES_LIMIT = 100_000
 
@@ -156,6 +171,50 @@ class Replica(Mapping[str, Any]):
         for shard in self._shards:
             content.update(shard.values)
         return content, self.positions
+
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableView:
+        """Return a live view of a table: keys to numbers, as a mapping and as arrays.
+
+        Args:
+            name: of the table.
+            keys: `str`, or `int`, as its producers say.
+            values: `float` or `int`, likewise.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        return self.table_read_by(lambda look: look(), name, keys, values)
+
+    def table_read_by(
+        self, read: Callable[[Callable[[], Any]], Any], name: str, keys: type, values: type
+    ) -> TableView:
+        """Return such a view, and let `read` run what shows one moment."""
+        return self._view(table_key(name, keys, values), read)
+
+    def tables(self) -> tuple[TableView, ...]:
+        """Return a view of each table that there is now, by name.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+        """
+        return self.tables_read_by(lambda look: look())
+
+    def tables_read_by(self, read: Callable[[Callable[[], Any]], Any]) -> tuple[TableView, ...]:
+        """Return such views, and let `read` run what shows one moment."""
+        need_numpy()
+        found = {key for tables in self._tables() for key in list(tables.tables)}
+        return tuple(self._view(key, read) for key in sorted(found))
+
+    def _view(self, key: TableKey, read: Callable[[Callable[[], Any]], Any]) -> TableView:
+        from broker.tables.view import TableView  # noqa: PLC0415 - needs numpy
+
+        return TableView(key, self._tables, read)
+
+    def _tables(self) -> list[ShardTables]:
+        return [shard.tables for shard in self._shards if shard.tables is not None]
 
     @property
     def status(self) -> Status:

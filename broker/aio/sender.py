@@ -17,7 +17,7 @@ from broker.buffer import ProducerBuffer
 from broker.errors import BackendError, BrokerError, FencedError
 from broker.lane import Packed
 from broker.lua import fenced
-from broker.lua.replies import Accepted, Busy, Missing
+from broker.lua.replies import Accepted, Busy, Claim, Missing
 from broker.protocol import EPOCH_BYTES
 from broker.tasks import end
 
@@ -101,6 +101,21 @@ class Sender:
         self._tasks = [
             asyncio.create_task(self._send_lane(shard), name=f"append-{shard}")
             for shard in range(len(self._session.keys))
+        ]
+
+    @property
+    def token(self) -> str:
+        """What tells this process from another one that claims the same name."""
+        return self._token
+
+    def claims(self) -> list[Claim]:
+        """Return what Redis has accepted of this node, in the shards that were written to."""
+        return [
+            Claim(keys, lane.incarnation, number)
+            for lane, keys, number in zip(
+                self.buffer.lanes, self._session.keys, self.buffer.reached(), strict=True
+            )
+            if number
         ]
 
     async def stop(self) -> None:

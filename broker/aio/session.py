@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from broker import reads
-from broker.connection import Connections, attached, check_server
+from broker.connection import Connections, attached
+from broker.deployment import check_servers, is_cluster, of_cluster
 from broker.errors import NamespaceMismatchError
 from broker.forks import ForkGuard
 from broker.keys import ShardKeys
@@ -48,10 +49,17 @@ class Session:
         url, self._attachment = await asyncio.to_thread(
             attached, self.given_url, serves=self.namespace if as_worker else None
         )
-        self.connections = Connections(url)
-        self.client = self.connections.commands()
-        self.commands = Commands(self.client)
-        self.server = await check_server(self.client, self.connections.name)
+        self._use(Connections(url))
+        self.server = await check_servers(self.connections, self.client)
+        if is_cluster(self.server) and not self.connections.directory.is_sharded:
+            await self.connections.close()
+            self._use(Connections(of_cluster(url)))
+            self.server = await check_servers(self.connections, self.client)
+
+    def _use(self, connections: Connections) -> None:
+        self.connections = connections
+        self.client = connections.commands()
+        self.commands = Commands(self.client, connections.directory.publish)
 
     async def summon_workers(self) -> None:
         """Have an embedded server run workers for the namespace, if nobody serves it yet.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from broker import reads
 from broker.aio.session import Session
@@ -19,6 +19,10 @@ from broker.fold import decode_chunks, fold
 from broker.model import Position
 from broker.netchanges import PAGE_KEYS, NetChanges
 from broker.protocol import OFFSET_PREFIX_BYTES
+from broker.tables import made_tables
+
+if TYPE_CHECKING:
+    from broker.tables.shard import ShardTables
 
 LOG_PAGE_BATCHES = 8
 SCAN_FIELDS = 500
@@ -38,6 +42,7 @@ class Verifier:
 
     Attributes:
         bytes_read: of digests, log and fields, so far.
+        has_table_deltas: whether the log that `differing` read had anything for tables.
     """
 
     def __init__(self, session: Session, shard: int) -> None:
@@ -45,6 +50,7 @@ class Verifier:
         self._commands = session.commands
         self._keys = session.keys[shard]
         self.bytes_read = 0
+        self.has_table_deltas = False
 
     async def differing(self, held: Mapping[str, Any], position: Position) -> set[int]:
         """Return the key ranges in which `held` is not the history at `position`.
@@ -67,6 +73,7 @@ class Verifier:
             for data in await self._log_after(changes.position):
                 if changes.position.offset < position.offset:
                     await self._take(changes, data)
+        self.has_table_deltas |= changes.table_deltas
         if changes.position != position:
             raise MovedError(f"{position.offset} of {self._keys.log} is another batch now")
         before = await self._marks(position)
@@ -100,8 +107,10 @@ class Verifier:
             MovedError: the position is behind the full state, or not in the history.
             BackendError: Redis failed.
         """
+        run = await reads.server_run(self._client, self._keys)
         at = (await self._marks(until())).snapshot
         values, floors = await self._fields(ranges)
+        await reads.still_the_same(self._client, self._keys, run)
         # Read after the fields: none of them is from beyond.
         fold_to = (await self._marks(until())).fold_to
         while True:
@@ -115,6 +124,32 @@ class Verifier:
             if at.offset >= goal.offset:
                 raise MovedError(f"{self._keys.state} is beyond {goal.offset}, or another history")
 
+    async def has_tables(self) -> bool:
+        """Whether full state, or the log that `differing` read, have anything of tables."""
+        return self.has_table_deltas or await reads.has_tables(self._client, self._keys)
+
+    async def tables(self, until: Callable[[], Position]) -> ShardTables:
+        """Return the tables that the history holds at a position.
+
+        They are read whole, for they are small: 8 to 16 bytes a key. Arguments and errors as
+        `content`; needs numpy.
+        """
+        at = (await self._marks(until())).snapshot
+        fields = await reads.table_fields(self._client, self._keys)
+        self.bytes_read += sum(map(len, fields.values()))
+        tables = made_tables().loaded(fields, at.offset)
+        fold_to = (await self._marks(until())).fold_to
+        while True:
+            entries = await self._log_after(at, is_needed=at.offset < until().offset)
+            goal = until()
+            for data in entries:
+                if at.offset < goal.offset:
+                    at = _folded({}, {}, data, at, tables)
+            if at == goal and fold_to <= at.offset:
+                return tables
+            if at.offset >= goal.offset:
+                raise MovedError(f"{self._keys.tables} is beyond {goal.offset}, or another history")
+
     async def altered(self) -> dict[int, list[str]]:
         """Return key ranges in which the full-state hash is not what schedulers wrote, with keys.
 
@@ -124,6 +159,7 @@ class Verifier:
             MovedError: the hash was written meanwhile.
             BackendError: Redis failed.
         """
+        run = await reads.server_run(self._client, self._keys)
         before = await reads.state_marks(self._client, self._keys)
         if before is None:
             return {}
@@ -147,6 +183,7 @@ class Verifier:
             for key in sorted(values):
                 if (at := range_of(key)) in found:
                     found[at].append(key)
+        await reads.still_the_same(self._client, self._keys, run)
         if await reads.state_marks(self._client, self._keys) != before:
             raise MovedError(f"{self._keys.state} was written meanwhile")
         return found
@@ -223,10 +260,16 @@ async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]
     return found
 
 
-def _folded(values: dict[str, Any], floors: dict[str, int], data: bytes, at: Position) -> Position:
+def _folded(
+    values: dict[str, Any],
+    floors: dict[str, int],
+    data: bytes,
+    at: Position,
+    tables: ShardTables | None = None,
+) -> Position:
     try:
         batch = decode_following(data, at)
     except DecodeError as error:
         raise MovedError(str(error)) from None
-    fold(values, batch, decode_chunks(batch)[0], floors)
+    fold(values, batch, decode_chunks(batch)[0], floors, tables=tables)
     return batch.position

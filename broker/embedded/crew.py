@@ -35,7 +35,8 @@ class Worker(Child):
             [*command, f"--namespace={namespace}", f"--ready-file={self.ready_file}"],
             log=directory / f"{name}.log",
             start_timeout_s=START_TIMEOUT_S,
-            environment={"STATEBROKER_URL": url},
+            # A password that the program has for another server is not for this one.
+            environment={"STATEBROKER_URL": url, "STATEBROKER_PASSWORD_FILE": ""},
         )
 
     async def is_ready(self) -> bool:

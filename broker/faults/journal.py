@@ -13,6 +13,7 @@ import msgpack
 
 from broker.faults.records import Place, Record
 
+READ_BYTES = 1 << 20
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Record)}
 
 
@@ -51,13 +52,37 @@ class Journal:
 
 def read_journal(path: Path) -> Iterator[Record]:
     """Yield the records of a file in their order; a last one that was cut short is left out."""
-    with path.open("rb") as file:
-        unpacker = msgpack.Unpacker(file, use_list=False, strict_map_key=False)
-        for name, *values in unpacker:
-            kind = _KINDS[name]
-            names = [field.name for field in dataclasses.fields(kind)]
-            record: Record = kind(*map(_read, names, values))
-            yield record
+    yield from Tail(path).new()
+
+
+class Tail:
+    """A file that may still grow: each look gives what was not there before.
+
+    Args:
+        path: of a journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+        self._unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=0)
+
+    def new(self) -> Iterator[Record]:
+        """Yield the records that are new, in their order; one that is not whole yet comes later.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            while data := file.read(READ_BYTES):
+                self._at += len(data)
+                self._unpacker.feed(data)
+                for name, *values in self._unpacker:
+                    kind = _KINDS[name]
+                    names = [field.name for field in dataclasses.fields(kind)]
+                    record: Record = kind(*map(_read, names, values))
+                    yield record
 
 
 def _read(name: str, value: Any) -> Any:

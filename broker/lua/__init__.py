@@ -10,14 +10,18 @@ from collections.abc import Collection, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
 
-from broker.connection import Client, translated
-from broker.errors import FencedError
+from broker.connection import translated
+from broker.directory import Client
+from broker.errors import FencedError, ServerUnfitError
 from broker.keys import ShardKeys, config_key
 from broker.lua.replies import (
     Accepted,
     Busy,
+    Claim,
+    Confirmed,
     Drained,
     DrainLimits,
     Lease,
@@ -29,11 +33,13 @@ from broker.lua.replies import (
     Undeclared,
 )
 from broker.model import Position
+from broker.routed import load_script
 
 NAMES: Final = (
     "join",
     "open",
     "append",
+    "confirm",
     "leave",
     "drain",
     "heartbeat",
@@ -46,6 +52,8 @@ NAMES: Final = (
     "state_ranges",
 )
 
+# Called as scripts that cannot write, which takes the right to read their keys and no more.
+READERS: Final = frozenset({"state_sums", "state_ranges"})
 
 MOST_REASON: Final = 300
 
@@ -75,12 +83,13 @@ class Commands:
     async def _run(self, name: str, keys: Sequence[str], *args: str | bytes | float) -> Any:
         async with translated(name):
             sha = self._hashes[name]
+            call = self.client.evalsha_ro if name in READERS else self.client.evalsha
             try:
-                return await self.client.evalsha(sha, len(keys), *keys, *args)
+                return await call(sha, len(keys), *keys, *args)
             except NoScriptError:
                 # First use on this server, or SCRIPT FLUSH, or a restart.
-                await self.client.script_load(self._sources[name])
-                return await self.client.evalsha(sha, len(keys), *keys, *args)
+                await load_script(self.client, keys[0], self._sources[name])
+                return await call(sha, len(keys), *keys, *args)
 
     async def join(self, namespace: str, protocol: int, shards: int) -> tuple[int, int]:
         """Make the namespace if it is new; return (protocol version, shards) that it has."""
@@ -162,6 +171,68 @@ class Commands:
         if status == b"BUSY":
             return Busy(reply[1])
         raise fenced(node, int(reply[1]))
+
+    async def confirm(
+        self,
+        client: Client,
+        claims: Sequence[Claim],
+        node: str,
+        token: str,
+        *,
+        replicas: int,
+        fsynced: bool,
+        timeout_ms: int,
+    ) -> Confirmed:
+        """Wait until what one server holds of a node is on replicas, or on disks.
+
+        Args:
+            client: for commands that block; of the one server that answers for all the claims.
+            claims: of the node, by shard.
+            node: its name.
+            token: as for `open`.
+            replicas: how many have to have it.
+            fsynced: whether the server's and the replicas' disks have to.
+            timeout_ms: how long the server waits; 0 for ever.
+
+        Returns:
+            How many have it now, maybe fewer than asked for.
+
+        Raises:
+            FencedError: another process took the name since.
+            ServerUnfitError: the server cannot wait for disks.
+        """
+        async with translated("waiting for replicas and disks"):
+            # In one go, on one connection: WAIT asks for what its own connection wrote. On a
+            # connection made anew in between it would be content with nothing.
+            pipe = client.pipeline(transaction=False)
+            # Each time: a script that is missing would be noticed only after all the waiting.
+            pipe.script_load(self._sources["confirm"])
+            for claim in claims:
+                pipe.evalsha(
+                    *(self._hashes["confirm"], 1, claim.keys.writers),
+                    *(node, str(claim.incarnation), token),
+                )
+            if fsynced:
+                pipe.execute_command("WAITAOF", 1, replicas, timeout_ms)
+            else:
+                pipe.execute_command("WAIT", replicas, timeout_ms)
+            try:
+                _, *held, waited = await pipe.execute()
+            except ResponseError as error:
+                if "UNBLOCKED" in str(error):
+                    raise RedisConnectionError("the server is no primary any more") from error
+                raise cannot_wait(error) or error from error
+        for reply in held:
+            if reply[0] == b"FENCED":
+                raise fenced(node, int(reply[1]))
+        return Confirmed(
+            is_held=all(
+                reply[0] == b"HELD" and reply[1] >= claim.number
+                for reply, claim in zip(held, claims, strict=True)
+            ),
+            local=bool(waited[0]) if fsynced else False,
+            replicas=waited[1] if fsynced else waited,
+        )
 
     async def leave(self, keys: ShardKeys, node: str, incarnation: int, token: str) -> bool:
         """Forget a node whose name nobody will take again; true if the record was its own."""
@@ -292,8 +363,18 @@ class Commands:
         digest: bytes,
         fields: Sequence[tuple[str, bytes]],
         deletes: Sequence[str],
+        *,
+        of_tables: bool = False,
     ) -> None:
         """Write one page of the full state, and the hash's digest after it; renews the lease.
+
+        Args:
+            keys: the shard.
+            lease: ours.
+            digest: of the state hash.
+            fields: to set.
+            deletes: to delete.
+            of_tables: they are of the tables hash, not of the state hash.
 
         Raises:
             FencedError: the lease was lost, or the server's history; nothing was written.
@@ -301,7 +382,7 @@ class Commands:
         flat = [part for pair in fields for part in pair]
         reply = await self._run(
             "snapshot_page",
-            [keys.state, keys.lease, keys.meta],
+            [keys.tables if of_tables else keys.state, keys.lease, keys.meta],
             lease.holder,
             lease.fence,
             lease.ttl_ms,
@@ -382,6 +463,21 @@ def fenced(node: str, incarnation: int) -> FencedError:
     return FencedError(
         f"another process took the node name {node!r} (incarnation {incarnation}); one process at "
         "a time can hold it: stop this one, or give each its own node="
+    )
+
+
+def cannot_wait(error: Exception) -> ServerUnfitError | None:
+    """Say why a server cannot wait for disks, and what to do; None: it is something else."""
+    if "WAITAOF cannot be used when" in str(error):
+        return ServerUnfitError(
+            "fsynced=True needs an append-only file, and the server has none: run CONFIG SET "
+            "appendonly yes; Redis has accepted what was flushed"
+        )
+    if "unknown command" not in str(error):
+        return None
+    return ServerUnfitError(
+        "fsynced=True needs WAITAOF, which Redis has from 7.2 on and every Valkey: upgrade the "
+        f"server, or have appendfsync always ({error}); Redis has accepted what was flushed"
     )
 
 

@@ -3,7 +3,7 @@ Accept one chunk of a node, exactly once, in the order of its numbers; wake a fl
 shard becomes due earlier than it knew. The chunk is not looked into.
 
 KEYS  1 meta hash   2 writers hash   3 order list   4 pending list of the node   5 ready list
-ARGV  1 node   2 incarnation   3 token   4 chunk number (1..)   5 deltas in the chunk (1..)
+ARGV  1 node   2 incarnation   3 token   4 chunk number (1..)   5 deltas in the chunk (0..)
       6 ms that its oldest delta waited in the producer
       7 max age in ms, 8 max count in deltas ('' = as the namespace says)
       9 limit of pending bytes in this shard   10 chunk

@@ -126,6 +126,12 @@ parts[1] = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4BI4',
   0x9d, 1, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
   0xcf, now, 0xcf, covered, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
 local batch = table.concat(parts)
+-- What stays, read before the first write: a list that is emptied is gone, and where its slot is on
+-- its way to another node a Cluster refuses any further look at it, in the middle of the script.
+local rest = {}
+if not cut and count_due <= covered then
+  rest = redis.call('LRANGE', order, taken, taken + max_chunks - 1)
+end
 
 redis.call(publish, channel, batch)
 local logged = tonumber(m[10] or 0) + #batch
@@ -133,7 +139,8 @@ redis.call('XADD', log, number(offset) .. '-0', 'b', batch, 't', number(logged),
   'n', table.concat(names, ' '))
 for _, node in ipairs(nodes) do
   redis.call('LTRIM', list_of[node], count_of[node], -1)
-  if redis.call('HINCRBY', meta, 'n:' .. node, -deltas_of[node]) <= 0 then
+  -- Not -deltas, which is -0 where chunks only define ids, and that is no integer to Redis.
+  if redis.call('HINCRBY', meta, 'n:' .. node, 0 - deltas_of[node]) <= 0 then
     redis.call('HDEL', meta, 'n:' .. node)
   end
 end
@@ -141,11 +148,9 @@ redis.call('LTRIM', order, taken, -1)
 
 -- When is the rest due? Entries that only the byte limit left behind are due now.
 local wait = -1
-local rest = {}
 if cut or count_due > covered then
   wait = 0
 else
-  rest = redis.call('LRANGE', order, 0, max_chunks - 1)
   local earliest
   for _, entry in ipairs(rest) do
     -- The clock may have been set back since: nothing is further away than its own age.

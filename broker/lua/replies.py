@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.keys import ShardKeys
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -39,6 +41,36 @@ class Accepted:
     max_age_ms: int
     max_count: int
     duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a server has accepted of a node in one shard, as the node knows it.
+
+    Attributes:
+        keys: the shard.
+        incarnation: of the node.
+        number: up to which every chunk was accepted.
+    """
+
+    keys: ShardKeys
+    incarnation: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """Where it is.
+
+    Attributes:
+        is_held: whether the server itself holds every chunk claimed; else the rest says nothing.
+        local: whether it is on the server's own disk; false if nobody asked.
+        replicas: how many replicas have it, or (asked for disks) have it on theirs.
+    """
+
+    is_held: bool
+    local: bool
+    replicas: int
 
 
 @dataclass(frozen=True, slots=True)

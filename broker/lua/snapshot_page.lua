@@ -4,7 +4,7 @@ Write one page of net changes into the full-state hash, and the digest of the ha
 lease is still held and the write that began is still the one under way. Each field carries the
 offset up to which it was folded, so pages need not be atomic together.
 
-KEYS  1 state hash   2 lease string   3 meta hash
+KEYS  1 state hash, or tables hash   2 lease string   3 meta hash
 ARGV  1 holder name   2 fencing number   3 time to live of the lease in ms, from now   4 mark
       5 digest of the hash after this page   6 how many fields to set
       7.. key, field, key, field ...; then the keys to delete

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from inspect import isawaitable
 from time import monotonic
 
-from broker.connection import Client, Connections, translated
+from broker.connection import Connections, translated
+from broker.directory import Client
 from scripts.chaos.fleet import Member
 from scripts.chaos.plan import Step
 from scripts.chaos.stage import Stage

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from itertools import count
 
 from broker.keys import shard_of
 
-SHARDS = 2
+SHARDS = int(os.environ.get("STATEBROKER_SHARDS", "2"))
 OWN_KEYS = 60
 SHARED_KEYS = 80
 GROUPS = 12

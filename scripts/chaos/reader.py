@@ -52,9 +52,10 @@ class Reader:
         chunks: Iterable[Chunk],
         floors: dict[str, int] | None = None,
         observe: Observer | None = None,
+        **more: Any,
     ) -> Tally:
         """Fold a batch as the product does, and record that."""
-        tally = fold(values, batch, chunks, floors, observe)
+        tally = fold(values, batch, chunks, floors, observe, **more)
         self.journal.write(
             Applied(
                 at=monotonic(),

@@ -86,7 +86,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--node", required=True, choices=NODES)
     parser.add_argument("--flights", required=True, type=Path)
     parser.add_argument("--speed", type=float, default=float(MINUTES_A_DAY), help="inf: no waiting")
-    parser.add_argument("--alone", action="store_true", help="go at once, and end when done")
     return parser.parse_args()
 
 
@@ -94,16 +93,14 @@ def main() -> None:
     """Prepare, wait for the order to go, replay, and report the token of the last write."""
     options = arguments()
     first, mine = planned(options.flights, options.node)
-    orders = None if options.alone else orders_queue()
+    orders = orders_queue()
     with Producer(options.url, namespace=options.namespace, node=options.node) as producer:
         say("ready", total=len(mine), deltas=sum(movement.deltas for movement in mine))
-        if orders is not None:
-            orders.get()
+        orders.get()
         replay(producer, mine, Clock(first, options.speed))
         token = producer.flush(timeout=FLUSH_TIMEOUT_S)
         say("done", token=str(token), stats=producer.stats())
-        if orders is not None:
-            orders.get()
+        orders.get()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Literal
 
+DATA = Path(__file__).parent / "data" / "flights-2013-01.csv.gz"
+"""The month that comes with the demo."""
 NODES = ("EWR", "JFK", "LGA")
 COLUMNS = (
     "year",

@@ -20,10 +20,9 @@ from scripts.flights.demo import Demo, Summary, default_speed
 from scripts.flights.lines import Pace
 from scripts.flights.picture import Picture
 from scripts.flights.processes import DemoError
-from scripts.flights.records import InputError, read_flights
+from scripts.flights.records import DATA, InputError, read_flights
 from scripts.flights.stage import WORKERS, stage
 
-DATA = Path(__file__).parent / "data" / "flights-2013-01.csv.gz"
 DEFAULT_SPEED = 0.0
 PLAIN_INTERVAL_S = 2.0
 FRAMES_A_SECOND = 8

@@ -32,7 +32,7 @@ COUNTERS = (
 Moves = deque[list[str]]
 
 
-def airports(replica: Replica) -> dict[str, dict[str, object]]:
+def airports(replica: Replica) -> dict[str, dict[str, int]]:
     """Return the counters of each airport."""
     return {
         node: {what: replica.get(f"count/{node}/{what}", 0) for what in COUNTERS} for node in NODES

@@ -19,6 +19,8 @@ PROMISES = (
     "convergent",
     "accounted",
     "bounded",
+    "confirmed",
+    "confined",
 )
 
 PYTEST_PASSED = 0

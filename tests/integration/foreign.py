@@ -139,7 +139,7 @@ class Writer:
         chunks = self.chunks[shard]
         number, total = len(chunks) + 1, deltas + (chunks[-1].total if chunks else 0)
         fields = [1, self.node, self.incarnations[shard], number, int(time.time() * 1000), runs]
-        data = msgpack.packb([*fields, {"later": None}], datetime=True)
+        data = msgpack.packb([*fields, [], {"later": None}], datetime=True)
         chunks.append(Unsent(number, deltas, total, data))
 
     def send(self, shard: int) -> None:

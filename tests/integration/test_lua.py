@@ -19,7 +19,7 @@ from broker.connection import Connections
 from broker.digest import DIGEST_BYTES
 from broker.keys import ShardKeys, config_key
 from broker.lua import NAMES, Commands, source
-from broker.lua.replies import DrainLimits, Lease
+from broker.lua.replies import Claim, DrainLimits, Lease
 from broker.model import Batch, Heartbeat, Notice, Position
 from broker.protocol import NO_ID, TRIGGER_AGE, TRIGGER_COUNT
 from tests.integration.lua_shard import EPOCH, HOUR, NOT_PERMITTED, Shard, chunk
@@ -95,6 +95,23 @@ class Recorder:
         self.calls.append((list(rest[:count]), list(rest[count:])))
         return await self.client.evalsha(sha, count, *rest)
 
+    async def evalsha_ro(self, sha: str, count: int, *rest: Any) -> Any:
+        """Likewise, where the script may only read."""
+        self.calls.append((list(rest[:count]), list(rest[count:])))
+        return await self.client.evalsha_ro(sha, count, *rest)
+
+    def pipeline(self, *, transaction: bool) -> Any:
+        """Likewise, for what is sent in one go."""
+        pipe = self.client.pipeline(transaction=transaction)
+        real = pipe.evalsha
+
+        def evalsha(sha: str, count: int, *rest: Any) -> Any:
+            self.calls.append((list(rest[:count]), list(rest[count:])))
+            return real(sha, count, *rest)
+
+        pipe.evalsha = evalsha
+        return pipe
+
     async def script_load(self, script: str) -> Any:
         """The call before it did not count; it is repeated."""
         self.calls.pop()
@@ -112,6 +129,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
             [k.meta, k.writers, k.order, k.pending("n1"), k.ready],
             ["n1", 7, "tok", 1, 3, 60, 50, "", 1000, b"chunk"],
         ),
+        "confirm": ([k.writers], ["n1", "7", "tok"]),
         "leave": ([k.writers], ["n1", 7, "tok"]),
         "drain": (
             [k.meta, k.order, k.log, k.pending("n1"), k.pending("n2")],
@@ -157,6 +175,12 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
             max_count=None,
             pending_limit=1000,
             chunk=b"chunk",
+        )
+        await commands.confirm(
+            *(cast("Any", recorder), [Claim(k, 7, 1)], "n1", "tok"),
+            replicas=0,
+            fsynced=False,
+            timeout_ms=1,
         )
         await commands.leave(k, "n1", 7, "tok")
         await commands.drain(k, 0, first, ["n1", "n2"], DrainLimits(101, 102, 103))

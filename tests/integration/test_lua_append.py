@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.lua_shard import EPOCH, HOUR, Shard
+from tests.integration.lua_shard import EPOCH, HOUR, TOKEN, Shard
 from tests.servers import Server
 
 
@@ -89,6 +89,24 @@ def test_append_numbers_never_come_again(shard: Shard) -> None:
     ahead = (shard.now() + HOUR) * 1000
     shard.put(appends=ahead)
     assert [shard.append(n)[1] for n in (7, 8)] == [ahead + 1, ahead + 2]
+
+
+def test_confirm_tells_how_far_the_chunks_are_here(shard: Shard) -> None:
+    """The last number of the caller's own incarnation; nothing changes, though it is a write."""
+    keys = [shard.keys.writers]
+    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"MISSING"]
+    shard.opened()
+    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"HELD", 0]
+    shard.append(1)
+    shard.append(2)
+    before = shard.lists()
+    record = shard.admin.hgetall(shard.keys.writers)
+    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"HELD", 2]
+    assert shard.call("confirm", keys, "n1", 6, TOKEN) == [b"MISSING"]
+    assert shard.call("confirm", keys, "n1", 4, TOKEN) == [b"FENCED", 5]
+    assert shard.call("confirm", keys, "n1", 5, "other") == [b"FENCED", 5]
+    assert shard.call("confirm", keys, "n2", 5, TOKEN) == [b"MISSING"]
+    assert (shard.lists(), shard.admin.hgetall(shard.keys.writers)) == (before, record)
 
 
 def test_leave_forgets_its_own_record_only(shard: Shard) -> None:

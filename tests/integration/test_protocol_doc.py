@@ -1,6 +1,6 @@
 """A producer and a subscriber written from PROTOCOL.md alone work together with the real ones.
 
-Everybody runs as a user with the rights that the document gives to the role.
+Everybody runs as a user with the rights that the document gives to the role, and no others.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import random
-import re
 import struct
 import threading
 import time
@@ -24,6 +23,7 @@ import pytest
 import redis
 
 from broker import Inspector, Producer, Replica, aio
+from broker.roles import rules
 from tests.integration import foreign
 from tests.integration.foreign import (
     DELETE,
@@ -35,7 +35,6 @@ from tests.integration.foreign import (
     Unsent,
     Writer,
     prefix_of,
-    table,
 )
 from tests.servers import Server
 from tests.waiting import eventually
@@ -69,30 +68,18 @@ class World:
         self.stack = ExitStack()
         self.admin: Any = self.stack.enter_context(self.client())
         self.users: dict[str, str] = {}
-        for role, commands, keys, channels in table("role", "commands", "keys")[2:]:
-            self.make_user(role, commands, keys, channels)
+        for role in ("producer", "flusher", "scheduler", "subscriber"):
+            self.users[role] = user = f"{namespace}-{role}"
+            self.admin.execute_command(
+                *("ACL", "SETUSER", user, "reset", "on", f">{PASSWORD}"),
+                *rules([role], namespace, shards=shards),
+            )
         self.stack.callback(self.admin.execute_command, "ACL", "DELUSER", *self.users.values())
         self.loop = asyncio.new_event_loop()
         self.stop: asyncio.Event
         self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self.work(),))
         self.ready = threading.Event()
         self.failure: BaseException | None = None
-
-    def make_user(self, role: str, commands: str, keys: str, channels: str) -> None:
-        """Make a user of one line of the document's table."""
-        self.users[role] = user = f"{self.namespace}-{role.replace(' ', '-')}"
-        only_read = "%R" if "read only" in keys else ""
-        patterns = [
-            f"{only_read}~{self.name_of(name, shard)}{'*' if name == 'pending' else ''}"
-            for name in re.sub(r"\(.*\)", "", keys).split()
-            for shard in range(self.count)
-        ]
-        if channels == "channel":
-            patterns += [f"&{self.name_of('live', shard)}" for shard in range(self.count)]
-        allowed = [f"+{command}" for command in re.findall(r"`(\w+)`", commands)]
-        self.admin.execute_command(
-            *("ACL", "SETUSER", user, "reset", "on", f">{PASSWORD}", *allowed, *patterns)
-        )
 
     def name_of(self, name: str, shard: int) -> str:
         """A key's name."""
@@ -133,7 +120,7 @@ class World:
         async with AsyncExitStack() as stack:
             try:
                 sessions = []
-                for role in ("flush worker", "scheduler"):
+                for role in ("flusher", "scheduler"):
                     sessions.append(await connected(self.url(role), self.namespace, self.count))
                     stack.push_async_callback(sessions[-1].close)
             except BaseException as error:

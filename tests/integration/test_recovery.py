@@ -314,7 +314,7 @@ def test_a_load_that_two_servers_answered_is_repeated(
             loads += 1
             async for page in pages(*arguments):
                 yield page
-            proxy.rewrite = (run, run[::-1])
+                proxy.rewrite = (run, run[::-1])
 
         monkeypatch.setattr(reads, "state_pages", moving)
         with Replica(proxy.url, namespace=namespace) as replica:

@@ -78,7 +78,8 @@ def test_a_file_may_be_named_by_option_or_environment(run: Run, tmp_path: Path) 
 def test_the_table_of_settings_is_for_people(run: Run) -> None:
     """`config` shows every setting with value, unit, source, range and meaning; no password."""
     told = run(
-        *("config", "--url", "redis://me:s3cret@host:1/2"),
+        "config",
+        STATEBROKER_URL="redis://me:s3cret@host:1/2",
         STATEBROKER_LINGER="1ms",
         # What a cluster manager puts into every process of a service of this name.
         STATEBROKER_SERVICE_HOST="10.0.0.1",
@@ -254,7 +255,7 @@ def test_a_wrong_password_is_one_line(
 )
 def test_a_url_that_cannot_be_read_is_one_line(run: Run, url: str) -> None:
     """A URL with a bad port, address or option is told like a wrong setting, password hidden."""
-    told = run("get", "a", "--url", url)
+    told = run("get", "a", STATEBROKER_URL=url)
     assert "Traceback" not in told.err
     assert (told.code, len(told.err.splitlines())) in ((1, 1), (2, 1)), told
     assert "s3" not in told.err

@@ -72,6 +72,7 @@ def refuses_what_cannot_be_sent(producer: Producer) -> None:
     producer.increment("n", "1")  # type: ignore[arg-type]
     producer.increment(b"n")  # type: ignore[arg-type]
     producer.flush("soon")  # type: ignore[arg-type]
+    producer.flush(5, 1)  # type: ignore[call-arg]
 
 
 def writes(url: str | None) -> None:
@@ -87,6 +88,7 @@ def writes(url: str | None) -> None:
         producer.increment("n", 0.5)
         assert_type(producer.flush(), Token)
         token = producer.flush(timeout=5)
+        token = producer.flush(5, replicas=1, fsynced=True)
         text: str = str(token)
         assert_type(Token.parse(text), Token)
         assert_type(token.marks, Mapping[int, tuple[bytes, int]])
@@ -281,6 +283,7 @@ async def writes_async(url: str | None) -> Token:
         assert_type(producer.stats(), dict[str, int])
         assert_type(producer.node, str)
         token = await producer.flush(timeout=5)
+        token = await producer.flush(5, replicas=1, fsynced=True)
         assert_type(token, Token)
     await producer.close()
     opened = await aio.Producer(url).open()

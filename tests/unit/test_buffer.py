@@ -400,6 +400,23 @@ def test_waiting_for_tickets_is_waiting_for_what_was_before() -> None:
     assert not one.settled(tickets)
 
 
+def test_reached_is_behind_whatever_is_on_its_way() -> None:
+    """The last number that was accepted without a hole: before a chunk in flight, or sent again."""
+    one = buffer()
+    assert one.reached() == [0]
+    for n in range(3):
+        put(one, OP_SET, f"k{n}", n)
+        assert one.reached() == [n]
+        one.next_chunk(0, 0.0, 0.0, 0)
+        assert one.reached() == [n]
+        one.accepted(0, 0.0)
+        assert one.reached() == [n + 1]
+    one.missing(0, 2, 1, 0.0)
+    assert one.reached() == [1]
+    send(one)
+    assert one.reached() == [2]
+
+
 # -- threads --------------------------------------------------------------------------------------
 
 

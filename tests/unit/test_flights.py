@@ -16,10 +16,9 @@ from scripts.flights.comparison import differences, digest
 from scripts.flights.events import Movement, movements_of
 from scripts.flights.oracle import final_state
 from scripts.flights.picture import Node, Picture, Totals
-from scripts.flights.records import Flight, InputError, clock_text, read_flights
+from scripts.flights.records import DATA, Flight, InputError, clock_text, read_flights
 from scripts.flights.verdict import Verdict, judge
 
-DATA = Path(__file__).parents[2] / "scripts" / "flights" / "data" / "flights-2013-01.csv.gz"
 HEADER = (
     "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,"
     "carrier,flight,tailnum,origin,dest,air_time,distance"

@@ -7,6 +7,7 @@ models that they stand for are here, under the same names.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +27,28 @@ from broker.codec import (
     unpack_fields,
 )
 from broker.keys import ShardKeys, config_key, shard_of, shard_tag, slot_of
-from broker.model import Batch, Chunk, Heartbeat, Notice, Run, Token
-from broker.protocol import INT_MAX, INT_MIN, NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.model import (
+    Batch,
+    Chunk,
+    Heartbeat,
+    IdRange,
+    Notice,
+    Run,
+    TableDefine,
+    TableKey,
+    TablePart,
+    TableRun,
+    Token,
+)
+from broker.protocol import (
+    INT_MAX,
+    INT_MIN,
+    NO_ID,
+    OP_DELETE,
+    OP_INCREMENT,
+    OP_RECORDS,
+    OP_SET,
+)
 from tests.unit.exactness import exact
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -42,6 +63,18 @@ def chunk(*runs: Run) -> Chunk:
     """Return a chunk with the head that all vectors share."""
     return Chunk(*HEAD, [*runs])
 
+
+def for_tables(*parts: TablePart) -> Chunk:
+    """Return a chunk of the same head that is for tables only."""
+    return Chunk(*HEAD, [], [*parts])
+
+
+def column(kind: str, *numbers: float) -> bytes:
+    """Return little-endian numbers: of ids I, keys Q, values d or q, times q."""
+    return struct.pack(f"<{len(numbers)}{kind}", *numbers)
+
+
+DELAY, SEATS = TableKey("delay", "str-f64"), TableKey("seats.v2", "u64-i64")
 
 VALUES: dict[str, Any] = {
     "nil": None,
@@ -96,6 +129,22 @@ CHUNKS: dict[str, Chunk] = {
     ),
     "every value type": chunk(Run(OP_SET, list(VALUES), list(VALUES.values()))),
     "no runs": Chunk("n", 0, 0, 0, []),
+    "table with text keys": for_tables(
+        TableDefine(DELAY, 0, ["JFK/ü", "LGA"]),
+        TableRun(
+            *(OP_SET, DELAY, column("I", 1, 0)),
+            *(column("d", 0.5, float("nan")), column("q", TIME_MS - 1, TIME_MS)),
+        ),
+        TableRun(OP_SET, DELAY, IdRange(0, 2), column("d", 1.0, -0.0)),
+        TableRun(OP_INCREMENT, DELAY, column("I", 0), column("d", 2.5)),
+        TableRun(OP_DELETE, DELAY, column("I", 1)),
+    ),
+    "table with number keys": for_tables(
+        TableRun(OP_SET, SEATS, column("Q", (1 << 64) - 1), column("q", INT_MIN)),
+        TableRun(OP_INCREMENT, SEATS, column("Q", 0), column("q", 1), column("q", TIME_MS)),
+        TableRun(OP_RECORDS, SEATS, column("Q", 7) + column("q", 300, -1)),
+    ),
+    "end of ids": for_tables(TableDefine(DELAY, 0, [])),
 }
 
 SET_BYTES, DELETE_BYTES = encode_chunk(CHUNKS["set"]), encode_chunk(CHUNKS["delete"])
@@ -121,6 +170,13 @@ FIELDS: dict[str, tuple[int, Any]] = {
     "number": (2, -2.5),
     "nil": (1, None),
     "map": ((1 << 64) - 1, {"gate": "B7", "late": 12}),
+    "keys of a table": (3, ["JFK/ü", "LGA"]),
+    "numbers of a table": (4, column("Q", 7, (1 << 64) - 1)),
+    "values of a table": (
+        5,
+        [b"\xa0" + bytes(63), column("d", 1.5, 0, float("nan"), *[0] * 509), None],
+    ),
+    "ids of a table": (6, [column("I", 5, 0), 6]),
 }
 
 

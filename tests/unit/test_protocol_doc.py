@@ -31,6 +31,16 @@ from broker.keys import ShardKeys, config_key, shard_of, shard_tag, slot_of
 from broker.lua import NAMES, source
 from broker.model import Batch, Chunk, Heartbeat, Notice, Packet, Position, Run, Status
 from broker.phases import TABLE, Event
+from broker.roles import (
+    CLUSTER,
+    EVERYBODY,
+    FLUSHER,
+    PRODUCER,
+    SCHEDULER,
+    SHARDED,
+    SINCE,
+    SUBSCRIBER,
+)
 from broker.shardstate import Head, ShardState
 
 DOC = Path(broker.__file__).with_name("PROTOCOL.md").read_text("utf-8")
@@ -90,7 +100,9 @@ def shown(value: object) -> str:
     """How the document writes a constant."""
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return (" " if isinstance(value[0], str) else ".").join(map(str, value))
+    return str(value)
 
 
 def test_every_constant_of_the_protocol_stands_in_the_document() -> None:
@@ -163,7 +175,7 @@ def test_keys_and_arguments_of_a_command(row: list[str]) -> None:
         fixed = [word for word in told if "..." not in word]
         bound = _bindings(body(name), kind)
         assert max(bound) == len(fixed)
-        assert all(fixed[at - 1] == word for at, word in bound.items() if word)
+        assert all(word in fixed[at - 1].split(" or ") for at, word in bound.items() if word)
         is_open = re.search(rf"{kind}\[[A-Za-z]|unpack\({kind}", body(name)) is not None
         assert is_open == (len(fixed) < len(told))
     statuses = set(re.findall(r"return \{'([A-Z]+)'", body(name)))
@@ -181,14 +193,72 @@ def _bindings(lua: str, kind: str) -> dict[int, str]:
     return bound
 
 
-def test_roles_may_call_what_their_scripts_call() -> None:
-    """The ACL table names each command that a role's scripts run."""
-    roles = {role: set(words(commands)) for role, commands, *_ in table("role", "commands")}
-    for name, by, *_ in table("command", "called by"):
-        for role in ("producer", "flush worker", "scheduler") if "everybody" in by else (by,):
-            called = {word.lower() for word in re.findall(r"redis\.call\('(\w+)'", body(name))}
-            assert called <= roles[role], (role, name)
-            assert not re.search(r"redis\.call\(publish", body(name)) or "publish" in roles[role]
+ROLE_OF = {
+    "producer": PRODUCER,
+    "flush worker": FLUSHER,
+    "scheduler": SCHEDULER,
+    "subscriber": SUBSCRIBER,
+}
+
+
+def test_the_rights_are_those_that_statebroker_acl_gives() -> None:
+    """The table of rights is the one that the rules are made of."""
+    (header,) = [line for line in DOC.splitlines() if line.startswith("| on |")]
+    roles = [ROLE_OF[name] for name in _cells(header)[1:]]
+    assert roles == list(ROLE_OF.values())
+    told: list[dict[str, frozenset[str]]] = [{} for _ in roles]
+    for on, *cells in table("on", "producer"):
+        for role, cell in zip(told, cells, strict=True):
+            if words(cell):
+                role[on] = frozenset(words(cell))
+    for role, rights in zip(roles, told, strict=True):
+        coded = dict(role.keys) | {"channel": role.channel, "-": role.server}
+        assert rights == {on: commands for on, commands in coded.items() if commands}
+    (beside,) = re.findall(r"^Beside these, everybody: (.*?)\n\n", DOC, re.DOTALL | re.MULTILINE)
+    everybody, rest = beside.split(". On a Cluster ")
+    assert words(everybody) == list(EVERYBODY)
+    in_cluster = words(rest)[:-2]
+    assert in_cluster == [*SHARDED.values(), *CLUSTER]
+    assert words(rest)[-2:] == list(SINCE)
+    assert set(SINCE.values()) == {(7, 2)}
+
+
+# What is called outside of scripts: by reads.py, by workers that sign off or wait, and by pub/sub.
+PLAIN = {
+    "producer": {"hget writers"},
+    "flush worker": {"hdel workers", "blpop ready"},
+    "scheduler": {
+        *("hmget meta", "xrange log", "hmget state", "hscan state", "hdel workers"),
+        *("hmget writers", "hscan tables"),
+    },
+    "subscriber": {
+        *("hmget config", "hmget meta", "xrange log", "hmget state", "hscan state"),
+        *("hlen tables", "hscan tables"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", ROLE_OF)
+def test_a_role_may_what_it_does_and_no_more(name: str) -> None:
+    """Its rights are what its scripts call on their keys, and a few plain commands."""
+    does = set(PLAIN[name])
+    for command, by, keys, *_ in table("command", "called by"):
+        if by == name or ("everybody" in by and name != "subscriber"):
+            script = "evalsha_ro" if name == "subscriber" else "evalsha"
+            told = [key.split(" or ") for key in keys.replace(" ...", "").split(", ")]
+            either = {key: one for one in told for key in one}
+            does |= {f"{script} {key}" for key in either}
+            for called, variable in re.findall(r"redis\.call\('(\w+)', ([a-z]\w*)", body(command)):
+                key = variable.replace("list_of", "pending")
+                does |= {f"{called.lower()} {one}" for one in either.get(key, [key])}
+    rights = {f"{right} {on}" for on, may in ROLE_OF[name].keys.items() for right in may}
+    assert rights == does
+
+
+def test_who_publishes_may() -> None:
+    """Scripts that publish are called by roles with the right to."""
+    publishing = {by for name, by, *_ in table("command", "called by") if "(publish," in body(name)}
+    assert publishing == {name for name, role in ROLE_OF.items() if "publish" in role.channel}
 
 
 # -- bytes ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.faults.history import WITNESS, History
-from broker.faults.journal import Journal, read_journal
+from broker.faults.journal import Journal, Tail, read_journal
 from broker.faults.lineage import Lineage
 from broker.faults.records import (
     Content,
@@ -355,3 +355,20 @@ def test_journal_gives_back_what_was_written(tmp_path: Path) -> None:
     assert list(read_journal(path)) == records
     path.write_bytes(path.read_bytes()[:-1])
     assert list(read_journal(path)) == records[:-1]
+
+
+def test_a_journal_that_grows_is_read_on(tmp_path: Path) -> None:
+    """Each look gives what is new, and a record that is only half there when it is whole."""
+    path = tmp_path / "journal"
+    first, second = Died(1.0, "n"), Forgot(2.0, "why")
+    with Journal(path) as journal:
+        journal.write(first)
+        tail = Tail(path)
+        assert list(tail.new()) == [first]
+        assert list(tail.new()) == []
+        journal.write(second)
+    data = path.read_bytes()
+    path.write_bytes(data[:-3])
+    assert list(tail.new()) == []
+    path.write_bytes(data)
+    assert list(tail.new()) == [second]

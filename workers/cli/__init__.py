@@ -5,12 +5,15 @@ from __future__ import annotations
 import click
 
 from broker import __version__
+from workers.cli.acl import acl
 from workers.cli.content import delete, get, increment, set_key, watch
+from workers.cli.doctor import doctor
 from workers.cli.log import tell_people
 from workers.cli.options import Commands, config_file
 from workers.cli.serving import flush, schedule, serve
 from workers.cli.settings import config
 from workers.cli.status import status
+from workers.cli.tables import tables
 from workers.cli.verify import verify
 
 
@@ -33,8 +36,9 @@ def statebroker() -> None:
     Every option can also be an environment variable (--local-delta-max-age is
     STATEBROKER_LOCAL_DELTA_MAX_AGE) or a line of statebroker.toml
     (local_delta_max_age = "50ms"). An option wins over the environment, the environment over
-    the file; `statebroker config` shows what holds and why. Put URLs with passwords into the
-    environment or the file, for other users can see the options of a process.
+    the file; `statebroker config` shows what holds and why. A password comes from a file
+    (--password-file) or with the URL from the environment or the settings file; on the command
+    line, where every user of the machine can read it, it is refused.
     """  # noqa: D301 - click reads the escapes
     tell_people()
 
@@ -48,8 +52,11 @@ for command in (
     delete,
     increment,
     watch,
+    tables,
     status,
     verify,
+    doctor,
+    acl,
     config,
 ):
     statebroker.add_command(command)

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
 from broker.connection import EMBEDDED
 from broker.errors import BrokerError, ConfigError
+from broker.urls import redacted
+from workers.cli.secrets import first_line, has_password, with_password
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,11 +24,13 @@ PREFIX = "STATEBROKER_"
 DEFAULT_FILE = "statebroker.toml"
 PLACES = {
     "url": "Redis server: redis://, rediss://, unix:// or embedded://[DIRECTORY].",
+    "password_file": "File whose first line is the password of the URL's user.",
     "namespace": "Which state.",
 }
+LOGIN = "statebroker.login"
 KNOWN = (*PLACES, *SETTINGS)
 FAULTS = "statebroker.faults"
-NEED_A_SERVER = ("set", "get", "delete", "increment", "watch", "status", "verify")
+NEED_A_SERVER = ("set", "get", "delete", "increment", "watch", "status", "verify", "doctor")
 # A cluster manager puts variables like these into every process of a service called statebroker.
 _FOREIGN = re.compile(r"STATEBROKER_(SERVICE|PORT)(_.*)?")
 
@@ -109,16 +114,52 @@ def _read(texts: dict[str, str]) -> tuple[dict[str, float], list[str]]:
 
 
 def place_options(command: F) -> F:
-    """Add --url and --namespace."""
-    for name, default in (("namespace", "default"), ("url", "embedded://")):
+    """Add --url, --password-file and --namespace."""
+    for name, default, settings in (
+        ("namespace", "default", {}),
+        # Read before the URL, which gets the password.
+        ("password-file", None, {"is_eager": True, "expose_value": False, "callback": _password}),
+        ("url", EMBEDDED, {"callback": _url}),
+    ):
+        known = name.replace("-", "_")
         command = click.option(
             f"--{name}",
-            envvar=PREFIX + name.upper(),
+            envvar=PREFIX + known.upper(),
             default=default,
-            show_default=True,
-            help=PLACES[name],
+            show_default=default is not None,
+            metavar="FILE" if settings.get("is_eager") else None,
+            help=PLACES[known],
+            **settings,
         )(command)
     return command
+
+
+def _password(ctx: click.Context, _param: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        try:
+            ctx.meta[LOGIN] = first_line(path)
+        except ConfigError as error:
+            _add_faults(ctx, error)
+
+
+def _url(ctx: click.Context, param: click.Parameter, url: str) -> str:
+    """Put the password of --password-file into the URL; refuse one that everybody can read."""
+    is_given_openly = ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    if is_given_openly and has_password(url):
+        fault = (
+            f"url {redacted(url)!r} on the command line holds a password, which every user of this "
+            "machine can read there; give it by --password-file, or the URL by STATEBROKER_URL"
+        )
+        _add_faults(ctx, ConfigError([fault]))
+    try:
+        return with_password(url, ctx.meta[LOGIN]) if LOGIN in ctx.meta else url
+    except ConfigError as error:
+        _add_faults(ctx, error)
+        return url
+
+
+def _add_faults(ctx: click.Context, error: ConfigError) -> None:
+    ctx.meta[FAULTS] = [*ctx.meta.get(FAULTS, ()), *error.faults]
 
 
 def setting_options(*names: str) -> Callable[[F], F]:

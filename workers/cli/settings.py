@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.config import SETTINGS, allowed
-from broker.connection import redacted
+from broker.urls import redacted
 from workers.cli.options import checked_options, place_options, setting_options
 
 SOURCES = {

@@ -22,8 +22,9 @@ def play(stage: Stage) -> dict[str, float]:
     read = stage.read()
     after = stage.cpu_ns()
     stage.check_state()
-    updates = stage.updates * read["measures"].get("passes", 1)
-    measures = {
+    measures = dict(read["measures"])
+    updates = stage.updates * measures.pop("passes", 1)
+    measures |= {
         "updates_per_s": updates * 1e9 / (read["at"] - wrote["began"]),
         "written_per_s": updates * 1e9 / (wrote["at"] - wrote["began"]),
     }

@@ -1,0 +1,181 @@
+"""One airport in a cluster that runs for long: replays its movements, through whatever happens.
+
+It waits for a server that is away. It keeps in the state how many of its movements Redis has
+accepted; started again, however it ended, it goes on from there, and each delta counts once.
+"""
+
+import argparse
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from time import sleep
+from typing import TypeVar, cast
+
+from broker import AccessError, ConnectError, DataLostError, Inspector, Producer
+from scripts.flights.events import Movement
+from scripts.flights.lines import Pace, one_line_errors, say
+from scripts.flights.producer import Clock, planned, write
+from scripts.flights.records import DATA, MINUTES_A_DAY, NODES
+
+MARK_INTERVAL_S = 1.0
+RETRY_S = 1.0
+TICK_S = 0.01
+MARKS = "replay/"
+
+T = TypeVar("T")
+
+
+def mark_of(node: str) -> str:
+    """Return the key that holds how many movements of a node Redis has accepted."""
+    return f"{MARKS}{node}"
+
+
+def once_there(make: Callable[[], T]) -> T:
+    """Return what `make` returns, tried again for as long as the server is away."""
+    while True:
+        try:
+            return make()
+        except AccessError:
+            raise
+        except ConnectError as error:
+            say("waiting", error=str(error))
+        sleep(RETRY_S)
+
+
+def left_over(
+    movements: Sequence[Movement], done: int, held: Mapping[str, object]
+) -> tuple[list[Movement], set[str]]:
+    """Return what is left to write, without the increments that are accepted already.
+
+    Sets and deletes may be written again; increments may not. Of each counter some beginning of
+    its increments is accepted, at least as far as the mark says: the sum tells how many.
+
+    Args:
+        movements: all of a node.
+        done: so many of them are accepted as a whole, by the mark.
+        held: the state, with everything that was accepted.
+
+    Returns:
+        The movements, and the counters that hold no such sum: of those something was lost.
+    """
+    sums: Counter[str] = Counter()
+    later: defaultdict[str, list[int]] = defaultdict(list)
+    for key, amount in increments(movements[:done]):
+        sums[key] += amount
+    for key, amount in increments(movements[done:]):
+        later[key].append(amount)
+    accepted: dict[str, int] = {}
+    lost = set()
+    for key in sums.keys() | later.keys():
+        beginnings = enumerate(accumulate(later[key], initial=sums[key]))
+        fitting = [count for count, total in beginnings if total == held.get(key, 0)]
+        accepted[key] = fitting[0] if fitting else 0
+        if not fitting:
+            lost.add(key)
+    left = []
+    for movement in movements[done:]:
+        kept = []
+        for key, amount in movement.increments:
+            if accepted[key]:
+                accepted[key] -= 1
+            else:
+                kept.append((key, amount))
+        left.append(replace(movement, increments=tuple(kept)))
+    return left, lost
+
+
+def increments(movements: Iterable[Movement]) -> Iterator[tuple[str, int]]:
+    """Yield all increments, in their order."""
+    for movement in movements:
+        yield from movement.increments
+
+
+def accepted_state(url: str | None, namespace: str, node: str) -> dict[str, object]:
+    """Return the state once everything that was accepted of a node is in it."""
+    with once_there(lambda: Inspector(url, namespace=namespace)) as inspector:
+        while any(n["pending_deltas"] for n in inspector.status()["nodes"] if n["node"] == node):
+            sleep(TICK_S)
+        return inspector.folded()
+
+
+def checkpoint(producer: Producer, done: int, total: int) -> None:
+    """Wait until Redis has accepted all that was written, however long it is away; mark that."""
+    try:
+        producer.flush()
+    except DataLostError as error:
+        say("lost", deltas=error.lost, error=str(error))
+    producer.set(mark_of(producer.node), done)
+    say("progress", node=producer.node, done=done, total=total)
+
+
+def replay(producer: Producer, movements: Sequence[Movement], done: int, speed: float) -> None:
+    """Write the movements, each when its minute has come.
+
+    Args:
+        producer: of their node.
+        movements: those that are left.
+        done: how many there were before.
+        speed: simulated seconds a second.
+    """
+    if not movements:
+        return
+    clock = Clock(movements[0].minute, speed)
+    pace = Pace(MARK_INTERVAL_S)
+    total = done + len(movements)
+    for number, movement in enumerate(movements, done):
+        while movement.minute > clock.now():
+            sleep(TICK_S)
+        if pace.is_due():
+            checkpoint(producer, number, total)
+        write(producer, movement)
+    checkpoint(producer, total, total)
+    producer.flush()
+
+
+def arguments() -> argparse.Namespace:
+    """Return the command line; what is left out comes from the environment."""
+    told = os.environ.get
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default=told("STATEBROKER_URL"))
+    parser.add_argument("--namespace", default=told("STATEBROKER_NAMESPACE", "default"))
+    parser.add_argument("--shards", type=int, default=told("STATEBROKER_SHARDS"))
+    parser.add_argument("--node", required=True, choices=NODES)
+    parser.add_argument("--flights", type=Path, default=DATA)
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=told("FLIGHTS_SPEED", str(MINUTES_A_DAY)),
+        help="simulated seconds a second (default: a day a minute); inf: no waiting",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Replay what is left, and end."""
+    options = arguments()
+    _, mine = planned(options.flights, options.node)
+    with once_there(
+        lambda: Producer(
+            options.url,
+            namespace=options.namespace,
+            node=options.node,
+            shards=options.shards,
+        )
+    ) as producer:
+        # Only now, when nothing more of an earlier process can be accepted.
+        held = accepted_state(options.url, options.namespace, options.node)
+        done = cast("int", held.get(mark_of(options.node), 0))
+        left, lost = left_over(mine, done, held)
+        if lost:
+            say("lost", counters=sorted(lost))
+        say("ready", node=options.node, done=done, total=len(mine))
+        replay(producer, left, done, options.speed)
+    say("done", node=options.node)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,153 @@
+"""One compose project that runs: its containers by service, and ways to break them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+POLL_SECONDS = 0.2
+RUN_SECONDS = 30
+RECOVERY_SECONDS = 60.0
+# Every process of a container but the first, which is the init process and ends with its child.
+KILL_ALL = ["sh", "-c", "kill -9 -1"]
+
+
+def docker(*arguments: str, timeout: float = 60.0) -> str:
+    """Run the docker client, and return what it printed.
+
+    Raises:
+        AssertionError: it failed; with what it said.
+    """
+    ran = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout)  # noqa: PLW1510, S607
+    assert ran.returncode == 0, f"docker {' '.join(arguments)}: {ran.stderr or ran.stdout}"
+    return ran.stdout
+
+
+def until(condition: Callable[[], object], seconds: float, message: Callable[[], str]) -> None:
+    """Wait for a condition that takes a while to look at.
+
+    Raises:
+        AssertionError: the time is over; with the message.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {message()}"
+        time.sleep(POLL_SECONDS)
+
+
+class Container:
+    """One container of the project."""
+
+    def __init__(self, project: str, identity: str) -> None:
+        self.project = project
+        self.identity = identity
+
+    def inspect(self) -> dict[str, Any]:
+        """Return what the engine knows of it."""
+        found: list[dict[str, Any]] = json.loads(docker("inspect", self.identity))
+        return found[0]
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return str(self.inspect()["Name"]).lstrip("/")
+
+    @property
+    def lives(self) -> tuple[bool, str]:
+        """Whether it runs, and since when; another time is another life."""
+        state = self.inspect()["State"]
+        return bool(state["Running"]), str(state["StartedAt"])
+
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether its program came to its end."""
+        state = self.inspect()["State"]
+        return state["Status"] == "exited" and state["ExitCode"] == 0
+
+    @property
+    def health(self) -> str:
+        """What its health check says: healthy, unhealthy, or starting."""
+        return str(self.inspect()["State"]["Health"]["Status"])
+
+    def logs(self, lines: int = 40) -> str:
+        """Return the end of what it printed."""
+        ran = subprocess.run(  # noqa: PLW1510 - the log is all there is to say
+            ["docker", "logs", "--tail", str(lines), self.identity],  # noqa: S607
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return ran.stdout
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in it, and return how that went; status 124 where it took too long."""
+        words = ["docker", "exec", self.identity, "timeout", str(RUN_SECONDS), *command]
+        return subprocess.run(words, capture_output=True, text=True)  # noqa: PLW1510 - the caller looks
+
+    def crash(self) -> None:
+        """SIGKILL what runs in it, as a crash would; only the engine can bring it back."""
+        self.run(*KILL_ALL)
+
+    def crash_and_return(self) -> None:
+        """Crash it, and wait until the engine has started it again."""
+        before = self.lives
+        self.crash()
+        until(
+            lambda: self.lives[0] and self.lives != before,
+            RECOVERY_SECONDS,
+            lambda: f"{self.name} was not started again:\n{self.logs()}",
+        )
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        docker("stop", self.identity)
+
+    def kill(self) -> None:
+        """SIGKILL it from outside; it is then away until `start`."""
+        docker("kill", self.identity)
+
+    def restart(self) -> None:
+        """Ask it to end, and start it again."""
+        docker("restart", self.identity)
+
+    def start(self) -> None:
+        """Start it again."""
+        docker("start", self.identity)
+
+    def disconnect(self) -> None:
+        """Take it off its network, as a broken cable would."""
+        docker("network", "disconnect", self._network, self.identity)
+
+    def connect(self) -> None:
+        """Put it back, under the names it had."""
+        labels = self.inspect()["Config"]["Labels"]
+        alias = labels["com.docker.compose.service"]
+        docker("network", "connect", "--alias", alias, self._network, self.identity)
+
+    @property
+    def _network(self) -> str:
+        return f"{self.project}_default"
+
+
+class Project:
+    """All containers of one profile."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def of(self, service: str) -> list[Container]:
+        """Return the containers of a service, in the order of their numbers."""
+        told = docker(
+            *("ps", "--all", "--no-trunc", "--format", "{{.Names}} {{.ID}}"),
+            *("--filter", f"label=com.docker.compose.project={self.name}"),
+            *("--filter", f"label=com.docker.compose.service={service}"),
+        )
+        lines = sorted(line.split() for line in told.splitlines())
+        return [Container(self.name, identity) for _, identity in lines]
+
+    def one(self, service: str) -> Container:
+        """Return the first container of a service."""
+        return self.of(service)[0]

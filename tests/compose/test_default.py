@@ -1,0 +1,126 @@
+"""The default profile: one Redis, two flush workers, two schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+
+import pytest
+
+from tests.compose.harness import READERS, Harness
+from tests.compose.project import RECOVERY_SECONDS, Container, until
+
+PROFILE = "default"
+URL = "redis://redis:6379/0"
+WORKER = "flush"
+SHARDS = 2
+PRODUCERS = ("producer-ewr", "producer-jfk", "producer-lga")
+SERVICES = (*PRODUCERS, "redis", "flush", "schedule", "subscriber")
+
+
+def disconnected(containers: Sequence[Container]) -> float:
+    """Take containers off the network, and return when that was."""
+    began = monotonic()
+    for one in containers:
+        one.disconnect()
+    return began
+
+
+def test_the_board_is_shown_within_a_minute(harness: Harness) -> None:
+    """What a person sees first: airports with numbers, and a live replica."""
+    subscriber = harness.project.one("subscriber")
+
+    def shows() -> bool:
+        text = subscriber.logs(60)
+        return "EWR" in text and " live " in text
+
+    until(shows, 60, subscriber.logs)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_any_container_is_killed(harness: Harness, service: str) -> None:
+    """No hand is needed: the engine starts it again, and data flows as before."""
+    for container in harness.project.of(service):
+        assert not container.has_ended_well, "the replay ended before it could be broken"
+        harness.note(f"{container.name} was killed", forgets=service == "redis")
+        container.crash_and_return()
+        if service == "redis":
+            harness.forgot("redis is back")
+        harness.recovers()
+
+
+def test_redis_is_killed(harness: Harness) -> None:
+    """It is started again by the engine, and everybody goes on."""
+    harness.note("redis was killed", forgets=True)
+    harness.project.one("redis").crash_and_return()
+    harness.forgot("redis is back")
+    harness.recovers()
+    harness.proves()
+
+
+def test_redis_is_away_for_long(harness: Harness) -> None:
+    """Stopped until every reader has said that it is stale, then started by hand: all go on."""
+    harness.note("redis was stopped")
+    began = monotonic()
+    harness.project.one("redis").stop()
+    until(
+        lambda: all("stale" in harness.statuses(reader, began) for reader in READERS),
+        RECOVERY_SECONDS,
+        harness.told,
+    )
+    harness.project.one("redis").start()
+    harness.recovers()
+    harness.proves()
+
+
+def test_a_subscriber_loses_its_network(harness: Harness) -> None:
+    """It says so within the staleness bound, while the other stays live; then it catches up."""
+    harness.note("reader-1 lost its network")
+    reader = harness.project.one("reader-1")
+    began = disconnected([reader])
+    until(lambda: "stale" in harness.statuses("reader-1", began), RECOVERY_SECONDS, harness.told)
+    assert harness.statuses("reader-2", began) == {"live"}
+    reader.connect()
+    harness.recovers()
+
+
+def test_a_producer_loses_its_network(harness: Harness) -> None:
+    """Nobody else notices; back again it sends what it gathered, each delta once."""
+    harness.note("writer-1 lost its network")
+    writers = [harness.project.one("writer-1"), harness.project.one("producer-ewr")]
+    began = disconnected(writers)
+    harness.waits_for_batches(20)
+    assert harness.statuses("reader-1", began) == {"live"}
+    for writer in writers:
+        writer.connect()
+    harness.recovers()
+    harness.hears_from("writer-1")
+
+
+@pytest.mark.parametrize("service", ["flush", "schedule"])
+def test_a_worker_loses_its_network(harness: Harness, service: str) -> None:
+    """The other of its kind carries on; with both away everything waits, and then goes on."""
+    first, second = harness.project.of(service)
+    harness.note(f"one {service} worker lost its network")
+    disconnected([first])
+    harness.waits_for_batches(20)
+    harness.note(f"both {service} workers lost their network")
+    disconnected([second])
+    began = monotonic()
+    if service == "flush":
+        until(
+            lambda: all("stale" in harness.statuses(reader, began) for reader in READERS),
+            RECOVERY_SECONDS,
+            harness.told,
+        )
+    first.connect()
+    second.connect()
+    harness.recovers()
+    harness.proves()
+
+
+def test_in_the_end_every_delta_counts_once(harness: Harness) -> None:
+    """All promises hold over what was recorded, and the flights add up to the file's answer."""
+    harness.ends_as_the_file_says(PRODUCERS)
+    harness.settle()
+    assert harness.violations() == []

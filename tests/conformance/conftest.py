@@ -1,0 +1,87 @@
+"""The deployments that every conformance test runs on, each started once, at its first use."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.composed import Composed
+from tests.conformance.deployments import (
+    BehindSentinels,
+    Clustered,
+    Deployment,
+    NewDirectory,
+    Single,
+)
+from tests.servers import REDIS, VALKEY, find_binary
+
+MAKERS: dict[str, Callable[[NewDirectory], Deployment]] = {
+    "valkey": lambda directory: Single(VALKEY, directory),
+    "redis": lambda directory: Single(REDIS, directory),
+    "sentinel": lambda directory: BehindSentinels(_installed(), directory),
+    "cluster": lambda directory: Clustered(_installed(), directory),
+    "valkey-sentinel": lambda directory: BehindSentinels(VALKEY, directory),
+    "valkey-cluster": lambda directory: Clustered(VALKEY, directory),
+    "compose": lambda _: Composed(),
+}
+
+
+def _installed() -> str:
+    """Return the kind of the installed server; the bundled one where there is none."""
+    return VALKEY if isinstance(find_binary(REDIS), str) else REDIS
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Callable[[str], Deployment]]:
+    """Give the deployment of a name, started if it was not."""
+    found: dict[str, Deployment] = {}
+    with ExitStack() as stack:
+
+        def new_directory() -> Path:
+            # Not tmp_path: a socket's path may have about 100 bytes.
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="statebroker-"))
+            return Path(name) / "data"
+
+        def directory() -> Path:
+            path = new_directory()
+            path.mkdir()
+            return path
+
+        def get(name: str) -> Deployment:
+            if name not in found:
+                deployment = MAKERS[name](directory)
+                stack.callback(deployment.stop)
+                deployment.start()
+                found[name] = deployment
+            return found[name]
+
+        yield get
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.xdist_group(name), *([pytest.mark.docker] if name == "compose" else [])]
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in MAKERS])
+def deployment(
+    request: pytest.FixtureRequest, running: Callable[[str], Deployment]
+) -> Iterator[Deployment]:
+    """Give each deployment, whole; what a test killed is started again after it."""
+    name: str = request.param
+    if name == "redis" and isinstance(reason := find_binary(REDIS), str):
+        pytest.skip(reason)
+    deployment = running(name)
+    yield deployment
+    deployment.heal()
+
+
+@pytest.fixture
+def with_slots(deployment: Deployment) -> Deployment:
+    """Give those of them whose slots can be moved."""
+    if not deployment.has_slots:
+        pytest.skip("no slots to move")
+    return deployment

@@ -1,0 +1,266 @@
+"""What the conformance suite runs on: a URL, a way to have workers, and ways to break it.
+
+Another deployment is another subclass of `Deployment`, and a line in conftest.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import redis
+
+from broker.keys import ShardKeys, slot_of_key
+from tests.clustered import ClusterOfServers, Reachable, Watched, ask, client
+from tests.integration.serving import Serving
+from tests.servers import Server
+from tests.waiting import eventually
+
+NewDirectory = Callable[[], Path]
+
+SHARDS = 6
+
+
+class Deployment(ABC):
+    """Servers under one URL, shared by the tests of a session; each test leaves them whole.
+
+    Attributes:
+        has_slots: slots can be moved, and nodes added.
+    """
+
+    has_slots: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """What producers, replicas and workers are given."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start everything; returns once it is whole."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End everything."""
+
+    @abstractmethod
+    def heal(self) -> None:
+        """Start what was killed; returns once everything is whole again."""
+
+    @abstractmethod
+    def servers(self) -> Sequence[Reachable]:
+        """Return all servers that hold data and run."""
+
+    @abstractmethod
+    def replace_primary(self, namespace: str) -> None:
+        """Replace the server of the namespace's first shard, in order; returns once it is done."""
+
+    @abstractmethod
+    def kill_primary(self, namespace: str) -> None:
+        """SIGKILL it; returns once another one, or it again, serves."""
+
+    @abstractmethod
+    def forgetting(self, namespace: str) -> AbstractContextManager[None]:
+        """Give a block after which the server of the first shard is killed, with what came in it.
+
+        What is accepted in the block is forgotten, for certain: it is not replicated.
+        """
+
+    @contextmanager
+    def serve(self, namespace: str, **settings: Any) -> Iterator[None]:
+        """Give workers for a namespace: two flush workers and a scheduler if nobody objects."""
+        settings = {"shards": SHARDS, "flushers": 2, "interval": 0.5, **settings}
+        workers = Serving(self.url, namespace, **settings)
+        try:
+            yield
+        finally:
+            workers.stop()
+
+    def cut_subscribers(self) -> int:
+        """Break every subscription; return how many there were."""
+        # Sentinels subscribe at their servers too.
+        return sum(ask(server, "CLIENT", "KILL", "TYPE", "pubsub") for server in self.servers())
+
+
+def first_slot(namespace: str) -> int:
+    """Return the slot of a namespace's first shard."""
+    return slot_of_key(ShardKeys.of(namespace, 0, SHARDS).meta.encode())
+
+
+class Single(Deployment):
+    """One server that keeps everything on disk."""
+
+    def __init__(self, kind: str, directory: NewDirectory) -> None:
+        self._server = Server(
+            kind,
+            directory(),
+            [
+                *("--appendonly", "yes", "--appendfsync", "always"),
+                # A rewrite of the file in the middle of a copy would make the copy useless.
+                *("--auto-aof-rewrite-percentage", "0"),
+            ],
+            port=0,
+        )
+
+    @property
+    def url(self) -> str:
+        """The URL."""
+        return self._server.url
+
+    def start(self) -> None:
+        """Start it."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """End it."""
+        if self._server.is_running:
+            self._server.kill()
+
+    def heal(self) -> None:
+        """Start it, if it was killed."""
+        if not self._server.is_running:
+            self._server.start()
+
+    def servers(self) -> list[Server]:
+        """Return the only one."""
+        return [self._server]
+
+    def replace_primary(self, namespace: str) -> None:  # noqa: ARG002
+        """Restart it in order."""
+        self._server.restart()
+
+    def kill_primary(self, namespace: str) -> None:  # noqa: ARG002
+        """SIGKILL it, and start it again."""
+        self._server.kill()
+        self._server.start()
+
+    @contextmanager
+    def forgetting(self, namespace: str) -> Iterator[None]:  # noqa: ARG002
+        """Go back to the disk of before."""
+        here = self._server.directory
+        copy = here.with_name(f"{here.name}-copy")
+        shutil.copytree(here / "appendonlydir", copy)
+        yield
+        self._server.kill()
+        shutil.rmtree(here / "appendonlydir")
+        shutil.move(copy, here / "appendonlydir")
+        self._server.start()
+
+
+class BehindSentinels(Deployment):
+    """A primary, two replicas, three Sentinels."""
+
+    def __init__(self, kind: str, directory: NewDirectory) -> None:
+        self._set = Watched(kind, directory)
+
+    @property
+    def url(self) -> str:
+        """The URL, of the sentinels."""
+        return self._set.url
+
+    def start(self) -> None:
+        """Start everything."""
+        self._set.start()
+
+    def stop(self) -> None:
+        """End everything."""
+        self._set.stop()
+
+    def heal(self) -> None:
+        """Start what was killed; it becomes a replica."""
+        for server in self._set.servers:
+            if not server.is_running:
+                server.start()
+        self._set.until_whole()
+
+    def servers(self) -> list[Server]:
+        """Return primary and replicas."""
+        return [server for server in self._set.servers if server.is_running]
+
+    def replace_primary(self, namespace: str) -> None:  # noqa: ARG002
+        """SENTINEL FAILOVER."""
+        self._set.fail_over()
+
+    def kill_primary(self, namespace: str) -> None:  # noqa: ARG002
+        """SIGKILL it; the sentinels choose another one."""
+        self._set.kill_primary()
+
+    @contextmanager
+    def forgetting(self, namespace: str) -> Iterator[None]:  # noqa: ARG002
+        """Let the replicas hear nothing."""
+        replicas = self._set.replicas()
+        with _deaf(self._set.primary, replicas):
+            yield
+            before = self._set.primary
+            before.kill()
+        eventually(lambda: self._set.primary is not before, 30, "a failover")
+
+
+class Clustered(Deployment):
+    """Three primaries, three replicas."""
+
+    has_slots = True
+
+    def __init__(self, kind: str, directory: NewDirectory) -> None:
+        self.cluster = ClusterOfServers(kind, directory)
+
+    @property
+    def url(self) -> str:
+        """The URL, by three of the nodes."""
+        return self.cluster.url
+
+    def start(self) -> None:
+        """Start everything."""
+        self.cluster.start()
+
+    def stop(self) -> None:
+        """End everything."""
+        self.cluster.stop()
+
+    def heal(self) -> None:
+        """Start what was killed; it becomes a replica."""
+        for node in self.cluster.nodes:
+            if not node.is_running:
+                node.start()
+        self.cluster.until_whole()
+
+    def servers(self) -> list[Server]:
+        """Return all nodes that run."""
+        return self.cluster.running
+
+    def replace_primary(self, namespace: str) -> None:
+        """CLUSTER FAILOVER."""
+        self.cluster.fail_over(first_slot(namespace))
+
+    def kill_primary(self, namespace: str) -> None:
+        """SIGKILL it; its replica takes over."""
+        self.cluster.kill_owner(first_slot(namespace))
+
+    @contextmanager
+    def forgetting(self, namespace: str) -> Iterator[None]:
+        """Let its replica hear nothing."""
+        slot = first_slot(namespace)
+        before = self.cluster.owner(slot)
+        with _deaf(before, [self.cluster.replica_of(before)]):
+            yield
+            before.kill()
+        eventually(lambda: self.cluster.owner(slot) is not before, 30, "a failover")
+
+
+@contextmanager
+def _deaf(primary: Server, replicas: list[Server]) -> Iterator[None]:
+    """Give a block in which replicas stand still, and that leaves nothing on the way to them."""
+    for replica in replicas:
+        replica.pause()
+    try:
+        with client(primary) as one:
+            one.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        yield
+    finally:
+        for replica in replicas:
+            with suppress(redis.ConnectionError):
+                replica.resume()

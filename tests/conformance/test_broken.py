@@ -1,0 +1,296 @@
+"""What is promised holds on every deployment while it is broken: nothing lost, nothing twice.
+
+Every test accounts for each increment: what a replica holds, and what a producer was told is lost,
+is what was written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from broker import DataLostError, Inspector, Producer, Replica, Status
+from broker.keys import ShardKeys, shard_of, slot_of_key
+from tests.conformance.deployments import SHARDS, Clustered, Deployment
+from tests.waiting import eventually
+
+SETTLE = 30.0
+PACE = 0.002
+# A key in each shard.
+KEYS = [
+    next(key for n in range(1000) if shard_of(key := f"c{n}", SHARDS) == shard)
+    for shard in range(SHARDS)
+]
+
+
+class Writers:
+    """Producers that count up one key in each shard, and one of each round's number, all the time.
+
+    Attributes:
+        rounds: how many each has made.
+    """
+
+    def __init__(self, url: str, namespace: str, count: int = 2) -> None:
+        self.rounds = [0] * count
+        self._stop = threading.Event()
+        self._errors: list[BaseException] = []
+        self._threads = [
+            threading.Thread(target=self._write, args=(url, namespace, number))
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _write(self, url: str, namespace: str, number: int) -> None:
+        try:
+            with Producer(url, namespace=namespace, node=f"w{number}", shards=SHARDS) as producer:
+                while not self._stop.wait(PACE):
+                    for key in KEYS:
+                        producer.increment(key)
+                        producer.set(f"{key}/{number}", self.rounds[number])
+                    self.rounds[number] += 1
+                producer.flush(SETTLE)
+                stats = producer.stats()
+                assert stats["accepted"] == stats["buffered"] == self.rounds[number] * SHARDS * 2
+                assert stats["lost"] == 0
+        except BaseException as error:
+            self._errors.append(error)
+            raise
+
+    def go_on(self, rounds: int = 20) -> None:
+        """Return once each has written some more."""
+        before = list(self.rounds)
+        eventually(
+            lambda: (
+                self._errors
+                or all(now >= then + rounds for now, then in zip(self.rounds, before, strict=True))
+            ),
+            SETTLE,
+        )
+
+    def end(self) -> None:
+        """Stop; everything is accepted then."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        assert not self._errors
+
+
+@contextmanager
+def writing(deployment: Deployment, namespace: str) -> Iterator[tuple[Writers, Replica]]:
+    """Give writers and a live replica; in the end nothing is lost, nothing is twice."""
+    ordered = Ordered()
+    with (
+        deployment.serve(namespace),
+        Replica(deployment.url, namespace=namespace, staleness_bound=1.0) as replica,
+    ):
+        writers = Writers(deployment.url, namespace)
+        try:
+            writers.go_on()
+            replica.wait_live(SETTLE)
+            loads = replica.stats()["loads"]
+            watching = threading.Thread(target=ordered.watch, args=(replica,))
+            watching.start()
+            yield writers, replica
+            writers.go_on()
+        finally:
+            writers.end()
+        expected = {key: sum(writers.rounds) for key in KEYS}
+        for number, rounds in enumerate(writers.rounds):
+            expected |= {f"{key}/{number}": rounds - 1 for key in KEYS}
+        try:
+            eventually(lambda: replica.snapshot()[0] == expected, SETTLE)
+        except AssertionError:
+            assert replica.snapshot()[0] == expected
+        replica.wait_live(SETTLE)
+        has_loaded = replica.stats()["loads"] > loads
+        verification = replica.verify()
+        assert (verification.is_equal, verification.keys) == (True, len(expected))
+        with Inspector(deployment.url, namespace=namespace) as inspector:
+            assert inspector.folded() == expected
+    watching.join()
+    # A full state shows the outcome only, not what led to it.
+    assert has_loaded or ordered.wrong == []
+    assert ordered.seen > 0
+
+
+class Ordered:
+    """Sees to it that of what one writer sets every value comes, in order."""
+
+    def __init__(self) -> None:
+        self.wrong: list[str] = []
+        self.seen = 0
+
+    def watch(self, replica: Replica) -> None:
+        """Look at every change until the replica is closed."""
+        latest: dict[str, int] = {}
+        for change in replica.changes():
+            if "/" in change.key and change.operation == "set":
+                self.seen += 1
+                if change.value != latest.get(change.key, change.value - 1) + 1:
+                    self.wrong.append(f"{change.key}: {latest[change.key]}, then {change.value}")
+                latest[change.key] = change.value
+
+
+def test_subscribers_that_are_cut_off_catch_up(deployment: Deployment, namespace: str) -> None:
+    """A subscription that breaks costs nothing but a moment, and the replica says so."""
+    with writing(deployment, namespace) as (writers, replica):
+        for _ in range(3):
+            before = replica.stats()["reconnects"]
+            assert deployment.cut_subscribers() > 0
+            eventually(lambda before=before: replica.stats()["reconnects"] > before, SETTLE)
+            writers.go_on()
+            replica.wait_live(SETTLE)
+
+
+def test_a_server_replaced_in_order_loses_nothing(deployment: Deployment, namespace: str) -> None:
+    """A restart, or a failover that was asked for."""
+    with writing(deployment, namespace) as (writers, replica):
+        deployment.replace_primary(namespace)
+        writers.go_on()
+        replica.wait_live(SETTLE)
+
+
+def test_a_killed_server_loses_nothing_that_producers_keep(
+    deployment: Deployment, namespace: str
+) -> None:
+    """What a new primary lacks is sent again, once."""
+    with writing(deployment, namespace) as (writers, replica):
+        deployment.kill_primary(namespace)
+        writers.go_on()
+        replica.wait_live(SETTLE)
+
+
+def test_what_the_server_forgot_is_sent_again(deployment: Deployment, namespace: str) -> None:
+    """Accepted, published and read, then forgotten with the primary: it comes back, once."""
+    with (
+        deployment.serve(namespace),
+        Producer(deployment.url, namespace=namespace) as producer,
+        Replica(deployment.url, namespace=namespace, staleness_bound=1.0) as replica,
+    ):
+        replica.wait_for(_counted(producer, 10), SETTLE)
+        with deployment.forgetting(namespace):
+            replica.wait_for(_counted(producer, 5), SETTLE)
+        replica.wait_for(_counted(producer, 1), SETTLE)
+        eventually(lambda: replica[KEYS[0]] == 16, SETTLE, lambda: str(producer.stats()))
+        assert [replica[key] for key in KEYS] == [16] * SHARDS
+        assert producer.stats()["resent"] > 0
+        assert producer.stats()["lost"] == 0
+        eventually(lambda: replica.verify().is_equal, SETTLE)
+
+
+def test_what_nobody_kept_is_told_as_lost_to_the_number(
+    deployment: Deployment, namespace: str
+) -> None:
+    """A producer that keeps nothing is told exactly how many deltas its server forgot."""
+    with (
+        deployment.serve(namespace),
+        Producer(deployment.url, namespace=namespace, keep_seconds=0) as producer,
+        Replica(deployment.url, namespace=namespace, staleness_bound=1.0) as replica,
+    ):
+        replica.wait_for(_counted(producer, 10), SETTLE)
+        with deployment.forgetting(namespace):
+            # All but the last chunk of each shard is let go at once.
+            for _ in range(5):
+                _counted(producer, 1)
+        eventually(lambda: producer.stats()["lost"] > 0, SETTLE, lambda: str(producer.stats()))
+        eventually(
+            lambda: (
+                # Until somebody notices nothing seems to be lost.
+                producer.stats()["lost"]
+                and sum(replica[key] for key in KEYS) == 15 * SHARDS - producer.stats()["lost"]
+            ),
+            SETTLE,
+            lambda: str((dict(replica.items()), producer.stats())),
+        )
+        with pytest.raises(DataLostError) as told:
+            producer.flush(SETTLE)
+        assert told.value.lost == producer.stats()["lost"]
+        # The first shard is on that server for certain; on a Cluster others need not be.
+        assert replica[KEYS[0]] == 10
+
+
+def _counted(producer: Producer, times: int) -> str:
+    for _ in range(times):
+        for key in KEYS:
+            producer.increment(key)
+    return str(producer.flush(SETTLE))
+
+
+# -- slots ----------------------------------------------------------------------------------------
+
+
+def test_slots_may_move_while_writing_goes_on(with_slots: Clustered, namespace: str) -> None:
+    """Every shard to another node, and back: nothing is lost, and nobody is deaf after it."""
+    cluster = with_slots.cluster
+    primaries = [cluster.owner(shard * 16384 // 3) for shard in range(3)]
+    with writing(with_slots, namespace) as (writers, replica):
+        for turn in (1, 2):
+            for slot in _slots(namespace):
+                at = primaries.index(cluster.owner(slot))
+                cluster.move_slot(slot, primaries[(at + turn) % 3])
+                writers.go_on(5)
+        before = replica.stats()["reconnects"]
+        writers.go_on()
+        eventually(lambda: replica.status is Status.LIVE, SETTLE)
+        assert replica.health.ok
+        assert replica.stats()["reconnects"] == before
+
+
+def test_a_node_may_join_and_take_over_shards(with_slots: Clustered, namespace: str) -> None:
+    """Clients learn of a node that they were never told of."""
+    cluster = with_slots.cluster
+    with writing(with_slots, namespace) as (writers, replica):
+        node = cluster.add_node()
+        old = [cluster.owner(slot) for slot in _slots(namespace)]
+        for slot in _slots(namespace):
+            cluster.move_slot(slot, node)
+        writers.go_on()
+        replica.wait_live(SETTLE)
+        for slot, owner in zip(_slots(namespace), old, strict=True):
+            cluster.move_slot(slot, owner)
+        cluster.remove_node(node)
+
+
+def test_shards_of_other_nodes_stay_live(with_slots: Clustered, namespace: str) -> None:
+    """Where a node is away, what is written to the others is read as ever."""
+    cluster = with_slots.cluster
+    slots = _slots(namespace)
+    with (
+        with_slots.serve(namespace),
+        Producer(with_slots.url, namespace=namespace) as producer,
+        Replica(with_slots.url, namespace=namespace, staleness_bound=0.6) as replica,
+    ):
+        producer.set_many(dict.fromkeys(KEYS, 0))
+        replica.wait_for(producer.flush(SETTLE), SETTLE)
+        replica.wait_live(SETTLE)
+        away = cluster.owner(slots[0])
+        others = [
+            key for key, slot in zip(KEYS, slots, strict=True) if _is_not(away, slot, cluster)
+        ]
+        assert others
+        replica_node = cluster.replica_of(away)
+        replica_node.kill()
+        away.kill()
+        eventually(lambda: replica.status is Status.STALE, SETTLE)
+        for number in range(1, 20):
+            for key in others:
+                producer.set(key, number)
+            eventually(lambda number=number: all(replica[key] == number for key in others), SETTLE)
+            assert replica.status is Status.STALE
+        away.start()
+        replica_node.start()
+        replica.wait_live(SETTLE)
+
+
+def _is_not(node: object, slot: int, cluster: object) -> bool:
+    return cluster.owner(slot) is not node  # type: ignore[attr-defined]
+
+
+def _slots(namespace: str) -> list[int]:
+    return [
+        slot_of_key(ShardKeys.of(namespace, shard, SHARDS).meta.encode()) for shard in range(SHARDS)
+    ]

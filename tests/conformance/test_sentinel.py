@@ -1,0 +1,131 @@
+"""A primary is believed only while nobody who knows better says otherwise."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from broker import Producer
+from tests.clustered import Watched, ask
+from tests.integration.serving import NewServing, Serving
+from tests.servers import KINDS, find_binary
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def serving() -> Iterator[NewServing]:
+    """Give a factory of workers that end with the test."""
+    with ExitStack() as stack:
+
+        def start(url: str, namespace: str) -> Serving:
+            workers = Serving(url, namespace)
+            stack.callback(workers.stop)
+            return workers
+
+        yield start
+
+
+@pytest.fixture(params=KINDS)
+def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+    """Give a set of its own: its sentinels are killed."""
+    if isinstance(reason := find_binary(request.param), str):
+        pytest.skip(reason)
+    with ExitStack() as stack:
+
+        def directory() -> Path:
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="statebroker-")))
+
+        one = Watched(request.param, directory)
+        stack.callback(one.stop)
+        one.start()
+        yield one
+
+
+def test_nobody_writes_to_a_primary_that_is_being_replaced(
+    watched: Watched, namespace: str, serving: NewServing
+) -> None:
+    """In a failover that was asked for nothing is lost, even by producers that keep nothing."""
+    serving(watched.url, namespace)
+    stop = threading.Event()
+    with Producer(watched.url, namespace=namespace, keep_seconds=0, linger=0) as producer:
+
+        def write() -> None:
+            while not stop.wait(0.002):
+                producer.increment("n")
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        try:
+            for _ in range(2):
+                before = producer.stats()["accepted"]
+                eventually(lambda before=before: producer.stats()["accepted"] > before + 50, 20)
+                watched.fail_over()
+                before = producer.stats()["accepted"]
+                eventually(lambda before=before: producer.stats()["accepted"] > before + 50, 20)
+                watched.until_whole()
+        finally:
+            stop.set()
+            writing.join()
+        producer.flush(20)
+        stats = producer.stats()
+        assert (stats["lost"], stats["accepted"]) == (0, stats["buffered"])
+
+
+def test_a_sentinel_that_knows_less_is_not_believed(
+    watched: Watched, namespace: str, serving: NewServing
+) -> None:
+    """One that was away in a failover names a server that still takes itself for the primary."""
+    serving(watched.url, namespace)
+    old, (*others, away) = watched.primary, watched.sentinels
+    with Producer(watched.url, namespace=namespace) as producer:
+        producer.set("key", 0)
+        producer.flush(20)
+        away.kill()
+        old.pause()
+        watched.sentinels.remove(away)
+        eventually(lambda: watched.primary is not old, 30, "a failover")
+        producer.set("key", 1)
+        producer.flush(30)
+        for sentinel in others:
+            sentinel.kill()
+        old.resume()
+        away.start()
+        watched.sentinels.append(away)
+        new = next(
+            server
+            for server in watched.servers
+            if server is not old and b"master" in str(ask(server, "ROLE")).encode()
+        )
+        assert "master" in str(ask(old, "ROLE"))
+        # Its subscriptions to the others have ended: it asks who the primary is, all the time.
+        session = producer._engine._session
+        directory = session.connections.directory
+        asked = [0]
+        ask_all = directory._answers  # type: ignore[attr-defined]
+
+        async def counted() -> object:
+            found = await ask_all()
+            asked[0] += 1
+            return found
+
+        directory._answers = counted  # type: ignore[attr-defined]
+        eventually(lambda: asked[0] >= 2, 30, "it asked again")
+        offset = _replicated(new)
+        producer.set("key", 2)
+        producer.flush(20)
+        assert _replicated(new) > offset
+        assert ask(old, "INFO", "replication")["role"] == "master"
+        assert _appends(old, namespace) < _appends(new, namespace)
+
+
+def _replicated(server: object) -> int:
+    return int(ask(server, "INFO", "replication")["master_repl_offset"])  # type: ignore[arg-type]
+
+
+def _appends(server: object, namespace: str) -> int:
+    return int(ask(server, "HGET", f"sb:{{{namespace}:0}}:meta", "accepted"))  # type: ignore[arg-type]

@@ -1,0 +1,52 @@
+"""Passwords: out of files, into URLs, and never where others can read them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from broker.errors import ConfigError
+from broker.urls import redacted
+
+_LOGIN = re.compile(r"(?P<scheme>[a-z+]+://)(?:(?P<login>[^/]*)@)?(?P<rest>.*)", re.IGNORECASE)
+
+
+def has_password(url: str) -> bool:
+    """Tell whether a URL holds a password, before the host or as an option."""
+    login = ((match := _LOGIN.fullmatch(url)) is not None and match["login"]) or ""
+    return bool(login.partition(":")[2]) or re.search(r"[?&]password=.", url) is not None
+
+
+def with_password(url: str, password: str) -> str:
+    """Return a URL with this password of its user put in.
+
+    Raises:
+        ConfigError: it has one, or it is of a server that takes none.
+    """
+    match = _LOGIN.fullmatch(url)
+    if match is None or match["scheme"].startswith("embedded"):
+        raise ConfigError([f"url {redacted(url)!r} takes no password; leave the password file out"])
+    if has_password(url):
+        raise ConfigError(
+            [f"url {redacted(url)!r} has a password, and so has the password file; use one of them"]
+        )
+    user = (match["login"] or "").partition(":")[0]
+    return f"{match['scheme']}{user}:{quote(password, safe='')}@{match['rest']}"
+
+
+def first_line(path: str) -> str:
+    """Return the first line of a file with a secret.
+
+    Raises:
+        ConfigError: it cannot be read, or the line is empty.
+    """
+    try:
+        line, *_ = [*Path(path).read_text("utf-8").splitlines(), ""]
+    except (OSError, UnicodeDecodeError) as error:
+        # What cannot be decoded is part of a secret.
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError([f"cannot read the password file {path}: {why}"]) from None
+    if not line:
+        raise ConfigError([f"the password file {path} has no password in its first line"])
+    return line

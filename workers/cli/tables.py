@@ -1,0 +1,87 @@
+"""`tables`: what tables there are, and what they hold."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from broker import Replica
+from broker.protocol import TABLE_KINDS
+from broker.tables.view import TableView
+from workers.cli.content import TIMEOUT, as_text, json_option
+from workers.cli.options import checked_options, place_options
+
+
+@click.command()
+@place_options
+@click.argument("name", required=False)
+@click.argument("keys", nargs=-1, metavar="[KEY ...]")
+@click.option("--kind", type=click.Choice(TABLE_KINDS), help="Which, where a name has several.")
+@json_option
+def tables(  # noqa: PLR0917 - how click calls
+    url: str,
+    namespace: str,
+    name: str | None,
+    keys: tuple[str, ...],
+    kind: str | None,
+    as_json: bool,  # noqa: FBT001 - how click calls
+) -> None:
+    """List the tables, or print one: KEY, value and timestamp; with KEYs only these.
+
+    Joins as a replica does, and shows one moment. Exit status 1 if the table or a key is absent.
+    """
+    checked_options(namespace)
+    with Replica(url, namespace=namespace, self_check_interval=0) as replica:
+        replica.wait_live(TIMEOUT)
+        found = [
+            view
+            for view in replica.tables()
+            if (name is None or view.name == name) and kind in (None, view.kind)
+        ]
+        if name is None:
+            _show_list(found, as_json)
+        elif len(found) == 1:
+            sys.exit(_show_table(found[0], keys, as_json))
+        elif found:
+            raise click.UsageError(
+                f"table {name!r} has several kinds: give one of --kind "
+                + ", ".join(view.kind for view in found)
+            )
+        else:
+            click.echo(f"statebroker: there is no table {name!r} in {namespace!r}", err=True)
+            sys.exit(1)
+
+
+def _show_list(found: list[TableView], as_json: bool) -> None:  # noqa: FBT001 - a flag passed on
+    if as_json:
+        lines = [{"name": one.name, "kind": one.kind, "keys": len(one)} for one in found]
+        click.echo(as_text(lines))
+        return
+    for one in found:
+        click.echo(f"{one.name}\t{one.kind}\t{len(one)} keys")
+
+
+def _show_table(view: TableView, keys: tuple[str, ...], as_json: bool) -> int:  # noqa: FBT001
+    copy = view.copy()
+    names: list[Any] = copy.keys if isinstance(copy.keys, list) else copy.keys.tolist()
+    rows = {
+        str(key): (value, stamp)
+        for key, value, stamp in zip(
+            names, copy.values.tolist(), copy.timestamps.tolist(), strict=True
+        )
+        if not keys or str(key) in keys
+    }
+    if as_json:
+        content = {
+            key: {"value": value, "timestamp": stamp} for key, (value, stamp) in rows.items()
+        }
+        click.echo(as_text(content))
+    else:
+        for key, (value, stamp) in sorted(rows.items()):
+            click.echo(f"{key}\t{as_text(value)}\t{stamp}")
+    absent = [key for key in keys if key not in rows]
+    for key in absent:
+        click.echo(f"statebroker: {key!r} is absent", err=True)
+    return 1 if absent else 0

@@ -1,0 +1,278 @@
+"""What the server's own state and settings mean for the promises. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from broker.protocol import MIN_REDIS
+from workers.doctor.model import Facts, Finding, Severity
+
+OK, NOTE, WARNING, ERROR = Severity
+
+FULL_WARNING, FULL_ERROR = 0.8, 0.95
+# A subscriber that its machine held up for this long should not be cut off for it.
+PATIENCE_S = 10.0
+LATE_REPLICA_S = 10
+# Fewer batches than this in a subscriber's buffer are soon behind.
+BATCHES_BEHIND = 8
+
+
+def judge_server(facts: Facts) -> list[Finding]:
+    """Return what there is to say of one server's state."""
+    if not facts.info:
+        return [
+            Finding(
+                "server",
+                WARNING,
+                "this user may not run INFO",
+                "version, memory, persistence and replication are not known",
+                "run it as a user of `statebroker acl admin`",
+            )
+        ]
+    return [
+        *_version(facts),
+        *_role(facts),
+        *_memory(facts),
+        *_persistence(facts),
+        *_replicas(facts),
+        *_buffers(facts),
+        *_clients(facts),
+    ]
+
+
+def _version(facts: Facts) -> Iterator[Finding]:
+    version = str(facts.info.get("redis_version", ""))
+    name = facts.info.get("server_name", "redis")
+    told = f"{name} {facts.info.get('valkey_version', version)}"
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < MIN_REDIS:
+        yield Finding(
+            "version",
+            ERROR,
+            told,
+            "statebroker refuses it: commands and ACL selectors that it needs are missing",
+            "upgrade to Redis 7.0 or Valkey 7.2, or newer",
+        )
+    else:
+        yield Finding("version", OK, told)
+
+
+def _role(facts: Facts) -> Iterator[Finding]:
+    if facts.info.get("role") != "slave":
+        return
+    primary = f"{facts.info.get('master_host')}:{facts.info.get('master_port')}"
+    yield Finding(
+        "role",
+        ERROR,
+        f"it is a replica of {primary}",
+        "it refuses every write",
+        f"give the URL of the primary, {primary}, or of its Sentinels (redis+sentinel://)",
+    )
+
+
+def _memory(facts: Facts) -> Iterator[Finding]:
+    policy = str(facts.info.get("maxmemory_policy", "noeviction"))
+    if policy == "noeviction":
+        yield Finding("eviction", OK, f"maxmemory-policy {policy}")
+    else:
+        yield Finding(
+            "eviction",
+            ERROR,
+            f"maxmemory-policy {policy}",
+            "when memory is short it drops state silently; statebroker refuses such a server",
+            "CONFIG SET maxmemory-policy noeviction",
+        )
+    used, limit = int(facts.info.get("used_memory", 0)), int(facts.info.get("maxmemory", 0))
+    whole = limit or int(facts.info.get("total_system_memory", 0))
+    share = used / whole if whole else 0.0
+    told = f"{_size(used)} of {_size(whole)}" + ("" if limit else " of the machine, maxmemory 0")
+    severity = ERROR if share > FULL_ERROR else WARNING if share > FULL_WARNING else OK
+    if severity:
+        yield Finding(
+            "memory",
+            severity,
+            f"{told} in use",
+            "at the limit appends are refused (OOM), producers fill up their buffers and block",
+            f"CONFIG SET maxmemory {2 * used}, or write less state, or lower log_bytes",
+        )
+    elif not limit:
+        yield Finding(
+            "memory",
+            NOTE,
+            f"{told} in use",
+            "if it grows too far the kernel kills it, and what is not on disk is gone",
+            f"CONFIG SET maxmemory {int(whole * 0.7)}" if whole else "CONFIG SET maxmemory BYTES",
+        )
+    else:
+        yield Finding("memory", OK, f"{told} in use")
+
+
+def _persistence(facts: Facts) -> Iterator[Finding]:
+    for name, what in (
+        ("aof_last_write_status", "the append-only file cannot be written"),
+        ("rdb_last_bgsave_status", "the last snapshot failed"),
+    ):
+        if facts.info.get(name, "ok") != "ok":
+            yield Finding(
+                "persistence",
+                ERROR,
+                f"{what} ({name}:{facts.info[name]})",
+                "the server refuses writes (MISCONF), or loses them at its next restart",
+                "make room on its disk, look into its log, then BGSAVE or BGREWRITEAOF",
+            )
+    if facts.info.get("aof_enabled"):
+        yield _append_only(facts)
+        return
+    known = facts.config is not None
+    save = (facts.config or {}).get("save", "")
+    if save:
+        yield Finding(
+            "persistence",
+            WARNING,
+            f"snapshots only (save {save})",
+            "a crash loses what came after the last one; producers send again what they kept "
+            "(keep_seconds, 60 s by default), and count the rest as lost",
+            "CONFIG SET appendonly yes",
+        )
+    else:
+        yield Finding(
+            "persistence",
+            WARNING,
+            "appendonly no" + (", no snapshots" if known else "; CONFIG GET save is not allowed"),
+            "after a restart it is empty"
+            + ("" if known else ", or as old as its last snapshot")
+            + "; producers send again only what they kept (keep_seconds, 60 s by default)",
+            "CONFIG SET appendonly yes",
+        )
+
+
+def _append_only(facts: Facts) -> Finding:
+    fsync = None if facts.config is None else facts.config.get("appendfsync")
+    if fsync == "always":
+        return Finding(
+            "persistence", OK, "appendonly yes, appendfsync always: what is accepted is on disk"
+        )
+    if fsync == "everysec":
+        return Finding(
+            "persistence",
+            NOTE,
+            "appendonly yes, appendfsync everysec",
+            "a crash of the machine may lose about a second of what was accepted; producers that "
+            "live on send it again",
+            "nothing, or CONFIG SET appendfsync always, or flush(fsynced=True) where it matters",
+        )
+    if fsync is None:
+        return Finding(
+            "persistence",
+            NOTE,
+            "appendonly yes; CONFIG GET appendfsync is not allowed",
+            "how much a crash of the machine may lose is not known",
+            "run it as a user of `statebroker acl admin`",
+        )
+    return Finding(
+        "persistence",
+        WARNING,
+        f"appendonly yes, appendfsync {fsync}",
+        "a crash of the machine may lose half a minute of what was accepted, as the kernel likes",
+        "CONFIG SET appendfsync everysec",
+    )
+
+
+def _replicas(facts: Facts) -> Iterator[Finding]:
+    if facts.info.get("role") == "slave":
+        return
+    count = int(facts.info.get("connected_slaves", 0))
+    if not count:
+        yield Finding(
+            "replicas",
+            NOTE,
+            "none",
+            "while this server is away nothing is accepted; flush(replicas=1) never returns",
+            "run a replica (REPLICAOF) and Sentinels, if that is too long for you",
+        )
+        return
+    replicas = [facts.info.get(f"slave{n}", {}) for n in range(count)]
+    late = [
+        f"{one.get('ip')}:{one.get('port')} ({one.get('state')}, {one.get('lag')} s)"
+        for one in replicas
+        if one.get("state") != "online" or int(one.get("lag", 0)) > LATE_REPLICA_S
+    ]
+    if late:
+        yield Finding(
+            "replicas",
+            WARNING,
+            f"{len(late)} of {count} are behind: {', '.join(late)}",
+            "a failover to one of them loses what it lacks, but for what producers kept",
+            "look at its network, disk and log; INFO replication",
+        )
+    else:
+        yield Finding("replicas", OK, f"{count} online")
+    least = None if facts.config is None else int(facts.config.get("min-replicas-to-write", 0))
+    if least == 0:
+        yield Finding(
+            "min-replicas",
+            WARNING,
+            "min-replicas-to-write 0",
+            "a primary that was cut off goes on to accept what the failover then throws away",
+            "CONFIG SET min-replicas-to-write 1",
+        )
+    elif least is not None:
+        lag = (facts.config or {}).get("min-replicas-max-lag")
+        yield Finding("min-replicas", OK, f"min-replicas-to-write {least}, at most {lag} s behind")
+
+
+def _buffers(facts: Facts) -> Iterator[Finding]:
+    if facts.config is None:
+        yield Finding(
+            "output-buffer",
+            NOTE,
+            "CONFIG GET is not allowed",
+            "how far a subscriber may fall behind before the server cuts it off is not known",
+            "run it as a user of `statebroker acl admin`",
+        )
+        return
+    match = re.search(
+        r"pubsub (\d+) (\d+) (\d+)", facts.config.get("client-output-buffer-limit", "")
+    )
+    if match is None:
+        return
+    hard, soft, soft_s = map(int, match.groups())
+    told = f"client-output-buffer-limit pubsub {hard} {soft} {soft_s}"
+    rate = facts.published_bytes_per_s
+    lasts_s = hard / rate if hard and rate else float("inf")
+    least = max(BATCHES_BEHIND * facts.largest_batch, int(rate * PATIENCE_S))
+    if hard and (hard < least or lasts_s < PATIENCE_S):
+        yield Finding(
+            "output-buffer",
+            WARNING,
+            f"{told}; {_size(int(rate))}/s are published, batches have up to "
+            f"{_size(facts.largest_batch)}",
+            "a subscriber that is held up for "
+            + (f"{lasts_s:.1f} s" if lasts_s < PATIENCE_S else "a few batches")
+            + " is cut off and reads the log again; one that is slow never becomes live",
+            f"CONFIG SET client-output-buffer-limit 'pubsub {4 * least} {least} 60'",
+        )
+    else:
+        yield Finding("output-buffer", OK, told)
+
+
+def _clients(facts: Facts) -> Iterator[Finding]:
+    count, most = int(facts.info.get("connected_clients", 0)), facts.info.get("maxclients")
+    if most is None or count <= FULL_WARNING * int(most):
+        return
+    yield Finding(
+        "clients",
+        WARNING,
+        f"{count} of {most} connections",
+        "at the limit new producers, subscribers and workers are refused",
+        f"CONFIG SET maxclients {2 * int(most)}, and raise its limit of open files",
+    )
+
+
+def _size(number: int) -> str:
+    if number < 1 << 10:
+        return f"{number} B"
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if number >= 1 << shift:
+            return f"{number / (1 << shift):.1f} {unit}"
+    raise AssertionError(number)
