@@ -43,8 +43,8 @@ async def until(
 
 @asynccontextmanager
 async def client_of(stage: Stage) -> AsyncIterator[Client]:
-    """Give a client of the server itself, past the proxy; its errors are BackendErrors."""
-    connections = Connections(stage.server.url)
+    """Give a client of the servers themselves, past the proxy; its errors are BackendErrors."""
+    connections = Connections(stage.deployment.url)
     try:
         async with translated("looking at the server"):
             yield connections.commands()

@@ -11,6 +11,7 @@ from broker.errors import BackendError
 from broker.faults.records import Died
 from broker.keys import ShardKeys
 from scripts.chaos.acting import Fault, client_of, until, victim
+from scripts.chaos.failovers import FAILOVERS, INSTEAD
 from scripts.chaos.half_snapshot import half_snapshot
 from scripts.chaos.keyspace import SHARDS
 from scripts.chaos.link_faults import LINK_FAULTS
@@ -100,4 +101,12 @@ FAULTS: Mapping[str, Fault] = {
     "half_snapshot": half_snapshot,
     **SERVER_FAULTS,
     **LINK_FAULTS,
+    **FAILOVERS,
 }
+
+
+def faults_of(kind: str) -> dict[str, Fault]:
+    """Return the faults that make sense for a kind of deployment, by name."""
+    if kind == "single":
+        return {name: act for name, act in FAULTS.items() if name not in FAILOVERS}
+    return {**FAULTS, **INSTEAD}

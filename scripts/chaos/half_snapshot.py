@@ -38,7 +38,7 @@ async def half_snapshot(stage: Stage, step: Step) -> bool:
         for name in names:
             await held.enter_async_context(stage.lock_of(name))
         async with Producer(
-            stage.server.url, namespace=stage.namespace, node="bulk", shards=SHARDS
+            stage.deployment.url, namespace=stage.namespace, node="bulk", shards=SHARDS
         ) as producer:
             keys = [f"{PREFIX}{number}" for number in range(KEYS)]
             try:
@@ -47,7 +47,7 @@ async def half_snapshot(stage: Stage, step: Step) -> bool:
                 await asyncio.to_thread(writer.kill)
                 is_half = is_stuck and await _is_half_written(stage)
             finally:
-                stage.proxy.heal()
+                stage.single.proxy.heal()
             await asyncio.to_thread(reader.kill)
             reader.start()
             await asyncio.sleep(step.duration / 2)
@@ -60,7 +60,7 @@ async def half_snapshot(stage: Stage, step: Step) -> bool:
 
 async def _stick(stage: Stage, producer: Producer, keys: list[str]) -> bool:
     """Write so much that the full state needs many pages, and have it stick after the first."""
-    proxy = stage.proxy
+    proxy = stage.single.proxy
     lost = proxy.counts["requests_lost"]
     # The keys of a page are in the request; flush workers send no keys.
     proxy.faults.lose_requests(

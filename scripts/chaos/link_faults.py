@@ -15,8 +15,8 @@ TAIL_S = 0.3
 
 def _counts(stage: Stage, name: str) -> Callable[[], bool]:
     """Return a test of whether the proxy has done something since now."""
-    before = stage.proxy.counts[name]
-    return lambda: stage.proxy.counts[name] > before
+    before = stage.single.proxy.counts[name]
+    return lambda: stage.single.proxy.counts[name] > before
 
 
 def _link(count: str, switch_on: Callable[[Stage, Step], None]) -> Fault:
@@ -26,49 +26,49 @@ def _link(count: str, switch_on: Callable[[Stage, Step], None]) -> Fault:
             switch_on(stage, step)
             await asyncio.sleep(step.duration)
             felt = await until(is_felt)
-            stage.proxy.heal()
+            stage.single.proxy.heal()
         return felt
 
     return act
 
 
 def _delay(stage: Stage, step: Step) -> None:
-    faults = stage.proxy.faults
+    faults = stage.single.proxy.faults
     faults.to_client.delay = faults.to_server.delay = 0.02 + step.dice * 0.4
 
 
 def _split(stage: Stage, step: Step) -> None:
-    faults = stage.proxy.faults
+    faults = stage.single.proxy.faults
     faults.to_client.split = faults.to_server.split = 1 + int(step.dice * 50)
 
 
 def _drop(stage: Stage, step: Step) -> None:
-    stage.proxy.faults.drop_messages = 0.1 + 0.9 * step.dice
+    stage.single.proxy.faults.drop_messages = 0.1 + 0.9 * step.dice
 
 
 def _repeat(stage: Stage, step: Step) -> None:
-    stage.proxy.faults.repeat_messages = 0.1 + 0.9 * step.dice
+    stage.single.proxy.faults.repeat_messages = 0.1 + 0.9 * step.dice
 
 
 def _reorder(stage: Stage, step: Step) -> None:
-    stage.proxy.faults.reorder_messages = 0.1 + 0.8 * step.dice
+    stage.single.proxy.faults.reorder_messages = 0.1 + 0.8 * step.dice
 
 
 def _refuse(stage: Stage, _step: Step) -> None:
-    stage.proxy.faults.refuse = True
-    stage.proxy.reset()
+    stage.single.proxy.faults.refuse = True
+    stage.single.proxy.reset()
 
 
 def _stall(stage: Stage, _step: Step) -> None:
-    stage.proxy.faults.stall()
+    stage.single.proxy.faults.stall()
 
 
 def _stall_replies(stage: Stage, _step: Step) -> None:
-    stage.proxy.faults.to_client.stall = True
+    stage.single.proxy.faults.to_client.stall = True
 
 
 def _lose(stage: Stage, step: Step) -> None:
-    stage.proxy.faults.lose_replies("EVALSHA", times=1000, every=1 + int(step.dice * 20))
+    stage.single.proxy.faults.lose_replies("EVALSHA", times=1000, every=1 + int(step.dice * 20))
 
 
 async def tail_loss(stage: Stage, step: Step) -> bool:
@@ -78,14 +78,14 @@ async def tail_loss(stage: Stage, step: Step) -> bool:
         for name in ("link", *sorted(member.name for member in producers)):
             await held.enter_async_context(stage.lock_of(name))
         is_felt = _counts(stage, "messages_dropped")
-        stage.proxy.faults.drop_messages = 1.0
+        stage.single.proxy.faults.drop_messages = 1.0
         for member in producers:
             member.pause(is_on=True)
         try:
             # What was accepted is published within this time, and heard by nobody.
             await asyncio.sleep(TAIL_S)
             felt = await until(is_felt)
-            stage.proxy.heal()
+            stage.single.proxy.heal()
             await asyncio.sleep(step.duration)
         finally:
             for member in producers:
@@ -96,14 +96,14 @@ async def tail_loss(stage: Stage, step: Step) -> bool:
 async def cut(stage: Stage, _step: Step) -> bool:
     """All connections end."""
     is_felt = _counts(stage, "cut")
-    stage.proxy.cut()
+    stage.single.proxy.cut()
     return is_felt()
 
 
 async def reset(stage: Stage, _step: Step) -> bool:
     """All connections are reset."""
     is_felt = _counts(stage, "reset")
-    stage.proxy.reset()
+    stage.single.proxy.reset()
     return is_felt()
 
 

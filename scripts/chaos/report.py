@@ -231,8 +231,8 @@ def tell(console: Console, outcome: Outcome) -> None:
             f"[red]{len(row.violations)} broken[/]" if row.violations else "[green]kept[/]",
         )
     console.print(table)
-    for fault, reason in outcome.left_out.items():
-        console.print(f"left out: {fault}: {reason}", markup=False)
+    for line in told_left_out(outcome.left_out):
+        console.print(f"left out: {line}", markup=False)
     for what, missing in (
         ("faults that nobody felt", missing_faults(outcome)),
         ("ways of recovery not taken", missing_rungs(outcome)),
@@ -259,6 +259,14 @@ def tell(console: Console, outcome: Outcome) -> None:
     words = {GOOD: "no violation", INCOMPLETE: "no violation, but not everything happened"}
     said = words.get(verdict(outcome), f"{len(outcome.violations)} violations")
     console.print(f"verdict: {said} (seed {outcome.seed}, {outcome.seconds:.0f} s)")
+
+
+def told_left_out(left_out: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason: the faults that were left out for it, and the reason."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for fault, reason in left_out.items():
+        by_reason[reason].append(fault)
+    return [f"{', '.join(faults)}: {reason}" for reason, faults in by_reason.items()]
 
 
 def _seconds(row: Row) -> tuple[float, float]:

@@ -9,22 +9,21 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
 from rich.console import Console
 
-from broker.faults import FaultProxy
 from broker.faults.history import History, Violation
 from broker.faults.validators import VALIDATORS
 from broker.tasks import end
-from scripts.chaos.clock import Clock
-from scripts.chaos.faults import FAULTS
+from scripts.chaos.acting import Fault
+from scripts.chaos.deployment import KINDS, Single, deployment
+from scripts.chaos.faults import FAULTS, faults_of
 from scripts.chaos.plan import Step, plan
-from scripts.chaos.report import GOOD, Happened, Outcome, as_object, tell, verdict
-from scripts.chaos.server import Server
+from scripts.chaos.report import GOOD, Happened, Outcome, as_object, tell, told_left_out, verdict
 from scripts.chaos.stage import Stage
 
 EXIT_VIOLATIONS = 1
@@ -51,15 +50,28 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=FAULTS, metavar="FAULT", help="only this one; repeatable"
     )
+    parser.add_argument(
+        "--deployment",
+        choices=KINDS,
+        default="single",
+        help="what is broken: one server behind a proxy, a primary with two replicas and three "
+        "Sentinels, or a Cluster of three primaries and their replicas (default: single)",
+    )
     parser.add_argument("--producers", type=int, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--replicas", type=int, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--server", metavar="BINARY", help="another server than the bundled Valkey")
     parser.add_argument("--json", action="store_true", help="one JSON object, and nothing else")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and histories there")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for fault in options.only or ():
+        if fault not in faults_of(options.deployment):
+            parser.error(f"{fault} is not of --deployment {options.deployment}")
+    return options
 
 
-async def inject(stage: Stage, steps: Sequence[Step]) -> list[Happened]:
+async def inject(
+    stage: Stage, faults: Mapping[str, Fault], steps: Sequence[Step]
+) -> list[Happened]:
     """Make the faults at their times; return what happened once all are over."""
     began = monotonic()
     happened: list[Happened] = []
@@ -70,7 +82,7 @@ async def inject(stage: Stage, steps: Sequence[Step]) -> list[Happened]:
         stage.say(f"{start - began:6.1f} s  {step.fault}")
         felt = False
         try:
-            felt = await FAULTS[step.fault](stage, step)
+            felt = await faults[step.fault](stage, step)
         except Exception as error:  # noqa: BLE001 - told; one fault must not end the others
             stage.crashed(f"fault {step.fault} could not be made: {error!r}")
         happened.append(Happened(step.fault, start, monotonic(), felt))
@@ -81,47 +93,38 @@ async def inject(stage: Stage, steps: Sequence[Step]) -> list[Happened]:
 
 async def play(folder: Path, options: argparse.Namespace, console: Console) -> Outcome:
     """Play one run from the first start to the verdict."""
-    clock = Clock(folder, options.server)
-    left_out = {} if clock.obstacle is None else {"clock_step": clock.obstacle}
-    for fault, reason in left_out.items():
-        print(f"scripts/faults: without {fault}: {reason}", file=sys.stderr)
-    names = [name for name in options.only or FAULTS if name not in left_out]
+    servers = deployment(options.deployment, folder, options.seed, options.server)
+    faults = faults_of(options.deployment)
+    left_out = servers.left_out
+    for line in told_left_out(left_out):
+        print(f"scripts/faults: without {line}", file=sys.stderr)
+    names = [name for name in options.only or faults if name not in left_out]
     steps = plan(options.seed, options.minutes * 60, names)
-    server = Server(folder, clock, options.server)
     began = monotonic()
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
-    try:
-        await server.start()
-        async with FaultProxy(server.url, seed=options.seed) as proxy:
-            stage = Stage(folder, server, proxy, clock, say)
-            try:
-                tasks = [asyncio.create_task(stage.witness.run(), name="the witness")]
-                stage.add_all(
-                    producers=options.producers, replicas=options.replicas, seed=options.seed
-                )
-                tasks += [
-                    asyncio.create_task(stage.watch(), name="the watch over processes"),
-                    asyncio.create_task(stage.keep_copies(), name="the keeper of copies"),
-                ]
-                if not await stage.begin():
-                    stage.crashed("the fleet did not come up")
-                happened = await inject(stage, steps)
-                say("faults are off; waiting for rest")
-                unsettled = await stage.settle()
-                for task in tasks:
-                    if task.done():
-                        stage.crashed(
-                            f"{task.get_name()} ended before the run: {task.exception()!r}"
-                        )
-                # One cancel may get lost in the Redis client.
-                await end(tasks)
-            finally:
-                await asyncio.to_thread(stage.end)
-    finally:
-        server.kill()
+    async with servers.running():
+        stage = Stage(folder, servers, say)
+        try:
+            tasks = [asyncio.create_task(stage.witness.run(), name="the witness")]
+            stage.add_all(producers=options.producers, replicas=options.replicas, seed=options.seed)
+            tasks.append(asyncio.create_task(stage.watch(), name="the watch over processes"))
+            if isinstance(servers, Single):
+                tasks.append(asyncio.create_task(stage.keep_copies(), name="the keeper of copies"))
+            if not await stage.begin():
+                stage.crashed("the fleet did not come up")
+            happened = await inject(stage, faults, steps)
+            say("faults are off; waiting for rest")
+            unsettled = await stage.settle()
+            for task in tasks:
+                if task.done():
+                    stage.crashed(f"{task.get_name()} ended before the run: {task.exception()!r}")
+            # One cancel may get lost in the Redis client.
+            await end(tasks)
+        finally:
+            await asyncio.to_thread(stage.end)
     history = History(stage.records())
     violations = [
         Violation(f"{name}: {violation}", violation.at)
@@ -139,7 +142,7 @@ async def play(folder: Path, options: argparse.Namespace, console: Console) -> O
         violations,
         names,
         left_out,
-        proxy.counts,
+        servers.counts,
         rungs_wanted=options.only is None,
     )
 

@@ -16,6 +16,7 @@ from broker.lua import Commands
 from broker.lua.replies import Accepted
 from broker.protocol import EPOCH_BYTES
 from scripts.chaos.acting import Fault, client_of, until
+from scripts.chaos.deployment import Single
 from scripts.chaos.keyspace import SHARDS
 from scripts.chaos.plan import Step
 from scripts.chaos.stage import Stage
@@ -25,6 +26,7 @@ LEAST_STEP_S, LARGEST_STEP_S = 5.0, 90.0
 CLOCK_FELT_AFTER_S = 1.0
 POISON_CHUNKS = 5
 POISON_BYTES = 200
+LIMITS = "client-output-buffer-limit"
 OWN_LIMITS = "normal 0 0 0 replica 268435456 67108864 60 pubsub 33554432 8388608 60"
 
 
@@ -32,21 +34,21 @@ async def server_kill(stage: Stage, step: Step) -> bool:
     """SIGKILL it, and start it from its append-only file."""
     async with stage.lock_of("server"):
         stage.journal.write(Forgot(monotonic(), "server_kill"))
-        stage.server.kill()
+        stage.single.server.kill()
         await asyncio.sleep(step.duration / 4)
-        await stage.server.start()
+        await stage.single.server.start()
     return True
 
 
 async def _server_back(stage: Stage, step: Step, *, to_dump: bool) -> bool:
     async with stage.lock_of("server"):
-        has_copy = bool(stage.server.copies)
-        stage.server.kill()
-        age = stage.server.go_back(step.dice * OLDEST_COPY_S, to_dump=to_dump)
+        has_copy = bool(stage.single.server.copies)
+        stage.single.server.kill()
+        age = stage.single.server.go_back(step.dice * OLDEST_COPY_S, to_dump=to_dump)
         stage.journal.write(Forgot(monotonic(), "server_back"))
         stage.say(f"the server goes {age:.1f} s back")
         await asyncio.sleep(step.duration / 4)
-        await stage.server.start(from_dump=to_dump)
+        await stage.single.server.start(from_dump=to_dump)
     return has_copy
 
 
@@ -63,44 +65,44 @@ async def server_old_dump(stage: Stage, step: Step) -> bool:
 async def server_empty(stage: Stage, step: Step) -> bool:
     """SIGKILL it, and start it with nothing."""
     async with stage.lock_of("server"):
-        stage.server.kill()
-        stage.server.forget()
+        stage.single.server.kill()
+        stage.single.server.forget()
         stage.journal.write(Forgot(monotonic(), "server_empty"))
         await asyncio.sleep(step.duration / 4)
-        await stage.server.start()
+        await stage.single.server.start()
     return True
 
 
 async def flush_all(stage: Stage, _step: Step) -> bool:
     """FLUSHALL."""
     async with stage.lock_of("server"):
-        answer = await stage.server.ask("FLUSHALL")
+        done = await stage.deployment.ask_primaries("FLUSHALL")
         stage.journal.write(Forgot(monotonic(), "flush_all"))
-        stage.server.drop_copies()
-    return answer.startswith(b"+OK")
+        if isinstance(stage.deployment, Single):
+            stage.deployment.server.drop_copies()
+    return all(done)
 
 
 async def server_pause(stage: Stage, step: Step) -> bool:
     """SIGSTOP it for a while."""
     async with stage.lock_of("server"):
-        stage.server.pause(is_on=True)
+        stage.single.server.pause(is_on=True)
         try:
             await asyncio.sleep(step.duration)
         finally:
-            stage.server.pause(is_on=False)
+            stage.single.server.pause(is_on=False)
     return True
 
 
 async def script_flush(stage: Stage, _step: Step) -> bool:
     """SCRIPT FLUSH."""
     async with stage.lock_of("server"):
-        return (await stage.server.ask("SCRIPT FLUSH")).startswith(b"+OK")
+        return all(await stage.deployment.ask_all("SCRIPT", "FLUSH"))
 
 
 async def _kill_clients(stage: Stage, kind: str) -> bool:
     async def killed() -> bool:
-        answer = await stage.server.ask(f"CLIENT KILL TYPE {kind}")
-        return answer[:1] == b":" and int(answer[1:]) > 0
+        return any(await stage.deployment.ask_all("CLIENT", "KILL", "TYPE", kind))
 
     async with stage.lock_of("server"):
         return await until(killed)
@@ -120,19 +122,18 @@ async def tiny_buffers(stage: Stage, step: Step) -> bool:
     """Subscribers are cut off as soon as anything waits for them."""
 
     async def cut_off() -> int:
-        async with client_of(stage) as client:
-            stats = await client.info("stats")
-        return int(stats["client_output_buffer_limit_disconnections"])
+        stats = await stage.deployment.ask_all("INFO", "stats")
+        return sum(one["client_output_buffer_limit_disconnections"] for one in stats)
 
     async def is_felt() -> bool:
         return await cut_off() > before
 
     async with stage.lock_of("server"):
         before = await cut_off()
-        await stage.server.ask('CONFIG SET client-output-buffer-limit "pubsub 1024 512 1"')
+        await stage.deployment.ask_all("CONFIG", "SET", LIMITS, "pubsub 1024 512 1")
         await asyncio.sleep(step.duration)
         felt = await until(is_felt)
-        await stage.server.ask(f'CONFIG SET client-output-buffer-limit "{OWN_LIMITS}"')
+        await stage.deployment.ask_all("CONFIG", "SET", LIMITS, OWN_LIMITS)
     return felt
 
 
@@ -140,19 +141,18 @@ async def out_of_memory(stage: Stage, step: Step) -> bool:
     """Redis takes nothing that needs memory."""
 
     async def refused() -> int:
-        async with client_of(stage) as client:
-            errors = await client.info("errorstats")
-        return int(errors.get("errorstat_OOM", {}).get("count", 0))
+        errors = await stage.deployment.ask_all("INFO", "errorstats")
+        return sum(one.get("errorstat_OOM", {}).get("count", 0) for one in errors)
 
     async def is_felt() -> bool:
         return await refused() > before
 
     async with stage.lock_of("server"):
         before = await refused()
-        await stage.server.ask("CONFIG SET maxmemory 1mb")
+        await stage.deployment.ask_all("CONFIG", "SET", "maxmemory", "1mb")
         await asyncio.sleep(step.duration)
         felt = await until(is_felt)
-        await stage.server.ask("CONFIG SET maxmemory 0")
+        await stage.deployment.ask_all("CONFIG", "SET", "maxmemory", "0")
     return felt
 
 
@@ -170,10 +170,10 @@ async def clock_step(stage: Stage, step: Step) -> bool:
         return False
 
     async with stage.lock_of("clock"):
-        stage.clock.step(seconds)
+        stage.single.clock.step(seconds)
         await asyncio.sleep(CLOCK_FELT_AFTER_S + step.duration)
         felt = await until(is_felt)
-        stage.clock.step(0)
+        stage.single.clock.step(0)
     return felt
 
 

@@ -1,4 +1,4 @@
-"""What a chaos run is played on: server, proxy, workers, writers, readers, and the witness."""
+"""What a chaos run is played on: servers, workers, writers, readers, and the witness."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from time import monotonic
 
 from broker.aio import Inspector
 from broker.errors import BackendError, BrokerError
-from broker.faults import FaultProxy
 from broker.faults.history import WITNESS, Violation
 from broker.faults.journal import Journal, read_journal
 from broker.faults.records import Fenced, Final, Place, Record, Seen, digest_of
 from broker.keys import shard_of
-from scripts.chaos.clock import Clock
+from scripts.chaos.deployment import Deployment, Failing, Single
 from scripts.chaos.fleet import Member
 from scripts.chaos.keyspace import SHARDS
-from scripts.chaos.server import Server
 from scripts.chaos.witness import Witness
 
 COPY_EVERY_S = 1.5
@@ -44,24 +42,18 @@ class Stage:
 
     Args:
         folder: for files of this run.
-        server: running.
-        proxy: in front of it; all but the witness go through it.
-        clock: of server and workers.
+        deployment: running.
         say: tells a person what happens.
     """
 
     def __init__(
         self,
         folder: Path,
-        server: Server,
-        proxy: FaultProxy,
-        clock: Clock,
+        deployment: Deployment,
         say: Callable[[str], None],
     ) -> None:
         self.folder = folder
-        self.server = server
-        self.proxy = proxy
-        self.clock = clock
+        self.deployment = deployment
         self.say = say
         self.namespace = "chaos"
         self.members: list[Member] = []
@@ -69,12 +61,26 @@ class Stage:
         self.crashes: list[Violation] = []
         self.journal = Journal(folder / "stage.journal")
         self.witness = Witness(
-            server.url,
+            deployment.url,
             self.namespace,
             Journal(folder / "witness.journal"),
             (PENDING_BYTES, LOG_BYTES + (1 << 20)),
         )
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def single(self) -> Single:
+        """The deployment, where it is one server; only its faults ask for it."""
+        if not isinstance(self.deployment, Single):
+            raise TypeError("this fault is for a single server")
+        return self.deployment
+
+    @property
+    def failing(self) -> Failing:
+        """The deployment, where servers replace each other; only its faults ask for it."""
+        if not isinstance(self.deployment, Failing):
+            raise TypeError("this fault is for servers that replace each other")
+        return self.deployment
 
     def crashed(self, words: str) -> None:
         """Say and keep that something happened which no fault explains."""
@@ -95,14 +101,14 @@ class Stage:
     def _environment(self) -> dict[str, str]:
         return {
             **SETTINGS,
-            **self.clock.environment,
-            "STATEBROKER_URL": self.proxy.url,
+            **self.deployment.environment,
+            "STATEBROKER_URL": self.deployment.fleet_url,
             "STATEBROKER_NAMESPACE": self.namespace,
         }
 
     def add_all(self, *, producers: int, replicas: int, seed: int) -> None:
         """Make and start everything."""
-        place = ["--url", self.proxy.url, "--namespace", self.namespace]
+        place = ["--url", self.deployment.fleet_url, "--namespace", self.namespace]
         for number in range(producers):
             name = f"producer-{number}"
             command = self._writer(name, f"{seed}{number}{{life}}", name)
@@ -119,7 +125,7 @@ class Stage:
             member.start()
 
     def _writer(self, node: str, seed: str, journal: str) -> list[str]:
-        place = ["--url", self.proxy.url, "--namespace", self.namespace, "--node", node]
+        place = ["--url", self.deployment.fleet_url, "--namespace", self.namespace, "--node", node]
         return [
             "scripts.chaos.writer",
             *place,
@@ -179,11 +185,12 @@ class Stage:
             await asyncio.sleep(CHECK_EVERY_S)
 
     async def keep_copies(self) -> None:
-        """Put copies of the server's data aside all the time."""
+        """Put copies of a single server's data aside all the time."""
+        server = self.single.server
         while True:
             await asyncio.sleep(COPY_EVERY_S)
             async with self.lock_of("server"):
-                await self.server.copy()
+                await server.copy()
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -193,7 +200,7 @@ class Stage:
         Returns:
             What did not come to rest, in words.
         """
-        self.proxy.heal()
+        await self.deployment.heal()
         writers = [member for member in self.members if member.kind == "producer"]
         for writer in writers:
             writer.terminate()
@@ -228,7 +235,7 @@ class Stage:
         return False
 
     async def _is_published(self) -> bool:
-        async with Inspector(self.server.url, namespace=self.namespace) as inspector:
+        async with Inspector(self.deployment.url, namespace=self.namespace) as inspector:
             status = await inspector.status()
         return all(
             shard["pending_deltas"] == 0
@@ -267,7 +274,7 @@ class Stage:
 
     async def _tell_finals(self) -> None:
         try:
-            async with Inspector(self.server.url, namespace=self.namespace) as inspector:
+            async with Inspector(self.deployment.url, namespace=self.namespace) as inspector:
                 state = await inspector.state()
                 shards = len((await inspector.status())["shards"])
                 if shards != SHARDS:
@@ -289,4 +296,4 @@ class Stage:
             member.pause(is_on=False)
             if member.is_running:
                 member.kill()
-        self.server.kill()
+        self.deployment.kill()

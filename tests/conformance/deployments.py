@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import redis
 
 from broker.keys import ShardKeys, slot_of_key
-from tests.clustered import ClusterOfServers, Reachable, Watched, ask, client
+from scripts.servers.clustered import ClusterOfServers, Reachable, Watched, ask, client
 from tests.integration.serving import Serving
 from tests.servers import Server
 from tests.waiting import eventually

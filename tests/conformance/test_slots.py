@@ -10,7 +10,7 @@ import pytest
 from broker import Inspector, Producer
 from broker.aio.session import Session
 from broker.lua.replies import Drained, DrainLimits, NotDue, Undeclared
-from tests.clustered import ask
+from scripts.servers.clustered import ask
 from tests.conformance.deployments import SHARDS, Clustered, first_slot
 from tests.integration.serving import joined
 from tests.waiting import eventually

@@ -15,6 +15,8 @@ import pytest
 from broker.faults.history import History
 from broker.faults.records import Applied, Balanced, Content, Counted, Logged, Tallied
 from broker.faults.validators import VALIDATORS
+from scripts.chaos.deployment import KINDS, deployment
+from scripts.chaos.faults import faults_of
 from scripts.chaos.plan import plan
 from scripts.chaos.run import arguments
 from tests.waiting import eventually
@@ -61,6 +63,31 @@ def test_fault_that_needs_things_to_meet_is_felt(fault: str) -> None:
     status, report = run("--minutes", "0.1", "--seed", "3", "--only", fault)
     assert (report["violations"], status) == ([], 0)
     assert report["faults_missing"] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [("cluster", "slot_move"), ("cluster", "fail_over"), ("sentinel", "unreplicated_kill")],
+)
+def test_servers_that_replace_each_other(kind: str, fault: str) -> None:
+    """Moves and failovers in order of a Cluster lose nothing; what others lose is sent again."""
+    status, report = run("--deployment", kind, "--minutes", "0.15", "--seed", "5", "--only", fault)
+    assert (report["violations"], report["verdict"], status) == ([], "good", 0)
+    assert report["faults_missing"] == []
+    assert report["faults"][fault] > 0
+    assert report["deltas_accepted"] > 0
+    assert report["deltas_lost_reported"] == 0
+    assert (report["rungs"].get("missing -> resend", 0) > 0) == (fault == "unreplicated_kill")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_fault_is_made_or_left_out_with_a_reason(kind: str, tmp_path: Path) -> None:
+    """What several servers cannot have is named, and all of it is a fault that they lack."""
+    left_out = deployment(kind, tmp_path, 1, None).left_out
+    assert left_out.keys() <= faults_of(kind).keys()
+    assert all(left_out.values())
+    assert ("cut" in left_out) == (kind != "single")
+    assert ("slot_move" in faults_of(kind).keys() - left_out.keys()) == (kind == "cluster")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -120,3 +147,11 @@ def test_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().err
     assert "earthquake" in told
     assert "flush_all" in told
+
+
+def test_fault_of_another_deployment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """One server has no slots to move, and says so."""
+    with pytest.raises(SystemExit):
+        arguments(["--only", "slot_move"])
+    assert "slot_move is not of --deployment single" in capsys.readouterr().err
+    assert arguments(["--only", "slot_move", "--deployment", "cluster"]).only == ["slot_move"]

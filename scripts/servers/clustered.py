@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import redis
 
-from tests.servers import Server, free_port
-from tests.waiting import eventually
+from scripts.servers.process import Server, free_port
+from scripts.servers.waiting import eventually
 
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000
+SENTINELS = 3
 SETTLE_SECONDS = 30.0
 
 NewDirectory = Callable[[], Path]
@@ -38,7 +39,7 @@ def client(server: Reachable) -> Iterator[redis.Redis]:
 def ask(server: Reachable, *command: Any) -> Any:
     """Return what one server answers."""
     with client(server) as one:
-        return one.execute_command(*command)
+        return one.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 def raw(server: Reachable, *command: Any) -> Any:
@@ -46,6 +47,15 @@ def raw(server: Reachable, *command: Any) -> Any:
     with redis.Redis.from_url(server.url, protocol=2, decode_responses=True) as one:
         one.response_callbacks.clear()
         return one.execute_command(*command)
+
+
+def _asked(is_whole: Callable[[], bool]) -> bool:
+    """Whether all is well; not while a server does not answer."""
+    try:
+        return is_whole()
+    except redis.ConnectionError:
+        # A server that is made a replica ends its connections; one that starts is loading.
+        return False
 
 
 class ClusterOfServers:
@@ -179,7 +189,7 @@ class ClusterOfServers:
 
     def until_whole(self) -> None:
         """Return once it is."""
-        eventually(self.is_whole, SETTLE_SECONDS, "the cluster is whole")
+        eventually(lambda: _asked(self.is_whole), SETTLE_SECONDS, "the cluster is whole")
 
     # -- what may happen to it --------------------------------------------------------------------
 
@@ -203,15 +213,12 @@ class ClusterOfServers:
         if source is target:
             return
         source_id, target_id = (ask(node, "CLUSTER", "MYID") for node in (source, target))
-        with client(source) as one, client(target) as other:
-            other.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-            one.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-            while keys := one.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10):
-                one.execute_command(
-                    *("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
-                )
-            other.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
-            one.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        while keys := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
+            ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        ask(target, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        ask(source, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
         eventually(lambda: self.owner(slot) is target, SETTLE_SECONDS, "the slot moved")
 
     def add_node(self) -> Server:
@@ -273,7 +280,7 @@ class Watched:
             self.servers.append(server)
         for replica in self.servers[1:]:
             ask(replica, "REPLICAOF", "127.0.0.1", self.servers[0].port)
-        for _ in range(3):
+        for _ in range(SENTINELS):
             directory = self._directory()
             sentinel = Server(self._kind, directory, port=0, sentinel=self._watch())
             sentinel.start()
@@ -315,7 +322,7 @@ class Watched:
         for sentinel in self.sentinels:
             flat = raw(sentinel, "SENTINEL", "MASTER", self.SERVICE)
             told = dict(zip(flat[::2], flat[1::2], strict=True))
-            if told["flags"] != "master" or int(told["num-other-sentinels"]) != 2:
+            if told["flags"] != "master" or int(told["num-other-sentinels"]) != SENTINELS - 1:
                 return False
             # A killed one stays known, so at least.
             if int(told["num-slaves"]) < len(running) - 1:
@@ -331,15 +338,7 @@ class Watched:
 
     def until_whole(self) -> None:
         """Return once it is."""
-
-        def is_whole() -> bool:
-            try:
-                return self.is_whole()
-            except redis.ConnectionError:
-                # A server that is made a replica ends its connections.
-                return False
-
-        eventually(is_whole, SETTLE_SECONDS, "the sentinels agree")
+        eventually(lambda: _asked(self.is_whole), SETTLE_SECONDS, "the sentinels agree")
 
     def fail_over(self) -> None:
         """Have a replica take over from a living primary; returns once all sentinels know."""
@@ -351,7 +350,8 @@ class Watched:
                 return bool(raw(self.sentinels[0], "SENTINEL", "FAILOVER", self.SERVICE))
             except redis.ResponseError:
                 # The last one is not over for it, or it has not looked at the replicas yet.
-                assert time.monotonic() < deadline
+                if time.monotonic() > deadline:
+                    raise
                 return False
 
         eventually(is_begun, SETTLE_SECONDS, "a failover begins")

@@ -1,0 +1,1 @@
+"""Real servers of tests and of scripts/faults: started here, dead when this process is."""

@@ -1,0 +1,35 @@
+"""Waiting for a condition, so that nothing sleeps and hopes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.005
+
+
+def eventually(
+    predicate: Callable[[], T],
+    timeout: float = 10.0,
+    message: str | Callable[[], str] = "condition",
+) -> T:
+    """Return the first true result of `predicate`, asked every 5 ms.
+
+    Args:
+        predicate: asked at least once; what it raises is passed on.
+        timeout: seconds.
+        message: what was waited for; a callable is asked on failure, so that it can tell the state.
+
+    Raises:
+        AssertionError: the time is over; it says `message` and the last result.
+    """
+    deadline = time.monotonic() + timeout
+    while not (result := predicate()):
+        if time.monotonic() > deadline:
+            told = message() if callable(message) else message
+            raise AssertionError(f"not within {timeout:g} s: {told} (last result: {result!r})")
+        time.sleep(POLL_SECONDS)
+    return result
