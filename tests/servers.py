@@ -11,8 +11,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from tests.tls import Certificates
 
 VALKEY = "valkey"
 REDIS = "redis"
@@ -56,6 +60,7 @@ class Server:
         port: TCP port on 127.0.0.1, or None.
         password: of the default user, or None.
         sentinel: it is a Sentinel, with these lines in its file; or None.
+        tls: with what it speaks TLS on its port, and plaintext on none; or None.
     """
 
     def __init__(
@@ -67,12 +72,14 @@ class Server:
         port: int | None = None,
         password: str | None = None,
         sentinel: str | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         self.kind = kind
         self.directory = directory
         self.port = free_port() if port == 0 else port
         self.password = password
         self._args = list(args)
+        self.tls = tls
         self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -82,11 +89,19 @@ class Server:
         return self.directory / "server.sock"
 
     @property
+    def users(self) -> Path:
+        """The file for `--aclfile`, made empty by whoever gives that."""
+        return self.directory / "users.acl"
+
+    @property
     def url(self) -> str:
-        """The URL to connect with, password included: unix://, or redis:// when there is a port."""
+        """The URL to connect with, login included: unix://, or with a port redis:// or rediss://."""
         login = f":{self.password}@" if self.password else ""
         if self.port is None:
             return f"unix://{login}{self.socket}"
+        if self.tls is not None:
+            options = self.tls.options(self.tls.client)
+            return f"rediss://{login}127.0.0.1:{self.port}/0{options}"
         return f"redis://{login}127.0.0.1:{self.port}/0"
 
     @property
@@ -153,6 +168,11 @@ class Server:
         }
         if self.password:
             options["--requirepass"] = self.password
+        if self.tls is not None:
+            words = self.tls.server_args(self.port or 0)
+            options |= {"--port": "0", **dict(zip(words[::2], words[1::2], strict=True))}
+            # Replicas and Sentinels go by it too.
+            options["--tls-replication"] = "yes"
         words = [word for option in options.items() for word in option]
         if self._sentinel is None:
             return words
