@@ -77,6 +77,7 @@ class ProducerBuffer:
         self._intakes = [lane.intake for lane in self.lanes]
         self._reserved = 0
         self._is_shut = False
+        self._is_short = False
         self._now = 0.0
         self._time_ms = 0
         self._places: dict[TableKey, dict[str, int]] = {}
@@ -171,7 +172,8 @@ class ProducerBuffer:
         if self.bytes and self.bytes + self._reserved + size > self.max_bytes:
             # What other lanes may take the fast way is not taken yet.
             self._gather_all()
-        return not self.bytes or self.bytes + self._reserved + size <= self.max_bytes
+        self._is_short = self.bytes != 0 and self.bytes + self._reserved + size > self.max_bytes
+        return not self._is_short
 
     def add(  # noqa: PLR0917 - called for every delta, and keywords cost time
         self, shard: int, op: int, key: str, value: Any, size: int, stamp: int | None, now: float
@@ -269,14 +271,16 @@ class ProducerBuffer:
         """
         with self.lock:
             places = self._places.setdefault(table, {})
-            new = {key: admit_key(key) for key in keys if key not in places}
-            size = sum(new.values())
+            count = len(self.lanes)
+            new = {key: (admit_key(key), shard_of(key, count)) for key in keys if key not in places}
+            size = sum(one for one, _ in new.values())
+            for shard in {shard for _, shard in new.values()}:
+                size += self.lanes[shard].names.head_bytes(table)
             if new and not self._has_room(size):
                 return None
             self.bytes += size
-            for key, one in new.items():
-                shard = shard_of(key, len(self.lanes))
-                places[key] = self.lanes[shard].names.add(table, key, one) * len(self.lanes) + shard
+            for key, (one, shard) in new.items():
+                places[key] = self.lanes[shard].names.add(table, key, one) * count + shard
             return places
 
     @staticmethod
@@ -379,14 +383,20 @@ class ProducerBuffer:
             self._gather(lane)
             if not lane.closed:
                 if not lane.open.count:
-                    return None, None
+                    # Ids alone may take up the room that the deltas need for which they are.
+                    if self._is_short and lane.names.waiting_bytes:
+                        alone = Columns(since=now, ticket=lane.tickets)
+                        lane.flying = self._pack(lane, alone, DEFINED_ALONE_BYTES)
+                    return lane.flying, None
                 wait = lane.open.since + linger - now
                 if wait > 0:
                     self._grant(lane)
                     return None, wait
                 self._close_open(lane)
             self._time_ms = time_ms
-            lane.flying = self._define(lane) or self._pack(lane, self._next_columns(lane))
+            lane.flying = self._define(lane) or self._pack(
+                lane, self._next_columns(lane), DEFINED_ALONG_BYTES
+            )
             return lane.flying, None
 
     def _define(self, lane: Lane) -> Packed | None:
@@ -396,25 +406,24 @@ class ProducerBuffer:
         if lane.names.waiting_bytes <= room:
             return None
         alone = Columns(since=next_one.since, ticket=next_one.ticket)
-        return self._pack(lane, alone, define_bytes=DEFINED_ALONE_BYTES)
+        return self._pack(lane, alone, DEFINED_ALONE_BYTES)
 
     def _next_columns(self, lane: Lane) -> Columns:
         columns = lane.closed.popleft()
         # Behind a backlog a chunk costs the same, however many of them it takes along.
-        while lane.closed and columns.size + lane.closed[0].size <= self.chunk_bytes:
+        most = min(self.chunk_bytes, MAX_CHUNK_BYTES - lane.names.waiting_bytes)
+        while lane.closed and columns.size + lane.closed[0].size <= most:
             columns.join(lane.closed.popleft())
             self.bytes -= CHUNK_HEAD_BYTES
         if self.conflates:
             self._drop_overwritten(lane, columns, set())
         return columns
 
-    def _pack(
-        self, lane: Lane, columns: Columns, define_bytes: int = DEFINED_ALONG_BYTES
-    ) -> Packed:
+    def _pack(self, lane: Lane, columns: Columns, define_bytes: int) -> Packed:
         lane.number += 1
         lane.packed += columns.count
-        before = lane.names.defined
-        defines, size = lane.names.take(define_bytes) if lane.names.waiting_bytes else ([], 0)
+        names, before = lane.names, lane.names.defined
+        defines, size = names.take(lane.number, define_bytes) if names.waiting_bytes else ([], 0)
         data = self._encoded(lane, lane.number, columns.runs, [*defines, *merged(columns.tables)])
         # From here on the true size counts; what was made only for ids counted nothing yet.
         self.bytes += len(data) - size - (columns.size if columns.count else 0)
@@ -474,11 +483,11 @@ class ProducerBuffer:
                 base_number, base_total = lane.number, lane.packed
             lost = lane.lose(server_deltas, base_total)
             if base_number >= number:
-                base_number -= self._define_again(lane, base_number, base_total)
+                base_number -= self._define_again(lane, number, base_number, base_total)
             return base_number, base_total, lost
 
-    def _define_again(self, lane: Lane, base_number: int, base_total: int) -> int:
-        """Say anew what ids mean that chunks up to `base_number` defined: they are gone.
+    def _define_again(self, lane: Lane, number: int, base_number: int, base_total: int) -> int:
+        """Say anew what ids mean that chunks from `number` to `base_number` defined: they are gone.
 
         What is to be sent again relies on them, so this takes the place of the last of those
         chunks. There are enough: it is packed more densely than they were.
@@ -486,22 +495,22 @@ class ProducerBuffer:
         Returns:
             How many chunks were put in front of what is sent again.
         """
-        names = lane.names
         if not lane.resend:
-            self.bytes += names.forget({})
+            self.bytes += lane.names.forget(number)
             return 0
-        defined, waiting = names.defined, names.waiting_bytes
         first = lane.resend[0]
-        names.forget({})
-        groups = []
-        while sum(names.defined.values()) < sum(first.defined.values()):
-            groups.append(names.take(DEFINED_AGAIN_BYTES, first.defined)[0])
-        names.defined, names.waiting_bytes = defined, waiting
-        for number, group in zip(range(base_number, 0, -1), reversed(groups), strict=False):
-            data = self._encoded(lane, number, [], group)
-            again = Packed(number, 0, base_total, first.since, first.ticket, data)
-            lane.resend.appendleft(again)
-        return len(groups)
+        made = [
+            Packed(
+                *(at, 0, base_total, first.since, first.ticket),
+                self._encoded(lane, at, [], defines),
+                before,
+            )
+            for at, defines, before in lane.names.again(
+                number, base_number, first.defined, DEFINED_AGAIN_BYTES
+            )
+        ]
+        lane.resend.extendleft(reversed(made))
+        return len(made)
 
     def _forget(self, lane: Lane, now: float) -> None:
         while lane.kept and (

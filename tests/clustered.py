@@ -172,6 +172,9 @@ class ClusterOfServers:
             replication = raw(node, "INFO", "replication")
             if "role:slave" in replication and "master_link_status:up" not in replication:
                 return False
+            # A replica that has loaded everything gets nothing more until it has said so.
+            if replication.count("state=") != replication.count("state=online"):
+                return False
         return len(views) == 1
 
     def until_whole(self) -> None:
@@ -321,11 +324,22 @@ class Watched:
         if not primary.is_running:
             return False
         links = [raw(one, "INFO", "replication") for one in running if one is not primary]
-        return all("master_link_status:up" in one for one in links)
+        if not all("master_link_status:up" in one for one in links):
+            return False
+        # A replica that has loaded everything gets nothing more until it has said so.
+        return str(raw(primary, "INFO", "replication")).count("state=online") == len(links)
 
     def until_whole(self) -> None:
         """Return once it is."""
-        eventually(self.is_whole, SETTLE_SECONDS, "the sentinels agree")
+
+        def is_whole() -> bool:
+            try:
+                return self.is_whole()
+            except redis.ConnectionError:
+                # A server that is made a replica ends its connections.
+                return False
+
+        eventually(is_whole, SETTLE_SECONDS, "the sentinels agree")
 
     def fail_over(self) -> None:
         """Have a replica take over from a living primary; returns once all sentinels know."""

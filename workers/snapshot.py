@@ -128,9 +128,11 @@ class SnapshotWorker:
         if not await self.renew():
             return None
         client = self._session.client
-        nodes = self._tables.nodes() if self._tables is not None else ()
-        # Asked before the head: what they wrote is not beyond it.
-        gone = await reads.gone_nodes(client, self._keys, nodes)
+        known = self._tables.producers() if self._tables is not None else set()
+        # Asked before the head: what they wrote is not beyond it. A node that is back by then has
+        # another incarnation, which is not among those known.
+        names = await reads.gone_nodes(client, self._keys, {node for node, _ in known})
+        gone = {who for who in known if who[0] in names}
         head = (await reads.log_page(client, self._keys, 0, 0)).head
         if head is None:
             return None
@@ -271,10 +273,11 @@ class SnapshotWorker:
             if size > PAGE_BYTES:
                 await write(self._keys, self._lease, digest, page, [], of_tables=True)
                 page, size = [], 0
-        over = tables.over(changes.start)
+        # Not those that a slow reader of an earlier full state needs for what the log still has.
+        over = tables.over(self._cut_to)
         if page or over:
             await write(self._keys, self._lease, digest, page, over, of_tables=True)
-        tables.clean(changes.start)
+        tables.clean(self._cut_to)
         return written
 
     async def _digest_of_state(self) -> Digest:

@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 
 from broker.aio.sender import Sender
 from broker.aio.session import Session
+from broker.connection import translated
 from broker.directory import Client
 from broker.errors import ConnectError, FlushTimeoutError, UnconfirmedError
 from broker.lua.replies import Claim, Confirmed
+from broker.urls import Address
 
 log = logging.getLogger(__name__)
 
@@ -109,13 +111,32 @@ class Confirmer:
     ) -> Confirmed:
         if self._client is None:
             self._client = self._session.connections.blocking(CONNECTIONS)
-        return await self._session.commands.confirm(
-            self._client,
-            claims,
-            self._sender.node,
-            self._sender.token,
-            replicas=replicas,
-            fsynced=fsynced,
-            # 0 would be for ever.
-            timeout_ms=max(1, round(seconds * 1000)),
+        client, directory = self._client, self._session.connections.directory
+        groups: dict[Address | None, list[Claim]] = {}
+        async with translated("asking who answers for the shards"):
+            for claim in claims:
+                owner = await directory.owner(claim.keys.writers)
+                groups.setdefault(owner, []).append(claim)
+        asked = (
+            self._session.commands.confirm(
+                client,
+                group,
+                self._sender.node,
+                self._sender.token,
+                replicas=replicas,
+                fsynced=fsynced,
+                # 0 would be for ever.
+                timeout_ms=max(1, round(seconds * 1000)),
+            )
+            for group in groups.values()
+        )
+        answers: list[Confirmed] = []
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            answers.append(answer)
+        return Confirmed(
+            is_held=all(one.is_held for one in answers),
+            local=all(one.local for one in answers),
+            replicas=min(one.replicas for one in answers),
         )

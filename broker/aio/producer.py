@@ -343,6 +343,9 @@ class Producer:
             BufferFullError: policy "raise", or no room within `full_timeout`.
         """
         sender = self.sender
+        # Lanes that hold nothing but ids of table keys wait for deltas, unless room is wanted.
+        for wake in sender.wakes:
+            wake.set()
         most = f"producer buffer is full ({sender.buffer.max_bytes} bytes)"
         if self.when_full == "raise":
             raise BufferFullError(

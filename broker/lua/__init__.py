@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ResponseError
 
 from broker.connection import translated
 from broker.directory import Client
@@ -215,11 +216,12 @@ class Commands:
                 pipe.execute_command("WAITAOF", 1, replicas, timeout_ms)
             else:
                 pipe.execute_command("WAIT", replicas, timeout_ms)
-            replies = await pipe.execute(raise_on_error=False)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise cannot_wait(reply) or reply
-        _, *held, waited = replies
+            try:
+                _, *held, waited = await pipe.execute()
+            except ResponseError as error:
+                if "UNBLOCKED" in str(error):
+                    raise RedisConnectionError("the server is no primary any more") from error
+                raise cannot_wait(error) or error from error
         for reply in held:
             if reply[0] == b"FENCED":
                 raise fenced(node, int(reply[1]))
@@ -466,13 +468,13 @@ def fenced(node: str, incarnation: int) -> FencedError:
 
 def cannot_wait(error: Exception) -> ServerUnfitError | None:
     """Say why a server cannot wait for disks, and what to do; None: it is something else."""
-    if isinstance(error, NoPermissionError) or "WAITAOF" not in str(error).upper():
-        return None
-    if "appendonly" in str(error):
+    if "WAITAOF cannot be used when" in str(error):
         return ServerUnfitError(
             "fsynced=True needs an append-only file, and the server has none: run CONFIG SET "
             "appendonly yes; Redis has accepted what was flushed"
         )
+    if "unknown command" not in str(error):
+        return None
     return ServerUnfitError(
         "fsynced=True needs WAITAOF, which Redis has from 7.2 on and every Valkey: upgrade the "
         f"server, or have appendfsync always ({error}); Redis has accepted what was flushed"

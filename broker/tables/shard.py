@@ -24,7 +24,7 @@ from broker.errors import DecodeError
 from broker.model import ABSENT, Absent, Chunk, IdRange, TableDefine, TableKey, TableRun
 from broker.protocol import BLOCK_SLOTS, TABLE_KINDS
 from broker.tables.index import NameIndex, NumberIndex
-from broker.tables.table import Column, NodeIds, Table
+from broker.tables.table import Column, NodeIds, Table, next_revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class ShardTables:
                 superseded += gone
                 refused += no
         for key in changed:
-            self.tables[key].revision += 1
+            self.tables[key].revision = next_revision()
         deltas = sum(part.deltas for part in chunk.tables)
         return Outcome(deltas - superseded - refused, superseded, refused)
 
@@ -97,7 +97,8 @@ class ShardTables:
                 continue
             if key not in known:
                 table = self.tables.get(key)
-                known[key] = table.known_ids(chunk.node, chunk.incarnation) if table else 0
+                # Not `if table`: one whose keys were all deleted is empty.
+                known[key] = 0 if table is None else table.known_ids(chunk.node, chunk.incarnation)
             if isinstance(part, TableDefine):
                 if part.first > known[key]:
                     return f"ids of {key.name} from {known[key]} to {part.first} are not defined"
@@ -163,24 +164,24 @@ class ShardTables:
             for block in np.flatnonzero(table.dirty).tolist():
                 yield f"{prefix}:v:{block}", pack_field(offset, _packed_block(table, block))
 
-    def nodes(self) -> set[str]:
-        """Return the producers whose ids are in use."""
+    def producers(self) -> set[tuple[str, int]]:
+        """Return node and incarnation of the producers whose ids are in use."""
         return {
-            node
+            who
             for table in self.tables.values()
-            for (node, _), ids in table.nodes.items()
+            for who, ids in table.nodes.items()
             if not ids.ended
         }
 
-    def end(self, nodes: Collection[str], offset: int) -> None:
+    def end(self, producers: Collection[tuple[str, int]], offset: int) -> None:
         """End the ids of producers of which nothing comes after `offset`."""
         for table in self.tables.values():
-            for (node, _), ids in table.nodes.items():
-                if node in nodes and not ids.ended:
+            for who, ids in table.nodes.items():
+                if who in producers and not ids.ended:
                     ids.ended, ids.changed = offset, True
 
     def over(self, offset: int) -> list[str]:
-        """Return names of fields that no batch after `offset` needs."""
+        """Return names of the fields of ids that no batch after `offset` uses."""
         return [
             f"{':'.join(table.key)}:d:{incarnation}:{node}"
             for table in self.tables.values()
@@ -210,7 +211,7 @@ class ShardTables:
         found = []
         for key in sorted({*self.tables, *other.tables}):
             mine, theirs = self.tables.get(key), other.tables.get(key)
-            if mine and theirs and _are_equal(mine, theirs):
+            if mine is not None and theirs is not None and _are_equal(mine, theirs):
                 continue
             left, right = _content(mine), _content(theirs)
             found += [
@@ -249,11 +250,13 @@ def _load(table: Table, parts: dict[str, dict[str, tuple[int, Any]]], offset: in
             floors[int(name)] = at
     for name, (_, (packed, ended)) in parts["d"].items():
         incarnation, node = name.split(":", 1)
-        if not ended or ended > offset:
+        is_over = bool(ended) and ended <= offset
+        # Those are kept only by whoever has to delete their fields.
+        if not is_over or table.dirty is not None:
             slots = np.frombuffer(packed, dtype="<u4").astype(np.int64)
             ids = NodeIds(slots[:0])
             ids.define(0, slots)
-            ids.changed = False
+            ids.ended, ids.changed = ended if is_over else 0, False
             table.nodes[node, int(incarnation)] = ids
             table.reserve(int(slots.max(initial=-1)) + 1)
     if floors:
@@ -278,11 +281,18 @@ def _load_block(
     slots = slice(block * BLOCK_SLOTS, (block + 1) * BLOCK_SLOTS)
     table.reserve(slots.stop)
     table.present[slots] = np.unpackbits(np.frombuffer(present, np.uint8)).astype(np.bool_)
-    table.values[slots] = np.frombuffer(values, dtype=table.dtype)
+    table.values[slots] = _block(values, table.dtype)
     if stamps is not None:
         if table.timestamps is None:
             table.timestamps = np.zeros(table.values.size, dtype=np.int64)
-        table.timestamps[slots] = np.frombuffer(stamps, dtype="<i8")
+        table.timestamps[slots] = _block(stamps, np.dtype("<i8"))
+
+
+def _block(packed: bytes, kind: np.dtype[Any]) -> Column:
+    column = np.frombuffer(packed, dtype=kind)
+    if column.size != BLOCK_SLOTS:
+        raise ValueError(f"{column.size} numbers in a block of {BLOCK_SLOTS}")
+    return column
 
 
 def _new_key_blocks(table: Table) -> range:
@@ -295,8 +305,7 @@ def _packed_block(table: Table, block: int) -> list[Any]:
     slots = slice(block * BLOCK_SLOTS, (block + 1) * BLOCK_SLOTS)
     values: Column = table.values[slots]
     if table.key.is_float:
-        # Which NaN it is differs between processors.
-        values = np.where(np.isnan(values), np.nan, values)
+        values = _plain(values)
     stamps = table.timestamps
     return [
         np.packbits(table.present[slots]).tobytes(),
@@ -312,9 +321,19 @@ def _are_equal(mine: Table, theirs: Table) -> bool:
         return False
     return (
         bool((mine.present[:end] == theirs.present[:end]).all())
-        and np.array_equal(mine.values[:end], theirs.values[:end], equal_nan=mine.key.is_float)
+        and np.array_equal(_bits(mine)[:end], _bits(theirs)[:end])
         and np.array_equal(_stamps(mine)[:end], _stamps(theirs)[:end])
     )
+
+
+def _bits(table: Table) -> Column:
+    """Values, to be compared bit by bit: 0.0 and -0.0 differ, NaNs do not."""
+    return _plain(table.values).view(np.int64) if table.key.is_float else table.values
+
+
+def _plain(values: Column) -> Column:
+    # Which NaN it is differs between processors.
+    return np.where(np.isnan(values), np.nan, values)
 
 
 def _stamps(table: Table) -> Column:
@@ -325,7 +344,8 @@ def _content(table: Table | None) -> dict[Any, tuple[float, int]]:
     if table is None:
         return {}
     slots = np.flatnonzero(table.present[: len(table.index)])
-    keys = table.index.keys
+    index = table.index
+    keys: list[Any] = index.keys if isinstance(index, NameIndex) else index.keys.tolist()
     pairs = zip(table.values[slots].tolist(), _stamps(table)[slots].tolist(), strict=True)
     return {
         keys[slot]: (value, int(stamp))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,15 @@ INT64_LEAST, INT64_MOST = -(1 << 63), (1 << 63) - 1
 
 _ID = np.dtype("<u4")
 _STAMP = np.dtype("<i8")
+
+
+# One for all tables: a table that was loaded anew must not repeat what its readers saw.
+_REVISIONS = count(1)
+
+
+def next_revision() -> int:
+    """Return a number above all before."""
+    return next(_REVISIONS)
 
 
 @dataclass(slots=True)
@@ -62,7 +72,7 @@ class Table:
         nodes: (node, incarnation) -> what its ids mean.
         floors: block -> offset up to which the block held everything when it was loaded.
         dirty: blocks that changed since `clean()`; None while nobody asks.
-        revision: grows with every batch that changed something.
+        revision: grows with every chunk that changed something, and with every load.
     """
 
     def __init__(self, key: TableKey, *, tracks: bool = False) -> None:
@@ -77,7 +87,7 @@ class Table:
         self.floors: npt.NDArray[np.int64] | None = None
         self.dirty: npt.NDArray[np.bool_] | None = np.zeros(1, np.bool_) if tracks else None
         self.written_keys = 0
-        self.revision = 0
+        self.revision = next_revision()
         self._missing = 0
         self._last_keys: U64s = np.zeros(0, dtype=np.uint64)
         self._last_slots: Slots = np.zeros(0, dtype=np.int64)
@@ -124,9 +134,10 @@ class Table:
             return
         size = max(2 * size, -(-count // BLOCK_SLOTS) * BLOCK_SLOTS)
         self.values = _grown(self.values, size)
-        self.present = _grown(self.present, size)
         if self.timestamps is not None:
             self.timestamps = _grown(self.timestamps, size)
+        # After the others: threads that read single keys go by its length.
+        self.present = _grown(self.present, size)
         if self.dirty is not None:
             self.dirty = _grown(self.dirty, size // BLOCK_SLOTS)
         if self.floors is not None:
@@ -214,8 +225,9 @@ class Table:
             self.timestamps[where] = 0 if times is None else times
 
     def _delete(self, slots: Slots) -> None:
-        self.values[slots] = 0
+        # First: threads that read single keys look at it after they took the value.
         self.present[slots] = False
+        self.values[slots] = 0
         if self.timestamps is not None:
             self.timestamps[slots] = 0
         self.recount()
@@ -224,7 +236,9 @@ class Table:
         refused = 0
         # An absent key holds 0, so it counts as 0.
         if self.key.is_float or _stays_small(self.values[slots], amounts):
-            np.add.at(self.values, slots, amounts)
+            # Infinity and NaN are sums like others.
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.add.at(self.values, slots, amounts)
         else:
             taken = _add_one_by_one(self.values, slots, amounts)
             refused = int(taken.size - np.count_nonzero(taken))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,16 +66,19 @@ class Link:
         """Wait for the writer's note."""
         return str(self.expect("note")["note"])
 
-    def read(self, state: Mapping[str, Any], **measures: float) -> None:
+    def read(
+        self, state: Mapping[str, Any] | Callable[[], Mapping[str, Any]], **measures: float
+    ) -> None:
         """Tell that the state is complete, then show it.
 
         Args:
-            state: what this reader holds.
+            state: what this reader holds, or a function that looks it up when the clock stopped.
             measures: what it measured itself.
         """
         self.tell(at=time.monotonic_ns(), measures=measures)
         shown = self.expect("show")["file"]
-        Path(shown).write_bytes(msgpack.packb(dict(state)))
+        held = state() if callable(state) else state
+        Path(shown).write_bytes(msgpack.packb(dict(held)))
         self.tell(shown=True)
         self.expect("end")
 

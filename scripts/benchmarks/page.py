@@ -8,6 +8,7 @@ from scripts.benchmarks.curve_page import section
 from scripts.benchmarks.document import Row, Run, rows
 from scripts.benchmarks.model import Made, Result
 from scripts.benchmarks.table import times
+from scripts.benchmarks.targets import target_lines
 
 HEAD = """\
 # How fast
@@ -25,6 +26,13 @@ runs it all and writes this page:
 **Read the ratios, not the numbers.** A number depends on the machine and on what else it does;
 in a ratio both sides were measured there, one right after the other. The raw numbers of every
 run are in [numbers.json](numbers.json).
+"""
+
+TARGETS_HEAD = """\
+## The targets
+
+What the project set itself before it measured, and what came out. Ratios of throughput are the
+medians of the tables below.
 """
 
 METHOD = """\
@@ -74,7 +82,8 @@ LIMITS = """\
 
 def page(run: Run) -> str:
     """Return the whole page."""
-    parts = [HEAD, *(_section(result) for result in run.results)]
+    parts = [HEAD, TARGETS_HEAD, "\n".join([*target_lines(run), ""])]
+    parts += [_section(result) for result in run.results]
     if run.courses:
         parts.append(CURVES)
     parts += ["\n".join([*section(course), _made(course.made), ""]) for course in run.courses]

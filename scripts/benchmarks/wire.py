@@ -40,13 +40,16 @@ class Wire:
     """One connection; replies as hiredis reads them, errors as they are.
 
     Args:
-        url: of the server, with a unix socket.
+        place: URL of the server, with a unix socket; or a connection that is made already.
     """
 
-    def __init__(self, url: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        # With a time limit a full backlog would be an error.
-        self.socket.connect(urlsplit(url).path)
+    def __init__(self, place: str | socket.socket) -> None:
+        if isinstance(place, str):
+            self.socket = socket.socket(socket.AF_UNIX)
+            # With a time limit a full backlog would be an error.
+            self.socket.connect(urlsplit(place).path)
+        else:
+            self.socket = place
         self.socket.settimeout(TIMEOUT_S)
         self._reader = hiredis.Reader()
 
@@ -82,6 +85,22 @@ class Wire:
         if isinstance(found, Exception):
             raise found
         return found
+
+    def swallow(self, size: int, times: int) -> bytearray:
+        """Read so many bytes so many times; return the last of these times.
+
+        Raises:
+            ConnectionError: the other side has gone.
+        """
+        buffer = bytearray(size)
+        for _ in range(times):
+            left = memoryview(buffer)
+            while left:
+                count = self.socket.recv_into(left)
+                if not count:
+                    raise ConnectionError("the other side closed the connection")
+                left = left[count:]
+        return buffer
 
     def ask(self, *words: bytes | str | int) -> Any:
         """Send one request and return its reply."""

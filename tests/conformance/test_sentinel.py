@@ -79,23 +79,23 @@ def test_nobody_writes_to_a_primary_that_is_being_replaced(
 def test_a_sentinel_that_knows_less_is_not_believed(
     watched: Watched, namespace: str, serving: NewServing
 ) -> None:
-    """One that slept through a failover names a server that still takes itself for the primary."""
+    """One that was away in a failover names a server that still takes itself for the primary."""
     serving(watched.url, namespace)
-    old, (*awake, asleep) = watched.primary, watched.sentinels
+    old, (*others, away) = watched.primary, watched.sentinels
     with Producer(watched.url, namespace=namespace) as producer:
         producer.set("key", 0)
         producer.flush(20)
-        asleep.pause()
+        away.kill()
         old.pause()
-        watched.sentinels.remove(asleep)
+        watched.sentinels.remove(away)
         eventually(lambda: watched.primary is not old, 30, "a failover")
         producer.set("key", 1)
         producer.flush(30)
-        for sentinel in awake:
+        for sentinel in others:
             sentinel.kill()
-        asleep.resume()
         old.resume()
-        watched.sentinels.append(asleep)
+        away.start()
+        watched.sentinels.append(away)
         new = next(
             server
             for server in watched.servers

@@ -211,11 +211,11 @@ def test_a_snapshot_is_one_moment(
     serving(server.url, namespace)
     in_the_middle, go_on = threading.Event(), threading.Event()
 
-    def slowly(values: dict[str, Any], *rest: Any) -> Tally:
+    def slowly(values: dict[str, Any], *rest: Any, **more: Any) -> Tally:
         values["left"] = 1
         in_the_middle.set()
         assert go_on.wait(10)
-        return fold(values, *rest)
+        return fold(values, *rest, **more)
 
     with (
         Producer(server.url, namespace=namespace) as producer,

@@ -14,7 +14,7 @@ from broker.tls import FILES, tls_doubt, tls_fix
 from tests.conftest import OwnServer
 from tests.integration.serving import NewServing
 from tests.integration.test_unfit import FACES, Face, refusal
-from tests.servers import REDIS, _free_port
+from tests.servers import REDIS, free_port
 from tests.tls import YESTERDAY, Certificates
 
 NewTls = Callable[..., str]
@@ -34,7 +34,7 @@ def tls(own_server: OwnServer) -> NewTls:
     """
 
     def start(certificates: Certificates, *, wants_client: bool = True) -> str:
-        port = _free_port()
+        port = free_port()
         own_server(*certificates.server_args(port, wants_client=wants_client), kind=REDIS)
         return f"rediss://localhost:{port}/0"
 

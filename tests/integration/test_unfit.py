@@ -29,7 +29,7 @@ from broker import (
 from broker.keys import config_key
 from tests.integration.proxy import Proxy
 from tests.integration.serving import NewServing, Serving
-from tests.servers import DIE_WITH_PARENT, Server, _free_port, find_binary
+from tests.servers import DIE_WITH_PARENT, Server, find_binary, free_port
 from tests.waiting import eventually
 
 Face = Callable[..., Any]
@@ -80,7 +80,7 @@ def talker(answer: bytes | None) -> Iterator[str]:
 @FACES
 def test_nobody_listens(face: Face, namespace: str) -> None:
     """An unreachable port: the address, and what to check."""
-    url = f"redis://127.0.0.1:{_free_port()}/0"
+    url = f"redis://127.0.0.1:{free_port()}/0"
     said = refusal(face, url, namespace, ConnectError)
     assert "cannot reach redis://127.0.0.1:" in said
     assert "is the server running and the URL right?" in said
@@ -182,7 +182,7 @@ def test_a_sentinel(face: Face, kind: str, namespace: str, tmp_path: Path) -> No
     binary = find_binary(kind)
     if isinstance(binary, str):
         pytest.skip(binary)
-    port = _free_port()
+    port = free_port()
     settings = tmp_path / "sentinel.conf"
     settings.write_text(f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n")
     command = [*DIE_WITH_PARENT, str(binary), str(settings), "--sentinel"]

@@ -18,6 +18,7 @@ from scripts.benchmarks.cpu import cpu_ns
 from scripts.benchmarks.model import Contender, Sample, Scenario
 from scripts.benchmarks.rounds import obstacle, play
 from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE
+from scripts.benchmarks.scenarios.limit import LIMIT
 from scripts.benchmarks.scenarios.load import LOAD
 from scripts.benchmarks.scenarios.throughput import THROUGHPUT
 from tests.processes.lossy import CRASHES, GOOD, LOSES_A_KEY
@@ -104,6 +105,14 @@ def test_a_late_reader_has_everything(short_path: Path) -> None:
     assert [one["fault"] for one in numbers["samples"]] == [""] * ROUNDS * len(LOAD.contenders)
     assert set(numbers["contenders"]) == {"statebroker-load", "hscan"}
     assert all(sample["measures"]["seconds"] > 0 for sample in numbers["samples"])
+
+
+def test_what_the_limit_is_made_of_ends_with_the_right_state(short_path: Path) -> None:
+    """Those that write all of it several times, too; the more is taken away, the less CPU it is."""
+    numbers, _ = run(short_path, LIMIT.name, scenario=LIMIT.name, updates=20_000)
+    assert [one["fault"] for one in numbers["samples"]] == [""] * ROUNDS * len(LIMIT.contenders)
+    cpu = {name: one["cpu"]["median"] for name, one in numbers["contenders"].items()}
+    assert cpu["bare-socket"] < cpu["bare-chunks"] < cpu["statebroker-limit"]
 
 
 @pytest.mark.parametrize(

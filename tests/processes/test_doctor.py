@@ -15,7 +15,7 @@ from tests.conftest import OwnServer
 from tests.processes.conftest import Run
 from tests.processes.programs import Result
 from tests.roles import RoleUsers
-from tests.servers import KINDS, _free_port
+from tests.servers import KINDS, free_port
 from tests.tls import Certificates
 from tests.waiting import eventually
 
@@ -146,7 +146,7 @@ def test_a_producer_of_another_node_is_told(
 
 def test_a_server_that_cannot_be_asked_is_a_finding(own_server: OwnServer, run: Run) -> None:
     """Nobody there, or a wrong password: an error with exit status 1, also as JSON."""
-    away = run("doctor", "--json", STATEBROKER_URL=f"redis://127.0.0.1:{_free_port()}")
+    away = run("doctor", "--json", STATEBROKER_URL=f"redis://127.0.0.1:{free_port()}")
     assert (away.code, away.err) == (1, "")
     assert "cannot reach redis://127.0.0.1" in findings(away)["connection"]["seen"]
     server = own_server(port=0, password="right")
@@ -177,7 +177,7 @@ def test_replication_is_seen_from_both_sides(own_server: OwnServer, run: Run) ->
 def test_tls_is_seen(own_server: OwnServer, run: Run, tmp_path: Path) -> None:
     """By the URL that it came with; a certificate that is wrong is told."""
     certificates = Certificates.made(tmp_path / "certificates")
-    port = _free_port()
+    port = free_port()
     own_server(*certificates.server_args(port), kind="redis")
     url = f"rediss://localhost:{port}"
     good = run("doctor", "--json", STATEBROKER_URL=url + certificates.options(certificates.client))

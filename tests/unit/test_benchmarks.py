@@ -184,7 +184,7 @@ def test_scenarios_name_each_contender_once_and_ours_first() -> None:
 @pytest.mark.parametrize(
     ("only", "left"),
     [
-        ([], ["throughput", "latency", "latency-age", "load"]),
+        ([], ["throughput", "numbers", "latency", "latency-age", "load", "limit"]),
         (["zeromq"], ["throughput"]),
         (["latency"], ["latency"]),
         (["latency", "zeromq"], []),

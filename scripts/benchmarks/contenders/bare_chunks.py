@@ -1,0 +1,46 @@
+"""Our whole path through Redis without our producer and our replica: chunks in, batches out."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from broker.codec import decode_packet
+from broker.model import Batch
+from scripts.benchmarks.contenders.bare import NODE, PASSES, counted, unpacked
+from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.wire import KEYS, Wire, append, open_nodes, token
+
+
+def write(place: Place, link: Link) -> None:
+    """Append chunk after chunk, as our producer does, each when the one before was accepted."""
+    chunks = counted(place)
+    with Wire(place.redis) as wire:
+        (incarnation,) = open_nodes(wire, [NODE])
+        requests = [
+            append(NODE, incarnation, number, deltas, data)
+            for number, (deltas, data) in enumerate(chunks * PASSES, start=1)
+        ]
+        link.ready()
+        began = link.wait_for_go()
+        for request in requests:
+            wire.send(request)
+            reply = wire.reply()
+            while reply[0] == b"BUSY":
+                wire.send(request)
+                reply = wire.reply()
+        link.wrote(began, token(reply))
+
+
+def read(place: Place, link: Link) -> None:
+    """Take batch after batch as it comes; what is in them is looked at when the clock stopped."""
+    last: deque[bytes] = deque(maxlen=len(counted(place)))
+    left = place.updates * PASSES
+    with Wire(place.redis) as wire:
+        wire.ask("SUBSCRIBE", KEYS.channel)
+        link.ready()
+        while left > 0:
+            packet = decode_packet(wire.reply()[2])
+            if isinstance(packet, Batch):
+                left -= packet.deltas
+                last.extend(packet.chunks)
+        link.read(lambda: unpacked(last), passes=PASSES)

@@ -1,0 +1,33 @@
+"""Redis' own share at the very least: the same bytes by PUBLISH, to one who only counts them."""
+
+from __future__ import annotations
+
+from scripts.benchmarks.contenders.bare import PASSES, counted, unpacked
+from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.wire import Wire, command
+
+CHANNEL = "bare"
+
+
+def write(place: Place, link: Link) -> None:
+    """Publish chunk after chunk; done when Redis has taken the last."""
+    requests = [command("PUBLISH", CHANNEL, data) for _, data in counted(place)]
+    with Wire(place.redis) as wire:
+        link.ready()
+        began = link.wait_for_go()
+        for _ in range(PASSES):
+            for request in requests:
+                wire.send(request)
+                wire.reply()
+        link.wrote(began)
+
+
+def read(place: Place, link: Link) -> None:
+    """Read as many bytes as will come, over and over into the same place."""
+    chunks = [data for _, data in counted(place)]
+    frames = [command("message", CHANNEL, data) for data in chunks]
+    with Wire(place.redis) as wire:
+        wire.ask("SUBSCRIBE", CHANNEL)
+        link.ready()
+        found = wire.swallow(sum(map(len, frames)), PASSES)
+        link.read(lambda: unpacked(chunks) if found == b"".join(frames) else {}, passes=PASSES)

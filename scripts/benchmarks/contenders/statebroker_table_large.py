@@ -1,0 +1,16 @@
+"""Ours, a table with text keys, ten thousand numbers handed over at once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from scripts.benchmarks.contenders import statebroker_table
+from scripts.benchmarks.contenders.statebroker_table import read
+from scripts.benchmarks.link import Link, Place
+
+__all__ = ["read", "write"]
+
+
+def write(place: Place, link: Link) -> None:
+    """Set column by column, each ten times as long."""
+    statebroker_table.write(dataclasses.replace(place, details={"column": 10_000}), link)

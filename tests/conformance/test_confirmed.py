@@ -1,0 +1,44 @@
+"""A flush that waits for replicas does so at every primary, and what it confirmed survives one."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker import Inspector, Producer, UnconfirmedError
+from tests.conformance.deployments import SHARDS, Deployment, Single
+
+KEYS = {f"k{number}": number for number in range(SHARDS * 10)}
+
+
+@pytest.fixture
+def replicated(deployment: Deployment) -> Deployment:
+    """Give those that have replicas."""
+    if isinstance(deployment, Single):
+        pytest.skip("one server has no replicas")
+    return deployment
+
+
+def test_what_is_on_replicas_survives_a_primary(replicated: Deployment, namespace: str) -> None:
+    """Killed right after: whoever takes over has all of it, and nothing is sent again."""
+    with Producer(replicated.url, namespace=namespace, shards=SHARDS, keep_seconds=0) as producer:
+        producer.set_many(KEYS)
+        producer.flush(20, replicas=1)
+        replicated.kill_primary(namespace)
+        with Inspector(replicated.url, namespace=namespace) as inspector:
+            assert sum(one["accepted"] for one in inspector.status()["shards"]) == len(KEYS)
+        producer.increment("k0")
+        producer.flush(20)
+        assert (producer.stats()["resent"], producer.stats()["accepted"]) == (0, len(KEYS) + 1)
+
+
+def test_replicas_that_are_not_there_confirm_nothing(
+    replicated: Deployment, namespace: str
+) -> None:
+    """It says how many there were, and the next flush is as good as ever."""
+    with Producer(replicated.url, namespace=namespace, shards=SHARDS) as producer:
+        producer.set_many(KEYS)
+        producer.flush(20, replicas=1)
+        with pytest.raises(UnconfirmedError, match="of 9 replicas have it in memory"):
+            producer.flush(0.5, replicas=9)
+        producer.set_many(KEYS)
+        producer.flush(20, replicas=1)
