@@ -38,7 +38,7 @@ ENV PATH=/opt/statebroker/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 USER statebroker
 # Healthy: this container reaches the server of STATEBROKER_URL, and the namespace there is ours.
-HEALTHCHECK --interval=15s --timeout=10s --start-period=15s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=15s --retries=3 \
     CMD ["statebroker", "status", "--json"]
 ENTRYPOINT ["statebroker"]
 CMD ["serve"]

@@ -15,11 +15,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from broker.directory import Asking, Client
 from broker.keys import SLOTS, slot_of_key
-from broker.tasks import end
+from broker.tasks import end, to_the_end
 from broker.urls import Address
 
 ASK_TIMEOUT: Final = 2.0
 STAGGER: Final = 0.25  # seconds for which a silent node is waited for alone
+# For a host whose name the node that was asked has not heard yet.
+UNKNOWN: Final = "?"
 
 # First slot, last slot -> owner.
 Ranges = dict[tuple[int, int], Address]
@@ -73,7 +75,7 @@ class Cluster(Asking):
 
     def redirected(self, address: Address | None, error: RedisError) -> bool:
         """Learn from a redirection; true if it names the owner."""
-        if isinstance(error, MovedError):
+        if isinstance(error, MovedError) and error.host != UNKNOWN:
             # No host means: the one that was asked.
             host = error.host or (address.host if address else "")
             moved = list(self._slots)
@@ -128,7 +130,9 @@ class Cluster(Asking):
             if isinstance(error, AuthenticationError):
                 raise error
         names = ", ".join(map(str, nodes))
-        raise RedisConnectionError(f"no node of the Cluster answers ({names}): {errors[-1]}")
+        # One that was too slow says nothing.
+        why = str(errors[-1]) or f"nothing within {ASK_TIMEOUT:g} s"
+        raise RedisConnectionError(f"no node of the Cluster answers ({names}): {why}")
 
     async def _slots_of(self, node: Address) -> Ranges:
         client = self._connect(node)
@@ -136,11 +140,26 @@ class Cluster(Asking):
             async with asyncio.timeout(ASK_TIMEOUT):
                 told: list[Any] = await client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
         finally:
-            await client.aclose()
+            await to_the_end(client.aclose())
         if not told:
             raise RedisConnectionError(f"{node} knows of no slot; is it part of the Cluster?")
-        return {
-            # No host means: the one that was asked. Replicas follow the owner.
-            (first, last): Address((owner[0] or b"").decode() or node.host, owner[1])
-            for first, last, owner, *_ in told
-        }
+        return owners_in(told, node)
+
+
+def owners_in(told: list[Any], asked: Address) -> Ranges:
+    """Return what a node's answer to `CLUSTER SLOTS` says.
+
+    Slots of an owner without an address are left out.
+    """
+    found: Ranges = {}
+    # Replicas follow the owner.
+    for first, last, (name, port, _, *more), *_ in told:
+        # No host means: the one that was asked.
+        host = (name or b"").decode() or asked.host
+        if host == UNKNOWN:
+            # Where names are preferred, the IP address comes beside them.
+            facts = [fact.decode() for fact in more[0]] if more else []
+            host = dict(zip(facts[::2], facts[1::2], strict=True)).get("ip", "")
+        if host:
+            found[first, last] = Address(host, port)
+    return found

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import redis
 
@@ -23,20 +23,28 @@ SETTLE_SECONDS = 30.0
 NewDirectory = Callable[[], Path]
 
 
+class Reachable(Protocol):
+    """A server, wherever it runs."""
+
+    @property
+    def url(self) -> str:
+        """The URL to connect with."""
+
+
 @contextmanager
-def client(server: Server) -> Iterator[redis.Redis]:
+def client(server: Reachable) -> Iterator[redis.Redis]:
     """Give a plain client of one server, over TCP."""
     with redis.Redis.from_url(server.url, protocol=2, decode_responses=True) as one:
         yield one
 
 
-def ask(server: Server, *command: Any) -> Any:
+def ask(server: Reachable, *command: Any) -> Any:
     """Return what one server answers."""
     with client(server) as one:
         return one.execute_command(*command)
 
 
-def raw(server: Server, *command: Any) -> Any:
+def raw(server: Reachable, *command: Any) -> Any:
     """Return what one server answers, as it stands."""
     with redis.Redis.from_url(server.url, protocol=2, decode_responses=True) as one:
         one.response_callbacks.clear()
@@ -106,7 +114,7 @@ class ClusterOfServers:
         port = free_port()
         directory = self._directory()
         # A node that joins gets the users of those that are there, as operators have it.
-        users = self.nodes[0].users.read_text() if self.nodes else ""
+        users = (self.nodes[0].directory / "users.acl").read_text() if self.nodes else ""
         (directory / "users.acl").write_text(users)
         node = Server(
             self._kind,
@@ -191,6 +199,9 @@ class ClusterOfServers:
             views.add(tuple(sorted(self.owners(node))))
             replication = raw(node, "INFO", "replication")
             if "role:slave" in replication and "master_link_status:up" not in replication:
+                return False
+            # A replica that has loaded everything gets nothing more until it has said so.
+            if replication.count("state=") != replication.count("state=online"):
                 return False
         return len(views) == 1
 

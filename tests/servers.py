@@ -89,11 +89,6 @@ class Server:
         return self.directory / "server.sock"
 
     @property
-    def users(self) -> Path:
-        """The file for `--aclfile`, made empty by whoever gives that."""
-        return self.directory / "users.acl"
-
-    @property
     def url(self) -> str:
         """The URL to connect with, login included: unix://, or with a port redis:// or rediss://."""
         login = f":{self.password}@" if self.password else ""

@@ -42,20 +42,26 @@ class TableInput:
         """Put the keys, looked up, behind `found`; false if there is no room for new ones."""
         buffer = self.engine.buffer
         if isinstance(keys, Keys):
-            one: Keys | None = self._own(keys)
+            one: Keys | None = self._own(keys, buffer)
         elif self.table.is_named:
             one = text_keys(self.table, keys, self.engine.shards, buffer.intern)
         else:
             one = number_keys(self.table, keys, self.engine.shards)
         if one is not None:
+            one.owner = buffer
             found.append(one)
         return one is not None
 
-    def _own(self, keys: Keys) -> Keys:
+    def _own(self, keys: Keys, buffer: ProducerBuffer) -> Keys:
         if keys.table != self.table:
             raise EncodeError(
                 f"keys of table {keys.table.name!r} ({keys.table.kind}) used for table "
                 f"{self.table.name!r} ({self.table.kind}); look them up with its own keys()"
+            )
+        if keys.owner is not buffer:
+            raise EncodeError(
+                f"keys of table {keys.table.name!r} were looked up by another producer, whose ids "
+                "mean nothing here; look them up with this producer's keys()"
             )
         return keys
 

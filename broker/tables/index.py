@@ -55,6 +55,50 @@ class NameIndex:
         return self.keys[first:end]
 
 
+class _Places:
+    """A table of open addressing, probed for a whole column at once.
+
+    While one thread puts keys, others may look for keys that are there already.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._at = np.zeros(count, dtype=np.uint64)
+        self.slots = np.full(count, -1, dtype=np.int64)
+        self._mask = np.int64(count - 1)
+        self._shift = np.uint64(64 - (count.bit_length() - 1))
+
+    def find(self, keys: U64s) -> Slots:
+        """Return the slot of each key, -1 where it has none."""
+        place = self._first_places(keys)
+        slots = self.slots[place]
+        # Only those that met another key look on; an empty place ends the search with its -1.
+        rest = np.flatnonzero((self._at[place] != keys) & (slots >= 0))
+        while rest.size:
+            here = (place[rest] + 1) & self._mask
+            place[rest] = here
+            found = self.slots[here]
+            slots[rest] = found
+            rest = rest[(self._at[here] != keys[rest]) & (found >= 0)]
+        return slots
+
+    def put(self, keys: U64s, slots: Slots) -> None:
+        """Put keys that are not there yet into the first empty places from their own on."""
+        place = self._first_places(keys)
+        while slots.size:
+            # Of several that want an empty place one gets it; the others look on.
+            empty = np.flatnonzero(self.slots[place] < 0)
+            won = empty[np.unique(place[empty], return_index=True)[1]]
+            # The slot last: whoever finds it finds its key.
+            self._at[place[won]] = keys[won]
+            self.slots[place[won]] = slots[won]
+            lost = np.ones(slots.size, dtype=np.bool_)
+            lost[won] = False
+            keys, slots, place = keys[lost], slots[lost], (place[lost] + 1) & self._mask
+
+    def _first_places(self, keys: U64s) -> Slots:
+        return ((keys * np.uint64(SPREAD)) >> self._shift).astype(np.int64)
+
+
 class NumberIndex:
     """Slots of u64 keys: open addressing, probed for a whole column at once.
 
@@ -65,13 +109,7 @@ class NumberIndex:
     def __init__(self) -> None:
         self._count = 0
         self._keys = np.zeros(_LEAST_PLACES // _PLACES_PER_KEY, dtype=np.uint64)
-        self._make_places(_LEAST_PLACES)
-
-    def _make_places(self, places: int) -> None:
-        self._at = np.zeros(places, dtype=np.uint64)
-        self._slots = np.full(places, -1, dtype=np.int64)
-        self._mask = np.int64(places - 1)
-        self._shift = np.uint64(64 - (places.bit_length() - 1))
+        self._places = _Places(_LEAST_PLACES)
 
     def __len__(self) -> int:
         return self._count
@@ -90,17 +128,7 @@ class NumberIndex:
 
     def find_all(self, keys: U64s) -> Slots:
         """Return the slot of each key, -1 where it has none."""
-        place = self._first_places(keys)
-        slots = self._slots[place]
-        # Only those that met another key look on; an empty place ends the search with its -1.
-        rest = np.flatnonzero((self._at[place] != keys) & (slots >= 0))
-        while rest.size:
-            here = (place[rest] + 1) & self._mask
-            place[rest] = here
-            found = self._slots[here]
-            slots[rest] = found
-            rest = rest[(self._at[here] != keys[rest]) & (found >= 0)]
-        return slots
+        return self._places.find(keys)
 
     def add(self, keys: U64s) -> Slots:
         """Return the slot of each key; those that have none get the next ones, in order."""
@@ -114,27 +142,14 @@ class NumberIndex:
         if self._count > self._keys.size:
             self._keys = np.resize(self._keys, _power_above(self._count))
         self._keys[start : self._count] = new
-        if self._count * _PLACES_PER_KEY > self._slots.size:
-            self._make_places(_power_above(self._count) * _PLACES_PER_KEY)
-            self._place(self.keys, np.arange(self._count))
+        if self._count * _PLACES_PER_KEY > self._places.slots.size:
+            # Other threads find what they found before until all of it is there.
+            places = _Places(_power_above(self._count) * _PLACES_PER_KEY)
+            places.put(self.keys, np.arange(self._count))
+            self._places = places
         else:
-            self._place(new, np.arange(start, self._count))
+            self._places.put(new, np.arange(start, self._count))
         return self.find_all(keys)
-
-    def _place(self, keys: U64s, slots: Slots) -> None:
-        """Put keys that are not there yet into the first empty places from their own on."""
-        place = self._first_places(keys)
-        while slots.size:
-            # Of several that want a place the last gets it; the others find it taken.
-            empty = self._slots[place] < 0
-            self._slots[place[empty]] = slots[empty]
-            won = self._slots[place] == slots
-            self._at[place[won]] = keys[won]
-            lost = ~won
-            keys, slots, place = keys[lost], slots[lost], (place[lost] + 1) & self._mask
-
-    def _first_places(self, keys: U64s) -> Slots:
-        return ((keys * np.uint64(SPREAD)) >> self._shift).astype(np.int64)
 
     def packed(self, first: int, end: int) -> bytes:
         """Return the keys of some slots as they are packed."""

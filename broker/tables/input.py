@@ -43,13 +43,17 @@ class Keys:
     """Keys of one table, looked up once, to be written again and again without looking them up.
 
     Good for the producer that made it, for as long as that lives. `len()` tells how many.
+
+    Attributes:
+        owner: the buffer of that producer; nobody else knows what its ids mean.
     """
 
-    __slots__ = ("_count", "parts", "table")
+    __slots__ = ("_count", "owner", "parts", "table")
 
     def __init__(self, table: TableKey, count: int, parts: tuple[KeyPart, ...]) -> None:
         self.table = table
         self.parts = parts
+        self.owner: object = None
         self._count = count
 
     def __len__(self) -> int:
@@ -62,10 +66,14 @@ def text_keys(table: TableKey, keys: Any, shards: int, intern: Intern) -> Keys |
     Raises:
         EncodeError: not text, or a key that cannot be sent.
     """
-    column: Sequence[str] = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
-    if isinstance(keys, str):
-        raise EncodeError(f"keys {keys!r} is one text; give a list of keys")
-    places = intern(table, column)
+    given = keys.tolist() if isinstance(keys, np.ndarray) else keys
+    if isinstance(given, str):
+        raise EncodeError(f"keys {given!r} is one text; give a list of keys")
+    try:
+        column: Sequence[str] = given if isinstance(given, list) else list(given)
+        places = intern(table, column)
+    except TypeError as error:
+        raise EncodeError(f"keys are not a list or column of str: {error}") from None
     if places is None:
         return None
     codes = np.fromiter(map(places.__getitem__, column), dtype=np.int64, count=len(column))
@@ -147,7 +155,13 @@ def record_runs(table: TableKey, records: Any, shards: int) -> list[Part]:
             )
         data = records.tobytes()
     else:
-        data = bytes(memoryview(records).cast("B"))
+        try:
+            data = bytes(memoryview(records))
+        except TypeError:
+            raise EncodeError(
+                f"records are a {type(records).__name__}; give a structured array, or a buffer of "
+                f"records of {layout.itemsize} bytes"
+            ) from None
     if len(data) % layout.itemsize:
         raise EncodeError(f"{len(data)} bytes are not whole records of {layout.itemsize} bytes")
     if not data:
@@ -185,7 +199,12 @@ def _as_long(keys: Keys, what: str, column: npt.NDArray[Any]) -> npt.NDArray[Any
 
 def _numbers(what: str, given: Any, wanted: np.dtype[Any]) -> npt.NDArray[Any]:
     """Return a column of the wanted type, if nothing of what is given gets lost by that."""
-    column = np.asarray(given)
+    try:
+        # Of small and large whole numbers together numpy would make floats.
+        are_whole = wanted.kind in "iu" and isinstance(given, (list, tuple)) and _are_whole(given)
+        column = np.array(given, dtype=wanted) if are_whole else np.asarray(given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise EncodeError(f"{what} are not a column of {_told(wanted)}: {error}") from None
     if column.ndim > 1:
         raise EncodeError(f"{what} have {column.ndim} dimensions; give one column")
     if column.dtype == wanted:
@@ -199,6 +218,10 @@ def _numbers(what: str, given: Any, wanted: np.dtype[Any]) -> npt.NDArray[Any]:
     if wanted.kind == "i" and column.dtype.kind == "u" and int(column.max()) >= 1 << 63:
         raise EncodeError(f"{what} hold {column.max()}; the most is {(1 << 63) - 1}")
     return column.astype(wanted)
+
+
+def _are_whole(given: Sequence[Any]) -> bool:
+    return bool(given) and set(map(type, given)) == {int}
 
 
 def _told(wanted: np.dtype[Any]) -> str:

@@ -134,9 +134,10 @@ class Table:
             return
         size = max(2 * size, -(-count // BLOCK_SLOTS) * BLOCK_SLOTS)
         self.values = _grown(self.values, size)
-        self.present = _grown(self.present, size)
         if self.timestamps is not None:
             self.timestamps = _grown(self.timestamps, size)
+        # After the others: threads that read single keys go by its length.
+        self.present = _grown(self.present, size)
         if self.dirty is not None:
             self.dirty = _grown(self.dirty, size // BLOCK_SLOTS)
         if self.floors is not None:
@@ -224,8 +225,9 @@ class Table:
             self.timestamps[where] = 0 if times is None else times
 
     def _delete(self, slots: Slots) -> None:
-        self.values[slots] = 0
+        # First: threads that read single keys look at it after they took the value.
         self.present[slots] = False
+        self.values[slots] = 0
         if self.timestamps is not None:
             self.timestamps[slots] = 0
         self.recount()

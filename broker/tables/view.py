@@ -174,7 +174,8 @@ class TableView(Mapping[Any, Any]):
             shard = int(shards_of_numbers(np.array([key], dtype=np.uint64), len(shards))[0])
         table = shards[shard].tables.get(self._key)
         slot = None if table is None else table.index.find(key)
-        if table is None or slot is None or not table.present[slot]:
+        # A batch that is being applied may have given the slot before the arrays grew.
+        if table is None or slot is None or slot >= table.present.size or not table.present[slot]:
             return None
         return table, slot
 
@@ -187,7 +188,12 @@ class TableView(Mapping[Any, Any]):
         found = self._slot(key)
         if found is None:
             raise KeyError(key)
-        return found[0].values[found[1]].item()  # type: ignore[no-any-return]
+        table, slot = found
+        value = table.values[slot].item()
+        # It may have been deleted in between, which leaves 0.
+        if not table.present[slot]:
+            raise KeyError(key)
+        return value  # type: ignore[no-any-return]
 
     def timestamp(self, key: str | int) -> int:
         """Return a key's timestamp, 0 where none was given. Raises as reading the value does."""

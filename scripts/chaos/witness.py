@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 from struct import unpack_from
 from time import monotonic
 
 from broker import reads
+from broker.aio.subscription import Subscription
 from broker.codec import decode_packet
 from broker.connection import Connections, translated
 from broker.errors import BackendError
@@ -50,7 +52,8 @@ class Witness:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        listening = asyncio.create_task(self._listen())
+        channels = [keys.channel.encode() for keys in self._keys]
+        listening = asyncio.create_task(Subscription(self._connections, channels, self).run())
         try:
             while True:
                 with suppress(BackendError):
@@ -62,19 +65,18 @@ class Witness:
             await end([listening])
             await self._connections.close()
 
-    async def _listen(self) -> None:
-        """Hear what is published, too: a log that is cut at once would hide it."""
-        while True:
-            client = self._connections.blocking()
-            pubsub = client.pubsub()
-            with suppress(BackendError):
-                async with translated("listening"):
-                    await pubsub.subscribe(*[keys.channel for keys in self._keys])
-                    async for message in pubsub.listen():
-                        if message["type"] == "message":
-                            self._record(decode_packet(message["data"]))
-            await self._connections.discard(client, pubsub)
-            await asyncio.sleep(POLL_S)
+    async def ready(self) -> None:
+        """Subscribe at any time."""
+
+    def subscribed(self, channel: bytes) -> None:
+        """Wait for more: what was missed is in the log."""
+
+    def lost(self, channels: Collection[bytes], error: BackendError | None) -> None:
+        """Wait until it is there again."""
+
+    def heard(self, channel: bytes, data: bytes) -> None:  # noqa: ARG002
+        """Record what is published, too: a log that is cut at once would hide it."""
+        self._record(decode_packet(data))
 
     def _record(self, packet: Packet) -> Place:
         place = Place(packet.shard, packet.epoch, packet.offset, packet.id)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +11,14 @@ from typing import Any
 import pytest
 from pytest_docker.plugin import get_docker_services
 
+from tests.compose.engine import compose_command
 from tests.compose.harness import Harness
 from tests.compose.project import Project, until
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("docker compose", "docker-compose")
-# A month in a minute: it ends while the profile is being broken.
-SPEED = 40_000
+# A month in two minutes: it ends while the profile is being broken.
+SPEED = 20_000
 START_SECONDS = 180.0
 
 
@@ -33,30 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(400))
 
 
-def answers(command: str) -> bool:
-    """Tell whether a command is there and succeeds."""
-    words = command.split()
-    if shutil.which(words[0]) is None:
-        return False
-    try:
-        return subprocess.run(words, capture_output=True, timeout=20, check=False).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
-
-
 @pytest.fixture(scope="session")
 def docker_compose_command() -> str:
     """Give Compose 2, or 1.29 where there is no other; skip where no engine answers."""
-    reason = None
-    found = [command for command in COMMANDS if answers(f"{command} version")]
-    if not answers("docker info"):
-        reason = "no Docker engine answers; scripts/engine start"
-    elif not found:
-        reason = "neither docker compose nor docker-compose is there"
-    if reason is not None:
-        # Where an engine was promised, a skip would hide that nothing was tested.
-        (pytest.fail if os.environ.get("STATEBROKER_ENGINE") == "required" else pytest.skip)(reason)
-    return os.environ.get("COMPOSE", found[0])
+    return compose_command()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.composed import Composed
 from tests.conformance.deployments import (
     BehindSentinels,
     Clustered,
@@ -25,6 +26,7 @@ MAKERS: dict[str, Callable[[NewDirectory], Deployment]] = {
     "cluster": lambda directory: Clustered(_installed(), directory),
     "valkey-sentinel": lambda directory: BehindSentinels(VALKEY, directory),
     "valkey-cluster": lambda directory: Clustered(VALKEY, directory),
+    "compose": lambda _: Composed(),
 }
 
 # Where each process comes with the rights of its role, and no others.
@@ -63,7 +65,11 @@ def running() -> Iterator[Callable[[str], Deployment]]:
         yield get
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MAKERS])
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.xdist_group(name), *([pytest.mark.docker] if name == "compose" else [])]
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in MAKERS])
 def deployment(
     request: pytest.FixtureRequest, running: Callable[[str], Deployment], namespace: str
 ) -> Iterator[Deployment]:

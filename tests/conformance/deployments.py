@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import redis
 
 from broker.keys import ShardKeys, slot_of_key
-from tests.clustered import ClusterOfServers, Watched, ask, client
+from tests.clustered import ClusterOfServers, Reachable, Watched, ask, client
 from tests.integration.serving import Serving
 from tests.roles import RoleUsers
 from tests.servers import Server
@@ -79,7 +79,7 @@ class Deployment(ABC):
         """Start what was killed; returns once everything is whole again."""
 
     @abstractmethod
-    def servers(self) -> list[Server]:
+    def servers(self) -> Sequence[Reachable]:
         """Return all servers that hold data and run."""
 
     @abstractmethod

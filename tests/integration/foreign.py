@@ -1,6 +1,7 @@
 """A producer and a subscriber written from PROTOCOL.md alone.
 
-They use a Redis client, MessagePack and the Lua files; of the package they know nothing.
+They use a Redis client, MessagePack and the Lua files; of the package they know nothing. What they
+know of tables is in `foreigntables`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any
 import hiredis
 import msgpack
 import redis
+
+from tests.integration.foreigntables import DEFINE, Tables, column, shard_of_number
 
 SPEC = find_spec("broker")
 assert SPEC is not None
@@ -86,6 +89,8 @@ class Writer:
         self.shards = self.join(shards)
         self.prefixes = [prefix_of(namespace, n, self.shards) for n in range(self.shards)]
         self.open_deltas: list[list[tuple[int, str, Any]]] = [[] for _ in self.prefixes]
+        self.open_parts: list[list[list[Any]]] = [[] for _ in self.prefixes]
+        self.ids: list[dict[tuple[str, str], dict[str, int]]] = [{} for _ in self.prefixes]
         self.chunks: list[list[Unsent]] = [[] for _ in self.prefixes]
         self.accepted = [0] * self.shards
         self.incarnations = [self.open(n, "", 0, 0) for n in range(self.shards)]
@@ -120,26 +125,61 @@ class Writer:
         shard = zlib.crc32(key.encode()) % self.shards
         self.open_deltas[shard].append((op, key, value))
 
+    def put_table(  # noqa: PLR0917 - as the elements of a run
+        self, op: int, name: str, kind: str, keys: list[Any], values: Any = None, stamps: Any = None
+    ) -> None:
+        """Buffer deltas of a table, each shard's as one run."""
+        named = kind.startswith("str")
+        for shard in range(self.shards):
+            chosen = [n for n, key in enumerate(keys) if self.shard_of(key) == shard]
+            if not chosen:
+                continue
+            parts, own = self.open_parts[shard], [keys[n] for n in chosen]
+            if named:
+                ids = self.ids[shard].setdefault((name, kind), {})
+                new = [key for key in dict.fromkeys(own) if key not in ids]
+                if new:
+                    parts.append([DEFINE, name, kind, new, len(ids), None])
+                    ids |= {key: len(ids) + n for n, key in enumerate(new)}
+                own = [ids[key] for key in own]
+            packed = [
+                None if given is None else column(letter, [given[n] for n in chosen])
+                for letter, given in (("d" if kind.endswith("f64") else "q", values), ("q", stamps))
+            ]
+            parts.append([op, name, kind, column("I" if named else "Q", own), *packed])
+
+    def shard_of(self, key: str | int) -> int:
+        """The shard of a text or number key."""
+        if isinstance(key, str):
+            return zlib.crc32(key.encode()) % self.shards
+        return shard_of_number(key, self.shards)
+
     def flush(self) -> None:
         """Pack what is buffered and append it."""
         for shard, deltas in enumerate(self.open_deltas):
-            if deltas:
+            parts, self.open_parts[shard] = self.open_parts[shard], []
+            if deltas or parts:
                 runs = []
                 for op, group in groupby(deltas, lambda delta: delta[0]):
                     _, keys, values = zip(*group, strict=True)
                     stamps = None if op == SET else [int(time.time() * 1000)] * len(keys)
                     # What a later release might add must not disturb anybody.
                     runs.append([op, keys, None if op == DELETE else values, stamps, "later"])
-                self.pack(shard, len(deltas), runs)
+                of_tables = sum(
+                    len(one[3]) // (4 if "str" in one[2] else 8)
+                    for one in parts
+                    if one[0] != DEFINE
+                )
+                self.pack(shard, len(deltas) + of_tables, runs, parts)
                 deltas.clear()
             self.send(shard)
 
-    def pack(self, shard: int, deltas: int, runs: Any) -> None:
+    def pack(self, shard: int, deltas: int, runs: Any, parts: Any) -> None:
         """Number a chunk."""
         chunks = self.chunks[shard]
         number, total = len(chunks) + 1, deltas + (chunks[-1].total if chunks else 0)
         fields = [1, self.node, self.incarnations[shard], number, int(time.time() * 1000), runs]
-        data = msgpack.packb([*fields, [], {"later": None}], datetime=True)
+        data = msgpack.packb([*fields, parts, {"later": None}], datetime=True)
         chunks.append(Unsent(number, deltas, total, data))
 
     def send(self, shard: int) -> None:
@@ -195,7 +235,7 @@ class Writer:
 
 
 def read_chunk(data: bytes) -> list[Any] | None:
-    """The runs of a chunk, None if it breaks a rule of 6.3."""
+    """The elements of a chunk, None if it breaks a rule of 6.3."""
     try:
         assert len(data) <= 4194304
         fields = msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=refuse)
@@ -211,7 +251,7 @@ def read_chunk(data: bytes) -> list[Any] | None:
             check_run(run)
     except (AssertionError, ValueError, OverflowError, TypeError, msgpack.UnpackException):
         return None
-    return runs
+    return fields
 
 
 def refuse(code: int, data: bytes) -> Any:
@@ -279,6 +319,7 @@ class Copy:
     id: bytes = ZEROS
     values: dict[str, Any] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
+    tables: Tables = field(default_factory=Tables)
 
 
 HEAD, _, *ROWS = table("event", "connecting")
@@ -374,9 +415,14 @@ class Follower:
         _, _, _, copy.epoch, copy.offset, copy.id = fields[:6]
         self.ids[copy.offset] = copy.id
         for data in fields[12]:
-            runs = read_chunk(data)
-            self.counts["skipped"] += runs is None
-            for op, keys, values, *_ in runs or ():
+            chunk = read_chunk(data)
+            self.counts["skipped"] += chunk is None
+            if chunk is None:
+                continue
+            if len(chunk) > 6:
+                known = copy.tables.apply(chunk[1], chunk[2], chunk[6], copy.offset)
+                self.counts["skipped"] += not known
+            for op, keys, values, *_ in chunk[5]:
                 for n, key in enumerate(keys):
                     if copy.floors.get(key, 0) >= copy.offset:
                         self.counts["superseded"] += 1
@@ -404,7 +450,8 @@ class Follower:
             self.apply(fields, copy)
         if copy.offset < head[1]:
             return None if entries else self.enter("cut")
-        if copy.id != head[2] or max(copy.floors.values(), default=0) > copy.offset:
+        newest = max(copy.tables.newest, *copy.floors.values(), 0)
+        if copy.id != head[2] or newest > copy.offset:
             return self.enter("cut")
         copy.floors.clear()
         self.shown, self.load = copy, None
@@ -445,6 +492,11 @@ class Follower:
                 load.values[key.decode()] = msgpack.unpackb(packed[8:], timestamp=3)
                 if offset > load.offset:
                     load.floors[key.decode()] = offset
+        fields, cursor = {}, -1
+        while cursor:
+            cursor, page = client.hscan(self.prefix + "tables", max(cursor, 0), count=2)
+            fields |= {name.decode(): packed for name, packed in page.items()}
+        load.tables = Tables.loaded(fields, load.offset)
         if client.info("server")["run_id"] == run:
             self.enter("loaded")
 
@@ -519,6 +571,14 @@ class Reader:
     def values(self) -> dict[str, Any]:
         """The whole content."""
         return {key: value for one in self.shards for key, value in one.shown.values.items()}
+
+    def table(self, name: str, kind: str) -> dict[Any, tuple[float, int]]:
+        """A table's whole content: key -> (value, timestamp)."""
+        found: dict[Any, tuple[float, int]] = {}
+        for one in self.shards:
+            if (name, kind) in one.shown.tables.tables:
+                found |= one.shown.tables.tables[name, kind].content()
+        return found
 
     def until(self, predicate: Callable[[], object], what: str) -> None:
         """Pump until it is so."""

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgpack
+import numpy as np
 import pytest
 import redis
 
 from broker import Inspector, Producer, Replica, aio
 from broker.roles import rules
-from tests.integration import foreign
+from tests.integration import foreign, foreigntables
 from tests.integration.foreign import (
     DELETE,
     INCREMENT,
@@ -44,17 +45,17 @@ from workers.snapshot import SnapshotWorker
 
 
 def test_the_two_know_nothing_of_the_package() -> None:
-    """Writer and Reader are in a module that imports nothing of the package."""
-    tree = ast.parse(Path(foreign.__file__).read_text("utf-8"))
-    imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    imported += [
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    ]
-    assert {"msgpack", "redis"} <= set(imported)
-    assert not [name for name in imported if name.split(".")[0] in ("broker", "workers", "tests")]
+    """Writer and Reader are in modules that import nothing of the package, and no numpy."""
+    imported: set[str] = set()
+    for module in (foreign, foreigntables):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                imported.add(node.module or "")
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+    assert {"msgpack", "redis", foreigntables.__name__} <= imported
+    others = {name.split(".")[0] for name in imported - {foreigntables.__name__}}
+    assert not others & {"broker", "workers", "tests", "numpy"}
 
 
 # -- the real ones --------------------------------------------------------------------------------
@@ -260,6 +261,116 @@ def test_what_the_producer_writes_the_reader_holds(worlds: Worlds, shards: int) 
     producer.flush(SECONDS)
     assert world.all_agree(reader, replica) == VALUES | {"sum": -1.5}
     assert sum(shard.counts["refused"] for shard in reader.shards) == 1
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+INF, NAN = float("inf"), float("nan")
+COLUMNS: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
+    "str-f64": (["a", "Zürich", "x" * 1024], [0.5, -0.0, INF], [1, NAN, -INF]),
+    "str-i64": (["a", "b", "c"], [1, (1 << 63) - 1, -(1 << 63)], [5, 1, -1]),
+    "u64-f64": ([0, 1 << 63, (1 << 64) - 1], [0.1, 1e308, 2.5], [0.2, 1e308, 1]),
+    "u64-i64": ([7, 8, (1 << 64) - 1], [1, 2, 3], [1, 1, 1]),
+}
+
+
+def tables_agree(world: World, reader: Reader, replica: Replica) -> dict[str, Any]:
+    """What everybody shows of table `t` of each kind, once all is there, NaN and all."""
+    found: dict[str, Any] = {}
+    world.all_agree(reader, replica)
+    metas = [world.admin.hgetall(world.name_of("meta", shard)) for shard in range(world.count)]
+    heads = [int(meta.get(b"offset", 0)) for meta in metas]
+    reader.until(
+        lambda: reader.is_live and [one.shown.offset for one in reader.shards] == heads, "the head"
+    )
+    eventually(lambda: [one.offset for one in replica.positions] == heads, SECONDS)
+    for kind in COLUMNS:
+        key_type, value_type = str if "str" in kind else int, float if "f64" in kind else int
+        copy = replica.table("t", keys=key_type, values=value_type).copy()
+        keys = copy.keys if isinstance(copy.keys, list) else copy.keys.tolist()
+        columns = zip(keys, copy.values.tolist(), copy.timestamps.tolist(), strict=True)
+        shown = {key: (value, stamp) for key, value, stamp in columns}
+        assert repr(sorted(reader.table("t", kind).items())) == repr(sorted(shown.items()))
+        found[kind] = dict(sorted(shown.items()))
+    return found
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_tables_of_a_foreign_writer_are_everybodys(worlds: Worlds, shards: int) -> None:
+    """Every kind and operation; from the log and from the full state."""
+    world = worlds(shards)
+    writer, replica, reader = world.writer("foreign"), world.replica(), world.reader()
+    for kind, (keys, values, amounts) in COLUMNS.items():
+        writer.put_table(SET, "t", kind, [*keys, keys[0]], [*values, values[0]])
+        writer.put_table(INCREMENT, "t", kind, keys, amounts, [1, 2, 3])
+        writer.put(SET, f"object {kind}", 1)
+    writer.flush()
+    for kind, (keys, *_) in COLUMNS.items():
+        writer.put_table(DELETE, "t", kind, keys[2:])
+        writer.put_table(INCREMENT, "t", kind, [*keys[:1] * 3], [1, 1, 1])
+    writer.flush()
+    first = tables_agree(world, reader, replica)
+    assert first["str-i64"] == {"a": (9, 0), "b": ((1 << 63) - 1, 0)}
+    assert first["u64-i64"] == {7: (5, 0), 8: (3, 2)}
+    assert sum(one.shown.tables.refused for one in reader.shards) == 2
+    assert replica.stats()["deltas_refused"] == 2
+    world.snapshot()
+    assert repr(tables_agree(world, world.reader(), world.replica())) == repr(first)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_foreign_reader_holds_the_tables_of_the_producer(worlds: Worlds, shards: int) -> None:
+    """More than a block; through full states, cuts of the log, and another process of the name."""
+    world = worlds(shards)
+    replica, reader = world.replica(), world.reader()
+    record = np.dtype([("key", "<u8"), ("value", "<i8"), ("timestamp", "<i8")])
+    for number in range(4):
+        producer = world.producer("real")
+        names = [f"k{n}" for n in range(number * 300, number * 300 + 1500)]
+        producer.table("t").set_many(names, np.arange(1500.0), number)
+        producer.table("t", values=int).increment_many(names[::7], number)
+        producer.table("t", keys=int).set_many(np.arange(900) * number, 1.5)
+        records = np.array([(n, n * number, number) for n in range(700)], dtype=record)
+        producer.table("t", keys=int, values=int).set_records(records)
+        producer.table("t").delete_many(names[::11])
+        producer.close(SECONDS)
+        seen = tables_agree(world, reader, replica)
+        assert len(seen["str-f64"]) > 1300
+        if number % 2:
+            world.snapshot()
+            assert repr(tables_agree(world, world.reader(), world.replica())) == repr(seen)
+            world.snapshot()
+
+
+BAD_PARTS: list[list[Any]] = [
+    [[SET, "t", "u64-i64", bytes(8), bytes(7), None]],
+    [[SET, "t", "u64-f32", bytes(8), bytes(8), None]],
+    [[SET, "t", "str-f64", struct.pack("<I", 77), bytes(8), None]],
+    [[4, "t", "str-f64", ["far"], 99, None]],
+    [[4, "new", "str-f64", ["good"], 0, None], [9, "t", "u64-i64", bytes(8), bytes(8), None]],
+    [[4, "new", "str-f64", ["x" * 1025], 0, None]],
+]
+
+
+def test_everybody_skips_the_same_parts_for_tables(worlds: Worlds) -> None:
+    """Their chunks' other deltas stand, and what follows is understood."""
+    world = worlds(1)
+    writer, replica, reader = world.writer("n1"), world.replica(), world.reader()
+    for parts in BAD_PARTS:
+        writer.put_table(INCREMENT, "t", "str-f64", ["a"], [1.0])
+        writer.flush()
+        writer.pack(0, 2, [[INCREMENT, ["n"], [1], None]], parts)
+        writer.flush()
+    for late in (False, True):
+        if late:
+            world.snapshot()
+            replica, reader = world.replica(), world.reader()
+        found = tables_agree(world, reader, replica)
+        assert found["str-f64"] == {"a": (float(len(BAD_PARTS)), 0)}
+        assert (reader.values, replica["n"]) == ({"n": len(BAD_PARTS)}, len(BAD_PARTS))
+        if not late:
+            skipped = [reader.shards[0].counts["skipped"], replica.stats()["chunks_skipped"]]
+            assert skipped == [len(BAD_PARTS)] * 2
 
 
 def test_a_repeat_is_recognised_and_a_second_process_fences(worlds: Worlds) -> None:

@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator, ItemsView, Iterator, Mapping, Sequenc
 from datetime import UTC, datetime
 from typing import Any, Literal, assert_type
 
+import numpy as np
+import numpy.typing as npt
+
 import broker
 from broker import (
     BrokerError,
@@ -35,6 +38,9 @@ from broker import (
     aio,
 )
 from broker.model import Operation, Value
+from broker.tables.input import Keys
+from broker.tables.view import TableCopy, TablePart, TableView
+from broker.tablewriter import TableWriter
 
 JsonLike = dict[str, list[int | None]]
 
@@ -112,6 +118,73 @@ def writes(url: str | None) -> None:
         timestamps=True,
         pending_bytes=1 << 26,
     ).close()
+
+
+def writes_tables(url: str | None) -> None:
+    """A table's keys and values are two types, and columns are whatever numpy takes."""
+    with Producer(url) as producer:
+        table = producer.table("price")
+        assert_type(table, TableWriter)
+        keys = table.keys(["AAPL", "MSFT"])
+        assert_type(keys, Keys)
+        assert_type(len(keys), int)
+        table.set_many(keys, np.array([1.0, 2.0]))
+        table.set_many(["AAPL"], 1.5, timestamps=7)
+        table.increment_many(keys, [1, 2], np.array([3, 4]))
+        table.delete_many(keys)
+        table.set("AAPL", 2)
+        table.increment("AAPL")
+        table.increment("AAPL", 0.5, timestamp=5)
+        table.delete("AAPL")
+        numbers = producer.table("n", keys=int, values=int)
+        numbers.set_records(b"")
+        numbers.set(7, 1, timestamp=None)
+        producer.table(1)  # type: ignore[arg-type]
+        producer.table("t", keys=bytes)  # type: ignore[arg-type]
+        producer.table("t", values=str)  # type: ignore[arg-type]
+        producer.table("t", int)  # type: ignore[call-arg]
+        table.set("AAPL", "1")  # type: ignore[arg-type]
+        table.set(b"AAPL", 1)  # type: ignore[arg-type]
+
+
+async def writes_tables_with_await(url: str | None) -> None:
+    """The same names."""
+    async with aio.Producer(url) as producer:
+        table = producer.table("price", keys=int)
+        keys = await table.keys(np.arange(5))
+        assert_type(keys, Keys)
+        await table.set_many(keys, 1.0)
+        await table.increment_many(keys, 1.0, 5)
+        await table.delete_many(keys)
+        await table.set_records(bytearray())
+        await table.set(1, 2.0)
+        await table.increment(1)
+        await table.delete(1)
+
+
+def reads_tables(url: str | None) -> None:
+    """A view is a read-only mapping, and its parts are arrays."""
+    with Replica(url) as replica:
+        view = replica.table("price", keys=str, values=float)
+        assert_type(view, TableView)
+        assert_type(view["AAPL"], float | int)
+        assert_type(view.timestamp("AAPL"), int)
+        assert_type(len(view), int)
+        copy = view.copy()
+        assert_type(copy, TableCopy)
+        assert_type(copy.keys, list[str] | npt.NDArray[np.uint64])
+        assert_type(copy.values, npt.NDArray[Any])
+        assert_type(copy.timestamps, npt.NDArray[np.int64])
+        assert_type(view.read(len), int)
+        for part in view.parts:
+            assert_type(part, TablePart)
+            assert_type(part.values, npt.NDArray[Any])
+            assert_type(part.timestamps, npt.NDArray[np.int64] | None)
+            assert_type(part.present, npt.NDArray[np.bool_])
+            assert_type(part.revision, int)
+            assert_type(part.slots(["AAPL"]), npt.NDArray[np.int64])
+        view["AAPL"] = 1.0  # type: ignore[index]
+        replica.table("t", keys=bytes)  # type: ignore[arg-type]
 
 
 async def refuses_wrong_settings(url: str | None) -> None:

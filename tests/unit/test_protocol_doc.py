@@ -12,6 +12,7 @@ from typing import Any
 from zlib import crc32
 
 import msgpack
+import numpy as np
 import pytest
 
 import broker
@@ -42,6 +43,7 @@ from broker.roles import (
     SUBSCRIBER,
 )
 from broker.shardstate import Head, ShardState
+from broker.tables.index import SPREAD, shards_of_numbers
 
 DOC = Path(broker.__file__).with_name("PROTOCOL.md").read_text("utf-8")
 
@@ -142,6 +144,10 @@ def test_tags_and_shards_of_the_examples() -> None:
         assert words(tags) == [shard_tag(name, shard, count) for shard in range(count)]
     for key, four, many in table("key", "shards 4"):
         assert (shard_of(words(key)[0], 4), shard_of(words(key)[0], 4096)) == (int(four), int(many))
+    for key, *told in table("number key", "shards 4"):
+        column = np.array([words(key)[0]], dtype=np.uint64)
+        assert [int(shards_of_numbers(column, n)[0]) for n in (4, 4096)] == list(map(int, told))
+    assert f"{SPREAD:#x}" in DOC
     assert f"0x{crc32(b'123456789'):x}" in DOC
     # 0x31c3 is below 16,384, so that the slot shows the whole checksum.
     assert f"0x{slot_of('123456789'):x}" in DOC

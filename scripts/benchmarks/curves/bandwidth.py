@@ -12,7 +12,7 @@ from scripts.benchmarks.flights import day, fold, timed
 from scripts.benchmarks.model import BenchmarkError, Measure
 from scripts.benchmarks.troupe import TIMEOUT_S, Troupe
 
-DAY_S = 15.0
+DAY_S = 12.0
 POLL_S = 0.02
 LEAST_SENT = 0.9
 AGE, INTERVAL, KIND = "age", "interval", "kind"

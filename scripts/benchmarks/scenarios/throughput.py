@@ -49,6 +49,7 @@ After the clock stopped, the reader shows all that it holds, and the measuring p
 it with the last value of each key. A run whose reader lacks a key or holds a wrong value gives
 no number, and is listed.""",
     headline=Measure("updates_per_s", "updates per second", "1/s", is_more_better=True),
+    quick_part=0.5,
     play=play,
     contenders=(
         Contender(
