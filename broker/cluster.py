@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from broker.directory import Asking, Client
 from broker.keys import SLOTS, slot_of_key
-from broker.tasks import end
+from broker.tasks import end, to_the_end
 from broker.urls import Address
 
 ASK_TIMEOUT: Final = 2.0
@@ -130,7 +130,9 @@ class Cluster(Asking):
             if isinstance(error, AuthenticationError):
                 raise error
         names = ", ".join(map(str, nodes))
-        raise RedisConnectionError(f"no node of the Cluster answers ({names}): {errors[-1]}")
+        # One that was too slow says nothing.
+        why = str(errors[-1]) or f"nothing within {ASK_TIMEOUT:g} s"
+        raise RedisConnectionError(f"no node of the Cluster answers ({names}): {why}")
 
     async def _slots_of(self, node: Address) -> Ranges:
         client = self._connect(node)
@@ -138,7 +140,7 @@ class Cluster(Asking):
             async with asyncio.timeout(ASK_TIMEOUT):
                 told: list[Any] = await client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
         finally:
-            await client.aclose()
+            await to_the_end(client.aclose())
         if not told:
             raise RedisConnectionError(f"{node} knows of no slot; is it part of the Cluster?")
         return owners_in(told, node)

@@ -134,13 +134,14 @@ class Connections:
 
     async def discard(self, client: Redis, pubsub: PubSub | None = None) -> None:
         """Close one client made here, and its subscription."""
-        if client in self._clients:
-            self._clients.remove(client)
         # A connection that is already broken is as closed as we want it.
         with suppress(RedisError, OSError, TimeoutError):
             if pubsub is not None:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
             await client.aclose()
+        # Last: one that was cut off in here is closed with all others.
+        if client in self._clients:
+            self._clients.remove(client)
 
     async def close(self) -> None:
         """Close every client made here."""

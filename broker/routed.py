@@ -112,9 +112,12 @@ class Routed(Redis):
                     ) from error
                 if redirects > 1 or not is_known:
                     await asyncio.sleep(PAUSE)
-            except (RedisConnectionError, RedisTimeoutError, OSError):
+            except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 self._directory.doubt(address)
-                raise
+                # Where there was no connection nothing was sent, and another one may be known.
+                is_unsent = isinstance(error.__context__, ConnectionRefusedError)
+                if not is_unsent or await self._directory.owner(key) == address:
+                    raise
             else:
                 self._directory.answered(address)
                 return answer

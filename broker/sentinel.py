@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from broker.directory import Asking, Client
-from broker.tasks import end
+from broker.tasks import end, to_the_end
 from broker.urls import Address
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class Sentinels(Asking):
             )
             others = await client.execute_command("SENTINEL", "SENTINELS", self._service)  # type: ignore[no-untyped-call]
         finally:
-            await client.aclose()
+            await to_the_end(client.aclose())
         host, port = found
         for other in map(_named, others):
             address = Address(other["ip"], int(other["port"]))
@@ -187,7 +188,7 @@ class Sentinels(Asking):
             async with asyncio.timeout(ASK_TIMEOUT):
                 await client.ping()
         finally:
-            await client.aclose()
+            await to_the_end(client.aclose())
 
     async def _check(self) -> None:
         while True:
@@ -210,8 +211,7 @@ class Sentinels(Asking):
             except (RedisError, OSError) as error:
                 log.debug("sentinel_lost address=%s error=%s", sentinel, error)
             finally:
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-                await client.aclose()
+                await to_the_end(_closed(pubsub, client))
             await asyncio.sleep(WATCH_RETRY * random.uniform(0.5, 1.5))
 
     def _announced(self, event: str, text: str) -> None:
@@ -242,6 +242,11 @@ class Sentinels(Asking):
         """Ask and hear nobody any more."""
         await end([self._checking, *self._watching.values()])
         await super().close()
+
+
+async def _closed(pubsub: PubSub, client: Client) -> None:
+    await pubsub.aclose()  # type: ignore[no-untyped-call]
+    await client.aclose()
 
 
 async def primary_only(connection: AbstractConnection) -> None:

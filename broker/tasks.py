@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 CANCEL_AGAIN = 0.05
+
+_finishing: set[asyncio.Task[Any]] = set()
 
 
 async def end(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
@@ -23,3 +25,11 @@ async def end(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
         for task in done:
             if not task.cancelled():
                 task.exception()
+
+
+async def to_the_end(work: Coroutine[Any, Any, Any]) -> None:
+    """Do something that a cancel does not cut off: who waits is let go, the work goes on."""
+    task = asyncio.create_task(work)
+    _finishing.add(task)
+    task.add_done_callback(_finishing.discard)
+    await asyncio.shield(task)

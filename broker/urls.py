@@ -181,6 +181,8 @@ def unreadable(url: str) -> ConfigError:
 
 def redacted(url: str) -> str:
     """Return a URL without its password, fit for logs and errors."""
-    # Up to the last @: a password that should have been percent-encoded is hidden as well.
-    shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", url, flags=re.IGNORECASE)
+    # An @ behind a ? is of a password that should have been percent-encoded, but of which?
+    shown = re.sub(r"^([a-z+]+://)[^?]*\?.*@.*", r"\1***", url, flags=re.IGNORECASE)
+    # Up to the last @, for the same reason.
+    shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", shown, flags=re.IGNORECASE)
     return shown.partition("?")[0]

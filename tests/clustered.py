@@ -172,6 +172,9 @@ class ClusterOfServers:
             replication = raw(node, "INFO", "replication")
             if "role:slave" in replication and "master_link_status:up" not in replication:
                 return False
+            # A replica that has loaded everything gets nothing more until it has said so.
+            if replication.count("state=") != replication.count("state=online"):
+                return False
         return len(views) == 1
 
     def until_whole(self) -> None:

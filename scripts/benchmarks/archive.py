@@ -11,6 +11,12 @@ from scripts.benchmarks.document import Run
 from scripts.benchmarks.model import BenchmarkError, Made, Result, Sample, Scenario
 
 
+def read(before: Mapping[str, Any], scenarios: Sequence[Scenario], curves: Sequence[Curve]) -> Run:
+    """Return the run that `document.as_object` made this of; what there is no more is left out."""
+    empty = Run(before["machine"], before["versions"], before["options"], ())
+    return merged(empty, before, scenarios, curves)
+
+
 def merged(
     run: Run, before: Mapping[str, Any], scenarios: Sequence[Scenario], curves: Sequence[Curve]
 ) -> Run:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib import pyplot as plt
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from scripts.benchmarks.curve import Course, Panel
 from scripts.benchmarks.plots import saved
@@ -12,6 +14,7 @@ from scripts.benchmarks.plots import saved
 COLOURS = ("#1b6ca8", "#bc4b51", "#5b8e7d", "#f4a259", "#7d5ba6", "#6b6b6b", "#2a9d8f")
 DASHES = ("-", "--", ":", "-.")
 WIDTH, HEIGHT = 5.4, 3.9
+FEW_DECADES = 300
 
 
 def draw(course: Course, folder: Path) -> list[Path]:
@@ -42,11 +45,13 @@ def _panel(axes: plt.Axes, course: Course, panel: Panel) -> None:
             drawn += bool(label)
     if curve.is_log:
         axes.set_xscale("log")
+        _say_plainly(axes.xaxis)
     if panel.is_log:
         axes.set_yscale("log")
+        _say_plainly(axes.yaxis)
     else:
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.yaxis.set_major_formatter("{x:,.9g}")
     over = {one.name: one.label for one in curve.measures}.get(curve.over, curve.axis.label)
     axes.set_xlabel(over)
     axes.set_title(panel.label, fontsize=10)
@@ -54,3 +59,12 @@ def _panel(axes: plt.Axes, course: Course, panel: Panel) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if drawn:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _say_plainly(axis: Axis) -> None:
+    """Write 300 and not 3 x 10^2; on an axis of few decades also between them."""
+    low, high = axis.get_view_interval()
+    between = (1.0, 2.0, 5.0) if high < FEW_DECADES * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=between))
+    axis.set_major_formatter("{x:,.9g}")
+    axis.set_minor_formatter(NullFormatter())

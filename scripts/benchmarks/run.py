@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scripts.benchmarks.archive import merged
+from scripts.benchmarks.archive import merged, read
 from scripts.benchmarks.curves import CURVES
 from scripts.benchmarks.document import Run, as_object
 from scripts.benchmarks.measure import (
@@ -104,6 +104,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         ),
     )
     parser.add_argument("--no-docs", action="store_true", help="write no page")
+    parser.add_argument(
+        "--redraw",
+        action="store_true",
+        help="measure nothing: write page and plots anew from the numbers that are there",
+    )
     return parser.parse_args(argv)
 
 
@@ -164,6 +169,17 @@ def write_docs(run: Run, folder: Path) -> list[Path]:
     return files + [file for course in run.courses for file in draw_curve(course, folder)]
 
 
+def redraw(folder: Path) -> int:
+    """Write page and plots of the numbers in a folder anew; return the exit status."""
+    file = folder / "numbers.json"
+    if not file.exists():
+        print(f"scripts/bench: no {file} to draw; measure first", file=sys.stderr)
+        return EXIT_USAGE
+    for written in write_docs(read(json.loads(file.read_text()), SCENARIOS, CURVES), folder):
+        print(f"wrote {written}")
+    return 0
+
+
 def _as_text(run: Run) -> str:
     return json.dumps(as_object(run), indent=1) + "\n"
 
@@ -175,6 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("scripts/bench: reads CPU times as Linux gives them; run it there", file=sys.stderr)
         return EXIT_USAGE
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    if options.redraw:
+        return redraw(options.docs or DOCS)
     try:
         run = measure(options, Console(stderr=True))
     except BenchmarkError as error:

@@ -26,7 +26,7 @@ class Target:
         sign: "≥" if the bound is the least, "≤" if it is the most.
         digits: behind the point.
         of: finds the number in a run; None if it was not measured.
-        why: what stands between, in the words of the page; shown where it was not reached.
+        why: what stands between, in the words of the page; told where it was not reached.
     """
 
     what: str
@@ -111,7 +111,7 @@ MACHINE = (
     "two cores carry writer, worker, server and reader: the least that Python takes for an update "
     "by itself is in [the limit](#how-far-from-the-limit-of-the-machine)"
 )
-PEERS = f"the peers are faster here than when the target was set; {MACHINE}"
+PEERS = f"The peers are faster here than they were when the target was set; {MACHINE}"
 TARGETS = (
     Target("object plane against HSET + PUBLISH", 40, " x", "≥", 1, ratio("hset-publish"), PEERS),
     Target("object plane against XADD + XREAD", 30, " x", "≥", 1, ratio("xadd-xread"), PEERS),
@@ -124,8 +124,8 @@ TARGETS = (
         "≥",
         0,
         ratio("numbers-hset-publish", "numbers"),
-        "the peers are faster here than when the target was set; every byte passes through three "
-        "strings of Redis' Lua, which hashes all of it: half of the server's time",
+        "The peers are faster here than they were when the target was set; every byte passes "
+        "through three strings of Redis' Lua, which hashes all of it: half of the server's time",
     ),
     Target(
         "bytes a delta on the wire, text keys, float64, chunks of 1,000",
@@ -150,7 +150,7 @@ TARGETS = (
         "≤",
         2,
         median_of("latency-age", "statebroker-age", "p99_ms"),
-        "of the median about 1 ms is that due times are whole milliseconds and timers round up, "
+        "Of the median about 1 ms is that due times are whole milliseconds and timers round up, "
         "1 ms the drain's way to the replica, 2 ms unpacking a batch and making its changes; the "
         "rest of p99 is processes waiting for one of two cores",
     ),
@@ -169,7 +169,7 @@ TARGETS = (
         "≤",
         1,
         point("curve-nodes", BARE, 1_000, SHARE.name),
-        "evenly spread, each delta is a chunk of its own: about 20 microseconds of append, 15 of "
+        "Evenly spread, each delta is a chunk of its own: about 20 microseconds of append, 15 of "
         "its share in the drain (four commands for each node), the rest its sockets",
     ),
     Target(
@@ -208,19 +208,21 @@ TARGETS = (
 
 
 def target_lines(run: Run) -> list[str]:
-    """Return the page's table of targets."""
-    lines = [
-        "| what | target | measured | |",
-        "|---|--:|--:|---|",
-    ]
+    """Return the page's table of targets, and below it why some were missed."""
+    lines = ["| what | target | measured | |", "|---|--:|--:|---|"]
+    reasons: list[str] = []
     for target in TARGETS:
         value = target.of(run)
         cells = [target.what, f"{target.sign} {target.bound:g}{target.unit}"]
         if value is None:
-            cells += ["-", "not measured in this run"]
+            cells += ["-", "not measured"]
         elif target.is_reached(value):
             cells += [f"{value:.{target.digits}f}{target.unit}", "reached"]
         else:
-            cells += [f"{value:.{target.digits}f}{target.unit}", f"**missed**: {target.why}"]
+            if target.why not in reasons:
+                reasons.append(target.why)
+            note = f"**missed** ({reasons.index(target.why) + 1})"
+            cells += [f"{value:.{target.digits}f}{target.unit}", note]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    notes = [f"{number}. {why}." for number, why in enumerate(reasons, start=1)]
+    return [*lines, "", *notes]

@@ -20,6 +20,7 @@ READERS = ("reader-1", "reader-2")
 WITNESS = "witness"
 FRESH_SECONDS = 1.0
 REPLAY_SECONDS = 150.0
+COMPARE_SECONDS = 90
 
 
 class Harness:
@@ -164,8 +165,10 @@ class Harness:
             REPLAY_SECONDS,
             lambda: "\n".join(one.logs(5) for one in ends),
         )
-        ran = self.project.one(WITNESS).run("python", "-m", "tests.compose.flights")
-        assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr
+        ran = self.project.one(WITNESS).run(
+            *("python", "-m", "tests.compose.flights"), seconds=COMPARE_SECONDS
+        )
+        assert ran.returncode == 0, f"{ran.returncode}: {ran.stdout[-2000:]}{ran.stderr}"
 
     def settle(self) -> None:
         """Stop writing, wait until all is published, written out and followed; record the finals.

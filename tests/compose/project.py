@@ -67,11 +67,6 @@ class Container:
         state = self.inspect()["State"]
         return state["Status"] == "exited" and state["ExitCode"] == 0
 
-    @property
-    def health(self) -> str:
-        """What its health check says: healthy, unhealthy, or starting."""
-        return str(self.inspect()["State"]["Health"]["Status"])
-
     def logs(self, lines: int = 40) -> str:
         """Return the end of what it printed."""
         ran = subprocess.run(  # noqa: PLW1510 - the log is all there is to say
@@ -82,9 +77,9 @@ class Container:
         )
         return ran.stdout
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, seconds: int = RUN_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run a command in it, and return how that went; status 124 where it took too long."""
-        words = ["docker", "exec", self.identity, "timeout", str(RUN_SECONDS), *command]
+        words = ["docker", "exec", self.identity, "timeout", str(seconds), *command]
         return subprocess.run(words, capture_output=True, text=True)  # noqa: PLW1510 - the caller looks
 
     def crash(self) -> None:

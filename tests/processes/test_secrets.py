@@ -81,7 +81,12 @@ def test_a_password_from_a_file_shows_nowhere(
 
 
 @pytest.mark.parametrize(
-    "option", ["redis://me:s3cret@h", "unix://:s3cret@/s", "redis://h?password=s3cret"]
+    "option",
+    [
+        *("redis://me:s3cret@h", "unix://:s3cret@/s", "redis://h?password=s3cret"),
+        "redis+sentinel://me@h/fleet?sentinel_password=s3cret",
+        "redis+sentinel://h/fleet?sentinel_username=w&sentinel%5Fpassword=s3cret",
+    ],
 )
 def test_a_password_on_the_command_line_is_refused(run: Run, option: str) -> None:
     """Everybody can read it there: it says so, and where else it may come from."""
@@ -127,6 +132,9 @@ def test_a_password_file_that_is_no_use_is_told(
         ("unix://me:p@/tmp/s", True, "unix://me:***@/tmp/s"),
         ("redis://h?password=p", True, "redis://h"),
         ("redis+sentinel://me:p@h1:1,h2:2/fleet", True, "redis+sentinel://me:***@h1:1,h2:2/fleet"),
+        ("redis://h?password=p:p@q", True, "redis://***"),
+        ("redis://me:p?p@h", True, "redis://***"),
+        ("redis://h?client_name=password=", False, "redis://h"),
         ("embedded://", False, "embedded://"),
     ],
 )
@@ -142,6 +150,25 @@ def test_where_a_url_has_its_password(url: str, has: bool, shown: str) -> None: 
         assert has_password(full)
         assert SECRET not in full
         assert "s3cret" not in redacted(full)
+
+
+def test_sentinels_have_a_password_of_their_own(run: Run, tmp_path: Path) -> None:
+    """It counts as one, and shows nowhere; the servers' own still comes out of a file."""
+    url = "redis+sentinel://me@127.0.0.1:1/fleet?sentinel_username=w&sentinel_password=sentinel-s3c"
+    assert has_password(url)
+    full = with_password(url, "data-s3c")
+    assert full.startswith("redis+sentinel://me:data-s3c@127.0.0.1:1/fleet?")
+    assert full.endswith("&sentinel_password=sentinel-s3c")
+    assert redacted(full) == "redis+sentinel://me:***@127.0.0.1:1/fleet"
+    (tmp_path / "password").write_text("data-s3c")
+    place = {"STATEBROKER_URL": url, "STATEBROKER_PASSWORD_FILE": str(tmp_path / "password")}
+    shown = run("config", **place)
+    assert "redis+sentinel://me:***@127.0.0.1:1/fleet" in shown.out
+    gone = run("get", "a", **place)
+    assert (gone.code, "no sentinel of 127.0.0.1:1" in gone.err) == (1, True), gone
+    doctor = run("doctor", "--json", **place)
+    said = [shown.out, shown.err, gone.out, gone.err, doctor.out, doctor.err]
+    assert not [text for text in said if "s3c" in text]
 
 
 def test_errors_of_the_api_hide_it_too(

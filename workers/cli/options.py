@@ -148,7 +148,8 @@ def _url(ctx: click.Context, param: click.Parameter, url: str) -> str:
     if is_given_openly and has_password(url):
         fault = (
             f"url {redacted(url)!r} on the command line holds a password, which every user of this "
-            "machine can read there; give it by --password-file, or the URL by STATEBROKER_URL"
+            "machine can read there; give it by --password-file, or (also for one of Sentinels) "
+            "the URL by STATEBROKER_URL"
         )
         _add_faults(ctx, ConfigError([fault]))
     try:

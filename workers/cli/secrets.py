@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 from broker.errors import ConfigError
 from broker.urls import redacted
@@ -13,13 +13,23 @@ _LOGIN = re.compile(r"(?P<scheme>[a-z+]+://)(?:(?P<login>[^/]*)@)?(?P<rest>.*)",
 
 
 def has_password(url: str) -> bool:
-    """Tell whether a URL holds a password, before the host or as an option."""
+    """Tell whether a URL holds any password: before the host, as an option, or of Sentinels."""
+    return _has_login(url) or "sentinel_password" in _options(url)
+
+
+def _has_login(url: str) -> bool:
+    """Tell whether a URL holds the password of the servers with the data."""
     login = ((match := _LOGIN.fullmatch(url)) is not None and match["login"]) or ""
-    return bool(login.partition(":")[2]) or re.search(r"[?&]password=.", url) is not None
+    return bool(login.partition(":")[2]) or "password" in _options(url)
+
+
+def _options(url: str) -> set[str]:
+    """Return the names of the options that have a value."""
+    return set(parse_qs(url.partition("?")[2]))
 
 
 def with_password(url: str, password: str) -> str:
-    """Return a URL with this password of its user put in.
+    """Return a URL with this password of its user put in; Sentinels may have another one there.
 
     Raises:
         ConfigError: it has one, or it is of a server that takes none.
@@ -27,7 +37,7 @@ def with_password(url: str, password: str) -> str:
     match = _LOGIN.fullmatch(url)
     if match is None or match["scheme"].startswith("embedded"):
         raise ConfigError([f"url {redacted(url)!r} takes no password; leave the password file out"])
-    if has_password(url):
+    if _has_login(url):
         raise ConfigError(
             [f"url {redacted(url)!r} has a password, and so has the password file; use one of them"]
         )

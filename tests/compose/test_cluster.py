@@ -1,0 +1,232 @@
+"""The cluster profile: three primaries, three replicas, and a node that joins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from broker.keys import ShardKeys, slot_of_key
+from tests.compose.harness import Harness
+from tests.compose.project import RECOVERY_SECONDS, until
+
+PROFILE = "cluster"
+URL = "redis+cluster://node-1:6379,node-2:6379,node-3:6379"
+WORKER = "cluster-flush"
+SHARDS = 3
+PRODUCERS = ("cluster-producer-ewr", "cluster-producer-jfk", "cluster-producer-lga")
+SERVICES = (
+    *(PRODUCERS[0], "cluster-flush", "cluster-schedule", "cluster-subscriber"),
+    *("cluster-init", "node-4"),
+)
+NODES = ("node-1", "node-2", "node-3", "node-4", "node-5", "node-6")
+# It is in tests/compose/harness.yml.
+NEW = "node-7"
+BROKEN = frozenset(("fail", "fail?", "handshake", "noaddr"))
+SLOTS = [
+    slot_of_key(ShardKeys.of("flights", shard, SHARDS).meta.encode()) for shard in range(SHARDS)
+]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A node as another one sees it."""
+
+    identity: str
+    name: str
+    flags: frozenset[str]
+    follows: str
+    is_linked: bool
+    slots: tuple[range, ...]
+
+    @classmethod
+    def of(cls, line: str) -> Seen:
+        """Read a line of `CLUSTER NODES`."""
+        identity, address, flags, follows, _, _, _, link, *slots = line.split()
+        ends = [one.split("-") for one in slots if not one.startswith("[")]
+        return cls(
+            identity=identity,
+            name=address.partition(",")[2].partition(",")[0],
+            flags=frozenset(flags.split(",")),
+            follows=follows,
+            is_linked="myself" in flags or link == "connected",
+            slots=tuple(range(int(end[0]), int(end[-1]) + 1) for end in ends),
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """What a node says: of all others, and of itself."""
+
+    nodes: tuple[Seen, ...]
+    text: str
+
+
+def views(harness: Harness) -> dict[str, View]:
+    """Return what each node says; those that are away say nothing."""
+    script = f"""
+    for node in {" ".join((*NODES, NEW))}; do
+        for question in "cluster nodes" "cluster info" "info replication"; do
+            echo "=$node"
+            timeout 2 redis-cli -h $node $question
+        done
+    done
+    """
+    # One command for all: to start one in a container takes longer than to ask.
+    answers = harness.project.one("cluster-init").run("sh", "-c", script).stdout.split("=node-")
+    found: dict[str, str] = {}
+    for answer in answers[1:]:
+        number, _, text = answer.partition("\n")
+        found[f"node-{number}"] = found.get(f"node-{number}", "") + text
+    return {
+        node: View(
+            tuple(
+                Seen.of(line)
+                for line in text.splitlines()
+                if " connected" in line or " disconnected" in line
+            ),
+            text,
+        )
+        for node, text in found.items()
+        if text
+    }
+
+
+def owner(harness: Harness, slot: int) -> str:
+    """Return the node that most take for a slot's owner; "" where none is agreed on."""
+    votes = [
+        other.name
+        for view in views(harness).values()
+        for other in view.nodes
+        if any(slot in one for one in other.slots)
+    ]
+    name = max(votes, key=votes.count, default="")
+    return name if votes.count(name) > len(NODES) // 2 else ""
+
+
+def is_whole(harness: Harness) -> bool:
+    """Tell whether all nodes agree on who owns what, and three replicas follow."""
+    agreed = set()
+    found = views(harness)
+    for node in NODES:
+        if node not in found:
+            return False
+        nodes, text = found[node].nodes, found[node].text
+        if "cluster_state:ok" not in text or not nodes:
+            return False
+        if not all(one.name and one.is_linked and not one.flags & BROKEN for one in nodes):
+            return False
+        if "role:slave" in text and "master_link_status:up" not in text:
+            return False
+        agreed.add(frozenset((one.name, one.follows, one.slots) for one in nodes))
+    (view,) = agreed if len(agreed) == 1 else (frozenset(),)
+    return sum(follows != "-" for _, follows, _ in view) == 3
+
+
+def becomes_whole(harness: Harness) -> None:
+    """Wait until it is."""
+    until(lambda: is_whole(harness), RECOVERY_SECONDS, lambda: told(harness))
+
+
+def told(harness: Harness) -> str:
+    """Return what the nodes think of each other."""
+    return "\n".join(f"--- {node}\n{view.text}" for node, view in views(harness).items())
+
+
+def move(harness: Harness, slot: int, target: str) -> None:
+    """Move a slot with its keys, as resharding tools do; returns once all know."""
+    source = owner(harness, slot)
+    names = {one.name: one.identity for one in views(harness)[source].nodes}
+    script = f"""
+    set -e
+    say() {{ told=$(redis-cli -h "$@"); case "$told" in *ERR*) echo "$told"; exit 1 ;; esac; }}
+    say {target} cluster setslot {slot} importing {names[source]}
+    say {source} cluster setslot {slot} migrating {names[target]}
+    while keys=$(redis-cli -h {source} cluster getkeysinslot {slot} 100) && [ "$keys" ]; do
+        say {source} migrate {target} 6379 "" 0 5000 keys $keys
+    done
+    for node in {target} {source}; do say $node cluster setslot {slot} node {names[target]}; done
+    """
+    ran = harness.project.one(target).run("sh", "-c", script)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    until(lambda: owner(harness, slot) == target, RECOVERY_SECONDS, lambda: told(harness))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_any_container_is_killed(harness: Harness, service: str) -> None:
+    """No hand is needed: the engine starts it again, and data flows as before."""
+    container = harness.project.one(service)
+    assert not container.has_ended_well, "the replay ended before it could be broken"
+    harness.note(f"{container.name} was killed")
+    container.crash_and_return()
+    harness.recovers()
+
+
+def test_a_primary_is_killed_and_back_at_once(harness: Harness) -> None:
+    """Whether its replica took over or not: everybody goes on."""
+    becomes_whole(harness)
+    harness.note("a primary was killed", forgets=True)
+    harness.project.one(owner(harness, SLOTS[1])).crash_and_return()
+    becomes_whole(harness)
+    harness.forgot("the primary is back, or another")
+    harness.recovers()
+
+
+def test_a_primary_dies(harness: Harness) -> None:
+    """Its replica takes over with no hand; started again, it is a replica."""
+    becomes_whole(harness)
+    before = owner(harness, SLOTS[0])
+    harness.note(f"{before} died", forgets=True)
+    harness.project.one(before).kill()
+    until(
+        lambda: owner(harness, SLOTS[0]) not in ("", before),
+        RECOVERY_SECONDS,
+        lambda: told(harness),
+    )
+    harness.forgot("there is another primary")
+    harness.recovers()
+    harness.note(f"{before} is back")
+    harness.project.one(before).start()
+    becomes_whole(harness)
+    harness.recovers()
+    harness.proves()
+
+
+def test_slots_move_while_writing_goes_on(harness: Harness) -> None:
+    """Every shard to the next node's primary: nothing is lost, nobody is told."""
+    becomes_whole(harness)
+    harness.note("slots move")
+    owners = [owner(harness, slot) for slot in SLOTS]
+    for slot, target in zip(SLOTS, owners[1:] + owners[:1], strict=True):
+        move(harness, slot, target)
+        harness.recovers()
+    harness.proves()
+
+
+def test_a_node_joins_and_takes_over_shards(harness: Harness) -> None:
+    """Clients learn of a node that nobody told them of."""
+    harness.note(f"{NEW} joins")
+    address = harness.project.one("node-1").run("getent", "hosts", NEW).stdout.split()[0]
+    met = harness.project.one("node-1").run("redis-cli", "cluster", "meet", address, "6379")
+    assert met.stdout.strip() == "OK", met
+
+    def is_known() -> bool:
+        found = views(harness)
+        everybody = {*NODES, NEW}
+        return found.keys() == everybody and all(
+            {one.name for one in view.nodes} == everybody for view in found.values()
+        )
+
+    until(is_known, RECOVERY_SECONDS, lambda: told(harness))
+    becomes_whole(harness)
+    for slot in SLOTS[:2]:
+        move(harness, slot, NEW)
+        harness.recovers()
+    harness.proves()
+
+
+def test_in_the_end_every_delta_counts_once(harness: Harness) -> None:
+    """All promises hold over what was recorded, and the flights add up to the file's answer."""
+    harness.ends_as_the_file_says(PRODUCERS)
+    harness.settle()
+    assert harness.violations() == []

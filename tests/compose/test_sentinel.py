@@ -1,0 +1,142 @@
+"""The sentinel profile: a primary, two replicas, three sentinels."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.compose.harness import Harness
+from tests.compose.project import RECOVERY_SECONDS, until
+
+PROFILE = "sentinel"
+URL = "redis+sentinel://sentinel-1:26379,sentinel-2:26379,sentinel-3:26379/main"
+WORKER = "sentinel-flush"
+SHARDS = 2
+PRODUCERS = ("sentinel-producer-ewr", "sentinel-producer-jfk", "sentinel-producer-lga")
+STORES = ("store-1", "store-2", "store-3")
+SENTINELS = ("sentinel-1", "sentinel-2", "sentinel-3")
+SERVICES = (PRODUCERS[0], "sentinel-flush", "sentinel-schedule", "sentinel-subscriber")
+
+
+def said(harness: Harness, *questions: str) -> list[list[str]]:
+    """Return the words that each sentinel answers to each question; [] where it does not."""
+    asked = [
+        f"echo =; timeout 2 redis-cli -h {one} -p 26379 sentinel {question}"
+        for one in SENTINELS
+        for question in questions
+    ]
+    # One command for all: to start one in a container takes longer than to ask.
+    ran = harness.project.one("sentinel-1").run("sh", "-c", "; ".join(asked))
+    return [answer.split() for answer in ran.stdout.split("=\n")[1:]]
+
+
+def primary(harness: Harness) -> str:
+    """Return the store that most sentinels take for the primary; "" while none answers."""
+    hosts = [answer[0] for answer in said(harness, "get-master-addr-by-name main") if answer]
+    return max(hosts, key=hosts.count, default="")
+
+
+def is_whole(harness: Harness) -> bool:
+    """Tell whether all sentinels know all, and both replicas follow."""
+    for flat in said(harness, "master main"):
+        facts = dict(zip(flat[::2], flat[1::2], strict=False))
+        counts = (facts.get("num-slaves"), facts.get("num-other-sentinels"))
+        if facts.get("flags") != "master" or counts != ("2", "2"):
+            return False
+    named = primary(harness)
+    if not named:
+        return False
+    found = harness.project.one(named).run("redis-cli", "info", "replication").stdout
+    return "role:master" in found and found.count("state=online") == 2
+
+
+def becomes_whole(harness: Harness) -> None:
+    """Wait until it is."""
+    until(lambda: is_whole(harness), RECOVERY_SECONDS, lambda: told(harness))
+
+
+def is_replaced(harness: Harness, before: str) -> None:
+    """Wait until the sentinels name another primary."""
+    until(lambda: primary(harness) not in ("", before), RECOVERY_SECONDS, lambda: told(harness))
+
+
+def told(harness: Harness) -> str:
+    """Return what the servers said last."""
+    services = (*STORES, *SENTINELS)
+    return "\n".join(f"--- {one}\n{harness.project.one(one).logs(12)}" for one in services)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurried(harness: Harness) -> None:
+    """Have sentinels look more often than every ten seconds, so that waiting for them is short."""
+    told = said(harness, "debug info-period 1000 publish-period 500")
+    assert told == [["OK"]] * len(SENTINELS)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_any_part_of_ours_is_killed(harness: Harness, service: str) -> None:
+    """No hand is needed: the engine starts it again, and data flows as before."""
+    container = harness.project.one(service)
+    assert not container.has_ended_well, "the replay ended before it could be broken"
+    harness.note(f"{container.name} was killed")
+    container.crash_and_return()
+    harness.recovers()
+
+
+def test_a_failover_is_asked_for(harness: Harness) -> None:
+    """Nothing is lost, and nobody is told."""
+    becomes_whole(harness)
+    before = primary(harness)
+    harness.note("a failover was asked for")
+    answer = harness.project.one("sentinel-1").run(
+        *("redis-cli", "-p", "26379", "sentinel", "failover", "main")
+    )
+    assert answer.stdout.strip() == "OK", answer
+    is_replaced(harness, before)
+    harness.recovers()
+    becomes_whole(harness)
+    harness.proves()
+
+
+@pytest.mark.parametrize("service", ["sentinel-2", "replica", "primary"])
+def test_any_server_is_killed(harness: Harness, service: str) -> None:
+    """Started again by the engine at once, it is what it was."""
+    becomes_whole(harness)
+    first = primary(harness)
+    name = {"primary": first, "replica": next(one for one in STORES if one != first)}
+    harness.note(f"{service} was killed", forgets=service == "primary")
+    harness.project.one(name.get(service, service)).crash_and_return()
+    if service == "primary":
+        harness.forgot("the primary is back, or another")
+    harness.recovers()
+
+
+@pytest.mark.parametrize("how", ["dies", "loses its network"])
+def test_the_primary_is_away_for_long(harness: Harness, how: str) -> None:
+    """Another takes over with no hand; the old one comes back, and nobody believes it."""
+    becomes_whole(harness)
+    before = primary(harness)
+    container = harness.project.one(before)
+    harness.note(f"the primary {how}", forgets=True)
+    if how == "dies":
+        container.kill()
+    else:
+        container.disconnect()
+    is_replaced(harness, before)
+    harness.forgot("there is another primary")
+    harness.recovers()
+    harness.note(f"the primary that {how} is back")
+    if how == "dies":
+        container.start()
+    else:
+        container.connect()
+    becomes_whole(harness)
+    assert primary(harness) != before
+    harness.recovers()
+    harness.proves()
+
+
+def test_in_the_end_every_delta_counts_once(harness: Harness) -> None:
+    """All promises hold over what was recorded, and the flights add up to the file's answer."""
+    harness.ends_as_the_file_says(PRODUCERS)
+    harness.settle()
+    assert harness.violations() == []
