@@ -61,6 +61,7 @@ class Connections:
 
     Attributes:
         name: the URL without its password.
+        kind: of deployment: "single", "cluster" or "sentinel".
         directory: who answers for a key.
     """
 
@@ -68,6 +69,7 @@ class Connections:
         self.url = url
         self.name = redacted(url)
         self._place = read_url(url) if url else Place("single", "")
+        self.kind = self._place.kind
         self._clients: list[Redis] = []
         self.directory: Directory = Alone()
         if self._place.kind == "cluster":

@@ -13,7 +13,7 @@ from broker.config import checked_name
 from broker.connection import translated
 from broker.errors import BackendError, BrokerError, DecodeError
 from broker.fold import decode_chunks, fold
-from broker.keys import ShardKeys, shard_of
+from broker.keys import ShardKeys, shard_of, slot_of_key
 from broker.model import Position
 from broker.protocol import PROTOCOL_VERSION
 from broker.shardstate import Head
@@ -90,7 +90,12 @@ class Inspector:
     # -- numbers ----------------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
-        """Return what `statebroker status --json` prints: server, shards, nodes and workers."""
+        """Return what `statebroker status --json` prints: server, shards, nodes and workers.
+
+        Each shard tells the `slot` it is in (None but on a Cluster) and the `held_by` address of
+        the server that answers for it now: the slot's node, the primary behind Sentinels, None for
+        a single server.
+        """
         server = self._session.server
         shards: list[dict[str, Any]] = []
         nodes: dict[str, dict[str, Any]] = {}
@@ -98,7 +103,7 @@ class Inspector:
         for number, keys in enumerate(self._session.keys):
             async with translated("reading the status"):
                 shard, writers, alive = await self._shard_status(number, keys)
-            shards.append(shard)
+                shards.append(shard | await self._place(keys))
             for node, (chunks, deltas, pending) in writers.items():
                 seen = nodes.setdefault(
                     node, {"node": node, "chunks": 0, "deltas": 0, "pending_deltas": 0}
@@ -116,10 +121,20 @@ class Inspector:
             "server": {
                 "name": server.get("server_name", "redis"),
                 "version": str(server.get("valkey_version", server.get("redis_version", ""))),
+                "deployment": self._session.connections.kind,
             },
             "shards": shards,
             "nodes": sorted(nodes.values(), key=lambda node: node["node"]),
             "workers": sorted(workers.values(), key=lambda worker: worker["worker"]),
+        }
+
+    async def _place(self, keys: ShardKeys) -> dict[str, Any]:
+        """Return where a shard is; asked after its numbers, which may have told of a move."""
+        directory = self._session.connections.directory
+        owner = await directory.owner(keys.meta)
+        return {
+            "slot": slot_of_key(keys.meta.encode()) if directory.is_sharded else None,
+            "held_by": None if owner is None else str(owner),
         }
 
     async def _shard_status(

@@ -87,12 +87,13 @@ def _print(found: dict[str, Any]) -> None:
     console = Console()
     server, replica = found["server"], found["replica"]
     console.print(
-        f"[bold]{found['namespace']}[/] on {server['name']} {server['version']}, "
+        f"[bold]{found['namespace']}[/] on {server['name']} {server['version']}{_behind(found)}, "
         f"protocol {found['protocol']}; a replica joining now is [bold]{replica['status']}[/]"
         + (f" after {replica['join_s']:.3f} s" if replica["join_s"] is not None else "")
     )
     flow = Table("shard", "offset", "accepted", "published", "pending", "by count / age", "bytes")
     kept = Table("shard", "epoch", "keys", "snapshot at", "log", "lease held by")
+    places = Table("shard", "slot", "node")
     for one in found["shards"]:
         age = one["snapshot_age_ms"]
         flow.add_row(
@@ -112,8 +113,11 @@ def _print(found: dict[str, Any]) -> None:
             f"{one['log_entries']:,} ({one['log_bytes']:,} B)",
             one["lease"] or "nobody",
         )
+        places.add_row(str(one["shard"]), str(one["slot"]), one["held_by"])
     console.print(flow)
     console.print(kept)
+    if server["deployment"] == "cluster":
+        console.print(places)
     nodes = Table("node", "chunks", "deltas", "pending")
     for node in found["nodes"]:
         nodes.add_row(
@@ -129,3 +133,13 @@ def _print(found: dict[str, Any]) -> None:
             *(worker["worker"], worker["role"], f"{seen:.1f} s ago", told), style=STYLES[health]
         )
     console.print(workers)
+
+
+def _behind(found: dict[str, Any]) -> str:
+    """Say what kind of deployment it is, and which server is the primary; "" for a single one."""
+    deployment = found["server"]["deployment"]
+    if deployment == "sentinel":
+        # One server answers for all shards; more than one only while they change.
+        primaries = dict.fromkeys(one["held_by"] for one in found["shards"])
+        return f" (primary {', '.join(primaries)}, behind Sentinels)"
+    return " (Cluster)" if deployment == "cluster" else ""
