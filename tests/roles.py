@@ -29,6 +29,7 @@ class RoleUsers:
         node: whose lists the producer is limited to; None: any.
         shards: see `broker.roles.rules`.
         is_cluster: whether the servers are a Cluster.
+        is_saved: whether the servers keep their users in a file, beyond a restart.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class RoleUsers:
         node: str | None = None,
         shards: int | None = None,
         is_cluster: bool = False,
+        is_saved: bool = False,
     ) -> None:
         self.namespace = namespace
+        self._is_saved = is_saved
         self._admins = [redis.Redis.from_url(url, protocol=2) for url in servers]
         for admin in self._admins:
             told: Any = admin.info("server")
@@ -57,6 +60,8 @@ class RoleUsers:
                 admin.execute_command(
                     "ACL", "SETUSER", self.user(role), "reset", "on", f">{PASSWORD}", *words
                 )
+            if is_saved:
+                admin.execute_command("ACL", "SAVE")
 
     def user(self, role: str) -> str:
         """Return the user's name."""
@@ -91,4 +96,6 @@ class RoleUsers:
         """Remove them."""
         for admin in self._admins:
             admin.execute_command("ACL", "DELUSER", *map(self.user, ROLES))
+            if self._is_saved:
+                admin.execute_command("ACL", "SAVE")
             admin.close()

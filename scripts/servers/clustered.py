@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import redis
 
-from scripts.servers.process import Server, free_port
+from scripts.servers.process import Certificates, Server, free_port
 from scripts.servers.waiting import eventually
 
 SLOTS = 16384
@@ -58,6 +58,10 @@ def _asked(is_whole: Callable[[], bool]) -> bool:
         return False
 
 
+def _with_tls(url: str, tls: Certificates | None) -> str:
+    return url.replace("redis", "rediss", 1) + tls.options(tls.client) if tls else url
+
+
 class ClusterOfServers:
     """A Redis Cluster on loopback: primaries 0, 1, 2 ... and behind them as many replicas.
 
@@ -65,10 +69,22 @@ class ClusterOfServers:
         kind: of server.
         directory: gives a new directory.
         primaries: how many share the slots.
+        tls: with what all of them speak TLS alone, to each other too; None: plaintext.
+        host: what the nodes call themselves; None: by their address.
     """
 
-    def __init__(self, kind: str, directory: NewDirectory, primaries: int = 3) -> None:
+    def __init__(
+        self,
+        kind: str,
+        directory: NewDirectory,
+        primaries: int = 3,
+        *,
+        tls: Certificates | None = None,
+        host: str | None = None,
+    ) -> None:
         self._kind = kind
+        self._tls = tls
+        self._host = host
         self._directory = directory
         self._primaries = primaries
         self.nodes: list[Server] = []
@@ -76,8 +92,8 @@ class ClusterOfServers:
     @property
     def url(self) -> str:
         """The URL, by the first three nodes."""
-        seeds = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:3])
-        return f"redis+cluster://{seeds}"
+        seeds = ",".join(f"{self._host or '127.0.0.1'}:{node.port}" for node in self.nodes[:3])
+        return _with_tls(f"redis+cluster://{seeds}", self._tls)
 
     def start(self) -> None:
         """Start, and return once every node says that all is well."""
@@ -103,10 +119,15 @@ class ClusterOfServers:
 
     def _new_node(self) -> Server:
         port = free_port()
+        directory = self._directory()
+        # A node that joins gets the users of those that are there, as operators have it.
+        users = (self.nodes[0].directory / "users.acl").read_text() if self.nodes else ""
+        (directory / "users.acl").write_text(users)
         node = Server(
             self._kind,
-            self._directory(),
+            directory,
             [
+                *("--aclfile", str(directory / "users.acl")),
                 *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
                 *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
                 *("--cluster-config-file", "nodes.conf"),
@@ -115,8 +136,12 @@ class ClusterOfServers:
                 *("--cluster-allow-replica-migration", "no"),
                 *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
                 *("--appendonly", "no"),
+                *(("--tls-cluster", "yes") if self._tls else ()),
+                *(("--cluster-announce-hostname", self._host) if self._host else ()),
+                *(("--cluster-preferred-endpoint-type", "hostname") if self._host else ()),
             ],
             port=port,
+            tls=self._tls,
         )
         node.start()
         self.nodes.append(node)
@@ -251,12 +276,16 @@ class Watched:
     Args:
         kind: of server.
         directory: gives a new directory.
+        tls: with what all of them speak TLS alone, sentinels too; None: plaintext.
     """
 
     SERVICE = "fleet"
 
-    def __init__(self, kind: str, directory: NewDirectory) -> None:
+    def __init__(
+        self, kind: str, directory: NewDirectory, *, tls: Certificates | None = None
+    ) -> None:
         self._kind = kind
+        self._tls = tls
         self._directory = directory
         self.servers: list[Server] = []
         self.sentinels: list[Server] = []
@@ -265,7 +294,7 @@ class Watched:
     def url(self) -> str:
         """The URL, by all sentinels."""
         seeds = ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels)
-        return f"redis+sentinel://{seeds}/{self.SERVICE}"
+        return _with_tls(f"redis+sentinel://{seeds}/{self.SERVICE}", self._tls)
 
     def start(self) -> None:
         """Start, and return once the sentinels know of each other and of the replicas."""
@@ -275,6 +304,7 @@ class Watched:
                 self._directory(),
                 ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"],
                 port=0,
+                tls=self._tls,
             )
             server.start()
             self.servers.append(server)
@@ -282,7 +312,7 @@ class Watched:
             ask(replica, "REPLICAOF", "127.0.0.1", self.servers[0].port)
         for _ in range(SENTINELS):
             directory = self._directory()
-            sentinel = Server(self._kind, directory, port=0, sentinel=self._watch())
+            sentinel = Server(self._kind, directory, port=0, sentinel=self._watch(), tls=self._tls)
             sentinel.start()
             self.sentinels.append(sentinel)
             # As often as in the first moments, so that tests need not wait for what it sees.

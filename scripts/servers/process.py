@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from scripts.servers.waiting import eventually
 
@@ -26,6 +27,20 @@ OLDEST_REDIS = (7, 0)
 # ends. 1 is PR_SET_PDEATHSIG, 9 is SIGKILL. (preexec_fn would run in a fork of a threaded process.)
 PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 DIE_WITH_PARENT = [sys.executable, "-I", "-S", "-c", PRCTL] if sys.platform == "linux" else []
+
+
+class Certificates(Protocol):
+    """Files that servers speak TLS with."""
+
+    @property
+    def client(self) -> Path:
+        """Chain and key of a client."""
+
+    def server_args(self, port: int) -> list[str]:
+        """Return what a server is started with: TLS on this port."""
+
+    def options(self, client: Path) -> str:
+        """Return the options of a URL: whom to trust, and as whom to come."""
 
 
 @functools.cache
@@ -62,6 +77,7 @@ class Server:
         port: TCP port on 127.0.0.1, or None.
         password: of the default user, or None.
         sentinel: it is a Sentinel, with these lines in its file; or None.
+        tls: with what it speaks TLS on its port, and plaintext on none; or None.
     """
 
     def __init__(
@@ -73,12 +89,14 @@ class Server:
         port: int | None = None,
         password: str | None = None,
         sentinel: str | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         self.kind = kind
         self.directory = directory
         self.port = free_port() if port == 0 else port
         self.password = password
         self._args = list(args)
+        self.tls = tls
         self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -89,10 +107,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The URL to connect with, password included: unix://, or redis:// when there is a port."""
+        """The URL to connect with, login included: unix://, or with a port redis:// or rediss://."""
         login = f":{self.password}@" if self.password else ""
         if self.port is None:
             return f"unix://{login}{self.socket}"
+        if self.tls is not None:
+            options = self.tls.options(self.tls.client)
+            return f"rediss://{login}127.0.0.1:{self.port}/0{options}"
         return f"redis://{login}127.0.0.1:{self.port}/0"
 
     @property
@@ -166,6 +187,11 @@ class Server:
         }
         if self.password:
             options["--requirepass"] = self.password
+        if self.tls is not None:
+            words = self.tls.server_args(self.port or 0)
+            options |= {"--port": "0", **dict(zip(words[::2], words[1::2], strict=True))}
+            # Replicas and Sentinels go by it too.
+            options["--tls-replication"] = "yes"
         words = [word for option in options.items() for word in option]
         if self._sentinel is None:
             return words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,9 @@ MAKERS: dict[str, Callable[[NewDirectory], Deployment]] = {
     "valkey-cluster": lambda directory: Clustered(VALKEY, directory),
     "compose": lambda _: Composed(),
 }
+
+# Where each process comes with the rights of its role, and no others.
+WITH_ROLES = ("redis", "cluster")
 
 
 def _installed() -> str:
@@ -68,15 +71,19 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
 
 @pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in MAKERS])
 def deployment(
-    request: pytest.FixtureRequest, running: Callable[[str], Deployment]
+    request: pytest.FixtureRequest, running: Callable[[str], Deployment], namespace: str
 ) -> Iterator[Deployment]:
-    """Give each deployment, whole; what a test killed is started again after it."""
+    """Give each deployment, whole; what a test killed is started again after it.
+
+    On some every process has the rights of its role alone: see `Deployment.way`.
+    """
     name: str = request.param
     if name == "redis" and isinstance(reason := find_binary(REDIS), str):
         pytest.skip(reason)
     deployment = running(name)
-    yield deployment
-    deployment.heal()
+    with deployment.with_roles(namespace) if name in WITH_ROLES else nullcontext():
+        yield deployment
+        deployment.heal()
 
 
 @pytest.fixture

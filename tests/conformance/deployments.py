@@ -8,15 +8,16 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import redis
 
 from broker.keys import ShardKeys, slot_of_key
-from scripts.servers.clustered import ClusterOfServers, Reachable, Watched, ask, client
+from tests.clustered import ClusterOfServers, Reachable, Watched, ask, client
 from tests.integration.serving import Serving
+from tests.roles import RoleUsers
 from tests.servers import Server
 from tests.waiting import eventually
 
@@ -30,14 +31,40 @@ class Deployment(ABC):
 
     Attributes:
         has_slots: slots can be moved, and nodes added.
+        users: in whose roles tests come; None: all as the owner.
     """
 
     has_slots: ClassVar[bool] = False
+    users: RoleUsers | None = None
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """What producers, replicas and workers are given."""
+        """Where everything is, with the rights of the owner."""
+
+    def way(self, role: str, url: str | None = None) -> str:
+        """Return what a process of a role is given; to one server if its URL is."""
+        url = url or self.url
+        return self.users.url(role, url) if self.users else url
+
+    @contextmanager
+    def with_roles(self, namespace: str) -> Iterator[None]:
+        """Give a block in which each process has the rights of its role and no others."""
+        users = RoleUsers(
+            [server.url for server in self.servers()],
+            namespace,
+            shards=SHARDS,
+            is_cluster=self.has_slots,
+            is_saved=True,
+        )
+        with users:
+            self.users = users
+            try:
+                yield
+            finally:
+                self.users = None
+            # A server that was restarted has forgotten it; most were not.
+            assert users.refused() == set()
 
     @abstractmethod
     def start(self) -> None:
@@ -73,12 +100,15 @@ class Deployment(ABC):
     @contextmanager
     def serve(self, namespace: str, **settings: Any) -> Iterator[None]:
         """Give workers for a namespace: two flush workers and a scheduler if nobody objects."""
-        settings = {"shards": SHARDS, "flushers": 2, "interval": 0.5, **settings}
-        workers = Serving(self.url, namespace, **settings)
-        try:
+        flushing = {"shards": SHARDS, "flushers": 2, **settings}
+        with ExitStack() as stack:
+            workers = Serving(self.way("flusher"), namespace, **flushing)
+            stack.callback(workers.stop)
+            scheduler = Serving(
+                self.way("scheduler"), namespace, shards=SHARDS, flushers=0, interval=0.5
+            )
+            stack.callback(scheduler.stop)
             yield
-        finally:
-            workers.stop()
 
     def cut_subscribers(self) -> int:
         """Break every subscription; return how many there were."""
@@ -95,10 +125,13 @@ class Single(Deployment):
     """One server that keeps everything on disk."""
 
     def __init__(self, kind: str, directory: NewDirectory) -> None:
+        place = directory()
+        (place / "users.acl").touch()
         self._server = Server(
             kind,
-            directory(),
+            place,
             [
+                *("--aclfile", str(place / "users.acl")),
                 *("--appendonly", "yes", "--appendfsync", "always"),
                 # A rewrite of the file in the middle of a copy would make the copy useless.
                 *("--auto-aof-rewrite-percentage", "0"),

@@ -88,9 +88,9 @@ def writing(deployment: Deployment, namespace: str) -> Iterator[tuple[Writers, R
     ordered = Ordered()
     with (
         deployment.serve(namespace),
-        Replica(deployment.url, namespace=namespace, staleness_bound=1.0) as replica,
+        Replica(deployment.way("subscriber"), namespace=namespace, staleness_bound=1.0) as replica,
     ):
-        writers = Writers(deployment.url, namespace)
+        writers = Writers(deployment.way("producer"), namespace)
         try:
             writers.go_on()
             replica.wait_live(SETTLE)
@@ -112,7 +112,7 @@ def writing(deployment: Deployment, namespace: str) -> Iterator[tuple[Writers, R
         has_loaded = replica.stats()["loads"] > loads
         verification = answered(replica.verify)
         assert (verification.is_equal, verification.keys) == (True, len(expected))
-        with Inspector(deployment.url, namespace=namespace) as inspector:
+        with Inspector(deployment.way("subscriber"), namespace=namespace) as inspector:
             assert answered(inspector.folded) == expected
     watching.join()
     # A full state shows the outcome only, not what led to it.
@@ -171,8 +171,8 @@ def test_what_the_server_forgot_is_sent_again(deployment: Deployment, namespace:
     """Accepted, published and read, then forgotten with the primary: it comes back, once."""
     with (
         deployment.serve(namespace),
-        Producer(deployment.url, namespace=namespace) as producer,
-        Replica(deployment.url, namespace=namespace, staleness_bound=1.0) as replica,
+        Producer(deployment.way("producer"), namespace=namespace) as producer,
+        Replica(deployment.way("subscriber"), namespace=namespace, staleness_bound=1.0) as replica,
     ):
         replica.wait_for(_counted(producer, 10), SETTLE)
         with deployment.forgetting(namespace):
@@ -191,8 +191,8 @@ def test_what_nobody_kept_is_told_as_lost_to_the_number(
     """A producer that keeps nothing is told exactly how many deltas its server forgot."""
     with (
         deployment.serve(namespace),
-        Producer(deployment.url, namespace=namespace, keep_seconds=0) as producer,
-        Replica(deployment.url, namespace=namespace, staleness_bound=1.0) as replica,
+        Producer(deployment.way("producer"), namespace=namespace, keep_seconds=0) as producer,
+        Replica(deployment.way("subscriber"), namespace=namespace, staleness_bound=1.0) as replica,
     ):
         replica.wait_for(_counted(producer, 10), SETTLE)
         with deployment.forgetting(namespace):
@@ -275,8 +275,8 @@ def test_shards_of_other_nodes_stay_live(with_slots: Clustered, namespace: str) 
     slots = _slots(namespace)
     with (
         with_slots.serve(namespace),
-        Producer(with_slots.url, namespace=namespace) as producer,
-        Replica(with_slots.url, namespace=namespace, staleness_bound=0.6) as replica,
+        Producer(with_slots.way("producer"), namespace=namespace) as producer,
+        Replica(with_slots.way("subscriber"), namespace=namespace, staleness_bound=0.6) as replica,
     ):
         producer.set_many(dict.fromkeys(KEYS, 0))
         replica.wait_for(producer.flush(SETTLE), SETTLE)

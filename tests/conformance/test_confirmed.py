@@ -20,11 +20,13 @@ def replicated(deployment: Deployment) -> Deployment:
 
 def test_what_is_on_replicas_survives_a_primary(replicated: Deployment, namespace: str) -> None:
     """Killed right after: whoever takes over has all of it, and nothing is sent again."""
-    with Producer(replicated.url, namespace=namespace, shards=SHARDS, keep_seconds=0) as producer:
+    with Producer(
+        replicated.way("producer"), namespace=namespace, shards=SHARDS, keep_seconds=0
+    ) as producer:
         producer.set_many(KEYS)
         producer.flush(20, replicas=1)
         replicated.kill_primary(namespace)
-        with Inspector(replicated.url, namespace=namespace) as inspector:
+        with Inspector(replicated.way("admin"), namespace=namespace) as inspector:
             assert sum(one["accepted"] for one in inspector.status()["shards"]) == len(KEYS)
         producer.increment("k0")
         producer.flush(20)
@@ -35,7 +37,7 @@ def test_replicas_that_are_not_there_confirm_nothing(
     replicated: Deployment, namespace: str
 ) -> None:
     """It says how many there were, and the next flush is as good as ever."""
-    with Producer(replicated.url, namespace=namespace, shards=SHARDS) as producer:
+    with Producer(replicated.way("producer"), namespace=namespace, shards=SHARDS) as producer:
         producer.set_many(KEYS)
         producer.flush(20, replicas=1)
         with pytest.raises(UnconfirmedError, match="of 9 replicas have it in memory"):

@@ -22,8 +22,8 @@ def test_what_is_written_is_what_is_read(deployment: Deployment, namespace: str)
     expected: dict[str, Any] = {}
     with (
         deployment.serve(namespace),
-        Producer(deployment.url, namespace=namespace) as producer,
-        Replica(deployment.url, namespace=namespace) as replica,
+        Producer(deployment.way("producer"), namespace=namespace) as producer,
+        Replica(deployment.way("subscriber"), namespace=namespace) as replica,
     ):
         for number in range(KEYS):
             key = f"k{number}"
@@ -45,8 +45,8 @@ def test_what_is_written_is_what_is_read(deployment: Deployment, namespace: str)
         assert replica.snapshot()[0] == expected
         # Somebody who comes later reads the full state, and the log behind it.
         with (
-            Inspector(deployment.url, namespace=namespace) as inspector,
-            Replica(deployment.url, namespace=namespace) as late,
+            Inspector(deployment.way("subscriber"), namespace=namespace) as inspector,
+            Replica(deployment.way("subscriber"), namespace=namespace) as late,
         ):
             assert inspector.folded() == expected
             eventually(lambda: inspector.state() == expected, 20)
@@ -62,8 +62,8 @@ def test_a_token_tells_another_process_when_it_is_visible(
     """A token goes as text, and whoever waits for it reads what was written before it."""
     with (
         deployment.serve(namespace),
-        Producer(deployment.url, namespace=namespace) as producer,
-        Replica(deployment.url, namespace=namespace) as replica,
+        Producer(deployment.way("producer"), namespace=namespace) as producer,
+        Replica(deployment.way("subscriber"), namespace=namespace) as replica,
     ):
         for number in range(30):
             producer.set_many({f"k{n}": number for n in range(SHARDS * 2)})
@@ -80,8 +80,10 @@ def test_changes_come_in_the_order_of_writing(deployment: Deployment, namespace:
     rounds = 60
     with (
         deployment.serve(namespace),
-        Producer(deployment.url, namespace=namespace, local_delta_max_count=3) as producer,
-        Replica(deployment.url, namespace=namespace) as replica,
+        Producer(
+            deployment.way("producer"), namespace=namespace, local_delta_max_count=3
+        ) as producer,
+        Replica(deployment.way("subscriber"), namespace=namespace) as replica,
     ):
         replica.wait_live(20)
         with closing(replica.changes()) as changes:
@@ -111,7 +113,7 @@ def test_writers_side_by_side_lose_nothing(
     each = 400
 
     def write(node: int) -> None:
-        with Producer(deployment.url, namespace=namespace, node=f"n{node}") as producer:
+        with Producer(deployment.way("producer"), namespace=namespace, node=f"n{node}") as producer:
             for number in range(each):
                 producer.increment(f"c{number % 20}")
                 producer.increment("all")
@@ -119,7 +121,7 @@ def test_writers_side_by_side_lose_nothing(
 
     with (
         deployment.serve(namespace),
-        Replica(deployment.url, namespace=namespace) as replica,
+        Replica(deployment.way("subscriber"), namespace=namespace) as replica,
     ):
         threads = [threading.Thread(target=write, args=(node,)) for node in range(producers)]
         for thread in threads:
@@ -135,22 +137,26 @@ def test_writers_side_by_side_lose_nothing(
         )
         verification = replica.verify()
         assert (verification.is_equal, verification.keys) == (True, 21)
-        with Inspector(deployment.url, namespace=namespace) as inspector:
+        with Inspector(deployment.way("subscriber"), namespace=namespace) as inspector:
             assert not inspector.altered()
 
 
 def test_a_replica_says_when_it_is_not_current(deployment: Deployment, namespace: str) -> None:
     """Without flush workers nobody tells the head: the replica is stale within its bound."""
-    with Producer(deployment.url, namespace=namespace, shards=SHARDS) as producer:
+    with Producer(deployment.way("producer"), namespace=namespace, shards=SHARDS) as producer:
         with (
             deployment.serve(namespace),
-            Replica(deployment.url, namespace=namespace, staleness_bound=0.6) as replica,
+            Replica(
+                deployment.way("subscriber"), namespace=namespace, staleness_bound=0.6
+            ) as replica,
         ):
             producer.set("key", 1)
             replica.wait_for(producer.flush(20), 20)
             replica.wait_live(20)
             before = replica.status
-        with Replica(deployment.url, namespace=namespace, staleness_bound=0.6) as replica:
+        with Replica(
+            deployment.way("subscriber"), namespace=namespace, staleness_bound=0.6
+        ) as replica:
             # It holds everything, and nobody proves that this is all.
             eventually(lambda: replica.status is Status.STALE, 20)
             assert (before, replica["key"]) == (Status.LIVE, 1)

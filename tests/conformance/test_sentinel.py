@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker import Producer
-from scripts.servers.clustered import Watched, ask
+from tests.clustered import Watched, ask
 from tests.integration.serving import NewServing, Serving
 from tests.servers import KINDS, find_binary
 from tests.waiting import eventually

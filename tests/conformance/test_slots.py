@@ -10,7 +10,7 @@ import pytest
 from broker import Inspector, Producer
 from broker.aio.session import Session
 from broker.lua.replies import Drained, DrainLimits, NotDue, Undeclared
-from scripts.servers.clustered import ask
+from tests.clustered import ask
 from tests.conformance.deployments import SHARDS, Clustered, first_slot
 from tests.integration.serving import joined
 from tests.waiting import eventually
@@ -36,7 +36,7 @@ def test_a_shard_pauses_while_its_slot_is_on_its_way(with_slots: Clustered, name
     ids = [ask(node, "CLUSTER", "MYID") for node in (source, target)]
 
     async def scenario(producer: Producer) -> None:
-        async with joined(with_slots.url, namespace) as session:
+        async with joined(with_slots.way("flusher"), namespace) as session:
             producer.set("c6", 1)
             await asyncio.to_thread(producer.flush, 10)
             assert isinstance(await drained(session, []), Drained)
@@ -58,14 +58,14 @@ def test_a_shard_pauses_while_its_slot_is_on_its_way(with_slots: Clustered, name
 
     with (
         Producer(
-            with_slots.url,
+            with_slots.way("producer"),
             namespace=namespace,
             shards=SHARDS,
             local_delta_max_age=0,
             linger=0,
             keep_seconds=0,
         ) as producer,
-        Inspector(with_slots.url, namespace=namespace) as inspector,
+        Inspector(with_slots.way("subscriber"), namespace=namespace) as inspector,
     ):
         asyncio.run(scenario(producer))
         assert inspector.folded() == {"c6": 3}
@@ -79,8 +79,8 @@ def test_a_reader_does_not_notice_that_a_slot_moved(with_slots: Clustered, names
     source = cluster.owner(slot)
     with (
         with_slots.serve(namespace),
-        Producer(with_slots.url, namespace=namespace) as producer,
-        Inspector(with_slots.url, namespace=namespace) as inspector,
+        Producer(with_slots.way("producer"), namespace=namespace) as producer,
+        Inspector(with_slots.way("subscriber"), namespace=namespace) as inspector,
     ):
         producer.set("c6", 1)
         producer.flush(10)
@@ -99,8 +99,11 @@ def test_any_node_of_a_cluster_leads_to_all_of_it(
     """A plain URL of one node, a replica even, is enough."""
     url = with_slots.cluster.nodes[seed].url
     assert url.startswith("redis://")
-    with with_slots.serve(namespace), Producer(url, namespace=namespace) as producer:
+    with (
+        with_slots.serve(namespace),
+        Producer(with_slots.way("producer", url), namespace=namespace) as producer,
+    ):
         producer.set_many({f"k{number}": number for number in range(SHARDS * 4)})
         producer.flush(10)
-        with Inspector(url, namespace=namespace) as inspector:
+        with Inspector(with_slots.way("subscriber", url), namespace=namespace) as inspector:
             eventually(lambda: len(inspector.folded()) == SHARDS * 4, 10)

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from broker import Inspector, Producer
 from broker.keys import ShardKeys, slot_of_key
-from scripts.servers.clustered import Watched
+from tests.clustered import Watched
 from tests.conformance.deployments import SHARDS, BehindSentinels, Clustered, Deployment, first_slot
 from tests.waiting import eventually
 from workers.cli import statebroker

@@ -293,19 +293,15 @@ def test_ids_of_a_node_that_left_go_with_the_log(
     world.publish()
 
     async def scenario(session: Session) -> None:
-        worker = snapshot_worker(session, log_limit=1)
-
-        async def write() -> None:
-            await asyncio.to_thread(world.producer.table("t").increment, "c")
-            await asyncio.to_thread(world.publish)
-            assert await worker.write_once() is not None
-
-        await write()
-        assert len(ids()) == 2
-        for _ in range(3):
-            await write()
-        assert len(ids()) == 1
-        await worker.release()
+        # The first leaves the log as it is, the second cuts it at once.
+        for log_limit, left in ((1 << 30, 2), (1, 1)):
+            worker = snapshot_worker(session, log_limit=log_limit)
+            for _ in range(4):
+                await asyncio.to_thread(world.producer.table("t").increment, "c")
+                await asyncio.to_thread(world.publish)
+                assert await worker.write_once() is not None
+            assert len(ids()) == left
+            await worker.release()
 
     world.run(scenario)
     watched.wait_for(world.producer.flush(10), 10)
@@ -314,7 +310,7 @@ def test_ids_of_a_node_that_left_go_with_the_log(
         assert content(newcomer.table("t")) == content(watched.table("t"))
         world.producer.table("t").increment("c")
         newcomer.wait_for(world.producer.flush(10), 10)
-        assert newcomer.table("t")["c"] == 8.0
+        assert newcomer.table("t")["c"] == 12.0
 
 
 def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(

@@ -224,7 +224,8 @@ def test_a_flush_worker_does_not_spin_while_the_log_is_full(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
     """Producers go on waking it; it asks a few times a second, and goes on once there is room."""
-    served = serving(server.url, namespace, limits=DrainLimits(log_bytes=20_000), heartbeat=10.0)
+    limits = DrainLimits(log_bytes=20_000)
+    served = serving(server.url, namespace, limits=limits, heartbeat=10.0, max_count=1)
     commands = served.session.commands
     drain, drains = commands.drain, [0]
 

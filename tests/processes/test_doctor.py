@@ -114,6 +114,7 @@ def test_each_role_is_known_by_its_rights(
             "seen": users.user(role),
             "consequence": "",
             "fix": "",
+            "servers": [],
         }
         assert found["scripts"]["severity"] == "ok"
         sees_settings = role == "admin"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from broker.roles import ROLES
-from workers.doctor import Facts, Finding, Severity, judge
+from workers.doctor import Facts, Finding, SentinelFacts, Severity, Survey
+from workers.doctor import judge as judge_survey
 
 OK, NOTE, WARNING, ERROR = Severity
 
@@ -46,6 +47,11 @@ WELL = Facts(
     user="me",
     lacking={role: [] for role in ROLES},
 )
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """What is said of a single server."""
+    return judge_survey(Survey(facts.url, "single", (facts,), unreachable=facts.unreachable))
 
 
 def judged(facts: Facts) -> dict[str, Finding]:
@@ -212,3 +218,187 @@ def test_a_role_that_is_wanted_has_to_be_possible() -> None:
     assert missing.fix == "statebroker acl producer --namespace default --node bus1"
     none = judged(replace(WELL, lacking=lacking | {"flusher": ["publish ch"]}))["acl"]
     assert (none.severity, "lacks publish ch" in none.seen) == (ERROR, True)
+
+
+# -- deployments ----------------------------------------------------------------------------------
+
+FOLLOWS = {"role": "slave", "master_link_status": "up", "connected_slaves": 0}
+
+
+def node(at: str, slots: tuple[int, int] | None = None, primary: str = "") -> Facts:
+    """A node of a Cluster that is well."""
+    return replace(
+        WELL,
+        kind="cluster",
+        at=at,
+        primary=primary,
+        slots=(slots,) if slots else (),
+        info=INFO | FOLLOWS if primary else INFO,
+        cluster={"cluster_state": "ok", "cluster_slots_ok": "16384"},
+    )
+
+
+NODES = (
+    *(node("a:1", (0, 5000)), node("b:1", (5001, 11000)), node("c:1", (11001, 16383))),
+    *(node("a:2", primary="a:1"), node("b:2", primary="b:1"), node("c:2", primary="c:1")),
+)
+
+
+def cluster(*changed: Facts, without: str = "") -> Survey:
+    """A Cluster that is well but for these nodes."""
+    nodes = {one.at: one for one in (*NODES, *changed)}
+    nodes.pop(without, None)
+    return Survey("redis+cluster://a:1", "cluster", tuple(nodes.values()))
+
+
+PRIMARY = replace(WELL, kind="sentinel", at="p:1")
+REPLICA = replace(PRIMARY, at="r:1", primary="p:1", info=INFO | FOLLOWS)
+SENTINELS = tuple(
+    SentinelFacts(f"s:{n}", primary="p:1", quorum=2, others=2, replicas={"r:1": "slave"})
+    for n in range(3)
+)
+
+
+def watched(
+    *changed: SentinelFacts, servers: tuple[Facts, ...] = (PRIMARY, REPLICA), count: int = 3
+) -> Survey:
+    """A primary with a replica behind sentinels, well but for these."""
+    sentinels = {one.at: one for one in (*SENTINELS[:count], *changed)}
+    return Survey("redis+sentinel://s", "sentinel", servers, tuple(sentinels.values()))
+
+
+def sentinel(number: int, **changed: Any) -> SentinelFacts:
+    """One of the sentinels, well but for this."""
+    return replace(SENTINELS[number], **changed)
+
+
+def changed(facts: Facts, **changed: Any) -> Facts:
+    """A server, but for this in INFO."""
+    return replace(facts, info={**facts.info, **changed})
+
+
+@pytest.mark.parametrize("survey", [cluster(), watched()])
+def test_a_deployment_that_keeps_every_promise_is_ok_in_everything(survey: Survey) -> None:
+    """What all servers share is said once, and names them all."""
+    found = judge_survey(survey)
+    assert [one for one in found if one.severity] == []
+    everywhere = tuple(one.at for one in survey.servers)
+    assert {one.check for one in found if one.servers == everywhere} >= {
+        *("version", "eviction", "memory", "persistence"),
+        *("output-buffer", "user", "acl", "tls", "clock", "scripts"),
+    }
+    whole = {"slots", "replicas"} if survey.kind == "cluster" else {"sentinels", "quorum"}
+    assert whole <= {one.check for one in found if not one.servers}
+
+
+FULL = CONFIG | {"cluster-require-full-coverage": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("survey", "check", "severity", "seen", "servers"),
+    [
+        (
+            cluster(node("b:1", (5101, 11000))),
+            *("slots", ERROR, "100 of 16384 have no owner: 5001-5100", ()),
+        ),
+        (cluster(node("c:1", (11001, 16382))), "slots", ERROR, "1 of 16384", ()),
+        (
+            cluster(node("a:1", (0, 11000)), without="b:1"),
+            *("majority", WARNING, "2 primaries own slots", ()),
+        ),
+        (cluster(without="b:2"), "replicas", WARNING, "1 of 3 primaries have none: b:1", ()),
+        (
+            cluster(replace(NODES[4], unreachable="no")),
+            *("replicas", WARNING, "1 of 3 primaries have none: b:1", ()),
+        ),
+        (cluster(replace(NODES[4], unreachable="no")), "connection", WARNING, "no", ("b:2",)),
+        (cluster(replace(NODES[1], unreachable="no")), "connection", ERROR, "no", ("b:1",)),
+        (
+            cluster(replace(NODES[2], cluster={"cluster_state": "fail"})),
+            *("cluster-state", ERROR, "cluster_state:fail", ("c:1",)),
+        ),
+        (
+            cluster(
+                replace(NODES[2], cluster={"cluster_state": "ok", "cluster_slots_ok": "16383"})
+            ),
+            *("cluster-state", ERROR, "of 16384 slots 16383", ("c:1",)),
+        ),
+        (cluster(replace(NODES[2], config=FULL)), "coverage", NOTE, "coverage yes", ("c:1",)),
+        (
+            cluster(changed(NODES[3], master_link_status="down")),
+            *("link", WARNING, "its link to a:1 is down", ("a:2",)),
+        ),
+        (
+            cluster(changed(NODES[3], role="master")),
+            *("link", WARNING, "does not follow a:1", ("a:2",)),
+        ),
+        (
+            cluster(replace(NODES[3], config=CONFIG | {"appendfsync": "no"})),
+            *("persistence", WARNING, "appendfsync no", ("a:2",)),
+        ),
+        (
+            cluster(replace(NODES[0], config=CONFIG | {"min-replicas-to-write": "0"})),
+            *("min-replicas", NOTE, "min-replicas-to-write 0", ("a:1",)),
+        ),
+        (
+            watched(sentinel(2, unreachable="gone")),
+            *("sentinels", WARNING, "1 of 3 cannot be asked: s:2 (gone)", ()),
+        ),
+        (
+            watched(sentinel(0, others=1), sentinel(1, others=1), count=2),
+            *("sentinels", WARNING, "2 in all", ()),
+        ),
+        (watched(sentinel(1, others=3)), "sentinels", WARNING, "s:1 knows 3 others", ()),
+        (watched(sentinel(1, trouble="NOQUORUM 1")), "quorum", ERROR, "s:1: NOQUORUM 1", ()),
+        (watched(sentinel(1, quorum=3)), "quorum", WARNING, "s:1 has 3", ()),
+        (watched(sentinel(1, primary="r:1")), "primary", ERROR, "p:1 say 2, r:1 say 1", ()),
+        (
+            watched(sentinel(1, flags="master,s_down")),
+            *("primary", ERROR, "1 of 3 sentinels cannot reach it: s:1", ()),
+        ),
+        (
+            watched(sentinel(0, replicas={"r:1": "slave,s_down,disconnected"})),
+            *("candidates", WARNING, "cannot reach r:1", ()),
+        ),
+        (
+            watched(servers=(replace(PRIMARY, unreachable="no"), REPLICA)),
+            *("connection", ERROR, "no", ("p:1",)),
+        ),
+        (
+            watched(servers=(PRIMARY, replace(REPLICA, unreachable="no"))),
+            *("connection", WARNING, "no", ("r:1",)),
+        ),
+        (
+            watched(servers=(changed(PRIMARY, connected_slaves=0), REPLICA)),
+            *("replicas", WARNING, "none", ("p:1",)),
+        ),
+        (
+            watched(servers=(changed(PRIMARY, role="slave", master_host="x"), REPLICA)),
+            *("role", ERROR, "replica of x", ("p:1",)),
+        ),
+        (
+            watched(
+                servers=(
+                    replace(PRIMARY, config=CONFIG | {"min-replicas-to-write": "0"}),
+                    REPLICA,
+                )
+            ),
+            *("min-replicas", WARNING, "min-replicas-to-write 0", ("p:1",)),
+        ),
+    ],
+)
+def test_each_fault_of_a_deployment_is_told_with_its_servers(
+    survey: Survey, check: str, severity: Severity, seen: str, servers: tuple[str, ...]
+) -> None:
+    """One thing wrong: it is told, with what follows and what to do, and of whom it was seen."""
+    found = [one for one in judge_survey(survey) if one.check == check and one.severity]
+    assert [(one.severity, one.servers) for one in found] == [(severity, servers)]
+    assert seen in found[0].seen
+    assert found[0].consequence
+    assert found[0].fix
+
+
+def test_a_deployment_that_nobody_can_tell_of_is_an_error() -> None:
+    """No node, or no sentinel, answers."""
+    (one,) = judge_survey(Survey("redis+cluster://a", "cluster", unreachable="connecting: no"))
+    assert (one.check, one.severity, one.seen) == ("connection", ERROR, "connecting: no")

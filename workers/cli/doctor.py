@@ -1,4 +1,4 @@
-"""`doctor`: whether a server keeps what statebroker promises by it, and how to mend it."""
+"""`doctor`: whether servers keep what statebroker promises by them, and how to mend it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from broker.config import checked_name
 from broker.roles import ROLES
 from workers.cli.options import checked_options, place_options
-from workers.doctor import Finding, Severity, examine, judge
+from workers.doctor import Finding, Severity, Survey, judge, survey
 
 STYLES = {
     Severity.OK: "green",
@@ -44,11 +44,12 @@ def doctor(  # noqa: PLR0917 - how click calls
     strict: bool,  # noqa: FBT001 - how click calls
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Check a server: what was seen, what follows from it, and the command that mends it.
+    """Check the servers: what was seen, what follows, and the command that mends it.
 
     \b
     Looked at are version, eviction, memory, persistence, replicas, output
-    buffers, connections, user and rights, TLS, clock and scripts.
+    buffers, connections, user and rights, TLS, clock and scripts; of a
+    Cluster every node and its slots, of Sentinels these, quorum and all servers.
       ok       nothing to do
       note     know it
       warning  a promise is weaker than you may think
@@ -61,24 +62,28 @@ def doctor(  # noqa: PLR0917 - how click calls
     """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     checked_name("node", node)
-    facts = asyncio.run(examine(url, namespace, node=node, wanted=roles))
-    findings = judge(facts)
+    found = asyncio.run(survey(url, namespace, node=node, wanted=roles))
+    findings = judge(found)
     worst = max(finding.severity for finding in findings)
     if as_json:
         told = [asdict(one) | {"severity": str(one.severity)} for one in findings]
-        click.echo(json.dumps({"server": facts.url, "worst": str(worst), "findings": told}))
+        click.echo(json.dumps({"server": found.url, "worst": str(worst), "findings": told}))
     else:
-        _print(facts.url, findings)
+        _print(found, findings)
     sys.exit(1 if worst >= (Severity.WARNING if strict else Severity.ERROR) else 0)
 
 
-def _print(server: str, findings: list[Finding]) -> None:
+def _print(found: Survey, findings: list[Finding]) -> None:
     console = Console(soft_wrap=True)
-    console.print(Text(server, style="bold"))
+    console.print(Text(found.url, style="bold"))
     for one in findings:
         line = Text(f"{one.severity!s:8}", style=STYLES[one.severity])
         # As it stands: square brackets are no markup.
         console.print(line.append(f" {one.check:14} {one.seen}", style="default"))
+        if one.servers:
+            is_all = len(one.servers) == len(found.servers) > 1
+            named = f"all {len(found.servers)} servers" if is_all else ", ".join(one.servers)
+            console.print(Text(f"{'':24}at:  {named}"))
         if one.severity:
             console.print(Text(f"{'':24}so:  {one.consequence}"))
             console.print(Text(f"{'':24}fix: {one.fix}"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from broker.urls import Kind
+
 
 class Severity(IntEnum):
     """How bad a finding is; the larger the worse."""
@@ -32,6 +34,8 @@ class Finding:
         seen: what was seen, with its values.
         consequence: what follows; empty for OK.
         fix: a command to run, or what to do; empty for OK.
+        servers: of which servers of a deployment it was seen; empty for the only one, and for what
+            concerns all of them together.
     """
 
     check: str
@@ -39,6 +43,7 @@ class Finding:
     seen: str
     consequence: str = ""
     fix: str = ""
+    servers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,11 @@ class Facts:
         node: whose pending list was tried.
         published_bytes_per_s: what the shards of the namespace published lately.
         largest_batch: bytes, the most that a flush worker publishes at once.
+        kind: of the deployment that it belongs to.
+        at: its address there; "" for the only one.
+        primary: whom it is meant to follow; "" if it is meant to be a primary.
+        slots: first and last of each range of slots that it owns.
+        cluster: CLUSTER INFO; empty if it is no node, or that is not allowed.
     """
 
     url: str
@@ -85,3 +95,52 @@ class Facts:
     node: str = "doctor"
     published_bytes_per_s: float = 0.0
     largest_batch: int = 1 << 20
+    kind: Kind = "single"
+    at: str = ""
+    primary: str = ""
+    slots: tuple[tuple[int, int], ...] = ()
+    cluster: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelFacts:
+    """What one Sentinel said.
+
+    Attributes:
+        at: its address.
+        unreachable: why it could not be asked; then nothing else holds.
+        primary: whom it takes for the primary.
+        flags: what it says of that, such as "master,s_down".
+        quorum: how many have to miss the primary before a failover begins.
+        others: how many other sentinels it knows.
+        replicas: address -> flags, of each replica that it knows.
+        trouble: why it could not have a failover done now; "" if it could.
+    """
+
+    at: str
+    unreachable: str | None = None
+    primary: str = ""
+    flags: str = "master"
+    quorum: int = 0
+    others: int = 0
+    replicas: Mapping[str, str] = field(default_factory=dict)
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a whole deployment showed.
+
+    Attributes:
+        url: of the deployment, without its password.
+        kind: of the deployment.
+        servers: every one that holds data, those that could not be asked included.
+        sentinels: every one that watches them.
+        unreachable: why it could not be told which servers there are; then there are none here.
+    """
+
+    url: str
+    kind: Kind
+    servers: tuple[Facts, ...] = ()
+    sentinels: tuple[SentinelFacts, ...] = ()
+    unreachable: str | None = None

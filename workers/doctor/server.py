@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from broker.protocol import MIN_REDIS
 from workers.doctor.model import Facts, Finding, Severity
+from workers.doctor.replication import judge_place, judge_replicas
 
 OK, NOTE, WARNING, ERROR = Severity
 
 FULL_WARNING, FULL_ERROR = 0.8, 0.95
 # A subscriber that its machine held up for this long should not be cut off for it.
 PATIENCE_S = 10.0
-LATE_REPLICA_S = 10
 # Fewer batches than this in a subscriber's buffer are soon behind.
 BATCHES_BEHIND = 8
 
@@ -32,10 +32,10 @@ def judge_server(facts: Facts) -> list[Finding]:
         ]
     return [
         *_version(facts),
-        *_role(facts),
+        *judge_place(facts),
         *_memory(facts),
         *_persistence(facts),
-        *_replicas(facts),
+        *judge_replicas(facts),
         *_buffers(facts),
         *_clients(facts),
     ]
@@ -55,19 +55,6 @@ def _version(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield Finding("version", OK, told)
-
-
-def _role(facts: Facts) -> Iterator[Finding]:
-    if facts.info.get("role") != "slave":
-        return
-    primary = f"{facts.info.get('master_host')}:{facts.info.get('master_port')}"
-    yield Finding(
-        "role",
-        ERROR,
-        f"it is a replica of {primary}",
-        "it refuses every write",
-        f"give the URL of the primary, {primary}, or of its Sentinels (redis+sentinel://)",
-    )
 
 
 def _memory(facts: Facts) -> Iterator[Finding]:
@@ -176,49 +163,6 @@ def _append_only(facts: Facts) -> Finding:
         "a crash of the machine may lose half a minute of what was accepted, as the kernel likes",
         "CONFIG SET appendfsync everysec",
     )
-
-
-def _replicas(facts: Facts) -> Iterator[Finding]:
-    if facts.info.get("role") == "slave":
-        return
-    count = int(facts.info.get("connected_slaves", 0))
-    if not count:
-        yield Finding(
-            "replicas",
-            NOTE,
-            "none",
-            "while this server is away nothing is accepted; flush(replicas=1) never returns",
-            "run a replica (REPLICAOF) and Sentinels, if that is too long for you",
-        )
-        return
-    replicas = [facts.info.get(f"slave{n}", {}) for n in range(count)]
-    late = [
-        f"{one.get('ip')}:{one.get('port')} ({one.get('state')}, {one.get('lag')} s)"
-        for one in replicas
-        if one.get("state") != "online" or int(one.get("lag", 0)) > LATE_REPLICA_S
-    ]
-    if late:
-        yield Finding(
-            "replicas",
-            WARNING,
-            f"{len(late)} of {count} are behind: {', '.join(late)}",
-            "a failover to one of them loses what it lacks, but for what producers kept",
-            "look at its network, disk and log; INFO replication",
-        )
-    else:
-        yield Finding("replicas", OK, f"{count} online")
-    least = None if facts.config is None else int(facts.config.get("min-replicas-to-write", 0))
-    if least == 0:
-        yield Finding(
-            "min-replicas",
-            WARNING,
-            "min-replicas-to-write 0",
-            "a primary that was cut off goes on to accept what the failover then throws away",
-            "CONFIG SET min-replicas-to-write 1",
-        )
-    elif least is not None:
-        lag = (facts.config or {}).get("min-replicas-max-lag")
-        yield Finding("min-replicas", OK, f"min-replicas-to-write {least}, at most {lag} s behind")
 
 
 def _buffers(facts: Facts) -> Iterator[Finding]:

@@ -1,0 +1,245 @@
+"""Asking every server of a deployment, and the Sentinels that watch it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from broker.connection import Connections, attached, translated
+from broker.deployment import is_cluster, of_cluster
+from broker.errors import BackendError
+from broker.keys import ShardKeys
+from broker.urls import Address, Place, read_url, redacted
+from workers.doctor.examine import allowed, examine, rates, shards_of
+from workers.doctor.model import Facts, SentinelFacts, Survey
+
+
+async def survey(
+    url: str,
+    namespace: str,
+    *,
+    node: str = "doctor",
+    wanted: Sequence[str] = (),
+    seconds: float = 1.0,
+) -> Survey:
+    """Return what a deployment shows; a server that cannot be asked is a fact too.
+
+    Args:
+        url: any supported one; an embedded server is started if it does not run. A node of a
+            Cluster stands for all of it.
+        namespace: whose keys are tried, and whose rate is measured.
+        node: whose pending list is tried.
+        wanted: the roles that this user is meant to have.
+        seconds: for how long the rate is measured.
+
+    Raises:
+        ConfigError, EmbeddedError: the URL is no URL; the embedded server does not start.
+    """
+    real, attachment = await asyncio.to_thread(attached, url)
+    asked = Facts(redacted(real), wanted=tuple(wanted), namespace=namespace, node=node)
+    try:
+        return await _surveyed(real, asked, seconds)
+    finally:
+        if attachment is not None:
+            await asyncio.to_thread(attachment.close)
+
+
+async def _surveyed(url: str, asked: Facts, seconds: float) -> Survey:
+    place = read_url(url)
+    connections = Connections(url)
+    asked = replace(asked, kind=place.kind)
+    found = Survey(redacted(url), place.kind)
+    try:
+        if place.kind == "sentinel":
+            found = replace(found, sentinels=await _sentinels(place))
+        client = connections.commands()
+        async with translated("connecting", connections.name):
+            if place.kind == "single":
+                if is_cluster(await allowed(client, "INFO", "server") or {}):
+                    return await _surveyed(of_cluster(url), asked, seconds)
+                shards = await shards_of(client, asked.namespace)
+                server = await examine(client, url, asked, shards)
+                rate = sum(await rates(client, asked.namespace, shards, seconds))
+                return replace(found, servers=(replace(server, published_bytes_per_s=rate),))
+            if place.kind == "cluster":
+                expected = await _nodes(connections, is_tls=url.startswith("rediss"))
+            else:
+                expected = await _watched(found.sentinels, connections)
+        servers = [replace(asked, at=at, **known) for at, known in expected.items()]
+        return replace(found, servers=await _all(place, servers, connections, seconds))
+    except BackendError as error:
+        return replace(found, unreachable=str(error))
+    finally:
+        await connections.close()
+
+
+async def _all(
+    place: Place, expected: Sequence[Facts], connections: Connections, seconds: float
+) -> tuple[Facts, ...]:
+    """Return what each server of a deployment shows, and what it publishes."""
+    namespace = expected[0].namespace
+    shards, published = 1, Counter[str]()
+    try:
+        client = connections.commands()
+        async with translated("measuring", connections.name):
+            shards = await shards_of(client, namespace)
+            for shard, rate in enumerate(await rates(client, namespace, shards, seconds)):
+                meta = ShardKeys.of(namespace, shard, shards).meta
+                published[str(await connections.directory.owner(meta))] += int(rate)
+    except BackendError:
+        # Whose turn it is cannot be asked now: that shows below.
+        pass
+    found = await asyncio.gather(*(_one(place, one, shards) for one in expected))
+    return tuple(
+        # A replica may have to publish what its primary does.
+        replace(one, published_bytes_per_s=float(published[one.primary or one.at]))
+        for one in found
+    )
+
+
+async def _one(place: Place, expected: Facts, shards: int) -> Facts:
+    url = place.node_url(address(expected.at))
+    connections = Connections(url)
+    try:
+        async with translated("connecting", connections.name):
+            return await examine(connections.commands(), url, expected, shards)
+    except BackendError as error:
+        return replace(expected, unreachable=str(error))
+    finally:
+        await connections.close()
+
+
+def address(text: str) -> Address:
+    """Return what `str(address)` was made of."""
+    host, _, port = text.rpartition(":")
+    return Address(host.strip("[]"), int(port))
+
+
+# -- Cluster --------------------------------------------------------------------------------------
+
+
+async def _nodes(connections: Connections, *, is_tls: bool) -> dict[str, dict[str, Any]]:
+    """Return address -> (primary, slots) of each node, as the first one tells that answers."""
+    failed: Exception = RedisConnectionError("no node owns any slot")
+    for node in await connections.directory.owners():
+        client = connections.subscriber(node)
+        try:
+            told = await client.execute_command("CLUSTER", "SHARDS")  # type: ignore[no-untyped-call]
+        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            failed = error
+        else:
+            return _of_shards(told, node.host if node else "", is_tls=is_tls)
+    raise failed
+
+
+def _of_shards(told: list[Any], host: str, *, is_tls: bool) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for shard in map(_named, told):
+        slots = [int(slot) for slot in shard["slots"]]
+        nodes = {}
+        for node in map(_named, shard["nodes"]):
+            named = next(
+                (
+                    name.decode()
+                    for name in (node.get("endpoint"), node.get("ip"))
+                    if name and name != b"?"
+                ),
+                # No host means: the one that was asked.
+                host,
+            )
+            port = node.get("tls-port" if is_tls else "port") or node.get("port", 0)
+            nodes[str(Address(named, int(port)))] = node["role"] == b"master"
+        primary = next((at for at, is_primary in nodes.items() if is_primary), "?")
+        for at, is_primary in nodes.items():
+            ranges = tuple(zip(slots[::2], slots[1::2], strict=True)) if is_primary else ()
+            found[at] = {"primary": "" if is_primary else primary, "slots": ranges}
+    return found
+
+
+# -- Sentinels ------------------------------------------------------------------------------------
+
+
+async def _watched(
+    sentinels: Sequence[SentinelFacts], connections: Connections
+) -> dict[str, dict[str, Any]]:
+    """Return address -> (primary) of each server, as the sentinels tell."""
+    answering = [one for one in sentinels if one.unreachable is None]
+    if not answering:
+        # It says why there is nobody to tell.
+        await connections.directory.owner(None)
+    primary = Counter(one.primary for one in answering).most_common(1)[0][0]
+    replicas = dict.fromkeys(at for one in answering for at in one.replicas)
+    return {primary: {}} | {at: {"primary": primary} for at in replicas if at != primary}
+
+
+async def _sentinels(place: Place) -> tuple[SentinelFacts, ...]:
+    """Return what each sentinel says: those of the URL, and those that they know."""
+    found: dict[str, SentinelFacts] = {}
+    asked: set[Address] = set()
+    waiting = list(place.seeds)
+    while waiting:
+        asked.update(waiting)
+        answers = await asyncio.gather(*(_sentinel(place, one) for one in waiting))
+        waiting = []
+        others: dict[str, Address] = {}
+        for name, facts, known in answers:
+            found[name] = facts
+            others |= known
+        waiting = [at for name, at in others.items() if name not in found and at not in asked]
+    return tuple(found.values())
+
+
+async def _sentinel(place: Place, at: Address) -> tuple[str, SentinelFacts, dict[str, Address]]:
+    """Return (id, or the address of one that says nothing; what it says; id -> others)."""
+    connections = Connections(place.sentinel_url(at))
+    client = connections.commands()
+
+    async def ask(*words: str) -> Any:
+        return await client.execute_command("SENTINEL", *words)  # type: ignore[no-untyped-call]
+
+    try:
+        async with translated("asking a sentinel", connections.name):
+            name = (await ask("MYID")).decode()
+            primary = _texts(await ask("MASTER", place.service))
+            others = [_texts(one) for one in await ask("SENTINELS", place.service)]
+            replicas = [_texts(one) for one in await ask("REPLICAS", place.service)]
+            trouble = ""
+            try:
+                await ask("CKQUORUM", place.service)
+            except NoPermissionError:
+                pass
+            except ResponseError as error:
+                trouble = str(error)
+    except BackendError as error:
+        return str(at), SentinelFacts(str(at), unreachable=str(error)), {}
+    finally:
+        await connections.close()
+    facts = SentinelFacts(
+        str(at),
+        primary=str(_at(primary)),
+        flags=primary["flags"],
+        quorum=int(primary["quorum"]),
+        others=len(others),
+        replicas={str(_at(one)): one["flags"] for one in replicas},
+        trouble=trouble,
+    )
+    return name, facts, {one["runid"]: _at(one) for one in others}
+
+
+def _at(told: Mapping[str, str]) -> Address:
+    return Address(told["ip"], int(told["port"]))
+
+
+def _named(flat: list[Any]) -> dict[str, Any]:
+    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _texts(flat: list[bytes]) -> dict[str, str]:
+    return {name: value.decode() for name, value in _named(flat).items()}
