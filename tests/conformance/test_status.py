@@ -75,24 +75,24 @@ def test_the_command_shows_it(deployment: Deployment, told_at: str, namespace: s
         human = CliRunner(env={"COLUMNS": "200"}).invoke(statebroker, where)
         machine = CliRunner().invoke(statebroker, [*where, "--json"])
     assert (human.exit_code, machine.exit_code) == (0, 0), human.output + machine.output
-    found = json.loads(machine.output)
+    found = json.loads(machine.stdout)
     kind = found["server"]["deployment"]
     held_by = [one["held_by"] for one in found["shards"]]
     if isinstance(deployment, Clustered):
         assert kind == "cluster"
-        assert "(Cluster)" in human.output
+        assert "(Cluster)" in human.stdout
         for one in found["shards"]:
             row = [one["shard"], one["slot"], one["held_by"]]
             assert any(
                 line.replace("│", " ").split() == list(map(str, row))
-                for line in human.output.splitlines()
+                for line in human.stdout.splitlines()
             )
     elif isinstance(deployment, BehindSentinels):
         assert kind == "sentinel"
-        assert f"(primary {held_by[0]}, behind Sentinels)" in human.output
+        assert f"(primary {held_by[0]}, behind Sentinels)" in human.stdout
     else:
         assert (kind, set(held_by)) == ("single", {None})
-        assert "slot" not in human.output
+        assert "slot" not in human.stdout
 
 
 def _watched(deployment: BehindSentinels) -> Watched:
