@@ -39,6 +39,11 @@ class Counters:
         info: Any = self._client.info("stats")
         return info["total_net_input_bytes"], info["total_net_output_bytes"]
 
+    def calls(self, command: str) -> int:
+        """Return how often a command was carried out so far, by scripts too."""
+        info: Any = self._client.info("commandstats")
+        return int(info.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
     def meta(self, field: str) -> int:
         """Return a counter of shard 0 of ours, such as `published` or `bytes`; absent: 0."""
         found: Any = self._client.hget(ShardKeys.of(NAMESPACE, 0, 1).meta, field)

@@ -78,7 +78,7 @@ def start_redis(kind: str, folder: Path) -> tuple[Process, str]:
             connection.sendall(b"PING\r\n")
             return connection.recv(16).startswith(b"+PONG")
 
-    _wait(process, is_answering)
+    wait(process, is_answering)
     return process, f"unix://{path}"
 
 
@@ -90,7 +90,7 @@ def start_worker(
     words = [sys.executable, "-P", "-m", "workers", command, "--ready-file", str(ready)]
     environment = {"STATEBROKER_URL": url, "STATEBROKER_NAMESPACE": namespace, **settings}
     process = Process("worker", words, folder, environment)
-    _wait(process, ready.exists)
+    wait(process, ready.exists)
     return process
 
 
@@ -107,11 +107,11 @@ def start_nats(folder: Path) -> tuple[Process, str]:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             return connection.recv(4) == b"INFO"
 
-    _wait(process, is_answering)
+    wait(process, is_answering)
     return process, f"nats://127.0.0.1:{port}"
 
 
-def _wait(process: Process, is_there: Callable[[], bool]) -> None:
+def wait(process: Process, is_there: Callable[[], bool]) -> None:
     """Wait until a service is there.
 
     Raises:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
+from scripts.benchmarks.cluster import cluster
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.counters import Counters
 from scripts.benchmarks.cpu import cpu_ns
@@ -33,21 +34,30 @@ class Troupe:
         worker: settings of our worker as environment variables without their prefix, such as
             `{"LOCAL_DELTA_MAX_AGE": "10ms"}`; None for no worker.
         command: "serve", or "flush" for a worker that writes no full state.
+        primaries: of a Redis Cluster on loopback; 0 for one server without a cluster.
 
     Attributes:
         folder: of this run.
-        redis: URL of the server.
-        counters: what the server counts.
-        services: name -> process of the server, and of our worker.
+        redis: URL of the server, or of the cluster.
+        all_counters: the same of every primary.
+        nodes: process of every primary; of the server, if it is the only one.
+        services: name -> process of the server, if there is no cluster; and of our worker.
     """
 
     folder: Path
     redis: str
-    counters: Counters
+    all_counters: list[Counters]
+    nodes: list[Process]
 
     def __init__(
-        self, server: str, worker: Mapping[str, str] | None = None, *, command: str = "serve"
+        self,
+        server: str,
+        worker: Mapping[str, str] | None = None,
+        *,
+        command: str = "serve",
+        primaries: int = 0,
     ) -> None:
+        self._primaries = primaries
         self._server = server
         self._worker = worker
         self._command = command
@@ -64,9 +74,9 @@ class Troupe:
             self.folder = Path(
                 self._stack.enter_context(TemporaryDirectory(prefix="statebroker-bench-"))
             )
-            process, self.redis = start_redis(self._server, self.folder)
-            self.services["server"] = self._stack.enter_context(process)
-            self.counters = self._stack.enter_context(Counters(self.redis))
+            self.all_counters = [
+                self._stack.enter_context(Counters(url)) for url in self._start_servers()
+            ]
             if self._worker is not None:
                 settings = {f"STATEBROKER_{name}": value for name, value in self._worker.items()}
                 process = start_worker(
@@ -86,6 +96,25 @@ class Troupe:
     ) -> None:
         """End everything."""
         self._stack.close()
+
+    @property
+    def counters(self) -> Counters:
+        """What the server counts, or the first primary."""
+        return self.all_counters[0]
+
+    def _start_servers(self) -> list[str]:
+        """Start what there is to start; return the URL of each server."""
+        if not self._primaries:
+            process, self.redis = start_redis(self._server, self.folder)
+            self.services["server"] = self._stack.enter_context(process)
+            self.nodes = [process]
+            return [self.redis]
+        self.nodes, ports = self._stack.enter_context(
+            cluster(self._server, self.folder, self._primaries)
+        )
+        seeds = [f"127.0.0.1:{port}" for port in ports]
+        self.redis = f"redis+cluster://{','.join(seeds)}"
+        return [f"redis://{seed}" for seed in seeds]
 
     def start(self, name: str, role: str, /, *, redis: str = "", **details: object) -> Process:
         """Start an actor; it is not ready yet.

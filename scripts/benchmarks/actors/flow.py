@@ -23,12 +23,15 @@ def write(place: Place, link: Link) -> None:
         per_s: deltas a second; 0 for as fast as it can.
         stamped: each value comes with the time of its `set`.
         preload: set every key once before the clock runs.
+        turn, turns: of so many writers this one sets every so manieth update, from here on; 0 and
+            1 if absent.
         settings: of the producer.
     """
     size, flush_every = place.details.get("size", 0), place.details.get("flush_every", 0)
     per_s, is_stamped = place.details.get("per_s", 0), place.details.get("stamped", False)
     columns = (texts(place.updates, place.keys, size) if size else None) or place.workload()
-    updates = iter(zip(*columns, strict=True))
+    turn, turns = place.details.get("turn", 0), place.details.get("turns", 1)
+    updates = islice(zip(*columns, strict=True), turn, None, turns)
     with Producer(
         place.redis, namespace=NAMESPACE, **place.details.get("settings", {})
     ) as producer:

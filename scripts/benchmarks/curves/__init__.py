@@ -7,6 +7,7 @@ from scripts.benchmarks.curves.chunk import CHUNK
 from scripts.benchmarks.curves.latency import LATENCY
 from scripts.benchmarks.curves.load import LOAD
 from scripts.benchmarks.curves.nodes import NODES
+from scripts.benchmarks.curves.primaries import PRIMARIES
 from scripts.benchmarks.curves.recovery import LOSS, OUTAGE
 from scripts.benchmarks.curves.snapshot import SNAPSHOT
 from scripts.benchmarks.curves.state import STATE
@@ -26,4 +27,5 @@ CURVES = (
     LOAD,
     OUTAGE,
     LOSS,
+    PRIMARIES,
 )
