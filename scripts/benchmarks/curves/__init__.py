@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scripts.benchmarks.curves.bandwidth import BY_AGE, BY_INTERVAL
 from scripts.benchmarks.curves.chunk import CHUNK
+from scripts.benchmarks.curves.fanout import FANOUT
 from scripts.benchmarks.curves.latency import LATENCY
 from scripts.benchmarks.curves.load import LOAD
 from scripts.benchmarks.curves.nodes import NODES
@@ -20,6 +21,7 @@ CURVES = (
     CHUNK,
     NODES,
     SUBSCRIBERS,
+    FANOUT,
     STATE,
     VALUE,
     LATENCY,

@@ -1,0 +1,58 @@
+"""Subscribers that take what the server sends, and do nothing with it."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from contextlib import ExitStack
+from threading import Event, Thread
+
+from broker.keys import ShardKeys
+from scripts.benchmarks import wire
+from scripts.benchmarks.contenders.statebroker import NAMESPACE
+from scripts.benchmarks.link import Link, Place
+
+READ_BYTES = 1 << 18
+LOOK_S = 0.2
+
+
+def take(place: Place, link: Link) -> None:
+    """Subscribe to the channel of the only shard; when told "stop", say how many bytes came.
+
+    Details:
+        subscribers: how many, each with a connection of its own.
+    """
+    channel = ShardKeys.of(NAMESPACE, 0, 1).channel
+    with ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for _ in range(place.details["subscribers"]):
+            one = stack.enter_context(wire.Wire(place.redis))
+            one.send(wire.command("SUBSCRIBE", channel))
+            one.reply()
+            selector.register(one.socket, selectors.EVENT_READ, one.socket)
+        taken, is_over = [0], Event()
+        thread = Thread(target=_take, args=(selector, taken, is_over))
+        thread.start()
+        link.ready()
+        try:
+            link.expect("stop")
+        finally:
+            is_over.set()
+            thread.join()
+        link.tell(bytes=taken[0])
+        link.expect("end")
+
+
+def _take(selector: selectors.BaseSelector, taken: list[int], is_over: Event) -> None:
+    """Read until it is over and nothing more comes."""
+    space = bytearray(READ_BYTES)
+    while True:
+        found = selector.select(LOOK_S)
+        if not found and is_over.is_set():
+            return
+        for key, _ in found:
+            one: socket.socket = key.data
+            got = one.recv_into(space)
+            if not got:
+                raise ConnectionError("the server has gone")
+            taken[0] += got
