@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from broker.faults import FaultProxy
 from scripts.chaos.clock import Clock
@@ -26,7 +26,11 @@ class Deployment(ABC):
     Attributes:
         environment: of the workers.
         left_out: faults that cannot be made here, and why.
+        has_replicas: another server takes over from one that fails. Without faults of the link, not
+            every way of recovery need be taken there.
     """
+
+    has_replicas: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.environment: Mapping[str, str] = {}
@@ -63,9 +67,9 @@ class Deployment(ABC):
     def servers(self) -> Sequence[Reachable]:
         """Return all that hold data and run."""
 
-    @abstractmethod
     def primaries(self) -> Sequence[Reachable]:
         """Return those of them that are written to."""
+        return self.servers()
 
     async def ask_all(self, *command: Any) -> list[Any]:
         """Return what every server that holds data answers."""
@@ -131,10 +135,6 @@ class Single(Deployment):
         """Return the only one."""
         return [self.server]
 
-    def primaries(self) -> Sequence[Reachable]:
-        """Return the only one."""
-        return [self.server]
-
 
 NO_PROXY = "the fleet connects to the servers that it is told of, and not to a proxy"
 NO_WAY_BACK = "a server that comes back takes over what its primary holds"
@@ -154,6 +154,8 @@ class Failing(Deployment):
     Args:
         made: the servers, not started.
     """
+
+    has_replicas = True
 
     def __init__(self, made: Watched | ClusterOfServers) -> None:
         super().__init__()

@@ -143,7 +143,7 @@ async def play(folder: Path, options: argparse.Namespace, console: Console) -> O
         names,
         left_out,
         servers.counts,
-        rungs_wanted=options.only is None,
+        rungs_wanted=options.only is None and not servers.has_replicas,
     )
 
 
