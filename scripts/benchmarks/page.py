@@ -43,8 +43,8 @@ METHOD = """\
 * Contenders take turns: each plays once a round, in an order that is shuffled for every round
   (seed {seed}). A ratio is made of two runs of the same round; the table shows the median of these
   ratios, with the least and the most. Points of a curve are measured in a shuffled order, too.
-* All is on one machine: unix sockets, and loopback TCP for NATS, whose server has no unix
-  socket. Our runs and those of HSET and XADD use the same server program with the same options.
+* All is on one machine: unix sockets, and loopback TCP for NATS and Redis Cluster, which have
+  none. Our runs and those of HSET and XADD use the same server program with the same options.
 * Nothing is persisted: the server has neither append-only file nor dumps, the NATS bucket is in
   memory.
 * Peers' sources are short, and beside ours: [contenders](../../scripts/benchmarks/contenders).

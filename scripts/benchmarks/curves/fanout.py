@@ -63,7 +63,7 @@ One writer sets floats over 1,000 keys at a fixed rate, with default settings; o
 compared in the end, and so many bare subscribers: one process that reads their sockets and throws
 away what comes, so that a thousand of them fit on this machine. What Redis takes more with each of
 them is the price of one delivery: a copy of the batch into an output buffer, and a write to a
-socket. The first line has small messages, the second one ten times the bytes in as many.""",
+socket. The second line has as many messages as the first, of some seven times the bytes.""",
     axis=Measure("subscribers", "bare subscribers", "", is_more_better=True),
     lines=(
         Line("1000", "1,000 deltas/s", SUBSCRIBERS, (0, 100), {"per_s": 1_000}),
