@@ -132,7 +132,7 @@ class Sender:
 
     async def _send_lane(self, shard: int) -> None:
         """Send one shard's chunks, one after the other, for as long as the producer lives."""
-        wake, delay = self.wakes[shard], 0.0
+        wake, delay, asked = self.wakes[shard], 0.0, time.monotonic()
         while True:
             wake.clear()
             packed, wait = self.buffer.next_chunk(
@@ -141,10 +141,13 @@ class Sender:
             try:
                 if packed is not None:
                     delay = 0.0 if await self._send(shard, packed) else _longer(delay)
+                    asked = time.monotonic()
+                elif wait is None and time.monotonic() - asked >= PROBE_INTERVAL:
+                    # Also where flushes without anything to send never let it rest.
+                    await self._probe(shard)
+                    delay, asked = 0.0, time.monotonic()
                 elif not await _woken(wake, wait):
                     delay = 0.0
-                    if wait is None:
-                        await self._probe(shard)
             except FencedError as error:
                 self._fail(error)
                 return

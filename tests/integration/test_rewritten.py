@@ -60,6 +60,23 @@ def agree(url: str, namespace: str, *replicas: Replica, content: dict[str, Any])
         assert newcomer.snapshot() == replicas[0].snapshot()
 
 
+def test_flushes_without_writes_do_not_hide_a_loss(
+    own: Server, admin: redis.Redis, namespace: str, serving: NewServing
+) -> None:
+    """Who flushes again and again, with nothing to send, hears of a loss and sends again."""
+    serving(own.url, namespace)
+    with Producer(own.url, namespace=namespace, node="one") as producer:
+        producer.set("key", 1)
+        producer.flush(10)
+        admin.flushall()
+
+        def is_sent_again() -> bool:
+            producer.flush(10)
+            return producer.stats()["resent"] == 1
+
+        eventually(is_sent_again, 10, producer.stats)
+
+
 @pytest.mark.parametrize("shards", [1, 4])
 def test_a_wiped_server_is_filled_again(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing, shards: int
