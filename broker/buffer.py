@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from broker.codec import encode_chunk
@@ -235,29 +235,40 @@ class ProducerBuffer:
             As `add`.
         """
         with self.lock:
-            self._now = now
-            lane = self.lanes[shard]
-            closed = self._gather(lane)
-            columns = lane.open
-            full = columns.count and (
-                columns.size + size > self.chunk_bytes or columns.count + len(keys) > self.max_count
+            return self._add_together(
+                self.lanes[shard],
+                len(keys),
+                size + RUN_BYTES,
+                now,
+                lambda columns: columns.extend(OP_SET, keys, values, stamp, size),
             )
-            first = full or not columns.count
-            room = size + RUN_BYTES + (CHUNK_HEAD_BYTES if first else 0)
-            if not self._has_room(room):
-                return None
-            if full:
-                columns = self._close_open(lane)
-            if first:
-                columns.since = now
-            columns.extend(OP_SET, keys, values, stamp, size)
-            self.bytes += room
-            lane.buffered += len(keys)
-            if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
-                self._close_open(lane)
-                return True
-            self._grant(lane)
-            return bool(first) or closed
+
+    def _add_together(
+        self, lane: Lane, deltas: int, size: int, now: float, put: Callable[[Columns], None]
+    ) -> bool | None:
+        """Have `put` add deltas of so many bytes to one lane's columns, all or none; as `add`."""
+        self._now = now
+        closed = self._gather(lane)
+        columns = lane.open
+        full = columns.count and (
+            columns.size + size > self.chunk_bytes or columns.count + deltas > self.max_count
+        )
+        first = full or not columns.count
+        room = size + (CHUNK_HEAD_BYTES if first else 0)
+        if not self._has_room(room):
+            return None
+        if full:
+            columns = self._close_open(lane)
+        if first:
+            columns.since = now
+        put(columns)
+        self.bytes += room
+        lane.buffered += deltas
+        if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
+            self._close_open(lane)
+            return True
+        self._grant(lane)
+        return bool(first) or closed
 
     def intern(self, table: TableKey, keys: Iterable[str]) -> dict[str, int] | None:
         """Give an id to each text key that has none yet.
@@ -306,30 +317,13 @@ class ProducerBuffer:
         """
         size = table_run_size(run)
         with self.lock:
-            self._now = now
-            lane = self.lanes[shard]
-            closed = self._gather(lane)
-            columns = lane.open
-            full = columns.count and (
-                columns.size + size > self.chunk_bytes
-                or columns.count + run.deltas > self.max_count
+            return self._add_together(
+                self.lanes[shard],
+                run.deltas,
+                size,
+                now,
+                lambda columns: columns.add_table_run(run, size),
             )
-            first = full or not columns.count
-            room = size + (CHUNK_HEAD_BYTES if first else 0)
-            if not self._has_room(room):
-                return None
-            if full:
-                columns = self._close_open(lane)
-            if first:
-                columns.since = now
-            columns.add_table_run(run, size)
-            self.bytes += room
-            lane.buffered += run.deltas
-            if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
-                self._close_open(lane)
-                return True
-            self._grant(lane)
-            return bool(first) or closed
 
     def _close_open(self, lane: Lane) -> Columns:
         lane.tickets += 1
