@@ -412,19 +412,18 @@ class ShardState:
         def observe(operation: Operation, key: str, value: Any, stamp: int) -> None:
             changes.append(Change(key, value, operation, position, self.shard, stamp))
 
-        is_load = self._load is not None and values is self._load.values
-        tables = self._load.tables if self._load is not None and is_load else self.tables
-        watched = self.on_changes is not None and not is_load
+        load = self._load if self._load is not None and values is self._load.values else None
+        watched = self.on_changes is not None and load is None
         self.tally.add(
             fold(
                 *(values, batch, chunks, floors, observe if watched else None),
-                tables=tables,
+                tables=self.tables if load is None else load.tables,
                 note_fault=self._fault,
             )
         )
         self._remember(batch)
-        if self._load is not None and is_load:
-            self._load.position = position
+        if load is not None:
+            load.position = position
         else:
             self.position = position
             self.covered = batch.covered
