@@ -54,7 +54,6 @@ class ShardTables:
     def __init__(self, *, tracks: bool = False) -> None:
         self.tables: dict[TableKey, Table] = {}
         self.newest = 0
-        self._is_ahead = False
         self._tracks = tracks
 
     def table(self, key: TableKey) -> Table:
@@ -71,9 +70,8 @@ class ShardTables:
         fault = chunk.tables_fault or self._fault(chunk)
         if fault:
             return Outcome(fault=fault)
-        if offset > self.newest and self._is_ahead:
+        if offset > self.newest:
             # From here on no block holds anything that is still to come.
-            self._is_ahead = False
             for table in self.tables.values():
                 table.floors = None
         superseded = refused = 0
@@ -144,7 +142,6 @@ class ShardTables:
         try:
             for key, parts in by_kind.items():
                 _load(tables.table(key), parts, offset)
-            tables._is_ahead = tables.newest > offset
         except (ValueError, TypeError, IndexError) as error:
             raise DecodeError(f"a field of the tables hash is damaged: {error}") from None
         return tables

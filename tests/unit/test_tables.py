@@ -317,6 +317,21 @@ def test_blocks_hold_512_slots_and_only_those_that_changed_are_written() -> None
     assert list(dict(tables.changed_fields(3))) == ["t:u64-i64:k:2", "t:u64-i64:v:2"]
 
 
+def test_floors_last_as_long_as_something_below_them_may_come() -> None:
+    """What a block loaded early holds is superseded; behind it nothing is asked any more."""
+    writer = ShardTables(tracks=True)
+    applied(writer, run(OP_SET, I64, [1], [10]), offset=7)
+    loaded = ShardTables.loaded(dict(writer.changed_fields(7)), 5)
+    table = loaded.tables[I64]
+    for offset in (6, 7):
+        outcome = applied(loaded, run(OP_INCREMENT, I64, [1], [1]), offset=offset)
+        assert (outcome.applied, outcome.superseded) == (0, 1)
+        assert table.floors is not None
+    assert applied(loaded, run(OP_INCREMENT, I64, [1], [1]), offset=8).applied == 1
+    assert table.floors is None
+    assert held(loaded, I64)[1][0] == 11
+
+
 def test_keys_are_written_in_the_order_of_their_slots() -> None:
     """A reader of the first fields of a page finds no hole."""
     tables = ShardTables(tracks=True)
