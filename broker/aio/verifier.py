@@ -111,18 +111,33 @@ class Verifier:
         at = (await self._marks(until())).snapshot
         values, floors = await self._fields(ranges)
         await reads.still_the_same(self._client, self._keys, run)
-        # Read after the fields: none of them is from beyond.
+        at = await self._replay(
+            at, until, lambda data, at: _folded(values, floors, data, at, None), self._keys.state
+        )
+        return {key: values[key] for key in values if range_of(key) in ranges}, at
+
+    async def _replay(
+        self,
+        at: Position,
+        until: Callable[[], Position],
+        fold_one: Callable[[bytes, Position], Position],
+        name: str,
+    ) -> Position:
+        """Fold the log from `at` to a position, and return that; arguments as `content`.
+
+        Called after the fields of the hash `name` were read, so that none of them is from beyond.
+        """
         fold_to = (await self._marks(until())).fold_to
         while True:
             entries = await self._log_after(at, is_needed=at.offset < until().offset)
             goal = until()
             for data in entries:
                 if at.offset < goal.offset:
-                    at = _folded(values, floors, data, at)
+                    at = fold_one(data, at)
             if at == goal and fold_to <= at.offset:
-                return {key: values[key] for key in values if range_of(key) in ranges}, at
+                return at
             if at.offset >= goal.offset:
-                raise MovedError(f"{self._keys.state} is beyond {goal.offset}, or another history")
+                raise MovedError(f"{name} is beyond {goal.offset}, or another history")
 
     async def has_tables(self) -> bool:
         """Whether full state, or the log that `differing` read, have anything of tables."""
@@ -134,21 +149,16 @@ class Verifier:
         They are read whole, for they are small: 8 to 16 bytes a key. Arguments and errors as
         `content`; needs numpy.
         """
+        # Before the position: another server's fields need not fit it.
+        run = await reads.server_run(self._client, self._keys)
         at = (await self._marks(until())).snapshot
-        fields = await reads.table_fields(self._client, self._keys)
+        fields = await reads.table_fields(self._client, self._keys, run)
         self.bytes_read += sum(map(len, fields.values()))
         tables = made_tables().loaded(fields, at.offset)
-        fold_to = (await self._marks(until())).fold_to
-        while True:
-            entries = await self._log_after(at, is_needed=at.offset < until().offset)
-            goal = until()
-            for data in entries:
-                if at.offset < goal.offset:
-                    at = _folded({}, {}, data, at, tables)
-            if at == goal and fold_to <= at.offset:
-                return tables
-            if at.offset >= goal.offset:
-                raise MovedError(f"{self._keys.tables} is beyond {goal.offset}, or another history")
+        await self._replay(
+            at, until, lambda data, at: _folded({}, {}, data, at, tables), self._keys.tables
+        )
+        return tables
 
     async def altered(self) -> dict[int, list[str]]:
         """Return key ranges in which the full-state hash is not what schedulers wrote, with keys.
@@ -265,7 +275,7 @@ def _folded(
     floors: dict[str, int],
     data: bytes,
     at: Position,
-    tables: ShardTables | None = None,
+    tables: ShardTables | None,
 ) -> Position:
     try:
         batch = decode_following(data, at)

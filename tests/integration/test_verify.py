@@ -19,6 +19,7 @@ from broker.aio.verifier import MovedError, Verifier
 from broker.codec import pack_field
 from broker.digest import DIGEST_BYTES, range_of
 from broker.keys import ShardKeys
+from broker.model import Position
 from broker.shardstate import ShardState
 from tests.integration.serving import NewServing
 from tests.integration.world import World, half_written
@@ -372,6 +373,39 @@ def test_a_deletion_beyond_a_position_is_not_taken_for_its_content(
         assert (right, at) == ({"kept": 1}, after)
         with pytest.raises(BackendError, match="did not fit together"):
             await asyncio.to_thread(world.inspector.folded_shard, 0, before)
+
+    world.run(scenario)
+
+
+def test_tables_of_another_server_than_the_position_are_not_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced between position and fields: what is read need not fit, so it is refused."""
+    world.producer.table("t").set("a", 1.0)
+    world.publish()
+    world.write()
+    with Replica(world.url, namespace=world.namespace) as replica:
+        replica.wait_live(10)
+        here = replica.position
+
+    async def scenario(session: Session) -> None:
+        verifier = Verifier(session, 0)
+        assert len((await verifier.tables(lambda: here)).tables) == 1
+        runs = ["the one"]
+        marks = verifier._marks
+
+        async def run(*_: object) -> str:
+            return runs[-1]
+
+        async def replaced(position: Position) -> reads.StateMarks:
+            found = await marks(position)
+            runs.append("another")
+            return found
+
+        monkeypatch.setattr(reads, "server_run", run)
+        monkeypatch.setattr(verifier, "_marks", replaced)
+        with pytest.raises(BackendError, match="another server"):
+            await verifier.tables(lambda: here)
 
     world.run(scenario)
 
