@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-POLL_SECONDS = 0.2
+from tests.waiting import eventually
+
 RUN_SECONDS = 30
 RECOVERY_SECONDS = 60.0
 # Every process of a container but the first, which is the init process and ends with its child.
@@ -26,16 +26,8 @@ def docker(*arguments: str, timeout: float = 60.0) -> str:
     return ran.stdout
 
 
-def until(condition: Callable[[], object], seconds: float, message: Callable[[], str]) -> None:
-    """Wait for a condition that takes a while to look at.
-
-    Raises:
-        AssertionError: the time is over; with the message.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {message()}"
-        time.sleep(POLL_SECONDS)
+# Each question starts a process in a container.
+until = partial(eventually, pause=0.2)
 
 
 class Container:
