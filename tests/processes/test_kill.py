@@ -27,15 +27,16 @@ KINDS = ("flush", "schedule", "subscriber", "producer")
 # Counts how often it counted, on keys of its own and on common ones. Every line says, before the
 # deltas are written, how many there will be at most, or after a flush how many Redis has taken.
 PRODUCER = """
-import random, signal, sys, time
+import random, signal, sys
 from broker import Producer
 
 url, namespace, node = sys.argv[1:]
-done = []
-signal.signal(signal.SIGTERM, lambda *_: done.append(True))
+# Before there are threads: all of them leave it to the loop below.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 with Producer(url, namespace=namespace, node=node) as producer:
     written = 0
-    while not done:
+    # All these processes share few cores; without a pause this one would have them all.
+    while signal.sigtimedwait({signal.SIGTERM}, 0.01) is None:
         burst = random.randrange(1, 400)
         print("at most", written + burst, flush=True)
         for _ in range(burst):
@@ -44,8 +45,6 @@ with Producer(url, namespace=namespace, node=node) as producer:
             producer.increment(f"sum.{written % 7}", 2)
             producer.set(f"last.{written % 100}", f"{node} {written}")
             producer.delete(f"last.{(written + 50) % 100}")
-        # All these processes share few cores; at full speed this one would have them all.
-        time.sleep(0.01)
         if random.random() < 0.5:
             producer.flush(30)
             print("at least", written, flush=True)
