@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +14,17 @@ import pytest
 from tests.servers import KINDS, VALKEY, Server, find_binary
 
 OwnServer = Callable[..., Server]
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(request: pytest.FixtureRequest) -> None:
+    """Let tests that may take longer than others run without a dump of their stack.
+
+    To dump a thread that runs can crash CPython 3.11: it reads frames that change under it. A test
+    that hangs waits, so there the dump is safe.
+    """
+    if request.node.get_closest_marker("timeout") is not None:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,6 @@ from tests.compose.project import Project, until
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-# A month in two minutes: it ends while the profile is being broken.
-SPEED = 20_000
 START_SECONDS = 180.0
 
 
@@ -58,8 +56,9 @@ def harness(
 ) -> Iterator[Harness]:
     """Give the profile that the module names, running, with everybody live.
 
-    The module says `PROFILE`, its `URL`, how many `SHARDS` it has, and a `WORKER`: the service in
-    whose containers the command line is run.
+    The module says `PROFILE`, its `URL`, how many `SHARDS` it has, a `WORKER`, the service in whose
+    containers the command line is run, and the `SPEED` of the flights: so that the month ends when
+    the profile has been broken, or a little later.
     """
     module: Any = request.module
     with (
@@ -69,7 +68,7 @@ def harness(
         environment = {
             "COMPOSE_PROFILES": module.PROFILE,
             "STATEBROKER_SHARDS": str(module.SHARDS),
-            "FLIGHTS_SPEED": str(SPEED),
+            "FLIGHTS_SPEED": str(module.SPEED),
             "REDIS_PORT": str(free_port()),
             "HARNESS_URL": module.URL,
             "HARNESS_USER": str(os.getuid()),

@@ -14,6 +14,8 @@ PROFILE = "cluster"
 URL = "redis+cluster://node-1:6379,node-2:6379,node-3:6379"
 WORKER = "cluster-flush"
 SHARDS = 3
+# A month in two minutes.
+SPEED = 20_000
 PRODUCERS = ("cluster-producer-ewr", "cluster-producer-jfk", "cluster-producer-lga")
 SERVICES = (
     *(PRODUCERS[0], "cluster-flush", "cluster-schedule", "cluster-subscriber"),

@@ -14,6 +14,8 @@ PROFILE = "default"
 URL = "redis://redis:6379/0"
 WORKER = "flush"
 SHARDS = 2
+# A month in a minute.
+SPEED = 40_000
 PRODUCERS = ("producer-ewr", "producer-jfk", "producer-lga")
 SERVICES = (*PRODUCERS, "redis", "flush", "schedule", "subscriber")
 

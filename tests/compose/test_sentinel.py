@@ -11,6 +11,8 @@ PROFILE = "sentinel"
 URL = "redis+sentinel://sentinel-1:26379,sentinel-2:26379,sentinel-3:26379/main"
 WORKER = "sentinel-flush"
 SHARDS = 2
+# A month in two minutes.
+SPEED = 20_000
 PRODUCERS = ("sentinel-producer-ewr", "sentinel-producer-jfk", "sentinel-producer-lga")
 STORES = ("store-1", "store-2", "store-3")
 SENTINELS = ("sentinel-1", "sentinel-2", "sentinel-3")
