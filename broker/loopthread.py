@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from broker.errors import ClosedError
+from broker.eventloop import EventLoop
 from broker.forks import ForkGuard
 from broker.tasks import end
 
@@ -25,7 +26,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self.name = name
         self.guard = ForkGuard(name, self)
-        self.loop = asyncio.new_event_loop()
+        self.loop = EventLoop()
         self._closing = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

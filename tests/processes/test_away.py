@@ -77,6 +77,27 @@ def test_a_worker_that_waits_stops_at_once(
     assert "Traceback" not in program.err
 
 
+NO_NAMES = """
+import socket, sys, threading
+
+def hang(host, *rest):
+    print("asked for", host, file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+socket.getaddrinfo = hang
+from workers.__main__ import main
+main()
+"""
+
+
+def test_a_worker_stops_at_once_while_a_name_is_looked_up(start: NewProgram) -> None:
+    """Also where no name server answers, which a system tells only after 20 seconds."""
+    program = start.script(NO_NAMES, "serve", STATEBROKER_URL="redis://nowhere.example:6379")
+    eventually(lambda: "asked for nowhere" in program.err, START_SECONDS, lambda: program.err)
+    assert program.stop() < STOP_SECONDS
+    assert "Traceback" not in program.err
+
+
 def test_a_link_that_breaks_while_a_worker_starts_is_waited_for(
     valkey: Server, namespace: str, start: NewProgram
 ) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from typing import Any
 
 import click
 
+from broker import eventloop
 from broker.config import checked_name
 from broker.connection import Connections, attached, check_server
 from broker.errors import ConfigError
@@ -77,7 +77,7 @@ def acl(  # noqa: PLR0917 - how click calls
             )
             raise ConfigError([fault])
     user = checked_name("user", user or "-".join([namespace, *names, *([node] if node else [])]))
-    found = {} if url.startswith("embedded:") else asyncio.run(_asked(url))
+    found = {} if url.startswith("embedded:") else eventloop.run(_asked(url))
     version = _VERSION.match(str(found.get("redis_version", "7.0")))
     words = rules(
         names,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from dataclasses import asdict
@@ -11,6 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from broker import eventloop
 from broker.config import checked_name
 from broker.roles import ROLES
 from workers.cli.options import checked_options, place_options
@@ -62,7 +62,7 @@ def doctor(  # noqa: PLR0917 - how click calls
     """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     checked_name("node", node)
-    found = asyncio.run(survey(url, namespace, node=node, wanted=roles))
+    found = eventloop.run(survey(url, namespace, node=node, wanted=roles))
     findings = judge(found)
     worst = max(finding.severity for finding in findings)
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from broker import eventloop
 from workers.cli.log import log_to_stderr
 from workers.cli.options import checked_options, place_options, setting_options
 from workers.serve import Roles
@@ -130,4 +130,4 @@ def _run(  # noqa: PLR0917 - the options of three commands
 ) -> None:
     _, settings, given = checked_options(namespace, texts)
     log_to_stderr(logging.DEBUG if verbose else logging.INFO)
-    asyncio.run(run(url, namespace, roles, settings, given=given, ready_file=ready_file))
+    eventloop.run(run(url, namespace, roles, settings, given=given, ready_file=ready_file))
