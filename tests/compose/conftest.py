@@ -56,9 +56,9 @@ def harness(
 ) -> Iterator[Harness]:
     """Give the profile that the module names, running, with everybody live.
 
-    The module says `PROFILE`, its `URL`, how many `SHARDS` it has, a `WORKER`, the service in whose
-    containers the command line is run, and the `SPEED` of the flights: so that the month ends when
-    the profile has been broken, or a little later.
+    The module says `PROFILE`, its `URL` and `NETWORK`, how many `SHARDS` it has, a `WORKER`, the
+    service in whose containers the command line is run, and the `SPEED` of the flights: so that the
+    month ends when the profile has been broken, or a little later.
     """
     module: Any = request.module
     with (
@@ -71,6 +71,7 @@ def harness(
             "FLIGHTS_SPEED": str(module.SPEED),
             "REDIS_PORT": str(free_port()),
             "HARNESS_URL": module.URL,
+            "HARNESS_NETWORK": module.NETWORK,
             "HARNESS_USER": str(os.getuid()),
             "HARNESS_FOLDER": folder,
         }

@@ -33,9 +33,9 @@ until = partial(eventually, pause=0.2)
 class Container:
     """One container of the project."""
 
-    def __init__(self, project: str, identity: str) -> None:
-        self.project = project
+    def __init__(self, identity: str) -> None:
         self.identity = identity
+        self._plug: list[str] = []
 
     def inspect(self) -> dict[str, Any]:
         """Return what the engine knows of it."""
@@ -106,17 +106,17 @@ class Container:
 
     def disconnect(self) -> None:
         """Take it off its network, as a broken cable would."""
-        docker("network", "disconnect", self._network, self.identity)
+        found = self.inspect()
+        ((network, facts),) = found["NetworkSettings"]["Networks"].items()
+        # The address only where it is its own for ever.
+        address = (facts["IPAMConfig"] or {}).get("IPv4Address")
+        alias = found["Config"]["Labels"]["com.docker.compose.service"]
+        self._plug = ["--alias", alias, *(["--ip", address] if address else []), network]
+        docker("network", "disconnect", network, self.identity)
 
     def connect(self) -> None:
-        """Put it back, under the names it had."""
-        labels = self.inspect()["Config"]["Labels"]
-        alias = labels["com.docker.compose.service"]
-        docker("network", "connect", "--alias", alias, self._network, self.identity)
-
-    @property
-    def _network(self) -> str:
-        return f"{self.project}_default"
+        """Put it back, under the name that it had."""
+        docker("network", "connect", *self._plug, self.identity)
 
 
 class Project:
@@ -133,7 +133,7 @@ class Project:
             *("--filter", f"label=com.docker.compose.service={service}"),
         )
         lines = sorted(line.split() for line in told.splitlines())
-        return [Container(self.name, identity) for _, identity in lines]
+        return [Container(identity) for _, identity in lines]
 
     def one(self, service: str) -> Container:
         """Return the first container of a service."""

@@ -11,6 +11,7 @@ from tests.compose.harness import READERS, Harness
 from tests.compose.project import RECOVERY_SECONDS, Container, until
 
 PROFILE = "default"
+NETWORK = "default"
 URL = "redis://redis:6379/0"
 WORKER = "flush"
 SHARDS = 2
