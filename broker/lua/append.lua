@@ -65,22 +65,16 @@ redis.call('RPUSH', pending, data)
 appends = math.max(appends + 1, time[1] * 1000000 + time[2])
 redis.call('RPUSH', order, struct.pack('>I8I8I8I4I4', due, now, appends, deltas, #data) .. node)
 redis.call('HSET', writers, node, string.format('%.0f %s %.0f %.0f', held, token, chunk, total + deltas))
-local changes = {
-  'appends', string.format('%.0f', appends),
-  'accepted', string.format('%.0f', tonumber(m[3] or 0) + deltas),
-  'pending_bytes', pending_bytes + #data,
-  waiting, after,
-}
+redis.call('HSET', meta, 'appends', string.format('%.0f', appends),
+  'accepted', string.format('%.0f', (m[3] or 0) + deltas),
+  'pending_bytes', pending_bytes + #data, waiting, after)
 local earlier = not known_due or due < known_due
 if earlier then
-  changes[#changes + 1] = 'due'
-  changes[#changes + 1] = string.format('%.0f', due)
+  redis.call('HSET', meta, 'due', string.format('%.0f', due))
 end
 if full then
-  changes[#changes + 1] = 'count_due'
-  changes[#changes + 1] = string.format('%.0f', appends)
+  redis.call('HSET', meta, 'count_due', string.format('%.0f', appends))
 end
-redis.call('HSET', meta, unpack(changes))
 if (full or earlier) and redis.call('LLEN', ready) == 0 then
   redis.call('RPUSH', ready, '1')
 end

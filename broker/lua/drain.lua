@@ -24,9 +24,24 @@ local max_bytes, max_chunks, log_limit = tonumber(ARGV[5]), tonumber(ARGV[6]), t
 local FIRST_LIST, FIRST_NODE = 4, 8
 -- What a batch adds to its chunks, and to each of them.
 local HEAD_BYTES, FRAME_BYTES = 83, 5
+-- Of an expression; Lua nests no deeper than 200.
+local MOST_TERMS = 129
 
 local function number(n)
   return string.format('%.0f', n)
+end
+
+-- Long strings are copied and hashed byte by byte each time that Lua makes one: table.concat does so twice,
+-- one expression that names all of them once.
+local function joined(parts)
+  if #parts > MOST_TERMS then
+    return table.concat(parts)
+  end
+  local terms = {}
+  for n = 1, #parts do
+    terms[n] = 'p[' .. n .. ']'
+  end
+  return loadstring('local p = ... return ' .. table.concat(terms, '..'))(parts)
 end
 
 local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'covered', 'count_due', 'due',
@@ -125,7 +140,7 @@ local previous = m[3] or string.rep('\0', 8)
 parts[1] = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4BI4',
   0x9d, 1, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
   0xcf, now, 0xcf, covered, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
-local batch = table.concat(parts)
+local batch = joined(parts)
 -- What stays, read before the first write: a list that is emptied is gone, and where its slot is on
 -- its way to another node a Cluster refuses any further look at it, in the middle of the script.
 local rest = {}
@@ -137,11 +152,26 @@ redis.call(publish, channel, batch)
 local logged = tonumber(m[10] or 0) + #batch
 redis.call('XADD', log, number(offset) .. '-0', 'b', batch, 't', number(logged),
   'n', table.concat(names, ' '))
-for _, node in ipairs(nodes) do
-  redis.call('LTRIM', list_of[node], count_of[node], -1)
-  -- Not -deltas, which is -0 where chunks only define ids, and that is no integer to Redis.
-  if redis.call('HINCRBY', meta, 'n:' .. node, 0 - deltas_of[node]) <= 0 then
-    redis.call('HDEL', meta, 'n:' .. node)
+if not cut and count_due <= covered and #rest == 0 then
+  -- Nothing stays: two commands for all nodes.
+  local lists, counters = {}, {}
+  for n, node in ipairs(nodes) do
+    counters[n] = 'n:' .. node
+    if #chunks_of[node] > 0 then
+      lists[#lists + 1] = list_of[node]
+    end
+  end
+  if #lists > 0 then
+    redis.call('DEL', unpack(lists))
+  end
+  redis.call('HDEL', meta, unpack(counters))
+else
+  for _, node in ipairs(nodes) do
+    redis.call('LTRIM', list_of[node], count_of[node], -1)
+    -- Not -deltas, which is -0 where chunks only define ids, and that is no integer to Redis.
+    if redis.call('HINCRBY', meta, 'n:' .. node, 0 - deltas_of[node]) <= 0 then
+      redis.call('HDEL', meta, 'n:' .. node)
+    end
   end
 end
 redis.call('LTRIM', order, taken, -1)

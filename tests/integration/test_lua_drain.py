@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from broker.codec import decode_packet
+from broker.codec import decode_packet, encode_packet
 from broker.model import Batch
 from broker.protocol import TRIGGER_AGE, TRIGGER_COUNT
 from tests.integration.lua_shard import EPOCH, HOUR, Shard, chunk
@@ -69,6 +69,36 @@ def test_drain_keeps_the_order_of_acceptance_across_nodes(shard: Shard) -> None:
     assert shard.number("pending_bytes") == 0
     assert not any(name.startswith("n:") for name in shard.hashes())
     assert not shard.admin.exists(shard.keys.order, *map(shard.keys.pending, "abc"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 65, 500])
+def test_a_batch_is_joined_byte_for_byte(shard: Shard, count: int) -> None:
+    """Any number of chunks of any size, whatever way of joining them is the fastest."""
+    subscription = shard.subscription
+    shard.opened()
+    sent = [chunk("n1", number, number * 37 % 3000) for number in range(1, count + 1)]
+    for number, data in enumerate(sent, start=1):
+        shard.append(number, data, waited=HOUR)
+    assert shard.drain()[4] == count
+    packet = subscription.next()
+    batch = decode_packet(packet)
+    assert isinstance(batch, Batch)
+    assert batch.chunks == sent
+    assert encode_packet(batch) == packet
+    assert shard.admin.xrange(shard.keys.log)[0][1][b"b"] == packet
+
+
+def test_chunks_without_deltas_leave_no_counters(shard: Shard) -> None:
+    """Chunks that only define ids are drained whether or not something stays behind them."""
+    shard.opened("n1", "n2")
+    shard.append(1, deltas=0, waited=HOUR)
+    shard.append(2, deltas=0, waited=HOUR)
+    shard.append(1, node="n2", deltas=3, waited=HOUR)
+    assert shard.drain("n1", "n2", max_chunks=1)[3:5] == [0, 1]
+    assert shard.number("n:n2") == 3
+    assert "n:n1" not in shard.hashes()
+    assert shard.drain("n1", "n2")[3:5] == [3, 2]
+    assert not any(name.startswith("n:") for name in shard.hashes())
 
 
 def by_one(*, by_count: bool) -> dict[str, Any]:

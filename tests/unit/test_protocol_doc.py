@@ -254,8 +254,10 @@ def test_a_role_may_what_it_does_and_no_more(name: str) -> None:
             told = [key.split(" or ") for key in keys.replace(" ...", "").split(", ")]
             either = {key: one for one in told for key in one}
             does |= {f"{script} {key}" for key in either}
-            for called, variable in re.findall(r"redis\.call\('(\w+)', ([a-z]\w*)", body(command)):
-                key = variable.replace("list_of", "pending")
+            for called, variable in re.findall(
+                r"redis\.call\('(\w+)', (?:unpack\()?([a-z]\w*)", body(command)
+            ):
+                key = {"list_of": "pending", "lists": "pending"}.get(variable, variable)
                 does |= {f"{called.lower()} {one}" for one in either.get(key, [key])}
     rights = {f"{right} {on}" for on, may in ROLE_OF[name].keys.items() for right in may}
     assert rights == does
