@@ -1,22 +1,28 @@
 """The canary: a worker's own subscription, by which it hears what subscribers hear.
 
 A connection of its own, so that it breaks as theirs would, and nothing that the worker publishes
-reaches it but by the channel.
+reaches it but by the channel. Where much is published it hears enough in a moment, and rests: to
+hear all of it would cost the server as much as another subscriber, and the worker more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
+from typing import Final
 
 from broker.aio.session import Session
 from broker.aio.subscription import Subscription
 from broker.codec import decode_packet
 from broker.errors import BackendError, DecodeError
 from broker.model import Batch, Heartbeat
+from broker.tasks import end
 from workers.health import FlushHealth
 
-LEAST_PATIENCE = 1.0
+LEAST_PATIENCE: Final = 1.0
+# After so much it does not listen for the rest of a heartbeat interval.
+ENOUGH_BYTES: Final = 1 << 20
 
 
 class Canary:
@@ -24,19 +30,36 @@ class Canary:
 
     Args:
         session: connected, namespace made or joined.
-        health: gets every batch and heartbeat that could be read, and why none come.
+        health: gets batches and heartbeats that could be read, and why none come.
     """
 
     def __init__(self, session: Session, health: FlushHealth) -> None:
         self._session = session
         self._health = health
         self._by_channel = {keys.channel.encode(): n for n, keys in enumerate(session.keys)}
+        self._bytes = 0
+        self._heard: set[int] = set()
+        self._enough = asyncio.Event()
 
     async def run(self) -> None:
         """Listen for ever; a subscription that breaks, or falls silent, is made anew."""
         # Half open, maybe: another connection may hear more.
         patience = max(LEAST_PATIENCE, self._health.bound)
-        await Subscription(self._session.connections, self._by_channel, self, patience).run()
+        while True:
+            began = time.monotonic()
+            self._bytes = 0
+            self._heard.clear()
+            self._enough.clear()
+            subscription = Subscription(self._session.connections, self._by_channel, self, patience)
+            listening = asyncio.create_task(subscription.run(), name="listening")
+            enough = asyncio.create_task(self._enough.wait())
+            try:
+                await asyncio.wait({listening, enough}, return_when=asyncio.FIRST_COMPLETED)
+                if listening.done():
+                    listening.result()
+            finally:
+                await end([listening, enough])
+            await asyncio.sleep(began + self._health.interval - time.monotonic())
 
     async def ready(self) -> None:
         """Subscribe at any time: the worker looks after the namespace."""
@@ -59,3 +82,7 @@ class Canary:
         # A notice says nothing of the head.
         if isinstance(packet, Batch | Heartbeat) and packet.shard == shard:
             self._health.heard(shard, packet.epoch, packet.offset, time.monotonic())
+            self._heard.add(shard)
+        self._bytes += len(data)
+        if self._bytes > ENOUGH_BYTES and len(self._heard) == len(self._by_channel):
+            self._enough.set()

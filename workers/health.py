@@ -58,6 +58,7 @@ class FlushHealth(_Judge):
 
     def __init__(self, shards: int, interval: float, now: float) -> None:
         super().__init__(min(MOST_TICK, interval), now)
+        self.interval = interval
         self.bound = max(LEAST_BOUND, SILENT_INTERVALS * interval)
         self._began = now
         self._answered_at = now

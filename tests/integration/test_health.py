@@ -18,6 +18,7 @@ from tests.conftest import OwnServer
 from tests.integration.serving import NewServing, Serving
 from tests.servers import Server
 from tests.waiting import eventually
+from workers.canary import ENOUGH_BYTES
 
 # The bound is three of them, but at least half a second.
 HEARTBEAT = 0.1
@@ -78,6 +79,38 @@ def test_dropped_messages_turn_it_red(
         becomes(status, "green")
         # In the log once per change, and not at the start.
         assert logged(caplog, worker) == ["health_red", "health_green"]
+
+
+def test_a_canary_that_heard_enough_rests_and_notices_all_the_same(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Where much is published it costs next to nothing; once nothing arrives it is red in time."""
+    keys = ShardKeys.of(namespace, 0, 1)
+    with (
+        FaultProxy(server.url) as proxy,
+        shown_after(server, namespace) as status,
+        redis.Redis.from_url(server.url) as admin,
+        Producer(server.url, namespace=namespace) as producer,
+    ):
+        serving(proxy.url, namespace, heartbeat=HEARTBEAT)
+        becomes(status, "green")
+
+        def listens() -> bool:
+            return dict(admin.pubsub_numsub(keys.channel))[keys.channel.encode()] > 0
+
+        def publish() -> None:
+            producer.set("much", bytes(ENOUGH_BYTES // 4))
+            producer.flush(10)
+
+        for is_listening in (False, True, False):
+            eventually(lambda wanted=is_listening: publish() or listens() is wanted, BY)
+            assert status()["flush"] == ("green", "")
+        # Little is heard all of.
+        eventually(listens, BY)
+        proxy.faults.drop_messages = 1.0
+        becomes(status, "red", "heard on its channel")
+        proxy.faults.drop_messages = 0.0
+        becomes(status, "green")
 
 
 @contextlib.contextmanager
