@@ -1,6 +1,6 @@
 """What a producer has not yet got accepted, and what it keeps in case Redis forgets. No I/O.
 
-Every shard has a lane: deltas gather in columns, full columns queue up, one packed chunk is on its
+Every shard has a lane: deltas gather in columns, full columns queue up, packed chunks are on their
 way, and accepted chunks are kept for a while. The life of a delta:
 
     set() -> intake -> open columns -> closed columns -> chunk in flight -> kept -> forgotten
@@ -9,7 +9,7 @@ way, and accepted chunks are kept for a while. The life of a delta:
 
 Invariants:
 1. A chunk's number and bytes never change once packed, so that a repeat is recognised.
-2. Chunks are sent in the order of their numbers, one at a time per lane.
+2. Chunks are sent in the order of their numbers; those in flight follow each other.
 3. `bytes` never grows but by a call, which checks the limit first: packing only makes it smaller.
 4. What gathered in a lane's intake moves into its columns before anything else is added, closed,
    counted or sent: the order is that of the calls.
@@ -360,38 +360,50 @@ class ProducerBuffer:
     def next_chunk(
         self, shard: int, now: float, linger: float, time_ms: int
     ) -> tuple[Packed | None, float | None]:
-        """Return the chunk to send now, or how many seconds the open columns may still wait.
+        """Return the next chunk to send, or how many seconds the open columns may still wait.
 
-        The chunk stays in flight until `accepted` or `missing`; asking again gives it again.
+        The chunk is in flight until `accepted`, `again` or `missing`. Those in flight follow each
+        other, so they have to be sent in this order and on one connection.
 
         Returns:
             (chunk, None), or (None, seconds until the linger is over), or (None, None) if empty.
         """
         with self.lock:
             lane = self.lanes[shard]
-            if lane.flying is None and lane.resend:
-                lane.flying = lane.resend.popleft()
-            if lane.flying is not None:
-                return lane.flying, None
-            self._now = now
-            self._gather(lane)
-            if not lane.closed:
-                if not lane.open.count:
-                    # Ids alone may take up the room that the deltas need for which they are.
-                    if self._is_short and lane.names.waiting_bytes:
-                        alone = Columns(since=now, ticket=lane.tickets)
-                        lane.flying = self._pack(lane, alone, DEFINED_ALONE_BYTES)
-                    return lane.flying, None
-                wait = lane.open.since + linger - now
-                if wait > 0:
-                    self._grant(lane)
-                    return None, wait
-                self._close_open(lane)
-            self._time_ms = time_ms
-            lane.flying = self._define(lane) or self._pack(
-                lane, self._next_columns(lane), DEFINED_ALONG_BYTES
+            packed, wait = (
+                (lane.resend.popleft(), None)
+                if lane.resend
+                else self._next_packed(lane, now, linger, time_ms)
             )
-            return lane.flying, None
+            if packed is not None:
+                lane.flying.append(packed)
+            return packed, wait
+
+    def is_behind(self, shard: int) -> bool:
+        """Whether more than the open columns waits to be sent."""
+        lane = self.lanes[shard]
+        return bool(lane.closed or lane.resend)
+
+    def _next_packed(
+        self, lane: Lane, now: float, linger: float, time_ms: int
+    ) -> tuple[Packed | None, float | None]:
+        self._now = now
+        self._time_ms = time_ms
+        self._gather(lane)
+        if not lane.closed:
+            if not lane.open.count:
+                # Ids alone may take up the room that the deltas need for which they are.
+                if self._is_short and lane.names.waiting_bytes:
+                    alone = Columns(since=now, ticket=lane.tickets)
+                    return self._pack(lane, alone, DEFINED_ALONE_BYTES), None
+                return None, None
+            wait = lane.open.since + linger - now
+            if wait > 0:
+                self._grant(lane)
+                return None, wait
+            self._close_open(lane)
+        packed = self._define(lane)
+        return packed or self._pack(lane, self._next_columns(lane), DEFINED_ALONG_BYTES), None
 
     def _define(self, lane: Lane) -> Packed | None:
         """Pack nothing but ids, if more of them wait than fit beside the next columns."""
@@ -430,18 +442,28 @@ class ProducerBuffer:
         return encode_chunk(Chunk(self.node, lane.incarnation, number, self._time_ms, runs, tables))
 
     def accepted(self, shard: int, now: float) -> None:
-        """Redis took the chunk in flight (or had it already): keep it for a while."""
+        """Redis took the oldest chunk in flight (or had it already): keep it for a while."""
         with self.lock:
             lane = self.lanes[shard]
-            if lane.flying is None:
+            if not lane.flying:
                 return
-            packed, lane.flying = lane.flying, None
+            packed = lane.flying.popleft()
             if packed.number > lane.accepted_number:
                 lane.accepted_number, lane.accepted = packed.number, packed.total
                 self.bytes -= len(packed.data)
             lane.kept.append((packed, now))
             lane.kept_bytes += len(packed.data)
             self._forget(lane, now)
+
+    def again(self, shard: int) -> None:
+        """Whatever became of the chunks in flight, they are to be sent again."""
+        with self.lock:
+            self._return(self.lanes[shard])
+
+    @staticmethod
+    def _return(lane: Lane) -> None:
+        lane.resend.extendleft(reversed(lane.flying))
+        lane.flying.clear()
 
     def missing(
         self, shard: int, number: int, server_deltas: int, now: float
@@ -467,9 +489,8 @@ class ProducerBuffer:
             lane.kept = deque(pair for pair in lane.kept if pair[0].number < number)
             lane.kept_bytes = sum(len(packed.data) for packed, _ in lane.kept)
             lane.resent += sum(packed.deltas for packed in again)
-            waiting = [lane.flying] if lane.flying is not None else []
-            lane.flying = None
-            lane.resend = deque([*again, *waiting, *lane.resend])
+            self._return(lane)
+            lane.resend.extendleft(reversed(again))
             if lane.resend:
                 first = lane.resend[0]
                 base_number, base_total = first.number - 1, first.total - first.deltas
@@ -537,10 +558,7 @@ class ProducerBuffer:
         """Return for each lane the chunk number up to which Redis has accepted everything."""
         with self.lock:
             return [
-                min(
-                    [lane.number]
-                    + [packed.number - 1 for packed in (*lane.resend, lane.flying) if packed]
-                )
+                min([lane.number] + [one.number - 1 for one in (*lane.resend, *lane.flying)])
                 for lane in self.lanes
             ]
 

@@ -19,6 +19,7 @@ from broker.model import (
     Batch,
     Chunk,
     Heartbeat,
+    LogEntry,
     Notice,
     Packet,
     Position,
@@ -28,7 +29,9 @@ from broker.model import (
 )
 from broker.protocol import (
     BATCH_ID_BYTES,
+    BULK_BYTES,
     EPOCH_BYTES,
+    FACE_BYTES,
     KIND_BATCH,
     KIND_HEARTBEAT,
     KIND_NOTICE,
@@ -46,6 +49,8 @@ from broker.values import CONTAINERS, within_depth
 _PREFIX = struct.Struct(">BBBBHBB8sBQBB8sBB8sBQBQ")
 _BATCH_TAIL = struct.Struct(">BBQBIBI")
 _BIN32 = struct.Struct(">BI")
+_UINT32 = struct.Struct(">BI")
+_STAND_IN = struct.Struct(">BBB")
 _OFFSET = struct.Struct(">Q")
 _ARRAY32 = struct.Struct(">BI")
 
@@ -53,6 +58,7 @@ _PREFIX_FIELDS = 9
 _BATCH_FIELDS = 13
 _CHUNK_FIELDS = 6
 _RUN_FIELDS = 4
+_STAND_IN_FIELDS = 2
 _UTF8_MOST = 4  # bytes of one character
 
 _AMOUNTS = frozenset((int, float))
@@ -167,7 +173,10 @@ def _check_keys(keys: Any) -> None:
 
 
 def encode_packet(packet: Packet) -> bytes:
-    """Return a packet byte for byte as the Lua commands build it; for tests and tools."""
+    """Return a packet byte for byte as the Lua commands build it; for tests and tools.
+
+    Bulk chunks of a batch are not in it: `bulk_of`.
+    """
     kind = {Batch: KIND_BATCH, Heartbeat: KIND_HEARTBEAT, Notice: KIND_NOTICE}[type(packet)]
     fields = _BATCH_FIELDS if isinstance(packet, Batch) else _PREFIX_FIELDS
     head = _PREFIX.pack(
@@ -182,22 +191,67 @@ def encode_packet(packet: Packet) -> bytes:
         *(packet.trigger, 0xCF, packet.oldest_ms, 0xCE, packet.deltas),
         *(0xDD, len(packet.chunks)),
     )
-    framed = ((_BIN32.pack(0xC6, len(chunk)), chunk) for chunk in packet.chunks)
-    return b"".join((head, tail, *chain.from_iterable(framed)))
+    return b"".join((head, tail, *chain.from_iterable(map(_framed, packet.chunks))))
 
 
-def decode_packet(data: bytes) -> Packet:
+def _framed(chunk: bytes) -> tuple[bytes, ...]:
+    if len(chunk) < BULK_BYTES:
+        return (_BIN32.pack(0xC6, len(chunk)), chunk)
+    face = chunk[:FACE_BYTES]
+    return (_STAND_IN.pack(0x92, 0xC4, len(face)), face, _UINT32.pack(0xCE, len(chunk)))
+
+
+def bulk_of(batch: Batch) -> list[bytes]:
+    """Return the chunks that come apart from a batch, in their order."""
+    return [chunk for chunk in batch.chunks if len(chunk) >= BULK_BYTES]
+
+
+def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
     """Read a packet from a shard's channel or log; chunks stay bytes.
 
+    Args:
+        data: its bytes.
+        bulk: what came on the channel of bulk chunks since the packet before, or is in the same
+            entry of the log. A batch takes as many of the last as it stands for.
+
     Raises:
-        DecodeError: not a packet of this protocol version; skip it whole.
+        DecodeError: not a packet of this protocol version, or a batch whose bulk chunks are not
+            all there; skip it whole.
     """
+    kind, prefix, fields = _read_packet(data)
+    if kind == KIND_HEARTBEAT:
+        return Heartbeat(*prefix)
+    if kind == KIND_NOTICE:
+        return Notice(*prefix)
+    trigger, oldest_ms, deltas, items = fields
+    if any(type(n) is not int or n < 0 for n in (trigger, oldest_ms, deltas)):
+        raise DecodeError("batch numbers are not unsigned integers")
+    if type(items) is not list:
+        raise DecodeError("chunks are not an array")
+    shard, epoch, offset, batch_id, previous_id, time_ms, covered = prefix
+    return Batch(
+        *(shard, epoch, offset, batch_id, previous_id, time_ms, covered),
+        *(trigger, oldest_ms, deltas, _chunks(items, bulk)),
+    )
+
+
+def decode_head(data: bytes) -> Heartbeat | None:
+    """Return the head that a batch or heartbeat tells, bulk chunks or not; None: a notice.
+
+    Raises:
+        DecodeError: not a packet of this protocol version.
+    """
+    kind, prefix, _ = _read_packet(data)
+    return None if kind == KIND_NOTICE else Heartbeat(*prefix)
+
+
+def _read_packet(data: bytes) -> tuple[int, list[Any], list[Any]]:
+    """Return kind, what every packet says, and what only a batch says."""
     fields = unpack(data)
     if type(fields) is not list or len(fields) < _PREFIX_FIELDS:
         raise DecodeError("packet is not an array of at least 9")
-    version, kind, shard, epoch, offset, batch_id, previous_id, time_ms, covered = fields[
-        :_PREFIX_FIELDS
-    ]
+    version, kind, *prefix = fields[:_PREFIX_FIELDS]
+    shard, epoch, offset, batch_id, previous_id, time_ms, covered = prefix
     if type(version) is not int or version != PROTOCOL_VERSION:
         raise DecodeError(f"packet of protocol version {version!r}, this is {PROTOCOL_VERSION}")
     if any(type(n) is not int or n < 0 for n in (kind, shard, offset, time_ms, covered)):
@@ -211,28 +265,44 @@ def decode_packet(data: bytes) -> Packet:
         )
     ):
         raise DecodeError("packet ids are not 8 bytes each")
-    prefix = (shard, epoch, offset, batch_id, previous_id, time_ms, covered)
-    if kind == KIND_HEARTBEAT:
-        return Heartbeat(*prefix)
-    if kind == KIND_NOTICE:
-        return Notice(*prefix)
-    if kind != KIND_BATCH or len(fields) < _BATCH_FIELDS:
+    if kind not in (KIND_BATCH, KIND_HEARTBEAT, KIND_NOTICE) or (
+        kind == KIND_BATCH and len(fields) < _BATCH_FIELDS
+    ):
         raise DecodeError(f"unknown packet kind {kind} of {len(fields)} fields")
-    trigger, oldest_ms, deltas, chunks = fields[_PREFIX_FIELDS:_BATCH_FIELDS]
-    if any(type(n) is not int or n < 0 for n in (trigger, oldest_ms, deltas)):
-        raise DecodeError("batch numbers are not unsigned integers")
-    if type(chunks) is not list or any(type(chunk) is not bytes for chunk in chunks):
-        raise DecodeError("chunks are not an array of bin")
-    return Batch(*prefix, trigger, oldest_ms, deltas, chunks)
+    return kind, prefix, fields[_PREFIX_FIELDS:_BATCH_FIELDS]
 
 
-def decode_following(data: bytes, position: Position) -> Batch:
+def _chunks(items: list[Any], bulk: Sequence[bytes]) -> list[bytes]:
+    """Put bulk chunks in the places of those that stand for them."""
+    count = sum(type(item) is list for item in items)
+    if count > len(bulk):
+        raise DecodeError(f"{count} bulk chunks belong to the batch, {len(bulk)} came")
+    rest = iter(bulk[len(bulk) - count :] if count else ())
+    return [_stood_for(item, next(rest)) if type(item) is list else _chunk(item) for item in items]
+
+
+def _chunk(item: Any) -> bytes:
+    if type(item) is not bytes:
+        raise DecodeError("a chunk is neither bin nor array")
+    return item
+
+
+def _stood_for(stand_in: list[Any], chunk: bytes) -> bytes:
+    if len(stand_in) < _STAND_IN_FIELDS or type(stand_in[0]) is not bytes:
+        raise DecodeError("a stand-in is not an array of face and size")
+    face, size = stand_in[:_STAND_IN_FIELDS]
+    if len(chunk) != size or not chunk.startswith(face):
+        raise DecodeError(f"a bulk chunk of {len(chunk)} bytes is not the one of {size!r} expected")
+    return chunk
+
+
+def decode_following(entry: LogEntry, position: Position) -> Batch:
     """Read the batch of a log that comes right after a position.
 
     Raises:
         DecodeError: it is not a batch, or not the one: another epoch, offset or predecessor.
     """
-    batch = decode_packet(data)
+    batch = decode_packet(entry.packet, entry.bulk)
     if (
         not isinstance(batch, Batch)
         or batch.epoch != position.epoch

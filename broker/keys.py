@@ -63,6 +63,7 @@ class ShardKeys:
     workers: str
     dead: str
     channel: str
+    bulk: str
 
     @classmethod
     def of(cls, namespace: str, shard: int, shards: int) -> ShardKeys:
@@ -86,6 +87,7 @@ class ShardKeys:
             workers=prefix + "workers",
             dead=prefix + "dead",
             channel=prefix + "live",
+            bulk=prefix + "bulk",
         )
 
     def pending(self, node: str) -> str:

@@ -160,7 +160,7 @@ class Lane:
     open: Columns = field(default_factory=Columns)
     closed: deque[Columns] = field(default_factory=deque)
     resend: deque[Packed] = field(default_factory=deque)
-    flying: Packed | None = None
+    flying: deque[Packed] = field(default_factory=deque)
     kept: deque[tuple[Packed, float]] = field(default_factory=deque)
     kept_bytes: int = 0
     tickets: int = 0
@@ -196,7 +196,7 @@ class Lane:
     def outstanding(self, ticket: int) -> bool:
         """Whether columns with this ticket or an older one still have to reach Redis."""
         return (
-            (self.flying is not None and self.flying.ticket <= ticket)
+            (bool(self.flying) and self.flying[0].ticket <= ticket)
             or (bool(self.resend) and self.resend[0].ticket <= ticket)
             or (bool(self.closed) and self.closed[0].ticket <= ticket)
         )

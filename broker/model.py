@@ -219,6 +219,26 @@ class Batch(Packet):
 
 
 @dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A batch as the log holds it.
+
+    Attributes:
+        packet: its bytes.
+        bulk: the chunks that it only stands for, in their order.
+        nodes: of each of its chunks the node; may be fewer.
+    """
+
+    packet: bytes
+    bulk: Sequence[bytes] = ()
+    nodes: Sequence[str] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return len(self.packet) + sum(map(len, self.bulk))
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat(Packet):
     """The head of the shard, told when nothing else was published for a while."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from broker.directory import Client
 from broker.errors import DecodeError
 from broker.fold import BadChunk, fold
 from broker.keys import ShardKeys
-from broker.model import Chunk, Position
+from broker.model import Chunk, LogEntry, Position
 from broker.protocol import OP_INCREMENT
 
 if TYPE_CHECKING:
@@ -57,23 +58,19 @@ class NetChanges:
         """Begin with nothing changed; `tables` are those of the position."""
         return cls(position, position.batch_id, tables=tables, start=position.offset)
 
-    async def take(
-        self, client: Client, keys: ShardKeys, data: bytes, nodes: list[str] | None = None
-    ) -> None:
+    async def take(self, client: Client, keys: ShardKeys, entry: LogEntry) -> None:
         """Fold the next batch of the log; reads what its increments add to.
 
         Args:
             client: to read with.
             keys: the shard.
-            data: the log entry's batch.
-            nodes: of each of its chunks, for dead letters.
+            entry: of the log.
 
         Raises:
             DecodeError: it is not the batch after `position`.
             BackendError: Redis failed. After either it is of no use any more.
         """
-        batch = decode_following(data, self.position)
-        names = nodes or []
+        batch = decode_following(entry, self.position)
         for index, chunk_data in enumerate(batch.chunks):
             # A batch may take half a second of a slow processor: a stop, and a flush worker that
             # shares this process, get their turn.
@@ -81,17 +78,17 @@ class NetChanges:
             try:
                 chunk = decode_chunk(chunk_data)
             except DecodeError as error:
-                self._note(names, batch.offset, index, chunk_data, str(error))
+                self._note(entry.nodes, batch.offset, index, chunk_data, str(error))
                 continue
             await self._read_bases(client, keys, chunk)
             self.table_deltas |= bool(chunk.tables or chunk.tables_fault)
-            note = partial(self._note, names, batch.offset, index, chunk_data)
+            note = partial(self._note, entry.nodes, batch.offset, index, chunk_data)
             fold(self.values, batch, (chunk,), self.floors, tables=self.tables, note_fault=note)
             self.touched.update(key for run in chunk.runs for key in run.keys)
         self.previous_id = self.position.batch_id
         self.position = batch.position
 
-    def _note(self, names: list[str], offset: int, index: int, data: bytes, fault: str) -> None:
+    def _note(self, names: Sequence[str], offset: int, index: int, data: bytes, fault: str) -> None:
         node = names[index] if index < len(names) else ""
         self.bad.append((node, BadChunk(offset, index, fault, data)))
 

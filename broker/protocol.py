@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 # Kinds of packet on a shard's channel (second element of every packet).
 KIND_BATCH: Final = 1
@@ -36,6 +36,10 @@ MAX_KEY_BYTES: Final = 1024
 MAX_VALUE_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 32
 MAX_CHUNK_BYTES: Final = 4 << 20
+# From here on a chunk is published by itself, and its batch holds a stand-in: its first bytes, its
+# size. Redis' Lua then neither joins nor copies it.
+BULK_BYTES: Final = 64 << 10
+FACE_BYTES: Final = 96
 MAX_SHARDS: Final = 4096
 MAX_NAME_LENGTH: Final = 64
 

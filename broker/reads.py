@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from broker.digest import Digest
 from broker.directory import Client
 from broker.errors import ConnectError
 from broker.keys import ShardKeys, config_key
-from broker.model import Position
+from broker.model import LogEntry, Position
 from broker.protocol import NO_ID
 from broker.shardstate import Head
 
@@ -39,12 +39,10 @@ class LogPage:
     Attributes:
         head: None if the shard does not exist.
         entries: batches after the asked offset, in order; maybe not all.
-        nodes: for each entry the node of each of its chunks.
     """
 
     head: Head | None
-    entries: list[bytes]
-    nodes: list[list[str]]
+    entries: list[LogEntry]
 
 
 async def config(client: Client, namespace: str) -> tuple[int, int] | None:
@@ -64,11 +62,16 @@ async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> L
             pipe.xrange(keys.log, min=f"{after + 1}-0", max="+", count=count)
         time, meta, *logs = await pipe.execute()
     found = [fields for _, fields in logs[0]] if logs else []
-    return LogPage(
-        _head(time, meta),
-        [fields[b"b"] for fields in found],
-        [fields.get(b"n", b"").decode(errors="replace").split(" ") for fields in found],
-    )
+    return LogPage(_head(time, meta), [log_entry(fields) for fields in found])
+
+
+def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
+    """Return an entry of the log out of its fields."""
+    bulk: list[bytes] = []
+    while (chunk := fields.get(b"c%d" % (len(bulk) + 1))) is not None:
+        bulk.append(chunk)
+    nodes = fields.get(b"n", b"").decode(errors="replace").split(" ")
+    return LogEntry(fields[b"b"], bulk, nodes)
 
 
 def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:

@@ -41,12 +41,14 @@ class Role:
         keys: name of a key as in `ShardKeys` (or "config", "pending") -> commands on it, in lower
             case; those that scripts call count as the caller's own.
         channel: commands on the shards' channels.
+        bulk: likewise on those of bulk chunks.
         server: commands without keys, beside what everybody may do.
     """
 
     does: str
     keys: Mapping[str, frozenset[str]]
     channel: frozenset[str] = frozenset()
+    bulk: frozenset[str] = frozenset()
     server: frozenset[str] = field(default=frozenset())
 
 
@@ -61,7 +63,7 @@ PRODUCER: Final = Role(
         meta="evalsha hmget hset",
         writers="evalsha hget hset hdel",
         order="evalsha rpush",
-        pending="evalsha rpush",
+        pending="evalsha ltrim rpush",
         ready="evalsha rpush llen",
     ),
     server=frozenset({"wait", "waitaof"}),
@@ -78,6 +80,7 @@ FLUSHER: Final = Role(
         workers="evalsha hset hdel hrandfield",
     ),
     channel=frozenset({"publish", "subscribe", "unsubscribe"}),
+    bulk=frozenset({"publish"}),
 )
 SCHEDULER: Final = Role(
     "writes the full state: `statebroker schedule`",
@@ -104,6 +107,7 @@ SUBSCRIBER: Final = Role(
         tables="hlen hscan",
     ),
     channel=frozenset({"subscribe", "unsubscribe"}),
+    bulk=frozenset({"subscribe", "unsubscribe"}),
 )
 
 
@@ -117,6 +121,7 @@ def _all_of(roles: Iterable[Role], does: str) -> Role:
             for name in names
         },
         frozenset().union(*(role.channel for role in roles)),
+        frozenset().union(*(role.bulk for role in roles)),
         frozenset().union(*(role.server for role in roles)),
     )
 
@@ -178,9 +183,11 @@ def rules(
         return [f"+{SHARDED.get(name, name) if is_cluster else name}" for name in sorted(known)]
 
     everybody = {*EVERYBODY, *(CLUSTER if is_cluster else ())}
-    root = commands(everybody | role.server | role.channel)
+    root = commands(everybody | role.server | role.channel | role.bulk)
     if role.channel:
         root += [f"&{keys.channel}" for keys in shard_keys]
+    if role.bulk:
+        root += [f"&{keys.bulk}" for keys in shard_keys]
     # A command's keys have to be in one selector, all of them.
     groups: dict[tuple[str, ...], list[str]] = {}
     for command in sorted(frozenset().union(*role.keys.values())):

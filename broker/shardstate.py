@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from broker.bulk import BulkChunks
 from broker.codec import (
     decode_following,
     decode_keys,
@@ -32,6 +33,7 @@ from broker.model import (
     Batch,
     Change,
     Heartbeat,
+    LogEntry,
     Notice,
     Operation,
     Packet,
@@ -124,6 +126,7 @@ class ShardState:
         self._kept: deque[tuple[Batch, int]] = deque()
         self._kept_bytes = 0
         self._ids: dict[int, bytes] = {}
+        self._bulk = BulkChunks()
 
     @property
     def need(self) -> Need:
@@ -200,12 +203,18 @@ class ShardState:
         """End it loudly; the content must not be trusted any more."""
         self._enter(Event.GIVE_UP)
 
+    def bulk(self, data: bytes) -> None:
+        """Take one chunk from the channel of bulk chunks: the batch that it is of comes next."""
+        self.counts["bytes"] += len(data)
+        self._bulk.add(data)
+
     def packet(self, data: bytes, now: float) -> Event | None:
         """Take one packet from the channel; None if it was kept for later or cannot be read."""
         self.counts["packets"] += 1
         self.counts["bytes"] += len(data)
+        bulk = self._bulk.take()
         try:
-            packet = decode_packet(data)
+            packet = decode_packet(data, bulk)
         except DecodeError:
             self.counts["packets_unreadable"] += 1
             return None
@@ -216,7 +225,7 @@ class ShardState:
         self.tick(now)
         self._heard_at = now
         if self.phase in (Status.LOADING, Status.CATCHING_UP):
-            self._keep(packet, len(data))
+            self._keep(packet, len(data) + sum(map(len, bulk)))
         elif self.phase in (Status.LIVE, Status.STALE):
             return self._take(packet, now)
         return None
@@ -261,7 +270,7 @@ class ShardState:
 
     # -- reading the log --------------------------------------------------------------------------
 
-    def log_page(self, head: Head | None, entries: Sequence[bytes], asked_at: float) -> None:
+    def log_page(self, head: Head | None, entries: Sequence[LogEntry], asked_at: float) -> None:
         """Take what one atomic read of head and log gave, the log from after `reading_from`.
 
         Args:
@@ -280,8 +289,8 @@ class ShardState:
         values, floors = (
             (self._load.values, self._load.floors) if self._load else (self.values, None)
         )
-        for data in entries:
-            if not self._apply_logged(data, values, floors):
+        for entry in entries:
+            if not self._apply_logged(entry, values, floors):
                 self._enter(Event.CUT)
                 return
         mine = self.reading_from
@@ -296,11 +305,11 @@ class ShardState:
         self._caught_up(head, asked_at)
 
     def _apply_logged(
-        self, data: bytes, values: dict[str, Any], floors: dict[str, int] | None
+        self, entry: LogEntry, values: dict[str, Any], floors: dict[str, int] | None
     ) -> bool:
         """Apply a batch of the log if it follows; false if it does not."""
         try:
-            batch = decode_following(data, self.reading_from)
+            batch = decode_following(entry, self.reading_from)
         except DecodeError:
             return False
         self._apply(batch, values, floors)

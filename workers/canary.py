@@ -2,7 +2,8 @@
 
 A connection of its own, so that it breaks as theirs would, and nothing that the worker publishes
 reaches it but by the channel. Where much is published it hears enough in a moment, and rests: to
-hear all of it would cost the server as much as another subscriber, and the worker more.
+hear all of it would cost the server as much as another subscriber, and the worker more. Bulk chunks
+it leaves alone.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from typing import Final
 
 from broker.aio.session import Session
 from broker.aio.subscription import Subscription
-from broker.codec import decode_packet
+from broker.codec import decode_head
 from broker.errors import BackendError, DecodeError
-from broker.model import Batch, Heartbeat
 from broker.tasks import end
 from workers.health import FlushHealth
 
@@ -76,12 +76,11 @@ class Canary:
         """Tell of a head."""
         shard = self._by_channel[channel]
         try:
-            packet = decode_packet(data)
+            head = decode_head(data)
         except DecodeError:
             return
-        # A notice says nothing of the head.
-        if isinstance(packet, Batch | Heartbeat) and packet.shard == shard:
-            self._health.heard(shard, packet.epoch, packet.offset, time.monotonic())
+        if head is not None and head.shard == shard:
+            self._health.heard(shard, head.epoch, head.offset, time.monotonic())
             self._heard.add(shard)
         self._bytes += len(data)
         if self._bytes > ENOUGH_BYTES and len(self._heard) == len(self._by_channel):

@@ -7,6 +7,7 @@ folded in portions, so that each step forward is kept and memory stays bounded.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -25,7 +26,7 @@ from broker.fold import BadChunk
 from broker.keys import ShardKeys
 from broker.lua import lease_lost
 from broker.lua.replies import Lease
-from broker.model import Position
+from broker.model import LogEntry, Position
 from broker.netchanges import PAGE_KEYS, NetChanges
 from broker.protocol import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
 from broker.shardstate import Head
@@ -193,7 +194,8 @@ class SnapshotWorker:
             fields = await reads.table_fields(self._session.client, self._keys)
             if fields:
                 need_numpy()
-            tables = new_tables(tracks=True)
+            # The first time numpy is imported; a flush worker in this process cannot wait for that.
+            tables = await asyncio.to_thread(new_tables, tracks=True)
             if tables is not None:
                 tables = tables.loaded(fields, at.offset, tracks=True)
         return tables
@@ -215,8 +217,8 @@ class SnapshotWorker:
                     f"the log of shard {self.shard} has nothing after offset {after}, its head is "
                     f"{head.position.offset}; was the log deleted by hand?"
                 )
-            for data, nodes in zip(page.entries, page.nodes, strict=True):
-                await self._fold_batch(changes, data, nodes)
+            for entry in page.entries:
+                await self._fold_batch(changes, entry)
                 batches += 1
             if changes.table_deltas:
                 need_numpy()
@@ -226,8 +228,8 @@ class SnapshotWorker:
                 raise lease_lost(self.holder)
         return changes, batches
 
-    async def _fold_batch(self, changes: NetChanges, data: bytes, nodes: list[str]) -> None:
-        await changes.take(self._session.client, self._keys, data, nodes)
+    async def _fold_batch(self, changes: NetChanges, entry: LogEntry) -> None:
+        await changes.take(self._session.client, self._keys, entry)
 
     async def _write_pages(self, changes: NetChanges) -> tuple[int, int]:
         """Write the net changes, a page at a time; every page checks and renews the lease."""

@@ -65,6 +65,7 @@ class Follower:
         self._conflated = 0
         self._session = session
         self._by_channel: dict[bytes, ShardState] = {}
+        self._by_bulk_channel: dict[bytes, ShardState] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._recovering: dict[int, asyncio.Task[None]] = {}
         self._subscription: Subscription | None = None
@@ -108,6 +109,7 @@ class Follower:
             self.track.add_shard(shard)
             self.shards.append(shard)
             self._by_channel[keys.channel.encode()] = shard
+            self._by_bulk_channel[keys.bulk.encode()] = shard
 
     def add_queue(self, queue: ChangeQueue) -> None:
         """Begin to fill a queue of changes."""
@@ -145,7 +147,9 @@ class Follower:
         while True:
             try:
                 await self._await_namespace()
-                self._subscription = Subscription(self._session.connections, self._by_channel, self)
+                # Bulk chunks come before their batch, so they are subscribed to before.
+                channels = [*self._by_bulk_channel, *self._by_channel]
+                self._subscription = Subscription(self._session.connections, channels, self)
                 await self._subscription.run()
             except NamespaceMismatchError as error:
                 self._fail(error)
@@ -176,13 +180,18 @@ class Follower:
             delay = min(delay * 1.5, NAMESPACE_RETRY_MOST)
 
     def heard(self, channel: bytes, data: bytes) -> None:
-        """Apply a packet."""
+        """Apply a packet; keep a bulk chunk for the one that follows."""
+        if channel in self._by_bulk_channel:
+            self._by_bulk_channel[channel].bulk(data)
+            return
         shard = self._by_channel[channel]
         shard.packet(data, time.monotonic())
         self._after(shard)
 
     def subscribed(self, channel: bytes) -> None:
-        """Look for what was missed before."""
+        """Look for what was missed before; a bulk chunk that was is missed with its batch."""
+        if channel in self._by_bulk_channel:
+            return
         shard = self._by_channel[channel]
         shard.subscribed(time.monotonic())
         self._after(shard)
@@ -190,7 +199,8 @@ class Follower:
     def lost(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
         """Say so; what is missed is read at the next `subscribed`."""
         for channel in channels:
-            self._by_channel[channel].lost()
+            if channel in self._by_channel:
+                self._by_channel[channel].lost()
         self.reconnects += 1
         self.news.set()
 

@@ -286,11 +286,11 @@ class Inspector:
             page = await reads.log_page(self._session.client, keys, at.offset, LOG_PAGE_BATCHES)
             if page.head is None or page.head.position.epoch != at.epoch:
                 return None
-            for data in page.entries:
+            for entry in page.entries:
                 if stop is not None and at.offset >= stop.offset:
                     break
                 try:
-                    batch = decode_following(data, at)
+                    batch = decode_following(entry, at)
                 except DecodeError:
                     return None
                 fold(values, batch, decode_chunks(batch)[0], floors)

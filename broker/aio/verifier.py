@@ -16,7 +16,7 @@ from broker.codec import decode_following, decode_keys, pack_value, unpack_field
 from broker.digest import DIGEST_BYTES, Digest, range_of
 from broker.errors import BrokerError, DecodeError
 from broker.fold import decode_chunks, fold
-from broker.model import Position
+from broker.model import LogEntry, Position
 from broker.netchanges import PAGE_KEYS, NetChanges
 from broker.protocol import OFFSET_PREFIX_BYTES
 from broker.tables import made_tables
@@ -70,9 +70,9 @@ class Verifier:
         start = await self._marks(position)
         changes = NetChanges.since(start.snapshot)
         while changes.position.offset < position.offset:
-            for data in await self._log_after(changes.position):
+            for entry in await self._log_after(changes.position):
                 if changes.position.offset < position.offset:
-                    await self._take(changes, data)
+                    await self._take(changes, entry)
         self.has_table_deltas |= changes.table_deltas
         if changes.position != position:
             raise MovedError(f"{position.offset} of {self._keys.log} is another batch now")
@@ -112,7 +112,7 @@ class Verifier:
         values, floors = await self._fields(ranges)
         await reads.still_the_same(self._client, self._keys, run)
         at = await self._replay(
-            at, until, lambda data, at: _folded(values, floors, data, at, None), self._keys.state
+            at, until, lambda entry, at: _folded(values, floors, entry, at, None), self._keys.state
         )
         return {key: values[key] for key in values if range_of(key) in ranges}, at
 
@@ -120,7 +120,7 @@ class Verifier:
         self,
         at: Position,
         until: Callable[[], Position],
-        fold_one: Callable[[bytes, Position], Position],
+        fold_one: Callable[[LogEntry, Position], Position],
         name: str,
     ) -> Position:
         """Fold the log from `at` to a position, and return that; arguments as `content`.
@@ -131,9 +131,9 @@ class Verifier:
         while True:
             entries = await self._log_after(at, is_needed=at.offset < until().offset)
             goal = until()
-            for data in entries:
+            for entry in entries:
                 if at.offset < goal.offset:
-                    at = fold_one(data, at)
+                    at = fold_one(entry, at)
             if at == goal and fold_to <= at.offset:
                 return at
             if at.offset >= goal.offset:
@@ -156,7 +156,7 @@ class Verifier:
         self.bytes_read += sum(map(len, fields.values()))
         tables = made_tables().loaded(fields, at.offset)
         await self._replay(
-            at, until, lambda data, at: _folded({}, {}, data, at, tables), self._keys.tables
+            at, until, lambda entry, at: _folded({}, {}, entry, at, tables), self._keys.tables
         )
         return tables
 
@@ -235,16 +235,16 @@ class Verifier:
             )
         return Digest()
 
-    async def _log_after(self, at: Position, *, is_needed: bool = True) -> list[bytes]:
+    async def _log_after(self, at: Position, *, is_needed: bool = True) -> list[LogEntry]:
         page = await reads.log_page(self._client, self._keys, at.offset, LOG_PAGE_BATCHES)
         if is_needed and not page.entries:
             raise MovedError(f"{self._keys.log} has nothing after offset {at.offset}")
-        self.bytes_read += sum(map(len, page.entries))
+        self.bytes_read += sum(entry.size for entry in page.entries)
         return page.entries
 
-    async def _take(self, changes: NetChanges, data: bytes) -> None:
+    async def _take(self, changes: NetChanges, entry: LogEntry) -> None:
         try:
-            await changes.take(self._client, self._keys, data)
+            await changes.take(self._client, self._keys, entry)
         except DecodeError as error:
             raise MovedError(str(error)) from None
 
@@ -273,12 +273,12 @@ async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]
 def _folded(
     values: dict[str, Any],
     floors: dict[str, int],
-    data: bytes,
+    entry: LogEntry,
     at: Position,
     tables: ShardTables | None,
 ) -> Position:
     try:
-        batch = decode_following(data, at)
+        batch = decode_following(entry, at)
     except DecodeError as error:
         raise MovedError(str(error)) from None
     fold(values, batch, decode_chunks(batch)[0], floors, tables=tables)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
@@ -17,6 +17,7 @@ from broker.connection import translated
 from broker.directory import Client
 from broker.errors import FencedError, ServerUnfitError
 from broker.keys import ShardKeys, config_key
+from broker.lane import Packed
 from broker.lua.replies import (
     Accepted,
     Busy,
@@ -33,6 +34,7 @@ from broker.lua.replies import (
     Undeclared,
 )
 from broker.model import Position
+from broker.protocol import BULK_BYTES
 from broker.routed import load_script
 
 NAMES: Final = (
@@ -56,6 +58,10 @@ NAMES: Final = (
 READERS: Final = frozenset({"state_sums", "state_ranges"})
 
 MOST_REASON: Final = 300
+
+PENDING: Final = 3  # of the keys of append: the node's list
+
+Argument: TypeAlias = "str | bytes | float"
 
 
 def source(name: str) -> str:
@@ -135,42 +141,70 @@ class Commands:
         node: str,
         incarnation: int,
         token: str,
+        chunks: Sequence[Packed],
         *,
-        number: int,
-        deltas: int,
-        waited_ms: int,
+        now: float,
         max_age_ms: int | None,
         max_count: int | None,
         pending_limit: int,
-        chunk: bytes,
-    ) -> Accepted | Missing | Busy:
-        """Append a chunk, exactly once.
+    ) -> list[Accepted | Missing | Busy]:
+        """Append chunks, each exactly once; they follow each other, so each needs the one before.
+
+        Args:
+            keys: the shard.
+            node: whose they are.
+            incarnation: of the node.
+            token: as for `open`.
+            chunks: at least one; sent in one go.
+            now: monotonic seconds, by which chunks have waited.
+            max_age_ms: this node's own age threshold; None: the namespace's.
+            max_count: likewise for the count.
+            pending_limit: bytes that may be pending in the shard.
+
+        Returns:
+            For each chunk what became of it. Behind one that is not accepted none is.
 
         Raises:
             FencedError: another process took the name since.
+            BackendError: Redis failed; which chunks it took is not known.
         """
-        reply = await self._run(
-            "append",
-            [keys.meta, keys.writers, keys.order, keys.pending(node), keys.ready],
-            node,
-            incarnation,
-            token,
-            number,
-            deltas,
-            waited_ms,
-            "" if max_age_ms is None else max_age_ms,
-            "" if max_count is None else max_count,
-            pending_limit,
-            chunk,
-        )
-        status = reply[0]
-        if status in (b"OK", b"DUPLICATE"):
-            return Accepted(reply[1], reply[2], reply[3], reply[4], status == b"DUPLICATE")
-        if status == b"MISSING":
-            return Missing(reply[1], reply[2])
-        if status == b"BUSY":
-            return Busy(reply[1])
-        raise fenced(node, int(reply[1]))
+        names = [keys.meta, keys.writers, keys.order, keys.pending(node), keys.ready]
+        calls = []
+        for chunk in chunks:
+            is_bulk = len(chunk.data) >= BULK_BYTES
+            arguments = (
+                *(node, incarnation, token, chunk.number, chunk.deltas),
+                max(0, round((now - chunk.since) * 1000)),
+                "" if max_age_ms is None else max_age_ms,
+                "" if max_count is None else max_count,
+                pending_limit,
+                *((b"", len(chunk.data)) if is_bulk else (chunk.data, "")),
+            )
+            calls.append((chunk.data if is_bulk else None, arguments))
+        if len(calls) == 1 and calls[0][0] is None:
+            replies = [await self._run("append", names, *calls[0][1])]
+        else:
+            async with translated("append"):
+                replies = await self._append_all(names, calls)
+        return [_appended(reply, node) for reply in replies]
+
+    async def _append_all(
+        self, names: Sequence[str], calls: Sequence[tuple[bytes | None, Sequence[Argument]]]
+    ) -> list[Any]:
+        """Append chunks in one go; those that are bulk are pushed before they are appended."""
+        is_bulk = any(pushed is not None for pushed, _ in calls)
+        pipe = self.client.pipeline(transaction=is_bulk)
+        # In the transaction: a chunk that is pushed, and then not appended since nobody knows the
+        # script, would lie before the next one for ever.
+        pipe.script_load(self._sources["append"])
+        appends = []
+        for pushed, arguments in calls:
+            if pushed is not None:
+                pipe.rpush(names[PENDING], pushed)
+            appends.append(len(pipe))
+            pipe.evalsha(self._hashes["append"], len(names), *names, *arguments)
+        replies = await pipe.execute()
+        return [replies[at] for at in appends]
 
     async def confirm(
         self,
@@ -251,6 +285,7 @@ class Commands:
             "drain",
             [keys.meta, keys.order, keys.log, *map(keys.pending, nodes)],
             keys.channel,
+            keys.bulk,
             self.publish,
             shard,
             batch_id,
@@ -456,6 +491,17 @@ class Commands:
 def told(reason: str) -> str:
     """Return a reason as the workers hash holds it: one line, not long."""
     return " ".join(reason.split())[:MOST_REASON]
+
+
+def _appended(reply: Sequence[Any], node: str) -> Accepted | Missing | Busy:
+    status = reply[0]
+    if status in (b"OK", b"DUPLICATE"):
+        return Accepted(reply[1], reply[2], reply[3], reply[4], status == b"DUPLICATE")
+    if status == b"MISSING":
+        return Missing(reply[1], reply[2])
+    if status == b"BUSY":
+        return Busy(reply[1])
+    raise fenced(node, int(reply[1]))
 
 
 def fenced(node: str, incarnation: int) -> FencedError:

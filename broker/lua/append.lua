@@ -2,11 +2,15 @@
 Accept one chunk of a node, exactly once, in the order of its numbers; wake a flush worker when the
 shard becomes due earlier than it knew. The chunk is not looked into.
 
+A large chunk need not come through Lua, which copies and hashes every byte: it may be pushed behind
+the pending list right before, in the same transaction. Where it is not accepted it is taken back.
+
 KEYS  1 meta hash   2 writers hash   3 order list   4 pending list of the node   5 ready list
 ARGV  1 node   2 incarnation   3 token   4 chunk number (1..)   5 deltas in the chunk (0..)
       6 ms that its oldest delta waited in the producer
       7 max age in ms, 8 max count in deltas ('' = as the namespace says)
       9 limit of pending bytes in this shard   10 chunk
+      11 bytes of a chunk that is pushed already; then ARGV[10] is '' (else this is)
 returns {'OK' or 'DUPLICATE', append number, epoch, max age in ms, max count}
         {'FENCED', incarnation that holds the name}
         {'MISSING', first chunk number that is not here, deltas of this incarnation that are}
@@ -16,66 +20,80 @@ cost  O(1), and the copy of the chunk
 local meta, writers, order, pending, ready = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local node, incarnation, token, chunk = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local deltas, waited = tonumber(ARGV[5]), tonumber(ARGV[6])
-local limit, data = tonumber(ARGV[9]), ARGV[10]
+local limit, data, pushed = tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
+local bytes = pushed or #data
 
-local record = redis.call('HGET', writers, node)
-if not record then
-  return {'MISSING', 1, 0}
-end
-local held, held_token, last, total = string.match(record, '^(%d+) (%S+) (%d+) (%d+)$')
-held, last, total = tonumber(held), tonumber(last), tonumber(total)
-if held > incarnation or (held == incarnation and held_token ~= token) then
-  return {'FENCED', held}
-end
-if held < incarnation then
-  return {'MISSING', 1, 0}
-end
-if chunk > last + 1 then
-  return {'MISSING', last + 1, total}
+local function accept()
+  local record = redis.call('HGET', writers, node)
+  if not record then
+    return {'MISSING', 1, 0}
+  end
+  local held, held_token, last, total = string.match(record, '^(%d+) (%S+) (%d+) (%d+)$')
+  held, last, total = tonumber(held), tonumber(last), tonumber(total)
+  if held > incarnation or (held == incarnation and held_token ~= token) then
+    return {'FENCED', held}
+  end
+  if held < incarnation then
+    return {'MISSING', 1, 0}
+  end
+  if chunk > last + 1 then
+    return {'MISSING', last + 1, total}
+  end
+
+  local waiting = 'n:' .. node
+  local m = redis.call('HMGET', meta, 'epoch', 'appends', 'accepted', 'pending_bytes', 'due', waiting,
+    'max_age', 'max_count')
+  local epoch, appends = m[1], tonumber(m[2] or 0)
+  local max_age = tonumber(ARGV[7] ~= '' and ARGV[7] or m[7] or 50)
+  local max_count = tonumber(ARGV[8] ~= '' and ARGV[8] or m[8] or 1000)
+  if chunk <= last then
+    return {'DUPLICATE', appends, epoch, max_age, max_count}
+  end
+  if not epoch then
+    return {'MISSING', 1, 0}
+  end
+  local pending_bytes = tonumber(m[4] or 0)
+  if pending_bytes > 0 and pending_bytes + bytes > limit then
+    return {'BUSY', pending_bytes}
+  end
+
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local due = now + math.max(0, max_age - waited)
+  local known_due = tonumber(m[5])
+  local before = tonumber(m[6] or 0)
+  local after = before + deltas
+  -- The count threshold is crossed whenever the node's pending deltas pass a multiple of it.
+  local full = math.floor(after / max_count) > math.floor(before / max_count)
+
+  if not pushed then
+    redis.call('RPUSH', pending, data)
+  end
+  -- From the clock, so that a number never comes again after Redis lost what it had accepted.
+  appends = math.max(appends + 1, time[1] * 1000000 + time[2])
+  redis.call('RPUSH', order, struct.pack('>I8I8I8I4I4', due, now, appends, deltas, bytes) .. node)
+  redis.call('HSET', writers, node, string.format('%.0f %s %.0f %.0f', held, token, chunk, total + deltas))
+  redis.call('HSET', meta, 'appends', string.format('%.0f', appends),
+    'accepted', string.format('%.0f', (m[3] or 0) + deltas),
+    'pending_bytes', pending_bytes + bytes, waiting, after)
+  local earlier = not known_due or due < known_due
+  if earlier then
+    redis.call('HSET', meta, 'due', string.format('%.0f', due))
+  end
+  if full then
+    redis.call('HSET', meta, 'count_due', string.format('%.0f', appends))
+  end
+  if (full or earlier) and redis.call('LLEN', ready) == 0 then
+    redis.call('RPUSH', ready, '1')
+  end
+  return {'OK', appends, epoch, max_age, max_count}
 end
 
-local waiting = 'n:' .. node
-local m = redis.call('HMGET', meta, 'epoch', 'appends', 'accepted', 'pending_bytes', 'due', waiting,
-  'max_age', 'max_count')
-local epoch, appends = m[1], tonumber(m[2] or 0)
-local max_age = tonumber(ARGV[7] ~= '' and ARGV[7] or m[7] or 50)
-local max_count = tonumber(ARGV[8] ~= '' and ARGV[8] or m[8] or 1000)
-if chunk <= last then
-  return {'DUPLICATE', appends, epoch, max_age, max_count}
+local is_run, reply = pcall(accept)
+if pushed and not (is_run and reply[1] == 'OK') then
+  redis.call('LTRIM', pending, 0, -2)
 end
-if not epoch then
-  return {'MISSING', 1, 0}
+if not is_run then
+  error(reply)
 end
-local pending_bytes = tonumber(m[4] or 0)
-if pending_bytes > 0 and pending_bytes + #data > limit then
-  return {'BUSY', pending_bytes}
-end
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = now + math.max(0, max_age - waited)
-local known_due = tonumber(m[5])
-local before = tonumber(m[6] or 0)
-local after = before + deltas
--- The count threshold is crossed whenever the node's pending deltas pass a multiple of it.
-local full = math.floor(after / max_count) > math.floor(before / max_count)
-
-redis.call('RPUSH', pending, data)
--- From the clock, so that a number never comes again after Redis lost what it had accepted.
-appends = math.max(appends + 1, time[1] * 1000000 + time[2])
-redis.call('RPUSH', order, struct.pack('>I8I8I8I4I4', due, now, appends, deltas, #data) .. node)
-redis.call('HSET', writers, node, string.format('%.0f %s %.0f %.0f', held, token, chunk, total + deltas))
-redis.call('HSET', meta, 'appends', string.format('%.0f', appends),
-  'accepted', string.format('%.0f', (m[3] or 0) + deltas),
-  'pending_bytes', pending_bytes + #data, waiting, after)
-local earlier = not known_due or due < known_due
-if earlier then
-  redis.call('HSET', meta, 'due', string.format('%.0f', due))
-end
-if full then
-  redis.call('HSET', meta, 'count_due', string.format('%.0f', appends))
-end
-if (full or earlier) and redis.call('LLEN', ready) == 0 then
-  redis.call('RPUSH', ready, '1')
-end
-return {'OK', appends, epoch, max_age, max_count}
+return reply

@@ -4,26 +4,29 @@ Publish what is due as one batch: the longest prefix of the order of acceptance 
 Due by count: everything up to the append that crossed a node's threshold. Due by age: everything.
 Publishes first, then logs, then trims and moves the offset: a script that fails keeps what it wrote,
 and a batch published twice under two ids is noticed by every replica, while a lost one would not be.
+Bulk chunks, those of 65536 bytes or more, are neither joined nor copied: each is published by itself
+before its batch, which holds a stand-in for it, and is a field of its own in the log.
 
-KEYS  1 meta hash   2 order list   3 log stream   4.. pending lists of the nodes in ARGV[8..]
-ARGV  1 channel   2 'PUBLISH' or 'SPUBLISH'   3 shard   4 batch id, 8 random bytes
-      5 limit of a batch in bytes   6 limit of a batch in chunks   7 limit of the log in bytes
-      8.. nodes whose pending lists are in KEYS[4..], in the same order
+KEYS  1 meta hash   2 order list   3 log stream   4.. pending lists of the nodes in ARGV[9..]
+ARGV  1 channel   2 channel of bulk chunks   3 'PUBLISH' or 'SPUBLISH'   4 shard
+      5 batch id, 8 random bytes   6 limit of a batch in bytes   7 limit of a batch in chunks
+      8 limit of the log in bytes   9.. nodes whose pending lists are in KEYS[4..], in the same order
 returns {'IDLE', ms until something is due, -1 if nothing is pending}
         {'NODES', node ...}   these have to be declared; nothing was done
         {'LOGFULL', log bytes}   the scheduler does not keep up; nothing was done
         {'BATCH', offset, trigger (1 count, 2 age), deltas, chunks, bytes, ms since its oldest chunk
           was accepted, ms until the next is due (-1 nothing pending), chunks not found}
 publishes the batch, to the channel and to the log under the id offset-0 (b: the batch, t: bytes
-          logged so far, n: the node of each chunk, joined by blanks)
-cost  O(chunks), and the bytes three times
+          logged so far, n: the node of each chunk, joined by blanks, c1, c2 ...: its bulk chunks)
+cost  O(chunks); the bytes three times, those of bulk chunks twice
 ]]
 local meta, order, log = KEYS[1], KEYS[2], KEYS[3]
-local channel, publish, shard, id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local max_bytes, max_chunks, log_limit = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local FIRST_LIST, FIRST_NODE = 4, 8
--- What a batch adds to its chunks, and to each of them.
-local HEAD_BYTES, FRAME_BYTES = 83, 5
+local channel, bulk_channel, publish, shard = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local id, max_bytes, max_chunks, log_limit = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local FIRST_LIST, FIRST_NODE = 4, 9
+local BULK_BYTES, FACE_BYTES = 65536, 96
+-- What a batch adds to its chunks, to each of them, and to each bulk chunk.
+local HEAD_BYTES, FRAME_BYTES, STAND_IN_BYTES = 83, 5, 8 + FACE_BYTES
 -- Of an expression; Lua nests no deeper than 200.
 local MOST_TERMS = 129
 
@@ -74,7 +77,7 @@ end
 
 -- How far does the batch go, and whose chunks does it hold?
 local entries = redis.call('LRANGE', order, 0, max_chunks - 1)
-local taken, deltas, bytes, oldest, cut = 0, 0, 0, now, false
+local taken, deltas, bytes, frames, oldest, cut = 0, 0, 0, HEAD_BYTES, now, false
 local nodes, count_of, deltas_of, undeclared = {}, {}, {}, {}
 local node_at = {}
 for n, entry in ipairs(entries) do
@@ -98,6 +101,7 @@ for n, entry in ipairs(entries) do
   count_of[node] = count_of[node] + 1
   deltas_of[node] = deltas_of[node] + entry_deltas
   taken, deltas, bytes = n, deltas + entry_deltas, bytes + entry_bytes
+  frames = frames + (entry_bytes < BULK_BYTES and FRAME_BYTES or STAND_IN_BYTES)
   covered = append
   oldest = math.min(oldest, accepted_at)
 end
@@ -110,7 +114,7 @@ if taken == 0 then
   return {'IDLE', -1}
 end
 local log_bytes = tonumber(m[9] or 0)
-if log_bytes > 0 and log_bytes + HEAD_BYTES + FRAME_BYTES * taken + bytes > log_limit then
+if log_bytes > 0 and log_bytes + frames + bytes > log_limit then
   return {'LOGFULL', log_bytes}
 end
 
@@ -121,15 +125,23 @@ for _, node in ipairs(nodes) do
   chunks_of[node] = redis.call('LRANGE', list_of[node], 0, count_of[node] - 1)
   next_of[node] = 0
 end
-local parts, names, missing = {''}, {}, 0
+local parts, names, bulk, size, missing = {''}, {}, {}, 0, 0
 for n = 1, taken do
   local node = node_at[n]
   next_of[node] = next_of[node] + 1
   local chunk = chunks_of[node][next_of[node]]
   if chunk then
-    parts[#parts + 1] = struct.pack('>BI4', 0xc6, #chunk)
-    parts[#parts + 1] = chunk
     names[#names + 1] = node
+    if #chunk < BULK_BYTES then
+      parts[#parts + 1] = struct.pack('>BI4', 0xc6, #chunk)
+      parts[#parts + 1] = chunk
+    else
+      -- By its face a reader tells it from another one of the same size.
+      parts[#parts + 1] = struct.pack('>BBB', 0x92, 0xc4, FACE_BYTES) .. string.sub(chunk, 1, FACE_BYTES)
+        .. struct.pack('>BI4', 0xce, #chunk)
+      bulk[#bulk + 1] = chunk
+      size = size + #chunk
+    end
   else
     missing = missing + 1
   end
@@ -138,9 +150,10 @@ local chunk_count = taken - missing
 local offset = tonumber(m[2] or 0) + 1
 local previous = m[3] or string.rep('\0', 8)
 parts[1] = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4BI4',
-  0x9d, 1, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
+  0x9d, 2, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
   0xcf, now, 0xcf, covered, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
 local batch = joined(parts)
+size = size + #batch
 -- What stays, read before the first write: a list that is emptied is gone, and where its slot is on
 -- its way to another node a Cluster refuses any further look at it, in the middle of the script.
 local rest = {}
@@ -148,10 +161,15 @@ if not cut and count_due <= covered then
   rest = redis.call('LRANGE', order, taken, taken + max_chunks - 1)
 end
 
+local logged = tonumber(m[10] or 0) + size
+local fields = {'b', batch, 't', number(logged), 'n', table.concat(names, ' ')}
+for n, chunk in ipairs(bulk) do
+  redis.call(publish, bulk_channel, chunk)
+  fields[#fields + 1] = 'c' .. n
+  fields[#fields + 1] = chunk
+end
 redis.call(publish, channel, batch)
-local logged = tonumber(m[10] or 0) + #batch
-redis.call('XADD', log, number(offset) .. '-0', 'b', batch, 't', number(logged),
-  'n', table.concat(names, ' '))
+redis.call('XADD', log, number(offset) .. '-0', unpack(fields))
 if not cut and count_due <= covered and #rest == 0 then
   -- Nothing stays: two commands for all nodes.
   local lists, counters = {}, {}
@@ -201,9 +219,9 @@ local by = trigger == 1 and {'by_count', number((m[12] or 0) + 1)} or {'by_age',
 redis.call('HSET', meta, 'offset', number(offset), 'id', id, 'previous', previous,
   'covered', number(covered), 'published', number((m[8] or 0) + deltas),
   'published_at', number(now), 'pending_bytes', number(math.max(0, (m[7] or 0) - bytes)),
-  'log_bytes', number(log_bytes + #batch), 'logged', number(logged),
-  'bytes', number((m[11] or 0) + #batch), 'missing', number((m[14] or 0) + missing), by[1], by[2])
+  'log_bytes', number(log_bytes + size), 'logged', number(logged),
+  'bytes', number((m[11] or 0) + size), 'missing', number((m[14] or 0) + missing), by[1], by[2])
 if wait >= 0 then
   redis.call('HSET', meta, 'due', number(due))
 end
-return {'BATCH', offset, trigger, deltas, chunk_count, #batch, now - oldest, wait, missing}
+return {'BATCH', offset, trigger, deltas, chunk_count, size, now - oldest, wait, missing}

@@ -42,7 +42,7 @@ local wait = tonumber(m[6] or 0) + interval - now
 if wait <= 0 or wait > interval then
   local none = string.rep('\0', 8)
   redis.call(publish, channel, struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8',
-    0x99, 1, 2, 0xcd, shard, 0xc4, 8, epoch, 0xcf, tonumber(m[2] or 0), 0xc4, 8, m[3] or none,
+    0x99, 2, 2, 0xcd, shard, 0xc4, 8, epoch, 0xcf, tonumber(m[2] or 0), 0xc4, 8, m[3] or none,
     0xc4, 8, m[4] or none, 0xcf, now, 0xcf, tonumber(m[5] or 0)))
   changes[#changes + 1] = 'published_at'
   changes[#changes + 1] = stamp

@@ -17,6 +17,8 @@ local holder, fence, channel, publish, shard = ARGV[1], ARGV[2], ARGV[3], ARGV[4
 local mark, epoch, offset, id, previous = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
 local cut, most_dead = tonumber(ARGV[11]), tonumber(ARGV[12])
 local FIRST_DEAD = 13
+-- Of the fields of a log entry, behind b, t and n with their names.
+local FIRST_BULK = 8
 
 if redis.call('GET', lease) ~= fence .. ' ' .. holder then
   return {'FENCED'}
@@ -40,6 +42,9 @@ local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
 if first then
   local fields = first[2]
   log_bytes = tonumber(m[3] or 0) - tonumber(fields[4]) + #fields[2]
+  for n = FIRST_BULK, #fields, 2 do
+    log_bytes = log_bytes + #fields[n]
+  end
 end
 redis.call('HSET', meta, 'snap_offset', ARGV[8], 'snap_id', id, 'snap_at', string.format('%.0f', now),
   'log_bytes', string.format('%.0f', log_bytes))
@@ -51,6 +56,6 @@ if #ARGV >= FIRST_DEAD then
   redis.call('HINCRBY', meta, 'dead', #ARGV - FIRST_DEAD + 1)
 end
 redis.call(publish, channel, struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8',
-  0x99, 1, 3, 0xcd, shard, 0xc4, 8, epoch, 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
+  0x99, 2, 3, 0xcd, shard, 0xc4, 8, epoch, 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
   0xcf, now, 0xcf, tonumber(m[2] or 0)))
 return {'OK', log_bytes}

@@ -18,7 +18,7 @@ from broker.config import SETTINGS
 from broker.keys import ShardKeys, config_key
 from broker.lua import source
 from broker.model import Token
-from broker.protocol import PROTOCOL_VERSION
+from broker.protocol import BULK_BYTES, PROTOCOL_VERSION
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 
 READ_BYTES = 1 << 20
@@ -86,6 +86,12 @@ class Wire:
             raise found
         return found
 
+    def answer(self) -> Any:
+        """Return what an append is answered, of a bulk chunk too."""
+        while type(found := self.reply()) is not list:
+            pass
+        return found[-1] if type(found[-1]) is list else found
+
     def swallow(self, size: int, times: int) -> bytearray:
         """Read so many bytes so many times; return the last of these times.
 
@@ -126,10 +132,14 @@ def open_nodes(wire: Wire, nodes: Sequence[str]) -> list[int]:
 
 
 def append(node: str, incarnation: int, number: int, deltas: int, chunk: bytes) -> bytes:
-    """Return the request that appends a chunk."""
+    """Return the requests that append a chunk; `Wire.answer` reads what they are answered."""
     keys = [KEYS.meta, KEYS.writers, KEYS.order, KEYS.pending(node), KEYS.ready]
-    values = (node, incarnation, SIGN, number, deltas, 0, "", "", PENDING_BYTES, chunk)
-    return command("EVALSHA", APPEND, len(keys), *keys, *values)
+    values = (node, incarnation, SIGN, number, deltas, 0, "", "", PENDING_BYTES)
+    call: tuple[bytes | str | int, ...] = ("EVALSHA", APPEND, len(keys), *keys, *values)
+    if len(chunk) < BULK_BYTES:
+        return command(*call, chunk, "")
+    pushed = command("RPUSH", KEYS.pending(node), chunk)
+    return command("MULTI") + pushed + command(*call, "", len(chunk)) + command("EXEC")
 
 
 def token(reply: Sequence[Any]) -> str:

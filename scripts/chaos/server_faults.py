@@ -12,6 +12,7 @@ from time import monotonic
 from broker.errors import BrokerError
 from broker.faults.records import Forgot
 from broker.keys import ShardKeys
+from broker.lane import Packed
 from broker.lua import Commands
 from broker.lua.replies import Accepted
 from broker.protocol import EPOCH_BYTES
@@ -26,6 +27,7 @@ LEAST_STEP_S, LARGEST_STEP_S = 5.0, 90.0
 CLOCK_FELT_AFTER_S = 1.0
 POISON_CHUNKS = 5
 POISON_BYTES = 200
+POISON_BULK_BYTES = 70_000
 LIMITS = "client-output-buffer-limit"
 OWN_LIMITS = "normal 0 0 0 replica 268435456 67108864 60 pubsub 33554432 8388608 60"
 
@@ -189,16 +191,20 @@ async def poison(stage: Stage, step: Step) -> bool:
                 keys, "poison", None, "poison", chunk=0, deltas=0, epoch=os.urandom(EPOCH_BYTES)
             )
             for _ in range(POISON_CHUNKS):
-                reply = await commands.append(
+                deltas, data = (
+                    chance.randrange(1, 9),
+                    chance.randbytes(
+                        POISON_BULK_BYTES if number == 1 else chance.randrange(POISON_BYTES)
+                    ),
+                )
+                (reply,) = await commands.append(
                     keys,
                     *("poison", opened.incarnation, "poison"),
-                    number=number,
-                    deltas=chance.randrange(1, 9),
-                    waited_ms=0,
+                    [Packed(number, deltas, 0, 0.0, 0, data)],
+                    now=0.0,
                     max_age_ms=None,
                     max_count=None,
                     pending_limit=1 << 20,
-                    chunk=chance.randbytes(chance.randrange(POISON_BYTES)),
                 )
                 number += isinstance(reply, Accepted)
     return number > 1

@@ -10,9 +10,10 @@ from time import monotonic
 
 from broker import reads
 from broker.aio.subscription import Subscription
+from broker.bulk import BulkChunks
 from broker.codec import decode_packet
 from broker.connection import Connections, translated
-from broker.errors import BackendError
+from broker.errors import BackendError, DecodeError
 from broker.faults.journal import Journal
 from broker.faults.records import Balanced, Headed, Logged, Measured, Place
 from broker.keys import ShardKeys
@@ -49,10 +50,12 @@ class Witness:
         self._at: dict[int, Place] = {}
         self._measure_at = 0.0
         self._known: set[Place] = set()
+        self._bulk = {keys.bulk.encode(): BulkChunks() for keys in self._keys}
+        self._bulk_of = {keys.channel.encode(): keys.bulk.encode() for keys in self._keys}
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        channels = [keys.channel.encode() for keys in self._keys]
+        channels = [*self._bulk, *(keys.channel.encode() for keys in self._keys)]
         listening = asyncio.create_task(Subscription(self._connections, channels, self).run())
         try:
             while True:
@@ -74,9 +77,15 @@ class Witness:
     def lost(self, channels: Collection[bytes], error: BackendError | None) -> None:
         """Wait until it is there again."""
 
-    def heard(self, channel: bytes, data: bytes) -> None:  # noqa: ARG002
+    def heard(self, channel: bytes, data: bytes) -> None:
         """Record what is published, too: a log that is cut at once would hide it."""
-        self._record(decode_packet(data))
+        if channel in self._bulk:
+            self._bulk[channel].add(data)
+            return
+        bulk = self._bulk[self._bulk_of[channel]].take()
+        # One that came before this was subscribed to is in the log.
+        with suppress(DecodeError):
+            self._record(decode_packet(data, bulk))
 
     def _record(self, packet: Packet) -> Place:
         place = Place(packet.shard, packet.epoch, packet.offset, packet.id)
@@ -105,8 +114,8 @@ class Witness:
             if at.epoch != head.epoch or head.offset < at.offset:
                 at = Place(shard, head.epoch)
                 continue
-            for data in page.entries:
-                batch = decode_packet(data)
+            for entry in page.entries:
+                batch = decode_packet(entry.packet, entry.bulk)
                 place = self._record(batch)
                 if batch.previous_id != at.id and at.offset:
                     at = Place(shard, head.epoch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -22,16 +23,17 @@ from broker.config import SETTINGS
 from broker.faults.journal import Journal
 from broker.faults.records import Appended, Counted, Fenced, Measured, digest_of_chunks
 from broker.keys import ShardKeys
+from broker.lane import Packed
 from broker.lua import Commands
 from broker.lua.replies import Accepted, Busy, Missing
 from scripts.chaos.keyspace import GROUPS, MEMBERS, OWN_KEYS, SHARDS, SHARED_KEYS, group_keys
 
 KEEP_SECONDS = 12.0
 # So little that every longer outage fills it.
-BUFFER_BYTES = 48 << 10
+BUFFER_BYTES = 160 << 10
 TURN_S = 0.05
 DELTAS_A_TURN = 8
-BIG_BYTES = 20_000
+BIG_BYTES = 70_000
 # How often each kind of change is made.
 MIX = {
     "own": 60,
@@ -55,28 +57,35 @@ class Recorded(Commands):
     incarnations: dict[int, int]
 
     async def append(
-        self, keys: ShardKeys, node: str, incarnation: int, token: str, **rest: Any
-    ) -> Accepted | Missing | Busy:
-        """Append, and record it if Redis said yes."""
-        reply = await super().append(keys, node, incarnation, token, **rest)
+        self,
+        keys: ShardKeys,
+        node: str,
+        incarnation: int,
+        token: str,
+        chunks: Sequence[Packed],
+        **rest: Any,
+    ) -> list[Accepted | Missing | Busy]:
+        """Append, and record what Redis said yes to."""
+        replies = await super().append(keys, node, incarnation, token, chunks, **rest)
         shard = shard_number(keys)
         self.incarnations[shard] = incarnation
-        if isinstance(reply, Accepted):
-            self.journal.write(
-                Appended(
-                    at=monotonic(),
-                    node=node,
-                    incarnation=incarnation,
-                    shard=shard,
-                    number=rest["number"],
-                    deltas=rest["deltas"],
-                    digest=digest_of_chunks([rest["chunk"]]),
-                    append=reply.append,
-                    epoch=reply.epoch,
-                    duplicate=reply.duplicate,
+        for chunk, reply in zip(chunks, replies, strict=True):
+            if isinstance(reply, Accepted):
+                self.journal.write(
+                    Appended(
+                        at=monotonic(),
+                        node=node,
+                        incarnation=incarnation,
+                        shard=shard,
+                        number=chunk.number,
+                        deltas=chunk.deltas,
+                        digest=digest_of_chunks([chunk.data]),
+                        append=reply.append,
+                        epoch=reply.epoch,
+                        duplicate=reply.duplicate,
+                    )
                 )
-            )
-        return reply
+        return replies
 
 
 def shard_number(keys: ShardKeys) -> int:
@@ -149,7 +158,8 @@ class Writer:
             case "count all":
                 producer.increment("count/all")
             case "big":
-                # Larger than the server's own buffer of a connection, so that its limits are felt.
+                # A bulk chunk; and larger than the server's own buffer of a connection, so that
+                # its limits are felt.
                 producer.set(f"big/{self.node}", bytes(BIG_BYTES))
             case "group":
                 value = f"{self.node} {self.written}"

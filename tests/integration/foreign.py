@@ -44,6 +44,8 @@ def table(*header: str) -> list[list[str]]:
     return lines[start : lines.index([], start)]
 
 
+VERSION = 2
+BULK = 65536
 SET, DELETE, INCREMENT = 1, 2, 3
 BATCH, HEARTBEAT, NOTICE = 1, 2, 3
 ZEROS = bytes(8)
@@ -107,8 +109,8 @@ class Writer:
 
     def join(self, shards: int) -> int:
         """Make the namespace if nobody has; how many shards it has."""
-        version, count, _ = self.call("join", [self.config], 1, shards)
-        assert version == b"1"
+        version, count, _ = self.call("join", [self.config], VERSION, shards)
+        assert version == b"2"
         return int(count)
 
     def open(self, shard: int, incarnation: Any, chunk: int, deltas: int) -> int:
@@ -178,7 +180,14 @@ class Writer:
         """Number a chunk."""
         chunks = self.chunks[shard]
         number, total = len(chunks) + 1, deltas + (chunks[-1].total if chunks else 0)
-        fields = [1, self.node, self.incarnations[shard], number, int(time.time() * 1000), runs]
+        fields = [
+            VERSION,
+            self.node,
+            self.incarnations[shard],
+            number,
+            int(time.time() * 1000),
+            runs,
+        ]
         data = msgpack.packb([*fields, parts, {"later": None}], datetime=True)
         chunks.append(Unsent(number, deltas, total, data))
 
@@ -191,11 +200,13 @@ class Writer:
         """Append one chunk and do what the answer demands."""
         prefix = self.prefixes[shard]
         names = ("meta", "writers", "order", f"pending:{self.node}", "ready")
-        status, *rest = self.call(
-            "append",
-            [prefix + name for name in names],
-            *(self.node, self.incarnations[shard], self.token, chunk.number, chunk.deltas, 0),
-            *("", "", 1 << 20, chunk.data),
+        keys = [prefix + name for name in names]
+        args = [self.node, self.incarnations[shard], self.token, chunk.number, chunk.deltas, 0]
+        args += ["", "", 1 << 20]
+        status, *rest = (
+            self.call("append", keys, *args, chunk.data, "")
+            if len(chunk.data) < BULK
+            else self.append_bulk(keys, [*args, "", len(chunk.data)], chunk.data)
         )
         self.answers[status] += 1
         if status in (b"OK", b"DUPLICATE"):
@@ -204,6 +215,15 @@ class Writer:
             self.missing(shard, *rest)
         else:
             assert status == b"BUSY", status
+
+    def append_bulk(self, keys: list[str], args: list[Any], data: bytes) -> Any:
+        """Push a bulk chunk, then append it, in one transaction."""
+        lua = (HOME / "lua" / "append.lua").read_bytes()
+        pipe = self.client.pipeline(transaction=True)
+        pipe.script_load(lua)
+        pipe.rpush(keys[3], data)
+        pipe.evalsha(hashlib.sha1(lua, usedforsecurity=False).hexdigest(), 5, *keys, *args)
+        return pipe.execute()[-1]
 
     def missing(self, shard: int, number: int, deltas: int) -> None:
         """Redis forgot; everything is kept here, so nothing is lost."""
@@ -242,7 +262,7 @@ def read_chunk(data: bytes) -> list[Any] | None:
         check_maps(fields)
         assert type(fields) is list
         version, node, *numbers, runs = fields[:6]
-        assert (version, type(version)) == (1, int)
+        assert (version, type(version)) == (VERSION, int)
         assert type(node) is str
         assert len(numbers) == 3
         assert all(type(number) is int and number >= 0 for number in numbers)
@@ -326,6 +346,21 @@ HEAD, _, *ROWS = table("event", "connecting")
 PHASES = {event: dict(zip(HEAD[1:], cells, strict=True)) for event, *cells in ROWS}
 
 
+def stood_for(fields: list[Any], bulk: list[bytes]) -> bool:
+    """Put bulk chunks in the places of their stand-ins; false if they are not there."""
+    if fields[1] != BATCH:
+        return True
+    places = [n for n, item in enumerate(fields[12]) if type(item) is list]
+    if len(places) > len(bulk):
+        return False
+    for n, data in zip(places, bulk[len(bulk) - len(places) :], strict=True):
+        face, size = fields[12][n][:2]
+        if len(data) != size or data[: len(face)] != face:
+            return False
+        fields[12][n] = data
+    return True
+
+
 class Follower:
     """One shard of a subscriber of section 8."""
 
@@ -336,6 +371,7 @@ class Follower:
         self.shown = Copy()
         self.load: Copy | None = None
         self.kept: list[list[Any]] = []
+        self.bulk: list[bytes] = []
         self.ids: dict[int, bytes] = {}
         self.heard = self.proved = time.monotonic()
         self.counts: Counter[str] = Counter()
@@ -365,10 +401,12 @@ class Follower:
     def packet(self, data: bytes) -> None:
         """Take what came on the channel."""
         fields = msgpack.unpackb(data)
+        bulk, self.bulk = self.bulk, []
         if (
-            fields[0] != 1
+            fields[0] != VERSION
             or fields[1] not in (BATCH, HEARTBEAT, NOTICE)
             or fields[2] != self.number
+            or not stood_for(fields, bulk)
         ):
             return
         self.heard = time.monotonic()
@@ -441,9 +479,10 @@ class Follower:
         head, quiet, entries = self.head(client, copy.offset)
         if head is None or head[0] != copy.epoch or head[1] < copy.offset:
             return self.enter("cut")
-        for data in entries:
-            fields = msgpack.unpackb(data)
-            if (fields[1], fields[3], fields[4], fields[6]) != (
+        for entry in entries:
+            fields = msgpack.unpackb(entry[b"b"])
+            bulk = [entry[name] for name in sorted(entry, key=len) if name.startswith(b"c")]
+            if not stood_for(fields, bulk) or (fields[1], fields[3], fields[4], fields[6]) != (
                 *(BATCH, copy.epoch, copy.offset + 1, copy.id),
             ):
                 return self.enter("cut")
@@ -461,7 +500,7 @@ class Follower:
         all(self.take(fields) == "next" for fields in kept)
         return None
 
-    def head(self, client: Any, after: int) -> tuple[list[Any] | None, float, list[bytes]]:
+    def head(self, client: Any, after: int) -> tuple[list[Any] | None, float, list[Any]]:
         """(Epoch, offset, id, snapshot's offset and id), seconds of quiet, log entries."""
         pipe = client.pipeline(transaction=True)
         pipe.time()
@@ -475,7 +514,7 @@ class Follower:
         head = [epoch, int(offset or 0), batch_id or ZEROS, int(snap_offset or 0), snap_id or ZEROS]
         self.answered = seconds + micros / 1e6
         quiet = self.answered - int(at or 0) / 1000
-        return head, quiet, [fields[b"b"] for _, fields in entries]
+        return head, quiet, [fields for _, fields in entries]
 
     def read_state(self, client: Any) -> None:
         """Load the full-state hash aside."""
@@ -511,6 +550,7 @@ class Reader:
         prefixes = [prefix_of(namespace, n, int(shards)) for n in range(int(shards))]
         self.shards = [Follower(prefix, n, bound) for n, prefix in enumerate(prefixes)]
         self.by_channel = {f"{one.prefix}live".encode(): one for one in self.shards}
+        self.by_bulk = {f"{one.prefix}bulk".encode(): one for one in self.shards}
         self.drop: Callable[[bytes], bool] = lambda _data: False
         self.socket: socket.socket | None = None
 
@@ -521,7 +561,8 @@ class Reader:
         self.replies = hiredis.Reader()
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(str(path))
-        for words in (["AUTH", user, PASSWORD], ["SUBSCRIBE", *map(bytes.decode, self.by_channel)]):
+        channels = [name.decode() for name in (*self.by_bulk, *self.by_channel)]
+        for words in (["AUTH", user, PASSWORD], ["SUBSCRIBE", *channels]):
             packed = b"".join(b"$%d\r\n%b\r\n" % (len(word), word.encode()) for word in words)
             self.socket.sendall(b"*%d\r\n" % len(words) + packed)
 
@@ -558,9 +599,13 @@ class Reader:
                 continue
             kind, channel, data = reply
             if kind == b"subscribe":
-                self.by_channel[channel].subscribed()
+                if channel in self.by_channel:
+                    self.by_channel[channel].subscribed()
             elif not self.drop(data):
-                self.by_channel[channel].packet(data)
+                if channel in self.by_bulk:
+                    self.by_bulk[channel].bulk.append(data)
+                else:
+                    self.by_channel[channel].packet(data)
 
     @property
     def is_live(self) -> bool:

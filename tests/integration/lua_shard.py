@@ -12,10 +12,10 @@ from typing import Any, cast
 import hiredis
 import redis
 
-from broker.codec import encode_chunk
+from broker.codec import decode_packet, encode_chunk
 from broker.keys import ShardKeys, config_key
 from broker.lua import source
-from broker.model import Chunk, Run
+from broker.model import Batch, Chunk, Run
 from broker.protocol import NO_ID, OP_SET
 from tests.servers import Server
 
@@ -33,13 +33,15 @@ NOT_PERMITTED = "(?i)permission|can't (access|publish)"
 class Subscription:
     """A subscriber that sees the bytes as they come, without a client library between."""
 
-    def __init__(self, server: Server, channel: str) -> None:
+    def __init__(self, server: Server, keys: ShardKeys) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(10)
         self._socket.connect(str(server.socket))
         self._reader = hiredis.Reader()
-        self._send("SUBSCRIBE", channel)
-        assert self._read()[0] == b"subscribe"
+        self._bulk_channel = keys.bulk.encode()
+        self.bulk: list[bytes] = []
+        self._send("SUBSCRIBE", keys.channel, keys.bulk)
+        assert [self._read()[0] for _ in range(2)] == [b"subscribe"] * 2
 
     def _send(self, *command: str) -> None:
         self._socket.sendall(
@@ -53,10 +55,20 @@ class Subscription:
         return reply
 
     def next(self) -> bytes:
-        """The next packet, waited for."""
-        kind, _, data = self._read()
-        assert kind == b"message"
-        return cast("bytes", data)
+        """The next packet, waited for; bulk chunks that came before it are in `bulk`."""
+        self.bulk.clear()
+        while True:
+            kind, channel, data = self._read()
+            assert kind == b"message"
+            if channel != self._bulk_channel:
+                return cast("bytes", data)
+            self.bulk.append(data)
+
+    def batch(self) -> Batch:
+        """The next packet, which is a batch, whole."""
+        packet = decode_packet(self.next(), self.bulk)
+        assert isinstance(packet, Batch)
+        return packet
 
     def none_came(self) -> bool:
         """Whether nothing was published: the answer to a PING is the next thing to come."""
@@ -96,14 +108,14 @@ class Shard:
     def _permit(self, keys: list[str]) -> None:
         self.admin.execute_command(
             *("ACL", "SETUSER", self._user, "reset", "on", "nopass", "+@all"),
-            *(f"&{self.keys.channel}", *(f"~{key}" for key in keys)),
+            *(f"&{self.keys.channel}", f"&{self.keys.bulk}", *(f"~{key}" for key in keys)),
         )
 
     @property
     def subscription(self) -> Subscription:
         """A subscription to the shard's channel, from its first use on."""
         if self._subscription is None:
-            self._subscription = Subscription(self._server, self.keys.channel)
+            self._subscription = Subscription(self._server, self.keys)
         return self._subscription
 
     def run(self, lua: str, keys: list[str], *args: Any) -> Any:
@@ -146,7 +158,7 @@ class Shard:
 
     # -- the commands -----------------------------------------------------------------------------
 
-    def join(self, protocol: int = 1, shards: int = 1) -> Any:
+    def join(self, protocol: int = 2, shards: int = 1) -> Any:
         """Make or look at the namespace."""
         return self.call("join", [self.config], protocol, shards)
 
@@ -181,8 +193,33 @@ class Shard:
         return self.call(
             "append",
             [k.meta, k.writers, k.order, k.pending(node), k.ready],
-            *(node, incarnation, token, number, deltas, waited, max_age, max_count, limit, data),
+            *(node, incarnation, token, number, deltas, waited, max_age, max_count, limit),
+            *(data, ""),
         )
+
+    def append_pushed(
+        self,
+        number: int,
+        data: bytes,
+        node: str = "n1",
+        incarnation: int = 5,
+        token: str = TOKEN,
+        *,
+        deltas: int = 1,
+        waited: int = 0,
+        limit: int = PLENTY,
+    ) -> Any:
+        """Push a chunk, then append it, in one transaction."""
+        k = self.keys
+        names = [k.meta, k.writers, k.order, k.pending(node), k.ready]
+        self._permit(names)
+        pipe = self._guarded.pipeline(transaction=True)
+        pipe.rpush(k.pending(node), data)
+        pipe.evalsha(
+            *(self.admin.script_load(source("append")), len(names), *names),
+            *(node, incarnation, token, number, deltas, waited, HOUR, 1000, limit, "", len(data)),
+        )
+        return pipe.execute()[1]
 
     def drain(
         self,
@@ -199,7 +236,7 @@ class Shard:
         return self.call(
             "drain",
             [k.meta, k.order, k.log, *map(k.pending, nodes)],
-            *(k.channel, "PUBLISH", shard, batch_id or self.batch_ids.to_bytes(8)),
+            *(k.channel, k.bulk, "PUBLISH", shard, batch_id or self.batch_ids.to_bytes(8)),
             *(max_bytes, max_chunks, log_limit, *nodes),
         )
 

@@ -13,6 +13,7 @@ from broker import FencedError, FlushTimeoutError, Inspector, Producer, Replica
 from broker.aio.session import Session
 from broker.codec import encode_chunk
 from broker.keys import ShardKeys
+from broker.lane import Packed
 from broker.lua.replies import Accepted, Busy, Missing
 from broker.model import Chunk, Run
 from broker.protocol import EPOCH_BYTES, OP_INCREMENT
@@ -51,19 +52,16 @@ class Writer:
     ) -> Accepted | Missing | Busy:
         """Append a chunk of one increment."""
         run = Run(OP_INCREMENT, ["n"], [amount])
-        return await self._session.commands.append(
-            self._keys,
-            NODE,
-            self.incarnation,
-            self._token,
-            number=number,
-            deltas=1,
-            waited_ms=0,
+        chunk = encode_chunk(Chunk(NODE, self.incarnation, number, 0, [run]))
+        (reply,) = await self._session.commands.append(
+            *(self._keys, NODE, self.incarnation, self._token),
+            [Packed(number, 1, number, 0.0, 0, chunk)],
+            now=0.0,
             max_age_ms=None,
             max_count=None,
             pending_limit=pending_limit,
-            chunk=encode_chunk(Chunk(NODE, self.incarnation, number, 0, [run])),
         )
+        return reply
 
 
 def with_session(url: str, namespace: str, scenario: Callable[[Session], Awaitable[None]]) -> None:

@@ -18,6 +18,7 @@ from broker.codec import decode_packet, encode_packet
 from broker.connection import Connections
 from broker.digest import DIGEST_BYTES
 from broker.keys import ShardKeys, config_key
+from broker.lane import Packed
 from broker.lua import NAMES, Commands, source
 from broker.lua.replies import Claim, DrainLimits, Lease
 from broker.model import Batch, Heartbeat, Notice, Position
@@ -127,13 +128,13 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         "open": ([k.meta, k.writers], ["n1", 7, "tok", 0, 0, epoch]),
         "append": (
             [k.meta, k.writers, k.order, k.pending("n1"), k.ready],
-            ["n1", 7, "tok", 1, 3, 60, 50, "", 1000, b"chunk"],
+            ["n1", 7, "tok", 1, 3, 60, 50, "", 1000, b"chunk", ""],
         ),
         "confirm": ([k.writers], ["n1", "7", "tok"]),
         "leave": ([k.writers], ["n1", 7, "tok"]),
         "drain": (
             [k.meta, k.order, k.log, k.pending("n1"), k.pending("n2")],
-            [k.channel, "PUBLISH", 0, first, 101, 102, 103, "n1", "n2"],
+            [k.channel, k.bulk, "PUBLISH", 0, first, 101, 102, 103, "n1", "n2"],
         ),
         "heartbeat": (
             [k.meta, k.workers],
@@ -167,14 +168,11 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         await commands.join(namespace, 1, 1)
         await commands.open(k, "n1", 7, "tok", chunk=0, deltas=0, epoch=epoch)
         await commands.append(
-            *(k, "n1", 7, "tok"),
-            number=1,
-            deltas=3,
-            waited_ms=60,
+            *(k, "n1", 7, "tok", [Packed(1, 3, 3, 1.0, 0, b"chunk")]),
+            now=1.06,
             max_age_ms=50,
             max_count=None,
             pending_limit=1000,
-            chunk=b"chunk",
         )
         await commands.confirm(
             *(cast("Any", recorder), [Claim(k, 7, 1)], "n1", "tok"),
@@ -272,8 +270,9 @@ def test_a_batch_is_published_and_logged_as_the_codec_would_write_it(shard: Shar
     after = shard.now()
 
     data = subscription.next()
-    assert len(data) == size
-    batch = decode_packet(data)
+    assert subscription.bulk == chunks[2:]
+    assert len(data) + len(chunks[2]) == size
+    batch = decode_packet(data, subscription.bulk)
     assert isinstance(batch, Batch)
     assert encode_packet(batch) == data
     assert batch == Batch(
@@ -291,7 +290,8 @@ def test_a_batch_is_published_and_logged_as_the_codec_would_write_it(shard: Shar
     )
     assert before <= batch.oldest_ms <= batch.time_ms <= after
     entries = shard.admin.xrange(shard.keys.log)
-    assert entries == [(b"1-0", {b"b": data, b"t": b"%d" % size, b"n": b"n1 n2 n1"})]
+    fields = {b"b": data, b"t": b"%d" % size, b"n": b"n1 n2 n1", b"c1": chunks[2]}
+    assert entries == [(b"1-0", fields)]
 
     shard.append(3, b"", "n1", waited=HOUR)
     shard.drain("n1", batch_id=b"batch--2")
@@ -424,4 +424,5 @@ def test_a_chunk_of_the_largest_size_passes_untouched(shard: Shard) -> None:
     shard.opened()
     shard.append(1, data, waited=HOUR)
     assert shard.drain(max_bytes=1)[0] == b"BATCH"
-    assert msgpack.unpackb(subscription.next())[12] == [data]
+    assert msgpack.unpackb(subscription.next())[12] == [[data[:96], len(data)]]
+    assert subscription.bulk == [data]

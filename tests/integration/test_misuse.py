@@ -20,6 +20,7 @@ import redis
 from broker import ClosedError, EncodeError, Inspector, Producer, Replica
 from broker.codec import encode_chunk
 from broker.keys import ShardKeys
+from broker.lane import Packed
 from broker.model import Chunk, Run
 from broker.protocol import EPOCH_BYTES, MAX_CHUNK_BYTES, MAX_VALUE_BYTES, OP_INCREMENT, OP_SET
 from tests.integration.serving import NewServing, joined, write_snapshots
@@ -163,13 +164,11 @@ def append_raw(url: str, namespace: str, chunks: list[bytes], deltas: int) -> No
                     NODE,
                     opened.incarnation,
                     token,
-                    number=number,
-                    deltas=deltas,
-                    waited_ms=0,
+                    [Packed(number, deltas, number * deltas, 0.0, 0, chunk)],
+                    now=0.0,
                     max_age_ms=None,
                     max_count=None,
                     pending_limit=1 << 20,
-                    chunk=chunk,
                 )
 
     asyncio.run(append())

@@ -15,6 +15,7 @@ from broker.aio.session import Session
 from broker.codec import pack_value
 from broker.digest import Digest
 from broker.keys import ShardKeys
+from broker.model import LogEntry
 from broker.netchanges import NetChanges
 from tests.integration.serving import (
     NewServing,
@@ -102,8 +103,8 @@ class Sleeper(SnapshotWorker):
 
     meanwhile: Callable[[], None]
 
-    async def _fold_batch(self, changes: NetChanges, data: bytes, nodes: list[str]) -> None:
-        await super()._fold_batch(changes, data, nodes)
+    async def _fold_batch(self, changes: NetChanges, entry: LogEntry) -> None:
+        await super()._fold_batch(changes, entry)
         await asyncio.to_thread(self.meanwhile)
 
     async def _commit(self, folded: Any, *, pressed: bool) -> None:  # noqa: ARG002
@@ -155,9 +156,9 @@ class Plodder(SnapshotWorker):
 
     pause: Callable[[], None]
 
-    async def _fold_batch(self, changes: NetChanges, data: bytes, nodes: list[str]) -> None:
+    async def _fold_batch(self, changes: NetChanges, entry: LogEntry) -> None:
         self.pause()
-        await super()._fold_batch(changes, data, nodes)
+        await super()._fold_batch(changes, entry)
 
 
 def test_reading_longer_than_the_lease_lasts(

@@ -236,11 +236,11 @@ def test_another_protocol_version(
     face: Face, server: Server, raw: redis.Redis, namespace: str
 ) -> None:
     """A namespace of another protocol version is refused; both versions are told."""
-    raw.hset(config_key(namespace), mapping={"protocol": 2, "shards": 1, "created": 0})
+    raw.hset(config_key(namespace), mapping={"protocol": 1, "shards": 1, "created": 0})
     said = refusal(face, server.url, namespace, NamespaceMismatchError)
-    assert "speaks protocol version 2, this is version 1" in said
+    assert "speaks protocol version 1, this is version 2" in said
     found: Any = raw.hgetall(config_key(namespace))
-    assert found == {b"protocol": b"2", b"shards": b"1", b"created": b"0"}
+    assert found == {b"protocol": b"1", b"shards": b"1", b"created": b"0"}
 
 
 def test_a_replica_that_waits_for_its_namespace_refuses_it_too(
@@ -248,7 +248,7 @@ def test_a_replica_that_waits_for_its_namespace_refuses_it_too(
 ) -> None:
     """If the namespace is made in another shape while a replica waits, it fails with the reason."""
     with Replica(server.url, namespace=namespace, shards=2) as replica:
-        raw.hset(config_key(namespace), mapping={"protocol": 1, "shards": 1, "created": 0})
+        raw.hset(config_key(namespace), mapping={"protocol": 2, "shards": 1, "created": 0})
         with pytest.raises(NamespaceMismatchError, match="was made with 1 shards, not 2"):
             replica.wait_live(10)
         assert replica.status == "failed"

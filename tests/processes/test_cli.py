@@ -170,7 +170,7 @@ def test_status_tells_shards_nodes_and_workers(here: Here) -> None:
         place.publish()
         told = place.run("status", "--json").json
         human = place.run("status")
-    assert (told["namespace"], told["protocol"]) == (place.namespace, 1)
+    assert (told["namespace"], told["protocol"]) == (place.namespace, 2)
     assert told["server"]["name"] == "valkey"
     assert [shard["shard"] for shard in told["shards"]] == [0, 1]
     assert sum(shard["accepted"] for shard in told["shards"]) == 100

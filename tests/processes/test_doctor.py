@@ -141,6 +141,7 @@ def test_a_producer_of_another_node_is_told(
         lacks = findings(told)["acl"]
         assert lacks["seen"].endswith(
             f"lacks evalsha sb:{{{namespace}:0}}:pending:bus2, "
+            f"ltrim sb:{{{namespace}:0}}:pending:bus2, "
             f"rpush sb:{{{namespace}:0}}:pending:bus2"
         )
 

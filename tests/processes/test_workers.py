@@ -18,6 +18,7 @@ from broker import Inspector, Producer, Replica
 from broker.codec import decode_packet
 from broker.keys import ShardKeys
 from broker.model import Batch
+from broker.reads import log_entry
 from tests.conftest import OwnServer
 from tests.processes.conftest import NewProgram, Serve
 from tests.processes.programs import (
@@ -119,7 +120,7 @@ def test_ready_until_a_signal(
     assert ready.read_text() == valkey.url + "\n"
     assert stat.S_IMODE(ready.stat().st_mode) == 0o600
     # No waiting here: it said that all is up.
-    assert status(valkey.url, namespace)["protocol"] == 1
+    assert status(valkey.url, namespace)["protocol"] == 2
     if command != "schedule":
         assert roles(valkey.url, namespace)["flush"] == 1
         with (
@@ -203,7 +204,8 @@ def test_a_stop_while_the_full_state_is_being_written(
         logged: Any = raw.xrange(ShardKeys.of(namespace, 0, 1).log)
     (shard,) = status(valkey.url, namespace)["shards"]
     # In portions, each whole: what the position says is there, is there.
-    batches = [decode_packet(fields[b"b"]) for _, fields in logged]
+    entries = [log_entry(fields) for _, fields in logged]
+    batches = [decode_packet(entry.packet, entry.bulk) for entry in entries]
     assert sum(batch.deltas for batch in batches if isinstance(batch, Batch)) == keys
     assert written >= sum(
         batch.deltas

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.model import Change, Position, Status
+from broker.model import Change, LogEntry, Position, Status
 from broker.shardstate import Head, Need, ShardState
 from tests.unit.exactness import exact
-from tests.unit.history import BUCKETS, History, Moment
+from tests.unit.history import BUCKETS, History, Message, Moment
 
 STALENESS_BOUND = 3.0
 CLOCK_ERROR = 770.0  # a replica's monotonic clock has nothing to do with the server's
@@ -24,7 +24,7 @@ class LogRead:
     """An answer on its way: head and log of one moment."""
 
     head: Head | None
-    entries: list[bytes]
+    entries: list[LogEntry]
     life: int
     asked_at: float
 
@@ -78,8 +78,8 @@ class Follower:
         return self.name in self.history.channels
 
     @property
-    def inbox(self) -> list[bytes]:
-        """Packets on their way to it."""
+    def inbox(self) -> list[Message]:
+        """Messages on their way to it."""
         return self.history.channels.get(self.name, [])
 
     @property
@@ -101,9 +101,12 @@ class Follower:
         self.state.lost()
 
     def receive(self, place: int = 0, *, again: bool = False) -> None:
-        """Take the packet at this place of the inbox; `again` leaves it there to come once more."""
-        data = self.inbox[place] if again else self.inbox.pop(place)
-        self.state.packet(data, self.now)
+        """Take the message at this place of the inbox; `again` leaves it to come once more."""
+        message = self.inbox[place] if again else self.inbox.pop(place)
+        if message.is_bulk:
+            self.state.bulk(message.data)
+        else:
+            self.state.packet(message.data, self.now)
 
     def receive_all(self) -> None:
         """Take all packets in their order."""

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from broker.codec import (
+    bulk_of,
     decode_packet,
     encode_chunk,
     encode_packet,
@@ -23,7 +24,7 @@ from broker.codec import (
     unpack_fields,
 )
 from broker.fold import decode_chunks, fold
-from broker.model import Batch, Chunk, Heartbeat, Notice, Packet, Position, Run
+from broker.model import Batch, Chunk, Heartbeat, LogEntry, Notice, Packet, Position, Run
 from broker.protocol import INT_MAX, INT_MIN, NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.shardstate import Head
 
@@ -100,7 +101,7 @@ class Stored:
     published_at: float = 0.0
     snapshot: tuple[int, bytes] = (0, NO_ID)
     pending: list[tuple[bytes, list[Delta], int]] = field(default_factory=list)
-    log: dict[int, bytes] = field(default_factory=dict)
+    log: dict[int, LogEntry] = field(default_factory=dict)
     state: dict[str, bytes] = field(default_factory=dict)
 
     def copied(self) -> Stored:
@@ -108,6 +109,13 @@ class Stored:
         other = copy(self)
         other.pending, other.log, other.state = [*self.pending], {**self.log}, {**self.state}
         return other
+
+
+class Message(NamedTuple):
+    """What a subscriber gets: a packet, or on the other channel a bulk chunk."""
+
+    data: bytes
+    is_bulk: bool = False
 
 
 class History:
@@ -127,7 +135,7 @@ class History:
         self.life = 0
         self.run = 0
         self.stored = Stored()
-        self.channels: dict[str, list[bytes]] = {}
+        self.channels: dict[str, list[Message]] = {}
         self.moments: dict[Position, Moment] = {Position(): Moment({}, 0, None, set())}
         self._earlier: deque[Stored] = deque([Stored()], EARLIER)
         self._names = 0
@@ -184,7 +192,7 @@ class History:
             deltas=sum(promised for *_, promised in taken),
             chunks=[data for data, *_ in taken],
         )
-        stored.log[stored.offset] = encode_packet(batch)
+        stored.log[stored.offset] = LogEntry(encode_packet(batch), bulk_of(batch))
         self.publish(batch)
         self.written()
 
@@ -204,8 +212,11 @@ class History:
         """Send a packet to all who are subscribed now."""
         if not isinstance(packet, Notice):
             self.stored.published_at = self.now
+        bulk = bulk_of(packet) if isinstance(packet, Batch) else []
+        messages = [*(Message(chunk, is_bulk=True) for chunk in bulk)]
+        messages.append(Message(encode_packet(packet)))
         for channel in self.channels.values():
-            channel.append(encode_packet(packet))
+            channel.extend(messages)
 
     # -- accidents --------------------------------------------------------------------------------
 
@@ -243,7 +254,7 @@ class History:
             time_s=self.now,
         )
 
-    def read_log(self, after: int, count: int) -> tuple[Head | None, list[bytes]]:
+    def read_log(self, after: int, count: int) -> tuple[Head | None, list[LogEntry]]:
         """Return head and log of one moment."""
         offsets = sorted(offset for offset in self.stored.log if offset > after)
         return self.read_head(), [self.stored.log[offset] for offset in offsets[:count]]
@@ -274,8 +285,8 @@ class SnapshotRun:
         names = list(self._touched)
         self.pages = [names[n : n + PAGE_KEYS] for n in range(0, len(names), PAGE_KEYS)]
 
-    def _fold(self, data: bytes) -> None:
-        batch = decode_packet(data)
+    def _fold(self, entry: LogEntry) -> None:
+        batch = decode_packet(entry.packet, entry.bulk)
         assert isinstance(batch, Batch)
         assert batch.previous_id == self._position.batch_id
         chunks, _ = decode_chunks(batch)

@@ -104,22 +104,30 @@ def test_deltas_linger_from_the_first_of_them() -> None:
     assert len(keys_of(one.next_chunk(0, 12.0, 0.5, 0)[0])) == 1
 
 
-def test_a_chunk_in_flight_is_the_same_until_it_is_answered() -> None:
-    """Asked again after a lost answer it has the same number and bytes, whatever was added."""
+def test_chunks_in_flight_are_the_same_until_they_are_answered() -> None:
+    """Sent again after a lost answer they have the same numbers and bytes, whatever was added."""
     one = buffer()
     put(one, OP_SET, "k", 1)
     first, _ = one.next_chunk(0, 1.0, 0.0, 5)
     put(one, OP_SET, "k", 2)
-    again, _ = one.next_chunk(0, 2.0, 0.0, 6)
-    assert again is first
-    one.accepted(0, 2.0)
-    one.accepted(0, 2.0)
-    second, _ = one.next_chunk(0, 3.0, 0.0, 7)
+    second, _ = one.next_chunk(0, 2.0, 0.0, 6)
+    put(one, OP_SET, "k", 3)
     assert first is not None
     assert second is not None
     assert (first.number, second.number) == (1, 2)
     assert (first.total, second.total) == (1, 2)
-    assert decode_chunk(second.data).time_ms == 7
+    assert decode_chunk(second.data).time_ms == 6
+    one.again(0)
+    assert [one.next_chunk(0, 3.0, 0.0, 7)[0] for _ in range(2)] == [first, second]
+    one.accepted(0, 3.0)
+    one.again(0)
+    one.again(0)
+    assert send(one) is second
+    third = send(one)
+    assert third is not None
+    assert (third.number, third.total) == (3, 3)
+    assert one.counts()["accepted"] == 3
+    assert one.bytes == 0
 
 
 def test_a_chunk_says_whose_it_is() -> None:
@@ -325,6 +333,7 @@ def test_chunks_in_flight_are_not_conflated() -> None:
     packed, _ = one.next_chunk(0, 0.0, 0.0, 0)
     put(one, OP_SET, "k", 2)
     assert one.conflate() == 0
+    one.again(0)
     assert one.next_chunk(0, 0.0, 0.0, 0)[0] is packed
 
 

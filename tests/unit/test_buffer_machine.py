@@ -191,29 +191,49 @@ class BufferMachine(RuleBasedStateMachine):
 
     # -- the server -------------------------------------------------------------------------------
 
-    @rule(shard=SHARD, answer=st.sampled_from(["arrives", "arrives", "is lost"]))
-    def send(self, shard: int, answer: str) -> None:
-        """Append the next chunk; its answer, and the one to `open`, may be lost on the way."""
+    @rule(shard=SHARD)
+    def take(self, shard: int) -> None:
+        """Take the next chunk into flight; those before it need not be answered yet."""
         lane = self.buffer.lanes[shard]
-        flying, waits = lane.flying, bool(lane.resend or lane.closed)
+        flying, waits = list(lane.flying), bool(lane.resend or lane.closed)
         since, count = lane.open.since, lane.open.count
         before = self.buffer.bytes
         packed, wait = self.buffer.next_chunk(shard, self.now, LINGER, round(self.now))
         assert self.buffer.bytes <= before
         if packed is None:
-            assert not flying
             assert not waits
             left = since + LINGER - self.now
             assert wait == (pytest.approx(left) if count else None)
             assert wait is None or wait > 0
             return
-        assert flying is None or packed is flying
+        assert wait is None
+        assert list(lane.flying) == [*flying, packed]
         self._check_chunk(shard, packed)
-        status, number, total = self.records[shard].append(packed)
-        if status == "MISSING":
-            self._resume(shard, number, total, opened=answer == "arrives")
-        elif answer == "arrives":
+
+    @rule(
+        shard=SHARD,
+        chunks=st.integers(1, 4),
+        answers=st.sampled_from(["arrive", "arrive", "are lost", "busy"]),
+    )
+    def answer(self, shard: int, chunks: int, answers: str) -> None:
+        """Let chunks reach the server; the answers, and the one to `open`, may be lost."""
+        lane, record = self.buffer.lanes[shard], self.records[shard]
+        for packed in list(lane.flying)[:chunks]:
+            if answers == "busy":
+                break
+            status, number, total = record.append(packed)
+            if answers == "are lost" and status != "MISSING":
+                continue
+            if status == "MISSING":
+                self._resume(shard, number, total, opened=answers == "arrive")
+                return
             self.buffer.accepted(shard, self.now)
+        if answers != "arrive":
+            # What was not sent yet, too: it follows the others.
+            waiting = [*lane.flying, *lane.resend]
+            self.buffer.again(shard)
+            assert list(lane.resend) == waiting
+            assert not lane.flying
 
     @rule(shard=SHARD, chunks=st.integers(1, 4))
     def forget(self, shard: int, chunks: int) -> None:
@@ -232,8 +252,8 @@ class BufferMachine(RuleBasedStateMachine):
     def _resume(self, shard: int, number: int, total: int, *, opened: bool) -> None:
         lane, record = self.buffer.lanes[shard], self.records[shard]
         base, deltas, lost = self.buffer.missing(shard, number, total, self.now)
-        again = {packed.number for packed in lane.resend}
-        assert again == set(range(base + 1, lane.number + 1))
+        assert [one.number for one in lane.resend] == [*range(base + 1, lane.number + 1)]
+        assert not lane.flying
         assert base >= number - 1
         gone = {n for n in range(number, base + 1) if n not in record.chunks}
         news = gone - self.lost[shard]
@@ -272,7 +292,10 @@ class BufferMachine(RuleBasedStateMachine):
             unsent = sum(columns.count for columns in waiting)
             assert lane.packed + unsent + lane.conflated == lane.buffered
             assert [len(calls_in(one)) for one in waiting] == [one.count for one in waiting]
-            flying = [*lane.resend, *([lane.flying] if lane.flying else [])]
+            flying = [*lane.flying, *lane.resend]
+            assert [one.number for one in flying] == [
+                *range(lane.number + 1 - len(flying), lane.number + 1)
+            ]
             unaccepted = [one for one in flying if one.total > lane.accepted]
             assert lane.pending == unsent + sum(one.deltas for one in unaccepted)
             assert 0 <= lane.lost <= lane.accepted
@@ -310,11 +333,13 @@ class BufferMachine(RuleBasedStateMachine):
         tickets = self.buffer.close_all()
         for shard in range(SHARDS):
             for _ in range(400):
-                if self.buffer.next_chunk(shard, self.now, 0.0, 0) == (None, None):
+                is_empty = self.buffer.next_chunk(shard, self.now, 0.0, 0) == (None, None)
+                self.answer(shard, 4, "arrive")
+                if is_empty:
                     self.probe(shard)
-                    if not self.buffer.lanes[shard].resend:
-                        break
-                self.send(shard, "arrives")
+                lane = self.buffer.lanes[shard]
+                if is_empty and not (lane.flying or lane.resend):
+                    break
             else:
                 raise AssertionError("the lane never became empty")
         self.everything_is_somewhere()

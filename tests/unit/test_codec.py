@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 
 from broker.codec import (
+    bulk_of,
     decode_chunk,
+    decode_head,
     decode_packet,
     encode_chunk,
     encode_packet,
@@ -22,8 +24,9 @@ from broker.codec import (
     unpack_fields,
 )
 from broker.errors import DecodeError
-from broker.model import Chunk, Heartbeat, Packet, Run
+from broker.model import Batch, Chunk, Heartbeat, Packet, Run
 from broker.protocol import (
+    BULK_BYTES,
     INT_MAX,
     INT_MIN,
     MAX_CHUNK_BYTES,
@@ -98,7 +101,7 @@ def test_damaged_fields_are_only_ever_a_decode_error(fields: list[bytes]) -> Non
 # -- boundaries -----------------------------------------------------------------------------------
 
 
-def chunk_of(*runs: Any, head: tuple[Any, ...] = (1, "n1", 1, 1, 0)) -> bytes:
+def chunk_of(*runs: Any, head: tuple[Any, ...] = (2, "n1", 1, 1, 0)) -> bytes:
     """Return a chunk's bytes, whatever it is made of."""
     return msgpack.packb([*head, list(runs)], datetime=True)  # type: ignore[no-any-return]
 
@@ -185,7 +188,7 @@ def raw_value(packed: bytes) -> bytes:
 
 
 GOOD = chunk_of(set_run())
-NODE_ID = (1, "n1", 1, 1, 0)
+NODE_ID = (2, "n1", 1, 1, 0)
 
 BROKEN: dict[str, bytes] = {
     "no bytes": b"",
@@ -204,20 +207,20 @@ BROKEN: dict[str, bytes] = {
     "timestamp of too many ns": raw_value(b"\xc7\x0c\xff" + struct.pack(">Iq", 10**9, 0)),
     "a map, not an array": msgpack.packb({"v": 1}),
     "a number": b"\x01",
-    "five elements": msgpack.packb([1, "n1", 1, 1, 0]),
+    "five elements": msgpack.packb([2, "n1", 1, 1, 0]),
     "version 0": chunk_of(set_run(), head=(0, "n1", 1, 1, 0)),
-    "version 2": chunk_of(set_run(), head=(2, "n1", 1, 1, 0)),
+    "version 1": chunk_of(set_run(), head=(1, "n1", 1, 1, 0)),
     "version true": chunk_of(set_run(), head=(True, "n1", 1, 1, 0)),
-    "version 1.0": chunk_of(set_run(), head=(1.0, "n1", 1, 1, 0)),
-    "version text": chunk_of(set_run(), head=("1", "n1", 1, 1, 0)),
+    "version 2.0": chunk_of(set_run(), head=(2.0, "n1", 1, 1, 0)),
+    "version text": chunk_of(set_run(), head=("2", "n1", 1, 1, 0)),
     "node bytes": chunk_of(set_run(), head=(1, b"n1", 1, 1, 0)),
     "node nil": chunk_of(set_run(), head=(1, None, 1, 1, 0)),
-    "incarnation negative": chunk_of(set_run(), head=(1, "n1", -1, 1, 0)),
-    "number negative": chunk_of(set_run(), head=(1, "n1", 1, -1, 0)),
-    "time negative": chunk_of(set_run(), head=(1, "n1", 1, 1, -1)),
-    "incarnation float": chunk_of(set_run(), head=(1, "n1", 1.0, 1, 0)),
-    "number true": chunk_of(set_run(), head=(1, "n1", 1, True, 0)),
-    "time nil": chunk_of(set_run(), head=(1, "n1", 1, 1, None)),
+    "incarnation negative": chunk_of(set_run(), head=(2, "n1", -1, 1, 0)),
+    "number negative": chunk_of(set_run(), head=(2, "n1", 1, -1, 0)),
+    "time negative": chunk_of(set_run(), head=(2, "n1", 1, 1, -1)),
+    "incarnation float": chunk_of(set_run(), head=(2, "n1", 1.0, 1, 0)),
+    "number true": chunk_of(set_run(), head=(2, "n1", 1, True, 0)),
+    "time nil": chunk_of(set_run(), head=(2, "n1", 1, 1, None)),
     "runs nil": msgpack.packb([*NODE_ID, None]),
     "runs a map": msgpack.packb([*NODE_ID, {}]),
     "run a number": chunk_of(1),
@@ -283,12 +286,12 @@ def test_a_chunk_that_breaks_a_rule_is_a_decode_error(rule: str) -> None:
 ODD_BUT_GOOD: dict[str, bytes] = {
     "no runs": chunk_of(),
     "elements of the future": msgpack.packb([*NODE_ID, [[*set_run(), "new"]], {"new": 1}]),
-    "empty node": chunk_of(set_run(), head=(1, "", 0, 0, 0)),
+    "empty node": chunk_of(set_run(), head=(2, "", 0, 0, 0)),
     "a key twice": chunk_of([1, ["k", "k"], [1, 2], None]),
     "timestamps below zero": chunk_of([1, ["k"], [1], [-5]]),
     "timestamp to the last ns": raw_value(b"\xc7\x0c\xff" + struct.pack(">Iq", 10**9 - 1, 0)),
     "set to nil": chunk_of(set_run(value=None)),
-    "long forms of short things": b"\xdd\0\0\0\6\xcd\0\1\xd9\2n1\xcf\0\0\0\0\0\0\0\1\1\0\xdc\0\0",
+    "long forms of short things": b"\xdd\0\0\0\6\xcd\0\2\xd9\2n1\xcf\0\0\0\0\0\0\0\1\1\0\xdc\0\0",
 }
 
 
@@ -300,8 +303,8 @@ def test_what_no_rule_forbids_is_taken(what: str) -> None:
 
 # -- the rules of packets -------------------------------------------------------------------------
 
-PREFIX = [1, 2, 0, b"epoch--1", 5, b"batch--5", b"batch--4", 1_000, 9]
-BATCH = [1, 1, *PREFIX[2:], 1, 1_000, 2, [b"one", b"two"]]
+PREFIX = [2, 2, 0, b"epoch--1", 5, b"batch--5", b"batch--4", 1_000, 9]
+BATCH = [2, 1, *PREFIX[2:], 1, 1_000, 2, [b"one", b"two"]]
 
 
 def with_element(fields: list[Any], place: int, value: Any) -> bytes:
@@ -320,7 +323,7 @@ def with_element(fields: list[Any], place: int, value: Any) -> bytes:
         msgpack.packb({"v": 1}),
         msgpack.packb(PREFIX[:-1]),
         msgpack.packb(BATCH[:-1]),
-        *(with_element(PREFIX, 0, version) for version in (0, 2, True, 1.0, None, "1", [1])),
+        *(with_element(PREFIX, 0, version) for version in (0, 1, 3, True, 2.0, None, "2", [2])),
         *(with_element(PREFIX, 1, kind) for kind in (0, 4, -2, 2.0, None, "2")),
         *(with_element(PREFIX, place, n) for place in (2, 4, 7, 8) for n in (-1, 1.0, None, True)),
         *(
@@ -329,7 +332,10 @@ def with_element(fields: list[Any], place: int, value: Any) -> bytes:
             for raw in (b"7 bytes", b"9 bytes--", "8 bytes-", None, 5, [1] * 8)
         ),
         *(with_element(BATCH, place, n) for place in (9, 10, 11) for n in (-1, 1.0, None, True)),
-        *(with_element(BATCH, 12, bad) for bad in (None, b"one", {"k": 1}, ["one"], [b"one", 2])),
+        *(
+            with_element(BATCH, 12, bad)
+            for bad in (None, b"one", {"k": 1}, ["one"], [b"one", 2], [[b"f", 9]])
+        ),
     ],
     ids=lambda data: data.hex()[:60],
 )
@@ -337,6 +343,69 @@ def test_a_packet_that_breaks_a_rule_is_a_decode_error(data: bytes) -> None:
     """It is skipped whole; the replica notices what was in it by its offset."""
     with pytest.raises(DecodeError, match=r"."):
         decode_packet(data)
+
+
+BULK = [b"face and the rest", b"face of another"]
+STAND_INS = [[chunk[:4], len(chunk)] for chunk in BULK]
+
+
+def batch_of(*items: Any) -> bytes:
+    """Return a batch with these in the place of its chunks."""
+    return with_element(BATCH, 12, list(items))
+
+
+def test_a_batch_takes_the_bulk_chunks_that_it_stands_for() -> None:
+    """The last ones that came, in their order, between the chunks that are in it."""
+    data = batch_of(b"one", STAND_INS[0], b"two", [*STAND_INS[1], "later"])
+    whole = [b"one", BULK[0], b"two", BULK[1]]
+    assert decode_packet(data, BULK).chunks == whole  # type: ignore[union-attr]
+    assert decode_packet(data, [b"of none", *BULK]).chunks == whole  # type: ignore[union-attr]
+    none = decode_packet(batch_of(b"one"), BULK)
+    assert isinstance(none, Batch)
+    assert none.chunks == [b"one"]
+
+
+@pytest.mark.parametrize(
+    ("items", "bulk"),
+    {
+        "none came": (STAND_INS, []),
+        "one came": (STAND_INS, BULK[1:]),
+        "in another order": (STAND_INS, BULK[::-1]),
+        "one twice": (STAND_INS, [BULK[0], BULK[0]]),
+        "another one": ([STAND_INS[0]], [b"some" + BULK[0][4:]]),
+        "a longer one": ([STAND_INS[0]], [BULK[0] + b"!"]),
+        "without size": ([STAND_INS[0][:1]], BULK[:1]),
+        "face of text": ([["face", len(BULK[0])]], BULK[:1]),
+        "size of text": ([[b"face", "17"]], BULK[:1]),
+    }.values(),
+)
+def test_a_batch_without_its_bulk_chunks_is_a_decode_error(
+    items: list[Any], bulk: list[bytes]
+) -> None:
+    """Lost, repeated or mixed up on the way: never one chunk in the place of another."""
+    with pytest.raises(DecodeError, match=r"."):
+        decode_packet(batch_of(*items), bulk)
+
+
+@pytest.mark.parametrize("size", [BULK_BYTES - 1, BULK_BYTES, BULK_BYTES + 1])
+def test_a_batch_is_written_with_stand_ins_for_its_bulk_chunks(size: int) -> None:
+    """From 65,536 bytes on; what comes apart is put back."""
+    chunks = [b"small", bytes(range(256)) * 300 + b"x" * (size - 76_800), b""]
+    chunks[1] = chunks[1][:size]
+    batch = Batch(0, b"epoch--1", 5, b"batch--5", b"batch--4", 1, 1, 1, 1, 2, chunks)
+    data = encode_packet(batch)
+    assert bulk_of(batch) == (chunks[1:2] if size >= BULK_BYTES else [])
+    assert (len(data) < 300) == (size >= BULK_BYTES)
+    assert decode_packet(data, bulk_of(batch)) == batch
+
+
+def test_a_head_is_told_whether_or_not_bulk_chunks_came() -> None:
+    """By a batch or heartbeat; a notice tells none."""
+    head = Heartbeat(0, b"epoch--1", 5, b"batch--5", b"batch--4", 1_000, 9)
+    assert decode_head(batch_of(*STAND_INS)) == decode_head(msgpack.packb(PREFIX)) == head
+    assert decode_head(msgpack.packb([2, 3, *PREFIX[2:]])) is None
+    with pytest.raises(DecodeError, match="version"):
+        decode_head(msgpack.packb([1, *PREFIX[1:]]))
 
 
 def test_a_packet_says_its_position() -> None:

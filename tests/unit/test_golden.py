@@ -149,6 +149,8 @@ CHUNKS: dict[str, Chunk] = {
 
 SET_BYTES, DELETE_BYTES = encode_chunk(CHUNKS["set"]), encode_chunk(CHUNKS["delete"])
 
+BULK = bytes(range(256)) * 256
+
 PACKETS: dict[str, Batch | Heartbeat | Notice] = {
     "batch without chunks": Batch(0, EPOCH, 1, ID_A, NO_ID, TIME_MS, 0, 2, TIME_MS, 0, []),
     "batch of one chunk": Batch(
@@ -156,6 +158,9 @@ PACKETS: dict[str, Batch | Heartbeat | Notice] = {
     ),
     "batch of two chunks": Batch(
         15, EPOCH, 2, ID_B, ID_A, TIME_MS, 3, 2, TIME_MS - 50, 3, [SET_BYTES, DELETE_BYTES]
+    ),
+    "batch with a bulk chunk": Batch(
+        15, EPOCH, 2, ID_B, ID_A, TIME_MS, 3, 2, TIME_MS - 50, 3, [SET_BYTES, BULK]
     ),
     "batch with the largest numbers": Batch(
         *(4095, b"\xff" * 8, (1 << 64) - 1, b"\xff" * 8, b"\xff" * 8, (1 << 64) - 1),
@@ -190,7 +195,7 @@ Kind = tuple[dict[str, Any], Callable[[Any], bytes], Callable[[bytes], Any]]
 KINDS: dict[str, Kind] = {
     "values": (VALUES, pack_value, unpack),
     "chunks": (CHUNKS, encode_chunk, decode_chunk),
-    "packets": (PACKETS, encode_packet, decode_packet),
+    "packets": (PACKETS, encode_packet, lambda data: decode_packet(data, [BULK])),
     "fields": (FIELDS, lambda field: pack_field(*field), read_field),
 }
 
@@ -231,16 +236,21 @@ def test_what_we_read_from_the_golden_bytes_is_the_model(kind: str, name: str) -
         assert repr(read) == repr(models[name])
 
 
+def in_batch(chunk: bytes) -> bytes | list[Any]:
+    """Return what is in a batch in the place of a chunk."""
+    return chunk if len(chunk) < 65_536 else [chunk[:96], len(chunk)]
+
+
 @pytest.mark.parametrize("name", PACKETS)
 def test_packets_are_plain_messagepack(name: str) -> None:
     """They are built with `struct`, in Lua and here, but any MessagePack library reads them."""
     fields = msgpack.unpackb(bytes.fromhex(vectors("packets")[name]["hex"]))
     packet = PACKETS[name]
     kind = {Batch: 1, Heartbeat: 2, Notice: 3}[type(packet)]
-    prefix = [1, kind, packet.shard, packet.epoch, packet.offset, packet.id, packet.previous_id]
+    prefix = [2, kind, packet.shard, packet.epoch, packet.offset, packet.id, packet.previous_id]
     prefix += [packet.time_ms, packet.covered]
     tail = (
-        [packet.trigger, packet.oldest_ms, packet.deltas, packet.chunks]
+        [packet.trigger, packet.oldest_ms, packet.deltas, [*map(in_batch, packet.chunks)]]
         if isinstance(packet, Batch)
         else []
     )

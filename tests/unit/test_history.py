@@ -14,8 +14,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from broker import codec
 from broker.model import Status
-from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol import BULK_BYTES, OP_DELETE, OP_INCREMENT, OP_SET
 from tests.unit.effort import examples
 from tests.unit.exactness import exact
 from tests.unit.follower import STALENESS_BOUND, Follower, LoadRead
@@ -285,7 +286,14 @@ class HistoryMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(900)  # shrinking a failure takes minutes
-def test_replicas_hold_one_history_whatever_happens() -> None:
-    """See the machine: never a mixture of histories, and equal once the trouble stops."""
+@pytest.mark.parametrize("bulk_bytes", [BULK_BYTES, 20], ids=["no bulk", "bulk"])
+def test_replicas_hold_one_history_whatever_happens(
+    bulk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """See the machine: never a mixture of histories, and equal once the trouble stops.
+
+    Also where most chunks are bulk chunks, which get lost, repeated and mixed up like packets.
+    """
+    monkeypatch.setattr(codec, "BULK_BYTES", bulk_bytes)
     effort = settings(max_examples=examples(600), stateful_step_count=20)
     run_state_machine_as_test(HistoryMachine, settings=effort)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from broker.codec import encode_packet
-from broker.model import Batch, Heartbeat, Position, Status
+from broker.model import Batch, Heartbeat, LogEntry, Position, Status
 from broker.phases import TABLE, Event
 from broker.protocol import NO_ID
 from broker.shardstate import Head, ShardState
@@ -107,7 +107,7 @@ def reach(phase: str) -> ShardState:
     if phase == "loading":
         return state
     state.end_load()
-    state.log_page(head(), [batch(2, ID_2, ID_1)], NOW)
+    state.log_page(head(), [LogEntry(batch(2, ID_2, ID_1))], NOW)
     if phase == "catching_up":
         state.packet(heartbeat(1, ID_1), NOW)
     elif phase == "stale":

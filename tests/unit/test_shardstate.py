@@ -6,11 +6,22 @@ from dataclasses import replace
 
 import pytest
 
+from broker.bulk import MOST_BYTES
 from broker.codec import encode_chunk, encode_packet, pack_field
 from broker.errors import DecodeError
-from broker.model import Batch, Change, Chunk, Heartbeat, Notice, Position, Run, Status
+from broker.model import (
+    Batch,
+    Change,
+    Chunk,
+    Heartbeat,
+    LogEntry,
+    Notice,
+    Position,
+    Run,
+    Status,
+)
 from broker.phases import Event
-from broker.protocol import NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol import MAX_CHUNK_BYTES, NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.shardstate import (
     KEPT_PACKETS_BYTES,
     LOADS_BEFORE_GIVING_UP,
@@ -205,7 +216,7 @@ def test_a_broken_chunk_is_skipped_whole_and_counted(history: History, replica: 
 
 def test_memory_for_ids_is_bounded(history: History, replica: Follower) -> None:
     """Ids of old offsets are forgotten; a packet from before is settled by asking the server."""
-    first = history.stored.log[2]
+    first = history.stored.log[2].packet
     for _ in range(RECENT_IDS + 5):
         history.append("n1", [])
         history.drain(1)
@@ -214,6 +225,16 @@ def test_memory_for_ids_is_bounded(history: History, replica: Follower) -> None:
     assert replica.state.packet(first, replica.now) is Event.BEHIND
     replica.read_all()
     assert replica.state.phase is Status.LIVE
+
+
+def test_memory_for_bulk_chunks_is_bounded(replica: Follower) -> None:
+    """What no batch asks for makes room, and a batch that asks for what is gone is in the log."""
+    chunk = bytes(MAX_CHUNK_BYTES)
+    for _ in range(10):
+        replica.state.bulk(chunk)
+    kept = replica.state._bulk.take()
+    assert sum(map(len, kept)) == MOST_BYTES
+    assert replica.state.counts["bytes"] >= 10 * len(chunk)
 
 
 def test_memory_for_packets_kept_is_bounded(history: History, replica: Follower) -> None:
@@ -259,7 +280,7 @@ def test_repeats_and_notices_keep_nothing_alive(history: History, replica: Follo
     notice = encode_packet(Notice(0, history.head.epoch, 2, history.head.batch_id, NO_ID, 0, 99))
     for _ in range(10):
         history.now += 0.5
-        replica.state.packet(history.stored.log[2], replica.now)
+        replica.state.packet(history.stored.log[2].packet, replica.now)
         replica.state.packet(notice, replica.now)
         replica.state.tick(replica.now)
     assert replica.state.phase is Status.STALE
@@ -315,7 +336,7 @@ def test_a_log_that_does_not_continue_mine_is_not_applied(
     }[entry]
     write(history, plus("a"))
     replica.subscribe()
-    state.log_page(history.read_head(), [data], replica.now)
+    state.log_page(history.read_head(), [LogEntry(data)], replica.now)
     assert (state.phase, state.values) == (Status.LOADING, {"a": 2})
 
 
@@ -357,11 +378,11 @@ def test_ids_of_an_older_history_are_forgotten(history: History, replica: Follow
     write(history, plus("a"))
     write(history, plus("a"))
     replica.receive_all()
-    old = history.stored.log[3]
+    old = history.stored.log[3].packet
     history.roll_back(4)
     for _ in range(3):
         write(history, plus("b"))
-    true = history.stored.log[3]
+    true = history.stored.log[3].packet
     snapshot(history, cut=5)
     replica.settle()
     for late in (old, true):
@@ -474,7 +495,7 @@ def test_packets_older_than_the_bound_do_not_make_it_live(
     """They are applied, but how far behind that is has to be asked."""
     write(history, plus("a"))
     history.now += STALENESS_BOUND + 1
-    assert replica.state.packet(replica.inbox.pop(), replica.now) is Event.LATE
+    assert replica.state.packet(replica.inbox.pop().data, replica.now) is Event.LATE
     assert (replica.state.phase, replica.state.values) == (Status.CATCHING_UP, {"a": 3})
 
 

@@ -152,20 +152,31 @@ class TableBufferMachine(RuleBasedStateMachine):
         """Let time pass."""
         self.now += seconds
 
-    @rule(shard=SHARD, answer=st.sampled_from(["arrives", "arrives", "is lost"]))
-    def send(self, shard: int, answer: str) -> None:
-        """Append the next chunk; its answer, and the one to `open`, may be lost on the way."""
+    @rule(shard=SHARD)
+    def take(self, shard: int) -> None:
+        """Take the next chunk into flight; those before it need not be answered yet."""
         before = self.buffer.bytes
         packed, _ = self.buffer.next_chunk(shard, self.now, LINGER, 0)
         assert self.buffer.bytes <= before
-        if packed is None:
-            return
-        decoded(packed)
-        status, number, total = self.records[shard].append(packed)
-        if status == "MISSING":
-            self._resume(shard, number, total, opened=answer == "arrives")
-        elif answer == "arrives":
-            self.buffer.accepted(shard, self.now)
+        if packed is not None:
+            decoded(packed)
+
+    @rule(
+        shard=SHARD,
+        chunks=st.integers(1, 4),
+        answers=st.sampled_from(["arrive", "arrive", "are lost"]),
+    )
+    def answer(self, shard: int, chunks: int, answers: str) -> None:
+        """Let chunks reach the server; the answers, and the one to `open`, may be lost."""
+        for packed in list(self.buffer.lanes[shard].flying)[:chunks]:
+            status, number, total = self.records[shard].append(packed)
+            if status == "MISSING":
+                self._resume(shard, number, total, opened=answers == "arrive")
+                return
+            if answers == "arrive":
+                self.buffer.accepted(shard, self.now)
+        if answers != "arrive":
+            self.buffer.again(shard)
 
     @rule(shard=SHARD, chunks=st.integers(1, 6))
     def forget(self, shard: int, chunks: int) -> None:
@@ -210,7 +221,7 @@ class TableBufferMachine(RuleBasedStateMachine):
                 empty = encode_chunk(Chunk(NODE, INCARNATION, 1, 0, []))
                 true_bytes += len(encode_chunk(Chunk(NODE, INCARNATION, 1, 0, [], parts)))
                 true_bytes -= len(empty)
-            flying = [*lane.resend, *([lane.flying] if lane.flying else [])]
+            flying = [*lane.flying, *lane.resend]
             true_bytes += sum(len(one.data) for one in flying if one.number > lane.accepted_number)
         assert true_bytes <= self.buffer.bytes
 
@@ -249,11 +260,13 @@ class TableBufferMachine(RuleBasedStateMachine):
         tickets = self.buffer.close_all()
         for shard in range(SHARDS):
             for _ in range(400):
-                if self.buffer.next_chunk(shard, self.now, 0.0, 0) == (None, None):
+                is_empty = self.buffer.next_chunk(shard, self.now, 0.0, 0) == (None, None)
+                self.answer(shard, 4, "arrive")
+                if is_empty:
                     self.probe(shard)
-                    if not self.buffer.lanes[shard].resend:
-                        break
-                self.send(shard, "arrives")
+                lane = self.buffer.lanes[shard]
+                if is_empty and not (lane.flying or lane.resend):
+                    break
             else:
                 raise AssertionError("the lane never became empty")
         self.bytes_are_an_upper_bound()

@@ -99,7 +99,7 @@ BAD: dict[str, Any] = {
 def chunk(tables: Any) -> bytes:
     """Return a chunk with an object delta and something for tables."""
     runs = [[OP_SET, ["x"], [1], None]]
-    return bytes(msgpack.packb([1, "n1", 1, 1, 0, runs, tables]))
+    return bytes(msgpack.packb([2, "n1", 1, 1, 0, runs, tables]))
 
 
 @pytest.mark.parametrize("name", GOOD)

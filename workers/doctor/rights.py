@@ -71,9 +71,9 @@ def _rights(
     for command in sorted(server):
         if SINCE.get(command, (0, 0)) <= version:
             yield command, (*command.split("|"), *_WITHOUT_KEY.get(command, ()))
-    channel = {SHARDED[name] for name in role.channel} if is_cluster else role.channel
-    for command in sorted(channel):
-        yield f"{command} {keys.channel}", (command, keys.channel, *_AFTER_KEY.get(command, ()))
+    for channel, commands in ((keys.channel, role.channel), (keys.bulk, role.bulk)):
+        for command in sorted({SHARDED[name] for name in commands} if is_cluster else commands):
+            yield f"{command} {channel}", (command, channel, *_AFTER_KEY.get(command, ()))
     for name, commands in role.keys.items():
         key = (
             config_key(namespace)

@@ -17,18 +17,18 @@ LOOK_S = 0.2
 
 
 def take(place: Place, link: Link) -> None:
-    """Subscribe to the channel of the only shard; when told "stop", say how many bytes came.
+    """Subscribe to the channels of the only shard; when told "stop", say how many bytes came.
 
     Details:
         subscribers: how many, each with a connection of its own.
     """
-    channel = ShardKeys.of(NAMESPACE, 0, 1).channel
+    keys = ShardKeys.of(NAMESPACE, 0, 1)
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         for _ in range(place.details["subscribers"]):
             one = stack.enter_context(wire.Wire(place.redis))
-            one.send(wire.command("SUBSCRIBE", channel))
-            one.reply()
+            for channel in (keys.bulk, keys.channel):
+                one.ask("SUBSCRIBE", channel)
             selector.register(one.socket, selectors.EVENT_READ, one.socket)
         taken, is_over = [0], Event()
         thread = Thread(target=_take, args=(selector, taken, is_over))

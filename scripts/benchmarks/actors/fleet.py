@@ -104,11 +104,11 @@ def append(place: Place, link: Link) -> None:
                 time.sleep(wait)
             one = wires[done % count]
             if done >= count:
-                reply = one.reply()
+                reply = one.answer()
             one.send(request)
         written = time.monotonic()
         for done in range(len(requests), len(requests) + count):
-            reply = wires[done % count].reply()
+            reply = wires[done % count].answer()
         link.tell(
             began=began * 1e9,
             written=written * 1e9,

@@ -24,10 +24,10 @@ def write(place: Place, link: Link) -> None:
         began = link.wait_for_go()
         for request in requests:
             wire.send(request)
-            reply = wire.reply()
+            reply = wire.answer()
             while reply[0] == b"BUSY":
                 wire.send(request)
-                reply = wire.reply()
+                reply = wire.answer()
         link.wrote(began, token(reply))
 
 
@@ -36,10 +36,17 @@ def read(place: Place, link: Link) -> None:
     last: deque[bytes] = deque(maxlen=len(counted(place)))
     left = place.updates * PASSES
     with Wire(place.redis) as wire:
-        wire.ask("SUBSCRIBE", KEYS.channel)
+        for channel in (KEYS.bulk, KEYS.channel):
+            wire.ask("SUBSCRIBE", channel)
         link.ready()
+        bulk: list[bytes] = []
         while left > 0:
-            packet = decode_packet(wire.reply()[2])
+            _, channel, data = wire.reply()
+            if channel == KEYS.bulk.encode():
+                bulk.append(data)
+                continue
+            packet = decode_packet(data, bulk)
+            bulk.clear()
             if isinstance(packet, Batch):
                 left -= packet.deltas
                 last.extend(packet.chunks)
