@@ -21,17 +21,27 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from broker.codec import encode_chunk
 from broker.errors import EncodeError
-from broker.intake import MOST_PLAIN, PLAIN_BYTES, PLAIN_TYPES, SHORT, plain_size
+from broker.intake import (
+    MOST_KNOWN,
+    MOST_PLAIN,
+    PLAIN_BYTES,
+    PLAIN_TYPES,
+    SHORT,
+    Intake,
+    plain_size,
+)
 from broker.keys import shard_of
 from broker.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
 from broker.model import Chunk, Run, TableKey, TablePart, TableRun
 from broker.protocol import INT_MAX, INT_MIN, MAX_CHUNK_BYTES, OP_SET
 from broker.tableruns import merged, table_run_size
 from broker.values import admit_key
+
+T = TypeVar("T")
 
 DEFINED_ALONG_BYTES = 64 << 10  # of ids in a chunk that carries deltas
 DEFINED_ALONE_BYTES = 1 << 20
@@ -74,7 +84,7 @@ class ProducerBuffer:
         self.lanes = [Lane(shard) for shard in range(shards)]
         self.bytes = 0
         self.lock = threading.Lock()
-        self._intakes = [lane.intake for lane in self.lanes]
+        self._known: dict[str, Intake] = {}
         self._reserved = 0
         self._is_shut = False
         self._is_short = False
@@ -84,32 +94,51 @@ class ProducerBuffer:
 
     # -- taking deltas ----------------------------------------------------------------------------
 
-    def quick(self, key: str, value: Any) -> bool | None:
-        """Buffer one plain set without a lock, from any thread.
+    def setter(
+        self, exact: Callable[[str, Any], T], wake: Callable[[str], object]
+    ) -> Callable[[str, Any], T | None]:
+        """Return a function that buffers one plain set without a lock, from any thread.
 
-        Returns:
-            None if nothing was buffered and it has to go the exact way, else whether the key's lane
-            has to be woken (hardly ever).
+        Args:
+            exact: called instead for whatever cannot go the fast way; what it returns is returned.
+            wake: called with the key if its lane has to be woken (hardly ever).
         """
+        known = self._known.get
+
         # All in one place: a call to another function would cost a fifth of this one.
-        kind = value.__class__
-        if (
-            key.__class__ is str
-            and key.isascii()
-            and 0 < len(key) <= SHORT
-            and (
-                kind in PLAIN_TYPES
+        def put(key: str, value: Any) -> T | None:
+            try:
+                intake = known(key)
+            except TypeError:
+                return exact(key, value)
+            if intake is None and (intake := self._introduce(key)) is None:
+                return exact(key, value)
+            kind = type(value)
+            # A key may be equal to a known one and yet be none, as a proxy is.
+            if type(key) is str and (
+                kind is float
+                or kind in PLAIN_TYPES
                 or (kind is int and INT_MIN <= value <= INT_MAX)
                 or (kind is str and len(value) <= SHORT and value.isascii())
-            )
-        ):
-            intakes = self._intakes
-            intake = intakes[0] if len(intakes) == 1 else intakes[shard_of(key, len(intakes))]
-            items = intake.items
-            if len(items) < intake.limit:
-                items += (key, value)
-                return not intake.limit
-        return None
+            ):
+                items = intake.items
+                if len(items) < intake.limit:
+                    items += (key, value)
+                    if not intake.limit:
+                        wake(key)
+                    return None
+            return exact(key, value)
+
+        return put
+
+    def _introduce(self, key: Any) -> Intake | None:
+        """Return where plain sets of a key gather, and remember it; None: the key is not plain."""
+        if type(key) is not str or not key.isascii() or not 0 < len(key) <= SHORT:
+            return None
+        intake = self.lanes[shard_of(key, len(self.lanes))].intake
+        if len(self._known) < MOST_KNOWN:
+            self._known[key] = intake
+        return intake
 
     def shut(self) -> None:
         """Refuse the fast way from now on: whoever writes has to be told why he cannot."""
@@ -120,8 +149,8 @@ class ProducerBuffer:
     def shut_in_child(self) -> None:
         """Likewise in a forked child, where a thread that is not here may hold the lock."""
         self._is_shut = True
-        for intake in self._intakes:
-            intake.limit = 0
+        for lane in self.lanes:
+            lane.intake.limit = 0
 
     def _gather_all(self) -> None:
         for lane in self.lanes:

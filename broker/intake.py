@@ -21,6 +21,7 @@ from broker.values import HEAD_BYTES, SCALAR_BYTES
 
 SHORT: Final = 64
 PLAIN_BYTES: Final = 2 * SHORT + HEAD_BYTES + SCALAR_BYTES  # at most, as `plain_size` counts
+MOST_KNOWN: Final = 1 << 16  # keys of which it is remembered that they are plain, and of which lane
 MOST_PLAIN: Final = 256  # deltas between two looks at the lock
 
 PLAIN_TYPES: Final = frozenset((float, bool, type(None)))  # of any value

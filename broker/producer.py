@@ -49,7 +49,9 @@ class Producer:
         except BaseException:
             self._thread.stop()
             raise
-        self._quick = self._engine.quick
+        if type(self).set is Producer.set:
+            # A call less for each delta: the buffer's own function takes the method's place.
+            vars(self)["set"] = self._engine.setter(partial(self._put, OP_SET))
         # A program that ends without close() still gets its last deltas sent.
         self._at_exit = weakref.finalize(self, _close_quietly, self._engine, self._thread)
         _run_at_end_of_child(self._at_exit)
@@ -75,11 +77,7 @@ class Producer:
             BufferFullError: no room (in time).
             FencedError, ClosedError, ForkedError: this producer cannot write any more.
         """
-        news = self._quick(key, value)
-        if news is None:
-            self._put(OP_SET, key, value)
-        elif news:
-            self._engine.wake_for(key)
+        self._put(OP_SET, key, value)
 
     def delete(self, key: str) -> None:
         """Remove a key; removing an absent key is no error. Raises as `set`."""

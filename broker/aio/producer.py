@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 from broker.aio.confirm import Confirmer
 from broker.aio.sender import Sender
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from broker.buffer import ProducerBuffer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FullPolicy = Literal["block", "raise", "conflate"]
 FULL_POLICIES = ("block", "raise", "conflate")
@@ -122,8 +124,8 @@ class Producer:
         self._ended: ClosedError | None = None
         # Another thread's calls need another way to wake the tasks; the sync face puts it here.
         self.wake: Callable[[int], object] = self.wake_here
-        # What `set` tries first; the buffer's own method once there is one.
-        self.quick: Callable[[str, Any], bool | None] = _exactly
+        # What `set` tries first; true: it has to be buffered exactly.
+        self._try_set: Callable[[str, Any], bool | None] = _exactly
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class Producer:
             raise
         self._sender = sender
         self._confirmer = Confirmer(self._session, sender)
-        self.quick = sender.buffer.quick if not self._timestamps else _exactly
+        self._try_set = self.setter(_exactly)
         self._session.guard.in_child = sender.buffer.shut_in_child
         return self
 
@@ -228,11 +230,8 @@ class Producer:
             BufferFullError: no room (in time).
             FencedError, ClosedError: this producer cannot write any more.
         """
-        news = self.quick(key, value)
-        if news is None:
+        if self._try_set(key, value):
             await self._put(OP_SET, key, value)
-        elif news:
-            self.wake_for(key)
 
     async def delete(self, key: str) -> None:
         """Remove a key; removing an absent key is no error. Raises as `set`."""
@@ -253,6 +252,10 @@ class Producer:
         for group in groups:
             if not self.add_group(*group):
                 await self.make_room(partial(self.add_group, *group))
+
+    def setter(self, exact: Callable[[str, Any], T]) -> Callable[[str, Any], T | None]:
+        """Return the fastest way to set a key from any thread; `exact` is what cannot go it."""
+        return exact if self._timestamps else self.buffer.setter(exact, self.wake_for)
 
     async def _put(self, op: int, key: str, value: Any) -> None:
         if not self.put(op, key, value):
@@ -464,8 +467,8 @@ class Producer:
         return self._sender.buffer.counts() | self._sender.counts
 
 
-def _exactly(_key: str, _value: Any) -> None:
-    """No set can go the fast way."""
+def _exactly(_key: str, _value: Any) -> bool:
+    return True
 
 
 def _not_open() -> ClosedError:

@@ -365,6 +365,25 @@ def test_closing_ends_in_time_though_the_server_hangs(
         server.resume()
 
 
+def test_a_subclass_may_have_a_set_of_its_own(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Nothing goes past it."""
+
+    class Loud(Producer):
+        def set(self, key: str, value: Any) -> None:
+            super().set(key.upper(), value)
+
+    serving(server.url, namespace)
+    with Loud(server.url, namespace=namespace) as producer:
+        for number in range(3):
+            producer.set("a", number)
+        token = producer.flush(10)
+    with Replica(server.url, namespace=namespace) as replica:
+        replica.wait_for(token, 10)
+        assert dict(replica) == {"A": 2}
+
+
 @pytest.mark.parametrize("how", ["return", "raise"])
 def test_a_program_that_forgets_to_close_loses_nothing(
     server: Server, namespace: str, serving: NewServing, how: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from broker.buffer import ProducerBuffer
 from broker.codec import decode_chunk
-from broker.intake import MOST_PLAIN, PLAIN_BYTES, SHORT, plain_size
+from broker.intake import MOST_KNOWN, MOST_PLAIN, PLAIN_BYTES, SHORT, plain_size
+from broker.keys import shard_of
 from broker.lane import Packed
 from broker.protocol import INT_MAX, INT_MIN, OP_DELETE, OP_INCREMENT, OP_SET
 from broker.values import admit, admit_key
@@ -37,9 +39,16 @@ CALLS = st.lists(
 )
 
 
+def quick(one: ProducerBuffer, key: Any, value: Any) -> bool | None:
+    """Set a key the fast way; whether its lane has to be woken, None if it could not go it."""
+    woken: list[str] = []
+    refused = one.setter(lambda *_: True, woken.append)(key, value)
+    return None if refused else woken == [key]
+
+
 def write(one: ProducerBuffer, op: int, key: str, value: Any) -> bool | None:
     """Buffer a delta as a producer does."""
-    news = one.quick(key, value) if op == OP_SET else None
+    news = quick(one, key, value) if op == OP_SET else None
     return news if news is not None else put(one, op, key, value)
 
 
@@ -124,18 +133,87 @@ def test_only_what_needs_no_look_is_plain(key: Any, value: Any, *, plain: bool) 
     """Whatever could be refused, changed or large goes the exact way."""
     one = buffer()
     put(one, OP_SET, "first", 0)
-    assert one.quick(key, value) is (False if plain else None)
+    assert quick(one, key, value) is (False if plain else None)
     if plain:
         kept, size = admit(value)
         assert kept is value
         assert admit_key(key) + size <= plain_size([key], [value]) <= PLAIN_BYTES
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+def test_keys_go_to_their_shards_whether_they_are_known_or_not(shards: int) -> None:
+    """Also where there are more of them than are remembered."""
+    one = buffer(shards=shards, max_bytes=1 << 30, max_count=1 << 20)
+    put_one = one.setter(lambda *_: True, lambda _: None)
+    for shard in range(shards):
+        key = next(key for key in map(str, count()) if shard_of(key, shards) == shard)
+        put(one, OP_SET, key, "first", shard=shard)
+    keys = [f"key{n}" for n in range(40)]
+    one._known = dict.fromkeys(map(str, range(MOST_KNOWN - 20)), one.lanes[0].intake)
+    put_one = one.setter(lambda *_: True, lambda _: None)
+    for value in (1, 2):
+        for key in keys:
+            assert put_one(key, value) is None
+    assert len(one._known) == MOST_KNOWN
+    one.close_all()
+    for lane in one.lanes:
+        packed, _ = one.next_chunk(lane.shard, 0.0, 0.0, 0)
+        own = [key for key in keys if shard_of(key, shards) == lane.shard]
+        expected = [(OP_SET, key, value) for value in (1, 2) for key in own]
+        assert list(deltas(packed))[1:] == expected
+
+
+@pytest.mark.parametrize("key", [[1], {}, {1}, None, 1, b"k"])
+def test_what_is_no_key_goes_the_exact_way(key: Any) -> None:
+    """Which says why, also of what cannot be looked up."""
+    one = buffer()
+    put(one, OP_SET, "first", 0)
+    assert quick(one, key, 1) is None
+    assert one.counts()["buffered"] == 1
+
+
+def test_what_only_looks_plain_goes_the_exact_way() -> None:
+    """A proxy says that it is a str or an int, and cannot be packed."""
+
+    class Proxy:
+        def __init__(self, of: object) -> None:
+            self.of = of
+
+        @property
+        def __class__(self) -> type:  # as wrapt and werkzeug have it
+            return type(self.of)
+
+        def __eq__(self, other: object) -> bool:
+            return self.of == other
+
+        def __hash__(self) -> int:
+            return hash(self.of)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.of, name)
+
+        def __len__(self) -> int:
+            return len(self.of)  # type: ignore[arg-type]
+
+        def __le__(self, other: Any) -> bool:
+            return self.of <= other  # type: ignore[operator]
+
+        def __ge__(self, other: Any) -> bool:
+            return self.of >= other  # type: ignore[operator]
+
+    one = buffer()
+    put(one, OP_SET, "first", 0)
+    assert quick(one, "k", 1) is False
+    for key, value in [(Proxy("k"), 1), (Proxy("new"), 1), ("k", Proxy(1)), ("k", Proxy("a"))]:
+        assert quick(one, key, value) is None
+    assert one.counts()["buffered"] == 2
+
+
 def test_a_million_sets_hardly_ever_take_the_lock() -> None:
     """The first delta of a chunk, and one in 256."""
     one = buffer(max_bytes=1 << 24)
     exact = sum(
-        one.quick("key", n) is None and put(one, OP_SET, "key", n) is not None
+        quick(one, "key", n) is None and put(one, OP_SET, "key", n) is not None
         for n in range(10_000)
     )
     assert exact <= 10_000 // MOST_PLAIN + 10_000 // 1000 + 20
@@ -168,7 +246,7 @@ def test_who_comes_when_the_sender_has_just_looked_wakes_it() -> None:
 
     lane = one.lanes[0]
     lane.intake.items = Raced()
-    assert one.quick("raced", 1) is True
+    assert quick(one, "raced", 1) is True
     assert sent == [(OP_SET, "first", 0)]
     assert take(one) == [(OP_SET, "raced", 1)]
 
@@ -178,11 +256,11 @@ def test_when_shut_nothing_goes_the_fast_way() -> None:
     for shut in (ProducerBuffer.shut, ProducerBuffer.shut_in_child):
         one = buffer()
         put(one, OP_SET, "first", 0)
-        assert one.quick("k", 1) is False
+        assert quick(one, "k", 1) is False
         shut(one)
-        assert one.quick("k", 2) is None
+        assert quick(one, "k", 2) is None
         put(one, OP_SET, "k", 3)
-        assert one.quick("k", 4) is None
+        assert quick(one, "k", 4) is None
         assert one.counts()["buffered"] == 3
 
 
