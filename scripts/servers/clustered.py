@@ -199,18 +199,30 @@ class ClusterOfServers:
     def is_whole(self) -> bool:
         """Whether all running nodes see all slots served, by the same nodes, with replicas."""
         views = set()
+        replicas = set()
         for node in self.running:
             info = raw(node, "CLUSTER", "INFO")
             if "cluster_state:ok" not in info or "cluster_slots_ok:16384" not in info:
                 return False
-            views.add(tuple(sorted(self.owners(node))))
+            views.add(self._served(node))
             replication = raw(node, "INFO", "replication")
-            if "role:slave" in replication and "master_link_status:up" not in replication:
-                return False
+            if "role:slave" in replication:
+                replicas.add(node.port)
+                if "master_link_status:up" not in replication:
+                    return False
             # A replica that has loaded everything gets nothing more until it has said so.
             if replication.count("state=") != replication.count("state=online"):
                 return False
-        return len(views) == 1
+        # Until it has told all others so, a node that came back as a replica is none to them.
+        known = {port for *_, ports in next(iter(views), ()) for port in ports[1:]}
+        return len(views) == 1 and known == replicas
+
+    def _served(self, node: Server) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
+        """Return (first slot, last slot, ports of owner and replicas) as one node sees it."""
+        ranges = []
+        for first, last, owner, *replicas in raw(node, "CLUSTER", "SLOTS"):
+            ranges.append((first, last, (owner[1], *sorted(one[1] for one in replicas))))
+        return tuple(sorted(ranges))
 
     def until_whole(self) -> None:
         """Return once it is."""

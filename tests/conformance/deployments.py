@@ -9,6 +9,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,6 +98,10 @@ class Deployment(ABC):
         What is accepted in the block is forgotten, for certain: it is not replicated.
         """
 
+    def beside_first(self, namespace: str) -> list[int]:  # noqa: ARG002
+        """Return the shards on the server of the first one, this among them."""
+        return list(range(SHARDS))
+
     @contextmanager
     def serve(self, namespace: str, **settings: Any) -> Iterator[None]:
         """Give workers for a namespace: two flush workers and a scheduler if nobody objects."""
@@ -116,9 +121,14 @@ class Deployment(ABC):
         return sum(ask(server, "CLIENT", "KILL", "TYPE", "pubsub") for server in self.servers())
 
 
+def slot_of(namespace: str, shard: int) -> int:
+    """Return the slot of one of a namespace's shards."""
+    return slot_of_key(ShardKeys.of(namespace, shard, SHARDS).meta.encode())
+
+
 def first_slot(namespace: str) -> int:
     """Return the slot of a namespace's first shard."""
-    return slot_of_key(ShardKeys.of(namespace, 0, SHARDS).meta.encode())
+    return slot_of(namespace, 0)
 
 
 class Single(Deployment):
@@ -283,13 +293,20 @@ class Clustered(Deployment):
             before.kill()
         eventually(lambda: self.cluster.owner(slot) is not before, 30, "a failover")
 
+    def beside_first(self, namespace: str) -> list[int]:
+        """Return the shards whose slots have the same owner."""
+        owners = [self.cluster.owner(slot_of(namespace, shard)) for shard in range(SHARDS)]
+        return [shard for shard, owner in enumerate(owners) if owner is owners[0]]
+
 
 @contextmanager
 def _deaf(primary: Server, replicas: list[Server]) -> Iterator[None]:
-    """Give a block in which replicas stand still, and that leaves nothing on the way to them."""
-    for replica in replicas:
-        replica.pause()
+    """Give a block in which replicas stand still; they have what came before, and no more."""
+    written = ask(primary, "INFO", "replication")["master_repl_offset"]
     try:
+        for replica in replicas:
+            eventually(partial(_has_read, replica, written), 30, "a replica has it all")
+            replica.pause()
         with client(primary) as one:
             one.execute_command("CLIENT", "KILL", "TYPE", "replica")
         yield
@@ -297,3 +314,9 @@ def _deaf(primary: Server, replicas: list[Server]) -> Iterator[None]:
         for replica in replicas:
             with suppress(redis.ConnectionError):
                 replica.resume()
+
+
+def _has_read(replica: Server, written: int) -> bool:
+    """Whether a replica has all that its primary had written at an offset, and follows on."""
+    told = ask(replica, "INFO", "replication")
+    return bool(told.get("master_link_status") == "up" and told["slave_repl_offset"] >= written)
