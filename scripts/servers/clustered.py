@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,16 @@ def _asked(is_whole: Callable[[], bool]) -> bool:
     except redis.ConnectionError:
         # A server that is made a replica ends its connections; one that starts is loading.
         return False
+
+
+def _is_read(replication: str) -> bool:
+    """Whether every replica is sent what its primary writes, as INFO replication of that tells.
+
+    One that has loaded everything gets nothing more until it has said so with an offset, at most a
+    second later, though its state is "online" before.
+    """
+    replicas = re.findall(r"^slave\d+:.*state=(\w+),offset=(\d+)", replication, re.MULTILINE)
+    return all(state == "online" and offset != "0" for state, offset in replicas)
 
 
 def _with_tls(url: str, tls: Certificates | None) -> str:
@@ -210,8 +221,7 @@ class ClusterOfServers:
                 replicas.add(node.port)
                 if "master_link_status:up" not in replication:
                     return False
-            # A replica that has loaded everything gets nothing more until it has said so.
-            if replication.count("state=") != replication.count("state=online"):
+            if not _is_read(replication):
                 return False
         # Until it has told all others so, a node that came back as a replica is none to them.
         known = {port for *_, ports in next(iter(views), ()) for port in ports[1:]}
@@ -375,8 +385,8 @@ class Watched:
         links = [raw(one, "INFO", "replication") for one in running if one is not primary]
         if not all("master_link_status:up" in one for one in links):
             return False
-        # A replica that has loaded everything gets nothing more until it has said so.
-        return str(raw(primary, "INFO", "replication")).count("state=online") == len(links)
+        replication = raw(primary, "INFO", "replication")
+        return replication.count("state=online") == len(links) and _is_read(replication)
 
     def until_whole(self) -> None:
         """Return once it is."""
