@@ -5,7 +5,7 @@ Replica and full state both use this, so they cannot drift apart. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ OPERATIONS: dict[int, Operation] = {
     OP_INCREMENT: "increment",
 }
 
-# Told of each delta that took effect: operation, key, value after it, timestamp.
-Observer = Callable[[Operation, str, Any, int], None]
+# Told of deltas that took effect, in columns: operation, keys, values after them, timestamps (of
+# which there may be more). It keeps none of the lists.
+Observer = Callable[[Operation, Sequence[str], Sequence[Any], Iterable[int]], None]
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ def fold(
         chunks: what `decode_chunks` could read of it.
         floors: key -> offset up to which `values` already holds that key; its deltas at or below
             are superseded. None or empty: nothing is.
-        observe: called for each delta that took effect on `values`.
+        observe: called for the deltas that took effect on `values`, one or more in the same order.
         tables: changed in place; None: what is for tables counts as skipped.
         note_fault: told of each rule that a chunk's part for tables broke.
 
@@ -187,23 +188,33 @@ _APPLY = {OP_SET: _apply_set, OP_DELETE: _apply_delete, OP_INCREMENT: _apply_inc
 
 
 def _observed(values: dict[str, Any], run: Run, observe: Observer, time_ms: int) -> int:
-    """Apply one delta after the other, so that each one's outcome can be told."""
+    """Apply a run so that each delta's outcome can be told."""
     operation = OPERATIONS[run.op]
-    refused = 0
     stamps: Iterable[int] = run.timestamps or repeat(time_ms)
+    if run.op == OP_SET:
+        _apply_set(values, run)
+        observe(operation, run.keys, run.values or (), stamps)
+        return 0
+    keys: list[str] = []
+    outcome: list[Any] = []
+    when: list[int] = []
+    refused = 0
     for key, given, stamp in zip(run.keys, run.values or repeat(None), stamps, strict=False):
-        value = given
         if run.op == OP_DELETE:
             if values.pop(key, _ABSENT) is _ABSENT:
                 continue
+            value = None
         else:
-            if run.op == OP_INCREMENT:
-                value = incremented(values.get(key, 0), given)
-                if value is None:
-                    refused += 1
-                    continue
+            value = incremented(values.get(key, 0), given)
+            if value is None:
+                refused += 1
+                continue
             values[key] = value
-        observe(operation, key, value, stamp)
+        keys.append(key)
+        outcome.append(value)
+        when.append(stamp)
+    if keys:
+        observe(operation, keys, outcome, when)
     return refused
 
 

@@ -248,9 +248,11 @@ class Notice(Packet):
     """The full-state hash now holds everything up to this position."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One key's change as a reader of `changes()` sees it.
+
+    A named tuple, because one is made of every delta that is watched: four times as fast as a
+    frozen dataclass.
 
     Attributes:
         key: the key.

@@ -17,6 +17,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from broker.bulk import BulkChunks
@@ -418,8 +420,12 @@ class ShardState:
         self.counts["batches"] += 1
         changes: list[Change] = []
 
-        def observe(operation: Operation, key: str, value: Any, stamp: int) -> None:
-            changes.append(Change(key, value, operation, position, self.shard, stamp))
+        def observe(
+            operation: Operation, keys: Iterable[str], values: Iterable[Any], stamps: Iterable[int]
+        ) -> None:
+            same = repeat(operation), repeat(position), repeat(self.shard)
+            columns = zip(keys, values, *same, stamps, repeat(False))  # noqa: FBT003 - a column
+            changes.extend(map(_change, columns))
 
         load = self._load if self._load is not None and values is self._load.values else None
         watched = self.on_changes is not None and load is None
@@ -480,6 +486,10 @@ class ShardState:
     def _drop_kept(self) -> None:
         self._kept.clear()
         self._kept_bytes = 0
+
+
+# The n-th field of the tuple is the n-th of `Change`; without a step of Python for each delta.
+_change: Callable[[Iterable[Any]], Change] = partial(tuple.__new__, Change)
 
 
 def _differences(

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 MOST_KNOWN_NODES = 2000
 NAMESPACE = -1  # among the shards of which health is told: the namespace itself
 LOG_FULL_RETRY = 0.25
+# Seconds before its time that a shard is looked at: the server tells whole milliseconds, and timers
+# round up to the next one. Asked too early the server says so, and is asked again.
+EARLY = 0.001
 SIGN_OFF = 0.3  # seconds
 WAKE_WAIT = 5  # seconds a blocking pop lasts; only bounds how long a dead link goes unnoticed
 
@@ -200,6 +203,7 @@ class FlushWorker:
         shard.is_woken = False
         keys = self._session.keys[shard.number]
         batch_id = os.urandom(BATCH_ID_BYTES)
+        asked = time.monotonic()
         reply = await self._session.commands.drain(
             keys, shard.number, batch_id, list(shard.nodes), self._limits
         )
@@ -217,7 +221,7 @@ class FlushWorker:
             self.health.published(shard.number, reply.offset, now)
         if isinstance(reply, Drained | NotDue):
             shard.is_full = False
-            shard.drain_at = None if reply.next_ms < 0 else now + reply.next_ms / 1000
+            shard.drain_at = None if reply.next_ms < 0 else asked + reply.next_ms / 1000 - EARLY
             self.health.drained(shard.number, shard.drain_at)
         elif isinstance(reply, LogFull):
             self.health.refused(shard.number)

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from broker import Inspector, Producer, Replica
+from broker.aio import Producer as AsyncProducer
 from broker.keys import ShardKeys
 from broker.lua.replies import Drained, DrainLimits
 from broker.model import Batch, Heartbeat
@@ -20,6 +21,7 @@ from tests.integration.channel import Channel
 from tests.integration.serving import NewServing, joined, write_snapshots
 from tests.servers import Server
 from tests.waiting import eventually
+from workers.flush import FlushWorker
 
 
 def test_several_workers_at_once_keep_the_order(
@@ -199,6 +201,34 @@ def test_a_worker_remembers_the_newest_nodes_only(
                 replica.wait_for(producer.flush(10), 10)
         assert replica["n"] == len(names)
     eventually(lambda: list(worker._shards[0].nodes) == ["n4", "n0", "n5"])
+
+
+def test_a_batch_by_age_is_looked_for_before_it_is_due(server: Server, namespace: str) -> None:
+    """By a millisecond, for timers round up: not late by what the answer took or what they add."""
+
+    async def look() -> None:
+        async with joined(server.url, namespace) as session:
+            worker = FlushWorker(session, "w", heartbeat_interval=10.0, max_age=30.0)
+            await worker.poll()
+            async with AsyncProducer(server.url, namespace=namespace) as producer:
+                await producer.set("key", 1)
+                await producer.flush(10)
+            (shard,) = worker._shards
+            shard.is_woken = True
+            asked, before = redis_ms(server), time.monotonic()
+            await worker.poll()
+            due = await session.client.hget(session.keys[0].meta, "due")
+            assert shard.drain_at is not None
+            assert shard.drain_at <= before + (int(due) - asked) / 1000
+
+    asyncio.run(look())
+
+
+def redis_ms(server: Server) -> int:
+    """Return the server's time in whole milliseconds, as its scripts read it."""
+    with redis.Redis.from_url(server.url) as client:
+        seconds, micros = client.time()  # type: ignore[misc]
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def test_one_heartbeat_a_shard_however_many_workers(

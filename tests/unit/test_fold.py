@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -204,12 +205,15 @@ def test_both_ways_through_the_fold_agree_with_the_reference(
     fast, watched = deepcopy(before), deepcopy(before)
     mirror = deepcopy(before)
 
-    def observe(operation: str, key: str, value: Any, _stamp: int) -> None:
-        if operation == "delete":
-            assert value is None
-            del mirror[key]
-        else:
-            mirror[key] = value
+    def observe(
+        operation: str, keys: Sequence[str], values: Sequence[Any], _stamps: Iterable[int]
+    ) -> None:
+        for key, value in zip(keys, values, strict=True):
+            if operation == "delete":
+                assert value is None
+                del mirror[key]
+            else:
+                mirror[key] = value
 
     tally = fold(fast, batch, chunks, floors)
     assert fold(watched, batch, chunks, floors, observe) == tally
@@ -235,7 +239,9 @@ def test_an_observer_hears_the_time_of_each_delta() -> None:
         Run(OP_SET, ["a", "b"], [1, None], [5, 6]),
         Run(OP_DELETE, ["c", "never"], None, [7, 8]),
         Run(OP_INCREMENT, ["a"], [1]),
-        observe=lambda *told: heard.append(told),
+        observe=lambda operation, *columns: heard.extend(
+            (operation, *told) for told in zip(*columns, strict=False)
+        ),
     )
     assert heard == [
         ("set", "a", 1, 5),
