@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from contextlib import closing
 from typing import Any
@@ -32,6 +33,7 @@ def read(place: Place, link: Link) -> None:
     left, offset, now = place.updates, -1, 0
     with Replica(place.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
+        gc.freeze()
         with closing(replica.changes()) as changes:
             link.ready()
             for change in changes:

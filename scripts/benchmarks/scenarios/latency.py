@@ -86,7 +86,10 @@ nearly the worst. Nobody is compared.""",
             updates=40_000,
             services=("redis", "worker"),
             needs=("redis",),
-            how="`Producer.set` at the rate; the worker with default settings.",
+            how=(
+                "`Producer.set` at the rate; the worker with default settings; a reader that calls "
+                "`gc.freeze()` once it is live, as any service that has to be prompt."
+            ),
         ),
     ),
 )
