@@ -115,7 +115,7 @@ async def serve(
         session, worker = await once_there(begin, stop)
     except Stopped:
         return
-    # What was imported stays: a collector that looks through it again holds everything up for 20 ms.
+    # What was imported stays: to look through it again takes the collector 20 ms, and all wait.
     gc.freeze()
     try:
         jobs = []
