@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
@@ -96,27 +97,57 @@ def append(place: Place, link: Link) -> None:
         ]
         link.ready()
         link.expect("go")
-        began = time.monotonic()
-        reply: Any = None
-        for done, request in enumerate(requests):
-            wait = began + done / count / per_s - time.monotonic()
-            if wait > 0:
-                time.sleep(wait)
-            one = wires[done % count]
-            if done >= count:
-                reply = one.answer()
-            one.send(request)
-        written = time.monotonic()
-        for done in range(len(requests), len(requests) + count):
-            reply = wires[done % count].answer()
-        link.tell(
-            began=began * 1e9,
-            written=written * 1e9,
-            note=wire.token(reply),
-            append=int(reply[1]),
-            chunks=len(requests),
-        )
+        times, reply = _sent(wires, requests, per_s, wire.Wire.answer)
+        link.tell(**times, note=wire.token(reply), append=int(reply[1]), chunks=len(requests))
         link.expect("end")
+
+
+def plain(place: Place, link: Link) -> None:
+    """Send as many plain SETs in the same way, to a server that has nothing else to do.
+
+    Details: those of `append`.
+    """
+    first, count = place.details["first"], place.details["nodes"]
+    each, per_s = place.details["each"], place.details["per_s"]
+    with ExitStack() as stack:
+        wires = [stack.enter_context(wire.Wire(place.redis)) for _ in range(count)]
+        requests = [
+            wire.command("SET", node_key(number, done % NODE_KEYS), str(float(done)))
+            for done in range(each)
+            for number in range(first, first + count)
+        ]
+        link.ready()
+        link.expect("go")
+        times, _ = _sent(wires, requests, per_s, wire.Wire.reply)
+        link.tell(**times)
+        link.expect("end")
+
+
+def _sent(
+    wires: Sequence[wire.Wire],
+    requests: Sequence[bytes],
+    per_s: float,
+    read: Callable[[wire.Wire], Any],
+) -> tuple[dict[str, float], Any]:
+    """Send requests, each on the next connection, so many a second on each of them.
+
+    Returns:
+        When it began and when all was sent, in nanoseconds; the last answer.
+    """
+    count, reply = len(wires), None
+    began = time.monotonic()
+    for done, request in enumerate(requests):
+        wait = began + done / count / per_s - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+        one = wires[done % count]
+        if done >= count:
+            reply = read(one)
+        one.send(request)
+    written = time.monotonic()
+    for done in range(len(requests), len(requests) + count):
+        reply = read(wires[done % count])
+    return {"began": began * 1e9, "written": written * 1e9}, reply
 
 
 def _chunk(node: str, incarnation: int, number: int, done: int) -> bytes:

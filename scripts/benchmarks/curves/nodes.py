@@ -10,7 +10,7 @@ from scripts.benchmarks.model import BenchmarkError, Measure
 from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
 from scripts.benchmarks.workload import fleet_state
 
-PACED, BARE, FREE = "paced", "bare", "free"
+PACED, BARE, PLAIN, FREE = "paced", "bare", "plain", "free"
 PER_S = 10
 SECONDS = 4.0
 FREE_DELTAS = 400_000
@@ -24,11 +24,33 @@ WORKER_SHARE = Measure(
 
 
 def play(setting: Setting) -> dict[str, float]:
-    """Let so many nodes write, and compare what a replica holds with what they wrote.
+    """Play one point.
 
     Raises:
         BenchmarkError: a process failed, the state is not right, or the nodes fell behind.
     """
+    return _play_plain(setting) if setting.line.name == PLAIN else _play_nodes(setting)
+
+
+def _play_plain(setting: Setting) -> dict[str, float]:
+    """Let as many connections send SETs; nothing of ours takes part."""
+    nodes, each = round(setting.x), setting.scaled(PER_S * SECONDS, least=10)
+    with Troupe(setting.server) as troupe:
+        writer = troupe.start(
+            "writer", "actors.fleet.plain", first=0, nodes=nodes, each=each, per_s=PER_S
+        )
+        troupe.ready(writer)
+        server = cpu_of([troupe.services["server"]])
+        writer.tell("go")
+        wrote = writer.report(TIMEOUT_S)
+        server_ns = server()
+    seconds = (wrote["written"] - wrote["began"]) / 1e9
+    _check_pace(nodes, seconds, each)
+    return {"server_ns": server_ns / (nodes * each), "server_share": server_ns / seconds / 1e7}
+
+
+def _play_nodes(setting: Setting) -> dict[str, float]:
+    """Let so many nodes write, and compare what a replica holds with what they wrote."""
     nodes = round(setting.x)
     is_paced = setting.line.name != FREE
     each = setting.scaled(PER_S * SECONDS if is_paced else FREE_DELTAS / nodes, least=10)
@@ -58,8 +80,8 @@ def play(setting: Setting) -> dict[str, float]:
         troupe.check([reader], fleet_state(nodes, each))
     began = min(one["began"] for one in wrote)
     written_s = (max(one["written"] for one in wrote) - began) / 1e9
-    if is_paced and written_s > MOST_LATE * each / PER_S:
-        raise BenchmarkError(f"{nodes} nodes took {written_s:.1f} s for {each / PER_S:.1f} s")
+    if is_paced:
+        _check_pace(nodes, written_s, each)
     deltas, seconds = nodes * each, (at - began) / 1e9
     measures = {
         "server_ns": server_ns / deltas,
@@ -75,6 +97,11 @@ def play(setting: Setting) -> dict[str, float]:
     }
 
 
+def _check_pace(nodes: int, seconds: float, each: int) -> None:
+    if seconds > MOST_LATE * each / PER_S:
+        raise BenchmarkError(f"{nodes} nodes took {seconds:.1f} s for {each / PER_S:.1f} s")
+
+
 NODES = Curve(
     name="curve-nodes",
     title="Throughput and CPU against nodes",
@@ -84,13 +111,15 @@ So many nodes, each with its name, its buffer, its connection and {PER_S} keys o
 {1000 // PER_S} ms, evenly, so that next to every delta is a chunk and an append of its own: the
 dearest way to write. A thousand Python writers need more than this machine has: then each waits for
 its turn, and its deltas gather. So a third line sends the very same appends, on a connection for
-each node, from a client that costs next to nothing. *As fast as they can*: all of them at once,
-where chunks fill up. The share of Redis is its CPU time over the wall time of the run, in percent
-of one core.""",
+each node, from a client that costs next to nothing. A fourth sends as many plain SETs in that way,
+with neither worker nor replica: what it takes Redis to be woken, to read and to answer. *As fast as
+they can*: all of them at once, where chunks fill up. The share of Redis is its CPU time over the
+wall time of the run, in percent of one core.""",
     axis=Measure("nodes", "nodes", "", is_more_better=True),
     lines=(
         Line(PACED, f"{PER_S} deltas/s each", (1, 10, 100, 300, 1_000), (10,)),
         Line(BARE, f"{PER_S} deltas/s each, bare appends", (10, 100, 300, 1_000), (1_000,)),
+        Line(PLAIN, f"{PER_S} SETs/s each, nothing of ours", (10, 100, 300, 1_000), (1_000,)),
         Line(FREE, "as fast as they can", (1, 10, 100, 1_000), (10,)),
     ),
     panels=(
