@@ -55,6 +55,10 @@ def _play_nodes(setting: Setting) -> dict[str, float]:
     is_paced = setting.line.name != FREE
     each = setting.scaled(PER_S * SECONDS if is_paced else FREE_DELTAS / nodes, least=10)
     with Troupe(setting.server, {}) as troupe:
+        # Before a thousand connect at once: asyncio takes a unix socket whose queue is full for one
+        # that is connected.
+        reader = troupe.start("reader", "actors.flow.read", replicas=1)
+        troupe.ready(reader)
         processes = min(PROCESSES, nodes) if setting.line.name != BARE else 1
         bounds = [nodes * number // processes for number in range(processes + 1)]
         writers = [
@@ -68,8 +72,7 @@ def _play_nodes(setting: Setting) -> dict[str, float]:
             )
             for first, end in pairwise(bounds)
         ]
-        reader = troupe.start("reader", "actors.flow.read", replicas=1)
-        troupe.ready(reader, *writers)
+        troupe.ready(*writers)
         server, worker = (cpu_of([troupe.services[name]]) for name in ("server", "worker"))
         for writer in writers:
             writer.tell("go")
