@@ -196,7 +196,7 @@ def measured(curve: str, points: dict[tuple[str, float], dict[str, float]]) -> C
 
 def row(run_: Run, what: str) -> list[str]:
     """Return the cells of one row of the table of targets."""
-    (line,) = [line for line in target_lines(run_) if what in line]
+    (line,) = [line for line in target_lines(run_) if line.startswith("|") and what in line]
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
