@@ -136,10 +136,11 @@ class Connections:
 
     async def discard(self, client: Redis, pubsub: PubSub | None = None) -> None:
         """Close one client made here, and its subscription."""
-        # A connection that is already broken is as closed as we want it.
-        with suppress(RedisError, OSError, TimeoutError):
-            if pubsub is not None:
+        # A connection that is broken is as closed as we want it; the client may have others.
+        if pubsub is not None:
+            with suppress(RedisError, OSError, TimeoutError):
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
+        with suppress(RedisError, OSError, TimeoutError):
             await client.aclose()
         # Last: one that was cut off in here is closed with all others.
         if client in self._clients:

@@ -34,5 +34,5 @@ def compose_command() -> str:
         reason = "neither docker compose nor docker-compose is there"
     if reason is not None:
         # Where an engine was promised, a skip would hide that nothing was tested.
-        (pytest.fail if os.environ.get("STATEBROKER_ENGINE") == "required" else pytest.skip)(reason)
+        (pytest.fail if os.environ.get("ENGINE_REQUIRED") else pytest.skip)(reason)
     return os.environ.get("COMPOSE", found[0])

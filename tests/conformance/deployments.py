@@ -32,10 +32,12 @@ class Deployment(ABC):
 
     Attributes:
         has_slots: slots can be moved, and nodes added.
+        has_replicas: each primary has one that takes over from it.
         users: in whose roles tests come; None: all as the owner.
     """
 
     has_slots: ClassVar[bool] = False
+    has_replicas: ClassVar[bool] = False
     users: RoleUsers | None = None
 
     @property
@@ -197,6 +199,8 @@ class Single(Deployment):
 class BehindSentinels(Deployment):
     """A primary, two replicas, three Sentinels."""
 
+    has_replicas = True
+
     def __init__(self, kind: str, directory: NewDirectory) -> None:
         self._set = Watched(kind, directory)
 
@@ -247,6 +251,7 @@ class Clustered(Deployment):
     """Three primaries, three replicas."""
 
     has_slots = True
+    has_replicas = True
 
     def __init__(self, kind: str, directory: NewDirectory) -> None:
         self.cluster = ClusterOfServers(kind, directory)

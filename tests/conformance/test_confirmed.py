@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker import Inspector, Producer, UnconfirmedError
-from tests.conformance.deployments import SHARDS, Deployment, Single
+from tests.conformance.deployments import SHARDS, Deployment
 
 KEYS = {f"k{number}": number for number in range(SHARDS * 10)}
 
@@ -13,7 +13,7 @@ KEYS = {f"k{number}": number for number in range(SHARDS * 10)}
 @pytest.fixture
 def replicated(deployment: Deployment) -> Deployment:
     """Give those that have replicas."""
-    if isinstance(deployment, Single):
+    if not deployment.has_replicas:
         pytest.skip("one server has no replicas")
     return deployment
 
