@@ -251,8 +251,8 @@ class Notice(Packet):
 class Change(NamedTuple):
     """One key's change as a reader of `changes()` sees it.
 
-    A named tuple, because one is made of every delta that is watched: four times as fast as a
-    frozen dataclass.
+    A named tuple, because one is made of every delta that is watched: from columns that takes a
+    sixth of what a frozen dataclass takes.
 
     Attributes:
         key: the key.
