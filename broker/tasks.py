@@ -16,15 +16,27 @@ async def end(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
 
     One cancel is not enough: up to Python 3.11 `asyncio.wait_for`, which the Redis client uses,
     swallows a cancel that comes when what it waits for has just finished, and the task goes on.
+
+    Raises:
+        asyncio.CancelledError: who waits was cancelled too; only once the tasks have ended, for one
+            left behind would connect again after its connections were closed.
     """
     waiting = {task for task in tasks if task is not None}
+    cut_off: asyncio.CancelledError | None = None
     while waiting:
         for task in waiting:
             task.cancel()
-        done, waiting = await asyncio.wait(waiting, timeout=CANCEL_AGAIN)
+        try:
+            await asyncio.wait(waiting, timeout=CANCEL_AGAIN)
+        except asyncio.CancelledError as error:
+            cut_off = error
+        done = {task for task in waiting if task.done()}
+        waiting -= done
         for task in done:
             if not task.cancelled():
                 task.exception()
+    if cut_off is not None:
+        raise cut_off
 
 
 async def to_the_end(work: Coroutine[Any, Any, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from broker.aio.session import Session
 from broker.loopthread import LoopThread
 from broker.lua.replies import DrainLimits
+from broker.tasks import end
 from workers.flush import FlushWorker
 from workers.schedule import Scheduler
 from workers.serve import connected
@@ -113,11 +114,7 @@ class Serving:
             await self._cancel()
 
     async def _cancel(self) -> None:
-        waiting = set(self._tasks)
-        while waiting:
-            for task in waiting:
-                task.cancel()
-            _, waiting = await asyncio.wait(waiting, timeout=0.05)
+        await end(self._tasks)
         await self.session.close()
 
 
