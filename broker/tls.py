@@ -46,7 +46,15 @@ _FIXES: Final = (
     (("[SSL",), "compare the ssl_ options of the URL with the server's tls- settings"),
 )
 
-_ABRUPT: Final = ("reset by peer", "closed by server", "Broken pipe", "Timeout connecting")
+# How asyncio and the Redis client call a connection that the other side hung up on.
+_ABRUPT: Final = (
+    "reset by peer",
+    "closed by server",
+    "Broken pipe",
+    "Connection lost",
+    "EOF occurred",
+    "Timeout connecting",
+)
 
 
 def tls_faults(scheme: str, options: Mapping[str, str]) -> list[str]:

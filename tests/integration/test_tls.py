@@ -166,3 +166,18 @@ def test_only_words_of_tls_get_a_fix() -> None:
     assert tls_fix("[SSL: SOMETHING_NEW] new") is not None
     assert tls_doubt("rediss://h", "Connection refused") == ""
     assert tls_doubt("unix:///s", "Connection reset by peer") == ""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error 104 while writing to socket. Connection reset by peer.",
+        "Error 32 while writing to socket. Broken pipe.",
+        "Error UNKNOWN while writing to socket. Connection lost.",
+        "Connection closed by server.",
+    ],
+)
+def test_a_server_that_hangs_up_raises_a_doubt(said: str) -> None:
+    """Which of these it is depends on when it hung up."""
+    assert "want a client certificate (ssl_certfile)?" in tls_doubt("rediss://h", said)
+    assert "use rediss://" in tls_doubt("redis://h", said)
