@@ -147,7 +147,7 @@ def _checked_run(run: Any) -> Run:
         kinds = set(map(type, values))
         if op == OP_INCREMENT and not kinds <= _AMOUNTS:
             raise DecodeError("increment by something that is not a number")
-        if not kinds.isdisjoint(CONTAINERS) and not all(map(within_depth, values)):
+        if not kinds.isdisjoint(CONTAINERS) and not within_depth(values):
             raise DecodeError("value nests too deep or has a map key that is not a str")
     else:
         raise DecodeError(f"unknown operation {op!r}")

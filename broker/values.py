@@ -6,8 +6,9 @@ float64, str, bytes, lists, maps with str keys, and aware datetimes (extension t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from numbers import Rational, Real
 from operator import index
 from typing import Any
@@ -92,21 +93,22 @@ def admit_amount(amount: object) -> int | float:
     return value  # type: ignore[no-any-return]
 
 
-def within_depth(value: object, depth: int = 1) -> bool:
-    """Whether a decoded value nests at most 32 deep and its maps have str keys only."""
-    if type(value) is list:
-        return depth <= MAX_DEPTH and all(
-            within_depth(item, depth + 1) for item in value if type(item) in CONTAINERS
-        )
-    if type(value) is dict:
-        return (
-            depth <= MAX_DEPTH
-            and all(type(key) is str for key in value)
-            and all(
-                within_depth(item, depth + 1) for item in value.values() if type(item) in CONTAINERS
-            )
-        )
-    return True
+def within_depth(column: Iterable[object]) -> bool:
+    """Whether decoded values nest at most 32 deep and their maps have str keys only.
+
+    One level of all values at a time: a call for each of them would cost more than to decode it.
+    """
+    level: list[Any] = list(column)
+    for _ in range(MAX_DEPTH):
+        kinds = set(map(type, level))
+        if kinds.isdisjoint(CONTAINERS):
+            return True
+        lists = level if kinds == {list} else [one for one in level if type(one) is list]
+        maps = [one for one in level if type(one) is dict] if dict in kinds else []
+        if not set(map(type, chain.from_iterable(maps))) <= {str}:
+            return False
+        level = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, maps))]
+    return CONTAINERS.isdisjoint(map(type, level))
 
 
 def _admit_slowly(value: object, depth: int) -> tuple[Any, int]:  # noqa: PLR0911 - one a type
