@@ -141,6 +141,18 @@ def test_append_stores_a_chunk_and_counts(shard: Shard) -> None:
     assert (shard.number("n:n1"), shard.number("n:n2")) == (3, 4)
 
 
+@pytest.mark.parametrize("before", [2**31 - 2, 2**31 - 1, 2**32 - 1, 2**53 - 3])
+def test_numbers_of_any_size_are_kept_to_the_digit(shard: Shard, before: int) -> None:
+    """Also beyond 32 bits, and beyond the 14 digits that Lua writes by itself."""
+    shard.opened()
+    shard.admin.hset(shard.keys.meta, mapping={"accepted": before, "pending_bytes": before})
+    shard.admin.hset(shard.keys.writers, "n1", f"5 tok {before} {before}")
+    assert shard.append(before + 1, b"x", deltas=1, limit=1 << 60)[0] == b"OK"
+    assert shard.admin.hget(shard.keys.writers, "n1") == f"5 tok {before + 1} {before + 1}".encode()
+    counters = shard.admin.hmget(shard.keys.meta, "accepted", "pending_bytes", "n:n1")
+    assert counters == [str(before + 1).encode(), str(before + 1).encode(), b"1"]
+
+
 def test_append_recognises_what_it_took(shard: Shard) -> None:
     """A repeat is a DUPLICATE with the present append number, and stores nothing."""
     shard.opened("n1", "n2")
