@@ -175,6 +175,7 @@ def test_only_words_of_tls_get_a_fix() -> None:
         "Error 32 while writing to socket. Broken pipe.",
         "Error UNKNOWN while writing to socket. Connection lost.",
         "Connection closed by server.",
+        "Error UNKNOWN connecting to h. EOF occurred in violation of protocol (_ssl.c:997).",
     ],
 )
 def test_a_server_that_hangs_up_raises_a_doubt(said: str) -> None:

@@ -14,7 +14,7 @@ from scripts.benchmarks.pace import NS_PER_MS, paced, percentiles, share
 
 PER_S = 10_000
 MAX_AGE_S = 0.05
-MAX_AGE_NS = 50_000_000
+MAX_AGE_NS = round(MAX_AGE_S * 1e9)
 
 
 def write(place: Place, link: Link) -> None:
