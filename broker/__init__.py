@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 if TYPE_CHECKING:
     from broker.errors import (
@@ -28,40 +29,46 @@ if TYPE_CHECKING:
         FlushTimeoutError,
         ForkedError,
         NamespaceMismatchError,
+        NotReplicatedError,
         NumpyMissingError,
         ReplicaFailedError,
-        ServerUnfitError,
         TokenError,
-        UnconfirmedError,
+        UnsupportedServerError,
     )
-    from broker.inspector import Inspector
     from broker.model import (
         ABSENT,
         Change,
         Difference,
         Health,
-        Position,
         Status,
         StatusChange,
         Token,
         Verification,
     )
-    from broker.producer import Producer
-    from broker.replica import Replica
+    from broker.protocol.messages import Position
+    from broker.sync.inspector import Inspector
+    from broker.sync.producer import Producer
+    from broker.sync.replica import Replica
 
 _HOME = {
     "ABSENT": "model",
     "Change": "model",
     "Difference": "model",
     "Health": "model",
-    "Inspector": "inspector",
-    "Position": "model",
-    "Producer": "producer",
-    "Replica": "replica",
+    "Inspector": "sync.inspector",
+    "Position": "protocol.messages",
+    "Producer": "sync.producer",
+    "Replica": "sync.replica",
     "Status": "model",
     "StatusChange": "model",
     "Token": "model",
     "Verification": "model",
+}
+
+# Names before version 0.2; they go with 1.0.
+_RENAMED = {
+    "ServerUnfitError": "UnsupportedServerError",
+    "UnconfirmedError": "NotReplicatedError",
 }
 
 __all__ = [
@@ -86,17 +93,17 @@ __all__ = [
     "Health",
     "Inspector",
     "NamespaceMismatchError",
+    "NotReplicatedError",
     "NumpyMissingError",
     "Position",
     "Producer",
     "Replica",
     "ReplicaFailedError",
-    "ServerUnfitError",
     "Status",
     "StatusChange",
     "Token",
     "TokenError",
-    "UnconfirmedError",
+    "UnsupportedServerError",
     "Verification",
 ]
 
@@ -105,6 +112,13 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module (PEP 562)."""
+    if name in _RENAMED:
+        warn(
+            f"broker.{name} is now broker.{_RENAMED[name]}; the old name goes with version 1.0",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        name = _RENAMED[name]
     if name not in __all__:
         raise AttributeError(f"module 'broker' has no attribute {name!r}")
     return getattr(import_module(f"broker.{_HOME.get(name, 'errors')}"), name)

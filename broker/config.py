@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
-import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.errors import ConfigError
-from broker.protocol import MAX_NAME_LENGTH, MAX_SHARDS
+from broker.protocol.constants import MAX_NAME_LENGTH, MAX_SHARDS
+from broker.protocol.names import is_name
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -161,14 +161,9 @@ def checked_name(kind: str, name: object) -> str:
     return name
 
 
-def is_name(name: str) -> bool:
-    """Whether a text can name a namespace, a node or a table."""
-    return len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
-
-
 def default_node() -> str:
     """Return a node name that no other process has: host, process id and a random part."""
-    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:32] or "host"
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", platform.node())[:32] or "host"
     return f"{host}-{os.getpid()}-{os.urandom(3).hex()}"
 
 

@@ -52,7 +52,7 @@ class AccessError(ConnectError):
     """The server answers, but not to this user and password, or there is no trust between us."""
 
 
-class ServerUnfitError(BackendError):
+class UnsupportedServerError(BackendError):
     """The server answers but cannot keep the promises (version, eviction policy, not a Redis)."""
 
 
@@ -76,7 +76,7 @@ class FlushTimeoutError(BrokerError, TimeoutError):
     """Redis has not accepted everything in time; nothing is lost, it stays buffered."""
 
 
-class UnconfirmedError(FlushTimeoutError):
+class NotReplicatedError(FlushTimeoutError):
     """Redis has accepted everything, but not enough replicas or disks have it yet.
 
     Nothing is lost by that: it stays accepted, and kept for being sent again.

@@ -19,12 +19,12 @@ from rich.table import Table
 
 from broker import BrokerError
 from broker.aio import Producer
-from broker.codec import decode_packet
-from broker.connection import Connections
+from broker.backend.connections import Connections
 from broker.embedded import attach
-from broker.keys import ShardKeys
-from broker.model import Batch
-from broker.protocol import TRIGGER_AGE, TRIGGER_COUNT
+from broker.protocol.codec import decode_packet
+from broker.protocol.constants import TRIGGER_AGE, TRIGGER_COUNT
+from broker.protocol.messages import Batch
+from broker.protocol.names import ShardKeys
 
 NAMESPACE = "scenarios"
 MAX_COUNT = 10

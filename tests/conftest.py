@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import KINDS, VALKEY, Server, find_binary
+from broker.testing.server import KINDS, VALKEY, Server, find_binary
 
 OwnServer = Callable[..., Server]
 

@@ -13,14 +13,14 @@ import time
 from collections.abc import Collection
 from typing import Final
 
-from broker.aio.session import Session
-from broker.aio.subscription import Subscription
-from broker.codec import decode_head
+from broker.backend.session import Session
+from broker.backend.subscription import Subscription
 from broker.errors import BackendError, DecodeError
-from broker.tasks import end
+from broker.protocol.codec import decode_head
+from broker.runtime.tasks import cancel_and_wait
 from workers.health import FlushHealth
 
-LEAST_PATIENCE: Final = 1.0
+MIN_PATIENCE: Final = 1.0
 # After so much it does not listen for the rest of a heartbeat interval.
 ENOUGH_BYTES: Final = 1 << 20
 
@@ -44,7 +44,7 @@ class Canary:
     async def run(self) -> None:
         """Listen for ever; a subscription that breaks, or falls silent, is made anew."""
         # Half open, maybe: another connection may hear more.
-        patience = max(LEAST_PATIENCE, self._health.bound)
+        patience = max(MIN_PATIENCE, self._health.bound)
         while True:
             began = time.monotonic()
             self._bytes = 0
@@ -58,21 +58,21 @@ class Canary:
                 if listening.done():
                     listening.result()
             finally:
-                await end([listening, enough])
+                await cancel_and_wait([listening, enough])
             await asyncio.sleep(began + self._health.interval - time.monotonic())
 
     async def ready(self) -> None:
         """Subscribe at any time: the worker looks after the namespace."""
 
-    def subscribed(self, channel: bytes) -> None:
+    def on_subscribed(self, channel: bytes) -> None:
         """Wait for more: a confirmation says nothing of the head."""
 
-    def lost(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
+    def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
         """Note why nothing will be heard; a slot that moved, or mere silence, is no reason."""
         if error is not None:
             self._health.deaf(str(error))
 
-    def heard(self, channel: bytes, data: bytes) -> None:
+    def on_message(self, channel: bytes, data: bytes) -> None:
         """Tell of a head."""
         shard = self._by_channel[channel]
         try:

@@ -16,19 +16,19 @@ from functools import partial
 
 from redis.exceptions import RedisError
 
-from broker.aio.session import Session
-from broker.directory import Client
+from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
+from broker.backend.session import Session
+from broker.backend.topology import Client
 from broker.errors import BackendError
-from broker.lua.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
-from broker.protocol import BATCH_ID_BYTES, EPOCH_BYTES
-from broker.tasks import end
+from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES
+from broker.runtime.tasks import cancel_and_wait
 from workers.canary import Canary
 from workers.health import GREEN, FlushHealth
 from workers.loop import run_loop, tell_health
 
 log = logging.getLogger(__name__)
 
-MOST_KNOWN_NODES = 2000
+MAX_KNOWN_NODES = 2000
 NAMESPACE = -1  # among the shards of which health is told: the namespace itself
 LOG_FULL_RETRY = 0.25
 # Seconds before its time that a shard is looked at: the server tells whole milliseconds, and timers
@@ -112,7 +112,7 @@ class FlushWorker:
                 if task.done():
                     task.result()
         finally:
-            await end([*loops, *beside])
+            await cancel_and_wait([*loops, *beside])
             with suppress(TimeoutError, BackendError):
                 async with asyncio.timeout(SIGN_OFF):
                     for keys in self._session.keys:
@@ -166,7 +166,7 @@ class FlushWorker:
         """Make the namespace again if it is gone: after a flush of everything nobody could join."""
         began = time.monotonic()
         try:
-            await self._session.make_or_join()
+            await self._session.create_or_join()
         except BackendError as error:
             self.health.failed(began, str(error), NAMESPACE)
             raise
@@ -235,7 +235,7 @@ class FlushWorker:
 
     def _forget_nodes(self, shard: _Shard) -> None:
         """Keep the nodes seen last, so that a fleet's comings and goings do not pile up."""
-        for node in list(shard.nodes)[:-MOST_KNOWN_NODES]:
+        for node in list(shard.nodes)[:-MAX_KNOWN_NODES]:
             del shard.nodes[node]
 
     def _count(self, number: int, batch: Drained) -> None:

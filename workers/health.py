@@ -11,10 +11,10 @@ from typing import Final
 GREEN: Final = ""
 
 SILENT_INTERVALS: Final = 3
-LEAST_BOUND: Final = 0.5
-MOST_TICK: Final = 1.0
+MIN_BOUND: Final = 0.5
+MAX_TICK: Final = 1.0
 ROUNDS: Final = 3
-LEAST_ROUND_BOUND: Final = 10.0
+MIN_ROUND_BOUND: Final = 10.0
 RENEW_PATIENCE: Final = 4.0
 
 
@@ -37,7 +37,7 @@ class _Judge:
         Asked much too late, it is the last one: the process did not run, and what came meanwhile
         is not read yet. The next one counts again.
         """
-        was_away = now - self._asked_at > 2 * self.tick + LEAST_BOUND
+        was_away = now - self._asked_at > 2 * self.tick + MIN_BOUND
         self._asked_at = now
         if not was_away:
             self._verdict = self._judged(now)
@@ -57,9 +57,9 @@ class FlushHealth(_Judge):
     """
 
     def __init__(self, shards: int, interval: float, now: float) -> None:
-        super().__init__(min(MOST_TICK, interval), now)
+        super().__init__(min(MAX_TICK, interval), now)
         self.interval = interval
-        self.bound = max(LEAST_BOUND, SILENT_INTERVALS * interval)
+        self.bound = max(MIN_BOUND, SILENT_INTERVALS * interval)
         self._began = now
         self._answered_at = now
         # Shard -> when the first of the polls that failed since began, why the last one failed.
@@ -162,7 +162,7 @@ class ScheduleHealth(_Judge):
 
     def __init__(self, interval: float, tick: float, now: float) -> None:
         super().__init__(tick, now)
-        self.bound = max(LEAST_ROUND_BOUND, ROUNDS * interval)
+        self.bound = max(MIN_ROUND_BOUND, ROUNDS * interval)
         # Shards of which this scheduler holds the lease -> the last round that succeeded.
         self._written_at: dict[int, float] = {}
         self._errors: dict[int, str] = {}

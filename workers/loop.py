@@ -13,12 +13,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from broker.errors import BackendError
-from broker.tasks import end
+from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
-RETRY_MOST = 1.0
+RETRY_MAX = 1.0
 STOP_GRACE = 0.3
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ async def run_loop(
         except Stopped:
             return
         except BackendError as error:
-            delay = min(RETRY_MOST, max(RETRY_FIRST, delay * 2))
+            delay = min(RETRY_MAX, max(RETRY_FIRST, delay * 2))
             sleep = delay * random.uniform(0.5, 1.0)
             log.warning("poll_failed worker=%s error=%s", name, error)
         if sleep > 0:
@@ -115,7 +115,7 @@ async def unless_stopped(
             raise Stopped
         return task.result()
     finally:
-        await end([task, stopping])
+        await cancel_and_wait([task, stopping])
 
 
 async def first_of(timeout: float, *events: asyncio.Event) -> None:  # noqa: ASYNC109
@@ -124,4 +124,4 @@ async def first_of(timeout: float, *events: asyncio.Event) -> None:  # noqa: ASY
     try:
         await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await end(tasks)
+        await cancel_and_wait(tasks)

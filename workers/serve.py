@@ -15,24 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from broker.aio.session import Session
+from broker.backend.replies import DrainLimits
+from broker.backend.session import Session
 from broker.config import default_node
 from broker.embedded.child import tie_to_parent
 from broker.errors import AccessError, ConnectError
-from broker.lua.replies import DrainLimits
 from workers.flush import FlushWorker
 from workers.loop import Stopped, first_of, stop_on_signals, unless_stopped
-from workers.schedule import Scheduler
+from workers.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 RESTART_FIRST = 0.1
-RESTART_MOST = 5.0
+RESTART_MAX = 5.0
 CHILD_STOP_TIMEOUT = 1.2
 AWAY_FIRST = 0.1
-AWAY_MOST = 2.0
+AWAY_MAX = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ async def connected(url: str | None, namespace: str, shards: int | None) -> Sess
     session = Session(url, namespace, shards)
     try:
         await session.connect(as_worker=True)
-        await session.make_or_join()
+        await session.create_or_join()
     except BaseException:
         await session.close()
         raise
@@ -160,7 +160,7 @@ async def once_there(begin: Callable[[], Awaitable[T]], stop: asyncio.Event) -> 
         except AccessError:
             raise
         except ConnectError as error:
-            delay = min(AWAY_MOST, max(AWAY_FIRST, delay * 2))
+            delay = min(AWAY_MAX, max(AWAY_FIRST, delay * 2))
             pause = delay * random.uniform(0.5, 1.0)
             log.warning("server_away retry_in=%.2f error=%s", pause, error)
         await first_of(pause, stop)
@@ -229,7 +229,7 @@ async def keep_helper(
             "helper_died number=%d status=%s restart_in=%.1f", number, child.returncode, delay
         )
         await first_of(delay, stop)
-        delay = min(RESTART_MOST, delay * 2)
+        delay = min(RESTART_MAX, delay * 2)
 
 
 async def _stop_child(child: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:

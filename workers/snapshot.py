@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
-from broker import reads
-from broker.aio.session import Session
-from broker.codec import decode_keys, pack_field
-from broker.digest import Digest
+from broker.backend import queries
+from broker.backend.commands import lease_lost
+from broker.backend.replies import Lease
+from broker.backend.session import Session
+from broker.core.fold import BadChunk
+from broker.core.shard import Head
+from broker.core.tables import need_numpy, new_tables
+from broker.engine.net_changes import PAGE_KEYS, NetChanges
 from broker.errors import BackendError
-from broker.fold import BadChunk
-from broker.keys import ShardKeys
-from broker.lua import lease_lost
-from broker.lua.replies import Lease
-from broker.model import LogEntry, Position
-from broker.netchanges import PAGE_KEYS, NetChanges
-from broker.protocol import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
-from broker.shardstate import Head
-from broker.tables import need_numpy, new_tables
+from broker.protocol.codec import decode_keys, pack_field
+from broker.protocol.constants import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
+from broker.protocol.digest import Digest
+from broker.protocol.messages import LogEntry, Position
+from broker.protocol.names import ShardKeys
 
 if TYPE_CHECKING:
-    from broker.tables.shard import ShardTables
+    from broker.core.tables.shard import ShardTables
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +132,9 @@ class SnapshotWorker:
         known = self._tables.producers() if self._tables is not None else set()
         # Asked before the head: what they wrote is not beyond it. A node that is back by then has
         # another incarnation, which is not among those known.
-        names = await reads.gone_nodes(client, self._keys, {node for node, _ in known})
+        names = await queries.gone_nodes(client, self._keys, {node for node, _ in known})
         gone = {who for who in known if who[0] in names}
-        head = (await reads.log_page(client, self._keys, 0, 0)).head
+        head = (await queries.log_page(client, self._keys, 0, 0)).head
         if head is None:
             return None
         if (head.snapshot.epoch, head.snapshot.offset) != self._last:
@@ -173,7 +173,7 @@ class SnapshotWorker:
         Raises:
             BackendError: Redis failed.
         """
-        head = (await reads.log_page(self._session.client, self._keys, 0, 0)).head
+        head = (await queries.log_page(self._session.client, self._keys, 0, 0)).head
         return head is not None and self._presses(head)
 
     def _presses(self, head: Head) -> bool:
@@ -184,14 +184,14 @@ class SnapshotWorker:
             return True
         if pressed and self._cut_to < head.snapshot.offset:
             return True
-        marks = await reads.state_marks(self._session.client, self._keys)
+        marks = await queries.state_marks(self._session.client, self._keys)
         return marks is not None and marks.digest is None and marks.snapshot.offset > 0
 
     async def _tables_of(self, at: Position) -> ShardTables | None:
         """Return the tables as the full state has them at a position, for the caller to change."""
         tables, self._tables = self._tables, None
         if tables is None or self._tables_at != at:
-            fields = await reads.table_fields(self._session.client, self._keys)
+            fields = await queries.table_fields(self._session.client, self._keys)
             if fields:
                 need_numpy()
             # The first time numpy is imported; a flush worker in this process cannot wait for that.
@@ -211,7 +211,7 @@ class SnapshotWorker:
             len(changes.touched) < PORTION_KEYS or changes.position.offset < head.fold_to
         ):
             after = changes.position.offset
-            page = await reads.log_page(self._session.client, self._keys, after, LOG_PAGE_BATCHES)
+            page = await queries.log_page(self._session.client, self._keys, after, LOG_PAGE_BATCHES)
             if not page.entries:
                 raise BackendError(
                     f"the log of shard {self.shard} has nothing after offset {after}, its head is "
@@ -244,7 +244,7 @@ class SnapshotWorker:
         # One page at least, if only for a digest that is new.
         for first in range(0, max(1, len(names)), PAGE_KEYS):
             page = names[first : first + PAGE_KEYS]
-            before = await reads.state_fields(client, self._keys, page) if page else []
+            before = await queries.state_fields(client, self._keys, page) if page else []
             fields: list[tuple[str, bytes]] = []
             gone: list[str] = []
             for name, old in zip(page, before, strict=True):
@@ -285,7 +285,7 @@ class SnapshotWorker:
     async def _digest_of_state(self) -> Digest:
         """Sum up the whole hash: once in its life, and where somebody deleted the digest."""
         digest, seen = Digest(), set[str]()
-        async for names, fields in reads.state_pages(self._session.client, self._keys):
+        async for names, fields in queries.state_pages(self._session.client, self._keys):
             for name, one in zip(decode_keys(names), fields, strict=True):
                 if name not in seen:
                     seen.add(name)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from broker import reads
-from broker.aio.checking import settled
-from broker.aio.session import Session
-from broker.aio.verifier import Verifier
-from broker.codec import decode_following, decode_keys, unpack_fields
+from broker.backend import queries
+from broker.backend.connections import translated
+from broker.backend.session import Session
 from broker.config import checked_name
-from broker.connection import translated
+from broker.core.fold import decode_chunks, fold
+from broker.core.shard import Head
+from broker.engine.self_check import retry_until_stable
+from broker.engine.verifier import Verifier
 from broker.errors import BackendError, BrokerError, DecodeError
-from broker.fold import decode_chunks, fold
-from broker.keys import ShardKeys, shard_of, slot_of_key
-from broker.model import Position
-from broker.protocol import PROTOCOL_VERSION
-from broker.shardstate import Head
+from broker.protocol.codec import decode_following, decode_keys, unpack_fields
+from broker.protocol.constants import PROTOCOL_VERSION
+from broker.protocol.messages import Position
+from broker.protocol.names import ShardKeys, shard_of, slot_of_key
 
 LOG_PAGE_BATCHES = 64
 # A worker that is alive is heard of every heartbeat (1 s) or lease renewal (3 s).
@@ -56,13 +56,13 @@ class Inspector:
         """Connect.
 
         Raises:
-            ConnectError, ServerUnfitError, EmbeddedError: with the fix.
+            ConnectError, UnsupportedServerError, EmbeddedError: with the fix.
             NamespaceMismatchError: another protocol version.
             BrokerError: nobody made the namespace yet.
         """
         try:
             await self._session.connect()
-            found = await self._session.look()
+            found = await self._session.try_join()
         except BaseException:
             await self._session.close()
             raise
@@ -190,7 +190,7 @@ class Inspector:
         keys = self._session.keys[shard_of(key, len(self._session.keys))]
         for _ in range(_TRIES):
             head = await self._head(keys)
-            (field,) = await reads.state_fields(self._session.client, keys, [key])
+            (field,) = await queries.state_fields(self._session.client, keys, [key])
             values: dict[str, Any] = {}
             floors: dict[str, int] = {}
             if field is not None:
@@ -203,7 +203,7 @@ class Inspector:
         """Return the full-state hash as it is: the state at the last snapshot."""
         content: dict[str, Any] = {}
         for keys in self._session.keys:
-            async for names, fields in reads.state_pages(self._session.client, keys):
+            async for names, fields in queries.state_pages(self._session.client, keys):
                 values = unpack_fields(fields)[1]
                 content.update(zip(decode_keys(names), values, strict=True))
         return content
@@ -229,11 +229,11 @@ class Inspector:
         """
         keys = self._session.keys[shard]
         for _ in range(_TRIES):
-            run = await reads.server_run(self._session.client, keys)
+            run = await queries.server_identity(self._session.client, keys)
             head = await self._head(keys)
             values: dict[str, Any] = {}
             floors: dict[str, int] = {}
-            async for names, fields in reads.state_pages(self._session.client, keys, run):
+            async for names, fields in queries.state_pages(self._session.client, keys, run):
                 offsets, column = unpack_fields(fields)
                 decoded = decode_keys(names)
                 values.update(zip(decoded, column, strict=True))
@@ -257,17 +257,17 @@ class Inspector:
         found = {}
         for number in range(len(self._session.keys)):
             verifier = Verifier(self._session, number)
-            for at, names in (await settled(verifier.altered)).items():
+            for at, names in (await retry_until_stable(verifier.altered)).items():
                 found[number, at] = names
         return found
 
     async def accept(self) -> None:
         """Take the full-state hash as it is for right: the next full state sums it up anew."""
         for keys in self._session.keys:
-            await reads.forget_digest(self._session.client, keys)
+            await queries.forget_digest(self._session.client, keys)
 
     async def _head(self, keys: ShardKeys) -> Head:
-        head = (await reads.log_page(self._session.client, keys, 0, 0)).head
+        head = (await queries.log_page(self._session.client, keys, 0, 0)).head
         if head is None:
             raise BackendError(f"{keys.meta} does not exist yet; start `statebroker serve`")
         return head
@@ -283,7 +283,7 @@ class Inspector:
         """Fold the log onto `values`; None if the history moved on under the reader."""
         at = start
         while True:
-            page = await reads.log_page(self._session.client, keys, at.offset, LOG_PAGE_BATCHES)
+            page = await queries.log_page(self._session.client, keys, at.offset, LOG_PAGE_BATCHES)
             if page.head is None or page.head.position.epoch != at.epoch:
                 return None
             for entry in page.entries:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
-from broker.aio.confirm import Confirmer
-from broker.aio.sender import Sender
-from broker.aio.session import Session
+from broker.backend.session import Session
 from broker.config import checked_name, checked_of, default_node
+from broker.core.tables.kinds import table_key
+from broker.engine.durability import Confirmer
+from broker.engine.sender import Sender
 from broker.errors import (
     BrokerError,
     BufferFullError,
@@ -21,15 +22,15 @@ from broker.errors import (
     DataLostError,
     FlushTimeoutError,
 )
-from broker.keys import shard_of
-from broker.model import TableRun, Token, Value
-from broker.protocol import OP_DELETE, OP_INCREMENT, OP_SET
-from broker.tables.kinds import table_key
-from broker.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
+from broker.model import Token
+from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.messages import TableRun, Value
+from broker.protocol.names import shard_of
+from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
 
 if TYPE_CHECKING:
-    from broker.aio.tablewriter import TableWriter
-    from broker.buffer import ProducerBuffer
+    from broker.aio.table_writer import TableWriter
+    from broker.core.buffer import ProducerBuffer
 
 log = logging.getLogger(__name__)
 
@@ -133,12 +134,12 @@ class Producer:
         """Connect, join the namespace and take the node name.
 
         Raises:
-            ConnectError, ServerUnfitError, EmbeddedError, NamespaceMismatchError: with the fix.
+            ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
         """
         try:
             await self._session.connect()
-            await self._session.make_or_join()
-            await self._session.summon_workers()
+            await self._session.create_or_join()
+            await self._session.ensure_workers()
             sender = Sender(
                 self._session,
                 self.node,
@@ -255,7 +256,7 @@ class Producer:
 
     def setter(self, exact: Callable[[str, Any], T]) -> Callable[[str, Any], T | None]:
         """Return the fastest way to set a key from any thread; `exact` is what cannot go it."""
-        return exact if self._timestamps else self.buffer.setter(exact, self.wake_for)
+        return exact if self._timestamps else self.buffer.make_fast_set(exact, self.wake_for)
 
     async def _put(self, op: int, key: str, value: Any) -> None:
         if not self.put(op, key, value):
@@ -323,7 +324,7 @@ class Producer:
             ConfigError: the name or a type is not one.
         """
         key = table_key(name, keys, values)
-        from broker.aio.tablewriter import TableWriter  # noqa: PLC0415 - needs numpy
+        from broker.aio.table_writer import TableWriter  # noqa: PLC0415 - needs numpy
 
         return TableWriter(self, key)
 
@@ -408,8 +409,8 @@ class Producer:
 
         Raises:
             FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
-            UnconfirmedError: one of these, but all is accepted; too few replicas or disks have it.
-            ServerUnfitError: `fsynced` is more than this server can tell; all is accepted.
+            NotReplicatedError: all is accepted, but too few replicas or disks have it in time.
+            UnsupportedServerError: `fsynced` is more than this server can tell; all is accepted.
             FencedError: another process took the node name.
             DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
         """

@@ -9,34 +9,26 @@ from dataclasses import asdict
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
-from broker.aio.checking import verified
-from broker.aio.follower import Follower
-from broker.aio.reader import Reader
-from broker.aio.session import Session
-from broker.callbacks import call_for_each
-from broker.changes import ChangeQueue, OverflowPolicy
+from broker.aio.iterator import Reader
+from broker.backend.session import Session
 from broker.config import checked_name, checked_of
+from broker.core.change_queue import ChangeQueue, OverflowPolicy
+from broker.core.queues import Bell, ReaderQueue
+from broker.core.shard import ShardState
+from broker.core.status import StatusQueue
+from broker.core.tables import need_numpy
+from broker.core.tables.kinds import table_key
+from broker.engine.callbacks import call_for_each
+from broker.engine.replication import Follower
+from broker.engine.self_check import verified
 from broker.errors import ClosedError, ConfigError, TokenError
-from broker.keys import shard_of
-from broker.model import (
-    Change,
-    Health,
-    Position,
-    Status,
-    StatusChange,
-    TableKey,
-    Token,
-    Verification,
-)
-from broker.queues import Bell, ReaderQueue
-from broker.shardstate import ShardState
-from broker.statuses import StatusQueue
-from broker.tables import need_numpy
-from broker.tables.kinds import table_key
+from broker.model import Change, Health, Status, StatusChange, Token, Verification
+from broker.protocol.messages import Position, TableKey
+from broker.protocol.names import shard_of
 
 if TYPE_CHECKING:
-    from broker.tables.shard import ShardTables
-    from broker.tables.view import TableView
+    from broker.core.tables.shard import ShardTables
+    from broker.core.tables.view import TableView
 
 CHANGES_LIMIT = 100_000
 
@@ -103,11 +95,11 @@ class Replica(Mapping[str, Any]):
         """Connect and begin to load; returns before the replica is live (see `wait_live`).
 
         Raises:
-            ConnectError, ServerUnfitError, EmbeddedError, NamespaceMismatchError: with the fix.
+            ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
         """
         try:
             await self._session.connect()
-            await self._session.summon_workers()
+            await self._session.ensure_workers()
             if self._on_status is not None:
                 bell = Bell()
                 queue = StatusQueue(bell.ring)
@@ -209,7 +201,7 @@ class Replica(Mapping[str, Any]):
         return tuple(self._view(key, read) for key in sorted(found))
 
     def _view(self, key: TableKey, read: Callable[[Callable[[], Any]], Any]) -> TableView:
-        from broker.tables.view import TableView  # noqa: PLC0415 - needs numpy
+        from broker.core.tables.view import TableView  # noqa: PLC0415 - needs numpy
 
         return TableView(key, self._tables, read)
 

@@ -11,8 +11,8 @@ from typing import ClassVar, Self
 
 from broker.config import checked_name
 from broker.embedded.launch import Line, connect, launch, starting
+from broker.embedded.location import EmbeddedDir, unusable
 from broker.embedded.log import tail
-from broker.embedded.place import Place, unusable
 from broker.errors import EmbeddedError
 
 # Longer than a keeper takes to stop everything.
@@ -53,10 +53,10 @@ class Attachment:
         self.connection.close()
 
 
-class PrivatePlace:
+class PrivateDir:
     """Where the private server of this process, and of those forked from it, lives at present."""
 
-    place: ClassVar[Place | None] = None
+    place: ClassVar[EmbeddedDir | None] = None
 
 
 def attach(
@@ -89,7 +89,7 @@ def attach(
     request = json.dumps({"use": workers_for, "serves": serve}).encode() + b"\n"
     while True:
         try:
-            line = reach_private() if directory is None else reach(Place.of(directory))
+            line = reach_private() if directory is None else reach(EmbeddedDir.of(directory))
         except OSError as cause:
             raise unusable(directory or Path("a temporary directory"), cause) from cause
         try:
@@ -150,7 +150,7 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
         return b""
 
 
-def reach(place: Place) -> Line:
+def reach(place: EmbeddedDir) -> Line:
     """Connect to the keeper of a directory, starting it if nobody has.
 
     Several processes may do this at once: one gets the lock and starts, the others find its socket.
@@ -178,13 +178,13 @@ def reach(place: Place) -> Line:
 def reach_private() -> Line:
     """Connect to the private keeper of this process tree, or start one in a new place."""
     with starting:
-        if PrivatePlace.place is not None:
-            connection = connect(PrivatePlace.place)
+        if PrivateDir.place is not None:
+            connection = connect(PrivateDir.place)
             if connection is not None:
-                return Line(PrivatePlace.place, connection)
+                return Line(PrivateDir.place, connection)
             # The keeper removed it, unless it was killed.
-            PrivatePlace.place.remove()
-        PrivatePlace.place = place = Place.private()
+            PrivateDir.place.remove()
+        PrivateDir.place = place = EmbeddedDir.private()
         lock = place.try_lock()
         if lock is None:
             raise EmbeddedError(f"somebody locked the new directory {place.directory}")

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.config import checked_name
-from broker.embedded.crew import Crew
-from broker.embedded.place import Place
+from broker.embedded.location import EmbeddedDir
 from broker.embedded.server import Server
+from broker.embedded.worker_pool import Crew
 from broker.errors import ConfigError, EmbeddedError
 
 WORKER_COMMAND = (sys.executable, "-m", "workers", "serve")
@@ -67,7 +67,7 @@ class Keeper:
         worker_command: how to run a worker.
     """
 
-    def __init__(self, place: Place, lock: int, worker_command: Sequence[str]) -> None:
+    def __init__(self, place: EmbeddedDir, lock: int, worker_command: Sequence[str]) -> None:
         self.place = place
         self.lock = lock
         self.server: Server | None = None
@@ -151,7 +151,7 @@ class Keeper:
 
 async def keep(directory: Path, *, is_private: bool, listener: int, lock: int) -> None:
     """Run a keeper on the descriptors that `attach` handed over."""
-    keeper = Keeper(Place.of(directory, is_private=is_private), lock, WORKER_COMMAND)
+    keeper = Keeper(EmbeddedDir.of(directory, is_private=is_private), lock, WORKER_COMMAND)
     await keeper.run(socket.socket(fileno=listener))
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from broker.embedded.location import EmbeddedDir
 from broker.embedded.log import rotate
-from broker.embedded.place import Place
 
 PACKAGES = Path(__file__).resolve().parents[2]
 
@@ -36,12 +36,12 @@ class Line:
         launch: the start of the keeper when this process started it.
     """
 
-    place: Place
+    place: EmbeddedDir
     connection: socket.socket
     launch: subprocess.Popen[bytes] | None = None
 
 
-def connect(place: Place) -> socket.socket | None:
+def connect(place: EmbeddedDir) -> socket.socket | None:
     """Connect to the keeper of a place; None when nobody listens."""
     connection = socket.socket(socket.AF_UNIX)
     try:
@@ -55,7 +55,7 @@ def connect(place: Place) -> socket.socket | None:
     return connection
 
 
-def launch(place: Place, lock: int) -> Line:
+def launch(place: EmbeddedDir, lock: int) -> Line:
     """Start a keeper and connect to it.
 
     The listening socket is made here and handed over, as the lock is: it takes connections, which
@@ -86,7 +86,7 @@ def launch(place: Place, lock: int) -> Line:
         os.close(lock)
 
 
-def spawn(place: Place, listener: int, lock: int, log: BinaryIO) -> subprocess.Popen[bytes]:
+def spawn(place: EmbeddedDir, listener: int, lock: int, log: BinaryIO) -> subprocess.Popen[bytes]:
     """Run the keeper's process, in a session of its own: Ctrl-C here is not meant for it."""
     kind = "private" if place.is_private else "shared"
     return subprocess.Popen(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from broker.embedded.binary import find_binary
 from broker.embedded.child import Child
-from broker.embedded.place import Place
+from broker.embedded.location import EmbeddedDir
 
 # An append-only file loads at some hundred MB a second.
 START_TIMEOUT_S = 60.0
@@ -26,7 +26,7 @@ class Server(Child):
         EmbeddedError: There is no binary to run.
     """
 
-    def __init__(self, place: Place, lock: int) -> None:
+    def __init__(self, place: EmbeddedDir, lock: int) -> None:
         self.place = place
         super().__init__(
             "the embedded server",
@@ -53,7 +53,7 @@ class Server(Child):
         await self.stop(0 if self.place.is_private else STOP_GRACE_S)
 
 
-def command(binary: Path, place: Place) -> list[str | Path]:
+def command(binary: Path, place: EmbeddedDir) -> list[str | Path]:
     """Return the command line: no TCP, no eviction, and a file only where there is a directory."""
     return [
         binary,

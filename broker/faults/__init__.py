@@ -1,11 +1,16 @@
-"""A test kit: break the way to Redis on purpose, record what happened, and judge the record.
+"""The old name of `broker.testing`; it goes with version 1.0."""
 
-`FaultProxy` stands between a program and its Redis. `Journal` and `read_journal` keep histories in
-files that survive a SIGKILL; `broker.faults.validators` has one pure function for each promise.
-"""
+from typing import Any
+from warnings import warn
 
-from broker.faults.journal import Journal, read_journal
-from broker.faults.lineage import Lineage
-from broker.faults.proxy import FaultProxy
+from broker import testing
 
-__all__ = ["FaultProxy", "Journal", "Lineage", "read_journal"]
+
+def __getattr__(name: str) -> Any:
+    """Load a name from its new home, with a warning."""
+    warn(
+        "broker.faults is now broker.testing; the old name goes with version 1.0",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(testing, name)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import redis
 
-from broker.keys import ShardKeys
+from broker.protocol.names import ShardKeys
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 
 

@@ -35,8 +35,8 @@ EXIT_FAULTS = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
-MOST_ROUNDS = 100
-MOST_UPDATES = 1_000_000
+MAX_ROUNDS = 100
+MAX_UPDATES = 1_000_000
 DOCS = ROOT / "docs" / "benchmarks"
 
 
@@ -69,13 +69,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--rounds",
-        type=_between(MOST_ROUNDS),
+        type=_between(MAX_ROUNDS),
         metavar="N",
         help=f"(default: {ROUNDS}; of curves {CURVE_ROUNDS})",
     )
     parser.add_argument(
         "--updates",
-        type=_between(MOST_UPDATES),
+        type=_between(MAX_UPDATES),
         metavar="N",
         help="in each run of each contender; by default as many as take a second or more",
     )

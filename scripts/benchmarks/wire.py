@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import hiredis
 
+from broker.backend.commands import source
 from broker.config import SETTINGS
-from broker.keys import ShardKeys, config_key
-from broker.lua import source
 from broker.model import Token
-from broker.protocol import BULK_BYTES, PROTOCOL_VERSION
+from broker.protocol.constants import BULK_BYTES, PROTOCOL_VERSION
+from broker.protocol.names import ShardKeys, config_key
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 
 READ_BYTES = 1 << 20

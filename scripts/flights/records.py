@@ -39,7 +39,7 @@ MINUTES_AN_HOUR = 60
 MINUTES_A_DAY = 24 * MINUTES_AN_HOUR
 ANNOUNCED_AHEAD = 3 * 60
 """Minutes before its scheduled departure at which a flight appears in the state."""
-LEAST_TAXI = 5
+MIN_TAXI = 5
 """Minutes an aircraft rolls before and after its time in the air, at the very least."""
 LONGEST_DELAY = 7 * MINUTES_A_DAY
 GZIP_MAGIC = b"\x1f\x8b"
@@ -223,5 +223,5 @@ def elapsed(row: Row, departure_delay: int, arrival_delay: int | None) -> int:
         return max(1, by_the_clocks % MINUTES_A_DAY)
     # The arrival is told by the destination's clock, whose time zone the file does not name. Zones
     # differ by whole hours, so the minutes are right, and the air time says which hour it was.
-    least = row.number("air_time", 0, MINUTES_A_DAY) + LEAST_TAXI
+    least = row.number("air_time", 0, MINUTES_A_DAY) + MIN_TAXI
     return least + (by_the_clocks - least) % MINUTES_AN_HOUR

@@ -8,7 +8,7 @@ from secrets import token_hex
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
-from broker.connection import Connections, attached, check_server
+from broker.backend.connections import Connections, attached, check_server
 from scripts.flights.processes import Child, Children, DemoError
 
 # Of two workers of a kind one can be killed, and the other carries on.

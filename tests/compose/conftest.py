@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pytest_docker.plugin import get_docker_services
 
+from broker.testing.server import free_port
 from tests.compose.engine import compose_command
 from tests.compose.harness import Harness
 from tests.compose.project import Project, until
-from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180.0

@@ -9,10 +9,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from broker.faults.history import History
-from broker.faults.journal import Journal, Tail, read_journal
-from broker.faults.records import Forgot, Headed, Place, Seen
-from broker.faults.validators import VALIDATORS
+from broker.testing.history import History
+from broker.testing.journal import Journal, Tail, read_journal
+from broker.testing.records import Forgot, Headed, Place, Seen
+from broker.testing.validators import VALIDATORS
 from tests.compose.project import RECOVERY_SECONDS, Project, until
 
 WRITERS = ("writer-1", "writer-2")

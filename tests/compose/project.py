@@ -7,7 +7,7 @@ import subprocess
 from functools import partial
 from typing import Any
 
-from tests.waiting import eventually
+from broker.testing.waiting import eventually
 
 RUN_SECONDS = 30
 RECOVERY_SECONDS = 60.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from broker.keys import ShardKeys, slot_of_key
+from broker.protocol.names import ShardKeys, slot_of_key
 from tests.compose.harness import Harness
 from tests.compose.project import RECOVERY_SECONDS, until
 

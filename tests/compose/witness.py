@@ -11,13 +11,13 @@ from time import monotonic
 
 from broker.aio import Inspector
 from broker.config import SETTINGS
-from broker.faults.history import WITNESS
-from broker.faults.journal import Journal
-from broker.faults.records import Final, Place, digest_of
-from broker.keys import shard_of
-from broker.tasks import end
-from scripts.chaos.keyspace import SHARDS
-from scripts.chaos.witness import Witness
+from broker.protocol.names import shard_of
+from broker.runtime.tasks import cancel_and_wait
+from broker.testing.history import WITNESS
+from broker.testing.journal import Journal
+from broker.testing.records import Final, Place, digest_of
+from tests.chaos.keyspace import SHARDS
+from tests.chaos.witness import Witness
 
 RETRY_S = 0.2
 
@@ -47,7 +47,7 @@ async def watch(url: str, namespace: str, journal: Journal) -> None:
         if witness.done():
             print(f"witness: {witness.exception()!r}", flush=True)  # noqa: T201 - for the log
             await asyncio.sleep(RETRY_S)
-        await end([witness])
+        await cancel_and_wait([witness])
     await tell_finals(url, namespace, journal)
 
 

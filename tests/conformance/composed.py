@@ -11,11 +11,11 @@ from pathlib import Path
 
 import redis
 
+from broker.testing.server import free_port
+from broker.testing.waiting import eventually
 from tests.compose.engine import compose_command
 from tests.compose.project import Container, Project, docker
 from tests.conformance.deployments import Deployment
-from tests.servers import free_port
-from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.testing.server import REDIS, VALKEY, find_binary
 from tests.conformance.composed import Composed
 from tests.conformance.deployments import (
     BehindSentinels,
@@ -17,7 +18,6 @@ from tests.conformance.deployments import (
     NewDirectory,
     Single,
 )
-from tests.servers import REDIS, VALKEY, find_binary
 
 MAKERS: dict[str, Callable[[NewDirectory], Deployment]] = {
     "valkey": lambda directory: Single(VALKEY, directory),

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 import redis
 
-from broker.keys import ShardKeys, slot_of_key
-from tests.clustered import ClusterOfServers, Reachable, Watched, ask, client
-from tests.integration.serving import Serving
-from tests.roles import RoleUsers
-from tests.servers import Server
-from tests.waiting import eventually
+from broker.protocol.names import ShardKeys, slot_of_key
+from broker.testing.clusters import ClusterOfServers, Reachable, Watched, ask, client
+from broker.testing.server import Server
+from broker.testing.waiting import eventually
+from tests.acl_users import RoleUsers
+from tests.integration.running_workers import Serving
 
 NewDirectory = Callable[[], Path]
 

@@ -14,9 +14,9 @@ from typing import TypeVar
 import pytest
 
 from broker import BackendError, DataLostError, Inspector, Producer, Replica, Status
-from broker.keys import ShardKeys, shard_of, slot_of_key
+from broker.protocol.names import ShardKeys, shard_of, slot_of_key
+from broker.testing.waiting import eventually
 from tests.conformance.deployments import SHARDS, Clustered, Deployment
-from tests.waiting import eventually
 
 T = TypeVar("T")
 

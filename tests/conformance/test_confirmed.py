@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import Inspector, Producer, UnconfirmedError
+from broker import Inspector, NotReplicatedError, Producer
 from tests.conformance.deployments import SHARDS, Deployment
 
 KEYS = {f"k{number}": number for number in range(SHARDS * 10)}
@@ -40,7 +40,7 @@ def test_replicas_that_are_not_there_confirm_nothing(
     with Producer(replicated.way("producer"), namespace=namespace, shards=SHARDS) as producer:
         producer.set_many(KEYS)
         producer.flush(20, replicas=1)
-        with pytest.raises(UnconfirmedError, match="of 9 replicas have it in memory"):
+        with pytest.raises(NotReplicatedError, match="of 9 replicas have it in memory"):
             producer.flush(0.5, replicas=9)
         producer.set_many(KEYS)
         producer.flush(20, replicas=1)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from broker import Inspector, Producer, Replica, Status
-from broker.keys import shard_of
 from broker.model import Token
+from broker.protocol.names import shard_of
+from broker.testing.waiting import eventually
 from tests.conformance.deployments import SHARDS, Deployment
-from tests.waiting import eventually
 
 KEYS = 120
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from broker import DataLostError, Inspector, Producer
-from broker.sentinel import ABORTED, FENCE_MOST, PROMOTING, SWITCHED, Sentinels
-from broker.urls import Address
-from tests.clustered import Watched, ask
-from tests.integration.serving import NewServing, Serving
-from tests.servers import KINDS, find_binary
-from tests.waiting import eventually
+from broker.backend.sentinel import ABORTED, FENCE_MAX, PROMOTING, SWITCHED, Sentinels
+from broker.backend.urls import Address
+from broker.testing.clusters import Watched, ask
+from broker.testing.server import KINDS, find_binary
+from broker.testing.waiting import eventually
+from tests.integration.running_workers import NewServing, Serving
 
 # Seconds that a command may be under way on a machine that is not busy.
 IN_FLIGHT = 0.05
@@ -85,7 +85,7 @@ class Fence:
     async def owner(self, key: str | bytes | None) -> Address:
         """Pass on whom it names."""
         found = await self._owner(key)
-        if found == self._replaced and time.time() < self.heard[-1] + FENCE_MOST:
+        if found == self._replaced and time.time() < self.heard[-1] + FENCE_MAX:
             self.wrong.append(f"{found} {time.time() - self.heard[-1]:.3f} s after it heard")
         return found
 

@@ -8,12 +8,12 @@ import os
 import pytest
 
 from broker import Inspector, Producer
-from broker.aio.session import Session
-from broker.lua.replies import Drained, DrainLimits, NotDue, Undeclared
-from tests.clustered import ask
+from broker.backend.replies import Drained, DrainLimits, NotDue, Undeclared
+from broker.backend.session import Session
+from broker.testing.clusters import ask
+from broker.testing.waiting import eventually
 from tests.conformance.deployments import SHARDS, Clustered, first_slot
-from tests.integration.serving import joined
-from tests.waiting import eventually
+from tests.integration.running_workers import joined
 
 
 async def drained(session: Session, nodes: list[str]) -> Drained | NotDue:

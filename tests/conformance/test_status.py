@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from broker import Inspector, Producer
-from broker.keys import ShardKeys, slot_of_key
-from tests.clustered import Watched
+from broker.protocol.names import ShardKeys, slot_of_key
+from broker.testing.clusters import Watched
+from broker.testing.waiting import eventually
 from tests.conformance.deployments import SHARDS, BehindSentinels, Clustered, Deployment, first_slot
-from tests.waiting import eventually
 from workers.cli import statebroker
 
 

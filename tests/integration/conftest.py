@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from broker import Inspector, Producer
-from broker.keys import ShardKeys
-from tests.integration.serving import NewServing, Serving
-from tests.integration.world import World
-from tests.servers import KINDS, Server
+from broker.protocol.names import ShardKeys
+from broker.testing.server import KINDS, Server
+from tests.integration.running_workers import NewServing, Serving
+from tests.integration.watched_shard import World
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,12 +12,12 @@ from typing import Any, cast
 import hiredis
 import redis
 
-from broker.codec import decode_packet, encode_chunk
-from broker.keys import ShardKeys, config_key
-from broker.lua import source
-from broker.model import Batch, Chunk, Run
-from broker.protocol import NO_ID, OP_SET
-from tests.servers import Server
+from broker.backend.commands import source
+from broker.protocol.codec import decode_packet, encode_chunk
+from broker.protocol.constants import NO_ID, OP_SET
+from broker.protocol.messages import Batch, Chunk, Run
+from broker.protocol.names import ShardKeys, config_key
+from broker.testing.server import Server
 
 EPOCH = b"epoch--1"
 MARK = b"mark---1"

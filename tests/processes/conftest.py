@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.place import Place
+from broker.testing.server import VALKEY, Server
 from tests.processes.programs import WORKERS, Program, Result, await_file
-from tests.servers import VALKEY, Server
+from tests.processes.served_namespace import Place
 
 Serve = Callable[..., Program]
 Run = Callable[..., Result]
@@ -74,10 +74,10 @@ def start(tmp_path: Path) -> Iterator[NewProgram]:
 def run(start: NewProgram) -> Run:
     """Give a function that runs `statebroker` to its end, and returns how that was."""
 
-    def to_the_end(*arguments: str, **settings: str) -> Result:
+    def run_shielded(*arguments: str, **settings: str) -> Result:
         return start(*arguments, **settings).result()
 
-    return to_the_end
+    return run_shielded
 
 
 @pytest.fixture

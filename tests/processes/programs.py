@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.servers import DIE_WITH_PARENT
-from tests.waiting import POLL_SECONDS, eventually
+from broker.testing.server import DIE_WITH_PARENT
+from broker.testing.waiting import POLL_SECONDS, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 PROC = Path("/proc")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server
+from broker.testing.server import Server
 
 ROOT = Path(__file__).parents[2]
 NO_NETWORK = ("name resolution", "NewConnectionError", "ConnectTimeoutError", "ProxyError")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("wheel")
 WRITE_AND_LOOK = """
 import json, sys
 import broker, redis
-from broker.keys import ShardKeys
+from broker.protocol.names import ShardKeys
 
 url, namespace = sys.argv[1:]
 with broker.Producer(url, namespace=namespace, node="wheel", shards=1) as producer:

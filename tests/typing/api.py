@@ -37,10 +37,10 @@ from broker import (
     TokenError,
     aio,
 )
-from broker.model import Operation, Value
-from broker.tables.input import Keys
-from broker.tables.view import TableCopy, TablePart, TableView
-from broker.tablewriter import TableWriter
+from broker.core.tables.input import Keys
+from broker.core.tables.view import TableCopy, TableOp, TableView
+from broker.protocol.messages import Operation, Value
+from broker.sync.table_writer import TableWriter
 
 JsonLike = dict[str, list[int | None]]
 
@@ -177,7 +177,7 @@ def reads_tables(url: str | None) -> None:
         assert_type(copy.timestamps, npt.NDArray[np.int64])
         assert_type(view.read(len), int)
         for part in view.parts:
-            assert_type(part, TablePart)
+            assert_type(part, TableOp)
             assert_type(part.values, npt.NDArray[Any])
             assert_type(part.timestamps, npt.NDArray[np.int64] | None)
             assert_type(part.present, npt.NDArray[np.bool_])

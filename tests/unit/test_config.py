@@ -174,7 +174,7 @@ def test_made_up_node_names_are_names_and_differ() -> None:
 @pytest.mark.parametrize("host", ["", "a host/with:signs", "h" * 200, "münchen"])
 def test_no_host_name_makes_a_bad_node_name(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hosts may be called anything."""
-    monkeypatch.setattr("socket.gethostname", lambda: host)
+    monkeypatch.setattr("platform.node", lambda: host)
     checked_name("node", default_node())
 
 

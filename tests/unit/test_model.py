@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 
 from broker.errors import BrokerError, TokenError
-from broker.model import Batch, Chunk, Position, Run, Status, Token
-from broker.protocol import NO_ID
+from broker.model import Status, Token
+from broker.protocol.constants import NO_ID
+from broker.protocol.messages import Batch, Chunk, Position, Run
 
 MARKS = st.dictionaries(
     st.integers(0, 4095),

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from broker import eventloop
+from broker.backend.acl import ROLES, rules
+from broker.backend.connections import Connections, attached, check_server
 from broker.config import checked_name
-from broker.connection import Connections, attached, check_server
 from broker.errors import ConfigError
-from broker.roles import ROLES, rules
+from broker.runtime import eventloop
 from workers.cli.options import checked_options, place_options, setting_options
 from workers.cli.secrets import first_line
 

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from broker import Inspector, Producer, Replica, Status, StatusChange
-from broker.keys import shard_of
 from broker.model import Change
+from broker.protocol.names import shard_of
 from workers.cli.options import checked_options, place_options
 
 TIMEOUT = 10.0

@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from broker import eventloop
+from broker.backend.acl import ROLES
 from broker.config import checked_name
-from broker.roles import ROLES
+from broker.runtime import eventloop
 from workers.cli.options import checked_options, place_options
 from workers.doctor import Finding, Severity, Survey, judge, survey
 

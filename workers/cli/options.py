@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from broker.backend.connections import EMBEDDED
+from broker.backend.urls import redacted
 from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
-from broker.connection import EMBEDDED
 from broker.errors import BrokerError, ConfigError
-from broker.urls import redacted
 from workers.cli.secrets import first_line, has_password, with_password
 
 F = TypeVar("F", bound=Callable[..., Any])

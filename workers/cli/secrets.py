@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qs, quote
 
+from broker.backend.urls import redacted
 from broker.errors import ConfigError
-from broker.urls import redacted
 
 _LOGIN = re.compile(r"(?P<scheme>[a-z+]+://)(?:(?P<login>[^/]*)@)?(?P<rest>.*)", re.IGNORECASE)
 

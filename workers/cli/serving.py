@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from broker import eventloop
+from broker.runtime import eventloop
 from workers.cli.log import log_to_stderr
 from workers.cli.options import checked_options, place_options, setting_options
 from workers.serve import Roles

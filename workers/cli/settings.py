@@ -10,8 +10,8 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
+from broker.backend.urls import redacted
 from broker.config import SETTINGS, allowed
-from broker.urls import redacted
 from workers.cli.options import checked_options, place_options, setting_options
 
 SOURCES = {

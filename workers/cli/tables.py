@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker import Replica
-from broker.protocol import TABLE_KINDS
+from broker.protocol.constants import TABLE_KINDS
 from workers.cli.content import TIMEOUT, as_text, json_option
 from workers.cli.options import checked_options, place_options
 
 if TYPE_CHECKING:
     # Every command loads this module, and numpy takes its time.
-    from broker.tables.view import TableView
+    from broker.core.tables.view import TableView
 
 
 @click.command()

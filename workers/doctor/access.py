@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from broker.roles import ROLES
+from broker.backend.acl import ROLES
 from workers.doctor.model import Facts, Finding, Severity
 
 OK, NOTE, WARNING, ERROR = Severity
 
 CLOCK_NOTE_S, CLOCK_WARNING_S = 1.0, 60.0
-MOST_NAMED = 4
+MAX_NAMED = 4
 
 
 def judge_access(facts: Facts) -> list[Finding]:
@@ -63,12 +63,12 @@ def _roles(facts: Facts) -> Iterator[Finding]:
 
 def _unable(facts: Facts, role: str) -> Finding:
     lacking = facts.lacking[role]
-    rest = len(lacking) - MOST_NAMED
+    rest = len(lacking) - MAX_NAMED
     node = f" --node {facts.node}" if role == "producer" else ""
     return Finding(
         "acl",
         ERROR,
-        f"may not be {role} in {facts.namespace!r}: lacks {', '.join(lacking[:MOST_NAMED])}"
+        f"may not be {role} in {facts.namespace!r}: lacks {', '.join(lacking[:MAX_NAMED])}"
         + (f" and {rest} more" if rest > 0 else ""),
         f"a process that is {role} as this user fails, at its start or later",
         f"statebroker acl {role} --namespace {facts.namespace}{node}",

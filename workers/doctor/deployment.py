@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from broker.keys import SLOTS
+from broker.protocol.names import SLOTS
 from workers.doctor.model import Finding, SentinelFacts, Severity, Survey
 
 OK, NOTE, WARNING, ERROR = Severity
 
 # Of whoever votes on a failover: with fewer no majority is left when one is away.
-LEAST_VOTERS = 3
-MOST_NAMED = 6
+MIN_VOTERS = 3
+MAX_NAMED = 6
 
 
 def judge_deployment(survey: Survey) -> list[Finding]:
@@ -59,7 +59,7 @@ def _slots(survey: Survey) -> Iterator[Finding]:
 
 def _voters(survey: Survey) -> Iterator[Finding]:
     count = sum(bool(server.slots) for server in survey.servers)
-    if count < LEAST_VOTERS:
+    if count < MIN_VOTERS:
         yield Finding(
             "majority",
             WARNING,
@@ -104,7 +104,7 @@ def _sentinels(survey: Survey, answering: list[SentinelFacts]) -> Iterator[Findi
             "fewer are left to agree on a failover, and to tell clients of it",
             "start them; of one that is gone for good the others forget by SENTINEL RESET",
         )
-    if count < LEAST_VOTERS:
+    if count < MIN_VOTERS:
         yield Finding(
             "sentinels",
             WARNING,
@@ -193,5 +193,5 @@ def _known_replicas(answering: list[SentinelFacts]) -> Iterator[Finding]:
 
 
 def _some(words: list[str]) -> str:
-    rest = len(words) - MOST_NAMED
-    return ", ".join(words[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(words) - MAX_NAMED
+    return ", ".join(words[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

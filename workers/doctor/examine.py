@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from broker import reads
-from broker.directory import Client
+from broker.backend import queries
+from broker.backend.replies import DrainLimits
+from broker.backend.topology import Client
 from broker.errors import BackendError
-from broker.keys import ShardKeys
-from broker.lua.replies import DrainLimits
+from broker.protocol.names import ShardKeys
 from workers.doctor.model import Facts
 from workers.doctor.rights import NOTHING, rights_of, tried
 
@@ -129,7 +129,7 @@ async def _script_error(client: Client) -> str | None:
 async def shards_of(client: Client, namespace: str) -> int:
     """Return how many shards a namespace has; 1 if it has none yet, or we may not look."""
     try:
-        found = await reads.config(client, namespace)
+        found = await queries.config(client, namespace)
     except BackendError:
         return 1
     return found[1] if found else 1

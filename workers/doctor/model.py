@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from broker.urls import Kind
+from broker.backend.urls import Kind
 
 
 class Severity(IntEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from broker.keys import SLOTS
+from broker.protocol.names import SLOTS
 from workers.doctor.model import Facts, Finding, Severity
 
 OK, NOTE, WARNING, ERROR = Severity

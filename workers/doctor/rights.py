@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from broker.directory import Client
-from broker.keys import ShardKeys, config_key
-from broker.roles import ROLES, SHARDED, SINCE, Role
+from broker.backend.acl import ROLES, SHARDED, SINCE, Role
+from broker.backend.topology import Client
+from broker.protocol.names import ShardKeys, config_key
 
 NOTHING: Final = "return 1"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from broker.protocol import MIN_REDIS
+from broker.protocol.constants import MIN_REDIS
 from workers.doctor.model import Facts, Finding, Severity
 from workers.doctor.replication import judge_place, judge_replicas
 

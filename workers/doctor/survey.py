@@ -12,11 +12,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from broker.connection import Connections, attached, translated
-from broker.deployment import is_cluster, of_cluster
+from broker.backend.connections import Connections, attached, translated
+from broker.backend.preflight import is_cluster, of_cluster
+from broker.backend.urls import Address, RedisURL, read_url, redacted
 from broker.errors import BackendError
-from broker.keys import ShardKeys
-from broker.urls import Address, Place, read_url, redacted
+from broker.protocol.names import ShardKeys
 from workers.doctor.examine import allowed, examine, rates, shards_of
 from workers.doctor.model import Facts, SentinelFacts, Survey
 
@@ -81,7 +81,7 @@ async def _surveyed(url: str, asked: Facts, seconds: float) -> Survey:
 
 
 async def _all(
-    place: Place, expected: Sequence[Facts], connections: Connections, seconds: float
+    place: RedisURL, expected: Sequence[Facts], connections: Connections, seconds: float
 ) -> tuple[Facts, ...]:
     """Return what each server of a deployment shows, and what it publishes."""
     namespace = expected[0].namespace
@@ -104,7 +104,7 @@ async def _all(
     )
 
 
-async def _one(place: Place, expected: Facts, shards: int) -> Facts:
+async def _one(place: RedisURL, expected: Facts, shards: int) -> Facts:
     url = place.node_url(address(expected.at))
     connections = Connections(url)
     try:
@@ -179,7 +179,7 @@ async def _watched(
     return {primary: {}} | {at: {"primary": primary} for at in replicas if at != primary}
 
 
-async def _sentinels(place: Place) -> tuple[SentinelFacts, ...]:
+async def _sentinels(place: RedisURL) -> tuple[SentinelFacts, ...]:
     """Return what each sentinel says: those of the URL, and those that they know."""
     found: dict[str, SentinelFacts] = {}
     asked: set[Address] = set()
@@ -196,7 +196,7 @@ async def _sentinels(place: Place) -> tuple[SentinelFacts, ...]:
     return tuple(found.values())
 
 
-async def _sentinel(place: Place, at: Address) -> tuple[str, SentinelFacts, dict[str, Address]]:
+async def _sentinel(place: RedisURL, at: Address) -> tuple[str, SentinelFacts, dict[str, Address]]:
     """Return (id, or the address of one that says nothing; what it says; id -> others)."""
     connections = Connections(place.sentinel_url(at))
     client = connections.commands()

@@ -8,7 +8,7 @@ from threading import Thread
 from typing import Any
 
 from broker import Replica
-from broker.faults.proxy import FaultProxy
+from broker.testing.proxy import FaultProxy
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
 from scripts.benchmarks.link import Link, Place
 from scripts.benchmarks.pace import percentiles

@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack
 from threading import Event, Thread
 
-from broker.keys import ShardKeys
+from broker.protocol.names import ShardKeys
 from scripts.benchmarks import wire
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.link import Link, Place

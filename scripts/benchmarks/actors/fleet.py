@@ -9,9 +9,10 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 from broker import aio
-from broker.codec import encode_chunk
-from broker.model import Chunk, Run, Token
-from broker.protocol import OP_SET
+from broker.model import Token
+from broker.protocol.codec import encode_chunk
+from broker.protocol.constants import OP_SET
+from broker.protocol.messages import Chunk, Run
 from scripts.benchmarks import wire
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.link import Link, Place

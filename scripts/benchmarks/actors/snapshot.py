@@ -7,7 +7,7 @@ import struct
 import time
 from typing import Any
 
-from broker.aio.session import Session
+from broker.backend.session import Session
 from broker.config import SETTINGS
 from scripts.benchmarks.contenders.hset_publish import client
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
@@ -22,7 +22,7 @@ async def fold(place: Place, link: Link) -> None:
     """Bring the full state up to date once for each "go", until told to end."""
     session = Session(place.redis, NAMESPACE, None)
     await session.connect(as_worker=True)
-    await session.make_or_join()
+    await session.create_or_join()
     writer = SnapshotWorker(
         session,
         0,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from broker.codec import decode_chunk, encode_chunk
-from broker.model import Chunk, Run
-from broker.protocol import OP_SET
+from broker.protocol.codec import decode_chunk, encode_chunk
+from broker.protocol.constants import OP_SET
+from broker.protocol.messages import Chunk, Run
 from scripts.benchmarks.link import Place
 
 NODE = "bare"

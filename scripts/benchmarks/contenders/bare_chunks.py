@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from broker.codec import decode_packet
-from broker.model import Batch
+from broker.protocol.codec import decode_packet
+from broker.protocol.messages import Batch
 from scripts.benchmarks.contenders.bare import NODE, PASSES, counted, unpacked
 from scripts.benchmarks.link import Link, Place
 from scripts.benchmarks.wire import KEYS, Wire, append, open_nodes, token

@@ -10,11 +10,11 @@ from scripts.benchmarks.contenders.statebroker_load import is_folded
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.flights import day, fold, timed
 from scripts.benchmarks.model import BenchmarkError, Measure
-from scripts.benchmarks.troupe import TIMEOUT_S, Troupe
+from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup
 
 DAY_S = 12.0
 POLL_S = 0.02
-LEAST_SENT = 0.9
+MIN_SENT = 0.9
 AGE, INTERVAL, KIND = "age", "interval", "kind"
 BOTH, DELTAS, STATES = "both", "deltas", "states"
 TO_ONE = Measure("to_one_kb", "kB a second to a subscriber", "kB/s", is_more_better=False, digits=1)
@@ -44,22 +44,20 @@ def _both(setting: Setting, seconds: float, right: dict[str, object]) -> dict[st
         "LOCAL_DELTA_MAX_AGE": f"{settings[AGE]}s",
         "GLOBAL_DATA_UPDATE_INTERVAL": f"{settings[INTERVAL]}s",
     }
-    with Troupe(setting.server, worker) as troupe:
-        writer = troupe.start(
-            "writer", "actors.replay.both", seconds=seconds, max_age=settings[AGE]
-        )
-        reader = troupe.start("reader", "actors.flow.read", replicas=1, notes=2)
-        reader.tell("note", note=troupe.ready(writer, reader)[0]["note"])
-        troupe.ready(reader)
-        _wait_until_folded(troupe.redis)
-        began = troupe.counters.bytes()
-        published = troupe.counters.meta("bytes")
+    with ProcessGroup(setting.server, worker) as group:
+        writer = group.start("writer", "actors.replay.both", seconds=seconds, max_age=settings[AGE])
+        reader = group.start("reader", "actors.flow.read", replicas=1, notes=2)
+        reader.tell("note", note=group.ready(writer, reader)[0]["note"])
+        group.ready(reader)
+        _wait_until_folded(group.redis)
+        began = group.counters.bytes()
+        published = group.counters.meta("bytes")
         writer.tell("go")
         reader.tell("note", note=writer.report(TIMEOUT_S)["note"])
-        troupe.ready(reader)
-        moved = sum(troupe.counters.bytes()) - sum(began)
-        to_one = troupe.counters.meta("bytes") - published
-        troupe.check([reader], right)
+        group.ready(reader)
+        moved = sum(group.counters.bytes()) - sum(began)
+        to_one = group.counters.meta("bytes") - published
+        group.check([reader], right)
     return {"to_one_kb": to_one, "all_kb": moved}
 
 
@@ -76,18 +74,18 @@ def _wait_until_folded(url: str) -> None:
 def _alone(setting: Setting, seconds: float, right: dict[str, object]) -> dict[str, float]:
     """Deltas or full states alone, by the shortest code that does it."""
     kind = setting.line.settings[KIND]
-    with Troupe(setting.server) as troupe:
-        writer = troupe.start("writer", f"actors.replay.{kind}", seconds=seconds, every=setting.x)
-        reader = troupe.start("reader", f"actors.replay.hear_{kind}")
-        troupe.ready(writer, reader)
-        began = troupe.counters.bytes()
+    with ProcessGroup(setting.server) as group:
+        writer = group.start("writer", f"actors.replay.{kind}", seconds=seconds, every=setting.x)
+        reader = group.start("reader", f"actors.replay.hear_{kind}")
+        group.ready(writer, reader)
+        began = group.counters.bytes()
         writer.tell("go")
         wrote = writer.report(TIMEOUT_S)
-        troupe.ready(reader)
-        moved = sum(troupe.counters.bytes()) - sum(began)
-        troupe.check([reader], right)
+        group.ready(reader)
+        moved = sum(group.counters.bytes()) - sum(began)
+        group.check([reader], right)
     periods = {int(at / setting.x) for at, _ in timed(day()[1], seconds)}
-    if kind == STATES and wrote["messages"] < LEAST_SENT * len(periods):
+    if kind == STATES and wrote["messages"] < MIN_SENT * len(periods):
         raise BenchmarkError(
             f"{wrote['messages']} full states instead of {len(periods)}: the writer fell behind"
         )

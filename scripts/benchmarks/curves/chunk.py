@@ -12,29 +12,29 @@ from scripts.benchmarks.curves.flow import (
     flow,
 )
 from scripts.benchmarks.model import Measure
-from scripts.benchmarks.troupe import Troupe
+from scripts.benchmarks.process_group import ProcessGroup
 
 FLUSHED, FREE = "flushed", "free"
 DEFAULT_COUNT = 1_000
-MOST_BYTES = 4 << 20
+MAX_BYTES = 4 << 20
 # About what a run of a second needs: a round trip, and the time of each delta.
 ROUND_TRIP_S, DELTA_S = 400e-6, 1e-6
 
 
 def play(setting: Setting) -> dict[str, float]:
     """Write with chunks of one size."""
-    with Troupe(setting.server, {}) as troupe:
+    with ProcessGroup(setting.server, {}) as group:
         if setting.line.name == FREE:
             return flow(
-                troupe,
+                group,
                 updates=setting.scaled(700_000),
                 settings={"chunk_bytes": round(setting.x)},
             )
         size = round(setting.x)
         a_second = size / (ROUND_TRIP_S + size * DELTA_S)
-        settings = {"local_delta_max_count": max(size, DEFAULT_COUNT), "chunk_bytes": MOST_BYTES}
+        settings = {"local_delta_max_count": max(size, DEFAULT_COUNT), "chunk_bytes": MAX_BYTES}
         return flow(
-            troupe,
+            group,
             updates=setting.scaled(a_second, least=size),
             flush_every=size,
             settings=settings,

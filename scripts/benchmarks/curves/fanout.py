@@ -6,7 +6,7 @@ import time
 
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.model import BenchmarkError, Measure
-from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
+from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
 from scripts.benchmarks.workload import final_state
 
 KEYS = 1_000
@@ -25,14 +25,12 @@ def play(setting: Setting) -> dict[str, float]:
     """
     per_s, subscribers = setting.line.settings["per_s"], round(setting.x)
     updates = setting.scaled(per_s * SECONDS, least=100)
-    with Troupe(setting.server, {}) as troupe:
-        writer = troupe.start(
-            "writer", "actors.flow.write", updates=updates, keys=KEYS, per_s=per_s
-        )
-        reader = troupe.start("reader", "actors.flow.read", replicas=1)
-        crowd = troupe.start("crowd", "actors.fanout.take", subscribers=subscribers)
-        troupe.ready(crowd, reader, writer)
-        server, counters = cpu_of(troupe.nodes), troupe.counters
+    with ProcessGroup(setting.server, {}) as group:
+        writer = group.start("writer", "actors.flow.write", updates=updates, keys=KEYS, per_s=per_s)
+        reader = group.start("reader", "actors.flow.read", replicas=1)
+        crowd = group.start("crowd", "actors.fanout.take", subscribers=subscribers)
+        group.ready(crowd, reader, writer)
+        server, counters = cpu_of(group.nodes), group.counters
         messages, published = counters.calls("publish"), counters.meta("bytes")
         sent, began = counters.bytes()[1], time.monotonic()
         writer.tell("go")
@@ -42,7 +40,7 @@ def play(setting: Setting) -> dict[str, float]:
         messages = counters.calls("publish") - messages
         sent = counters.bytes()[1] - sent
         published = counters.meta("bytes") - published
-        troupe.check([reader], final_state(updates, KEYS))
+        group.check([reader], final_state(updates, KEYS))
         crowd.tell("stop")
         taken = crowd.report(TIMEOUT_S)["bytes"]
     if taken < subscribers * published:

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 from scripts.benchmarks.model import Measure
-from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
+from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
 from scripts.benchmarks.workload import texts, workload
 
 RATE = Measure("updates_per_s", "updates per second", "1/s", is_more_better=True)
@@ -23,7 +23,7 @@ PER_PROCESS = 10
 
 
 def flow(
-    troupe: Troupe,
+    group: ProcessGroup,
     *,
     updates: int,
     keys: int = 10_000,
@@ -36,7 +36,7 @@ def flow(
     """Let one writer write, wait until every replica holds all, and compare.
 
     Args:
-        troupe: with a worker.
+        group: with a worker.
         updates: how many.
         keys: how many different ones.
         size: characters of each value; 0 for floats.
@@ -53,7 +53,7 @@ def flow(
     Raises:
         BenchmarkError: a process failed, or a replica's state is not right.
     """
-    writer = troupe.start(
+    writer = group.start(
         "writer",
         "actors.flow.write",
         updates=updates,
@@ -64,7 +64,7 @@ def flow(
         settings=settings or {},
     )
     readers = [
-        troupe.start(
+        group.start(
             f"reader-{first}",
             "actors.flow.read",
             replicas=min(PER_PROCESS, replicas - first),
@@ -72,13 +72,13 @@ def flow(
         )
         for first in range(0, replicas, PER_PROCESS)
     ]
-    note = troupe.ready(writer, *readers)[0]["note"]
+    note = group.ready(writer, *readers)[0]["note"]
     if preload:
         for reader in readers:
             reader.tell("note", note=note)
-        troupe.ready(*readers)
-    roles = {"server": [troupe.services["server"]], "worker": [troupe.services["worker"]]}
-    published = troupe.counters.meta("bytes")
+        group.ready(*readers)
+    roles = {"server": [group.services["server"]], "worker": [group.services["worker"]]}
+    published = group.counters.meta("bytes")
     clocks = {
         role: cpu_of(processes)
         for role, processes in {**roles, "writer": [writer], "reader": readers}.items()
@@ -92,11 +92,11 @@ def flow(
     columns = texts(updates, keys, size) if size else workload(updates, keys)
     right: dict[str, Any] = dict.fromkeys(workload(keys, keys)[0], 0.0) if preload else {}
     right.update(zip(*columns, strict=True))
-    troupe.check(readers, right)
+    group.check(readers, right)
     pack = msgpack.Packer().pack
     content = sum(len(pack(key)) + len(pack(value)) for key, value in zip(*columns, strict=True))
     return {
-        "overhead": (troupe.counters.meta("bytes") - published) / content,
+        "overhead": (group.counters.meta("bytes") - published) / content,
         "updates_per_s": updates * 1e9 / (at - wrote["began"]),
         "deltas_a_chunk": updates / wrote["chunks"],
         **measures,

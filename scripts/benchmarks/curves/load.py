@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.model import Measure
-from scripts.benchmarks.troupe import TIMEOUT_S, Troupe
+from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup
 from scripts.benchmarks.workload import key_of, value_of, workload
 
 REPLICA, HSCAN, DICT = "replica", "hscan", "dict"
@@ -26,33 +26,33 @@ def play(setting: Setting) -> dict[str, float]:
     right = dict(zip(*workload(keys, keys), strict=True))
     match setting.line.name:
         case "replica":
-            with Troupe(setting.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as troupe:
-                return _joined(troupe, "actors.join.replica", right, "statebroker_load")
+            with ProcessGroup(setting.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as group:
+                return _joined(group, "actors.join.replica", right, "statebroker_load")
         case "hscan":
-            with Troupe(setting.server) as troupe:
-                return _joined(troupe, "actors.join.scan", right, "hscan")
+            with ProcessGroup(setting.server) as group:
+                return _joined(group, "actors.join.scan", right, "hscan")
         case _:
             right = {key_of(number): value_of(number) for number in range(keys)}
-            with Troupe(setting.server) as troupe:
-                return _joined(troupe, "actors.join.fill", right, "")
+            with ProcessGroup(setting.server) as group:
+                return _joined(group, "actors.join.fill", right, "")
 
 
 def _joined(
-    troupe: Troupe, role: str, right: Mapping[str, float], contender: str
+    group: ProcessGroup, role: str, right: Mapping[str, float], contender: str
 ) -> dict[str, float]:
     """Let a contender of the load write, if one is named, then let the role join."""
     keys = len(right)
     if contender:
         role_of = f"contenders.{contender}.write"
-        writer = troupe.start("writer", role_of, updates=keys, keys=keys)
-        troupe.ready(writer)
+        writer = group.start("writer", role_of, updates=keys, keys=keys)
+        group.ready(writer)
         writer.tell("go")
-        troupe.ready(writer)
-    reader = troupe.start("reader", role, keys=keys)
-    troupe.ready(reader)
+        group.ready(writer)
+    reader = group.start("reader", role, keys=keys)
+    group.ready(reader)
     reader.tell("go")
     report = reader.report(TIMEOUT_S)
-    troupe.check([reader], right)
+    group.check([reader], right)
     return {
         "seconds": report["seconds"],
         "peak_mb": report["peak"] / MEGABYTE,

@@ -7,7 +7,7 @@ from itertools import pairwise
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.curves.flow import RATE, SERVER_NS, WORKER_NS
 from scripts.benchmarks.model import BenchmarkError, Measure
-from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
+from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
 from scripts.benchmarks.workload import fleet_state
 
 PACED, BARE, PLAIN, FREE = "paced", "bare", "plain", "free"
@@ -16,7 +16,7 @@ SECONDS = 4.0
 FREE_DELTAS = 400_000
 PROCESSES = 2
 # Of the wall time that the deltas should take: a fleet that is slower does not write at its rate.
-MOST_LATE = 1.1
+MAX_LATE = 1.1
 SHARE = Measure("server_share", "Redis, % of a core", "%", is_more_better=False, digits=1)
 WORKER_SHARE = Measure(
     "worker_share", "our worker, % of a core", "%", is_more_better=False, digits=1
@@ -35,12 +35,12 @@ def play(setting: Setting) -> dict[str, float]:
 def _play_plain(setting: Setting) -> dict[str, float]:
     """Let as many connections send SETs; nothing of ours takes part."""
     nodes, each = round(setting.x), setting.scaled(PER_S * SECONDS, least=10)
-    with Troupe(setting.server) as troupe:
-        writer = troupe.start(
+    with ProcessGroup(setting.server) as group:
+        writer = group.start(
             "writer", "actors.fleet.plain", first=0, nodes=nodes, each=each, per_s=PER_S
         )
-        troupe.ready(writer)
-        server = cpu_of([troupe.services["server"]])
+        group.ready(writer)
+        server = cpu_of([group.services["server"]])
         writer.tell("go")
         wrote = writer.report(TIMEOUT_S)
         server_ns = server()
@@ -54,15 +54,15 @@ def _play_nodes(setting: Setting) -> dict[str, float]:
     nodes = round(setting.x)
     is_paced = setting.line.name != FREE
     each = setting.scaled(PER_S * SECONDS if is_paced else FREE_DELTAS / nodes, least=10)
-    with Troupe(setting.server, {}) as troupe:
+    with ProcessGroup(setting.server, {}) as group:
         # Before a thousand connect at once: asyncio takes a unix socket whose queue is full for one
         # that is connected.
-        reader = troupe.start("reader", "actors.flow.read", replicas=1)
-        troupe.ready(reader)
+        reader = group.start("reader", "actors.flow.read", replicas=1)
+        group.ready(reader)
         processes = min(PROCESSES, nodes) if setting.line.name != BARE else 1
         bounds = [nodes * number // processes for number in range(processes + 1)]
         writers = [
-            troupe.start(
+            group.start(
                 f"writers-{first}",
                 "actors.fleet.append" if setting.line.name == BARE else "actors.fleet.write",
                 first=first,
@@ -72,15 +72,15 @@ def _play_nodes(setting: Setting) -> dict[str, float]:
             )
             for first, end in pairwise(bounds)
         ]
-        troupe.ready(*writers)
-        server, worker = (cpu_of([troupe.services[name]]) for name in ("server", "worker"))
+        group.ready(*writers)
+        server, worker = (cpu_of([group.services[name]]) for name in ("server", "worker"))
         for writer in writers:
             writer.tell("go")
         wrote = [writer.report(TIMEOUT_S) for writer in writers]
         reader.tell("note", note=max(wrote, key=lambda one: one["append"])["note"])
         at = reader.report(TIMEOUT_S)["at"]
         server_ns, worker_ns = server(), worker()
-        troupe.check([reader], fleet_state(nodes, each))
+        group.check([reader], fleet_state(nodes, each))
     began = min(one["began"] for one in wrote)
     written_s = (max(one["written"] for one in wrote) - began) / 1e9
     if is_paced:
@@ -101,7 +101,7 @@ def _play_nodes(setting: Setting) -> dict[str, float]:
 
 
 def _check_pace(nodes: int, seconds: float, each: int) -> None:
-    if seconds > MOST_LATE * each / PER_S:
+    if seconds > MAX_LATE * each / PER_S:
         raise BenchmarkError(f"{nodes} nodes took {seconds:.1f} s for {each / PER_S:.1f} s")
 
 

@@ -7,8 +7,8 @@ import time
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.curves.flow import PER_PROCESS
 from scripts.benchmarks.model import BenchmarkError, Measure
+from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
 from scripts.benchmarks.processes import Process
-from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
 from scripts.benchmarks.workload import final_state
 
 ONE, TEN = "one", "ten"
@@ -20,7 +20,7 @@ SECONDS = 4.0
 # Long enough that time alone says how many deltas share an append, and not how busy the machine is.
 LINGER_S, MAX_AGE_S = 0.02, 0.2
 # Of the wall time that the deltas should take: else it was not that rate.
-MOST_LATE = 1.1
+MAX_LATE = 1.1
 IDLE_S = 2.0
 SERVER_NS = Measure("server_ns", "all primaries, ns a delta", "ns", is_more_better=False)
 BUSIEST = Measure("busiest", "busiest primary, % of a core", "%", is_more_better=False, digits=2)
@@ -39,9 +39,9 @@ def play(setting: Setting) -> dict[str, float]:
     replicas, primaries = setting.line.settings["replicas"], round(setting.x)
     updates = WRITERS * setting.scaled(PER_S * SECONDS / WRITERS, least=100)
     settings = {"SHARDS": str(SHARDS), "LOCAL_DELTA_MAX_AGE": f"{MAX_AGE_S}s"}
-    with Troupe(setting.server, settings, primaries=primaries) as troupe:
+    with ProcessGroup(setting.server, settings, primaries=primaries) as group:
         writers = [
-            troupe.start(
+            group.start(
                 f"writer-{turn}",
                 "actors.flow.write",
                 updates=updates,
@@ -53,14 +53,14 @@ def play(setting: Setting) -> dict[str, float]:
             )
             for turn in range(WRITERS)
         ]
-        reader = troupe.start("reader", "actors.flow.read", replicas=replicas, notes=WRITERS)
-        troupe.ready(reader, *writers)
-        worker = troupe.services["worker"]
-        idle = _idle(troupe.nodes, [worker])
-        clocks = [cpu_of([node]) for node in troupe.nodes]
+        reader = group.start("reader", "actors.flow.read", replicas=replicas, notes=WRITERS)
+        group.ready(reader, *writers)
+        worker = group.services["worker"]
+        idle = _idle(group.nodes, [worker])
+        clocks = [cpu_of([node]) for node in group.nodes]
         roles = {"worker": [worker], "writer": writers, "reader": [reader]}
         others = {role: cpu_of(processes) for role, processes in roles.items()}
-        before, began = _counted(troupe), time.monotonic()
+        before, began = _counted(group), time.monotonic()
         for writer in writers:
             writer.tell("go")
         wrote = [writer.report(TIMEOUT_S) for writer in writers]
@@ -69,11 +69,11 @@ def play(setting: Setting) -> dict[str, float]:
             reader.report(TIMEOUT_S)
         servers = [clock() for clock in clocks]
         spent = {role: clock() for role, clock in others.items()}
-        seconds, after = time.monotonic() - began, _counted(troupe)
-        troupe.check([reader], final_state(updates, KEYS))
+        seconds, after = time.monotonic() - began, _counted(group)
+        group.check([reader], final_state(updates, KEYS))
     written_s = (max(one["at"] for one in wrote) - min(one["began"] for one in wrote)) / 1e9
     # The flush at the end waits for nothing but Redis.
-    if written_s > MOST_LATE * updates / PER_S + 1:
+    if written_s > MAX_LATE * updates / PER_S + 1:
         raise BenchmarkError(f"{updates} deltas took {written_s:.1f} s, not {updates / PER_S:.1f}")
     messages, sent = (then - first for first, then in zip(before, after, strict=True))
     chunks = sum(one["chunks"] for one in wrote)
@@ -101,9 +101,9 @@ def _idle(servers: list[Process], workers: list[Process]) -> dict[str, float]:
     return dict(zip(("idle", "worker_idle"), shares, strict=True))
 
 
-def _counted(troupe: Troupe) -> tuple[int, int]:
+def _counted(group: ProcessGroup) -> tuple[int, int]:
     """Return published messages and sent bytes of all primaries so far."""
-    counters = troupe.all_counters
+    counters = group.all_counters
     return sum(one.calls("spublish") for one in counters), sum(one.bytes()[1] for one in counters)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.model import BenchmarkError, Measure
+from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup
 from scripts.benchmarks.processes import Process
 from scripts.benchmarks.scenarios.latency import MOST, P50, P99
-from scripts.benchmarks.troupe import TIMEOUT_S, Troupe
 from scripts.benchmarks.workload import workload
 
 PER_S = 10_000
@@ -33,27 +33,27 @@ def play_outage(setting: Setting) -> dict[str, float]:
     total_s = BEFORE_S + setting.x + AFTER_S
     updates = round(PER_S * total_s)
     keys = setting.scaled(KEYS)
-    with Troupe(setting.server, setting.line.settings) as troupe:
-        proxy = troupe.start("proxy", "actors.broken.between")
-        (between,) = troupe.ready(proxy)
-        writer = troupe.start(
+    with ProcessGroup(setting.server, setting.line.settings) as group:
+        proxy = group.start("proxy", "actors.broken.between")
+        (between,) = group.ready(proxy)
+        writer = group.start(
             "writer", "actors.flow.write", updates=updates, keys=keys, preload=True, per_s=PER_S
         )
-        troupe.ready(writer)
-        reader = troupe.start("reader", "actors.broken.follow", redis=between["url"])
-        troupe.ready(reader)
+        group.ready(writer)
+        reader = group.start("reader", "actors.broken.follow", redis=between["url"])
+        group.ready(reader)
         writer.tell("go")
         time.sleep(BEFORE_S)
-        before = troupe.counters.meta("bytes")
+        before = group.counters.meta("bytes")
         _ask(proxy, "break")
         time.sleep(setting.x)
-        missed = troupe.counters.meta("bytes") - before
+        missed = group.counters.meta("bytes") - before
         mended = _ask(proxy, "mend")
         live_at, loads = _live(reader, mended["at"])
         passed = _ask(proxy, "count")
         reader.tell("note", note=writer.report(TIMEOUT_S)["note"])
-        troupe.ready(reader)
-        troupe.check([reader], _right(updates, keys))
+        group.ready(reader)
+        group.check([reader], _right(updates, keys))
     return {
         "recovery_s": (live_at - mended["at"]) / 1e9,
         "received_kb": (passed["bytes_to_client"] - mended["bytes_to_client"]) / 1e3,
@@ -93,24 +93,22 @@ def play_loss(setting: Setting) -> dict[str, float]:
         BenchmarkError: a process failed, or the replica's state is not right.
     """
     updates = setting.scaled(PER_S * 4, least=1_000)
-    with Troupe(setting.server, setting.line.settings) as troupe:
-        proxy = troupe.start("proxy", "actors.broken.between", drop=setting.x / 100)
-        (between,) = troupe.ready(proxy)
-        writer = troupe.start(
+    with ProcessGroup(setting.server, setting.line.settings) as group:
+        proxy = group.start("proxy", "actors.broken.between", drop=setting.x / 100)
+        (between,) = group.ready(proxy)
+        writer = group.start(
             "writer", "actors.flow.write", updates=updates, keys=KEYS, per_s=PER_S, stamped=True
         )
-        reader = troupe.start(
-            "reader", "actors.broken.watch", redis=between["url"], updates=updates
-        )
-        troupe.ready(writer, reader)
+        reader = group.start("reader", "actors.broken.watch", redis=between["url"], updates=updates)
+        group.ready(writer, reader)
         before = _ask(proxy, "drop")
-        published = troupe.counters.meta("bytes")
+        published = group.counters.meta("bytes")
         writer.tell("go")
         writer.report(TIMEOUT_S)
         report = reader.report(TIMEOUT_S)
         passed = _ask(proxy, "count")
-        published = troupe.counters.meta("bytes") - published
-        troupe.check([reader], dict(zip(*workload(updates, KEYS), strict=True)))
+        published = group.counters.meta("bytes") - published
+        group.check([reader], dict(zip(*workload(updates, KEYS), strict=True)))
     received = passed["bytes_to_client"] - before["bytes_to_client"]
     return {
         **{name: report[name] for name in ("p50_ms", "p99_ms", "max_ms", "gaps")},

@@ -6,8 +6,8 @@ from broker import Inspector
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.model import BenchmarkError, Measure
+from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
 from scripts.benchmarks.processes import Process
-from scripts.benchmarks.troupe import TIMEOUT_S, Troupe, cpu_of
 from scripts.benchmarks.workload import workload
 
 KEYS = 300_000
@@ -26,41 +26,39 @@ def play(setting: Setting) -> dict[str, float]:
     """
     keys = setting.scaled(KEYS)
     changed = max(1, round(keys * setting.x / 100))
-    with Troupe(setting.server, {}, command="flush") as troupe:
+    with ProcessGroup(setting.server, {}, command="flush") as group:
         if setting.line.name == PLAIN:
-            writer = troupe.start(
-                "writer", "actors.snapshot.write_plainly", updates=keys, keys=keys
-            )
-            troupe.ready(writer)
-            return _measured(troupe, writer, keys)
-        writer = troupe.start("scheduler", "actors.snapshot.fold")
-        source = troupe.start(
+            writer = group.start("writer", "actors.snapshot.write_plainly", updates=keys, keys=keys)
+            group.ready(writer)
+            return _measured(group, writer, keys)
+        writer = group.start("scheduler", "actors.snapshot.fold")
+        source = group.start(
             "source", "actors.flow.write", updates=changed, keys=keys, preload=True
         )
-        reader = troupe.start("reader", "actors.flow.read", replicas=1, notes=2)
-        note = troupe.ready(source, reader, writer)[0]["note"]
+        reader = group.start("reader", "actors.flow.read", replicas=1, notes=2)
+        note = group.ready(source, reader, writer)[0]["note"]
         # All is in the log once a replica has it.
         reader.tell("note", note=note)
-        troupe.ready(reader)
-        _measured(troupe, writer, keys)
+        group.ready(reader)
+        _measured(group, writer, keys)
         source.tell("go")
         reader.tell("note", note=source.report(TIMEOUT_S)["note"])
-        troupe.ready(reader)
-        measures = _measured(troupe, writer, changed)
+        group.ready(reader)
+        measures = _measured(group, writer, changed)
         right = dict.fromkeys(workload(keys, keys)[0], 0.0)
         right.update(zip(*workload(changed, keys), strict=True))
-        with Inspector(troupe.redis, namespace=NAMESPACE) as inspector:
+        with Inspector(group.redis, namespace=NAMESPACE) as inspector:
             if inspector.state() != right:
                 raise BenchmarkError("the full state is wrong")
     return measures
 
 
-def _measured(troupe: Troupe, writer: Process, fields: int) -> dict[str, float]:
+def _measured(group: ProcessGroup, writer: Process, fields: int) -> dict[str, float]:
     """Let the writer write once, and return what that took."""
-    before = troupe.counters.bytes()
+    before = group.counters.bytes()
     all_cpu, server_cpu = (
-        cpu_of([troupe.services["server"], writer]),
-        cpu_of([troupe.services["server"]]),
+        cpu_of([group.services["server"], writer]),
+        cpu_of([group.services["server"]]),
     )
     writer.tell("go")
     report = writer.report(TIMEOUT_S)
@@ -68,7 +66,7 @@ def _measured(troupe: Troupe, writer: Process, fields: int) -> dict[str, float]:
         "seconds": report["seconds"],
         "cpu_ms": all_cpu() / 1e6,
         "server_ms": server_cpu() / 1e6,
-        "kb": (sum(troupe.counters.bytes()) - sum(before)) / 1e3,
+        "kb": (sum(group.counters.bytes()) - sum(before)) / 1e3,
     }
     if report["written"] != fields:
         raise BenchmarkError(f"{report['written']} keys were written instead of {fields}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.curves.flow import RATE, READER_NS, SERVER_NS, WORKER_NS, flow
 from scripts.benchmarks.model import Measure
-from scripts.benchmarks.troupe import Troupe
+from scripts.benchmarks.process_group import ProcessGroup
 
 
 def play(setting: Setting) -> dict[str, float]:
     """Write over so many keys that are all there before."""
-    with Troupe(setting.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as troupe:
+    with ProcessGroup(setting.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as group:
         updates = setting.scaled(1_000_000)
-        return flow(troupe, updates=updates, keys=round(setting.x), preload=True)
+        return flow(group, updates=updates, keys=round(setting.x), preload=True)
 
 
 STATE = Curve(

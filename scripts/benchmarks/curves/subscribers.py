@@ -5,14 +5,14 @@ from __future__ import annotations
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.curves.flow import PER_PROCESS, RATE, READER_NS, SERVER_NS, flow
 from scripts.benchmarks.model import Measure
-from scripts.benchmarks.troupe import Troupe
+from scripts.benchmarks.process_group import ProcessGroup
 
 
 def play(setting: Setting) -> dict[str, float]:
     """Write once for so many replicas."""
-    with Troupe(setting.server, {}) as troupe:
+    with ProcessGroup(setting.server, {}) as group:
         updates = setting.scaled(700_000 / (1 + setting.x / 25))
-        measures = flow(troupe, updates=updates, replicas=round(setting.x))
+        measures = flow(group, updates=updates, replicas=round(setting.x))
     seen = measures["updates_per_s"] * setting.x
     return {**measures, "seen_per_s": seen}
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from scripts.benchmarks.curve import Curve, Line, Panel, Setting
 from scripts.benchmarks.curves.flow import OVERHEAD, RATE, SERVER_NS, WORKER_NS, flow
 from scripts.benchmarks.model import Measure
-from scripts.benchmarks.troupe import Troupe
+from scripts.benchmarks.process_group import ProcessGroup
 
 FLOAT_BYTES = 8
 KEYS = 10_000
-MOST_BYTES = 60_000_000
+MAX_BYTES = 60_000_000
 MEGABYTES = Measure("mb_per_s", "MB of values a second", "MB/s", is_more_better=True, digits=1)
 
 
 def play(setting: Setting) -> dict[str, float]:
     """Write values of one size."""
     size = round(setting.x)
-    updates = setting.scaled(min(700_000, MOST_BYTES // size))
+    updates = setting.scaled(min(700_000, MAX_BYTES // size))
     is_text = setting.line.name == "texts"
-    with Troupe(setting.server, {}) as troupe:
-        measures = flow(troupe, updates=updates, keys=KEYS, size=size if is_text else 0)
+    with ProcessGroup(setting.server, {}) as group:
+        measures = flow(group, updates=updates, keys=KEYS, size=size if is_text else 0)
     return {**measures, "mb_per_s": measures["updates_per_s"] * size / 1e6}
 
 

@@ -1,0 +1,68 @@
+"""Following a replica with `async for`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from broker.core.queues import ReaderQueue
+
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """What a reader follows: an open replica."""
+
+    def check_fork(self) -> None:
+        """Return in the process that opened it, else raise ForkedError."""
+
+    def add_queue(self, queue: ReaderQueue[Any]) -> None:
+        """Begin to fill a queue."""
+
+    def remove_queue(self, queue: ReaderQueue[Any]) -> None:
+        """Close a queue."""
+
+
+class Reader(Generic[T]):
+    """An async iterator over what a replica tells; `close()` ends it.
+
+    Args:
+        source: the replica.
+        make: the queue, given what it has to notify.
+    """
+
+    def __init__(
+        self, source: Source, make: Callable[[Callable[[], object]], ReaderQueue[T]]
+    ) -> None:
+        self._source = source
+        self._ready = asyncio.Event()
+        self._queue = make(self._ready.set)
+        self._taken: list[T] = []
+        source.add_queue(self._queue)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> T:
+        """Wait for the next.
+
+        Raises:
+            ChangesOverflowError: a reader of `changes()` was too slow, by its own policy.
+            StopAsyncIteration: the replica or this iterator was closed.
+        """
+        while not self._taken:
+            self._source.check_fork()
+            self._ready.clear()
+            try:
+                self._taken = self._queue.take()[::-1]
+            except StopIteration:
+                raise StopAsyncIteration from None
+            if not self._taken:
+                await self._ready.wait()
+        return self._taken.pop()
+
+    def close(self) -> None:
+        """End the iteration; what was already told can still be read."""
+        self._source.remove_queue(self._queue)

@@ -1,0 +1,1 @@
+"""Everything that speaks to Redis: clients, routing, one typed method for each Lua command."""

@@ -1,0 +1,218 @@
+"""Who needs which rights on the server: one table, and the ACL rules made of it.
+
+The rules are least rights: each command on the keys that the role uses it on, and on no others.
+They take selectors, which every server that we support has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from broker.protocol.names import ShardKeys, config_key
+
+# With more shards than this one pattern stands for all: servers try a user's patterns one by one.
+MAX_EXACT_SHARDS: Final = 16
+
+# Commands that the oldest supported server does not know, and so refuses in a rule.
+SINCE: Final[Mapping[str, tuple[int, int]]] = {"client|setinfo": (7, 2), "waitaof": (7, 2)}
+
+# What every client may do. INFO tells whether the server is fit, ROLE whether it is the primary; by
+# a transaction that is queued and discarded `statebroker doctor` learns what its user may do.
+EVERYBODY: Final = (
+    *("ping", "select", "client|setname", "client|setinfo", "info", "role"),
+    *("script|load", "time", "multi", "exec", "discard"),
+)
+# What finds the nodes of a Cluster.
+CLUSTER: Final = (
+    *("cluster|slots", "cluster|shards", "cluster|nodes", "cluster|info"),
+    *("command", "asking", "readonly", "readwrite"),
+)
+SHARDED: Final = {"publish": "spublish", "subscribe": "ssubscribe", "unsubscribe": "sunsubscribe"}
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One kind of process, and what it needs.
+
+    Attributes:
+        does: what it is, in a sentence.
+        keys: name of a key as in `ShardKeys` (or "config", "pending") -> commands on it, in lower
+            case; those that scripts call count as the caller's own.
+        channel: commands on the shards' channels.
+        bulk: likewise on those of bulk chunks.
+        server: commands without keys, beside what everybody may do.
+    """
+
+    does: str
+    keys: Mapping[str, frozenset[str]]
+    channel: frozenset[str] = frozenset()
+    bulk: frozenset[str] = frozenset()
+    server: frozenset[str] = field(default=frozenset())
+
+
+def _rights(**lines: str) -> Mapping[str, frozenset[str]]:
+    return {name: frozenset(line.split()) for name, line in lines.items()}
+
+
+PRODUCER: Final = Role(
+    "writes deltas: Producer, `statebroker set`, `delete`, `increment`",
+    _rights(
+        config="evalsha hmget hset",
+        meta="evalsha hmget hset",
+        writers="evalsha hget hset hdel",
+        order="evalsha rpush",
+        pending="evalsha ltrim rpush",
+        ready="evalsha rpush llen",
+    ),
+    server=frozenset({"wait", "waitaof"}),
+)
+FLUSHER: Final = Role(
+    "publishes them: `statebroker flush`",
+    _rights(
+        config="evalsha hmget hset",
+        meta="evalsha hmget hset hdel hincrby",
+        order="evalsha lrange ltrim",
+        pending="evalsha del lrange ltrim",
+        ready="blpop",
+        log="evalsha xadd",
+        workers="evalsha hset hdel hrandfield",
+    ),
+    channel=frozenset({"publish", "subscribe", "unsubscribe"}),
+    bulk=frozenset({"publish"}),
+)
+SCHEDULER: Final = Role(
+    "writes the full state: `statebroker schedule`",
+    _rights(
+        config="evalsha hmget hset",
+        meta="evalsha hget hmget hset hincrby",
+        log="evalsha xrange xtrim",
+        state="evalsha hmget hset hdel hscan",
+        tables="evalsha hset hdel hscan",
+        writers="hmget",
+        lease="evalsha get set del pexpire",
+        workers="evalsha hset hdel",
+        dead="evalsha rpush ltrim",
+    ),
+    channel=frozenset({"publish"}),
+)
+SUBSCRIBER: Final = Role(
+    "follows, and changes nothing: Replica, `statebroker watch`, `get`, `verify`",
+    _rights(
+        config="hmget",
+        meta="hmget",
+        log="xrange",
+        state="evalsha_ro hmget hscan",
+        tables="hlen hscan",
+    ),
+    channel=frozenset({"subscribe", "unsubscribe"}),
+    bulk=frozenset({"subscribe", "unsubscribe"}),
+)
+
+
+def _all_of(roles: Iterable[Role], does: str) -> Role:
+    roles = list(roles)
+    names = dict.fromkeys(name for role in roles for name in role.keys)
+    return Role(
+        does,
+        {
+            name: frozenset().union(*(role.keys.get(name, frozenset()) for role in roles))
+            for name in names
+        },
+        frozenset().union(*(role.channel for role in roles)),
+        frozenset().union(*(role.bulk for role in roles)),
+        frozenset().union(*(role.server for role in roles)),
+    )
+
+
+_OPERATOR: Final = Role(
+    "",
+    _rights(
+        meta="hgetall hdel",
+        writers="hgetall",
+        workers="hgetall",
+        order="llen",
+        log="xlen",
+        state="hlen",
+        lease="get",
+    ),
+    # CONFIG GET shows the default user's password where `requirepass` set it: not for everybody.
+    server=frozenset({"config|get", "cluster|info", "cluster|nodes"}),
+)
+ADMIN: Final = _all_of(
+    (PRODUCER, FLUSHER, SCHEDULER, SUBSCRIBER, _OPERATOR),
+    "all of these, and looks: `statebroker status`, `verify --accept`, `doctor`",
+)
+
+ROLES: Final[Mapping[str, Role]] = {
+    "producer": PRODUCER,
+    "flusher": FLUSHER,
+    "scheduler": SCHEDULER,
+    "subscriber": SUBSCRIBER,
+    "admin": ADMIN,
+}
+
+
+def rules(
+    roles: Collection[str],
+    namespace: str,
+    *,
+    node: str | None = None,
+    shards: int | None = None,
+    version: tuple[int, int] = (7, 0),
+    is_cluster: bool = False,
+) -> list[str]:
+    """Return the rights of one user as words for `ACL SETUSER`; neither its state nor a password.
+
+    Args:
+        roles: names out of `ROLES`; the user may do what any of them may.
+        namespace: a checked name.
+        node: a checked name; the user can touch this node's lists only, so that no other role
+            than a producer may be among `roles` that has to do with them. None: any.
+        shards: how many the namespace has; up to 16 the keys are then named one by one. None, or
+            more: by patterns, which fit no other namespace, since names hold no colon.
+        version: of the server; what it does not know yet is left out.
+        is_cluster: whether it is a Cluster.
+    """
+    role = _all_of([ROLES[name] for name in roles], "")
+    shard_keys = _shard_keys(namespace, shards)
+
+    def commands(names: Iterable[str]) -> list[str]:
+        known = {name for name in names if SINCE.get(name, version) <= version}
+        return [f"+{SHARDED.get(name, name) if is_cluster else name}" for name in sorted(known)]
+
+    everybody = {*EVERYBODY, *(CLUSTER if is_cluster else ())}
+    root = commands(everybody | role.server | role.channel | role.bulk)
+    if role.channel:
+        root += [f"&{keys.channel}" for keys in shard_keys]
+    if role.bulk:
+        root += [f"&{keys.bulk}" for keys in shard_keys]
+    # A command's keys have to be in one selector, all of them.
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for command in sorted(frozenset().union(*role.keys.values())):
+        places = tuple(name for name, may in role.keys.items() if command in may)
+        groups.setdefault(places, []).append(command)
+    selectors = []
+    for places, granted in groups.items():
+        patterns = [
+            f"~{pattern}"
+            for name in places
+            for pattern in _patterns(name, namespace, node, shard_keys)
+        ]
+        selectors.append(f"({' '.join([*commands(granted), *patterns])})")
+    return [*root, *selectors]
+
+
+def _shard_keys(namespace: str, shards: int | None) -> list[ShardKeys]:
+    if shards is None or shards > MAX_EXACT_SHARDS:
+        return [ShardKeys.of_tag(f"{namespace}:*")]
+    return [ShardKeys.of(namespace, shard, shards) for shard in range(shards)]
+
+
+def _patterns(name: str, namespace: str, node: str | None, shards: list[ShardKeys]) -> list[str]:
+    if name == "config":
+        return [config_key(namespace)]
+    if name == "pending":
+        return [keys.pending(node or "*") for keys in shards]
+    return [str(getattr(keys, name)) for keys in shards]

@@ -1,0 +1,232 @@
+"""What needs plain commands of Redis only: one typed function each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from broker.backend.connections import translated
+from broker.backend.topology import Client
+from broker.core.shard import Head
+from broker.errors import ConnectError
+from broker.protocol.codec import decode_keys
+from broker.protocol.constants import NO_ID
+from broker.protocol.digest import Digest
+from broker.protocol.messages import LogEntry, Position
+from broker.protocol.names import ShardKeys, config_key
+
+PAGE_FIELDS = 2000
+PAGE_BLOCKS = 200  # of 4 to 8 KiB each
+
+_HEAD_FIELDS = (
+    "epoch",
+    "offset",
+    "id",
+    "snap_offset",
+    "snap_id",
+    "covered",
+    "published_at",
+    "log_bytes",
+    "fold_to",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Head and log of one shard, read in one atomic step.
+
+    Attributes:
+        head: None if the shard does not exist.
+        entries: batches after the asked offset, in order; maybe not all.
+    """
+
+    head: Head | None
+    entries: list[LogEntry]
+
+
+async def config(client: Client, namespace: str) -> tuple[int, int] | None:
+    """Return (protocol version, shards) of a namespace; None if it was never made."""
+    async with translated("reading the namespace"):
+        found = await client.hmget(config_key(namespace), ["protocol", "shards"])
+    return (int(found[0]), int(found[1])) if found[0] and found[1] else None
+
+
+async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> LogPage:
+    """Read the head, and up to `count` batches after an offset (0: the head alone)."""
+    async with translated("reading the log"):
+        pipe = client.pipeline(transaction=True)
+        pipe.time()
+        pipe.hmget(keys.meta, _HEAD_FIELDS)
+        if count:
+            pipe.xrange(keys.log, min=f"{after + 1}-0", max="+", count=count)
+        time, meta, *logs = await pipe.execute()
+    found = [fields for _, fields in logs[0]] if logs else []
+    return LogPage(_head(time, meta), [log_entry(fields) for fields in found])
+
+
+def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
+    """Return an entry of the log out of its fields."""
+    bulk: list[bytes] = []
+    while (chunk := fields.get(b"c%d" % (len(bulk) + 1))) is not None:
+        bulk.append(chunk)
+    nodes = fields.get(b"n", b"").decode(errors="replace").split(" ")
+    return LogEntry(fields[b"b"], bulk, nodes)
+
+
+def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
+    epoch, offset, batch_id, snap_offset, snap_id, covered, published_at, log_bytes, fold_to = meta
+    if epoch is None:
+        return None
+    now_ms = time[0] * 1000 + time[1] // 1000
+    return Head(
+        position=Position(epoch, int(offset or 0), batch_id or NO_ID),
+        snapshot=Position(epoch, int(snap_offset or 0), snap_id or NO_ID),
+        covered=int(covered or 0),
+        quiet_s=(now_ms - int(published_at or 0)) / 1000,
+        time_s=now_ms / 1000,
+        log_bytes=int(log_bytes or 0),
+        fold_to=int(fold_to or 0),
+    )
+
+
+async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict[str, bytes]:
+    """Return the tables hash; empty if the shard has no tables. Arguments as `state_pages`."""
+    found: dict[str, bytes] = {}
+    async for names, fields in _pages(client, keys, keys.tables, PAGE_BLOCKS, run):
+        found.update(zip(decode_keys(names), fields, strict=True))
+    return found
+
+
+async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) -> set[str]:
+    """Return those of the nodes that left for good, and of which everything is published."""
+    if not nodes:
+        return set()
+    names = sorted(nodes)
+    async with translated("looking for nodes"):
+        pipe = client.pipeline(transaction=True)
+        pipe.hmget(keys.writers, names)
+        pipe.hmget(keys.meta, [f"n:{name}" for name in names])
+        records, pending = await pipe.execute()
+    columns = zip(names, records, pending, strict=True)
+    return {name for name, record, waiting in columns if record is None and waiting is None}
+
+
+async def has_tables(client: Client, keys: ShardKeys) -> bool:
+    """Whether the full state has anything of tables."""
+    async with translated("looking for tables"):
+        return bool(await client.hlen(keys.tables))
+
+
+async def state_pages(
+    client: Client, keys: ShardKeys, run: Any = None
+) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
+    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts.
+
+    Args:
+        client: made by `broker.backend.connections`.
+        keys: the shard.
+        run: what `server_identity` said before something that has to fit was read; None asks now.
+
+    Raises:
+        ConnectError: also when the pages are not all of one server.
+    """
+    async for page in _pages(client, keys, keys.state, PAGE_FIELDS, run):
+        yield page
+
+
+async def _pages(
+    client: Client, keys: ShardKeys, key: str, count: int, run: Any
+) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
+    cursor = 0
+    run = run or await server_identity(client, keys)
+    while True:
+        async with translated("reading the full state"):
+            cursor, page = await client.execute_command(  # type: ignore[no-untyped-call]
+                "HSCAN", key, cursor, "COUNT", count
+            )
+        yield list(page), list(page.values())
+        if not cursor:
+            break
+    await ensure_same_server(client, keys, run)
+
+
+@dataclass(frozen=True, slots=True)
+class StateMarks:
+    """What meta says of the full-state hash, in one atomic step.
+
+    Attributes:
+        snapshot: everything up to here is in it.
+        fold_to: nothing from beyond this offset is in it.
+        digest: of the hash as it is; None if nobody knows it.
+    """
+
+    snapshot: Position
+    fold_to: int
+    digest: Digest | None
+
+
+async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
+    """Return what the full-state hash holds; None if the shard does not exist."""
+    async with translated("reading the digest"):
+        meta: list[Any] = await client.hmget(
+            keys.meta, ["epoch", "snap_offset", "snap_id", "fold_to", "digest"]
+        )
+    epoch, offset, batch_id, fold_to, digest = meta
+    if epoch is None:
+        return None
+    return StateMarks(
+        Position(epoch, int(offset or 0), batch_id or NO_ID),
+        int(fold_to or 0),
+        Digest.of_bytes(digest) if digest is not None else None,
+    )
+
+
+async def forget_digest(client: Client, keys: ShardKeys) -> None:
+    """Have the next full state sum up the hash anew."""
+    async with translated("forgetting the digest"):
+        await client.hdel(keys.meta, "digest")
+
+
+async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> list[bytes | None]:
+    """Return fields of the full-state hash, None where a key is absent."""
+    async with translated("reading the full state"):
+        return await client.hmget(keys.state, names)  # type: ignore[return-value]
+
+
+async def server_identity(client: Client, keys: ShardKeys) -> Any:
+    """Return what changes when another server, or another life of it, answers for a shard."""
+    async with translated("asking which server answers"):
+        pipe = client.pipeline(transaction=True)
+        pipe.info("server")
+        # The key says where to ask.
+        pipe.hmget(keys.meta, ["epoch"])
+        info, _ = await pipe.execute()
+    return info.get("run_id")
+
+
+async def ensure_same_server(client: Client, keys: ShardKeys, run: Any) -> None:
+    """Make sure that one server, in one life, answered since `server_identity` said `run`.
+
+    A cursor means nothing to another server: what is behind it there may be less.
+
+    Raises:
+        ConnectError: another one answers now.
+    """
+    if await server_identity(client, keys) != run:
+        raise ConnectError(
+            f"another server, or another life of it, answers for {keys.state} now; "
+            "what was read of it is read again"
+        )
+
+
+async def last_chunk(
+    client: Client, keys: ShardKeys, node: str
+) -> tuple[int, str, int, int] | None:
+    """Return (incarnation, token, last chunk number, deltas) that Redis has of a node."""
+    async with translated("asking for the last chunk"):
+        record = await client.hget(keys.writers, node)
+    if record is None:
+        return None
+    incarnation, token, number, deltas = record.decode().split(" ")  # type: ignore[union-attr]
+    return int(incarnation), token, int(number), int(deltas)

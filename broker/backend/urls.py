@@ -1,0 +1,188 @@
+"""Reading a URL: which deployment it names, where it begins, and what of it may be shown.
+
+    redis:// rediss:// unix://                                one server
+    redis+cluster://[user:password@]host[:port][,...]         a Redis Cluster, by any of its nodes
+    redis+sentinel://[user:password@]host[:port][,...]/service[/db]     the primary that they name
+
+`rediss+cluster` and `rediss+sentinel` speak TLS to every server.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from broker.backend.tls import FILES, tls_faults
+from broker.errors import ConfigError
+
+Kind = Literal["single", "cluster", "sentinel"]
+
+SCHEMES: Final = (
+    *("embedded", "redis", "rediss", "unix"),
+    *("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
+)
+
+URL_OPTIONS: Final = {
+    *("db", "client_name", "username", "password"),
+    *(*FILES, "ssl_check_hostname", "ssl_cert_reqs"),
+}
+SENTINEL_OPTIONS: Final = {"sentinel_username", "sentinel_password"}
+
+REDIS_PORT: Final = 6379
+SENTINEL_PORT: Final = 26379
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where one server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """`host:port`, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisURL:
+    """What a URL says.
+
+    Attributes:
+        kind: of deployment.
+        url: as it was given.
+        seeds: nodes or sentinels to begin with; empty for a single server.
+        service: the name under which Sentinels watch the primary, else "".
+    """
+
+    kind: Kind
+    url: str
+    seeds: tuple[Address, ...] = ()
+    service: str = ""
+
+    def node_url(self, address: Address) -> str:
+        """Return the URL of one server that holds data: same user, password and options."""
+        parts = urlsplit(self.url)
+        login = parts.netloc.rpartition("@")[0]
+        db = unquote(parts.path).strip("/").partition("/")[2] if self.kind == "sentinel" else ""
+        return _joined(parts.scheme, login, address, db, _options(parts.query, URL_OPTIONS))
+
+    def sentinel_url(self, address: Address) -> str:
+        """Return the URL of one sentinel: its own user and password, if any, and TLS as given."""
+        parts = urlsplit(self.url)
+        given = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        password = quote(given.get("sentinel_password", ""), safe="")
+        login = quote(given.get("sentinel_username", ""), safe="") + (password and f":{password}")
+        options = {name for name in URL_OPTIONS if name.startswith("ssl_")}
+        return _joined(parts.scheme, login, address, "", _options(parts.query, options))
+
+
+def _joined(scheme: str, login: str, address: Address, db: str, options: str) -> str:
+    at = "@" if login else ""
+    return f"{scheme.partition('+')[0]}://{login}{at}{address}/{db}{options}"
+
+
+def _options(query: str, wanted: set[str]) -> str:
+    kept = [one for one in query.split("&") if unquote(one.partition("=")[0]) in wanted]
+    return "?" + "&".join(kept) if kept else ""
+
+
+def read_url(url: str) -> RedisURL:
+    """Return what a URL says, before anything connects.
+
+    Raises:
+        ConfigError: no known scheme; or host, port, service, database or an option is not one, or a
+            file of TLS is missing.
+    """
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES or "://" not in url:
+        raise ConfigError(
+            [
+                f"url {redacted(url)!r} has no known scheme; use one of "
+                + ", ".join(f"{name}://" for name in SCHEMES)
+            ]
+        )
+    try:
+        place = _read(url, scheme)
+    except ValueError:
+        # The cause would show the password.
+        raise invalid_url_error(url) from None
+    if place is None:
+        raise invalid_url_error(url)
+    given = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    faults = tls_faults(scheme, {name: values[-1] for name, values in given.items()})
+    if faults:
+        raise ConfigError([f"url {redacted(url)!r}: {fault}" for fault in faults])
+    return place
+
+
+def _read(url: str, scheme: str) -> RedisURL | None:
+    parts = urlsplit(url)
+    options = set(parse_qs(parts.query, keep_blank_values=True))
+    deployment = scheme.partition("+")[2]
+    if not deployment:
+        # Reading the port checks it.
+        is_readable = scheme == "unix" or (bool(parts.hostname), parts.port)[0]
+        return RedisURL("single", url) if is_readable and options <= URL_OPTIONS else None
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    path = unquote(parts.path).strip("/")
+    if deployment == "cluster":
+        seeds = tuple(_address(host, REDIS_PORT) for host in hosts)
+        # A Cluster has database 0 only.
+        is_readable = path in ("", "0") and options <= URL_OPTIONS - {"db"}
+        return RedisURL("cluster", url, seeds) if is_readable else None
+    service, _, db = path.partition("/")
+    seeds = tuple(_address(host, SENTINEL_PORT) for host in hosts)
+    is_readable = bool(service) and (not db or db.isdecimal())
+    is_readable = is_readable and options <= URL_OPTIONS | SENTINEL_OPTIONS
+    return RedisURL("sentinel", url, seeds, service) if is_readable else None
+
+
+def _address(text: str, port: int) -> Address:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or parts.path or parts.query:
+        raise ValueError(text)
+    return Address(parts.hostname, port if parts.port is None else parts.port)
+
+
+def cluster_url(url: str) -> str | None:
+    """Return the URL of the Cluster that the server of a `redis://` URL belongs to.
+
+    None if there is no such form: a unix socket, or a database other than 0.
+    """
+    parts = urlsplit(url)
+    db = parse_qs(parts.query).get("db", [parts.path.strip("/") or "0"])[0]
+    if parts.scheme not in ("redis", "rediss") or db != "0":
+        return None
+    options = _options(parts.query, URL_OPTIONS - {"db"})
+    return f"{parts.scheme}+cluster://{parts.netloc}{options}"
+
+
+def invalid_url_error(url: str) -> ConfigError:
+    """Say that a URL cannot be read, without showing its password."""
+    scheme = url.partition("://")[0]
+    form = "scheme://[user:password@]host[:port][/db]"
+    options = URL_OPTIONS
+    if scheme.endswith("+cluster"):
+        form = "scheme://[user:password@]host[:port][,host[:port]...]"
+        options = URL_OPTIONS - {"db"}
+    elif scheme.endswith("+sentinel"):
+        form = "scheme://[user:password@]host[:port][,host[:port]...]/service[/db]"
+        options = URL_OPTIONS | SENTINEL_OPTIONS
+    return ConfigError(
+        [
+            f"url {redacted(url)!r} cannot be read; it is {form}, with / @ : ? # in a password "
+            "percent-encoded, and of options only " + ", ".join(sorted(options))
+        ]
+    )
+
+
+def redacted(url: str) -> str:
+    """Return a URL without its password, fit for logs and errors."""
+    # An @ behind a ? is of a password that should have been percent-encoded, but of which?
+    shown = re.sub(r"^([a-z+]+://)[^?]*\?.*@.*", r"\1***", url, flags=re.IGNORECASE)
+    # Up to the last @, for the same reason.
+    shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", shown, flags=re.IGNORECASE)
+    return shown.partition("?")[0]

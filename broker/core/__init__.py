@@ -1,0 +1,1 @@
+"""What producers and replicas hold, as pure state machines: input in, effects out."""

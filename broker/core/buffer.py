@@ -1,0 +1,608 @@
+"""What a producer has not yet got accepted, and what it keeps in case Redis forgets. No I/O.
+
+Every shard has a lane: deltas gather in columns, full columns queue up, packed chunks are on their
+way, and accepted chunks are kept for a while. The life of a delta:
+
+    set() -> intake -> open columns -> closed columns -> chunk in flight -> kept -> forgotten
+                                           ^                                  |
+                                           '----- numbered again never; sent again on MISSING n
+
+Invariants:
+1. A chunk's number and bytes never change once packed, so that a repeat is recognised.
+2. Chunks are sent in the order of their numbers; those in flight follow each other.
+3. `bytes` never grows but by a call, which checks the limit first: packing only makes it smaller.
+4. What gathered in a lane's intake moves into its columns before anything else is added, closed,
+   counted or sent: the order is that of the calls.
+5. `buffered = accepted + conflated + pending` for every lane; the lost are among the accepted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from broker.core.fast_path import (
+    MAX_KNOWN,
+    MAX_PLAIN,
+    PLAIN_BYTES,
+    PLAIN_TYPES,
+    SHORT,
+    Intake,
+    plain_size,
+)
+from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
+from broker.errors import EncodeError
+from broker.protocol.codec import encode_chunk
+from broker.protocol.constants import INT_MAX, INT_MIN, MAX_CHUNK_BYTES, OP_SET
+from broker.protocol.messages import Chunk, Run, TableKey, TableOp, TableRun
+from broker.protocol.names import shard_of
+from broker.protocol.table_codec import merged, table_run_size
+from broker.protocol.values import admit_key
+
+T = TypeVar("T")
+
+DEFINED_ALONG_BYTES = 64 << 10  # of ids in a chunk that carries deltas
+DEFINED_ALONE_BYTES = 1 << 20
+DEFINED_AGAIN_BYTES = 2 << 20
+
+
+class ProducerBuffer:
+    """Bounded store of a producer's deltas for all shards; safe to call from many threads.
+
+    Args:
+        node: the writer's name, put into every chunk.
+        shards: number of shards.
+        max_bytes: upper bound for what is not accepted yet.
+        max_count: deltas after which a chunk is closed.
+        chunk_bytes: bytes after which a chunk is closed.
+        keep_s: seconds for which accepted chunks are kept.
+        keep_bytes: bytes of accepted chunks that are kept, over all shards.
+        conflates: leave out of each chunk what a newer set or delete in it makes pointless.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        shards: int,
+        max_bytes: int,
+        max_count: int,
+        chunk_bytes: int,
+        keep_s: float,
+        keep_bytes: int,
+        conflates: bool = False,
+    ) -> None:
+        self.node = node
+        self.max_bytes = max_bytes
+        self.max_count = max_count
+        self.chunk_bytes = chunk_bytes
+        self.keep_s = keep_s
+        self.keep_bytes = keep_bytes // shards
+        self.conflates = conflates
+        self.lanes = [Lane(shard) for shard in range(shards)]
+        self.bytes = 0
+        self.lock = threading.Lock()
+        self._known: dict[str, Intake] = {}
+        self._reserved = 0
+        self._is_shut = False
+        self._is_short = False
+        self._now = 0.0
+        self._time_ms = 0
+        self._places: dict[TableKey, dict[str, int]] = {}
+
+    # -- taking deltas ----------------------------------------------------------------------------
+
+    def make_fast_set(
+        self, exact: Callable[[str, Any], T], wake: Callable[[str], object]
+    ) -> Callable[[str, Any], T | None]:
+        """Return a function that buffers one plain set without a lock, from any thread.
+
+        Args:
+            exact: called instead for whatever cannot go the fast way; what it returns is returned.
+            wake: called with the key if its lane has to be woken (hardly ever).
+        """
+        known = self._known.get
+
+        # All in one place: a call to another function would cost a fifth of this one.
+        def put(key: str, value: Any) -> T | None:
+            try:
+                intake = known(key)
+            except TypeError:
+                return exact(key, value)
+            if intake is None and (intake := self._introduce(key)) is None:
+                return exact(key, value)
+            kind = type(value)
+            # A key may be equal to a known one and yet be none, as a proxy is.
+            if type(key) is str and (
+                kind is float
+                or kind in PLAIN_TYPES
+                or (kind is int and INT_MIN <= value <= INT_MAX)
+                or (kind is str and len(value) <= SHORT and value.isascii())
+            ):
+                items = intake.items
+                if len(items) < intake.limit:
+                    items += (key, value)
+                    if not intake.limit:
+                        wake(key)
+                    return None
+            return exact(key, value)
+
+        return put
+
+    def _introduce(self, key: Any) -> Intake | None:
+        """Return where plain sets of a key gather, and remember it; None: the key is not plain."""
+        if type(key) is not str or not key.isascii() or not 0 < len(key) <= SHORT:
+            return None
+        intake = self.lanes[shard_of(key, len(self.lanes))].intake
+        if len(self._known) < MAX_KNOWN:
+            self._known[key] = intake
+        return intake
+
+    def shut(self) -> None:
+        """Refuse the fast way from now on: whoever writes has to be told why he cannot."""
+        with self.lock:
+            self._is_shut = True
+            self._gather_all()
+
+    def shut_in_child(self) -> None:
+        """Likewise in a forked child, where a thread that is not here may hold the lock."""
+        self._is_shut = True
+        for lane in self.lanes:
+            lane.intake.limit = 0
+
+    def _gather_all(self) -> None:
+        for lane in self.lanes:
+            self._gather(lane)
+
+    def _gather(self, lane: Lane) -> bool:
+        """Move what went the fast way into the columns; true if that closed some."""
+        lane.intake.limit = 0
+        keys, values = lane.intake.take()
+        self._reserved -= lane.reserved
+        lane.reserved = 0
+        tickets = lane.tickets
+        if keys and not lane.open.count:
+            # They came when the columns had just been closed.
+            lane.open.since = self._now
+        while keys:
+            columns = lane.open
+            before = columns.size if columns.count else 0
+            room = max(1, self.max_count - columns.count)
+            rest = keys[room:], values[room:]
+            if rest[0]:
+                # Threads that raced took a few more than there was room for.
+                del keys[room:], values[room:]
+            columns.extend_plain(keys, values, plain_size(keys, values))
+            self.bytes += columns.size - before
+            lane.buffered += len(keys)
+            keys, values = rest
+            if columns.count >= self.max_count:
+                self._close_open(lane).since = columns.since
+        return lane.tickets != tickets
+
+    def _grant(self, lane: Lane) -> None:
+        """Open the fast way for as many as certainly fit into the open columns and the buffer."""
+        columns, share = lane.open, len(self.lanes)
+        most = min(
+            MAX_PLAIN,
+            self.max_count - columns.count,
+            (self.chunk_bytes - columns.size - RUN_BYTES) // PLAIN_BYTES,
+            ((self.max_bytes - self.bytes - self._reserved) // share - RUN_BYTES) // PLAIN_BYTES,
+        )
+        if most > 0 and columns.count and not self._is_shut:
+            lane.reserved = most * PLAIN_BYTES + RUN_BYTES
+            self._reserved += lane.reserved
+            lane.intake.limit = 2 * most
+
+    def _has_room(self, size: int) -> bool:
+        # What is bigger than the whole buffer still gets through when the buffer is empty.
+        if self.bytes and self.bytes + self._reserved + size > self.max_bytes:
+            # What other lanes may take the fast way is not taken yet.
+            self._gather_all()
+        self._is_short = self.bytes != 0 and self.bytes + self._reserved + size > self.max_bytes
+        return not self._is_short
+
+    def add(  # noqa: PLR0917 - called for every delta, and keywords cost time
+        self, shard: int, op: int, key: str, value: Any, size: int, stamp: int | None, now: float
+    ) -> bool | None:
+        """Buffer one admitted delta.
+
+        Returns:
+            True if the lane's sender has something new to look at (a first delta, a full chunk),
+            False if it knows already, None if there is no room and nothing was buffered.
+        """
+        with self.lock:
+            self._now = now
+            lane = self.lanes[shard]
+            closed = self._gather(lane)
+            columns = lane.open
+            full = columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes
+            room = size + (CHUNK_HEAD_BYTES + RUN_BYTES if full else columns.overhead(op))
+            if not self._has_room(room):
+                return None
+            if full:
+                columns = self._close_open(lane)
+            first = not columns.count
+            if first:
+                columns.since = now
+            columns.append(op, key, value, stamp, size)
+            self.bytes += room
+            lane.buffered += 1
+            if columns.count >= self.max_count:
+                self._close_open(lane)
+                return True
+            self._grant(lane)
+            return first or closed
+
+    @staticmethod
+    def check_group(count: int, size: int) -> None:
+        """Refuse what cannot become visible at once.
+
+        Raises:
+            EncodeError: so many bytes do not fit into one chunk.
+        """
+        if size + RUN_BYTES + CHUNK_HEAD_BYTES > MAX_CHUNK_BYTES:
+            raise EncodeError(
+                f"set_many of {count} keys needs up to {size} bytes in one shard, over the limit "
+                f"of {MAX_CHUNK_BYTES} that can become visible at once; split it into calls"
+            )
+
+    def add_many(  # noqa: PLR0917 - as add
+        self,
+        shard: int,
+        keys: Sequence[str],
+        values: Sequence[Any],
+        size: int,
+        stamp: int | None,
+        now: float,
+    ) -> bool | None:
+        """Buffer many sets that have to become visible at once: they never part ways.
+
+        Returns:
+            As `add`.
+        """
+        with self.lock:
+            return self._add_together(
+                self.lanes[shard],
+                len(keys),
+                size + RUN_BYTES,
+                now,
+                lambda columns: columns.extend(OP_SET, keys, values, stamp, size),
+            )
+
+    def _add_together(
+        self, lane: Lane, deltas: int, size: int, now: float, put: Callable[[Columns], None]
+    ) -> bool | None:
+        """Have `put` add deltas of so many bytes to one lane's columns, all or none; as `add`."""
+        self._now = now
+        closed = self._gather(lane)
+        columns = lane.open
+        full = columns.count and (
+            columns.size + size > self.chunk_bytes or columns.count + deltas > self.max_count
+        )
+        first = full or not columns.count
+        room = size + (CHUNK_HEAD_BYTES if first else 0)
+        if not self._has_room(room):
+            return None
+        if full:
+            columns = self._close_open(lane)
+        if first:
+            columns.since = now
+        put(columns)
+        self.bytes += room
+        lane.buffered += deltas
+        if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
+            self._close_open(lane)
+            return True
+        self._grant(lane)
+        return bool(first) or closed
+
+    def intern(self, table: TableKey, keys: Iterable[str]) -> dict[str, int] | None:
+        """Give an id to each text key that has none yet.
+
+        Returns:
+            key -> id x shards + shard, of this and every earlier call; None if there is no room,
+            then nothing was done.
+
+        Raises:
+            EncodeError: a key cannot be sent; nothing was done.
+        """
+        with self.lock:
+            places = self._places.setdefault(table, {})
+            count = len(self.lanes)
+            new = {key: (admit_key(key), shard_of(key, count)) for key in keys if key not in places}
+            size = sum(one for one, _ in new.values())
+            for shard in {shard for _, shard in new.values()}:
+                size += self.lanes[shard].names.head_bytes(table)
+            if new and not self._has_room(size):
+                return None
+            self.bytes += size
+            for key, (one, shard) in new.items():
+                places[key] = self.lanes[shard].names.add(table, key, one) * count + shard
+            return places
+
+    @staticmethod
+    def check_table_run(run: TableRun, what: str) -> None:
+        """Refuse what cannot become visible at once; `what` are keys or records.
+
+        Raises:
+            EncodeError: so many bytes do not fit into one chunk.
+        """
+        size = table_run_size(run) + CHUNK_HEAD_BYTES
+        if size > MAX_CHUNK_BYTES:
+            raise EncodeError(
+                f"{run.deltas} {what} of table {run.table.name!r} need up to {size} bytes in one "
+                f"shard, over the limit of {MAX_CHUNK_BYTES} that can become visible at once; "
+                "split them into calls"
+            )
+
+    def add_table_run(self, shard: int, run: TableRun, now: float) -> bool | None:
+        """Buffer deltas of a table that have to become visible at once: they never part ways.
+
+        Returns:
+            As `add`.
+        """
+        size = table_run_size(run)
+        with self.lock:
+            return self._add_together(
+                self.lanes[shard],
+                run.deltas,
+                size,
+                now,
+                lambda columns: columns.add_table_run(run, size),
+            )
+
+    def _close_open(self, lane: Lane) -> Columns:
+        lane.tickets += 1
+        lane.open.ticket = lane.tickets
+        lane.closed.append(lane.open)
+        lane.open = Columns()
+        return lane.open
+
+    def conflate(self) -> int:
+        """Drop every waiting delta that a newer set or delete of its key makes pointless.
+
+        Returns:
+            How many bytes of room that made.
+        """
+        with self.lock:
+            self._gather_all()
+            before = self.bytes
+            for lane in self.lanes:
+                overwritten: set[str] = set()
+                for columns in (lane.open, *reversed(lane.closed)):
+                    self._drop_overwritten(lane, columns, overwritten)
+                lane.closed = deque(columns for columns in lane.closed if columns.count)
+            return before - self.bytes
+
+    def _drop_overwritten(self, lane: Lane, columns: Columns, overwritten: set[str]) -> None:
+        before = columns.size
+        dropped = columns.conflate(overwritten)
+        if dropped:
+            self.bytes -= before - (columns.size if columns.count else 0)
+            lane.conflated += dropped
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    def next_chunk(
+        self, shard: int, now: float, linger: float, time_ms: int
+    ) -> tuple[Packed | None, float | None]:
+        """Return the next chunk to send, or how many seconds the open columns may still wait.
+
+        The chunk is in flight until `accepted`, `requeue` or `rewind`. Those in flight follow each
+        other, so they have to be sent in this order and on one connection.
+
+        Returns:
+            (chunk, None), or (None, seconds until the linger is over), or (None, None) if empty.
+        """
+        with self.lock:
+            lane = self.lanes[shard]
+            packed, wait = (
+                (lane.resend.popleft(), None)
+                if lane.resend
+                else self._next_packed(lane, now, linger, time_ms)
+            )
+            if packed is not None:
+                lane.in_flight.append(packed)
+            return packed, wait
+
+    def is_behind(self, shard: int) -> bool:
+        """Whether more than the open columns waits to be sent."""
+        lane = self.lanes[shard]
+        return bool(lane.closed or lane.resend)
+
+    def _next_packed(
+        self, lane: Lane, now: float, linger: float, time_ms: int
+    ) -> tuple[Packed | None, float | None]:
+        self._now = now
+        self._time_ms = time_ms
+        self._gather(lane)
+        if not lane.closed:
+            if not lane.open.count:
+                # Ids alone may take up the room that the deltas need for which they are.
+                if self._is_short and lane.names.waiting_bytes:
+                    alone = Columns(since=now, ticket=lane.tickets)
+                    return self._pack(lane, alone, DEFINED_ALONE_BYTES), None
+                return None, None
+            wait = lane.open.since + linger - now
+            if wait > 0:
+                self._grant(lane)
+                return None, wait
+            self._close_open(lane)
+        packed = self._define(lane)
+        return packed or self._pack(lane, self._next_columns(lane), DEFINED_ALONG_BYTES), None
+
+    def _define(self, lane: Lane) -> Packed | None:
+        """Pack nothing but ids, if more of them wait than fit beside the next columns."""
+        next_one = lane.closed[0]
+        room = min(DEFINED_ALONG_BYTES, MAX_CHUNK_BYTES - next_one.size)
+        if lane.names.waiting_bytes <= room:
+            return None
+        alone = Columns(since=next_one.since, ticket=next_one.ticket)
+        return self._pack(lane, alone, DEFINED_ALONE_BYTES)
+
+    def _next_columns(self, lane: Lane) -> Columns:
+        columns = lane.closed.popleft()
+        # Behind a backlog a chunk costs the same, however many of them it takes along.
+        most = min(self.chunk_bytes, MAX_CHUNK_BYTES - lane.names.waiting_bytes)
+        while lane.closed and columns.size + lane.closed[0].size <= most:
+            columns.join(lane.closed.popleft())
+            self.bytes -= CHUNK_HEAD_BYTES
+        if self.conflates:
+            self._drop_overwritten(lane, columns, set())
+        return columns
+
+    def _pack(self, lane: Lane, columns: Columns, define_bytes: int) -> Packed:
+        lane.number += 1
+        lane.packed += columns.count
+        names, before = lane.names, lane.names.defined
+        defines, size = names.take(lane.number, define_bytes) if names.waiting_bytes else ([], 0)
+        data = self._encoded(lane, lane.number, columns.runs, [*defines, *merged(columns.tables)])
+        # From here on the true size counts; what was made only for ids counted nothing yet.
+        self.bytes += len(data) - size - (columns.size if columns.count else 0)
+        return Packed(
+            *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data),
+            defined=before,
+        )
+
+    def _encoded(self, lane: Lane, number: int, runs: list[Run], tables: list[TableOp]) -> bytes:
+        return encode_chunk(Chunk(self.node, lane.incarnation, number, self._time_ms, runs, tables))
+
+    def accepted(self, shard: int, now: float) -> None:
+        """Redis took the oldest chunk in flight (or had it already): keep it for a while."""
+        with self.lock:
+            lane = self.lanes[shard]
+            if not lane.in_flight:
+                return
+            packed = lane.in_flight.popleft()
+            if packed.number > lane.accepted_number:
+                lane.accepted_number, lane.accepted = packed.number, packed.total
+                self.bytes -= len(packed.data)
+            lane.kept.append((packed, now))
+            lane.kept_bytes += len(packed.data)
+            self._forget(lane, now)
+
+    def requeue(self, shard: int) -> None:
+        """Whatever became of the chunks in flight, they are to be sent again."""
+        with self.lock:
+            self._return(self.lanes[shard])
+
+    @staticmethod
+    def _return(lane: Lane) -> None:
+        lane.resend.extendleft(reversed(lane.in_flight))
+        lane.in_flight.clear()
+
+    def rewind(
+        self, shard: int, number: int, server_deltas: int, now: float
+    ) -> tuple[int, int, int]:
+        """Redis says that it holds nothing of this lane from chunk `number` on.
+
+        Everything kept from there on will be sent again; what is not kept is lost, and counted.
+
+        Args:
+            shard: the lane.
+            number: first chunk number that Redis does not have.
+            server_deltas: deltas of this incarnation that Redis does have.
+            now: monotonic seconds.
+
+        Returns:
+            (chunk number before the first that can be sent again, deltas up to there, deltas lost).
+            The number is `number - 1` if nothing is lost.
+        """
+        with self.lock:
+            lane = self.lanes[shard]
+            self._forget(lane, now)
+            again = [packed for packed, _ in lane.kept if packed.number >= number]
+            lane.kept = deque(pair for pair in lane.kept if pair[0].number < number)
+            lane.kept_bytes = sum(len(packed.data) for packed, _ in lane.kept)
+            lane.resent += sum(packed.deltas for packed in again)
+            self._return(lane)
+            lane.resend.extendleft(reversed(again))
+            if lane.resend:
+                first = lane.resend[0]
+                base_number, base_total = first.number - 1, first.total - first.deltas
+            else:
+                base_number, base_total = lane.number, lane.packed
+            lost = lane.lose(server_deltas, base_total)
+            if base_number >= number:
+                base_number -= self._define_again(lane, number, base_number, base_total)
+            return base_number, base_total, lost
+
+    def _define_again(self, lane: Lane, number: int, base_number: int, base_total: int) -> int:
+        """Say anew what ids mean that chunks from `number` to `base_number` defined: they are gone.
+
+        What is to be sent again relies on them, so this takes the place of the last of those
+        chunks. There are enough: it is packed more densely than they were.
+
+        Returns:
+            How many chunks were put in front of what is sent again.
+        """
+        if not lane.resend:
+            self.bytes += lane.names.forget(number)
+            return 0
+        first = lane.resend[0]
+        made = [
+            Packed(
+                *(at, 0, base_total, first.since, first.ticket),
+                self._encoded(lane, at, [], defines),
+                before,
+            )
+            for at, defines, before in lane.names.again(
+                number, base_number, first.defined, DEFINED_AGAIN_BYTES
+            )
+        ]
+        lane.resend.extendleft(reversed(made))
+        return len(made)
+
+    def _forget(self, lane: Lane, now: float) -> None:
+        while lane.kept and (
+            lane.kept[0][1] + self.keep_s < now or lane.kept_bytes > self.keep_bytes
+        ):
+            packed, _ = lane.kept.popleft()
+            lane.kept_bytes -= len(packed.data)
+
+    def close_all(self) -> list[int]:
+        """Let nothing linger any more.
+
+        Returns:
+            For each lane the ticket of what was buffered last, to be waited for with `settled`.
+        """
+        with self.lock:
+            self._gather_all()
+            for lane in self.lanes:
+                if lane.open.count:
+                    self._close_open(lane)
+            return [lane.tickets for lane in self.lanes]
+
+    def settled(self, tickets: Iterable[int]) -> bool:
+        """Whether nothing up to these tickets has to reach Redis any more."""
+        with self.lock:
+            return not any(
+                lane.outstanding(ticket) for lane, ticket in zip(self.lanes, tickets, strict=True)
+            )
+
+    def reached(self) -> list[int]:
+        """Return for each lane the chunk number up to which Redis has accepted everything."""
+        with self.lock:
+            return [
+                min([lane.number] + [one.number - 1 for one in (*lane.resend, *lane.in_flight)])
+                for lane in self.lanes
+            ]
+
+    @property
+    def pending(self) -> int:
+        """Deltas that Redis has not accepted yet, over all shards."""
+        with self.lock:
+            self._gather_all()
+            return sum(lane.pending for lane in self.lanes)
+
+    def counts(self) -> dict[str, int]:
+        """Return counters over all shards: `buffered = accepted + conflated + pending`."""
+        with self.lock:
+            self._gather_all()
+            names = ("buffered", "accepted", "conflated", "pending", "lost", "resent")
+            return {name: sum(getattr(lane, name) for lane in self.lanes) for name in names} | {
+                "buffer_bytes": self.bytes
+            }

@@ -1,0 +1,70 @@
+"""What one reader of a replica's changes has not read yet. No I/O; any thread may read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from broker.core.queues import ReaderQueue
+from broker.errors import ChangesOverflowError, ConfigError
+from broker.model import Change
+
+OverflowPolicy = Literal["conflate", "raise"]
+OVERFLOW_POLICIES = ("conflate", "raise")
+
+
+class ChangeQueue(ReaderQueue[Change]):
+    """What one reader has not read yet.
+
+    Args:
+        prefix: only keys that begin with it; None for all.
+        limit: most changes that wait.
+        overflow: what happens to a reader that falls further behind: "conflate" keeps the newest
+            change of each key only (increments included: the value says it all); if even that is
+            too much, or with "raise", the reader gets `ChangesOverflowError` once it has read what
+            is left.
+        notify: called, on the replica's thread, whenever there is something to read.
+    """
+
+    def __init__(
+        self,
+        prefix: str | None,
+        limit: int,
+        overflow: OverflowPolicy,
+        notify: Callable[[], object],
+    ) -> None:
+        if overflow not in OVERFLOW_POLICIES:
+            raise ConfigError([f"overflow={overflow!r}; allowed: {', '.join(OVERFLOW_POLICIES)}"])
+        if limit < 1:
+            raise ConfigError([f"limit={limit!r}; allowed: 1 and more changes"])
+        super().__init__(limit, notify)
+        self._prefix = prefix
+        self._overflow = overflow
+
+    def put(self, items: list[Change]) -> None:
+        """Add changes; called by the replica."""
+        if self._prefix is not None:
+            items = [change for change in items if change.key.startswith(self._prefix)]
+        super().put(items)
+
+    def _shrink(self) -> None:
+        if self._overflow == "conflate":
+            newest = {change.key: n for n, change in enumerate(self._waiting)}
+            kept = deque(
+                change for n, change in enumerate(self._waiting) if newest[change.key] == n
+            )
+            self.conflated += len(self._waiting) - len(kept)
+            self._waiting = kept
+        if len(self._waiting) > self._limit:
+            while len(self._waiting) > self._limit:
+                self._waiting.pop()
+            self._overflowed = True
+
+    def _end(self) -> Exception:
+        if not self._overflowed:
+            return super()._end()
+        return ChangesOverflowError(
+            f"this reader of changes fell more than {self._limit} changes behind; read "
+            "faster, raise limit=, or read the replica and call changes() again"
+        )

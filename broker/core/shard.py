@@ -1,0 +1,501 @@
+"""One shard of a replica as a state machine: packets and read pages in, decisions out. No I/O.
+
+Invariants:
+1. `values` is exactly the fold of the history up to `position`, at all times. A load is built
+   aside and takes the place of `values` in one step, when it has caught up with the head.
+2. A batch is applied only if it names the batch before it, `position.batch_id`. Offsets alone
+   cannot tell a rewritten history from mine.
+3. Whatever cannot be placed is settled by asking the server, never by guessing.
+4. Proof is as old as the moment it speaks of, not as the moment it arrived: a packet that waited in
+   a queue proves little. Times of publication are the Redis clock's; `_clock` is how far that is
+   from ours, at most, learnt from answers to our own questions and from every packet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+from broker.core.bulk_chunks import BulkChunks
+from broker.core.fold import Tally, decode_chunks, fold
+from broker.core.tables import new_tables
+from broker.core.transitions import TRANSITIONS, Event
+from broker.errors import DecodeError
+from broker.model import Change, Status
+from broker.protocol.codec import (
+    decode_following,
+    decode_keys,
+    decode_packet,
+    pack_value,
+    unpack_fields,
+)
+from broker.protocol.messages import Batch, Heartbeat, LogEntry, Notice, Operation, Packet, Position
+
+if TYPE_CHECKING:
+    from broker.core.tables.shard import ShardTables
+
+RECENT_IDS = 4096
+KEPT_PACKETS_BYTES = 32 << 20
+LOADS_BEFORE_GIVING_UP = 30
+
+
+class Need(Enum):
+    """What the shell has to read for this shard now."""
+
+    NOTHING = auto()
+    LOG = auto()
+    FULL_STATE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a shard's meta hash said in one atomic read.
+
+    Attributes:
+        position: the last batch.
+        snapshot: where the full-state hash is complete; offset 0 if none was written.
+        covered: append number up to which everything is published.
+        quiet_s: seconds since the shard's last packet, by the Redis clock.
+        time_s: the Redis clock, in seconds.
+        log_bytes: size of the log.
+        fold_to: no field of the full-state hash is from beyond this offset.
+    """
+
+    position: Position
+    snapshot: Position
+    covered: int
+    quiet_s: float
+    time_s: float
+    log_bytes: int = 0
+    fold_to: int = 0
+
+
+@dataclass(slots=True)
+class _Load:
+    """A full state on its way in, not visible yet."""
+
+    position: Position
+    tables: ShardTables | None
+    values: dict[str, Any] = field(default_factory=dict)
+    floors: dict[str, int] = field(default_factory=dict)
+    newest: int = 0
+
+
+class ShardState:
+    """What a replica holds of one shard, and what it is worth.
+
+    Args:
+        shard: number of the shard.
+        staleness_bound: seconds of silence after which the shard is no longer live.
+        on_changes: called with every list of changes that became visible; None while nobody looks,
+            which lets whole columns be applied at once.
+        on_moved: called, with the phase before, whenever the phase became another one.
+    """
+
+    def __init__(self, shard: int, staleness_bound: float) -> None:
+        self.shard = shard
+        self.staleness_bound = staleness_bound
+        self.on_changes: Callable[[list[Change]], None] | None = None
+        self.on_moved: Callable[[ShardState, Status], None] | None = None
+        self.phase = Status.CONNECTING
+        self.moved_by: Event | None = None
+        self.values: dict[str, Any] = {}
+        self.tables = new_tables()
+        self.position = Position()
+        self.covered = 0
+        self.proved_at: float | None = None
+        self.counts: Counter[str] = Counter()
+        self.tally = Tally()
+        self._subscribed = False
+        self._heard_at = 0.0
+        self._clock = float("inf")
+        self._load: _Load | None = None
+        self._loads_in_a_row = 0
+        self._kept: deque[tuple[Batch, int]] = deque()
+        self._kept_bytes = 0
+        self._ids: dict[int, bytes] = {}
+        self._bulk = BulkChunks()
+
+    @property
+    def need(self) -> Need:
+        """What has to be read next; nothing while unsubscribed, for a packet could be missed."""
+        if not self._subscribed:
+            return Need.NOTHING
+        if self.phase is Status.LOADING:
+            return Need.FULL_STATE
+        return Need.LOG if self.phase is Status.CATCHING_UP else Need.NOTHING
+
+    @property
+    def reading_from(self) -> Position:
+        """The position after which the log has to be read."""
+        return self._load.position if self._load else self.position
+
+    @property
+    def loads_in_a_row(self) -> int:
+        """Full loads since a packet last fitted; the shell waits longer the more there are."""
+        return self._loads_in_a_row
+
+    def lag(self, now: float) -> float:
+        """Seconds since the moment for which the content is proved to be the whole history.
+
+        inf if it never was.
+        """
+        return now - self.proved_at if self.proved_at is not None else float("inf")
+
+    def overdue(self, now: float) -> float:
+        """Seconds by which proof is older than the staleness bound; below 0 while it is not."""
+        return self.lag(now) - self.staleness_bound
+
+    def status(self, now: float) -> Status:
+        """What the content is worth at this moment, whether or not `tick` came in time."""
+        is_overdue = self.overdue(now) > 0
+        # The phase last: live since before it was looked at, or since a proof that came meanwhile.
+        phase = self.phase
+        return Status.STALE if phase is Status.LIVE and is_overdue else phase
+
+    # -- the subscription -------------------------------------------------------------------------
+
+    def subscribed(self, now: float) -> None:
+        """The server confirmed the subscription; whatever was sent before it may be missing."""
+        self.tick(now)
+        self._subscribed = True
+        self._heard_at = now
+        self._drop_kept()
+        self._enter(Event.SUBSCRIBED)
+        if self._load is not None:
+            # What was read so far may be of a server that is not the one that answers from now on.
+            self._load = None
+            self._enter(Event.CUT)
+
+    def lost(self) -> None:
+        """The subscription's connection is gone."""
+        self._subscribed = False
+        self._drop_kept()
+        self._enter(Event.LOST)
+
+    def tick(self, now: float) -> bool:
+        """Notice that proof grew too old; true if nothing at all was heard for that long.
+
+        Packets that prove nothing (repeated ones, notices) must not keep the shard live. While it
+        is live it is never true: what is given up then would be told as lost, not as silent.
+        """
+        if self.status(now) is not self.phase:
+            self._enter(Event.SILENCE)
+        return self.phase is not Status.LIVE and now - self._heard_at > self.staleness_bound
+
+    def close(self) -> None:
+        """End it; `values` stays readable."""
+        self._enter(Event.CLOSE)
+
+    def give_up(self) -> None:
+        """End it loudly; the content must not be trusted any more."""
+        self._enter(Event.GIVE_UP)
+
+    def bulk(self, data: bytes) -> None:
+        """Take one chunk from the channel of bulk chunks: the batch that it is of comes next."""
+        self.counts["bytes"] += len(data)
+        self._bulk.add(data)
+
+    def packet(self, data: bytes, now: float) -> Event | None:
+        """Take one packet from the channel; None if it was kept for later or cannot be read."""
+        self.counts["packets"] += 1
+        self.counts["bytes"] += len(data)
+        bulk = self._bulk.take()
+        try:
+            packet = decode_packet(data, bulk)
+        except DecodeError:
+            self.counts["packets_unreadable"] += 1
+            return None
+        if packet.shard != self.shard:
+            self.counts["packets_unreadable"] += 1
+            return None
+        # Who looked before this packet saw `stale`: what is told must say so too.
+        self.tick(now)
+        self._heard_at = now
+        if self.phase in (Status.LOADING, Status.CATCHING_UP):
+            self._keep(packet, len(data) + sum(map(len, bulk)))
+        elif self.phase in (Status.LIVE, Status.STALE):
+            return self._take(packet, now)
+        return None
+
+    def _take(self, packet: Packet, now: float) -> Event | None:
+        if isinstance(packet, Notice) and packet.epoch == self.position.epoch:
+            self.counts["notices"] += 1
+            return None
+        event = self._classify(packet)
+        if event is Event.NEXT and isinstance(packet, Batch):
+            self._apply(packet, self.values, None)
+        if event in (Event.NEXT, Event.CURRENT):
+            self.proved_at = self._published_at(packet, now)
+            self._loads_in_a_row = 0
+            if self.lag(now) > self.staleness_bound:
+                event = Event.LATE
+        self._enter(event)
+        return event
+
+    def _published_at(self, packet: Packet, now: float) -> float:
+        """When a packet was published, by our own clock; never later than true."""
+        time_s = packet.time_ms / 1000
+        self._clock = min(self._clock, now - time_s)
+        return time_s + self._clock
+
+    def _classify(self, packet: Packet) -> Event:  # noqa: PLR0911 - one return a rule
+        mine = self.position
+        if packet.epoch != mine.epoch:
+            return Event.FORK
+        if packet.offset == mine.offset:
+            if packet.id != mine.batch_id:
+                return Event.FORK
+            return Event.CURRENT if isinstance(packet, Heartbeat) else Event.DUPLICATE
+        if packet.offset < mine.offset:
+            known = self._ids.get(packet.offset)
+            if isinstance(packet, Heartbeat) or known is None:
+                return Event.BEHIND
+            return Event.DUPLICATE if known == packet.id else Event.FORK
+        if isinstance(packet, Batch) and packet.offset == mine.offset + 1:
+            return Event.NEXT if packet.previous_id == mine.batch_id else Event.FORK
+        return Event.GAP
+
+    # -- reading the log --------------------------------------------------------------------------
+
+    def log_page(self, head: Head | None, entries: Sequence[LogEntry], asked_at: float) -> None:
+        """Take what one atomic read of head and log gave, the log from after `reading_from`.
+
+        Args:
+            head: the shard's meta hash; None if the shard does not exist (yet, or any more).
+            entries: batches in the order of the log; may stop before the head.
+            asked_at: monotonic seconds when it was asked for; the answer speaks of that moment or
+                a later one.
+        """
+        # Unsubscribed it could catch up, but not stay so.
+        if self.phase is not Status.CATCHING_UP or not self._subscribed:
+            return
+        mine = self.reading_from
+        if head is None or head.position.epoch != mine.epoch or head.position.offset < mine.offset:
+            self._enter(Event.CUT)
+            return
+        values, floors = (
+            (self._load.values, self._load.floors) if self._load else (self.values, None)
+        )
+        for entry in entries:
+            if not self._apply_logged(entry, values, floors):
+                self._enter(Event.CUT)
+                return
+        mine = self.reading_from
+        if mine.offset < head.position.offset:
+            # A page that does not move us means that the log begins beyond our position.
+            if not entries:
+                self._enter(Event.CUT)
+            return
+        if mine != head.position or (self._load and self._load.newest > mine.offset):
+            self._enter(Event.CUT)
+            return
+        self._caught_up(head, asked_at)
+
+    def _apply_logged(
+        self, entry: LogEntry, values: dict[str, Any], floors: dict[str, int] | None
+    ) -> bool:
+        """Apply a batch of the log if it follows; false if it does not."""
+        try:
+            batch = decode_following(entry, self.reading_from)
+        except DecodeError:
+            return False
+        self._apply(batch, values, floors)
+        return True
+
+    def _caught_up(self, head: Head, asked_at: float) -> None:
+        if self._load is not None:
+            self._show(self._load)
+            self._load = None
+        self.proved_at = asked_at
+        # The Redis clock may have been set, or be another server's: what packets told is void.
+        self._clock = asked_at - head.time_s
+        # Not the larger of the two: after a roll-back the head covers less.
+        self.covered = head.covered
+        quiet = head.quiet_s > self.staleness_bound
+        self._enter(Event.QUIET if quiet else Event.CAUGHT_UP)
+        kept = [batch for batch, _ in self._kept if batch.offset > self.position.offset]
+        self._drop_kept()
+        for batch in kept:
+            # A hole among them sends us back to the log, which has them all.
+            if self._take(batch, asked_at) is not Event.NEXT:
+                break
+
+    # -- reading the full state -------------------------------------------------------------------
+
+    def begin_load(self, head: Head) -> None:
+        """Start a load: the full-state hash will be read next, page by page."""
+        self.counts["loads"] += 1
+        self._loads_in_a_row += 1
+        if self._loads_in_a_row > LOADS_BEFORE_GIVING_UP:
+            self._enter(Event.GIVE_UP)
+            return
+        self._load = _Load(head.snapshot, new_tables())
+
+    def load_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
+        """Take one page of the full-state hash.
+
+        Raises:
+            DecodeError: a key or field is damaged.
+        """
+        load = self._load
+        if load is None or not fields:
+            return
+        offsets, values = unpack_fields(fields)
+        names = decode_keys(keys)
+        load.values.update(zip(names, values, strict=True))
+        newest = max(offsets)
+        if newest > load.position.offset:
+            # A snapshot is being written right now: these keys are ahead of the position.
+            load.newest = max(load.newest, newest)
+            load.floors.update(
+                (name, offset)
+                for name, offset in zip(names, offsets, strict=True)
+                if offset > load.position.offset
+            )
+
+    def load_tables(self, fields: Mapping[str, bytes]) -> None:
+        """Take the tables hash.
+
+        Raises:
+            DecodeError: a field is damaged.
+        """
+        load = self._load
+        if load is not None and load.tables is not None:
+            load.tables = type(load.tables).loaded(fields, load.position.offset)
+            load.newest = max(load.newest, load.tables.newest)
+
+    def end_load(self) -> None:
+        """The last page was taken; the log comes next."""
+        if self._load is not None:
+            self._enter(Event.LOADED)
+
+    # -- checking itself --------------------------------------------------------------------------
+
+    def repair(self, right: Mapping[str, Any], among: Iterable[str]) -> list[Change]:
+        """Make keys what the history says they are at `position`; return what had to be changed.
+
+        Args:
+            right: key -> value; keys of `among` that it lacks do not exist.
+            among: the keys to look at, besides those of `right`.
+        """
+        changes = []
+        for key in {*among, *right}:
+            is_held = key in self.values
+            if key in right:
+                if not is_held or pack_value(self.values[key]) != pack_value(right[key]):
+                    self.values[key] = right[key]
+                    changes.append(self._repaired("set", key, right[key]))
+            elif is_held:
+                del self.values[key]
+                changes.append(self._repaired("delete", key, None))
+        self.counts["keys_repaired"] += len(changes)
+        if changes and self.on_changes is not None:
+            self.on_changes(changes)
+        return changes
+
+    def _repaired(self, operation: Operation, key: str, value: Any) -> Change:
+        return Change(key, value, operation, self.position, self.shard, resync=True)
+
+    # -- shared -----------------------------------------------------------------------------------
+
+    def _apply(self, batch: Batch, values: dict[str, Any], floors: dict[str, int] | None) -> None:
+        position = batch.position
+        chunks, bad = decode_chunks(batch)
+        self.counts["chunks_skipped"] += len(bad)
+        self.counts["batches"] += 1
+        changes: list[Change] = []
+
+        def observe(
+            operation: Operation, keys: Iterable[str], values: Iterable[Any], stamps: Iterable[int]
+        ) -> None:
+            same = repeat(operation), repeat(position), repeat(self.shard)
+            columns = zip(keys, values, *same, stamps, repeat(False))  # noqa: FBT003 - a column
+            changes.extend(map(_change, columns))
+
+        load = self._load if self._load is not None and values is self._load.values else None
+        watched = self.on_changes is not None and load is None
+        self.tally.add(
+            fold(
+                *(values, batch, chunks, floors, observe if watched else None),
+                tables=self.tables if load is None else load.tables,
+                note_fault=self._fault,
+            )
+        )
+        self._remember(batch)
+        if load is not None:
+            load.position = position
+        else:
+            self.position = position
+            self.covered = batch.covered
+        if changes and self.on_changes is not None:
+            self.on_changes(changes)
+
+    def _fault(self, _fault: str) -> None:
+        self.counts["chunks_skipped"] += 1
+
+    def _remember(self, batch: Batch) -> None:
+        self._ids[batch.offset] = batch.id
+        self._ids.pop(batch.offset - RECENT_IDS, None)
+
+    def _show(self, load: _Load) -> None:
+        """Let a finished load take the place of what was held; tell what differs."""
+        before, self.values = self.values, load.values
+        self.tables = load.tables
+        self.position = load.position
+        if self.on_changes is not None:
+            changes = _differences(before, load.values, load.position, self.shard)
+            if changes:
+                self.on_changes(changes)
+
+    def _enter(self, event: Event) -> None:
+        self.counts[event] += 1
+        before, self.phase = self.phase, TRANSITIONS[self.phase][event]
+        if self.phase is Status.LOADING and before is not Status.LOADING:
+            # Ids of another history must not make one of its batches look like a duplicate.
+            self._load = None
+            self._ids.clear()
+        if self.phase is not before:
+            self.moved_by = event
+            if self.on_moved is not None:
+                self.on_moved(self, before)
+
+    def _keep(self, packet: Packet, size: int) -> None:
+        """Keep a batch for the end of a read; too many: the oldest go, for the log has them."""
+        if not isinstance(packet, Batch) or packet.offset <= self.reading_from.offset:
+            return
+        self._kept.append((packet, size))
+        self._kept_bytes += size
+        while self._kept_bytes > KEPT_PACKETS_BYTES:
+            self._kept_bytes -= self._kept.popleft()[1]
+
+    def _drop_kept(self) -> None:
+        self._kept.clear()
+        self._kept_bytes = 0
+
+
+# The n-th field of the tuple is the n-th of `Change`; without a step of Python for each delta.
+_change: Callable[[Iterable[Any]], Change] = partial(tuple.__new__, Change)
+
+
+def _differences(
+    before: dict[str, Any], after: dict[str, Any], position: Position, shard: int
+) -> list[Change]:
+    """What changed between two states, as changes marked `resync`."""
+    gone = [
+        Change(key, None, "delete", position, shard, resync=True)
+        for key in before
+        if key not in after
+    ]
+    # Compared as bytes: 1, 1.0 and True are equal to Python but not to a reader.
+    absent = object()
+    return gone + [
+        Change(key, value, "set", position, shard, resync=True)
+        for key, value in after.items()
+        if (old := before.get(key, absent)) is absent or pack_value(old) != pack_value(value)
+    ]

@@ -1,0 +1,26 @@
+"""Which table a caller means."""
+
+from __future__ import annotations
+
+from broker.config import checked_name
+from broker.core.tables import need_numpy
+from broker.errors import ConfigError
+from broker.protocol.messages import TableKey
+
+KEYS = {str: "str", int: "u64"}
+VALUES = {float: "f64", int: "i64"}
+ALLOWED = "keys are str or int (0 to 2^64 - 1), values are float or int (64 bits)"
+
+
+def table_key(name: str, keys: type, values: type) -> TableKey:
+    """Return the table of a name with keys `str` or `int` (u64) and values `float` or `int`.
+
+    Raises:
+        ConfigError: the name is none, or keys or values are of another type.
+        NumpyMissingError: numpy is not installed.
+    """
+    need_numpy()
+    checked_name("table", name)
+    if keys not in KEYS or values not in VALUES:
+        raise ConfigError([f"table {name!r} of {keys!r} to {values!r}; {ALLOWED}"])
+    return TableKey(name, f"{KEYS[keys]}-{VALUES[values]}")

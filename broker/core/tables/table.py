@@ -1,0 +1,280 @@
+"""One table of one shard: what its arrays hold, and how deltas change them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from broker.core.tables.index import NameIndex, NumberIndex, Slots, U64s
+from broker.protocol.constants import BLOCK_SLOTS, OP_DELETE, OP_INCREMENT, OP_RECORDS
+from broker.protocol.messages import IdRange, TableDefine, TableKey, TableRun
+
+Column: TypeAlias = "npt.NDArray[Any]"
+
+INT64_SAFE = float(1 << 62)  # sums below it cannot leave int64, whatever floats round
+INT64_LEAST, INT64_MOST = -(1 << 63), (1 << 63) - 1
+
+_ID = np.dtype("<u4")
+_STAMP = np.dtype("<i8")
+
+
+# One for all tables: a table that was loaded anew must not repeat what its readers saw.
+_REVISIONS = count(1)
+
+
+def next_revision() -> int:
+    """Return a number above all before."""
+    return next(_REVISIONS)
+
+
+@dataclass(slots=True)
+class NodeIds:
+    """What one producer's ids mean in a table.
+
+    Attributes:
+        slots: of ids 0 to `known` - 1; longer than that.
+        known: how many ids are defined.
+        is_plain: each id is its own slot, as it is with one producer.
+        ended: offset of the batch after which they are not used any more; 0: they are in use.
+        changed: since the full state was written.
+    """
+
+    slots: Slots
+    known: int = 0
+    is_plain: bool = True
+    ended: int = 0
+    changed: bool = True
+
+    def define(self, first: int, slots: Slots) -> None:
+        """Let ids from `first` on mean these slots."""
+        self.changed = True
+        end = first + slots.size
+        if end > self.slots.size:
+            grown = np.zeros(max(end, 2 * self.slots.size), dtype=np.int64)
+            grown[: self.known] = self.slots[: self.known]
+            self.slots = grown
+        self.slots[first:end] = slots
+        self.known = max(self.known, end)
+        self.is_plain = self.is_plain and bool((slots == np.arange(first, end)).all())
+
+
+class Table:
+    """Keys to numbers, in arrays by slot.
+
+    Attributes:
+        values: float64 or int64 by slot; 0 where `present` is not set. Longer than there are slots.
+        timestamps: int64 by slot, 0 where none was given; None until one is.
+        present: which slots hold a value.
+        nodes: (node, incarnation) -> what its ids mean.
+        floors: block -> offset up to which the block held everything when it was loaded.
+        dirty: blocks that changed since `clean()`; None while nobody asks.
+        revision: grows with every chunk that changed something, and with every load.
+    """
+
+    def __init__(self, key: TableKey, *, tracks: bool = False) -> None:
+        self.key = key
+        self.index: NameIndex | NumberIndex = NameIndex() if key.is_named else NumberIndex()
+        self.dtype = np.dtype("<f8" if key.is_float else "<i8")
+        self.record = np.dtype([("key", "<u8"), ("value", self.dtype), ("timestamp", "<i8")])
+        self.values: Column = np.zeros(BLOCK_SLOTS, dtype=self.dtype)
+        self.timestamps: npt.NDArray[np.int64] | None = None
+        self.present = np.zeros(BLOCK_SLOTS, dtype=np.bool_)
+        self.nodes: dict[tuple[str, int], NodeIds] = {}
+        self.floors: npt.NDArray[np.int64] | None = None
+        self.dirty: npt.NDArray[np.bool_] | None = np.zeros(1, np.bool_) if tracks else None
+        self.written_keys = 0
+        self.revision = next_revision()
+        self._missing = 0
+        self._last_keys: U64s = np.zeros(0, dtype=np.uint64)
+        self._last_slots: Slots = np.zeros(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """How many keys have a value."""
+        return len(self.index) - self._missing
+
+    # -- ids --------------------------------------------------------------------------------------
+
+    def known_ids(self, node: str, incarnation: int) -> int:
+        """How many ids a producer has defined and may use."""
+        ids = self.nodes.get((node, incarnation))
+        return ids.known if ids is not None and not ids.ended else 0
+
+    def define(self, one: TableDefine, node: str, incarnation: int, offset: int) -> None:
+        """Give ids to keys; from 0 on, it ends those of the node's other incarnations.
+
+        Without keys it ends those of this one, too.
+        """
+        assert isinstance(self.index, NameIndex)  # noqa: S101 - only such tables have ids
+        if not one.first:
+            for (name, number), ids in self.nodes.items():
+                if name == node and not ids.ended and (number != incarnation or not one.keys):
+                    ids.ended, ids.changed = offset, True
+        if one.keys:
+            slots = self.index.add(one.keys)
+            self.reserve(len(self.index))
+            self.recount()
+            mine = self.nodes.get((node, incarnation))
+            if mine is None or mine.ended:
+                mine = self.nodes[node, incarnation] = NodeIds(slots[:0])
+            mine.define(one.first, slots)
+
+    def recount(self) -> None:
+        """Count the slots that hold nothing."""
+        count = len(self.index)
+        self._missing = count - int(np.count_nonzero(self.present[:count]))
+
+    def reserve(self, count: int) -> None:
+        """Make the arrays long enough for so many slots."""
+        size = self.values.size
+        if count <= size:
+            return
+        size = max(2 * size, -(-count // BLOCK_SLOTS) * BLOCK_SLOTS)
+        self.values = _grown(self.values, size)
+        if self.timestamps is not None:
+            self.timestamps = _grown(self.timestamps, size)
+        # After the others: threads that read single keys go by its length.
+        self.present = _grown(self.present, size)
+        if self.dirty is not None:
+            self.dirty = _grown(self.dirty, size // BLOCK_SLOTS)
+        if self.floors is not None:
+            self.floors = _grown(self.floors, size // BLOCK_SLOTS)
+
+    # -- deltas -----------------------------------------------------------------------------------
+
+    def apply(self, run: TableRun, node: str, incarnation: int, offset: int) -> tuple[int, int]:
+        """Apply a run; return how many deltas were superseded and refused."""
+        where, given, times = self._columns(run, node, incarnation)
+        superseded = 0
+        if self.floors is not None:
+            where = _as_slots(where)
+            above = self.floors[where // BLOCK_SLOTS] < offset
+            superseded = int(above.size - np.count_nonzero(above))
+            if superseded:
+                where, given = where[above], given[above]
+                times = None if times is None else times[above]
+        refused = 0
+        if run.op == OP_DELETE:
+            self._delete(_as_slots(where))
+        elif run.op == OP_INCREMENT:
+            refused = self._increment(_as_slots(where), given, times)
+        else:
+            self._set(where, given, times)
+        if self.dirty is not None:
+            if isinstance(where, slice):
+                self.dirty[where.start // BLOCK_SLOTS : -(-where.stop // BLOCK_SLOTS)] = True
+            else:
+                self.dirty[where // BLOCK_SLOTS] = True
+        return superseded, refused
+
+    def _columns(
+        self, run: TableRun, node: str, incarnation: int
+    ) -> tuple[Slots | slice, Column, Column | None]:
+        """Return slots, values (of a delete anything) and timestamps of a run."""
+        if run.op == OP_RECORDS and isinstance(run.keys, bytes):
+            records = np.frombuffer(run.keys, dtype=self.record)
+            where = self._slots_of_numbers(np.ascontiguousarray(records["key"]))
+            return where, records["value"], records["timestamp"]
+        stamps = run.timestamps
+        times = None if stamps is None else np.frombuffer(stamps, dtype=_STAMP)
+        slots = self._slots(run.keys, node, incarnation)
+        if run.values is None:
+            return slots, _as_slots(slots), times
+        return slots, np.frombuffer(run.values, dtype=self.dtype), times
+
+    def _slots(self, keys: bytes | IdRange, node: str, incarnation: int) -> Slots | slice:
+        if isinstance(keys, IdRange):
+            ids = self.nodes[node, incarnation]
+            first, end = keys.first, keys.first + keys.size
+            # Where ids are slots, a range of them is one copy of memory.
+            return slice(first, end) if ids.is_plain else ids.slots[first:end]
+        if not self.key.is_named:
+            return self._slots_of_numbers(np.frombuffer(keys, dtype="<u8"))
+        ids = self.nodes[node, incarnation]
+        column = np.frombuffer(keys, dtype=_ID)
+        return column.astype(np.int64) if ids.is_plain else ids.slots[column]
+
+    def _slots_of_numbers(self, keys: Any) -> Slots:
+        assert isinstance(self.index, NumberIndex)  # noqa: S101 - see Table.__init__
+        # Most producers write the same keys again and again, and slots never change.
+        if np.array_equal(keys, self._last_keys):
+            return self._last_slots
+        before = len(self.index)
+        slots = self.index.add(keys)
+        if len(self.index) != before:
+            self.reserve(len(self.index))
+            self.recount()
+        self._last_keys, self._last_slots = keys, slots
+        return slots
+
+    def _set(self, where: Slots | slice, values: Column, times: Column | None) -> None:
+        # Of a key that occurs twice numpy keeps the last, which is the newest.
+        self.values[where] = values
+        self._stamp(where, times)
+        if self._missing:
+            self.present[where] = True
+            self.recount()
+
+    def _stamp(self, where: Slots | slice, times: Column | None) -> None:
+        if times is not None and self.timestamps is None:
+            self.timestamps = np.zeros(self.values.size, dtype=np.int64)
+        if self.timestamps is not None:
+            self.timestamps[where] = 0 if times is None else times
+
+    def _delete(self, slots: Slots) -> None:
+        # First: threads that read single keys look at it after they took the value.
+        self.present[slots] = False
+        self.values[slots] = 0
+        if self.timestamps is not None:
+            self.timestamps[slots] = 0
+        self.recount()
+
+    def _increment(self, slots: Slots, amounts: Column, times: Column | None) -> int:
+        refused = 0
+        # An absent key holds 0, so it counts as 0.
+        if self.key.is_float or _stays_small(self.values[slots], amounts):
+            # Infinity and NaN are sums like others.
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.add.at(self.values, slots, amounts)
+        else:
+            taken = _add_one_by_one(self.values, slots, amounts)
+            refused = int(taken.size - np.count_nonzero(taken))
+            slots = slots[taken]
+            times = None if times is None else times[taken]
+        self._stamp(slots, times)
+        if self._missing:
+            self.present[slots] = True
+            self.recount()
+        return refused
+
+
+def _grown(column: Any, size: int) -> Any:
+    grown = np.zeros(size, dtype=column.dtype)
+    grown[: column.size] = column
+    return grown
+
+
+def _as_slots(where: Slots | slice) -> Slots:
+    return np.arange(where.start, where.stop) if isinstance(where, slice) else where
+
+
+def _stays_small(values: Column, amounts: Column) -> bool:
+    """Whether no order of additions can leave int64."""
+    most = np.abs(values.astype(np.float64)).max(initial=0.0)
+    return bool(most + np.abs(amounts.astype(np.float64)).sum() < INT64_SAFE)
+
+
+def _add_one_by_one(values: Column, slots: Slots, amounts: Column) -> npt.NDArray[np.bool_]:
+    """Add with Python's own integers; return which additions stayed within int64."""
+    taken = np.ones(slots.size, dtype=np.bool_)
+    pairs = zip(slots.tolist(), amounts.tolist(), strict=True)
+    for n, (slot, amount) in enumerate(pairs):
+        total = int(values[slot]) + amount
+        if INT64_LEAST <= total <= INT64_MOST:
+            values[slot] = total
+        else:
+            taken[n] = False
+    return taken

@@ -1,0 +1,1 @@
+"""What both faces run: an asyncio engine for each of producer, replica and inspector."""

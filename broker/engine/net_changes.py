@@ -1,0 +1,114 @@
+"""What a stretch of the log changes in the full state, key by key: to write it, and to prove it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from broker.backend import queries
+from broker.backend.topology import Client
+from broker.core.fold import BadChunk, fold
+from broker.errors import DecodeError
+from broker.protocol.codec import decode_chunk, decode_following, unpack_fields
+from broker.protocol.constants import OP_INCREMENT
+from broker.protocol.messages import Chunk, LogEntry, Position
+from broker.protocol.names import ShardKeys
+
+if TYPE_CHECKING:
+    from broker.core.tables.shard import ShardTables
+
+PAGE_KEYS = 250  # as many take about 3 ms, for which others in this process wait
+
+
+@dataclass(slots=True)
+class NetChanges:
+    """The outcome of the batches after a snapshot, for the keys they touch.
+
+    Correct whatever is half written in the hash: what a field holds already is skipped, by the
+    offset that it carries.
+
+    Attributes:
+        position: up to which batches were taken.
+        previous_id: batch id before that position's.
+        values: what touched keys hold at the position; deleted ones are absent.
+        floors: key -> offset up to which the hash held it when it was read; only where larger
+            offsets than the snapshot's were found does it matter.
+        touched: every key that a delta named.
+        bad: chunks that broke a rule, each with its node.
+        tables: changed along; None: what is for tables is left out.
+        table_deltas: whether anything was for tables.
+        start: offset after which it begins.
+    """
+
+    position: Position
+    previous_id: bytes
+    values: dict[str, Any] = field(default_factory=dict)
+    floors: dict[str, int] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+    bad: list[tuple[str, BadChunk]] = field(default_factory=list)
+    tables: ShardTables | None = None
+    table_deltas: bool = False
+    start: int = 0
+
+    @classmethod
+    def since(cls, position: Position, tables: ShardTables | None = None) -> NetChanges:
+        """Begin with nothing changed; `tables` are those of the position."""
+        return cls(position, position.batch_id, tables=tables, start=position.offset)
+
+    async def take(self, client: Client, keys: ShardKeys, entry: LogEntry) -> None:
+        """Fold the next batch of the log; reads what its increments add to.
+
+        Args:
+            client: to read with.
+            keys: the shard.
+            entry: of the log.
+
+        Raises:
+            DecodeError: it is not the batch after `position`.
+            BackendError: Redis failed. After either it is of no use any more.
+        """
+        batch = decode_following(entry, self.position)
+        for index, chunk_data in enumerate(batch.chunks):
+            # A batch may take half a second of a slow processor: a stop, and a flush worker that
+            # shares this process, get their turn.
+            await asyncio.sleep(0)
+            try:
+                chunk = decode_chunk(chunk_data)
+            except DecodeError as error:
+                self._note(entry.nodes, batch.offset, index, chunk_data, str(error))
+                continue
+            await self._read_bases(client, keys, chunk)
+            self.table_deltas |= bool(chunk.tables or chunk.tables_fault)
+            note = partial(self._note, entry.nodes, batch.offset, index, chunk_data)
+            fold(self.values, batch, (chunk,), self.floors, tables=self.tables, note_fault=note)
+            self.touched.update(key for run in chunk.runs for key in run.keys)
+        self.previous_id = self.position.batch_id
+        self.position = batch.position
+
+    def _note(self, names: Sequence[str], offset: int, index: int, data: bytes, fault: str) -> None:
+        node = names[index] if index < len(names) else ""
+        self.bad.append((node, BadChunk(offset, index, fault, data)))
+
+    async def _read_bases(self, client: Client, keys: ShardKeys, chunk: Chunk) -> None:
+        """Fetch what increments add to: keys whose first delta since the snapshot is one.
+
+        Also the offset of every such field, which is beyond the snapshot where a scheduler died
+        after writing pages.
+        """
+        names: dict[str, None] = {}
+        for run in chunk.runs:
+            if run.op == OP_INCREMENT:
+                names |= dict.fromkeys(run.keys)
+        wanted = [name for name in names if name not in self.touched]
+        for first in range(0, len(wanted), PAGE_KEYS):
+            page = wanted[first : first + PAGE_KEYS]
+            fields = await queries.state_fields(client, keys, page)
+            found = [(name, one) for name, one in zip(page, fields, strict=True) if one is not None]
+            if found:
+                offsets, values = unpack_fields([one for _, one in found])
+                for (name, _), offset, value in zip(found, offsets, values, strict=True):
+                    self.values[name] = value
+                    self.floors[name] = offset

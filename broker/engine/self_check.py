@@ -1,0 +1,176 @@
+"""A replica's shards compared with Redis, and put right where they differ."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from broker.backend.session import Session
+from broker.core.shard import ShardState
+from broker.engine.verifier import SnapshotMovedError, Verifier, keys_of
+from broker.errors import BackendError
+from broker.model import ABSENT, Difference, Status, Verification
+from broker.protocol.codec import pack_value
+
+log = logging.getLogger(__name__)
+
+TRIES = 20
+PAUSE_FIRST = 0.02
+PAUSE_MAX = 2.0
+SHOWN_KEYS = 5
+
+T = TypeVar("T")
+
+
+async def retry_until_stable(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return the first answer that the moving history did not spoil.
+
+    Raises:
+        BackendError: there was none; 20 tries take about half a minute.
+    """
+    pause = PAUSE_FIRST
+    for _ in range(TRIES):
+        try:
+            return await ask()
+        except SnapshotMovedError as error:
+            moved = error
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(PAUSE_MAX, pause * 2)
+    raise BackendError(
+        f"in {TRIES} tries no two readings fitted together ({moved}); try again when less is "
+        "written, or raise global_data_update_interval"
+    ) from moved
+
+
+async def verified(session: Session, shards: list[ShardState]) -> Verification:
+    """Compare every shard with Redis' history at the position that it has; changes nothing.
+
+    Raises:
+        BackendError: Redis failed, or a shard is not live, or never twice the same.
+    """
+    keys = ranges = size = 0
+    differences: list[Difference] = []
+    for shard in shards:
+        verifier = Verifier(session, shard.shard)
+
+        async def compare(
+            shard: ShardState = shard, verifier: Verifier = verifier
+        ) -> tuple[int, int, list[Difference]]:
+            _check_live(shard)
+            held, position = shard.values.copy(), shard.position
+            wrong = await verifier.differing(held, position)
+            if not wrong:
+                return len(held), 0, []
+            right, _ = await verifier.content(wrong, lambda: position)
+            found = [
+                Difference(
+                    key,
+                    shard.shard,
+                    position.offset,
+                    held.get(key, ABSENT),
+                    right.get(key, ABSENT),
+                )
+                for key in sorted({*await keys_of(held, wrong), *right})
+                if not _are_same(held.get(key, ABSENT), right.get(key, ABSENT))
+            ]
+            return len(held), len(wrong), found
+
+        compared, differing, found = await retry_until_stable(compare)
+        keys += compared
+        ranges += differing
+        differences += found
+        in_tables, found = await retry_until_stable(partial(_compare_tables, verifier, shard))
+        keys += in_tables
+        differences += found
+        ranges += bool(found)
+        size += verifier.bytes_read
+    return Verification(keys, ranges, tuple(differences), size)
+
+
+async def _compare_tables(
+    verifier: Verifier, shard: ShardState, *, repairs: bool = False
+) -> tuple[int, list[Difference]]:
+    """Compare a shard's tables, and take Redis' if they differ; return how many keys, and which."""
+    _check_live(shard)
+    held = shard.tables
+    if held is None or not (held.tables or await verifier.has_tables()):
+        return 0, []
+    right = await verifier.tables(lambda: shard.position)
+    # Nothing was awaited since the last look at the position.
+    _check_live(shard)
+    if shard.tables is not held:
+        raise SnapshotMovedError(f"shard {shard.shard} was loaded meanwhile")
+    keys = sum(map(len, held.tables.values()))
+    found = [
+        Difference(name, shard.shard, shard.position.offset, mine, theirs)
+        for name, mine, theirs in held.differences(right)
+    ]
+    if found and repairs:
+        shard.tables = right
+    return keys, found
+
+
+async def check_and_repair(session: Session, shard: ShardState) -> None:
+    """Compare one shard with Redis and, loudly, make right what differs; nothing else is touched.
+
+    Counts `self_checks`, `self_checks_failed`, `keys_repaired`, and `full_state_altered` where the
+    replica holds what the full state holds, but no scheduler wrote that.
+
+    Raises:
+        BackendError: as `verified`; nothing was changed.
+    """
+    verifier = Verifier(session, shard.shard)
+
+    async def compare() -> tuple[set[int], list[str]]:
+        _check_live(shard)
+        held = shard.values.copy()
+        wrong = await verifier.differing(held, shard.position)
+        return wrong, await keys_of(held, wrong) if wrong else []
+
+    async def repair() -> list[str]:
+        _check_live(shard)
+        # Nothing is awaited from the last look at the position to the repair.
+        right, _ = await verifier.content(wrong, lambda: shard.position)
+        return [change.key for change in shard.repair(right, among)]
+
+    wrong, among = await retry_until_stable(compare)
+    shard.counts["self_checks"] += 1
+    _, differing = await retry_until_stable(partial(_compare_tables, verifier, shard, repairs=True))
+    if differing:
+        shard.counts["self_checks_failed"] += 1
+        shard.counts["keys_repaired"] += len(differing)
+        log.error(
+            "self_check_repaired shard=%d tables=%d keys first=%s",
+            *(shard.shard, len(differing), [one.key for one in differing[:SHOWN_KEYS]]),
+        )
+    if not wrong:
+        return
+    shard.counts["self_checks_failed"] += 1
+    keys = await retry_until_stable(repair)
+    if keys:
+        log.error(
+            "self_check_repaired shard=%d ranges=%d keys=%d first=%s",
+            *(shard.shard, len(wrong), len(keys), sorted(keys)[:SHOWN_KEYS]),
+        )
+    else:
+        shard.counts["full_state_altered"] += 1
+        log.error(
+            "full_state_altered shard=%d ranges=%s fix=statebroker verify tells the keys",
+            *(shard.shard, ",".join(f"{at:02x}" for at in sorted(wrong))),
+        )
+
+
+def _check_live(shard: ShardState) -> None:
+    if shard.phase is not Status.LIVE:
+        raise SnapshotMovedError(f"shard {shard.shard} is {shard.phase}")
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    if one is ABSENT or other is ABSENT:
+        return one is other
+    # As bytes, for 1, 1.0 and True are equal to Python only.
+    return pack_value(one) == pack_value(other)

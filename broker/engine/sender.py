@@ -1,0 +1,305 @@
+"""The task per shard that appends a producer's chunks, and what it does when Redis forgot some."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from broker.backend import queries
+from broker.backend.commands import fenced
+from broker.backend.replies import Accepted, Claim, Missing
+from broker.backend.session import Session
+from broker.core.buffer import ProducerBuffer
+from broker.core.lane import Packed
+from broker.errors import BackendError, BrokerError, FencedError
+from broker.protocol.constants import EPOCH_BYTES
+from broker.runtime.tasks import cancel_and_wait
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RETRY_FIRST: Final = 0.02
+RETRY_MAX: Final = 1.0
+PROBE_INTERVAL: Final = 1.0
+SEND_BYTES: Final = 1 << 20  # of chunks that go without waiting for an answer between
+AHEAD_AFTER: Final = 0.0005  # seconds after which they are on their way
+MAX_LINGER_SHARE: Final = 0.1  # of the max age
+
+
+class Sender:
+    """Gets a buffer's chunks accepted by Redis, exactly once and in order.
+
+    Args:
+        session: connected, namespace joined.
+        node: this writer's name.
+        settings: checked settings of the producer.
+        max_age_ms: this node's own age threshold; None: the namespace's.
+        max_count: likewise for the count.
+        conflates: whether chunks leave out what they overwrite themselves.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        node: str,
+        settings: dict[str, Any],
+        *,
+        max_age_ms: int | None,
+        max_count: int | None,
+        conflates: bool = False,
+    ) -> None:
+        self.node = node
+        self.progress = asyncio.Event()
+        self.marks: dict[int, tuple[bytes, int]] = {}
+        self.counts = dict.fromkeys(("chunks", "bytes", "duplicates", "retries", "busy"), 0)
+        self.stopped: BrokerError | None = None
+        # Why nothing is accepted at the moment, for those who wait; None while all is well.
+        self.trouble: str | None = None
+        self.wakes = [asyncio.Event() for _ in session.keys]
+        self._session = session
+        self._settings = settings
+        self._max_age_ms = max_age_ms
+        self._max_count = max_count
+        self._token = secrets.token_hex(8)
+        self._linger = 0.0
+        self._ahead: dict[int, list[Packed]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self.buffer = ProducerBuffer(
+            node=node,
+            shards=len(session.keys),
+            max_bytes=settings["buffer_bytes"],
+            max_count=max_count or settings["local_delta_max_count"],
+            chunk_bytes=settings["chunk_bytes"],
+            keep_s=settings["keep_seconds"],
+            keep_bytes=settings["keep_bytes"],
+            conflates=conflates,
+        )
+
+    async def start(self) -> None:
+        """Take the node name in every shard, and begin.
+
+        Raises:
+            BackendError: Redis failed.
+        """
+        for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
+            opened = await self._session.commands.open(
+                keys,
+                self.node,
+                None,
+                self._token,
+                chunk=0,
+                deltas=0,
+                epoch=os.urandom(EPOCH_BYTES),
+            )
+            lane.incarnation = opened.incarnation
+            self._learn(
+                opened.max_age_ms if self._max_age_ms is None else self._max_age_ms,
+                opened.max_count if self._max_count is None else self._max_count,
+            )
+        self._tasks = [
+            asyncio.create_task(self._send_lane(shard), name=f"append-{shard}")
+            for shard in range(len(self._session.keys))
+        ]
+
+    @property
+    def token(self) -> str:
+        """What tells this process from another one that claims the same name."""
+        return self._token
+
+    def claims(self) -> list[Claim]:
+        """Return what Redis has accepted of this node, in the shards that were written to."""
+        return [
+            Claim(keys, lane.incarnation, number)
+            for lane, keys, number in zip(
+                self.buffer.lanes, self._session.keys, self.buffer.reached(), strict=True
+            )
+            if number
+        ]
+
+    async def stop(self) -> None:
+        """End the tasks, wherever they are; a chunk on its way may or may not arrive."""
+        await cancel_and_wait(self._tasks)
+
+    async def leave(self) -> None:
+        """Forget a name that was made up for this process, so that they do not pile up."""
+        if self.buffer.pending:
+            return
+        for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
+            with suppress(BackendError):
+                await self._session.commands.leave(keys, self.node, lane.incarnation, self._token)
+
+    async def _send_lane(self, shard: int) -> None:
+        """Send one shard's chunks, one after the other, for as long as the producer lives."""
+        wake, delay, asked = self.wakes[shard], 0.0, time.monotonic()
+        while True:
+            wake.clear()
+            wait = None
+            chunks = self._ahead.pop(shard, None)
+            if not chunks:
+                # After a failure one alone, to see whether Redis takes any.
+                chunks, wait = self._next_chunks(shard, 1 if delay else SEND_BYTES)
+            try:
+                if chunks:
+                    delay = 0.0 if await self._send(shard, chunks) else _longer(delay)
+                    asked = time.monotonic()
+                elif wait is None and time.monotonic() - asked >= PROBE_INTERVAL:
+                    # Also where flushes without anything to send never let it rest.
+                    await self._probe(shard)
+                    delay, asked = 0.0, time.monotonic()
+                elif not await _woken(wake, wait):
+                    delay = 0.0
+            except FencedError as error:
+                self._fail(error)
+                return
+            except BackendError as error:
+                self._return(shard)
+                self.trouble = str(error)
+                self.counts["retries"] += 1
+                delay = _longer(delay)
+                log.warning("append_failed node=%s shard=%d error=%s", self.node, shard, error)
+            if delay:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    def _next_chunks(self, shard: int, most: int = SEND_BYTES) -> tuple[list[Packed], float | None]:
+        """Return the chunks that go in one go, or how long the next one may still wait."""
+        chunks: list[Packed] = []
+        wait, size = None, 0
+        while size < most:
+            packed, wait = self.buffer.next_chunk(
+                shard, time.monotonic(), self._linger, round(time.time() * 1000)
+            )
+            if packed is None:
+                break
+            chunks.append(packed)
+            size += len(packed.data)
+        return chunks, wait
+
+    async def _send(self, shard: int, chunks: Sequence[Packed]) -> bool:
+        """Append chunks; false if Redis could not take all of them now."""
+        appending = self._session.commands.append(
+            self._session.keys[shard],
+            self.node,
+            self.buffer.lanes[shard].incarnation,
+            self._token,
+            chunks,
+            now=time.monotonic(),
+            max_age_ms=self._max_age_ms,
+            max_count=self._max_count,
+            pending_limit=self._settings["pending_bytes"],
+        )
+        # A task costs 30 us, and packing ahead pays where there is a backlog only.
+        is_behind = self.buffer.is_behind(shard)
+        replies = await (self._packing_ahead(shard, appending) if is_behind else appending)
+        for packed, reply in zip(chunks, replies, strict=True):
+            if isinstance(reply, Accepted):
+                self._accepted(shard, packed, reply)
+                continue
+            # What follows it was refused with it.
+            if isinstance(reply, Missing):
+                self._ahead.pop(shard, None)
+                await self._resume(shard, reply)
+                return True
+            self._return(shard)
+            self.trouble = (
+                f"{reply.pending_bytes} bytes are pending in shard {shard}, the limit is "
+                f"{self._settings['pending_bytes']}; are flush workers and a scheduler running?"
+            )
+            self.counts["busy"] += 1
+            return False
+        return True
+
+    async def _packing_ahead(self, shard: int, appending: Coroutine[Any, Any, T]) -> T:
+        """Pack the chunks that come next while Redis is at work on these."""
+        task = asyncio.create_task(appending)
+        try:
+            await asyncio.wait({task}, timeout=AHEAD_AFTER)
+            if not task.done():
+                self._ahead[shard], _ = self._next_chunks(shard)
+            return await task
+        finally:
+            await cancel_and_wait([task])
+
+    def _return(self, shard: int) -> None:
+        self._ahead.pop(shard, None)
+        self.buffer.requeue(shard)
+
+    def _accepted(self, shard: int, packed: Packed, reply: Accepted) -> None:
+        self.trouble = None
+        self.counts["chunks"] += 1
+        self.counts["bytes"] += len(packed.data)
+        self.counts["duplicates"] += reply.duplicate
+        self.marks[shard] = (reply.epoch, reply.append)
+        self._learn(reply.max_age_ms, reply.max_count)
+        self.buffer.accepted(shard, time.monotonic())
+        self.progress.set()
+
+    async def _resume(self, shard: int, missing: Missing) -> None:
+        """Redis forgot chunks: send again what is kept, count what is not."""
+        lane = self.buffer.lanes[shard]
+        base, deltas, lost = self.buffer.rewind(
+            shard, missing.number, missing.deltas, time.monotonic()
+        )
+        log.warning(
+            "chunks_missing node=%s shard=%d from=%d resend_from=%d lost=%d",
+            *(self.node, shard, missing.number, base + 1, lost),
+        )
+        # After a flush of everything nobody could join any more.
+        await self._session.create_or_join()
+        # Also where nothing is lost: the record itself may be gone.
+        await self._session.commands.open(
+            self._session.keys[shard],
+            self.node,
+            lane.incarnation,
+            self._token,
+            chunk=base,
+            deltas=deltas,
+            epoch=os.urandom(EPOCH_BYTES),
+        )
+        self.progress.set()
+
+    async def _probe(self, shard: int) -> None:
+        """Ask whether Redis still has the last chunk; nobody else would notice that it has not."""
+        lane = self.buffer.lanes[shard]
+        held = await queries.last_chunk(self._session.client, self._session.keys[shard], self.node)
+        incarnation, token, number, deltas = held or (0, "", 0, 0)
+        if incarnation > lane.incarnation or (
+            incarnation == lane.incarnation and token != self._token
+        ):
+            raise fenced(self.node, incarnation)
+        if incarnation < lane.incarnation:
+            number = deltas = 0
+        if number < lane.number:
+            await self._resume(shard, Missing(number + 1, deltas))
+
+    def _learn(self, max_age_ms: int, max_count: int) -> None:
+        """Take over the thresholds that the namespace has now."""
+        self.buffer.max_count = max_count
+        self._linger = min(self._settings["linger"], max_age_ms / 1000 * MAX_LINGER_SHARE)
+
+    def _fail(self, error: BrokerError) -> None:
+        self.stopped = error
+        self.buffer.shut()
+        log.error("producer_stopped node=%s error=%s", self.node, error)
+        self.progress.set()
+
+
+async def _woken(wake: asyncio.Event, wait: float | None) -> bool:
+    """Wait for news or until the linger is over; false if the time passed without."""
+    try:
+        async with asyncio.timeout(PROBE_INTERVAL if wait is None else wait):
+            await wake.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _longer(delay: float) -> float:
+    return min(RETRY_MAX, max(RETRY_FIRST, delay * 2))

@@ -1,0 +1,287 @@
+"""Proof that a copy of a shard is what Redis' history says, on a running system.
+
+What is compared are digests at one position; only key ranges that differ are read, and nothing is
+written. The rules are PROTOCOL.md's, "Proof".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from broker.backend import queries
+from broker.backend.session import Session
+from broker.core.fold import decode_chunks, fold
+from broker.core.tables import made_tables
+from broker.engine.net_changes import PAGE_KEYS, NetChanges
+from broker.errors import BrokerError, DecodeError
+from broker.protocol.codec import decode_following, decode_keys, pack_value, unpack_fields
+from broker.protocol.constants import OFFSET_PREFIX_BYTES
+from broker.protocol.digest import DIGEST_BYTES, Digest, range_of
+from broker.protocol.messages import LogEntry, Position
+
+if TYPE_CHECKING:
+    from broker.core.tables.shard import ShardTables
+
+LOG_PAGE_BATCHES = 8
+SCAN_FIELDS = 500
+SLICE_KEYS = 200
+
+
+class SnapshotMovedError(BrokerError):
+    """Nothing can be said of the position asked for: take a newer copy and ask again."""
+
+
+class Verifier:
+    """Says what differs between a copy of one shard and Redis.
+
+    Args:
+        session: connected, the namespace known.
+        shard: number of the shard.
+
+    Attributes:
+        bytes_read: of digests, log and fields, so far.
+        has_table_deltas: whether the log that `differing` read had anything for tables.
+    """
+
+    def __init__(self, session: Session, shard: int) -> None:
+        self._client = session.client
+        self._commands = session.commands
+        self._keys = session.keys[shard]
+        self.bytes_read = 0
+        self.has_table_deltas = False
+
+    async def differing(self, held: Mapping[str, Any], position: Position) -> set[int]:
+        """Return the key ranges in which `held` is not the history at `position`.
+
+        Args:
+            held: a copy that nobody changes meanwhile.
+            position: of the copy.
+
+        Raises:
+            SnapshotMovedError: Redis does not know (any more) what the history was there.
+            BackendError: Redis failed.
+        """
+        expected = await self._digest_at(position)
+        return (await digest_of(held)).differing(expected)
+
+    async def _digest_at(self, position: Position) -> Digest:
+        start = await self._marks(position)
+        changes = NetChanges.since(start.snapshot)
+        while changes.position.offset < position.offset:
+            for entry in await self._log_after(changes.position):
+                if changes.position.offset < position.offset:
+                    await self._take(changes, entry)
+        self.has_table_deltas |= changes.table_deltas
+        if changes.position != position:
+            raise SnapshotMovedError(f"{position.offset} of {self._keys.log} is another batch now")
+        before = await self._marks(position)
+        digest = self._known(before)
+        names = list(changes.touched)
+        for first in range(0, len(names), PAGE_KEYS):
+            page = names[first : first + PAGE_KEYS]
+            fields = await queries.state_fields(self._client, self._keys, page)
+            for name, one in zip(page, fields, strict=True):
+                if one is not None:
+                    self.bytes_read += len(one)
+                    digest.add(name, one[OFFSET_PREFIX_BYTES:], -1)
+                if name in changes.values:
+                    digest.add(name, pack_value(changes.values[name]))
+            await asyncio.sleep(0)
+        if await self._marks(position) != before:
+            raise SnapshotMovedError(f"{self._keys.state} was written meanwhile")
+        return digest
+
+    async def content(
+        self, ranges: Collection[int], until: Callable[[], Position]
+    ) -> tuple[dict[str, Any], Position]:
+        """Return what the history holds of key ranges at a position, and that position.
+
+        Args:
+            ranges: which; nothing else is read.
+            until: the position, asked whenever more of the log was read. Between its last answer
+                and the return nothing is awaited.
+
+        Raises:
+            SnapshotMovedError: the position is behind the full state, or not in the history.
+            BackendError: Redis failed.
+        """
+        run = await queries.server_identity(self._client, self._keys)
+        at = (await self._marks(until())).snapshot
+        values, floors = await self._fields(ranges)
+        await queries.ensure_same_server(self._client, self._keys, run)
+        at = await self._replay(
+            at, until, lambda entry, at: _folded(values, floors, entry, at, None), self._keys.state
+        )
+        return {key: values[key] for key in values if range_of(key) in ranges}, at
+
+    async def _replay(
+        self,
+        at: Position,
+        until: Callable[[], Position],
+        fold_one: Callable[[LogEntry, Position], Position],
+        name: str,
+    ) -> Position:
+        """Fold the log from `at` to a position, and return that; arguments as `content`.
+
+        Called after the fields of the hash `name` were read, so that none of them is from beyond.
+        """
+        fold_to = (await self._marks(until())).fold_to
+        while True:
+            entries = await self._log_after(at, is_needed=at.offset < until().offset)
+            goal = until()
+            for entry in entries:
+                if at.offset < goal.offset:
+                    at = fold_one(entry, at)
+            if at == goal and fold_to <= at.offset:
+                return at
+            if at.offset >= goal.offset:
+                raise SnapshotMovedError(f"{name} is beyond {goal.offset}, or another history")
+
+    async def has_tables(self) -> bool:
+        """Whether full state, or the log that `differing` read, have anything of tables."""
+        return self.has_table_deltas or await queries.has_tables(self._client, self._keys)
+
+    async def tables(self, until: Callable[[], Position]) -> ShardTables:
+        """Return the tables that the history holds at a position.
+
+        They are read whole, for they are small: 8 to 16 bytes a key. Arguments and errors as
+        `content`; needs numpy.
+        """
+        # Before the position: another server's fields need not fit it.
+        run = await queries.server_identity(self._client, self._keys)
+        at = (await self._marks(until())).snapshot
+        fields = await queries.table_fields(self._client, self._keys, run)
+        self.bytes_read += sum(map(len, fields.values()))
+        tables = made_tables().loaded(fields, at.offset)
+        await self._replay(
+            at, until, lambda entry, at: _folded({}, {}, entry, at, tables), self._keys.tables
+        )
+        return tables
+
+    async def altered(self) -> dict[int, list[str]]:
+        """Return key ranges in which the full-state hash is not what schedulers wrote, with keys.
+
+        The server sums up the hash as it is; only ranges that do not fit are read.
+
+        Raises:
+            SnapshotMovedError: the hash was written meanwhile.
+            BackendError: Redis failed.
+        """
+        run = await queries.server_identity(self._client, self._keys)
+        before = await queries.state_marks(self._client, self._keys)
+        if before is None:
+            return {}
+        known = self._known(before)
+        sums = [0] * len(known.sums)
+        cursor = "0"
+        while True:
+            page = await self._commands.state_sums(self._keys, cursor, SCAN_FIELDS)
+            for at, one in page.sums.items():
+                sums[at] += one
+            cursor = page.cursor
+            if cursor == "0":
+                break
+        # HSCAN may name a field twice: what is left after reading once is true.
+        suspects = Digest(sums).differing(known)
+        found: dict[int, list[str]] = {}
+        if suspects:
+            values, _ = await self._fields(suspects)
+            differing = (await digest_of(values)).differing(known) & suspects
+            found = {at: [] for at in sorted(differing)}
+            for key in sorted(values):
+                if (at := range_of(key)) in found:
+                    found[at].append(key)
+        await queries.ensure_same_server(self._client, self._keys, run)
+        if await queries.state_marks(self._client, self._keys) != before:
+            raise SnapshotMovedError(f"{self._keys.state} was written meanwhile")
+        return found
+
+    async def _fields(self, ranges: Collection[int]) -> tuple[dict[str, Any], dict[str, int]]:
+        """Read the fields of key ranges: values and floors."""
+        values: dict[str, Any] = {}
+        floors: dict[str, int] = {}
+        cursor = "0"
+        while True:
+            cursor, names, fields = await self._commands.state_ranges(
+                self._keys, cursor, SCAN_FIELDS, ranges
+            )
+            if fields:
+                self.bytes_read += sum(map(len, fields))
+                offsets, column = unpack_fields(fields)
+                keys = decode_keys(names)
+                values.update(zip(keys, column, strict=True))
+                floors.update(zip(keys, offsets, strict=True))
+            if cursor == "0":
+                return values, floors
+
+    async def _marks(self, position: Position) -> queries.StateMarks:
+        marks = await queries.state_marks(self._client, self._keys)
+        self.bytes_read += DIGEST_BYTES
+        if marks is None or marks.snapshot.epoch != position.epoch:
+            raise SnapshotMovedError(f"{self._keys.meta} is of another epoch now")
+        if max(marks.snapshot.offset, marks.fold_to) > position.offset:
+            raise SnapshotMovedError(
+                f"{self._keys.state} is beyond offset {position.offset} already"
+            )
+        return marks
+
+    def _known(self, marks: queries.StateMarks) -> Digest:
+        if marks.digest is not None:
+            return Digest(marks.digest.sums)
+        if marks.fold_to:
+            raise SnapshotMovedError(
+                f"{self._keys.meta} has no digest; the scheduler sums the full state up in its "
+                "next round: is one running?"
+            )
+        return Digest()
+
+    async def _log_after(self, at: Position, *, is_needed: bool = True) -> list[LogEntry]:
+        page = await queries.log_page(self._client, self._keys, at.offset, LOG_PAGE_BATCHES)
+        if is_needed and not page.entries:
+            raise SnapshotMovedError(f"{self._keys.log} has nothing after offset {at.offset}")
+        self.bytes_read += sum(entry.size for entry in page.entries)
+        return page.entries
+
+    async def _take(self, changes: NetChanges, entry: LogEntry) -> None:
+        try:
+            await changes.take(self._client, self._keys, entry)
+        except DecodeError as error:
+            raise SnapshotMovedError(str(error)) from None
+
+
+async def digest_of(held: Mapping[str, Any]) -> Digest:
+    """Sum up a copy, a slice at a time, so that others of this loop get their turn."""
+    digest = Digest()
+    for number, (key, value) in enumerate(held.items(), 1):
+        digest.add(key, pack_value(value))
+        if number % SLICE_KEYS == 0:
+            await asyncio.sleep(0)
+    return digest
+
+
+async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]:
+    """Return the keys that are in key ranges, likewise."""
+    found = []
+    for number, key in enumerate(held, 1):
+        if range_of(key) in ranges:
+            found.append(key)
+        if number % SLICE_KEYS == 0:
+            await asyncio.sleep(0)
+    return found
+
+
+def _folded(
+    values: dict[str, Any],
+    floors: dict[str, int],
+    entry: LogEntry,
+    at: Position,
+    tables: ShardTables | None,
+) -> Position:
+    try:
+        batch = decode_following(entry, at)
+    except DecodeError as error:
+        raise SnapshotMovedError(str(error)) from None
+    fold(values, batch, decode_chunks(batch)[0], floors, tables=tables)
+    return batch.position

@@ -1,0 +1,105 @@
+"""The only place that spells a Redis key or channel name."""
+
+from __future__ import annotations
+
+import re
+from binascii import crc_hqx
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from zlib import crc32
+
+from broker.protocol.constants import MAX_NAME_LENGTH
+
+SLOTS = 16384
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def is_name(name: str) -> bool:
+    """Whether a text can name a namespace, a node or a table."""
+    return len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
+
+
+def config_key(namespace: str) -> str:
+    """Hash that says how the namespace was made."""
+    return f"sb:{{{namespace}}}:config"
+
+
+def slot_of(tag: str) -> int:
+    """Slot of a hash tag: CRC-16/XMODEM modulo 16,384, as the Redis Cluster specification says."""
+    return crc_hqx(tag.encode(), 0) % SLOTS
+
+
+def slot_of_key(key: bytes) -> int:
+    """Slot of a whole key or channel: of its hash tag if it has one, else of all of it."""
+    tag = key.partition(b"{")[2].partition(b"}")
+    return crc_hqx(tag[0] if tag[0] and tag[1] else key, 0) % SLOTS
+
+
+@lru_cache(maxsize=8192)
+def shard_tag(namespace: str, shard: int, shards: int) -> str:
+    """Hash tag of one shard, chosen so that the shards of a namespace spread evenly.
+
+    The slots are cut into `shards` equal ranges; the first of `ns:i`, `ns:i.1`, `ns:i.2` ... whose
+    slot falls into range i is the tag. Anybody can compute it again from the three arguments.
+    """
+    candidates = (f"{namespace}:{shard}" + (f".{n}" if n else "") for n in count())
+    return next(tag for tag in candidates if slot_of(tag) * shards // SLOTS == shard)
+
+
+def shard_of(key: str, shards: int) -> int:
+    """Shard that a key belongs to: CRC-32 of its UTF-8 bytes modulo `shards`."""
+    return crc32(key.encode()) % shards if shards > 1 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """Names of everything one shard has in Redis; one hash tag, so one slot.
+
+    Attributes:
+        prefix: `sb:{tag}:`.
+    """
+
+    prefix: str
+    meta: str
+    writers: str
+    order: str
+    ready: str
+    log: str
+    state: str
+    tables: str
+    lease: str
+    workers: str
+    dead: str
+    channel: str
+    bulk: str
+
+    @classmethod
+    def of(cls, namespace: str, shard: int, shards: int) -> ShardKeys:
+        """Names of shard number `shard` of a namespace that has `shards` of them."""
+        return cls.of_tag(shard_tag(namespace, shard, shards))
+
+    @classmethod
+    def of_tag(cls, tag: str) -> ShardKeys:
+        """Names under a hash tag; of a pattern of tags, patterns."""
+        prefix = f"sb:{{{tag}}}:"
+        return cls(
+            prefix=prefix,
+            meta=prefix + "meta",
+            writers=prefix + "writers",
+            order=prefix + "order",
+            ready=prefix + "ready",
+            log=prefix + "log",
+            state=prefix + "state",
+            tables=prefix + "tables",
+            lease=prefix + "lease",
+            workers=prefix + "workers",
+            dead=prefix + "dead",
+            channel=prefix + "live",
+            bulk=prefix + "bulk",
+        )
+
+    def pending(self, node: str) -> str:
+        """List of a node's chunks that are not yet published."""
+        return f"{self.prefix}pending:{node}"

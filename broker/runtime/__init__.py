@@ -1,0 +1,1 @@
+"""Tasks, forks and event loops; knows nothing of Redis."""

@@ -1,0 +1,1 @@
+"""Typed statistics of producers, replicas, workers and shards, as frozen values."""

@@ -1,0 +1,1 @@
+"""The faces for ordinary, threaded code: each call runs on an event loop of its own thread."""

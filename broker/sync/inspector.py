@@ -1,0 +1,85 @@
+"""The inspector for ordinary, threaded code."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from broker import aio
+from broker.protocol.messages import Position
+from broker.sync.loop_thread import LoopThread
+
+
+class Inspector:
+    """A reader of one namespace's Redis side; takes part in nothing.
+
+    Takes the arguments of `broker.aio.Inspector` and gives the same promises.
+
+    Raises:
+        BrokerError: cannot connect, or nobody made the namespace yet; with the fix.
+    """
+
+    def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
+        self._engine = aio.Inspector(url, namespace=namespace)
+        self._thread = LoopThread(f"Inspector({namespace})")
+        try:
+            self._thread.call(self._engine.open())
+        except BaseException:
+            self._thread.stop()
+            raise
+
+    def status(self) -> dict[str, Any]:
+        """Return what `statebroker status --json` prints: server, shards, nodes and workers."""
+        return self._thread.call(self._engine.status())
+
+    def get(self, key: str) -> tuple[bool, Any]:
+        """Return (whether the key exists, its value) at the head; reads little more than it."""
+        return self._thread.call(self._engine.get(key))
+
+    def state(self) -> dict[str, Any]:
+        """Return the full-state hash as it is: the state at the last snapshot."""
+        return self._thread.call(self._engine.state())
+
+    def folded(self) -> dict[str, Any]:
+        """Return the state at the head: the full-state hash folded with the log."""
+        return self._thread.call(self._engine.folded())
+
+    def folded_shard(
+        self, shard: int, position: Position | None
+    ) -> tuple[dict[str, Any], Position]:
+        """Return one shard's state at a position of its log, or at the head (None).
+
+        Raises:
+            BackendError: the position is not part of the history that Redis holds (any more).
+        """
+        return self._thread.call(self._engine.folded_shard(shard, position))
+
+    def altered(self) -> dict[tuple[int, int], list[str]]:
+        """Return where the full-state hash is not what schedulers wrote: who changed it by hand?
+
+        The server sums its fields up by key range; only ranges that do not fit are read.
+
+        Returns:
+            (shard, key range) -> the keys that the hash has there now.
+
+        Raises:
+            BackendError: Redis failed, or full states follow each other too fast.
+        """
+        return self._thread.call(self._engine.altered())
+
+    def accept(self) -> None:
+        """Take the full-state hash as it is for right: the next full state sums it up anew."""
+        self._thread.call(self._engine.accept())
+
+    def close(self) -> None:
+        """Disconnect. Calling it again does nothing."""
+        if not self._thread.is_closed:
+            self._thread.call(self._engine.close())
+            self._thread.stop()
+
+    def __enter__(self) -> Self:
+        """Return itself; it is open already."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close it."""
+        self.close()

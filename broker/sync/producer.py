@@ -1,0 +1,207 @@
+"""The producer for ordinary, threaded code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from broker import aio
+from broker.aio.producer import CLOSE_TIMEOUT, HURRIED_CLOSE_TIMEOUT, ProducerSettings
+from broker.core.tables.kinds import table_key
+from broker.errors import BrokerError
+from broker.model import Token
+from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.messages import Value
+from broker.sync.loop_thread import LoopThread
+
+if TYPE_CHECKING:
+    from broker.sync.table_writer import TableWriter
+
+log = logging.getLogger(__name__)
+
+
+class Producer:
+    """A writer of one namespace: its calls buffer and return, a thread of its own appends to Redis.
+
+    May be used from many threads. Connects when made; takes the arguments of `broker.aio.Producer`
+    and gives the same promises. Use it with `with`, or call `close()`.
+
+    Raises:
+        ConfigError: every fault of the arguments at once.
+        ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str = "default",
+        **settings: Unpack[ProducerSettings],
+    ) -> None:
+        self._engine = aio.Producer(url, namespace=namespace, **settings)
+        self._thread = LoopThread(f"Producer({self._engine.node})")
+        self._engine.wake = self._wake
+        try:
+            self._thread.call(self._engine.open())
+        except BaseException:
+            self._thread.stop()
+            raise
+        if type(self).set is Producer.set:
+            # A call less for each delta: the buffer's own function takes the method's place.
+            vars(self)["set"] = self._engine.setter(partial(self._put, OP_SET))
+        # A program that ends without close() still gets its last deltas sent.
+        self._at_exit = weakref.finalize(self, _close_quietly, self._engine, self._thread)
+        _run_at_end_of_child(self._at_exit)
+
+    def _wake(self, shard: int) -> None:
+        self._thread.loop.call_soon_threadsafe(self._engine.wake_here, shard)
+
+    @property
+    def node(self) -> str:
+        """This writer's name."""
+        return self._engine.node
+
+    @property
+    def namespace(self) -> str:
+        """The state it writes to."""
+        return self._engine.namespace
+
+    def set(self, key: str, value: Value) -> None:
+        """Set a key to a value.
+
+        Raises:
+            EncodeError: the key or value cannot be sent; nothing was buffered.
+            BufferFullError: no room (in time).
+            FencedError, ClosedError, ForkedError: this producer cannot write any more.
+        """
+        self._put(OP_SET, key, value)
+
+    def delete(self, key: str) -> None:
+        """Remove a key; removing an absent key is no error. Raises as `set`."""
+        self._put(OP_DELETE, key, None)
+
+    def increment(self, key: str, amount: float = 1) -> None:
+        """Add a number to a key; an absent key counts as 0. Raises as `set`.
+
+        Integers stay integers; with a float on either side the sum is a float. Where the key holds
+        something else, or an integer would leave the 64-bit range, every replica refuses the delta
+        and counts it.
+        """
+        self._put(OP_INCREMENT, key, amount)
+
+    def set_many(self, mapping: Mapping[str, Value]) -> None:
+        """Set many keys; those of one shard become visible at once. Raises as `set`."""
+        for group in self._engine.prepare_many(mapping):
+            if not self._engine.add_group(*group):
+                self._thread.call(self._engine.make_room(partial(self._engine.add_group, *group)))
+
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableWriter:
+        """Return a writer of a table: many keys to numbers, in columns.
+
+        Args:
+            name: letters, digits, `_`, `.`, `-`.
+            keys: `str`, or `int` for numbers of your own from 0 to 2^64 - 1.
+            values: `float` or `int`, both of 64 bits. Tables of one name and different types of
+                keys or values are different tables.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        key = table_key(name, keys, values)
+        from broker.sync.table_writer import TableWriter  # noqa: PLC0415 - needs numpy
+
+        return TableWriter(self._engine, self._thread, key)
+
+    def _put(self, op: int, key: str, value: Any) -> None:
+        if not self._engine.put(op, key, value):
+            self._thread.call(self._engine.make_room(partial(self._engine.put, op, key, value)))
+
+    def flush(
+        self, timeout: float | None = None, *, replicas: int = 0, fsynced: bool = False
+    ) -> Token:
+        """Wait until Redis accepted everything written so far, without lingering.
+
+        Accepted is in Redis' memory. With `replicas` it is in the memory of so many replicas too,
+        in each shard: it survives the server's end if one of these takes over. With `fsynced` it is
+        in the append-only file on the server's disk, and on the disks of these replicas: it
+        survives a crash of the machine, whatever `appendfsync` says but `no`.
+
+        Args:
+            timeout: seconds; None waits for ever.
+            replicas: how many replicas have to have it; 0 asks for none.
+            fsynced: whether it has to be on disk; needs Redis 7.2 or Valkey, and `appendonly yes`.
+
+        Returns:
+            A token; `replica.wait_for(token)` returns once a replica shows all of it.
+
+        Raises:
+            FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
+            NotReplicatedError: all is accepted, but too few replicas or disks have it in time.
+            UnsupportedServerError: `fsynced` is more than this server can tell; all is accepted.
+            FencedError: another process took the node name.
+            DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
+        """
+        return self._thread.call(self._engine.flush(timeout, replicas=replicas, fsynced=fsynced))
+
+    def stats(self) -> dict[str, int]:
+        """Return counters: `buffered = accepted + conflated + pending` at any moment."""
+        return self._engine.stats()
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Send what is buffered, then disconnect. Calling it again does nothing.
+
+        Args:
+            timeout: seconds to try for.
+
+        Raises:
+            FlushTimeoutError: not everything was accepted in time; says how many deltas were not.
+            FencedError, DataLostError: as `flush`.
+        """
+        if self._thread.guard.is_forked or self._at_exit.detach() is None:
+            return
+        try:
+            self._thread.call(self._engine.close(timeout))
+        finally:
+            self._thread.stop()
+
+    def __enter__(self) -> Self:
+        """Return itself; it is open already."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        """Close it, after what was buffered reached Redis; on an error without waiting long.
+
+        An error of the block is never hidden by one of closing; that is logged.
+        """
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.close(HURRIED_CLOSE_TIMEOUT)
+        except BrokerError as error:
+            log.error("producer_closed_with_loss node=%s error=%s", self.node, error)  # noqa: TRY400
+
+
+def _run_at_end_of_child(close: Callable[[], object]) -> None:
+    """Have multiprocessing run it: its forked children end without Python's own exit handlers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, close, exitpriority=10)
+
+
+def _close_quietly(engine: aio.Producer, thread: LoopThread) -> None:
+    if thread.guard.is_forked:
+        return
+    try:
+        thread.call(engine.close())
+    except BrokerError as error:
+        log.error("producer_closed_with_loss node=%s error=%s", engine.node, error)  # noqa: TRY400
+    finally:
+        thread.stop()

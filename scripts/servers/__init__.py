@@ -1,1 +1,0 @@
-"""Real servers of tests and of scripts/faults: started here, dead when this process is."""

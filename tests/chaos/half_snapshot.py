@@ -1,0 +1,103 @@
+"""A scheduler that is killed between two pages of a full state."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from broker.aio import Producer
+from broker.backend import queries
+from broker.protocol.codec import unpack_fields
+from broker.protocol.names import ShardKeys
+from tests.chaos.acting import client_of, until, victim
+from tests.chaos.fleet import Member
+from tests.chaos.keyspace import SHARDS
+from tests.chaos.plan import Step
+from tests.chaos.stage import Stage
+
+# Several pages of the scheduler in every shard.
+KEYS = 8000
+PREFIX = "bulk/"
+# One of them may be refused with NOSCRIPT.
+PAGES_LET_THROUGH = 2
+# A lease whose holder died lasts 9 s.
+WRITTEN_WITHIN_S = 25.0
+FLUSH_TIMEOUT_S = 20.0
+
+
+async def half_snapshot(stage: Stage, step: Step) -> bool:
+    """Kill the scheduler in the middle of its pages, and have a replica load what it left.
+
+    So much is written that the full state needs many pages; the proxy swallows all but the first
+    ones. Nothing here is left to the clock.
+    """
+    schedulers = [member for member in stage.members if member.kind == "scheduler"]
+    reader = victim(stage, "replica", step)
+    names = ["link", reader.name, *(member.name for member in schedulers), "server"]
+    async with AsyncExitStack() as held:
+        for name in names:
+            await held.enter_async_context(stage.lock_of(name))
+        async with Producer(
+            stage.deployment.url, namespace=stage.namespace, node="bulk", shards=SHARDS
+        ) as producer:
+            keys = [f"{PREFIX}{number}" for number in range(KEYS)]
+            try:
+                is_stuck = await _stick(stage, producer, keys)
+                writer = await _writing(stage, schedulers)
+                await asyncio.to_thread(writer.kill)
+                is_half = is_stuck and await _is_half_written(stage)
+            finally:
+                stage.single.proxy.heal()
+            await asyncio.to_thread(reader.kill)
+            reader.start()
+            await asyncio.sleep(step.duration / 2)
+            writer.start()
+            for key in keys:
+                await producer.delete(key)
+            await producer.flush(FLUSH_TIMEOUT_S)
+    return is_half
+
+
+async def _stick(stage: Stage, producer: Producer, keys: list[str]) -> bool:
+    """Write so much that the full state needs many pages, and have it stick after the first."""
+    proxy = stage.single.proxy
+    lost = proxy.counts["requests_lost"]
+    # The keys of a page are in the request; flush workers send no keys.
+    proxy.faults.lose_requests(
+        "EVALSHA", times=100, after=PAGES_LET_THROUGH, containing=PREFIX.encode()
+    )
+    # What a page holds already must not be added again: by nobody, neither replica nor scheduler.
+    for key in keys:
+        await producer.increment(key)
+    await producer.flush(FLUSH_TIMEOUT_S)
+    return await until(lambda: proxy.counts["requests_lost"] > lost, WRITTEN_WITHIN_S)
+
+
+async def _writing(stage: Stage, schedulers: list[Member]) -> Member:
+    """Return the scheduler that holds a lease; the first one if none does."""
+    async with client_of(stage) as client:
+        leases = [
+            await client.get(ShardKeys.of(stage.namespace, shard, SHARDS).lease)
+            for shard in range(SHARDS)
+        ]
+    return next(
+        (
+            member
+            for member in schedulers
+            if any(f"-{member.pid}-".encode() in lease for lease in leases if lease)
+        ),
+        schedulers[0],
+    )
+
+
+async def _is_half_written(stage: Stage) -> bool:
+    """Tell whether a shard's full state holds fields beyond the position that it has."""
+    async with client_of(stage) as client:
+        for shard in range(SHARDS):
+            keys = ShardKeys.of(stage.namespace, shard, SHARDS)
+            page = await queries.log_page(client, keys, 0, 0)
+            at = page.head.snapshot.offset if page.head is not None else 0
+            async for _, fields in queries.state_pages(client, keys):
+                if fields and max(unpack_fields(fields)[0]) > at:
+                    return True
+    return False

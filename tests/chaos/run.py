@@ -1,0 +1,183 @@
+"""The command line of `scripts/faults`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+from rich.console import Console
+
+from broker.runtime.tasks import cancel_and_wait
+from broker.testing.history import History, Violation
+from broker.testing.validators import VALIDATORS
+from tests.chaos.acting import Fault
+from tests.chaos.deployment import KINDS, Single, deployment
+from tests.chaos.faults import FAULTS, faults_of
+from tests.chaos.plan import Step, plan
+from tests.chaos.report import GOOD, Happened, Outcome, as_object, tell, told_left_out, verdict
+from tests.chaos.stage import Stage
+
+EXIT_VIOLATIONS = 1
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+MAX_SEED = 10**6
+WIDTH = 120
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/faults",
+        description=(
+            "Starts a server, workers, producers and replicas, breaks them in every way for a "
+            "while, and checks what was recorded against the promises. Ends with 0 if all of "
+            "them were kept, with 1 if not; from 10 minutes on also with 1 if a fault had no "
+            "effect or a way of recovery was not taken. See docs/faults.md."
+        ),
+        epilog="faults: " + ", ".join(FAULTS),
+    )
+    parser.add_argument("--minutes", type=float, default=2.0, metavar="N", help="(default: 2)")
+    parser.add_argument("--seed", type=int, help="of an earlier run, to repeat its faults")
+    parser.add_argument(
+        "--only", action="append", choices=FAULTS, metavar="FAULT", help="only this one; repeatable"
+    )
+    parser.add_argument(
+        "--deployment",
+        choices=KINDS,
+        default="single",
+        help="what is broken: one server behind a proxy, a primary with two replicas and three "
+        "Sentinels, or a Cluster of three primaries and their replicas (default: single)",
+    )
+    parser.add_argument("--producers", type=int, default=3, metavar="N", help="(default: 3)")
+    parser.add_argument("--replicas", type=int, default=3, metavar="N", help="(default: 3)")
+    parser.add_argument("--server", metavar="BINARY", help="another server than the bundled Valkey")
+    parser.add_argument("--json", action="store_true", help="one JSON object, and nothing else")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and histories there")
+    options = parser.parse_args(argv)
+    for fault in options.only or ():
+        if fault not in faults_of(options.deployment):
+            parser.error(f"{fault} is not of --deployment {options.deployment}")
+    return options
+
+
+async def inject(
+    stage: Stage, faults: Mapping[str, Fault], steps: Sequence[Step]
+) -> list[Happened]:
+    """Make the faults at their times; return what happened once all are over."""
+    began = monotonic()
+    happened: list[Happened] = []
+
+    async def make(step: Step) -> None:
+        await asyncio.sleep(max(0.0, began + step.at - monotonic()))
+        start = monotonic()
+        stage.say(f"{start - began:6.1f} s  {step.fault}")
+        had_effect = False
+        try:
+            had_effect = await faults[step.fault](stage, step)
+        except Exception as error:  # noqa: BLE001 - told; one fault must not end the others
+            stage.crashed(f"fault {step.fault} could not be made: {error!r}")
+        happened.append(Happened(step.fault, start, monotonic(), had_effect))
+
+    await asyncio.gather(*(make(step) for step in steps))
+    return sorted(happened, key=lambda one: one.start)
+
+
+async def play(folder: Path, options: argparse.Namespace, console: Console) -> Outcome:
+    """Play one run from the first start to the verdict."""
+    servers = deployment(options.deployment, folder, options.seed, options.server)
+    faults = faults_of(options.deployment)
+    left_out = servers.left_out
+    for line in told_left_out(left_out):
+        print(f"scripts/faults: without {line}", file=sys.stderr)
+    names = [name for name in options.only or faults if name not in left_out]
+    steps = plan(options.seed, options.minutes * 60, names)
+    began = monotonic()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    async with servers.running():
+        stage = Stage(folder, servers, say)
+        try:
+            tasks = [asyncio.create_task(stage.witness.run(), name="the witness")]
+            stage.add_all(producers=options.producers, replicas=options.replicas, seed=options.seed)
+            tasks.append(asyncio.create_task(stage.watch(), name="the watch over processes"))
+            if isinstance(servers, Single):
+                tasks.append(asyncio.create_task(stage.keep_copies(), name="the keeper of copies"))
+            if not await stage.begin():
+                stage.crashed("the fleet did not come up")
+            happened = await inject(stage, faults, steps)
+            say("faults are off; waiting for rest")
+            unsettled = await stage.settle()
+            for task in tasks:
+                if task.done():
+                    stage.crashed(f"{task.get_name()} ended before the run: {task.exception()!r}")
+            # One cancel may get lost in the Redis client.
+            await cancel_and_wait(tasks)
+        finally:
+            await asyncio.to_thread(stage.end)
+    history = History(stage.records())
+    violations = [
+        Violation(f"{name}: {violation}", violation.at)
+        for name, validate in VALIDATORS.items()
+        for violation in validate(history)
+    ]
+    violations += [Violation(f"process: {crash}", crash.at) for crash in stage.crashes]
+    violations += [Violation(f"rest: {what}") for what in unsettled]
+    return Outcome(
+        options.seed,
+        monotonic() - began,
+        options.minutes * 60,
+        history,
+        happened,
+        violations,
+        names,
+        left_out,
+        servers.counts,
+        rungs_wanted=options.only is None and not servers.has_replicas,
+    )
+
+
+def interrupted(_number: int, _frame: object) -> None:
+    """End as from the terminal, so that all processes are stopped on the way out."""
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, tell, and return the exit status."""
+    options = arguments(argv)
+    if options.seed is None:
+        options.seed = random.randrange(MAX_SEED)
+    signal.signal(signal.SIGTERM, interrupted)
+    # The table needs its width also where nobody looks at a terminal.
+    console = Console(quiet=options.json, width=None if sys.stdout.isatty() else WIDTH)
+    console.print(f"seed {options.seed} (repeat with --seed {options.seed})", highlight=False)
+    with contextlib.ExitStack() as exits:
+        if options.keep is None:
+            folder = Path(exits.enter_context(TemporaryDirectory(prefix="statebroker-faults-")))
+        else:
+            folder = options.keep.resolve()
+            folder.mkdir(parents=True)
+        try:
+            outcome = asyncio.run(play(folder, options, console))
+        except KeyboardInterrupt:
+            print("scripts/faults: stopped", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        if options.json:
+            print(json.dumps(as_object(outcome)))
+        else:
+            tell(console, outcome)
+    return 0 if verdict(outcome) == GOOD else EXIT_VIOLATIONS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Reads the log behind everybody's back, and records the history that the server really has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import suppress
+from struct import unpack_from
+from time import monotonic
+
+from broker.backend import queries
+from broker.backend.connections import Connections, translated
+from broker.backend.subscription import Subscription
+from broker.core.bulk_chunks import BulkChunks
+from broker.errors import BackendError, DecodeError
+from broker.protocol.codec import decode_packet
+from broker.protocol.constants import NO_ID
+from broker.protocol.messages import Batch, Packet
+from broker.protocol.names import ShardKeys
+from broker.runtime.tasks import cancel_and_wait
+from broker.testing.journal import Journal
+from broker.testing.records import Balanced, Headed, Logged, Measured, Place
+from tests.chaos.keyspace import SHARDS
+
+POLL_S = 0.03
+PAGE = 256
+MEASURE_EVERY_S = 0.5
+_MEASURED = (b"pending_bytes", b"log_bytes")
+# Where an entry of the order list tells its deltas (PROTOCOL.md, section 3).
+_DELTAS_AT = 24
+
+
+class Witness:
+    """Follows the log of every shard, straight from the server.
+
+    Args:
+        url: of the server itself, not of a proxy.
+        namespace: which state.
+        journal: gets what is read.
+        limits: of pending bytes and log bytes in a shard.
+    """
+
+    def __init__(self, url: str, namespace: str, journal: Journal, limits: tuple[int, int]) -> None:
+        self.heads: dict[int, Place] = {}
+        self._connections = Connections(url)
+        self._client = self._connections.commands()
+        self._keys = [ShardKeys.of(namespace, shard, SHARDS) for shard in range(SHARDS)]
+        self._journal = journal
+        self._limits = limits
+        self._at: dict[int, Place] = {}
+        self._measure_at = 0.0
+        self._known: set[Place] = set()
+        self._bulk = {keys.bulk.encode(): BulkChunks() for keys in self._keys}
+        self._bulk_of = {keys.channel.encode(): keys.bulk.encode() for keys in self._keys}
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        channels = [*self._bulk, *(keys.channel.encode() for keys in self._keys)]
+        listening = asyncio.create_task(Subscription(self._connections, channels, self).run())
+        try:
+            while True:
+                with suppress(BackendError):
+                    for shard in range(SHARDS):
+                        await self._look(shard)
+                    await self._measure()
+                await asyncio.sleep(POLL_S)
+        finally:
+            await cancel_and_wait([listening])
+            await self._connections.close()
+
+    async def ready(self) -> None:
+        """Subscribe at any time."""
+
+    def on_subscribed(self, channel: bytes) -> None:
+        """Wait for more: what was missed is in the log."""
+
+    def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:
+        """Wait until it is there again."""
+
+    def on_message(self, channel: bytes, data: bytes) -> None:
+        """Record what is published, too: a log that is cut at once would hide it."""
+        if channel in self._bulk:
+            self._bulk[channel].add(data)
+            return
+        bulk = self._bulk[self._bulk_of[channel]].take()
+        # One that came before this was subscribed to is in the log.
+        with suppress(DecodeError):
+            self._record(decode_packet(data, bulk))
+
+    def _record(self, packet: Packet) -> Place:
+        place = Place(packet.shard, packet.epoch, packet.offset, packet.id)
+        if isinstance(packet, Batch) and place not in self._known:
+            self._known.add(place)
+            chunks = tuple(packet.chunks)
+            self._journal.write(
+                Logged(monotonic(), place, packet.previous_id, packet.deltas, chunks)
+            )
+        return place
+
+    async def _look(self, shard: int) -> None:
+        """Read what is new in a shard; the whole log if what was read is not its past."""
+        at = self._at.get(shard, Place(shard, b""))
+        while True:
+            asked = monotonic()
+            page = await queries.log_page(self._client, self._keys[shard], at.offset, PAGE)
+            if page.head is None:
+                return
+            head = Place(
+                shard,
+                page.head.position.epoch,
+                page.head.position.offset,
+                page.head.position.batch_id,
+            )
+            if at.epoch != head.epoch or head.offset < at.offset:
+                at = Place(shard, head.epoch)
+                continue
+            for entry in page.entries:
+                batch = decode_packet(entry.packet, entry.bulk)
+                place = self._record(batch)
+                if batch.previous_id != at.id and at.offset:
+                    at = Place(shard, head.epoch)
+                    break
+                at = place
+            else:
+                if at.offset < head.offset and page.entries:
+                    continue
+                if at != head and at.offset:
+                    at = Place(shard, head.epoch)
+                    continue
+                self._at[shard] = self.heads[shard] = head
+                self._journal.write(Headed(asked, monotonic(), head))
+                return
+
+    async def _measure(self) -> None:
+        if monotonic() < self._measure_at:
+            return
+        self._measure_at = monotonic() + MEASURE_EVERY_S
+        for shard, keys in enumerate(self._keys):
+            async with translated("measuring"):
+                pipe = self._client.pipeline(transaction=True)
+                pipe.hgetall(keys.meta)
+                pipe.lrange(keys.order, 0, -1)
+                meta, order = await pipe.execute()
+            now = monotonic()
+            for what, limit in zip(_MEASURED, self._limits, strict=True):
+                value = int(meta.get(what, 0))
+                self._journal.write(Measured(now, what.decode(), value, limit))
+            if b"epoch" in meta:
+                self._journal.write(_balance(now, shard, meta, order))
+
+
+def _balance(now: float, shard: int, meta: dict[bytes, bytes], order: list[bytes]) -> Balanced:
+    return Balanced(
+        now,
+        Place(shard, meta[b"epoch"], int(meta.get(b"offset", 0)), meta.get(b"id", NO_ID)),
+        int(meta.get(b"accepted", 0)),
+        int(meta.get(b"published", 0)),
+        by_node=sum(int(deltas) for name, deltas in meta.items() if name.startswith(b"n:")),
+        in_order=sum(unpack_from(">I", entry, _DELTAS_AT)[0] for entry in order),
+    )

@@ -1,0 +1,269 @@
+"""The Lua commands of producers, called as their heads say, on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from broker.testing.server import Server
+from tests.integration.lua_shard import EPOCH, HOUR, TOKEN, Shard
+
+
+@pytest.fixture
+def shard(server: Server, namespace: str) -> Iterator[Shard]:
+    """Give a shard that does not exist yet."""
+    made = Shard(server, namespace)
+    yield made
+    made.close()
+
+
+# -- join, open, leave ----------------------------------------------------------------------------
+
+
+def test_join_makes_a_namespace_once(shard: Shard) -> None:
+    """The first caller decides; later ones are told, whatever they want."""
+    protocol, shards, created = shard.join(1, 4)
+    assert (protocol, shards) == (b"1", b"4")
+    assert abs(int(created) - shard.now()) < 10_000
+    assert shard.join(2, 16) == [b"1", b"4", created]
+    assert shard.hashes() == {"protocol": b"1", "shards": b"4", "created": created}
+
+
+def test_open_gives_a_new_incarnation_or_takes_the_callers(shard: Shard) -> None:
+    """A new claim is above all before and at least the clock; the holder keeps its own."""
+    before = shard.now()
+    status, first, *rest = shard.open(token="a")
+    assert [status, *rest] == [b"OPEN", EPOCH, 50, 1000]
+    assert before <= first <= shard.now()
+    assert shard.admin.hget(shard.keys.writers, "n1") == f"{first} a 0 0".encode()
+
+    ahead = shard.now() + HOUR
+    shard.heartbeat(max_age=70, max_count=80)
+    opened = shard.open(incarnation=ahead, token="b", chunk=7, deltas=9)
+    assert opened == [b"OPEN", ahead, EPOCH, 70, 80]
+    assert shard.admin.hget(shard.keys.writers, "n1") == f"{ahead} b 7 9".encode()
+    assert shard.open(token="c")[1] == ahead + 1
+    assert shard.open("n2", 1)[:3] == [b"OPEN", 1, EPOCH]
+
+
+def test_open_fences_those_who_lost_the_name(shard: Shard) -> None:
+    """A lower incarnation, or the same one with another token, is refused and changes nothing."""
+    shard.open(incarnation=5, token="a")
+    before = shard.lists()
+    assert shard.open(incarnation=4, token="a") == [b"FENCED", 5]
+    assert shard.open(incarnation=5, token="b") == [b"FENCED", 5]
+    assert shard.lists() == before
+    assert shard.open(incarnation=5, token="a")[:3] == [b"OPEN", 5, EPOCH]
+
+
+def test_open_keeps_the_epoch_there_is(shard: Shard) -> None:
+    """An epoch is given only to a shard that has none."""
+    shard.put(epoch=b"epoch--0")
+    assert shard.open()[2] == b"epoch--0"
+
+
+def test_an_open_that_arrives_late_does_not_forget_accepted_chunks(shard: Shard) -> None:
+    """A repeat of `open` that was stuck in the network must not make chunks count twice."""
+    shard.opened()
+    shard.append(1, deltas=3)
+    shard.append(2, deltas=4)
+    for chunk_number in (0, 1, 2):
+        assert shard.open(incarnation=5, chunk=chunk_number, deltas=chunk_number)[0] == b"OPEN"
+        assert shard.append(2)[0] == b"DUPLICATE"
+        assert shard.append(4) == [b"MISSING", 3, 7]
+    shard.open(incarnation=5, chunk=3, deltas=9)
+    assert shard.append(5) == [b"MISSING", 4, 9]
+
+
+def test_append_numbers_never_come_again(shard: Shard) -> None:
+    """They rise with every chunk, and are at least the clock: also after Redis lost some."""
+    shard.opened("n1", "n2")
+    before = shard.now() * 1000
+    numbers = [shard.append(n // 2 + 1, node=f"n{n % 2 + 1}")[1] for n in range(10)]
+    assert before <= numbers[0]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] < (shard.now() + 1) * 1000
+    shard.put(appends=1)
+    assert shard.append(6)[1] > numbers[-1]
+    ahead = (shard.now() + HOUR) * 1000
+    shard.put(appends=ahead)
+    assert [shard.append(n)[1] for n in (7, 8)] == [ahead + 1, ahead + 2]
+
+
+def test_confirm_tells_how_far_the_chunks_are_here(shard: Shard) -> None:
+    """The last number of the caller's own incarnation; nothing changes, though it is a write."""
+    keys = [shard.keys.writers]
+    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"MISSING"]
+    shard.opened()
+    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"HELD", 0]
+    shard.append(1)
+    shard.append(2)
+    before = shard.lists()
+    record = shard.admin.hgetall(shard.keys.writers)
+    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"HELD", 2]
+    assert shard.call("confirm", keys, "n1", 6, TOKEN) == [b"MISSING"]
+    assert shard.call("confirm", keys, "n1", 4, TOKEN) == [b"FENCED", 5]
+    assert shard.call("confirm", keys, "n1", 5, "other") == [b"FENCED", 5]
+    assert shard.call("confirm", keys, "n2", 5, TOKEN) == [b"MISSING"]
+    assert (shard.lists(), shard.admin.hgetall(shard.keys.writers)) == (before, record)
+
+
+def test_leave_forgets_its_own_record_only(shard: Shard) -> None:
+    """Another incarnation's or token's record stays; what was appended stays pending."""
+    keys = [shard.keys.writers]
+    assert shard.call("leave", keys, "n1", 5, "tok") == 0
+    shard.opened()
+    shard.append(1)
+    assert shard.call("leave", keys, "n1", 5, "to") == 0
+    assert shard.call("leave", keys, "n1", 4, "tok") == 0
+    assert shard.call("leave", keys, "n1", 5, "tok") == 1
+    assert shard.call("leave", keys, "n1", 5, "tok") == 0
+    assert not shard.admin.exists(shard.keys.writers)
+    assert shard.admin.llen(shard.keys.order) == 1
+    assert shard.append(2) == [b"MISSING", 1, 0]
+
+
+# -- append ---------------------------------------------------------------------------------------
+
+
+def test_append_stores_a_chunk_and_counts(shard: Shard) -> None:
+    """OK tells append number, epoch and thresholds; the chunk is stored untouched."""
+    shard.opened("n1", "n2")
+    data = bytes(range(256))
+    status, number, *rest = shard.append(1, data, deltas=3, max_age=70, max_count=80)
+    assert [status, *rest] == [b"OK", EPOCH, 70, 80]
+    assert number == shard.number("appends")
+    assert shard.append(1, b"other", "n2", deltas=4)[0] == b"OK"
+    assert shard.admin.lrange(shard.keys.pending("n1"), 0, -1) == [data]
+    assert shard.admin.hget(shard.keys.writers, "n1") == b"5 tok 1 3"
+    assert (shard.number("accepted"), shard.number("pending_bytes")) == (7, 261)
+    assert (shard.number("n:n1"), shard.number("n:n2")) == (3, 4)
+
+
+@pytest.mark.parametrize("before", [2**31 - 2, 2**31 - 1, 2**32 - 1, 2**53 - 3])
+def test_numbers_of_any_size_are_kept_to_the_digit(shard: Shard, before: int) -> None:
+    """Also beyond 32 bits, and beyond the 14 digits that Lua writes by itself."""
+    shard.opened()
+    shard.admin.hset(shard.keys.meta, mapping={"accepted": before, "pending_bytes": before})
+    shard.admin.hset(shard.keys.writers, "n1", f"5 tok {before} {before}")
+    assert shard.append(before + 1, b"x", deltas=1, limit=1 << 60)[0] == b"OK"
+    assert shard.admin.hget(shard.keys.writers, "n1") == f"5 tok {before + 1} {before + 1}".encode()
+    counters = shard.admin.hmget(shard.keys.meta, "accepted", "pending_bytes", "n:n1")
+    assert counters == [str(before + 1).encode(), str(before + 1).encode(), b"1"]
+
+
+def test_append_recognises_what_it_took(shard: Shard) -> None:
+    """A repeat is a DUPLICATE with the present append number, and stores nothing."""
+    shard.opened("n1", "n2")
+    shard.append(1)
+    shard.append(2)
+    last = shard.append(1, node="n2")[1]
+    before = shard.lists()
+    for number in (2, 1, 0):
+        assert shard.append(number, limit=0) == [b"DUPLICATE", last, EPOCH, HOUR, 1000]
+    assert shard.lists() == before
+
+
+def test_append_refuses_a_hole(shard: Shard) -> None:
+    """MISSING names the first number that is not here, and the deltas before it."""
+    assert shard.append(1) == [b"MISSING", 1, 0]
+    shard.opened()
+    before = shard.lists()
+    assert shard.append(2) == [b"MISSING", 1, 0]
+    assert shard.lists() == before
+    shard.append(1, deltas=7)
+    assert shard.append(3) == [b"MISSING", 2, 7]
+    # Redis came back with an older incarnation's record, or with no meta hash.
+    assert shard.append(1, incarnation=6) == [b"MISSING", 1, 0]
+    shard.admin.delete(shard.keys.meta)
+    assert shard.append(2) == [b"MISSING", 1, 0]
+
+
+def test_append_fences_first(shard: Shard) -> None:
+    """An older incarnation or another token is FENCED, whatever its chunk number."""
+    shard.opened()
+    shard.append(1)
+    before = shard.lists()
+    for number in (1, 2, 9):
+        assert shard.append(number, incarnation=4) == [b"FENCED", 5]
+        assert shard.append(number, token="other") == [b"FENCED", 5]
+    assert shard.lists() == before
+
+
+def test_append_is_busy_above_the_limit(shard: Shard) -> None:
+    """Pending bytes may reach the limit and not pass it; a lone chunk always gets in."""
+    shard.opened()
+    assert shard.append(1, b"x" * 10, limit=0)[0] == b"OK"
+    before = shard.lists()
+    for limit in (0, 1, 10, 14):
+        assert shard.append(2, b"x" * 5, limit=limit) == [b"BUSY", 10]
+    assert shard.lists() == before
+    assert shard.append(2, b"x" * 5, limit=15)[0] == b"OK"
+    assert shard.append(3, b"", limit=15)[0] == b"OK"
+    assert shard.append(4, b"x", limit=15) == [b"BUSY", 15]
+
+
+def test_thresholds_come_from_the_call_or_the_namespace_or_the_defaults(shard: Shard) -> None:
+    """An empty argument means what the flush workers said, else 50 ms and 1,000 deltas."""
+    shard.opened()
+    assert shard.append(1, max_age="", max_count="")[3:] == [50, 1000]
+    shard.heartbeat(max_age=70, max_count=80)
+    assert shard.append(2, max_age="", max_count="")[3:] == [70, 80]
+    assert shard.append(3, max_age=0, max_count="")[3:] == [0, 80]
+    assert shard.append(4, max_age="", max_count=1)[3:] == [70, 1]
+
+
+def woken(shard: Shard) -> int:
+    """How many wake-ups wait; takes them."""
+    count = shard.admin.llen(shard.keys.ready)
+    shard.admin.delete(shard.keys.ready)
+    return int(count)
+
+
+def test_append_wakes_a_worker_exactly_when_the_shard_is_due_earlier(shard: Shard) -> None:
+    """A wake-up is pushed for the first chunk, an earlier deadline and a full node; never two."""
+    shard.opened("n1", "n2")
+    shard.append(1, max_age=HOUR)
+    assert woken(shard) == 1, "the shard was empty"
+    shard.append(2, max_age=HOUR + 1000)
+    assert woken(shard) == 0, "due later"
+    shard.append(1, node="n2", max_age=HOUR // 2)
+    assert woken(shard) == 1, "due earlier"
+    shard.append(2, node="n2", max_age=HOUR, waited=HOUR)
+    shard.append(3, node="n2", deltas=1000)
+    assert woken(shard) == 1, "due earlier, then full: one is enough"
+    shard.append(3, node="n2", deltas=1000)
+    shard.append(9, node="n2")
+    shard.append(4, token="x", node="n2")
+    shard.append(4, node="n2", limit=0)
+    assert woken(shard) == 0, "nothing was stored"
+    while shard.drain("n1", "n2")[0] == b"BATCH":
+        pass
+    assert not shard.admin.hexists(shard.keys.meta, "due")
+    shard.append(4, node="n2", max_age=2 * HOUR)
+    assert woken(shard) == 1, "the shard was empty again"
+
+
+@pytest.mark.parametrize(
+    ("before", "deltas", "full"),
+    [
+        *((0, 9, False), (0, 10, True), (0, 11, True), (0, 35, True), (9, 1, True), (8, 1, False)),
+        *((10, 1, False), (10, 9, False), (10, 10, True), (19, 1, True), (11, 9, True)),
+    ],
+)
+def test_a_node_is_full_at_each_multiple_of_the_count(
+    shard: Shard, before: int, deltas: int, *, full: bool
+) -> None:
+    """The append that reaches or passes a multiple of max_count makes all up to it due."""
+    shard.opened("n1", "n2")
+    shard.append(1, node="n2", deltas=9, max_count=10)
+    number = 1
+    if before:
+        shard.append(1, deltas=before, max_count=10)
+        number = 2
+    shard.admin.hdel(shard.keys.meta, "count_due")
+    woken(shard)
+    appended = shard.append(number, deltas=deltas, max_count=10)[1]
+    assert shard.number("count_due") == (appended if full else 0)
+    assert woken(shard) == full

@@ -1,0 +1,159 @@
+"""The iterator over changes: what it tells, in which order, and what becomes of a slow reader."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from broker import ChangesOverflowError, Producer, Replica
+from broker.testing.server import Server
+from tests.integration.running_workers import NewServing
+
+
+def test_changes_tell_what_happened_in_order(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """An iterator of changes gives key, value after it, operation and position of each delta."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes()
+        producer.set("a", 1)
+        producer.increment("a", 2)
+        producer.flush(10)
+        producer.delete("nothing")
+        producer.delete("a")
+        replica.wait_for(producer.flush(10), 10)
+        told = [next(changes) for _ in range(3)]
+        assert [(one.operation, one.key, one.value) for one in told] == [
+            ("set", "a", 1),
+            ("increment", "a", 3),
+            ("delete", "a", None),
+        ]
+        offsets = [one.position.offset for one in told]
+        assert offsets == sorted(offsets)
+        assert told[-1].position == replica.position
+        assert not any(one.resync for one in told)
+
+
+def test_changes_with_a_prefix_are_those_of_the_prefix(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """changes(prefix) yields its keys' changes, all of them, and nothing else."""
+    serving(server.url, namespace, shards=2)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes("flight/")
+        for number in range(20):
+            producer.set_many({f"flight/{number}": number, f"plane/{number}": number, "flight": 1})
+        replica.wait_for(producer.flush(10), 10)
+        changes.close()
+        assert sorted(change.key for change in changes) == sorted(
+            f"flight/{number}" for number in range(20)
+        )
+
+
+def test_closing_ends_an_iteration_that_waits(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A reader that waits for the next change ends when the iterator or the replica closes."""
+    serving(server.url, namespace)
+    replica = Replica(server.url, namespace=namespace)
+    first, second = replica.changes(), replica.changes()
+    ended: list[str] = []
+
+    def read(name: str, changes: Any) -> None:
+        for _ in changes:
+            pass
+        ended.append(name)
+
+    threads = [
+        threading.Thread(target=read, args=pair) for pair in (("first", first), ("second", second))
+    ]
+    for thread in threads:
+        thread.start()
+    first.close()
+    threads[0].join(10)
+    assert ended == ["first"]
+    replica.close()
+    threads[1].join(10)
+    assert ended == ["first", "second"]
+
+
+def test_a_slow_reader_of_changes_is_told_by_its_own_policy(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Behind its limit a reader gets the newest change of each key, or an error, as it chose."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        newest, strict = replica.changes(limit=10), replica.changes(limit=10, overflow="raise")
+        for number in range(100):
+            producer.set(f"k{number % 5}", number)
+        replica.wait_for(producer.flush(10), 10)
+        assert replica.stats()["changes_conflated"] >= 90
+        newest.close()
+        last = {change.key: change.value for change in newest}
+        assert last == {f"k{number}": 95 + number for number in range(5)}
+        with pytest.raises(ChangesOverflowError, match="10 changes behind"):
+            for _ in strict:
+                pass
+
+
+def test_counters_of_changes_do_not_go_back(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """What was conflated for a reader stays counted when that reader closes."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes(limit=1)
+        for number in range(20):
+            producer.set("key", number)
+        replica.wait_for(producer.flush(10), 10)
+        before = replica.stats()["changes_conflated"]
+        assert before > 0
+        changes.close()
+        changes_left = list(changes)
+        assert [change.value for change in changes_left] == [19]
+        assert replica.stats()["changes_conflated"] == before
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_changes_carry_the_producers_clock(
+    server: Server, namespace: str, serving: NewServing, *, timestamps: bool
+) -> None:
+    """A change says when it was written: to the chunk, or where asked for to each delta."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace, timestamps=timestamps, linger=1) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes()
+        began = round(time.time() * 1000)
+        producer.set("a", 1)
+        producer.set_many({"b": 1, "c": 1})
+        producer.increment("d")
+        producer.delete("a")
+        written = round(time.time() * 1000)
+        producer.flush(10)
+        stamps = [next(changes).timestamp_ms for _ in range(5)]
+        assert stamps == sorted(stamps)
+        assert began <= stamps[0] <= stamps[-1] <= written + (0 if timestamps else 10_000)
+        assert timestamps or len(set(stamps)) == 1

@@ -1,0 +1,328 @@
+"""`flush(replicas=, fsynced=)`: what it promises, with real replicas and append-only files."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+
+from broker import (
+    BackendError,
+    ConfigError,
+    FencedError,
+    FlushTimeoutError,
+    Inspector,
+    NotReplicatedError,
+    Producer,
+    UnsupportedServerError,
+    aio,
+)
+from broker.protocol.names import ShardKeys
+from broker.testing.server import VALKEY, Server
+from broker.testing.waiting import eventually
+from tests.acl_users import RoleUsers
+from tests.conftest import OwnServer
+
+SECONDS = 20.0
+SHORT = 0.4
+
+
+@dataclass
+class Pair:
+    """A primary and its replica."""
+
+    primary: Server
+    replica: Server
+
+    def is_linked(self) -> bool:
+        """Whether the replica follows, as the primary says."""
+        with redis.Redis.from_url(self.primary.url) as client:
+            told: Any = client.info("replication")
+        return bool(told.get("slave0", {}).get("state") == "online")
+
+    def held(self, namespace: str, node: str) -> int:
+        """The number of the last chunk of a node that the replica has."""
+        with redis.Redis.from_url(self.replica.url) as client:
+            record: Any = client.hget(ShardKeys.of(namespace, 0, 1).writers, node)
+        return int(record.split()[2]) if record else 0
+
+
+NewPair = Callable[..., Pair]
+
+
+@pytest.fixture
+def new_pair(kind: str, own_server: OwnServer) -> NewPair:
+    """Give a function that starts a primary and a replica that follows it."""
+
+    def start(*args: str) -> Pair:
+        primary = own_server("--repl-diskless-sync-delay", "0", *args, kind=kind, port=0)
+        follow = ("--replicaof", "127.0.0.1", str(primary.port))
+        pair = Pair(primary, own_server(*follow, *args, kind=kind, port=0))
+        eventually(pair.is_linked, SECONDS, "the replica follows")
+        return pair
+
+    return start
+
+
+@pytest.fixture
+def pair(new_pair: NewPair) -> Iterator[Pair]:
+    """Give a primary and a replica without append-only files."""
+    pair = new_pair()
+    yield pair
+    if pair.replica.is_running:
+        pair.replica.resume()
+
+
+def test_what_is_on_a_replica_survives_the_primary(pair: Pair, namespace: str) -> None:
+    """The primary is killed right after; the replica takes over with everything."""
+    with Producer(pair.primary.url, namespace=namespace, shards=4) as producer:
+        producer.set_many({f"k{n}": n for n in range(1000)})
+        producer.flush(SECONDS, replicas=1)
+        chunks = producer.stats()["chunks"]
+        pair.primary.kill()
+        with redis.Redis.from_url(pair.replica.url) as client:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+        with Inspector(pair.replica.url, namespace=namespace) as inspector:
+            told = inspector.status()
+        assert sum(shard["accepted"] for shard in told["shards"]) == 1000
+        assert sum(node["chunks"] for node in told["nodes"]) == chunks
+        pair.primary.start()
+
+
+def test_a_replica_that_hangs_is_told_and_nothing_is_lost(pair: Pair, namespace: str) -> None:
+    """In time with the number; accepted it is; once the replica is back the same call returns."""
+    with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
+        producer.set("a", 1)
+        producer.flush(SECONDS, replicas=1)
+        pair.replica.pause()
+        producer.set("b", 2)
+        with pytest.raises(NotReplicatedError, match="0 of 1 replicas have it in memory") as caught:
+            producer.flush(SHORT, replicas=1)
+        assert (caught.value.replicas, caught.value.wanted) == (0, 1)
+        assert isinstance(caught.value, FlushTimeoutError)
+        producer.flush(SECONDS)
+        assert producer.stats()["pending"] == 0
+        pair.replica.resume()
+        producer.flush(SECONDS, replicas=1)
+        assert pair.held(namespace, "n1") == 2
+
+
+def test_more_replicas_than_there_are(pair: Pair, namespace: str) -> None:
+    """It says how many there were."""
+    with Producer(pair.primary.url, namespace=namespace) as producer:
+        producer.set("a", 1)
+        # It may still be loading.
+        producer.flush(SECONDS, replicas=1)
+        with pytest.raises(NotReplicatedError, match="1 of 2 replicas"):
+            producer.flush(SHORT, replicas=2)
+        with pytest.raises(ConfigError, match="replicas=-1"):
+            producer.flush(replicas=-1)
+
+
+def test_nothing_written_needs_no_replica(own_server: OwnServer, namespace: str, kind: str) -> None:
+    """There is nothing that could be lost."""
+    server = own_server(kind=kind)
+    with Producer(server.url, namespace=namespace) as producer:
+        producer.flush(SECONDS, replicas=3)
+
+
+def waiting(pair: Pair) -> bool:
+    """Whether somebody waits for replicas at the primary."""
+    with redis.Redis.from_url(pair.primary.url) as client:
+        told: Any = client.info("clients")
+    return bool(told["blocked_clients"])
+
+
+class Flush:
+    """A flush on a thread of its own, and how it ends."""
+
+    def __init__(self, producer: Producer, **asked: Any) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(producer, asked))
+        self._thread.start()
+
+    def _run(self, producer: Producer, asked: dict[str, Any]) -> None:
+        try:
+            producer.flush(SECONDS, **asked)
+        except BaseException as error:  # noqa: BLE001 - told by `end`
+            self.error = error
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not returned."""
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        """Wait for it; raise what it raised."""
+        self._thread.join(2 * SECONDS)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_connection_that_breaks_while_it_waits_confirms_nothing(
+    pair: Pair, namespace: str
+) -> None:
+    """WAIT knows only what its own connection wrote: on a new one it starts from the beginning."""
+    with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
+        producer.set("a", 1)
+        producer.flush(SECONDS)
+        pair.replica.pause()
+        producer.set("a", 2)
+        flush = Flush(producer, replicas=1)
+        with redis.Redis.from_url(pair.primary.url) as client:
+            for _ in range(3):
+                eventually(lambda: waiting(pair), SECONDS, "it waits")
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                eventually(lambda: not waiting(pair), SECONDS, "it was cut off")
+        assert flush.is_running
+        pair.replica.resume()
+        flush.end()
+        assert pair.held(namespace, "n1") == 2
+
+
+def test_a_primary_that_forgot_gets_it_again_before_it_is_confirmed(
+    pair: Pair, namespace: str
+) -> None:
+    """It was accepted, and lost while the replica had it not yet: sent again, then confirmed."""
+    with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
+        producer.set("a", 1)
+        producer.flush(SECONDS, replicas=1)
+        pair.replica.pause()
+        for number in range(5):
+            producer.set("a", number)
+            producer.flush(SECONDS)
+        flush = Flush(producer, replicas=1)
+        eventually(lambda: waiting(pair), SECONDS, "it waits")
+        pair.primary.kill()
+        pair.replica.resume()
+        pair.primary.start()
+        flush.end()
+        assert pair.held(namespace, "n1") == 6
+        assert producer.stats()["resent"] == 6
+
+
+def test_who_took_the_name_meanwhile_is_told(pair: Pair, namespace: str) -> None:
+    """A flush that waits for replicas notices that it is fenced, and does not claim success."""
+    first = Producer(pair.primary.url, namespace=namespace, node="n1")
+    first.set("a", 1)
+    first.flush(SECONDS)
+    with Producer(pair.primary.url, namespace=namespace, node="n1") as second:
+        with pytest.raises(FencedError):
+            first.flush(SECONDS, replicas=1)
+        second.set("a", 2)
+        second.flush(SECONDS, replicas=1)
+    with suppress(FencedError):
+        first.close(1)
+
+
+def test_many_at_once_and_with_await(pair: Pair, namespace: str) -> None:
+    """Any number of callers may wait, and give up; the others are not disturbed."""
+
+    async def go() -> None:
+        async with aio.Producer(pair.primary.url, namespace=namespace, shards=2) as producer:
+
+            async def one(number: int) -> None:
+                await producer.set(f"k{number}", number)
+                await producer.flush(SECONDS, replicas=1)
+
+            given_up = asyncio.create_task(one(-1))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.gather(*(one(number) for number in range(50)))
+
+    asyncio.run(go())
+    with Inspector(pair.replica.url, namespace=namespace) as inspector:
+        assert sum(shard["accepted"] for shard in inspector.status()["shards"]) >= 50
+
+
+def test_with_the_rights_of_a_producer(new_pair: NewPair, namespace: str, kind: str) -> None:
+    """The role is enough; without the right to wait it is told which."""
+    pair = new_pair("--appendonly", "yes")
+    with RoleUsers([pair.primary.url], namespace, node="n1") as users:
+        url = users.url("producer", pair.primary.url)
+        with Producer(url, namespace=namespace, node="n1") as producer:
+            producer.set("a", 1)
+            producer.flush(SECONDS, replicas=1)
+            if kind == VALKEY:
+                producer.flush(SECONDS, replicas=1, fsynced=True)
+            with redis.Redis.from_url(pair.primary.url) as owner:
+                owner.execute_command("ACL", "SETUSER", users.user("producer"), "-wait")
+            with pytest.raises(BackendError, match="check the ACL of this user"):
+                producer.flush(SECONDS, replicas=1)
+
+
+# -- disks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+def test_what_is_on_disk_survives_a_crash(
+    fsync: str, own_server: OwnServer, namespace: str
+) -> None:
+    """Killed right after, and started again: it is all there, and nothing is sent again."""
+    server = own_server("--appendonly", "yes", "--appendfsync", fsync)
+    with Producer(server.url, namespace=namespace) as producer:
+        producer.set_many({f"k{n}": n for n in range(1000)})
+        producer.flush(SECONDS, fsynced=True)
+        server.kill()
+        server.start()
+        with Inspector(server.url, namespace=namespace) as inspector:
+            assert inspector.status()["shards"][0]["accepted"] == 1000
+        producer.set("more", 1)
+        producer.flush(SECONDS, fsynced=True)
+        assert producer.stats()["resent"] == 0
+
+
+def test_a_disk_that_is_never_told_of_is_never_confirmed(
+    own_server: OwnServer, namespace: str
+) -> None:
+    """With appendfsync no the server never knows what is on disk; it does not say that it is."""
+    server = own_server("--appendonly", "yes", "--appendfsync", "no")
+    with Producer(server.url, namespace=namespace) as producer:
+        producer.set("a", 1)
+        with pytest.raises(NotReplicatedError, match=r"its disk has not written it .*appendfsync"):
+            producer.flush(SHORT, fsynced=True)
+        with redis.Redis.from_url(server.url) as owner:
+            owner.config_set("appendfsync", "always")
+        producer.flush(SECONDS, fsynced=True)
+
+
+def test_disks_of_replicas_are_counted_apart(new_pair: NewPair, namespace: str, kind: str) -> None:
+    """A replica without an append-only file has it in memory, not on disk."""
+    if kind != VALKEY:
+        pytest.skip("Redis 7.0 has no WAITAOF")
+    pair = new_pair("--appendonly", "yes", "--appendfsync", "always")
+    with (
+        Producer(pair.primary.url, namespace=namespace) as producer,
+        redis.Redis.from_url(pair.replica.url) as owner,
+    ):
+        owner.config_set("appendonly", "no")
+        producer.set("a", 1)
+        with pytest.raises(NotReplicatedError, match="0 of 1 replicas have it on disk"):
+            producer.flush(SHORT, replicas=1, fsynced=True)
+        producer.flush(SECONDS, replicas=1)
+        producer.flush(SECONDS, fsynced=True)
+        owner.config_set("appendonly", "yes")
+        producer.flush(SECONDS, replicas=1, fsynced=True)
+
+
+def test_a_server_that_cannot_tell_of_disks_says_so(
+    own_server: OwnServer, namespace: str, kind: str
+) -> None:
+    """No WAITAOF, or no append-only file: the fix; and that it was accepted all the same."""
+    server = own_server(kind=kind)
+    with Producer(server.url, namespace=namespace) as producer:
+        producer.set("a", 1)
+        with pytest.raises(UnsupportedServerError) as caught:
+            producer.flush(SECONDS, fsynced=True)
+        said = str(caught.value)
+        fix = "CONFIG SET appendonly yes" if kind == VALKEY else "Redis has from 7.2 on"
+        assert fix in said
+        assert "Redis has accepted what was flushed" in said
+        assert producer.stats()["accepted"] == 1

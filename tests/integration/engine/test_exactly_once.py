@@ -1,0 +1,330 @@
+"""Every accepted delta takes effect once, whatever is repeated, lost or taken over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import redis
+
+from broker import FencedError, FlushTimeoutError, Inspector, Producer, Replica
+from broker.backend.replies import Accepted, Busy, Missing
+from broker.backend.session import Session
+from broker.core.lane import Packed
+from broker.protocol.codec import encode_chunk
+from broker.protocol.constants import EPOCH_BYTES, OP_INCREMENT
+from broker.protocol.messages import Chunk, Run
+from broker.protocol.names import ShardKeys
+from broker.testing.server import Server
+from broker.testing.waiting import eventually
+from tests.integration.lossy_proxy import Proxy, sha_of
+from tests.integration.running_workers import NewServing, joined
+
+NODE, TOKEN = "node", "0123456789abcdef"
+
+
+class Writer:
+    """A producer by hand: it appends whatever chunk number it is told to."""
+
+    def __init__(self, session: Session, token: str = TOKEN) -> None:
+        self._session = session
+        self._keys = session.keys[0]
+        self._token = token
+        self.incarnation = 0
+
+    async def open(self, incarnation: int | None = None, chunk: int = 0, deltas: int = 0) -> None:
+        """Take the node name, or go on with it."""
+        opened = await self._session.commands.open(
+            self._keys,
+            NODE,
+            incarnation,
+            self._token,
+            chunk=chunk,
+            deltas=deltas,
+            epoch=b"e" * EPOCH_BYTES,
+        )
+        self.incarnation = opened.incarnation
+
+    async def append(
+        self, number: int, amount: int = 1, pending_limit: int = 1 << 20
+    ) -> Accepted | Missing | Busy:
+        """Append a chunk of one increment."""
+        run = Run(OP_INCREMENT, ["n"], [amount])
+        chunk = encode_chunk(Chunk(NODE, self.incarnation, number, 0, [run]))
+        (reply,) = await self._session.commands.append(
+            *(self._keys, NODE, self.incarnation, self._token),
+            [Packed(number, 1, number, 0.0, 0, chunk)],
+            now=0.0,
+            max_age_ms=None,
+            max_count=None,
+            pending_limit=pending_limit,
+        )
+        return reply
+
+
+def with_session(url: str, namespace: str, scenario: Callable[[Session], Awaitable[None]]) -> None:
+    """Run a scenario that works on the commands themselves."""
+
+    async def run() -> None:
+        async with joined(url, namespace) as session:
+            await scenario(session)
+
+    asyncio.run(run())
+
+
+def folded(url: str, namespace: str) -> dict[str, Any]:
+    """Return the state once nothing is pending any more."""
+    with Inspector(url, namespace=namespace) as inspector:
+        eventually(
+            lambda: all(one["pending_deltas"] == 0 for one in inspector.status()["shards"]),
+            message=lambda: str(inspector.status()),
+        )
+        return inspector.folded()
+
+
+def test_a_repeated_chunk_counts_once(server: Server, namespace: str, serving: NewServing) -> None:
+    """A chunk appended again, before and after it was published, is acknowledged and not taken."""
+    serving(server.url, namespace)
+
+    async def scenario(session: Session) -> None:
+        writer = Writer(session)
+        await writer.open()
+        first = await writer.append(1, 5)
+        assert isinstance(first, Accepted)
+        assert not first.duplicate
+        for _ in range(3):
+            again = await writer.append(1, 5)
+            assert isinstance(again, Accepted)
+            assert (again.append, again.epoch, again.duplicate) == (first.append, first.epoch, True)
+        second = await writer.append(2, 7)
+        assert isinstance(second, Accepted)
+        assert second.append > first.append
+        await asyncio.to_thread(folded, server.url, namespace)
+        older = await writer.append(1, 5)
+        assert isinstance(older, Accepted)
+        assert older.duplicate
+        # Its token must not come before the chunk that it acknowledges.
+        assert first.append <= older.append <= second.append
+
+    with_session(server.url, namespace, scenario)
+    assert folded(server.url, namespace) == {"n": 12}
+
+
+def test_a_hole_in_the_chunk_numbers_is_refused(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A chunk after a missing one is not taken; the reply says from where to send again."""
+    serving(server.url, namespace)
+
+    async def scenario(session: Session) -> None:
+        writer = Writer(session)
+        await writer.open()
+        assert await writer.append(2) == Missing(1, 0)
+        await writer.append(1)
+        await writer.append(2)
+        assert await writer.append(4) == Missing(3, 2)
+        assert await writer.append(9) == Missing(3, 2)
+        assert isinstance(await writer.append(3), Accepted)
+
+    with_session(server.url, namespace, scenario)
+    assert folded(server.url, namespace) == {"n": 3}
+
+
+def test_an_older_incarnation_is_fenced(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Once a newer process opened a node, nothing that the older one sends is taken."""
+    serving(server.url, namespace)
+
+    async def scenario(session: Session) -> None:
+        older, newer = Writer(session), Writer(session, "fedcba9876543210")
+        await older.open()
+        await older.append(1)
+        await newer.open()
+        assert newer.incarnation > older.incarnation
+        for number in (1, 2, 3):
+            with pytest.raises(FencedError, match="'node'"):
+                await older.append(number, 100)
+        with pytest.raises(FencedError):
+            await older.open(older.incarnation, chunk=1, deltas=1)
+        await newer.append(1)
+
+    with_session(server.url, namespace, scenario)
+    assert folded(server.url, namespace) == {"n": 2}
+
+
+def test_two_claims_of_one_incarnation_are_told_apart(server: Server, namespace: str) -> None:
+    """After Redis forgot a node, only one of two processes can hold the same incarnation number."""
+
+    async def scenario(session: Session) -> None:
+        one, two = Writer(session), Writer(session, "fedcba9876543210")
+        await one.open(5)
+        two.incarnation = 5
+        with pytest.raises(FencedError):
+            await two.append(1)
+        with pytest.raises(FencedError):
+            await two.open(5)
+        assert isinstance(await one.append(1), Accepted)
+
+    with_session(server.url, namespace, scenario)
+
+
+def test_a_chunk_above_the_pending_limit_is_put_off(server: Server, namespace: str) -> None:
+    """At the limit of pending bytes the answer is BUSY, nothing is taken, and a repeat is."""
+
+    async def scenario(session: Session) -> None:
+        writer = Writer(session)
+        await writer.open()
+        # A single chunk larger than the limit still gets through: else it never could.
+        assert isinstance(await writer.append(1, pending_limit=1), Accepted)
+        reply = await writer.append(2, pending_limit=1)
+        assert isinstance(reply, Busy)
+        assert reply.pending_bytes > 0
+        # What Redis has is acknowledged also when there is no room.
+        assert isinstance(await writer.append(1, pending_limit=1), Accepted)
+        assert isinstance(await writer.append(2), Accepted)
+
+    with_session(server.url, namespace, scenario)
+
+
+@pytest.mark.parametrize("is_writing", [True, False])
+def test_a_second_producer_fences_the_first(
+    server: Server, namespace: str, serving: NewServing, *, is_writing: bool
+) -> None:
+    """A producer whose node name was taken over gets FencedError, also if it only idles."""
+    serving(server.url, namespace)
+    first = Producer(server.url, namespace=namespace, node="n")
+    first.increment("n", 1)
+    first.flush(10)
+    with Producer(server.url, namespace=namespace, node="n") as second:
+        if is_writing:
+            first.increment("n", 100)
+            with pytest.raises(FencedError, match=r"another process took the node name 'n'"):
+                first.flush(10)
+
+        def refused() -> bool:
+            try:
+                first.set("n", "refused")
+            except FencedError:
+                return True
+            return False
+
+        eventually(refused, 5)
+        for call in (
+            lambda: first.increment("n"),
+            lambda: first.delete("n"),
+            lambda: first.set_many({"n": 0}),
+            lambda: first.flush(1),
+            first.close,
+        ):
+            with pytest.raises(FencedError):
+                call()
+        first.close()
+        second.increment("n", 10)
+        second.flush(10)
+        if is_writing:
+            assert folded(server.url, namespace) == {"n": 11}
+
+
+@pytest.mark.parametrize("claim", ["a newer incarnation", "the same number"])
+def test_a_producer_that_idles_hears_that_its_name_was_taken(
+    server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys, claim: str
+) -> None:
+    """It asks, though it has nothing to send: also after Redis forgot it, and numbers met."""
+    producer = Producer(server.url, namespace=namespace, node="n")
+    producer.increment("n", 1)
+    producer.flush(10)
+    record: Any = raw.hget(keys.writers, "n")
+    incarnation, _, chunk, deltas = record.decode().split(" ")
+    number = int(incarnation) + (claim == "a newer incarnation")
+    raw.hset(keys.writers, "n", f"{number} fedcba9876543210 {chunk} {deltas}")
+    sender = producer._engine.sender
+    eventually(lambda: sender.stopped is not None, 5)
+    with pytest.raises(FencedError, match="'n'"):
+        producer.close()
+
+
+def test_a_lost_reply_counts_once(server: Server, namespace: str, serving: NewServing) -> None:
+    """Redis took the chunk, the connection broke before it said so: sent again, it counts once."""
+    serving(server.url, namespace)
+    with Proxy(server) as proxy:
+        proxy.lose_replies_to, proxy.lose_every = sha_of("append"), 3
+        with (
+            Producer(proxy.url, namespace=namespace, linger=0) as producer,
+            Replica(server.url, namespace=namespace) as replica,
+        ):
+            for number in range(1, 61):
+                producer.increment("n")
+                producer.increment("x", 0.5)
+                producer.set("last", number)
+                token = producer.flush(10)
+                replica.wait_for(token, 10)
+                assert (replica["n"], replica["last"]) == (number, number)
+            stats = producer.stats()
+            assert proxy.lost >= 10
+            assert stats["duplicates"] == proxy.lost
+            assert (stats["accepted"], stats["lost"], stats["resent"]) == (180, 0, 0)
+        assert folded(server.url, namespace) == {"n": 60, "x": 30.0, "last": 60}
+
+
+def test_connections_cut_at_any_moment_change_nothing(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """While two nodes write, their connections are killed again and again: the sums are exact."""
+    serving(server.url, namespace)
+    with (
+        Proxy(server) as proxy,
+        Producer(proxy.url, namespace=namespace, node="one", linger=0) as one,
+        Producer(proxy.url, namespace=namespace, node="two", linger=0) as two,
+        Replica(proxy.url, namespace=namespace) as replica,
+    ):
+        for number in range(600):
+            one.increment("n")
+            two.increment("n", 1000)
+            if number % 40 == 0:
+                proxy.cut()
+        for producer in (one, two):
+            replica.wait_for(producer.flush(20), 20)
+        assert replica["n"] == 600 * 1001
+        assert one.stats()["retries"] + two.stats()["retries"] > 0
+    assert folded(server.url, namespace) == {"n": 600 * 1001}
+
+
+def test_an_unreachable_server_loses_nothing(
+    kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing
+) -> None:
+    """While the server hangs, flush() ends in time and keeps all; later it is accepted."""
+    server = own_server(kind=kind)
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        producer.increment("n")
+        producer.flush(10)
+        server.pause()
+        producer.increment("n")
+        with pytest.raises(FlushTimeoutError, match=r"has not accepted 1 deltas within 0\.2 s"):
+            producer.flush(0.2)
+        producer.increment("n")
+        server.resume()
+        replica.wait_for(producer.flush(10), 10)
+        assert replica["n"] == 3
+
+
+def test_a_wiped_writers_record_is_made_again(
+    server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
+) -> None:
+    """Where Redis forgot the node itself, the producer goes on, and what it kept is sent again."""
+    serving(server.url, namespace)
+    with Producer(server.url, namespace=namespace) as producer:
+        producer.set("key", 1)
+        producer.flush(10)
+        raw.hdel(keys.writers, producer.node)
+        producer.set("key", 2)
+        producer.flush(10)
+        assert producer.stats()["resent"] == 1
+        assert producer.stats()["lost"] == 0
+    assert folded(server.url, namespace) == {"key": 2}

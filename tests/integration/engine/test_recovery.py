@@ -1,0 +1,372 @@
+"""A replica that missed, repeated or got wrong packets ends where the others are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+
+from broker import Producer, Replica, Status
+from broker.backend import queries
+from broker.protocol.codec import encode_chunk, encode_packet
+from broker.protocol.constants import OP_SET
+from broker.protocol.messages import Chunk, Heartbeat, Run
+from broker.testing.server import Server
+from broker.testing.waiting import eventually
+from tests.integration.lossy_proxy import Proxy
+from tests.integration.manual_flush import Hand
+from tests.integration.running_workers import NewServing
+
+# Long: these tests are about packets, not about silence.
+PATIENT = 60.0
+
+
+class Stage:
+    """One producer, one replica, and between them a hand that publishes or loses."""
+
+    def __init__(self, producer: Producer, replica: Replica, hand: Hand) -> None:
+        self.producer = producer
+        self.replica = replica
+        self.hand = hand
+        self.written = 0
+
+    def write(self, *, is_lost: bool = False) -> int:
+        """Make one batch: a set, an increment and a delete; return its offset."""
+        self.written += 1
+        self.producer.set("key", self.written)
+        self.producer.increment("n")
+        self.producer.set(f"only{self.written}", self.written)
+        self.producer.delete(f"only{self.written - 1}")
+        self.producer.flush(10)
+        return self.hand.drain(is_lost=is_lost).offset
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """What a replica has to hold."""
+        return {"key": self.written, "n": self.written, f"only{self.written}": self.written}
+
+    def is_right(self) -> bool:
+        """Whether the replica is live and holds the truth."""
+        return self.replica.status is Status.LIVE and dict(self.replica.items()) == self.truth
+
+    def settle(self) -> dict[str, Any]:
+        """Wait until the replica is right, and return its counters."""
+        eventually(
+            self.is_right,
+            message=lambda: f"{dict(self.replica.items())} is {self.truth}: {self.replica.stats()}",
+        )
+        return self.replica.stats()
+
+
+@pytest.fixture
+def stage(server: Server, namespace: str) -> Iterator[Stage]:
+    """Give a live replica that holds three batches."""
+    with (
+        Hand(server.url, namespace) as hand,
+        Producer(
+            server.url, namespace=namespace, local_delta_max_count=4, local_delta_max_age=60
+        ) as producer,
+    ):
+        hand.beat()
+        with Replica(server.url, namespace=namespace, staleness_bound=PATIENT) as replica:
+            replica.wait_live(10)
+            stage = Stage(producer, replica, hand)
+            for _ in range(3):
+                stage.write()
+            stage.settle()
+            yield stage
+
+
+def test_a_lost_packet_is_noticed_at_the_next(stage: Stage) -> None:
+    """After a gap the replica reads the log from where it was, and applies each delta once."""
+    changes = stage.replica.changes("key")
+    stage.write(is_lost=True)
+    stage.write(is_lost=True)
+    stage.write()
+    stats = stage.settle()
+    assert (stats["gaps"], stats["loads"], stats["batches_applied"]) == (1, 1, 6)
+    assert [next(changes).value for _ in range(3)] == [4, 5, 6]
+
+
+def test_the_last_lost_packet_is_noticed_at_a_heartbeat(stage: Stage) -> None:
+    """When nothing comes after the lost packet, the next heartbeat tells."""
+    offset = stage.write(is_lost=True)
+    assert stage.replica.position.offset == offset - 1
+    stage.hand.beat()
+    stats = stage.settle()
+    assert (stats["gaps"], stats["loads"]) == (1, 1)
+
+
+def test_a_log_cut_beyond_a_replica_means_a_full_load(stage: Stage) -> None:
+    """Where the log no longer reaches, the full state is loaded; readers learn the difference."""
+    changes = stage.replica.changes()
+    for _ in range(5):
+        stage.write(is_lost=True)
+    stage.hand.snapshot(is_lost=True)
+    stage.hand.cut_log(7)
+    stage.write(is_lost=True)
+    stage.hand.beat()
+    stats = stage.settle()
+    assert (stats["loads"], stats["cuts"]) == (2, 1)
+    changes.close()
+    told = list(changes)
+    assert {(one.operation, one.key, one.value) for one in told} == {
+        ("set", "key", 9),
+        ("set", "n", 9),
+        ("set", "only9", 9),
+        ("delete", "only3", None),
+    }
+    assert all(one.resync for one in told)
+    assert {one.position for one in told} == {stage.replica.position}
+
+
+def test_a_repeated_packet_counts_once(stage: Stage) -> None:
+    """Packets that come again, old and new, change nothing."""
+    offset = stage.write()
+    for number in (offset, 1, offset, 2):
+        stage.hand.publish(stage.hand.logged(number))
+    eventually(lambda: stage.replica.stats()["batches_duplicate"] == 4)
+    stage.write()
+    stats = stage.settle()
+    assert (stats["gaps"], stats["forks"], stats["loads"]) == (0, 0, 1)
+    assert stats["batches_applied"] == 5
+
+
+def test_a_packet_older_than_a_replica_is_settled_with_the_server(
+    stage: Stage, server: Server, namespace: str
+) -> None:
+    """A late packet from before the full state that a replica began with is no fork to it."""
+    stage.hand.snapshot()
+    with Replica(server.url, namespace=namespace, staleness_bound=PATIENT) as late:
+        late.wait_live(10)
+        before = late.stats()
+        stage.hand.publish(stage.hand.logged(1))
+        eventually(lambda: late.stats()["catch_ups"] > before["catch_ups"])
+        stage.replica, stage.written = late, 3
+        stage.write()
+        stats = stage.settle()
+        assert (stats["loads"], stats["batches_applied"]) == (1, 1)
+
+
+def test_packets_in_the_wrong_order_end_in_the_right_one(stage: Stage) -> None:
+    """Batches that overtake each other are applied in the order of their offsets."""
+    changes = stage.replica.changes("key")
+    offsets = [stage.write(is_lost=True) for _ in range(4)]
+    for offset in (offsets[2], offsets[0], offsets[3], offsets[1]):
+        stage.hand.publish(stage.hand.logged(offset))
+    stats = stage.settle()
+    assert stats["batches_applied"] == 7
+    assert [next(changes).value for _ in range(4)] == [4, 5, 6, 7]
+
+
+def test_packets_that_cannot_be_read_are_counted(stage: Stage) -> None:
+    """Garbage on the channel is skipped and counted, and the replica stays right."""
+    good = stage.hand.logged(3)
+    packet = stage.hand.batch(3)
+    garbage = [
+        b"",
+        b"\xc1",
+        b"hello",
+        b"\x80",
+        good[:-1],
+        good + b"\0",
+        good.replace(b"\x9d\x02\x01", b"\x9d\x01\x01", 1),
+        encode_packet(replace(packet, shard=1)),
+        bytes([0x9D, 2, 9]) + good[3:],
+    ]
+    for data in garbage:
+        stage.hand.publish(data)
+    eventually(lambda: stage.replica.stats()["packets_unreadable"] == len(garbage))
+    stage.write()
+    stats = stage.settle()
+    assert (stats["gaps"], stats["forks"], stats["loads"]) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("forged", ["previous id", "id", "epoch", "heartbeat ahead", "old id"])
+def test_a_packet_of_another_history_is_found_out(stage: Stage, forged: str) -> None:
+    """Whatever contradicts what a replica holds makes it ask the server, and end with its truth."""
+    last = stage.hand.batch(3)
+    beat = Heartbeat(0, last.epoch, 3, last.id, last.previous_id, last.time_ms, last.covered)
+    packet = {
+        "previous id": replace(last, offset=4, id=b"otherone", previous_id=b"otherold"),
+        "id": replace(last, id=b"otherone"),
+        "epoch": replace(beat, epoch=b"otherone"),
+        "heartbeat ahead": replace(beat, offset=9, id=b"otherone"),
+        "old id": replace(stage.hand.batch(2), id=b"otherone"),
+    }[forged]
+    before = stage.replica.stats()
+    stage.hand.publish(encode_packet(packet))
+    eventually(
+        lambda: (
+            stage.replica.status is Status.LIVE
+            and stage.replica.stats()["catch_ups"] > before["catch_ups"]
+        )
+    )
+    stats = stage.settle()
+    assert stats["loads"] == (1 if forged == "heartbeat ahead" else 2)
+    stage.write()
+    stage.settle()
+
+
+def test_a_believed_forgery_ends_at_the_next_packet(stage: Stage) -> None:
+    """A batch that fits but was never logged is thrown out as soon as the true history goes on."""
+    last = stage.hand.batch(3)
+    lie = encode_chunk(Chunk("liar", 1, 1, 0, [Run(OP_SET, ["key", "lie"], ["lie", 1])]))
+    stage.hand.publish(
+        encode_packet(
+            replace(last, offset=4, id=b"otherone", previous_id=last.id, deltas=2, chunks=[lie])
+        )
+    )
+    eventually(lambda: "lie" in stage.replica)
+    changes = stage.replica.changes()
+    stage.write()
+    stats = stage.settle()
+    assert (stats["forks"], stats["loads"]) == (1, 2)
+    changes.close()
+    told = {(one.operation, one.key): one.resync for one in changes}
+    assert told[("delete", "lie")]
+
+
+def test_a_killed_subscription_misses_nothing(
+    server: Server, namespace: str, serving: NewServing, raw: redis.Redis
+) -> None:
+    """While writing goes on, subscriptions are killed: every change is told once and in order."""
+    serving(server.url, namespace, max_age=0.001)
+    with (
+        Producer(server.url, namespace=namespace, linger=0) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes()
+        stop = threading.Event()
+
+        def has_come_back(times: int) -> bool:
+            return bool(replica.stats()["reconnects"] >= times)
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                producer.set("key", number)
+                number += 1
+                producer.flush(10)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for kills in range(1, 6):
+                raw.client_kill_filter(_type="pubsub")
+                eventually(partial(has_come_back, kills))
+                replica.wait_live(10)
+        finally:
+            stop.set()
+            writer.join()
+        replica.wait_for(producer.flush(10), 10)
+        changes.close()
+        told = list(changes)
+        assert [change.value for change in told] == list(range(producer.stats()["buffered"]))
+        assert not any(change.resync for change in told)
+        assert replica.stats()["loads"] == 1
+
+
+def test_a_load_that_breaks_again_and_again_ends_well(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Connections cut in the middle of loading delay a replica; it never shows half a state."""
+    serving(server.url, namespace, interval=0.1)
+    keys = 20_000
+    with Proxy(server) as proxy, Producer(server.url, namespace=namespace) as producer:
+        producer.set_many({f"k{number}": number for number in range(keys)})
+        producer.flush(10)
+        with Replica(proxy.url, namespace=namespace) as replica:
+            for _ in range(20):
+                proxy.cut()
+                producer.increment("n")
+                producer.flush(10)
+                if replica.status is Status.LIVE:
+                    assert len(replica) == keys + 1
+                assert len(replica) in (0, keys, keys + 1)
+            replica.wait_for(producer.flush(10), 10)
+            assert (len(replica), replica["n"]) == (keys + 1, 20)
+
+
+def test_a_load_that_two_servers_answered_is_repeated(
+    server: Server,
+    namespace: str,
+    serving: NewServing,
+    raw: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where another server answers after the pages than before them, they are read again."""
+    serving(server.url, namespace)
+    info: Any = raw.info("server")
+    run = info["run_id"].encode()
+    pages, loads = queries.state_pages, 0
+    with Proxy(server) as proxy, Producer(server.url, namespace=namespace) as producer:
+        producer.set("key", 1)
+        token = producer.flush(10)
+
+        async def moving(*arguments: Any) -> AsyncIterator[Any]:
+            nonlocal loads
+            loads += 1
+            async for page in pages(*arguments):
+                yield page
+                proxy.rewrite = (run, run[::-1])
+
+        monkeypatch.setattr(queries, "state_pages", moving)
+        with Replica(proxy.url, namespace=namespace) as replica:
+            replica.wait_for(token, 10)
+            replica.wait_live(10)
+            assert (replica["key"], replica.stats()["loads"], loads) == (1, 2, 2)
+
+
+def test_a_deaf_connection_is_noticed_and_replaced(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A connection that stays open and delivers nothing makes a replica stale; it recovers."""
+    bound = 0.5
+    serving(server.url, namespace)
+    with (
+        Proxy(server) as proxy,
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(proxy.url, namespace=namespace, staleness_bound=bound) as replica,
+    ):
+        replica.wait_live(10)
+        proxy.is_deaf = True
+        producer.set("key", 1)
+        token = producer.flush(10)
+        eventually(lambda: replica.status is not Status.LIVE, bound * 1.25 + 0.5)
+        assert "key" not in replica
+        # It may never speak again: another one is tried.
+        eventually(lambda: replica.stats()["reconnects"] >= 1)
+        proxy.is_deaf = False
+        replica.wait_for(token, 15)
+        replica.wait_live(10)
+        assert replica["key"] == 1
+
+
+@pytest.mark.parametrize("after", [b"SETINFO", b"SUBSCRIBE"])
+def test_a_connection_that_is_never_answered_is_given_up(
+    server: Server, namespace: str, serving: NewServing, raw: redis.Redis, after: bytes
+) -> None:
+    """A new subscription that is taken and never answered, a half-open link, is not waited for."""
+    serving(server.url, namespace)
+    with (
+        Proxy(server) as proxy,
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(proxy.url, namespace=namespace, staleness_bound=0.5) as replica,
+    ):
+        replica.wait_live(10)
+        proxy.mute_after = after
+        raw.client_kill_filter(_type="pubsub")
+        eventually(lambda: proxy.muted >= 1)
+        proxy.mute_after = None
+        producer.set("key", 1)
+        token = producer.flush(10)
+        replica.wait_for(token, 15)
+        replica.wait_live(10)
+        assert replica["key"] == 1

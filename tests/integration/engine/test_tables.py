@@ -1,0 +1,481 @@
+"""Tables on real servers: what is written to a column is what every replica shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from broker import BackendError, EncodeError, FencedError, Producer, Replica, aio
+from broker.backend.replies import DrainLimits
+from broker.backend.session import Session
+from broker.core.tables.view import TableView
+from broker.protocol.names import ShardKeys
+from broker.testing.server import Server
+from broker.testing.waiting import eventually
+from tests.integration.running_workers import NewServing, snapshot_worker
+from tests.integration.watched_shard import World, folded_by
+
+Content = dict[Any, tuple[float, int]]
+KINDS: list[tuple[type, type]] = [(str, float), (str, int), (int, float), (int, int)]
+
+
+def content(view: TableView) -> Content:
+    """Return key -> (value, timestamp) of one moment."""
+    copy = view.copy()
+    keys = copy.keys if isinstance(copy.keys, list) else copy.keys.tolist()
+    pairs = zip(copy.values.tolist(), copy.timestamps.tolist(), strict=True)
+    return dict(zip(keys, pairs, strict=True))
+
+
+def tables_of(replica: Replica) -> list[Content]:
+    """Return the table `t` of each kind."""
+    return [content(replica.table("t", keys=keys, values=values)) for keys, values in KINDS]
+
+
+def fill(producer: Producer, first: int, count: int, base: int) -> None:
+    """Do every operation to keys of all kinds of table; other numbers for each base."""
+    for keys, values in KINDS:
+        table = producer.table("t", keys=keys, values=values)
+        numbers = [*range(first, first + count)]
+        names = [f"k{n}" for n in numbers] if keys is str else numbers
+        table.set_many(names, np.arange(count) + base, [base] * count)
+        table.increment_many(names[::3], 10)
+        table.delete_many(names[::5])
+        table.increment(names[5], 7, timestamp=base)
+        if keys is int:
+            layout = [("key", "<u8"), ("value", "<f8" if values is float else "<i8")]
+            record = np.array([(first, base, -1)], dtype=[*layout, ("timestamp", "<i8")])
+            table.set_records(record)
+
+
+def expected(first: int, count: int, base: int, keys: type, values: type) -> Content:
+    """What `fill` leaves behind, computed apart."""
+    found: Content = {}
+    for n in range(count):
+        value, stamp = n + base, base
+        if n % 3 == 0:
+            value, stamp = value + 10, 0
+        if n % 5 == 0:
+            continue
+        found[first + n] = values(value), stamp
+    found[first + 5] = values(7), base
+    if keys is int:
+        found[first] = values(base), -1
+    return {f"k{n}" if keys is str else n: pair for n, pair in found.items()}
+
+
+def all_expected(first: int, count: int, base: int) -> list[Content]:
+    """The same for each kind of table."""
+    return [expected(first, count, base, keys, values) for keys, values in KINDS]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_kind_and_operation_arrives(
+    server: Server, namespace: str, serving: NewServing, shards: int
+) -> None:
+    """As columns, one by one and as records; in a replica that was there, and in a newcomer."""
+    serving(server.url, namespace, shards=shards, interval=0.1)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        fill(producer, 0, 2000, 100)
+        producer.set("object", 1)
+        token = producer.flush(10)
+        replica.wait_for(token, 10)
+        right = all_expected(0, 2000, 100)
+        assert tables_of(replica) == right
+        assert dict(replica.items()) == {"object": 1}
+        fill(producer, 1500, 2000, 300)
+        replica.wait_for(producer.flush(10), 10)
+        right = [
+            {key: pair for key, pair in one.items() if int(str(key).strip("k")) < 1500} | more
+            for one, more in zip(right, all_expected(1500, 2000, 300), strict=True)
+        ]
+        assert tables_of(replica) == right
+        view = replica.table("t", keys=int, values=int)
+        assert view[2] == right[3][2][0]
+        assert (len(view), set(view)) == (len(right[3]), set(right[3]))
+        assert len(view.parts) == shards
+        assert replica.verify().is_equal
+    with Replica(server.url, namespace=namespace) as newcomer:
+        newcomer.wait_live(10)
+        assert tables_of(newcomer) == right
+
+
+def test_both_faces_write_and_show_the_same(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Asyncio as threads."""
+    serving(server.url, namespace)
+
+    async def scenario() -> None:
+        async with (
+            aio.Producer(server.url, namespace=namespace) as producer,
+            aio.Replica(server.url, namespace=namespace) as replica,
+        ):
+            table = producer.table("price")
+            keys = await table.keys(["a", "b", "c"])
+            await table.set_many(keys, [1.0, 2.0, 3.0], 5)
+            await table.increment_many(keys, 0.5)
+            await table.delete("b")
+            await table.set("d", 4, timestamp=6)
+            await table.increment("d")
+            await table.delete_many(["c"])
+            await producer.table("n", keys=int, values=int).set_records(
+                np.array([7, 8, 9], "<i8").tobytes()
+            )
+            await replica.wait_for(await producer.flush(10), 10)
+            assert content(replica.table("price")) == {"a": (1.5, 0), "d": (5.0, 0)}
+            assert content(replica.table("n", keys=int, values=int)) == {7: (8, 9)}
+
+    asyncio.run(scenario())
+
+
+def test_one_call_becomes_visible_at_once(world: World) -> None:
+    """In each shard; `read` sees one moment of all arrays."""
+    count = 5000
+    names = [f"k{n}" for n in range(count)]
+    with Replica(world.url, namespace=world.namespace) as replica:
+        table, view = world.producer.table("t"), replica.table("t")
+        keys = table.keys(names)
+
+        def looked(shown: TableView) -> set[float]:
+            return {float(one) for part in shown.parts for one in np.unique(part.values)}
+
+        for number in range(1, 30):
+            table.set_many(keys, float(number))
+            found = view.read(looked)
+            assert len(found) <= 1
+        replica.wait_for(world.producer.flush(10), 10)
+        assert view.read(looked) == {29.0}
+
+
+def test_int64_that_would_leave_its_range_is_refused_and_counted(world: World) -> None:
+    """By every replica alike; the full state too."""
+    table = world.producer.table("n", values=int)
+    with Replica(world.url, namespace=world.namespace) as replica:
+        replica.wait_live(10)
+        table.set("most", (1 << 63) - 1)
+        table.increment("most")
+        table.increment("most", -1)
+        replica.wait_for(world.producer.flush(10), 10)
+        view = replica.table("n", values=int)
+        assert content(view) == {"most": ((1 << 63) - 2, 0)}
+        assert replica.stats()["deltas_refused"] == 1
+    world.write()
+    with Replica(world.url, namespace=world.namespace) as newcomer:
+        newcomer.wait_live(10)
+        assert newcomer.table("n", values=int)["most"] == (1 << 63) - 2
+
+
+def test_definitions_that_need_a_batch_of_their_own_are_published(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A batch of no deltas at all is one like any other."""
+    serving(server.url, namespace, limits=DrainLimits(batch_chunks=1))
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        table = producer.table("t")
+        names = [f"{n:0>100}" for n in range(2000)]
+        table.set_many(names, 1.0)
+        replica.wait_for(producer.flush(10), 10)
+        assert set(content(replica.table("t"))) == set(names)
+        assert replica.positions[0].offset > 1
+
+
+def test_calls_that_cannot_be_sent_leave_no_trace(world: World) -> None:
+    """The whole call is checked before any of it is buffered."""
+    table = world.producer.table("t")
+    for bad in (["x"], [[1.0]], np.ones(3)):
+        with pytest.raises(EncodeError):
+            table.set_many(["a", "b"], bad)
+    with pytest.raises(EncodeError, match="split them"):
+        table.set_many([f"k{n}" for n in range(600_000)], 0.0)
+    other = world.producer.table("other")
+    with pytest.raises(EncodeError, match="look them up with its own"):
+        table.set_many(other.keys(["a"]), 1.0)
+    assert world.producer.stats()["buffered"] == 0
+
+
+# -- the full state -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(world: World) -> Iterator[Replica]:
+    """Give a replica that saw everything from the beginning."""
+    with Replica(world.url, namespace=world.namespace) as replica:
+        replica.wait_live(10)
+        yield replica
+
+
+def test_a_newcomer_holds_what_others_hold(world: World, watched: Replica) -> None:
+    """From the full state alone, from state and log, and where the scheduler is another one."""
+    for base in (0, 1000, 2500):
+        fill(world.producer, base, 1500, base + 1)
+        world.publish()
+        watched.wait_for(world.producer.flush(10), 10)
+        for _ in range(2):
+            with Replica(world.url, namespace=world.namespace) as newcomer:
+                newcomer.wait_live(10)
+                assert tables_of(newcomer) == tables_of(watched)
+                assert newcomer.verify().is_equal
+            world.write()
+
+
+@pytest.mark.parametrize("pages", [1, 3, 6, 9, 100])
+def test_a_scheduler_that_dies_between_pages_leaves_no_trace(
+    world: World, watched: Replica, monkeypatch: pytest.MonkeyPatch, pages: int
+) -> None:
+    """Every field is a page here; readers at once, and the next scheduler, hold the history."""
+    monkeypatch.setattr("workers.snapshot.PAGE_BYTES", 1)
+    fill(world.producer, 0, 700, 1)
+    world.publish()
+    world.write()
+    fill(world.producer, 300, 900, 500)
+    world.publish()
+
+    async def die(session: Session) -> None:
+        worker = snapshot_worker(session, lease_ttl=0.05)
+        assert await worker.renew()
+        write, left = session.commands.snapshot_page, pages
+
+        async def some(*arguments: Any, **options: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise BackendError("killed")
+            await write(*arguments, **options)
+
+        session.commands.snapshot_page = some  # type: ignore[method-assign]
+        folded = await folded_by(worker, session)
+        if pages < 100:
+            with pytest.raises(BackendError, match="killed"):
+                await worker._write_pages(folded)
+        else:
+            await worker._write_pages(folded)
+
+    world.run(die)
+    watched.wait_for(world.producer.flush(10), 10)
+    for _ in range(3):
+        with Replica(world.url, namespace=world.namespace) as newcomer:
+            newcomer.wait_live(10)
+            assert tables_of(newcomer) == tables_of(watched)
+            assert newcomer.verify().is_equal
+        fill(world.producer, 100, 50, 900)
+        world.publish()
+        watched.wait_for(world.producer.flush(10), 10)
+        eventually(lambda: world.write() is not None)
+
+
+def test_ids_of_a_node_that_left_go_with_the_log(
+    world: World, raw: redis.Redis, keys: ShardKeys, watched: Replica
+) -> None:
+    """Not those of one that is back under the same name by then."""
+
+    def ids() -> list[str]:
+        names: Any = raw.hkeys(keys.tables)
+        return sorted(name.decode().rsplit(":", 1)[1] for name in names if b":d:" in name)
+
+    with Producer(world.url, namespace=world.namespace) as passing:  # a name of its own: it leaves
+        passing.table("t").set_many(["a", "b"], [1.0, 2.0])
+        passing.flush(10)
+    world.producer.table("t").set("c", 3.0)
+    world.publish()
+
+    async def scenario(session: Session) -> None:
+        # The first leaves the log as it is, the second cuts it at once.
+        for log_limit, left in ((1 << 30, 2), (1, 1)):
+            worker = snapshot_worker(session, log_limit=log_limit)
+            for _ in range(4):
+                await asyncio.to_thread(world.producer.table("t").increment, "c")
+                await asyncio.to_thread(world.publish)
+                assert await worker.write_once() is not None
+            assert len(ids()) == left
+            await worker.release()
+
+    world.run(scenario)
+    watched.wait_for(world.producer.flush(10), 10)
+    with Replica(world.url, namespace=world.namespace) as newcomer:
+        newcomer.wait_live(10)
+        assert content(newcomer.table("t")) == content(watched.table("t"))
+        world.producer.table("t").increment("c")
+        newcomer.wait_for(world.producer.flush(10), 10)
+        assert newcomer.table("t")["c"] == 12.0
+
+
+def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
+    world: World, watched: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left when the scheduler asked, and is a new incarnation when it reads the log."""
+    url, namespace = world.url, world.namespace
+    back: list[Producer] = []
+
+    def leave(node: str) -> None:
+        one = Producer(url, namespace=namespace, node=node)
+        one.table("t").set("a", 1.0)
+        one.flush(10)
+        one.close()
+
+    def come_back(node: str) -> None:
+        back.append(Producer(url, namespace=namespace, node=node))
+        back[0].table("t").set_many(["b", "a"], [2.0, 3.0])
+        back[0].flush(10)
+        world.publish()
+
+    async def scenario(session: Session) -> None:
+        await asyncio.to_thread(leave, "n")
+        await asyncio.to_thread(world.publish)
+        worker = snapshot_worker(session)
+        assert await worker.write_once() is not None
+        assert await session.client.hdel(session.keys[0].writers, "n") == 1
+
+        from broker.backend import queries  # noqa: PLC0415
+
+        ask = queries.gone_nodes
+
+        async def then_it_is_back(*arguments: Any) -> set[str]:
+            found = await ask(*arguments)
+            assert "n" in found
+            await asyncio.to_thread(come_back, "n")
+            return found
+
+        monkeypatch.setattr(queries, "gone_nodes", then_it_is_back)
+        assert await worker.write_once() is not None
+        monkeypatch.setattr(queries, "gone_nodes", ask)
+        await worker.release()
+
+    world.run(scenario)
+    try:
+        with Replica(url, namespace=namespace) as newcomer:
+            newcomer.wait_live(10)
+            back[0].table("t").increment("b", 40.0)
+            token = back[0].flush(10)
+            for replica in (newcomer, watched):
+                replica.wait_for(token, 10)
+                assert content(replica.table("t")) == {"a": (3.0, 0), "b": (42.0, 0)}
+    finally:
+        back[0].close()
+
+
+def test_another_process_that_takes_the_name_has_ids_of_its_own(
+    world: World, watched: Replica
+) -> None:
+    """Who held it is fenced; what both wrote is there, from the log and from the full state."""
+    url, namespace = world.url, world.namespace
+    right = {"a": (7.0, 0), "b": (20.0, 0), "c": (4.0, 0)}
+    seen: list[Content] = []
+    with (
+        suppress(FencedError),
+        Producer(url, namespace=namespace, node="n") as first,
+        Producer(url, namespace=namespace, node="other") as other,
+    ):
+        table = first.table("t")
+        table.set_many(["a", "b"], [1.0, 2.0])
+        first.flush(10)
+        with Producer(url, namespace=namespace, node="n") as second:
+            second.table("t").set_many(["c", "b"], [3.0, 20.0])
+            second.flush(10)
+
+            def is_fenced() -> bool:
+                try:
+                    table.set("a", 9.0)
+                    first.flush(10)
+                except FencedError:
+                    return True
+                return False
+
+            eventually(is_fenced)
+            world.publish()
+            world.write()
+            second.table("t").increment_many(["c", "a"], 1.0)
+            other.table("t").increment("a", 5.0)
+            tokens = [second.flush(10), other.flush(10)]
+            with Replica(url, namespace=namespace) as newcomer:
+                newcomer.wait_live(10)
+                for replica in (watched, newcomer):
+                    for token in tokens:
+                        replica.wait_for(token, 10)
+                    seen.append(content(replica.table("t")))
+    assert seen == [right, right]
+
+
+# -- proof ----------------------------------------------------------------------------------------
+
+
+def spoil_value(table: Any) -> None:
+    """Alter a number."""
+    table.values[3] = -1
+
+
+def spoil_stamp(table: Any) -> None:
+    """Alter a timestamp."""
+    table.timestamps[3] = -1
+
+
+def spoil_presence(table: Any) -> None:
+    """Lose a key."""
+    table.present[3] = False
+
+
+@pytest.mark.parametrize("spoil", [spoil_value, spoil_stamp, spoil_presence])
+def test_a_replica_that_differs_is_found_and_mends_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], None]
+) -> None:
+    """Values, timestamps and what is there; told with both sides, repaired, counted."""
+    monkeypatch.setattr("broker.engine.replication.NOTICE_WAIT", 0.01)
+    table = world.producer.table("t", keys=int)
+    table.set_many([*range(600)], np.arange(600), 5)
+    world.publish()
+    world.write()
+    table.increment_many([*range(10)], 1.0, 6)
+    world.publish()
+    url, namespace = world.url, world.namespace
+    with (
+        Replica(url, namespace=namespace, self_check_interval=0) as replica,
+        Replica(url, namespace=namespace, self_check_interval=0.05) as careful,
+    ):
+        for one in (replica, careful):
+            one.wait_live(10)
+        right = content(replica.table("t", keys=int))
+        for one in (replica, careful):
+            shard = one._engine._follower.shards[0]
+            (held,) = shard.tables.tables.values()
+            spoil(held)
+        found = replica.verify()
+        (difference,) = found.differences
+        assert difference.key == "t[3]"
+        assert difference.history == (4.0, 6)
+        assert difference.replica != difference.history
+        eventually(lambda: careful.stats()["keys_repaired"] >= 1)
+        eventually(lambda: content(careful.table("t", keys=int)) == right)
+        assert careful.verify().is_equal
+
+
+def test_a_tables_hash_that_another_hand_altered_is_found(
+    world: World, raw: redis.Redis, keys: ShardKeys, watched: Replica
+) -> None:
+    """By a replica that followed the history; the key is named."""
+    table = world.producer.table("t", keys=int)
+    table.set_many([*range(600)], np.arange(600))
+    world.publish()
+    world.write()
+    watched.wait_for(world.producer.flush(10), 10)
+    assert watched.verify().is_equal
+    name = "t:u64-f64:v:1"
+    field: Any = raw.hget(keys.tables, name)
+    at = field.index(np.array([520.0]).tobytes())
+    raw.hset(keys.tables, name, field[:at] + np.array([-1.0]).tobytes() + field[at + 8 :])
+    found = watched.verify()
+    assert [(one.key, one.replica, one.history) for one in found.differences] == [
+        ("t[520]", (520.0, 0), (-1.0, 0))
+    ]

@@ -1,0 +1,318 @@
+"""Workers turn red when data stops flowing through the real path, and green again by themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from broker import Inspector, Producer, Replica
+from broker.backend.replies import DrainLimits
+from broker.protocol.names import ShardKeys
+from broker.testing import FaultProxy
+from broker.testing.server import Server
+from broker.testing.waiting import eventually
+from tests.conftest import OwnServer
+from tests.integration.running_workers import NewServing, Serving
+from workers.canary import ENOUGH_BYTES
+
+PIECE_BYTES = 48 << 10
+# The bound is three of them, but at least half a second.
+HEARTBEAT = 0.1
+BY = 10.0
+# Renewals come every 3 s and the bound of full states is 10 s.
+SCHEDULER_BY = 30.0
+
+Shown = Callable[[], dict[str, tuple[str, str]]]
+
+
+@contextlib.contextmanager
+def shown(url: str, namespace: str) -> Iterator[Shown]:
+    """Give a function that says what `statebroker status` tells of each role: health, reason."""
+    with Inspector(url, namespace=namespace) as inspector:
+        yield lambda: {
+            one["role"]: (one["health"], one["reason"]) for one in inspector.status()["workers"]
+        }
+
+
+def becomes(status: Shown, health: str, reason: str = "", role: str = "flush") -> None:
+    """Wait until the worker of a role is shown like this, with a reason that contains `reason`."""
+
+    def is_so() -> bool:
+        found = status().get(role, ("", ""))
+        return found[0] == health and reason in found[1]
+
+    eventually(is_so, BY if role == "flush" else SCHEDULER_BY, lambda: str(status()))
+
+
+def logged(caplog: pytest.LogCaptureFixture, serving: Serving) -> list[str]:
+    """Return the words of the health events of this test's first flush worker."""
+    mine = f"worker={serving.flushers[0].name}"
+    lines = [record.getMessage() for record in caplog.records]
+    return [line.split(" ")[0] for line in lines if line.startswith("health_") and mine in line]
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Give pytest's own, which keeps all that workers say."""
+    caplog.set_level(logging.INFO, "workers")
+    return caplog
+
+
+def test_dropped_messages_turn_it_red(
+    server: Server, namespace: str, serving: NewServing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every command works and every heartbeat is sent: only the canary can tell."""
+    with FaultProxy(server.url) as proxy, shown_after(server, namespace) as status:
+        worker = serving(proxy.url, namespace, heartbeat=HEARTBEAT)
+        becomes(status, "green")
+        proxy.faults.drop_messages = 1.0
+        becomes(status, "red", "shard 0: nothing was heard on its channel for over 0.5 s")
+        assert logged(caplog, worker) == ["health_red"]
+        # Another connection may hear more: it tries one again and again.
+        tried = proxy.counts["connections"]
+        eventually(lambda: proxy.counts["connections"] > tried + 1, BY)
+        proxy.faults.drop_messages = 0.0
+        becomes(status, "green")
+        # In the log once per change, and not at the start.
+        assert logged(caplog, worker) == ["health_red", "health_green"]
+
+
+def test_a_canary_that_heard_enough_rests_and_notices_all_the_same(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Where much is published it costs next to nothing; once nothing arrives it is red in time."""
+    keys = ShardKeys.of(namespace, 0, 1)
+    with (
+        FaultProxy(server.url) as proxy,
+        shown_after(server, namespace) as status,
+        redis.Redis.from_url(server.url) as admin,
+        Producer(server.url, namespace=namespace) as producer,
+    ):
+        serving(proxy.url, namespace, heartbeat=HEARTBEAT)
+        becomes(status, "green")
+
+        def listens() -> bool:
+            return dict(admin.pubsub_numsub(keys.channel))[keys.channel.encode()] > 0
+
+        def publish() -> None:
+            # A canary leaves bulk chunks alone, so none of these may be one.
+            for _ in range(ENOUGH_BYTES // PIECE_BYTES + 1):
+                producer.set("much", bytes(PIECE_BYTES))
+                producer.flush(10)
+
+        for is_listening in (False, True, False):
+            eventually(lambda wanted=is_listening: publish() or listens() is wanted, BY)
+            assert status()["flush"] == ("green", "")
+        # Little is heard all of.
+        eventually(listens, BY)
+        proxy.faults.drop_messages = 1.0
+        becomes(status, "red", "heard on its channel")
+        proxy.faults.drop_messages = 0.0
+        becomes(status, "green")
+
+
+@contextlib.contextmanager
+def shown_after(server: Server, namespace: str) -> Iterator[Shown]:
+    """As `shown`, behind the proxy's back, of a namespace that is made here."""
+    Producer(server.url, namespace=namespace).close()
+    with shown(server.url, namespace) as status:
+        yield status
+
+
+def test_a_batch_that_is_not_heard_turns_it_red(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Heartbeats of an older head do not hide that a batch never arrived."""
+    with (
+        FaultProxy(server.url) as proxy,
+        shown_after(server, namespace) as status,
+        Producer(server.url, namespace=namespace) as producer,
+    ):
+        (flusher,) = serving(proxy.url, namespace, heartbeat=HEARTBEAT).flushers
+        becomes(status, "green")
+        # Told as if published: the offset is never heard, the heartbeats go on.
+        flusher.health.published(0, 1_000_000, 0.0)
+        becomes(status, "red", "what was published was not heard")
+        # A real batch has a lower offset: the history is another one.
+        producer.set("a", 1)
+        producer.flush(10)
+        becomes(status, "green")
+
+
+def test_a_stalled_link_is_red_in_the_log_alone(
+    server: Server, namespace: str, serving: NewServing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half open, nothing fails: the worker says so within the bound, and is green afterwards."""
+    with FaultProxy(server.url) as proxy, shown_after(server, namespace) as status:
+        worker = serving(proxy.url, namespace, heartbeat=HEARTBEAT)
+        becomes(status, "green")
+        proxy.faults.stall()
+        eventually(lambda: logged(caplog, worker) == ["health_red"], BY)
+        told = "Redis has not answered for over 0.5 s"
+        eventually(lambda: worker.flushers[0].reason == told, BY)
+        assert status()["flush"][0] == "green", "it cannot write there"
+        proxy.faults.heal()
+        eventually(lambda: logged(caplog, worker) == ["health_red", "health_green"], BY)
+        becomes(status, "green")
+
+
+def test_a_broken_subscription_is_made_anew(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Connections that are cut again and again heal without a restart."""
+    with FaultProxy(server.url) as proxy, shown_after(server, namespace) as status:
+        (flusher,) = serving(proxy.url, namespace, heartbeat=HEARTBEAT).flushers
+        for _ in range(3):
+            proxy.cut()
+        proxy.faults.drop_messages = 1.0
+        becomes(status, "red")
+        proxy.cut()
+        proxy.faults.drop_messages = 0.0
+        becomes(status, "green")
+        assert flusher.reason == ""
+
+
+@pytest.mark.parametrize("interval", [0.1, 60.0])
+def test_a_server_that_goes_and_comes_back(
+    own_server: OwnServer,
+    namespace: str,
+    serving: NewServing,
+    caplog: pytest.LogCaptureFixture,
+    interval: float,
+) -> None:
+    """Both roles turn red while it is away, and green when an empty one is back in its place."""
+    server = own_server(port=0)
+    workers = serving(server.url, namespace, heartbeat=HEARTBEAT, interval=interval)
+    assert workers.scheduler is not None
+    scheduler = workers.scheduler
+    with Inspector(server.url, namespace=namespace) as inspector:
+        eventually(lambda: inspector.status()["shards"][0]["lease"] == scheduler.name)
+    # What comes after the first round: with the long interval it only renews.
+    eventually(lambda: not scheduler._is_writing)
+    server.kill()
+    eventually(lambda: "cannot reach" in workers.flushers[0].reason, BY)
+    eventually(lambda: scheduler.reason, SCHEDULER_BY)
+    assert "the lease could not be renewed for over 4 s" in scheduler.reason
+    server.start()
+    eventually(lambda: not workers.flushers[0].reason and not scheduler.reason, SCHEDULER_BY)
+    assert logged(caplog, workers) == ["health_red", "health_green"]
+    with shown(server.url, namespace) as status:
+        becomes(status, "green")
+        becomes(status, "green", role="schedule")
+
+
+def test_a_worker_that_is_not_heard_of_is_gone(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Neither green nor red, whatever it said last, once it was killed 10 s ago."""
+    worker = serving(server.url, namespace, heartbeat=HEARTBEAT)
+    name = ShardKeys.of(namespace, 0, 1).workers
+    with (
+        redis.Redis.from_url(server.url, protocol=2) as raw,
+        Inspector(server.url, namespace=namespace) as inspector,
+    ):
+        seconds: Any = raw.time()
+        now = seconds[0] * 1000
+        raw.hset(name, mapping={"a": f"flush {now - 9000} why", "b": f"flush {now - 12000} why"})
+        told = {one["worker"]: one["health"] for one in inspector.status()["workers"]}
+    assert told == {worker.flushers[0].name: "green", "a": "red", "b": "gone"}
+
+
+def test_a_full_log_is_red_until_a_scheduler_comes(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """The drain is refused: nothing is published although every packet is heard."""
+    limits = DrainLimits(log_bytes=100_000)
+    serving(server.url, namespace, heartbeat=HEARTBEAT, limits=limits)
+    with (
+        shown(server.url, namespace) as status,
+        Producer(server.url, namespace=namespace) as producer,
+    ):
+
+        def is_full() -> bool:
+            # What is pending may go into an empty log at once, whatever its size.
+            producer.set("key", "x" * 20_000)
+            producer.flush(10)
+            return status()["flush"] == ("red", "shard 0: the log is full; is a scheduler running?")
+
+        eventually(is_full, BY)
+        serving(server.url, namespace, interval=0.2, log_retention=0.0, log_limit=100_000)
+        becomes(status, "green")
+
+
+@pytest.mark.slow
+def test_a_scheduler_whose_writes_fail_is_red_and_a_standby_green(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """It holds the lease and renews it, but no full state succeeds; then one does."""
+    serving(server.url, namespace, heartbeat=HEARTBEAT)
+    keys = ShardKeys.of(namespace, 0, 1)
+    with (
+        shown(server.url, namespace) as status,
+        redis.Redis.from_url(server.url, protocol=2) as raw,
+        Producer(server.url, namespace=namespace) as producer,
+        Inspector(server.url, namespace=namespace) as inspector,
+        user_without(server, namespace, "xrange") as (url, allow),
+    ):
+        producer.set("a", 1)
+        producer.flush(10)
+        active = serving(url, namespace, interval=0.3).scheduler
+        assert active is not None
+        eventually(lambda: raw.get(keys.lease))
+        standby = serving(url, namespace, interval=0.3).scheduler
+        assert standby is not None
+        workers = eventually(lambda: red_one(inspector), SCHEDULER_BY)
+        told = {one["worker"]: one["health"] for one in workers}
+        assert (told[active.name], told[standby.name]) == ("red", "green")
+        assert "shard 0: no full state was written for over 10 s: " in active.reason
+        allow()
+        eventually(lambda: not active.reason, SCHEDULER_BY)
+        assert standby.reason == ""
+        becomes(status, "green", role="schedule")
+
+
+def red_one(inspector: Inspector) -> list[dict[str, Any]] | None:
+    """Return the workers once one of them is red."""
+    workers: list[dict[str, Any]] = inspector.status()["workers"]
+    return workers if any(one["health"] == "red" for one in workers) else None
+
+
+def test_a_worker_without_the_right_to_listen_says_so(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A user that may not subscribe is told as the reason; data flows on meanwhile."""
+    with user_without(server, namespace, "subscribe") as (url, allow):
+        serving(url, namespace, heartbeat=HEARTBEAT)
+        with (
+            shown(server.url, namespace) as status,
+            Replica(server.url, namespace=namespace) as replica,
+            Producer(server.url, namespace=namespace) as producer,
+        ):
+            becomes(status, "red", "does not permit it")
+            assert "subscribe" in status()["flush"][1]
+            producer.set("a", 1)
+            replica.wait_for(producer.flush(10), 10)
+            allow()
+            becomes(status, "green")
+
+
+@contextlib.contextmanager
+def user_without(
+    server: Server, namespace: str, command: str
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Give the URL of a user who may do all but one command, and what lets him do it too."""
+    with redis.Redis.from_url(server.url, protocol=2) as raw:
+
+        def acl(*rules: str) -> None:
+            raw.execute_command("ACL", "SETUSER", namespace, *rules)
+
+        acl("reset", "on", ">secret", "~*", "&*", "+@all", f"-{command}")
+        try:
+            yield f"unix://{namespace}:secret@{server.socket}", lambda: acl(f"+{command}")
+        finally:
+            raw.execute_command("ACL", "DELUSER", namespace)

@@ -1,0 +1,221 @@
+"""The command line of `scripts/mutations`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tests.mutants.mutation import (
+    PROMISES,
+    PYTEST_PASSED,
+    TABLE,
+    Mutation,
+    TableError,
+    Verdict,
+    judged,
+    load,
+    told,
+)
+from tests.mutants.tree import Tree, TreeError, files_of
+
+ROOT = Path(__file__).parents[2]
+EXIT_SURVIVED = 1
+EXIT_NOT_SOUND = 2
+EXIT_TERMINATED = 143
+STYLES = {Verdict.RED: "green", Verdict.HUNG: "green", Verdict.SURVIVED: "bold red"}
+
+
+class NotSoundError(Exception):
+    """Tests are red with nothing broken; says what pytest said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of one mutation.
+
+    Attributes:
+        mutation: what was broken.
+        verdict: what its test said.
+        seconds: how long that took.
+        told: the first line of pytest's summary, such as why it failed.
+    """
+
+    mutation: Mutation
+    verdict: Verdict
+    seconds: float
+    told: str
+
+
+async def check_sound(tree: Tree, tests: Sequence[str], jobs: int) -> None:
+    """Run all named tests with nothing broken.
+
+    Raises:
+        NotSoundError: not all are green, or one does not exist.
+    """
+    processes = ("-n", str(jobs), "--dist", "loadgroup", "--max-worker-restart", "0")
+    ran = await tree.run([*processes, *tests], None)
+    if ran.status != PYTEST_PASSED:
+        raise NotSoundError(ran.output)
+
+
+async def examine(
+    mutations: Sequence[Mutation],
+    *,
+    jobs: int,
+    timeout: float,  # noqa: ASYNC109 - of each test
+    say: Callable[[str], None],
+) -> list[Finding]:
+    """Break one thing after the other in copies of the project; return what the tests said.
+
+    Args:
+        mutations: what to break, in the order of the answer.
+        jobs: copies that are worked on at once.
+        timeout: seconds for each test; a mutation may make it wait for ever.
+        say: told how far it is.
+
+    Raises:
+        NotSoundError: the tests are not green before anything is broken.
+        TreeError: the project cannot be copied.
+    """
+    findings: dict[Mutation, Finding] = {}
+    waiting = list(reversed(mutations))
+    tests = sorted({one.test for one in mutations})
+
+    async def work(tree: Tree) -> None:
+        while waiting:
+            mutation = waiting.pop()
+            began = monotonic()
+            ran = await tree.run_broken(mutation, timeout)
+            verdict, seconds = judged(ran.status), monotonic() - began
+            findings[mutation] = Finding(mutation, verdict, seconds, told(ran.output))
+            say(
+                f"[{len(findings):3d}/{len(mutations)}] {seconds:5.1f} s  {verdict}: "
+                f"{mutation.promise}: {mutation.breaks}"
+            )
+
+    with TemporaryDirectory(prefix="statebroker-mutations-") as folder:
+        files = files_of(ROOT)
+        trees = [Tree(ROOT, files, Path(folder) / f"tree-{number}") for number in range(jobs)]
+        say(f"{len(tests)} tests, nothing broken yet ...")
+        await check_sound(trees[0], tests, jobs)
+        say(f"all green; {len(mutations)} breaks, one by one ...")
+        async with asyncio.TaskGroup() as group:
+            for tree in trees:
+                group.create_task(work(tree))
+    return [findings[one] for one in mutations]
+
+
+def as_object(findings: Sequence[Finding], seconds: float) -> dict[str, object]:
+    """Return what `--json` prints."""
+    return {
+        "mutations": [
+            asdict(one.mutation)
+            | {"verdict": one.verdict, "seconds": round(one.seconds, 1), "told": one.told}
+            for one in findings
+        ],
+        "survived": sum(not one.verdict.is_noticed for one in findings),
+        "seconds": round(seconds, 1),
+    }
+
+
+def show(console: Console, findings: Sequence[Finding], seconds: float) -> None:
+    """Print the table for people, and below it what was not noticed."""
+    table = Table("promise", "what was broken", title="Deliberate breaks")
+    table.add_column("test", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
+    for before, one in zip([None, *findings], findings, strict=False):
+        is_first = before is None or before.mutation.promise != one.mutation.promise
+        if is_first and before is not None:
+            table.add_section()
+        table.add_row(
+            one.mutation.promise if is_first else "",
+            one.mutation.breaks,
+            one.mutation.test.removeprefix("tests/"),
+            f"[{STYLES.get(one.verdict, 'bold yellow')}]{one.verdict}[/]",
+        )
+    console.print(table)
+    missed = [one for one in findings if not one.verdict.is_noticed]
+    for one in missed:
+        console.print(
+            f"{one.verdict}: {one.mutation.file}: {one.mutation.breaks}; "
+            f"{one.mutation.test} does not notice. {one.told}",
+            markup=False,
+        )
+    noticed = len(findings) - len(missed)
+    console.print(f"{noticed} of {len(findings)} breaks turned a test red, {seconds:.0f} s")
+
+
+def terminated(_number: int, _frame: object) -> None:
+    """End as from the terminal, so that pytest and the copies go too."""
+    raise SystemExit(EXIT_TERMINATED)
+
+
+@click.command(name="scripts/mutations")
+@click.option(
+    "--only", multiple=True, type=click.Choice(PROMISES), help="Only this promise; repeatable."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=2, help="Tests at once (default: 2).")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1.0),
+    default=60.0,
+    help="Seconds for each test; one that hangs is red, and told as such (default: 60).",
+)
+@click.option(
+    "--table",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=TABLE,
+    help="Other mutations than those of tests/mutants/table.toml.",
+)
+def main(only: tuple[str, ...], jobs: int, timeout: float, table: Path, *, as_json: bool) -> None:
+    """Break the code on purpose, promise by promise, and see a test turn red each time.
+
+    Works in temporary copies of the project. First the named tests run with nothing broken, then
+    each with one break. Ends with 0 if every break was noticed, with 1 if one was not, with 2 if
+    the tests are not green to begin with or the table does not fit the code.
+    """
+    signal.signal(signal.SIGTERM, terminated)
+    progress = Console(stderr=True)
+    began = monotonic()
+    try:
+        mutations = [one for one in load(table) if not only or one.promise in only]
+        for one in mutations:
+            one.applied((ROOT / one.file).read_text())
+        findings = asyncio.run(
+            examine(
+                mutations,
+                jobs=jobs,
+                timeout=timeout,
+                say=lambda line: progress.print(
+                    line, markup=False, highlight=False, soft_wrap=True
+                ),
+            )
+        )
+    except (TableError, TreeError) as error:
+        click.echo(f"scripts/mutations: {error}", err=True)
+        sys.exit(EXIT_NOT_SOUND)
+    except NotSoundError as error:
+        click.echo(f"{error}\nscripts/mutations: red with nothing broken, see above", err=True)
+        sys.exit(EXIT_NOT_SOUND)
+    seconds = monotonic() - began
+    if as_json:
+        click.echo(json.dumps(as_object(findings, seconds)))
+    else:
+        show(Console(), findings, seconds)
+    sys.exit(EXIT_SURVIVED if any(not one.verdict.is_noticed for one in findings) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Copies of the project to break, and pytest in them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutants.mutation import Mutation
+
+# Short, and with the reasons whole: the summary's lines are read here.
+PYTEST = (*("-m", "pytest", "-q", "--no-header", "--tb=short"), *("-p", "no:cacheprovider"))
+
+
+class TreeError(Exception):
+    """The project cannot be copied; says why."""
+
+
+def files_of(root: Path) -> list[Path]:
+    """Return what belongs to the project, committed or not, as paths from its root.
+
+    Raises:
+        TreeError: there is no git, or this is no checkout.
+    """
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or error
+        raise TreeError(f"{root} cannot be listed, which takes git and a checkout: {why}") from None
+    paths = [Path(name) for name in done.stdout.split("\0") if name]
+    # One that was deleted stays listed until that is committed.
+    return [path for path in paths if (root / path).is_file()]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run of pytest.
+
+    Attributes:
+        status: its exit status; None if it was stopped because its time was over.
+        output: what it said.
+    """
+
+    status: int | None
+    output: str
+
+
+class Tree:
+    """A copy of the project, in which one thing at a time is broken.
+
+    Args:
+        root: the project.
+        files: what belongs to it.
+        place: an empty folder, which the copy becomes; pytest's output lies beside it.
+    """
+
+    def __init__(self, root: Path, files: Iterable[Path], place: Path) -> None:
+        self._place = place
+        self._log = place.with_suffix(".log")
+        for path in files:
+            copy = place / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / path, copy)
+
+    async def run_broken(self, mutation: Mutation, timeout: float) -> Ran:  # noqa: ASYNC109
+        """Run a mutation's test with the break in the code, then mend it.
+
+        Raises:
+            TableError: the mutation does not fit the code.
+        """
+        file = self._place / mutation.file
+        sound = file.read_text()
+        file.write_text(mutation.applied(sound))
+        try:
+            return await self.run(["-x", mutation.test], timeout)
+        finally:
+            file.write_text(sound)
+
+    async def run(self, arguments: Sequence[str], timeout: float | None) -> Ran:  # noqa: ASYNC109
+        """Run pytest in this copy; after `timeout` seconds it and all its children are killed."""
+        environment = os.environ | {
+            "PYTHONPATH": str(self._place),
+            # Stale bytecode would hide a break that changes neither size nor second of the file.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "250",
+        }
+        with self._log.open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, *PYTEST, *arguments),
+                cwd=self._place,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        status = None
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    status = await process.wait()
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        return Ran(status, self._log.read_text(errors="replace"))

@@ -1,0 +1,356 @@
+"""`statebroker` as people and scripts run it: content, status, verify."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from broker import Inspector, Producer, Replica
+from broker.protocol.codec import pack_field
+from broker.protocol.digest import range_of
+from broker.protocol.names import ShardKeys
+from broker.testing.server import Server
+from broker.testing.waiting import eventually
+from tests.processes.conftest import Here, NewProgram, Serve
+from tests.processes.programs import Result
+from tests.processes.served_namespace import Place, writing
+
+# What was given on the command line, and what JSON says it is.
+PAIRS = {
+    "null": ("null", None),
+    "true": ("true", True),
+    "false": ("false", False),
+    "int": ("-12", -12),
+    "most": ("18446744073709551615", 2**64 - 1),
+    "least": ("-9223372036854775808", -(2**63)),
+    "float": ("0.1", 0.1),
+    "whole": ("3.0", 3.0),
+    "quoted": ('"a b"', "a b"),
+    "number in quotes": ('"42"', "42"),
+    "bare": ("on the way", "on the way"),
+    "empty": ("", ""),
+    "unicode": ("größer 👩‍🚀", "größer 👩‍🚀"),
+    "list": ('[1, [2.5, null], "x"]', [1, [2.5, None], "x"]),
+    "map": ('{"a": {"b": [true]}}', {"a": {"b": [True]}}),
+    "half": ('{"a": ', '{"a": '),
+}
+
+
+# -- content -------------------------------------------------------------------------------------
+
+
+def test_values_of_each_json_type_come_back(here: Here) -> None:
+    """What `set` is given as JSON or text, `get` prints as JSON of the same type."""
+    place = here()
+    pairs = itertools.chain(*((key, text) for key, (text, _) in PAIRS.items()))
+    place.write("set", "--", *pairs)
+    expected = {key: value for key, (_, value) in PAIRS.items()}
+
+    everything = place.run("get", "--json").json
+    assert everything == expected
+    # 1 == True and 3 == 3.0 in Python; their JSON differs.
+    assert {key: json.dumps(value) for key, value in everything.items()} == {
+        key: json.dumps(value) for key, value in expected.items()
+    }
+    assert place.run("get", "--json", "map", "int").json == {
+        "map": {"a": {"b": [True]}},
+        "int": -12,
+    }
+
+    human = place.run("get")
+    assert human.code == 0
+    assert human.out.splitlines() == [
+        f"{key}\t{json.dumps(value, ensure_ascii=False)}" for key, value in sorted(expected.items())
+    ]
+    assert place.run("get", "unicode").out == '"größer 👩‍🚀"\n'
+    assert place.run("get", "whole", "true").out == "whole\t3.0\ntrue\ttrue\n"
+
+
+def test_negative_numbers_are_values_and_not_options(here: Here) -> None:
+    """`set KEY -5` sets a number, as it does in `increment`."""
+    place = here()
+    place.write("set", "--json", "a", "-5", "b", "-0.5")
+    assert place.run("get", "--json").json == {"a": -5, "b": -0.5}
+
+
+def test_bytes_and_times_are_printed_as_json(here: Here) -> None:
+    """What JSON has no type for is told in a form that a script can read back."""
+    place, moment = here(), datetime(2013, 1, 1, 5, 15, tzinfo=UTC)
+    with place.producer() as producer:
+        producer.set("bytes", b"\x00\xff")
+        producer.set("deep", [{"at": moment}])
+    place.publish()
+    told = place.run("get", "--json").json
+    assert base64.b64decode(told["bytes"]["base64"]) == b"\x00\xff"
+    assert datetime.fromisoformat(told["deep"][0]["at"]) == moment
+
+
+def test_an_absent_key_is_exit_status_1(here: Here) -> None:
+    """`get` tells which keys are absent, prints the others, and exits with 1."""
+    place = here()
+    place.write("set", "a", "1", "none", "null")
+    absent = place.run("get", "zz")
+    assert (absent.code, absent.out) == (1, "")
+    assert absent.err == "statebroker: 'zz' is absent\n"
+    some = place.run("get", "--json", "a", "zz", "none")
+    assert some.code == 1
+    assert json.loads(some.out) == {"a": 1, "none": None}
+    assert "'zz'" in some.err
+
+
+def test_set_says_what_is_wrong_and_writes_nothing(here: Here) -> None:
+    """A key without a value, an empty key, a number that does not fit: told, nothing written."""
+    place = here()
+    odd = place.run("set", "a", "1", "b")
+    assert odd.code == 2
+    assert "'b' has no value" in odd.err
+    for arguments, told in [
+        (("a", "1", "", "2"), "key is empty"),
+        (("a", "1", "k" * 1025, "2"), "limit of 1024"),
+        (("a", "18446744073709551616"), "18446744073709551615"),
+    ]:
+        wrong = place.run("set", *arguments)
+        assert wrong.code == 1, wrong
+        assert told in wrong.err
+        assert len(wrong.err.splitlines()) == 1
+    assert place.run("set").code == 2
+    assert place.run("get", "--json").json == {}
+
+
+def test_increment_and_delete(here: Here) -> None:
+    """Amounts may be left out, negative or fractions; deleting takes any number of keys."""
+    place = here()
+    assert place.write("increment", "n").out == ""
+    place.write("increment", "n", "-5")
+    told = place.write("increment", "--json", "n", "2.5").json
+    assert told["deltas"] == 1
+    assert place.run("get", "n").out == "-1.5\n"
+    place.write("increment", "--", "m", "-7")
+    place.write("set", "text", "abc")
+    for amount in ("abc", "true"):
+        wrong = place.run("increment", "n", amount)
+        assert (wrong.code, len(wrong.err.splitlines())) == (1, 1), wrong
+        assert "number" in wrong.err
+    # Where there is no number, replicas and full state refuse alike.
+    place.write("increment", "text")
+    assert place.run("get", "--json").json == {"n": -1.5, "m": -7, "text": "abc"}
+    place.write("delete", "n", "text", "never there")
+    assert place.run("get", "--json").json == {"m": -7}
+
+
+def test_a_token_on_the_command_line_is_one_in_the_api(here: Here) -> None:
+    """What a script got from `set --json` a service can wait for."""
+    place = here()
+    with Replica(place.url, namespace=place.namespace) as replica:
+        told = place.run("set", "--json", "a", "1", "b", "2").json
+        assert told["deltas"] == 2
+        replica.wait_for(told["token"], 10)
+        assert dict(replica) == {"a": 1, "b": 2}
+
+
+# -- status --------------------------------------------------------------------------------------
+
+
+def test_status_tells_shards_nodes_and_workers(here: Here) -> None:
+    """`status --json` has the numbers that add up; the table shows them to people."""
+    place = here("--shards", "2")
+    with Producer(place.url, namespace=place.namespace, node="writer") as producer:
+        producer.set_many({f"k{n}": n for n in range(100)})
+        producer.flush(10)
+        place.publish()
+        told = place.run("status", "--json").json
+        human = place.run("status")
+    assert (told["namespace"], told["protocol"]) == (place.namespace, 2)
+    assert told["server"]["name"] == "valkey"
+    assert [shard["shard"] for shard in told["shards"]] == [0, 1]
+    assert sum(shard["accepted"] for shard in told["shards"]) == 100
+    for shard in told["shards"]:
+        assert shard["published"] == shard["accepted"]
+        assert shard["pending_deltas"] == shard["pending_chunks"] == shard["pending_bytes"] == 0
+        assert shard["batches"] == shard["by_count"] + shard["by_age"] == shard["offset"] > 0
+        assert shard["log_entries"] >= 1
+        assert shard["bytes_published"] >= shard["log_bytes"] > 0
+        assert shard["lease"].startswith("schedule-")
+    assert told["nodes"] == [
+        {"node": "writer", "chunks": 2, "deltas": 100, "pending_deltas": 0},
+    ]
+    assert {worker["role"] for worker in told["workers"]} == {"flush", "schedule"}
+    assert told["replica"]["status"] == "live"
+    assert told["replica"]["lag_s"] < 5
+    assert human.code == 0, human.err
+    for word in (place.namespace, "valkey", "live", "writer", "flush-", "schedule-", "lease"):
+        assert word in human.out
+
+
+def test_status_check_is_for_monitoring(
+    valkey: Server, namespace: str, serve: Serve, start: NewProgram
+) -> None:
+    """`status --check` exits with 1, and says who is missing, unless both roles are alive."""
+    flusher = serve(valkey.url, namespace, command="flush")
+    place = Place(valkey.url, namespace, flusher, start)
+    half = place.run("status", "--check", "--json")
+    assert half.code == 1
+    assert "schedule" in half.err
+    assert "flush" not in half.err.replace("statebroker serve", "")
+    scheduler = serve(valkey.url, namespace, command="schedule")
+    whole = place.run("status", "--check")
+    assert (whole.code, whole.err) == (0, "")
+    scheduler.stop()
+    assert place.run("status", "--check", "--json").code == 1
+
+
+def test_status_check_notices_that_all_workers_stopped(here: Here) -> None:
+    """Workers that stopped in order do not count as alive."""
+    place = here("--workers", "2")
+    eventually(lambda: len(roles(place)) == 3, 20)
+    place.workers.stop()
+    nobody = place.run("status", "--check", "--json")
+    assert nobody.code == 1
+    assert "flush" in nobody.err
+    assert "schedule" in nobody.err
+    assert json.loads(nobody.out)["workers"] == []
+
+
+def roles(place: Place) -> list[str]:
+    """Return the roles of the workers that are told."""
+    with Inspector(place.url, namespace=place.namespace) as inspector:
+        return [worker["role"] for worker in inspector.status()["workers"]]
+
+
+# -- verify --------------------------------------------------------------------------------------
+
+
+def test_verify_says_equal_while_writing_goes_on(here: Here) -> None:
+    """Both sides are brought to one position, so a busy system verifies as a quiet one does."""
+    place = here("--global-data-update-interval", "0.1", "--shards", "2")
+    with writing(place) as producer:
+        producer.set_many({f"more{n}": n for n in range(500)})
+        producer.flush(10)
+        place.publish()
+        for _ in range(3):
+            told = place.run("verify", "--json").json
+            assert told.pop("bytes_read") > 0
+            assert told == {
+                "equal": True,
+                "keys": 550,
+                "shards": 2,
+                "differences": [],
+                "differing": 0,
+                "differing_ranges": 0,
+                "altered": [],
+            }
+    human = place.run("verify")
+    assert (human.code, human.out) == (0, "equal: 550 keys in 2 shards\n")
+
+
+def test_verify_prints_the_first_differences(here: Here) -> None:
+    """Where replica and history differ, it says which keys, both values, and exits with 1."""
+    place = here("--global-data-update-interval", "0.1")
+    keys = [f"k{n:02}" for n in range(100)]
+    with place.producer() as producer:
+        producer.set_many(dict.fromkeys(keys, 0))
+    place.publish()
+    with Inspector(place.url, namespace=place.namespace) as inspector:
+        eventually(lambda: len(inspector.state()) == len(keys))
+    with falsifying(place, keys):
+        told = place.run("verify", "--json", "--show", "3")
+        human = place.run("verify", "--show", "2")
+    assert told.code == human.code == 1
+    found: dict[str, Any] = json.loads(told.out)
+    assert found["equal"] is False
+    assert (found["keys"], len(found["differences"])) == (100, 3)
+    assert found["differing"] > 10
+    for one in found["differences"]:
+        assert (one["key"] in keys, one["shard"], one["offset"]) == (True, 0, 1)
+        assert one["replica"] != one["history"]
+    examples = [line for line in human.out.splitlines() if line.startswith("shard 0 at offset 1")]
+    assert len(examples) == 2
+    assert all('"k' in line and ": replica " in line for line in examples)
+    assert human.out.endswith(" of 100 keys differ\n")
+
+
+def test_verify_finds_a_full_state_that_was_altered(here: Here) -> None:
+    """What no scheduler wrote is found by its key range, and accepted once it is right again."""
+    place = here("--global-data-update-interval", "0.1")
+    place.write("set", "a", "1", "b", "2")
+    with Inspector(place.url, namespace=place.namespace) as inspector:
+        eventually(lambda: inspector.state() == {"a": 1, "b": 2})
+    with redis.Redis.from_url(place.url, protocol=2) as client:
+        client.hset(ShardKeys.of(place.namespace, 0, 1).state, "a", pack_field(1, 99))
+    told = place.run("verify", "--json")
+    assert told.code == 1
+    found = json.loads(told.out)
+    assert (found["equal"], found["differing"], found["differing_ranges"]) == (False, 0, 1)
+    assert found["altered"] == [{"shard": 0, "range": range_of("a"), "keys": ["a"]}]
+    human = place.run("verify")
+    assert human.code == 1
+    assert 'of the full state is not what schedulers wrote; its 1 keys: "a"\n' in human.out
+    assert human.out.endswith("then `statebroker verify --accept`\n")
+    place.write("set", "a", "1")
+    assert place.run("verify").code == 1
+    accepted = place.run("verify", "--accept")
+    assert (accepted.code, accepted.out) == (0, "equal: 2 keys in 1 shard\n")
+    assert place.run("verify").code == 0
+
+
+@contextmanager
+def falsifying(place: Place, keys: list[str]) -> Iterator[None]:
+    """Keep writing wrong values into the full state by hand: no two readers see the same."""
+    done = threading.Event()
+    state = ShardKeys.of(place.namespace, 0, 1).state
+
+    def falsify() -> None:
+        with redis.Redis.from_url(place.url, protocol=2) as client:
+            while not done.is_set():
+                client.hset(
+                    state, mapping={key: pack_field(1, random.randrange(1 << 30)) for key in keys}
+                )
+
+    writer = threading.Thread(target=falsify)
+    writer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join()
+
+
+# -- the embedded server -------------------------------------------------------------------------
+
+
+def test_commands_share_an_embedded_directory(
+    tmp_path: Path, serve: Serve, start: NewProgram
+) -> None:
+    """`serve` and commands that name one directory share a server; the data outlive them all."""
+    url = f"embedded://{tmp_path / 'data'}"
+    workers = serve(url, "default")
+    ready = (tmp_path / "ready1").read_text().strip()
+    assert ready.startswith("unix://")
+
+    def run(*arguments: str, at: str = url) -> Result:
+        return start(*arguments, STATEBROKER_URL=at).result()
+
+    token = run("set", "--json", "door", "open").json["token"]
+    with Replica(ready) as replica:
+        replica.wait_for(token, 10)
+    assert run("get", "door").out == run("get", "door", at=ready).out == '"open"\n'
+    assert run("status", "--check").code == 0
+    workers.stop()
+    # Nobody serves now: the command gets the server, and workers, for as long as it needs them.
+    assert run("get", "door").out == '"open"\n'
+    assert run("increment", "visits").code == 0
+    workers = serve(url, "default")
+    eventually(lambda: run("get", "visits").out == "1\n", 20)
+    assert run("get", "--json").json == {"door": "open", "visits": 1}
+    assert run("verify").code == 0
+    workers.stop()

@@ -1,0 +1,200 @@
+"""`status` about health, and commands whose server fails them: clear words, and nothing raw."""
+
+from __future__ import annotations
+
+import json
+import math
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from broker.testing import FaultProxy
+from broker.testing.server import Server
+from broker.testing.waiting import eventually
+from tests.conftest import OwnServer
+from tests.processes.conftest import Here, NewProgram, Run, Serve
+from tests.processes.programs import Result
+from tests.processes.served_namespace import Place
+from workers.cli.status import faults
+
+COMMANDS = (
+    ("get", "a"),
+    ("set", "a", "1"),
+    ("increment", "a"),
+    ("delete", "a"),
+    ("watch", "--count", "1"),
+    ("status",),
+    ("status", "--check", "--json"),
+    ("verify",),
+)
+
+
+# -- health --------------------------------------------------------------------------------------
+
+
+def worker(role: str, health: str = "green", reason: str = "") -> dict[str, Any]:
+    """A worker as `Inspector.status` tells it."""
+    name = f"{role}-1"
+    return {"worker": name, "role": role, "seen_ms": 5, "health": health, "reason": reason}
+
+
+def found(*workers: dict[str, Any], replica: str = "live") -> dict[str, Any]:
+    """What `status` found, as far as the check goes by it."""
+    return {"workers": list(workers), "replica": {"status": replica}}
+
+
+def test_the_check_names_every_fault() -> None:
+    """Nobody there, somebody red, a replica that does not become live: each its sentence."""
+    both = worker("flush"), worker("schedule")
+    assert faults(found(*both)) == []
+    assert faults(found()) == ["no live flush, schedule worker; start `statebroker serve`"]
+    assert faults(found(worker("flush"), worker("schedule", "gone"))) == [
+        "no live schedule worker; start `statebroker serve`"
+    ]
+    # One that is gone does not count, whatever it said last.
+    assert faults(found(*both, worker("flush", "gone", "it was red"))) == []
+    red = worker("flush", "red", "shard 0: nothing was heard")
+    assert faults(found(*both, red, replica="stale")) == [
+        "flush-1 is red: shard 0: nothing was heard",
+        "a replica that joined was not live after 5 s but stale",
+    ]
+
+
+def test_status_shows_red_and_green(
+    own_server: OwnServer, namespace: str, serve: Serve, start: NewProgram
+) -> None:
+    """A worker whose packets nobody hears: told in table, JSON and exit status until it heals."""
+    server = own_server(port=0)
+    with FaultProxy(server.url) as proxy:
+        workers = serve(proxy.url, namespace, "--heartbeat-interval", "500ms")
+        place = Place(server.url, namespace, workers, start)
+
+        def told(color: str) -> dict[str, dict[str, Any]] | None:
+            ended = place.run("status", "--json")
+            assert ended.code == 0, "only --check makes it the exit status"
+            workers = {one["role"]: one for one in json.loads(ended.out)["workers"]}
+            return workers if workers["flush"]["health"] == color else None
+
+        assert eventually(lambda: told("green"), 20)["schedule"]["health"] == "green"
+        assert place.run("status", "--check").code == 0
+        proxy.faults.drop_messages = 1.0
+        red = eventually(lambda: told("red"), 20)
+        reason = "shard 0: nothing was heard on its channel for over 1.5 s"
+        assert red["flush"]["reason"] == reason
+        assert (red["schedule"]["health"], red["schedule"]["reason"]) == ("green", "")
+        checked = place.run("status", "--check")
+        assert checked.code == 1
+        assert f"red: {reason}" in checked.out
+        assert checked.err == f"statebroker: {red['flush']['worker']} is red: {reason}\n"
+        proxy.faults.drop_messages = 0.0
+        eventually(lambda: told("green"), 20)
+        assert place.run("status", "--check").code == 0
+    assert workers.err.count("health_red") == workers.err.count("health_green") == 1
+
+
+# -- numbers that JSON has not -------------------------------------------------------------------
+
+
+def strict(ended: Result) -> Any:
+    """Read one line of JSON as strict parsers do."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    assert ended.code == 0, ended
+    return json.loads(ended.out, parse_constant=refuse)
+
+
+def test_json_is_json_whatever_the_numbers(here: Here) -> None:
+    """NaN and the infinities are printed as text, at every depth, by every command."""
+    place = here()
+    place.write("set", "nan", "NaN", "list", "[Infinity, [-Infinity, 1.5]]", "map", '{"a": NaN}')
+    expected = {"nan": "NaN", "list": ["Infinity", ["-Infinity", 1.5]], "map": {"a": "NaN"}}
+    assert strict(place.run("get", "--json")) == expected
+    assert place.run("get", "nan").out == '"NaN"\n'
+    for command in (("status", "--json"), ("verify", "--json")):
+        strict(place.run(*command))
+    with place.producer() as producer:
+        producer.set("also", (math.inf, b"\x00"))
+    place.publish()
+    assert strict(place.run("get", "--json", "also")) == {"also": ["Infinity", {"base64": "AA=="}]}
+
+
+# -- servers that fail ---------------------------------------------------------------------------
+
+
+@contextmanager
+def answering(reply: bytes) -> Iterator[str]:
+    """Give the URL of a port where something else answers whatever is asked, then hangs up."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if reply:
+                self.request.recv(10)
+                self.request.sendall(reply)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+        server.shutdown()
+
+
+def assert_clear(ended: Result, command: tuple[str, ...]) -> None:
+    """One line says what is wrong; no traceback, no warning, nothing on stdout."""
+    assert ended.code == 1, (command, ended)
+    assert ended.out == ""
+    (line,) = ended.err.splitlines()
+    assert line.startswith("Error: "), line
+
+
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$10\r\nabc"])
+def test_a_port_where_no_redis_answers(run: Run, reply: bytes) -> None:
+    """Something that hangs up, speaks otherwise, or stops in the middle of a reply."""
+    with answering(reply) as url:
+        for command in COMMANDS:
+            assert_clear(run(*command, STATEBROKER_URL=url, PYTHONWARNINGS="default"), command)
+
+
+def test_a_port_where_nobody_listens_and_a_wrong_password(own_server: OwnServer, run: Run) -> None:
+    """The two mistakes that everybody makes once."""
+    server = own_server(port=0, password="right")
+    for url in ("redis://127.0.0.1:1/0", f"redis://:wrong@127.0.0.1:{server.port}"):
+        for command in COMMANDS:
+            assert_clear(run(*command, STATEBROKER_URL=url, PYTHONWARNINGS="default"), command)
+
+
+def test_watch_tells_people_that_the_server_is_away(
+    own_server: OwnServer, namespace: str, serve: Serve, start: NewProgram
+) -> None:
+    """Once, not with every attempt; it goes on when the server is back, and ends with status 0."""
+    server = own_server(port=0)
+    workers = serve(server.url, namespace)
+    place = Place(server.url, namespace, workers, start)
+    place.write("set", "a", "1")
+    watch = place.start("watch", "--initial", PYTHONWARNINGS="default")
+    eventually(lambda: "a\t1" in watch.out, 20, lambda: watch.err)
+    server.kill()
+    # Its first attempts are over when the workers, who try more seldom, have had some.
+    eventually(lambda: workers.err.count("poll_failed") >= 8, 20)
+    server.start()
+    assert place.run("set", "b", "2").code == 0
+    eventually(lambda: "b\t2" in watch.out, 30, lambda: watch.err)
+    watch.stop()
+    assert "Traceback" not in watch.err
+    told = watch.err.splitlines()
+    assert all(line.startswith("statebroker: ") for line in told), told
+    lost = [line for line in told if "subscription_lost" in line]
+    assert len(lost) == 1, told
+    assert "cannot reach" in lost[0]
+
+
+def test_worker_logs_are_not_for_people(valkey: Server, namespace: str, serve: Serve) -> None:
+    """A worker's lines have their time and level, as a log needs them."""
+    workers = serve(valkey.url, namespace)
+    eventually(lambda: " INFO workers.serve serving " in workers.err)
+    assert "statebroker: " not in workers.err

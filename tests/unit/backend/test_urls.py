@@ -1,0 +1,78 @@
+"""What a URL says, and what of it is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.backend.urls import Address, cluster_url, read_url, redacted
+from broker.errors import ConfigError
+
+CLUSTER = "rediss+cluster://me:se%40cret@a.example,b.example:7001,[::1]:7002?ssl_cert_reqs=none"
+SENTINEL = (
+    "redis+sentinel://me:secret@a,b:26380/fleet/3"
+    "?sentinel_username=watch&sentinel_password=p%2Fw&client_name=x"
+)
+
+
+def test_a_cluster_is_named_by_some_of_its_nodes() -> None:
+    """Ports have a default; each node is asked with the same login and options."""
+    place = read_url(CLUSTER)
+    seeds = (Address("a.example", 6379), Address("b.example", 7001), Address("::1", 7002))
+    assert (place.kind, place.seeds) == ("cluster", seeds)
+    assert place.node_url(seeds[2]) == "rediss://me:se%40cret@[::1]:7002/?ssl_cert_reqs=none"
+
+
+def test_sentinels_name_a_service_and_have_a_login_of_their_own() -> None:
+    """User and password of the URL are the data servers'; the sentinels' are options."""
+    place = read_url(SENTINEL)
+    assert (place.kind, place.service) == ("sentinel", "fleet")
+    assert place.seeds == (Address("a", 26379), Address("b", 26380))
+    assert place.node_url(Address("h", 1)) == "redis://me:secret@h:1/3?client_name=x"
+    assert place.sentinel_url(Address("h", 1)) == "redis://watch:p%2Fw@h:1/"
+    assert read_url("redis+sentinel://a/fleet").sentinel_url(Address("a", 2)) == "redis://a:2/"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://",
+        "redis+cluster://a,,b",
+        "redis+cluster://a:x",
+        "redis+cluster://a/1",
+        "redis+cluster://a?db=1",
+        "redis+cluster://a?sentinel_password=x",
+        "redis+sentinel://a",
+        "redis+sentinel://a/",
+        "redis+sentinel://a/fleet/x",
+        "redis+sentinel://a/fleet?what=1",
+        "redis://?x=1",
+        "unix+cluster:///x",
+        "http://a",
+        "redis",
+    ],
+)
+def test_a_url_that_says_nothing_is_refused_before_anything_connects(url: str) -> None:
+    """The error names it."""
+    with pytest.raises(ConfigError, match="url"):
+        read_url(url)
+
+
+@pytest.mark.parametrize("url", [CLUSTER, SENTINEL, CLUSTER + "&bad=1", SENTINEL + "&bad=1"])
+def test_no_password_is_ever_shown(url: str) -> None:
+    """Not in the name, and not in an error."""
+    shown = redacted(url)
+    if "bad" in url:
+        with pytest.raises(ConfigError) as refused:
+            read_url(url)
+        shown += str(refused.value)
+    assert "cret" not in shown
+    assert "p%2Fw" not in shown
+    assert "fleet" in shown or "b.example:7001" in shown
+
+
+def test_the_cluster_of_a_node_has_a_url() -> None:
+    """A node of a Cluster may be given as if it were alone, unless that says more."""
+    assert cluster_url("redis://u:p@h:7000/0") == "redis+cluster://u:p@h:7000"
+    assert cluster_url("rediss://h?ssl_ca_certs=x&db=0") == "rediss+cluster://h?ssl_ca_certs=x"
+    assert cluster_url("redis://h/1") is None
+    assert cluster_url("unix:///run/redis.sock") is None

@@ -1,0 +1,145 @@
+"""The queue between a replica and one reader of its changes."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from broker.core.change_queue import ChangeQueue, OverflowPolicy
+from broker.errors import BrokerError, ChangesOverflowError, ConfigError
+from broker.model import Change
+from broker.protocol.messages import Operation, Position
+
+
+def change(key: str, value: object, operation: Operation = "set") -> Change:
+    """Return a change of a key."""
+    return Change(key, value, operation, Position())  # type: ignore[arg-type]
+
+
+def queue(
+    prefix: str | None = None, limit: int = 10, overflow: OverflowPolicy = "conflate"
+) -> ChangeQueue:
+    """Return a queue that nobody waits at."""
+    return ChangeQueue(prefix, limit, overflow, lambda: None)
+
+
+def test_changes_come_out_once_in_their_order() -> None:
+    """Also several of one key, as long as the reader keeps up."""
+    changes = queue()
+    told = [change("a", 1), change("b", 1), change("a", 2)]
+    changes.put(told[:2])
+    changes.put(told[2:])
+    assert changes.take() == told
+    assert changes.take() == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "keys"),
+    [(None, ["bus/1", "car/1", ""]), ("", ["bus/1", "car/1", ""]), ("bus/", ["bus/1"]), ("x", [])],
+)
+def test_a_prefix_lets_only_its_keys_through(prefix: str | None, keys: list[str]) -> None:
+    """Others take no room and wake nobody."""
+    woken: list[int] = []
+    changes = ChangeQueue(prefix, 10, "raise", lambda: woken.append(1))
+    changes.put([change("bus/1", 1), change("car/1", 1), change("", 1)])
+    assert [one.key for one in changes.take()] == keys
+    assert bool(woken) == bool(keys)
+
+
+def test_a_reader_that_is_behind_gets_the_newest_of_each_key() -> None:
+    """In the order of these newest ones; what was left out is counted."""
+    changes = queue(limit=3)
+    changes.put([change("a", 1), change("b", 1), change("a", 2, "increment")])
+    changes.put([change("c", 1), change("b", None, "delete")])
+    assert [(one.key, one.value) for one in changes.take()] == [("a", 2), ("c", 1), ("b", None)]
+    assert changes.conflated == 2
+    changes.put([change("a", 3)])
+    assert [one.value for one in changes.take()] == [3]
+
+
+@pytest.mark.parametrize("overflow", ["raise", "conflate"])
+def test_what_does_not_fit_is_said_after_what_fits(overflow: OverflowPolicy) -> None:
+    """The reader gets the beginning without a hole, then the error, again and again."""
+    woken: list[int] = []
+    changes = ChangeQueue(None, 2, overflow, lambda: woken.append(1))
+    changes.put([change(key, 1) for key in "abc"])
+    changes.put([change("d", 1)])
+    assert woken
+    assert [one.key for one in changes.take()] == ["a", "b"]
+    for _ in range(2):
+        with pytest.raises(ChangesOverflowError, match="more than 2 changes behind"):
+            changes.take()
+
+
+def test_raise_never_leaves_anything_out() -> None:
+    """Repeated keys are an overflow like any other."""
+    changes = queue(limit=2, overflow="raise")
+    changes.put([change("a", n) for n in range(3)])
+    assert [one.value for one in changes.take()] == [0, 1]
+    assert changes.conflated == 0
+    with pytest.raises(ChangesOverflowError):
+        changes.take()
+
+
+def test_what_waits_can_be_read_after_the_end() -> None:
+    """Then it ends; what comes later is not taken. The reader is woken to see it."""
+    woken: list[int] = []
+    changes = ChangeQueue(None, 10, "raise", lambda: woken.append(1))
+    changes.put([change("a", 1)])
+    changes.close()
+    changes.close()
+    changes.put([change("b", 1)])
+    assert len(woken) == 3
+    assert [one.key for one in changes.take()] == ["a"]
+    with pytest.raises(StopIteration):
+        changes.take()
+
+
+@pytest.mark.parametrize(
+    ("limit", "overflow", "message"),
+    [(0, "raise", "limit=0; allowed: 1"), (5, "drop", "overflow='drop'; allowed: conflate, raise")],
+)
+def test_wrong_settings_are_refused(limit: int, overflow: str, message: str) -> None:
+    """At once, with what is allowed."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        queue(limit=limit, overflow=overflow)  # type: ignore[arg-type]
+    assert isinstance(caught.value, BrokerError)
+
+
+CHANGES = st.lists(
+    st.builds(change, st.sampled_from("abcd"), st.integers(0, 9)), min_size=1, max_size=6
+)
+
+
+@given(st.lists(st.one_of(CHANGES, st.none()), max_size=12), st.integers(1, 6))
+def test_a_slow_reader_ends_with_the_same_content(
+    steps: list[list[Change] | None], limit: int
+) -> None:
+    """Whenever it reads: what it read makes the newest state, or it is told that it does not."""
+    changes = queue(limit=limit)
+    truth: dict[str, object] = {}
+    copy: dict[str, object] = {}
+    taken = told = 0
+
+    def read() -> None:
+        nonlocal taken
+        for one in changes.take():
+            copy[one.key] = one.value
+            taken += 1
+
+    try:
+        for step in steps:
+            if step is None:
+                read()
+            else:
+                changes.put(step)
+                told += len(step)
+                truth.update((one.key, one.value) for one in step)
+        read()
+        read()
+    except ChangesOverflowError:
+        assert len(truth) > limit
+        return
+    assert copy == truth
+    assert told == taken + changes.conflated

@@ -1,0 +1,326 @@
+"""The fast way into the buffer: the same deltas in the same order, whoever races."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.core.buffer import ProducerBuffer
+from broker.core.fast_path import MAX_KNOWN, MAX_PLAIN, PLAIN_BYTES, SHORT, plain_size
+from broker.core.lane import Packed
+from broker.protocol.codec import decode_chunk
+from broker.protocol.constants import INT_MAX, INT_MIN, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.names import shard_of
+from broker.protocol.values import admit, admit_key
+from tests.unit.core.test_buffer import buffer, put
+from tests.unit.effort import examples
+
+Call = tuple[int, str, Any]
+
+CALLS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just(OP_SET),
+            st.sampled_from(["a", "b", "k" * SHORT, "k" * 65, "ü"]),
+            st.sampled_from([0, 1.5, None, True, "x" * SHORT, "x" * 65, "é", [1]]),
+        ),
+        st.tuples(st.just(OP_INCREMENT), st.just("a"), st.just(1)),
+        st.tuples(st.just(OP_DELETE), st.just("a"), st.none()),
+        st.tuples(st.just(0), st.sampled_from(["send", "count", "close"]), st.none()),
+    ),
+    max_size=80,
+)
+
+
+def quick(one: ProducerBuffer, key: Any, value: Any) -> bool | None:
+    """Set a key the fast way; whether its lane has to be woken, None if it could not go it."""
+    woken: list[str] = []
+    refused = one.make_fast_set(lambda *_: True, woken.append)(key, value)
+    return None if refused else woken == [key]
+
+
+def write(one: ProducerBuffer, op: int, key: str, value: Any) -> bool | None:
+    """Buffer a delta as a producer does."""
+    news = quick(one, key, value) if op == OP_SET else None
+    return news if news is not None else put(one, op, key, value)
+
+
+def deltas(packed: Packed | None) -> Iterator[Call]:
+    """Yield a chunk's deltas in their order."""
+    for run in decode_chunk(packed.data).runs if packed else ():
+        for n, key in enumerate(run.keys):
+            yield run.op, key, run.values[n] if run.values is not None else None
+
+
+def take(one: ProducerBuffer, *, linger: float = 0.0) -> list[Call]:
+    """Send the next chunk, if there is one."""
+    packed, _ = one.next_chunk(0, 0.0, linger, 0)
+    one.accepted(0, 0.0)
+    return list(deltas(packed))
+
+
+@given(
+    calls=CALLS,
+    max_count=st.integers(1, 20),
+    chunk_bytes=st.sampled_from([600, 1500, 1 << 16]),
+    max_bytes=st.sampled_from([700, 1500, 10_000]),
+)
+@settings(max_examples=examples(300))
+def test_what_was_called_is_sent_in_order_and_within_the_limits(
+    calls: list[Call], max_count: int, chunk_bytes: int, max_bytes: int
+) -> None:
+    """Mixed with other calls, sending and counting at any moment; what has no room is refused."""
+    one = buffer(max_count=max_count, chunk_bytes=chunk_bytes, max_bytes=max_bytes)
+    expected: list[Call] = []
+    sent: list[Call] = []
+    for op, key, value in calls:
+        if op:
+            if write(one, op, key, value) is not None:
+                expected.append((op, key, value))
+        elif key == "send":
+            sent += take(one)
+        elif key == "close":
+            one.close_all()
+        else:
+            counts = one.counts()
+            assert counts["buffered"] == len(expected) == counts["pending"] + counts["accepted"]
+            assert counts["buffer_bytes"] <= max_bytes or counts["pending"] == 1
+    while one.pending:
+        news = take(one)
+        assert news
+        sent += news
+    assert sent == expected
+    assert one.bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "plain"),
+    [
+        ("k", 1.5, True),
+        ("k", float("nan"), True),
+        ("k", True, True),
+        ("k", None, True),
+        ("k", INT_MIN, True),
+        ("k", INT_MAX, True),
+        ("k", INT_MIN - 1, False),
+        ("k", INT_MAX + 1, False),
+        ("k", "x" * SHORT, True),
+        ("k", "x" * (SHORT + 1), False),
+        ("k", "", True),
+        ("k", "ü", False),
+        ("k", "\ud800", False),
+        ("k", b"x", False),
+        ("k", [1], False),
+        ("k" * SHORT, 1, True),
+        ("k" * (SHORT + 1), 1, False),
+        ("", 1, False),
+        ("ü", 1, False),
+        ("\ud800", 1, False),
+        (1, 1, False),
+        (b"k", 1, False),
+        (type("Key", (str,), {})("k"), 1, False),
+        ("k", type("Number", (float,), {})(1), False),
+    ],
+)
+def test_only_what_needs_no_look_is_plain(key: Any, value: Any, *, plain: bool) -> None:
+    """Whatever could be refused, changed or large goes the exact way."""
+    one = buffer()
+    put(one, OP_SET, "first", 0)
+    assert quick(one, key, value) is (False if plain else None)
+    if plain:
+        kept, size = admit(value)
+        assert kept is value
+        assert admit_key(key) + size <= plain_size([key], [value]) <= PLAIN_BYTES
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_keys_go_to_their_shards_whether_they_are_known_or_not(shards: int) -> None:
+    """Also where there are more of them than are remembered."""
+    one = buffer(shards=shards, max_bytes=1 << 30, max_count=1 << 20)
+    put_one = one.make_fast_set(lambda *_: True, lambda _: None)
+    for shard in range(shards):
+        key = next(key for key in map(str, count()) if shard_of(key, shards) == shard)
+        put(one, OP_SET, key, "first", shard=shard)
+    keys = [f"key{n}" for n in range(40)]
+    one._known = dict.fromkeys(map(str, range(MAX_KNOWN - 20)), one.lanes[0].intake)
+    put_one = one.make_fast_set(lambda *_: True, lambda _: None)
+    for value in (1, 2):
+        for key in keys:
+            assert put_one(key, value) is None
+    assert len(one._known) == MAX_KNOWN
+    one.close_all()
+    for lane in one.lanes:
+        packed, _ = one.next_chunk(lane.shard, 0.0, 0.0, 0)
+        own = [key for key in keys if shard_of(key, shards) == lane.shard]
+        expected = [(OP_SET, key, value) for value in (1, 2) for key in own]
+        assert list(deltas(packed))[1:] == expected
+
+
+@pytest.mark.parametrize("key", [[1], {}, {1}, None, 1, b"k"])
+def test_what_is_no_key_goes_the_exact_way(key: Any) -> None:
+    """Which says why, also of what cannot be looked up."""
+    one = buffer()
+    put(one, OP_SET, "first", 0)
+    assert quick(one, key, 1) is None
+    assert one.counts()["buffered"] == 1
+
+
+def test_what_only_looks_plain_goes_the_exact_way() -> None:
+    """A proxy says that it is a str or an int, and cannot be packed."""
+
+    class Proxy:
+        def __init__(self, of: object) -> None:
+            self.of = of
+
+        @property
+        def __class__(self) -> type:  # as wrapt and werkzeug have it
+            return type(self.of)
+
+        def __eq__(self, other: object) -> bool:
+            return self.of == other
+
+        def __hash__(self) -> int:
+            return hash(self.of)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.of, name)
+
+        def __len__(self) -> int:
+            return len(self.of)  # type: ignore[arg-type]
+
+        def __le__(self, other: Any) -> bool:
+            return self.of <= other  # type: ignore[operator]
+
+        def __ge__(self, other: Any) -> bool:
+            return self.of >= other  # type: ignore[operator]
+
+    one = buffer()
+    put(one, OP_SET, "first", 0)
+    assert quick(one, "k", 1) is False
+    for key, value in [(Proxy("k"), 1), (Proxy("new"), 1), ("k", Proxy(1)), ("k", Proxy("a"))]:
+        assert quick(one, key, value) is None
+    assert one.counts()["buffered"] == 2
+
+
+def test_a_million_sets_hardly_ever_take_the_lock() -> None:
+    """The first delta of a chunk, and one in 256."""
+    one = buffer(max_bytes=1 << 24)
+    exact = sum(
+        quick(one, "key", n) is None and put(one, OP_SET, "key", n) is not None
+        for n in range(10_000)
+    )
+    assert exact <= 10_000 // MAX_PLAIN + 10_000 // 1000 + 20
+    assert one.counts()["buffered"] == 10_000
+
+
+@pytest.mark.parametrize("max_bytes", [1000, 5000, 30_000])
+def test_what_goes_the_fast_way_stays_within_the_buffer(max_bytes: int) -> None:
+    """Also where nobody looks: room was set aside before."""
+    one = buffer(max_bytes=max_bytes)
+    written = 0
+    while write(one, OP_SET, f"key{written}", written) is not None:
+        written += 1
+    assert one.counts()["buffered"] == written > max_bytes // 40
+    assert max_bytes - 300 < one.bytes <= max_bytes
+
+
+def test_who_comes_when_the_sender_has_just_looked_wakes_it() -> None:
+    """A set that raced with the sender's last look says so; nothing waits for ever."""
+    one = buffer()
+    put(one, OP_SET, "first", 0)
+    sent: list[Call] = []
+
+    class Raced(list[Any]):
+        """Between the look at the limit and the adding, the sender takes all there is."""
+
+        def __iadd__(self, more: Any) -> Any:
+            sent.extend(take(one))
+            return super().__iadd__(more)
+
+    lane = one.lanes[0]
+    lane.intake.items = Raced()
+    assert quick(one, "raced", 1) is True
+    assert sent == [(OP_SET, "first", 0)]
+    assert take(one) == [(OP_SET, "raced", 1)]
+
+
+def test_when_shut_nothing_goes_the_fast_way() -> None:
+    """Whoever writes to a closed or forked producer has to be told."""
+    for shut in (ProducerBuffer.shut, ProducerBuffer.shut_in_child):
+        one = buffer()
+        put(one, OP_SET, "first", 0)
+        assert quick(one, "k", 1) is False
+        shut(one)
+        assert quick(one, "k", 2) is None
+        put(one, OP_SET, "k", 3)
+        assert quick(one, "k", 4) is None
+        assert one.counts()["buffered"] == 3
+
+
+class Race:
+    """Writers of one buffer, and a sender that sleeps when there is nothing, until it is woken."""
+
+    THREADS = 4
+    EACH = 5000
+
+    def __init__(self) -> None:
+        self.buffer = buffer(max_bytes=1 << 30, max_count=50)
+        self.received: list[Call] = []
+        self.is_done = False
+        self.woken = threading.Event()
+        self.sender = threading.Thread(target=self.send)
+        self.writers = [threading.Thread(target=self.write, args=(n,)) for n in range(self.THREADS)]
+
+    def write(self, name: int) -> None:
+        """Set a key of one's own again and again, and delete it now and then."""
+        for n in range(self.EACH):
+            if write(self.buffer, OP_SET, f"k{name}", n):
+                self.woken.set()
+            if n % 1000 == 0:
+                put(self.buffer, OP_DELETE, f"k{name}")
+                self.woken.set()
+
+    def send(self) -> None:
+        """Take what there is."""
+        while not self.is_done or self.buffer.pending:
+            self.woken.clear()
+            found = take(self.buffer)
+            self.received.extend(found)
+            if not found:
+                assert self.woken.wait(10), "a delta waits, and nobody woke the sender"
+
+    def run(self) -> None:
+        """Let all race, and count meanwhile."""
+        self.sender.start()
+        for writer in self.writers:
+            writer.start()
+        while any(writer.is_alive() for writer in self.writers):
+            counts = self.buffer.counts()
+            assert counts["buffered"] == counts["pending"] + counts["accepted"]
+        self.is_done = True
+        self.woken.set()
+        self.sender.join(30)
+        assert not self.sender.is_alive()
+
+
+def test_threads_race_and_nothing_is_lost_or_parted() -> None:
+    """Each writer's order is kept, each delta arrives once, no wake-up is lost."""
+    race = Race()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        race.run()
+    finally:
+        sys.setswitchinterval(before)
+    expected: list[tuple[int, int | None]] = []
+    for n in range(race.EACH):
+        expected += [(OP_SET, n), (OP_DELETE, None)] if n % 1000 == 0 else [(OP_SET, n)]
+    for name in range(race.THREADS):
+        assert [(op, value) for op, key, value in race.received if key == f"k{name}"] == expected

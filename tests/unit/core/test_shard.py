@@ -1,0 +1,518 @@
+"""One shard of a replica: what it shows, what it tells, and what it makes of old news."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from broker.core.bulk_chunks import MAX_BYTES
+from broker.core.shard import (
+    KEPT_PACKETS_BYTES,
+    LOADS_BEFORE_GIVING_UP,
+    RECENT_IDS,
+    Need,
+    ShardState,
+)
+from broker.core.transitions import Event
+from broker.errors import DecodeError
+from broker.model import Change, Status
+from broker.protocol.codec import encode_chunk, encode_packet, pack_field
+from broker.protocol.constants import MAX_CHUNK_BYTES, NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.messages import Batch, Chunk, Heartbeat, LogEntry, Notice, Position, Run
+from tests.unit.exactness import exact
+from tests.unit.model_history import Delta, History, SnapshotRun
+from tests.unit.replica_without_io import STALENESS_BOUND, Follower, LogRead
+
+FIELD = pack_field(1, 1)
+
+
+def plus(key: str, amount: float = 1) -> Delta:
+    """Return an increment."""
+    return (OP_INCREMENT, key, amount)
+
+
+def write(history: History, *deltas: Delta) -> None:
+    """Publish deltas as one batch."""
+    history.append("n1", deltas)
+    history.drain(1)
+
+
+def snapshot(history: History, *, cut: int = 0) -> None:
+    """Write the full state to its end."""
+    run = SnapshotRun(history)
+    while run.pages:
+        run.write_page()
+    run.commit(cut)
+
+
+@pytest.fixture
+def history() -> History:
+    """Give a server with two batches: a is 2."""
+    history = History()
+    write(history, plus("a"))
+    write(history, plus("a"))
+    return history
+
+
+@pytest.fixture
+def replica(history: History) -> Follower:
+    """Give a live replica of it, whose changes are watched."""
+    replica = Follower("replica", history, watched=True)
+    replica.settle()
+    return replica
+
+
+# -- what is shown --------------------------------------------------------------------------------
+
+
+def test_nothing_is_shown_before_a_load_has_caught_up(history: History) -> None:
+    """A half-loaded state is never visible, whatever the phase; then all of it is, at once."""
+    snapshot(history)
+    write(history, plus("a"), (OP_SET, "b", "x"))
+    replica = Follower("replica", history, watched=True)
+    replica.subscribe()
+    replica.ask()
+    while not isinstance(replica.reading, LogRead):
+        assert (replica.state.values, replica.state.position) == ({}, Position())
+        if replica.reading is None:
+            replica.ask()
+        else:
+            replica.answer()
+    replica.answer()
+    assert replica.state.phase is Status.LIVE
+    assert replica.state.values == {"a": 3, "b": "x"}
+
+
+def test_old_content_stays_readable_while_loading_again(
+    history: History, replica: Follower
+) -> None:
+    """A load takes the place of what was held in one step, and only when it is complete."""
+    write(history, (OP_SET, "b", 1))
+    history.wipe()
+    write(history, (OP_SET, "c", 1))
+    replica.receive_all()
+    assert replica.state.phase is Status.LOADING
+    assert replica.state.values == {"a": 2, "b": 1}
+    replica.read_all()
+    assert replica.state.values == {"c": 1}
+
+
+def test_packets_that_came_during_a_read_are_applied_at_its_end(
+    history: History, replica: Follower
+) -> None:
+    """They need no other read; nothing between the read and them is missed."""
+    replica.subscribe()
+    replica.ask()
+    write(history, plus("a"))
+    write(history, plus("a"))
+    replica.receive_all()
+    assert replica.state.values == {"a": 2}
+    replica.answer()
+    assert (replica.need, replica.state.values) == (Need.NOTHING, {"a": 4})
+
+
+def test_a_hole_among_packets_kept_is_filled_from_the_log(
+    history: History, replica: Follower
+) -> None:
+    """What was lost while reading is found by the packet after it."""
+    replica.subscribe()
+    replica.ask()
+    write(history, plus("a"))
+    write(history, plus("a"))
+    replica.inbox.pop(0)
+    replica.receive_all()
+    replica.answer()
+    assert (replica.need, replica.state.values) == (Need.LOG, {"a": 2})
+    replica.read_all()
+    assert (replica.state.phase, replica.state.values) == (Status.LIVE, {"a": 4})
+
+
+def test_a_key_that_a_scan_gives_twice_counts_as_given_last(history: History) -> None:
+    """HSCAN may repeat a key; the later page is the newer one, and its floor counts."""
+    snapshot(history)
+    write(history, plus("a"))
+    replica = Follower("replica", history, watched=False)
+    replica.subscribe()
+    head = history.read_head()
+    assert head is not None
+    replica.state.begin_load(head)
+    replica.state.load_page([b"a"], [pack_field(2, 2)])
+    replica.state.load_page([b"a"], [pack_field(3, 3)])
+    replica.state.end_load()
+    replica.read_all()
+    assert replica.state.values == {"a": 3}
+    assert replica.state.tally.superseded == 1
+
+
+# -- what is told ---------------------------------------------------------------------------------
+
+
+def test_each_change_is_told_once_with_what_it_made(history: History, replica: Follower) -> None:
+    """Key, value after it, operation, position and time; deltas without effect are not told."""
+    told: list[Change] = []
+    replica.state.on_changes = told.extend
+    runs = [
+        Run(OP_SET, ["s"], ["x"], [77]),
+        Run(OP_DELETE, ["a", "absent"], None),
+        Run(OP_INCREMENT, ["n", "s"], [2.5, 1]),
+    ]
+    data = encode_chunk(Chunk("n1", 1, 9, 55, runs))
+    history.stored.pending.append((data, [], 5))
+    history.drain(1)
+    replica.receive_all()
+    here = replica.state.position
+    assert told == [
+        Change("s", "x", "set", here, 0, 77),
+        Change("a", None, "delete", here, 0, 55),
+        Change("n", 2.5, "increment", here, 0, 55),
+    ]
+    tally = replica.state.tally
+    assert (tally.deltas, tally.applied, tally.refused) == (7, 6, 1)
+
+
+def test_after_a_load_exactly_the_differences_are_told(history: History, replica: Follower) -> None:
+    """They are marked as such; a value of another type is a difference, an equal one is not."""
+    write(history, (OP_SET, "gone", 1), (OP_SET, "typed", 1), (OP_SET, "same", [1]))
+    replica.receive_all()
+    told: list[Change] = []
+    replica.state.on_changes = told.extend
+    history.wipe()
+    write(history, (OP_SET, "typed", True), (OP_SET, "same", [1]), plus("a", 2), plus("new"))
+    replica.settle()
+    here = replica.state.position
+    told.sort(key=lambda change: change.key)
+    assert told == [
+        Change("gone", None, "delete", here, 0, resync=True),
+        Change("new", 1, "set", here, 0, resync=True),
+        Change("typed", True, "set", here, 0, resync=True),
+    ]
+    assert exact([change.value for change in told]) == exact([None, 1, True])
+
+
+# -- what is counted ------------------------------------------------------------------------------
+
+
+def test_a_broken_chunk_is_skipped_whole_and_counted(history: History, replica: Follower) -> None:
+    """Its neighbours in the batch take effect; its promised deltas count as skipped."""
+    history.append("n1", [plus("a")])
+    history.append("n2", [plus("a", 10), plus("b")], broken=True)
+    history.append("n1", [plus("a")])
+    history.drain(3)
+    replica.receive_all()
+    state = replica.state
+    assert (state.phase, state.values) == (Status.LIVE, {"a": 4})
+    assert (state.counts["chunks_skipped"], state.tally.skipped) == (1, 2)
+
+
+def test_memory_for_ids_is_bounded(history: History, replica: Follower) -> None:
+    """Ids of old offsets are forgotten; a packet from before is settled by asking the server."""
+    first = history.stored.log[2].packet
+    for _ in range(RECENT_IDS + 5):
+        history.append("n1", [])
+        history.drain(1)
+    replica.receive_all()
+    assert len(replica.state._ids) <= RECENT_IDS
+    assert replica.state.packet(first, replica.now) is Event.BEHIND
+    replica.read_all()
+    assert replica.state.phase is Status.LIVE
+
+
+def test_memory_for_bulk_chunks_is_bounded(replica: Follower) -> None:
+    """What no batch asks for makes room, and a batch that asks for what is gone is in the log."""
+    chunk = bytes(MAX_CHUNK_BYTES)
+    for _ in range(10):
+        replica.state.bulk(chunk)
+    kept = replica.state._bulk.take()
+    assert sum(map(len, kept)) == MAX_BYTES
+    assert replica.state.counts["bytes"] >= 10 * len(chunk)
+
+
+def test_memory_for_packets_kept_is_bounded(history: History, replica: Follower) -> None:
+    """While a read takes long the oldest packets are let go; the log gives them back."""
+    replica.subscribe()
+    replica.ask()
+    big = "x" * (1 << 20)
+    for _ in range((KEPT_PACKETS_BYTES >> 20) + 3):
+        write(history, (OP_SET, "big", big), plus("a"))
+    replica.receive_all()
+    assert replica.state._kept_bytes <= KEPT_PACKETS_BYTES
+    replica.read_all()
+    assert replica.state.values == history.moments[history.head].values
+
+
+# -- damage and strangers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        encode_packet(Heartbeat(1, b"\0" * 8, 0, NO_ID, NO_ID, 0, 0)),
+    ],
+    ids=["empty", "damaged", "of another shard"],
+)
+def test_packets_that_are_not_for_it_change_nothing_and_keep_nothing_alive(
+    replica: Follower, data: bytes
+) -> None:
+    """A writer of another version, say, must not make silence look like news."""
+    for _ in range(10):
+        replica.history.now += 0.5
+        assert replica.state.packet(data, replica.now) is None
+        silent = replica.state.tick(replica.now)
+    assert silent
+    assert (replica.state.phase, replica.state.values) == (Status.STALE, {"a": 2})
+    assert replica.state.counts["packets_unreadable"] == 10
+
+
+def test_repeats_and_notices_keep_nothing_alive(history: History, replica: Follower) -> None:
+    """Only what proves that nothing is missing does."""
+    notice = encode_packet(Notice(0, history.head.epoch, 2, history.head.batch_id, NO_ID, 0, 99))
+    for _ in range(10):
+        history.now += 0.5
+        replica.state.packet(history.stored.log[2].packet, replica.now)
+        replica.state.packet(notice, replica.now)
+        replica.state.tick(replica.now)
+    assert replica.state.phase is Status.STALE
+    assert replica.state.covered == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "fields"),
+    [
+        pytest.param([b"a"], [b"\0" * 7], id="offset cut"),
+        pytest.param([b"a"], [b"\0" * 8], id="no value"),
+        pytest.param([b"a"], [FIELD + b"\x01"], id="two values"),
+        pytest.param([b"a", b"b"], [b"\0" * 8, FIELD + b"\x01"], id="none beside two"),
+        pytest.param(
+            [b"a", b"b"], [FIELD[:-1] + b"\x92", FIELD + b"\x02\x03"], id="takes another's"
+        ),
+        pytest.param([b"\xff"], [FIELD], id="key not UTF-8"),
+    ],
+)
+def test_a_damaged_full_state_is_an_error_and_never_shown(
+    history: History, replica: Follower, keys: list[bytes], fields: list[bytes]
+) -> None:
+    """The shell hears of it and may try again; what was held stays."""
+    history.wipe()
+    write(history, plus("z"))
+    replica.receive_all()
+    head = history.read_head()
+    assert head is not None
+    replica.state.begin_load(head)
+    with pytest.raises(DecodeError):
+        replica.state.load_page(keys, fields)
+    assert replica.state.values == {"a": 2}
+    replica.read_all()
+    assert replica.state.values == {"z": 1}
+
+
+@pytest.mark.parametrize(
+    "entry", ["damaged", "heartbeat", "another epoch", "a hole before it", "another predecessor"]
+)
+def test_a_log_that_does_not_continue_mine_is_not_applied(
+    history: History, replica: Follower, entry: str
+) -> None:
+    """The replica loads again instead of guessing, and shows nothing of it."""
+    state, mine = replica.state, history.head
+    chunk = encode_chunk(Chunk("n1", 1, 9, 0, [Run(OP_SET, ["a"], [99])]))
+    next_one = Batch(0, mine.epoch, 3, b"x" * 8, mine.batch_id, 0, 3, 1, 0, 1, [chunk])
+    data = {
+        "damaged": b"\xc1",
+        "heartbeat": encode_packet(Heartbeat(0, mine.epoch, 3, b"x" * 8, mine.batch_id, 0, 3)),
+        "another epoch": encode_packet(replace(next_one, epoch=b"y" * 8)),
+        "a hole before it": encode_packet(replace(next_one, offset=4)),
+        "another predecessor": encode_packet(replace(next_one, previous_id=b"y" * 8)),
+    }[entry]
+    write(history, plus("a"))
+    replica.subscribe()
+    state.log_page(history.read_head(), [LogEntry(data)], replica.now)
+    assert (state.phase, state.values) == (Status.LOADING, {"a": 2})
+
+
+def test_loading_for_ever_ends_loudly(history: History, replica: Follower) -> None:
+    """When no load ever fits what is published, the replica fails instead of loading on and on."""
+    stranger = Heartbeat(0, b"stranger", 5, b"x" * 8, NO_ID, 0, 5)
+    for _ in range(LOADS_BEFORE_GIVING_UP):
+        assert replica.state.phase is Status.LIVE
+        replica.state.packet(encode_packet(stranger), replica.now)
+        replica.read_all()
+    history.heartbeat()
+    replica.receive_all()
+    assert replica.state.loads_in_a_row == 0
+    for _ in range(LOADS_BEFORE_GIVING_UP + 1):
+        replica.state.packet(encode_packet(stranger), replica.now)
+        replica.read_all()
+    assert (replica.state.phase, replica.need) == (Status.FAILED, Need.NOTHING)
+
+
+# -- histories ------------------------------------------------------------------------------------
+
+
+def test_an_epoch_is_told_from_another_even_before_its_first_batch() -> None:
+    """Two empty shards look alike but for the epoch; tokens would be waited for in vain."""
+    history = History()
+    history.heartbeat()
+    replica = Follower("replica", history, watched=True)
+    replica.settle()
+    history.wipe()
+    history.heartbeat()
+    replica.receive_all()
+    assert replica.state.phase is Status.LOADING
+    replica.read_all()
+    assert replica.state.position == history.head
+
+
+def test_ids_of_an_older_history_are_forgotten(history: History, replica: Follower) -> None:
+    """A late packet of it must not pass for a repeat, nor a true one for a contradiction."""
+    write(history, plus("a"))
+    write(history, plus("a"))
+    replica.receive_all()
+    old = history.stored.log[3].packet
+    history.roll_back(4)
+    for _ in range(3):
+        write(history, plus("b"))
+    true = history.stored.log[3].packet
+    snapshot(history, cut=5)
+    replica.settle()
+    for late in (old, true):
+        assert replica.state.packet(late, replica.now) is Event.BEHIND
+        replica.read_all()
+    assert (replica.state.phase, replica.state.values) == (Status.LIVE, {"a": 2, "b": 3})
+
+
+def test_covered_is_that_of_the_present_history(history: History, replica: Follower) -> None:
+    """Who waits for a token after a wipe must not be told that it is there because it once was."""
+    assert replica.state.covered == 2
+    history.wipe()
+    history.append("n1", [plus("a")])
+    replica.settle()
+    assert (replica.state.position, replica.state.covered) == (history.head, 0)
+
+
+def test_what_came_over_an_older_subscription_is_not_applied_after_a_new_one(
+    history: History, replica: Follower
+) -> None:
+    """Between the two the server may have lost it."""
+    replica.subscribe()
+    write(history, plus("a"))
+    replica.receive_all()
+    assert replica.state.phase is Status.CATCHING_UP
+    history.roll_back(1)
+    replica.subscribe()
+    replica.read_all()
+    assert (replica.state.phase, replica.state.values) == (Status.LIVE, {"a": 2})
+
+
+def half_written(history: History) -> Follower:
+    """Return a replica that has loaded a state with a key from beyond the snapshot."""
+    snapshot(history)
+    write(history, plus("a", 10))
+    SnapshotRun(history).write_page()
+    replica = Follower("replica", history, watched=True)
+    replica.subscribe()
+    replica.ask()
+    while replica.need is Need.FULL_STATE:
+        replica.answer()
+    return replica
+
+
+def test_a_load_is_not_finished_from_another_server(history: History) -> None:
+    """After a new subscription the server may be one that never had what the load holds."""
+    replica = half_written(history)
+    history.roll_back(3)
+    replica.disconnect()
+    replica.subscribe()
+    write(history, plus("a", 100))
+    replica.read_all()
+    assert (replica.state.phase, replica.state.values) == (Status.LIVE, {"a": 102})
+
+
+def test_a_key_from_beyond_the_head_is_from_another_history(history: History) -> None:
+    """A load that holds more than the server has is thrown away."""
+    replica = half_written(history)
+    history.roll_back(3)
+    replica.ask()
+    replica.answer()
+    assert replica.state.phase is Status.LOADING
+
+
+def test_a_packet_from_beyond_a_cut_back_head_is_asked_for_once(
+    history: History, replica: Follower
+) -> None:
+    """The log has what was published; what it has not will never come, and is not waited for."""
+    write(history, plus("a"))
+    replica.inbox.clear()
+    write(history, plus("a"))
+    replica.receive_all()
+    assert replica.state.phase is Status.CATCHING_UP
+    history.roll_back(4)
+    for _ in range(3):
+        if replica.need is Need.LOG:
+            replica.ask()
+            replica.answer()
+    assert (replica.state.phase, replica.state.values) == (Status.LIVE, {"a": 2})
+
+
+def test_an_answer_does_not_make_a_replica_live_that_hears_nothing(replica: Follower) -> None:
+    """Without a subscription the next batch would be missed, so nothing is live."""
+    replica.subscribe()
+    replica.ask()
+    replica.disconnect()
+    replica.answer()
+    assert replica.state.phase is not Status.LIVE
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+
+def test_lag_counts_from_publication_and_not_from_arrival(
+    history: History, replica: Follower
+) -> None:
+    """A packet that waited on the way proves only what was true when it was sent."""
+    assert ShardState(0, STALENESS_BOUND).lag(replica.now) == float("inf")
+    history.now += 1.0
+    write(history, plus("a"))
+    history.now += 2.0
+    assert replica.state.lag(replica.now) == pytest.approx(3.0)
+    replica.receive_all()
+    assert replica.state.lag(replica.now) == pytest.approx(2.0)
+
+
+def test_packets_older_than_the_bound_do_not_make_it_live(
+    history: History, replica: Follower
+) -> None:
+    """They are applied, but how far behind that is has to be asked."""
+    write(history, plus("a"))
+    history.now += STALENESS_BOUND + 1
+    assert replica.state.packet(replica.inbox.pop().data, replica.now) is Event.LATE
+    assert (replica.state.phase, replica.state.values) == (Status.CATCHING_UP, {"a": 3})
+
+
+def test_a_server_whose_clock_was_set_back_is_followed_again(
+    history: History, replica: Follower
+) -> None:
+    """Its packets look old until the next answer tells its clock anew."""
+    at, time_ms = history.head, round(history.now * 1000) - 100_000
+    beat = Heartbeat(0, at.epoch, at.offset, at.batch_id, NO_ID, time_ms, 2)
+    assert replica.state.packet(encode_packet(beat), replica.now) is Event.LATE
+    head = history.read_head()
+    assert head is not None
+    replica.state.log_page(
+        type(head)(head.position, head.snapshot, 2, 0.0, head.time_s - 100), [], replica.now
+    )
+    assert replica.state.packet(encode_packet(beat), replica.now) is Event.CURRENT
+    assert replica.state.phase is Status.LIVE
+
+
+def test_a_shard_of_which_nobody_speaks_is_complete_but_not_live(history: History) -> None:
+    """Where no worker runs the content is shown as stale, until a heartbeat comes."""
+    history.now += STALENESS_BOUND + 1
+    replica = Follower("replica", history, watched=True)
+    replica.subscribe()
+    replica.read_all()
+    assert (replica.state.phase, replica.state.values) == (Status.STALE, {"a": 2})
+    history.heartbeat()
+    replica.receive_all()
+    assert replica.state.phase is Status.LIVE

@@ -1,0 +1,199 @@
+"""A replica of one shard without I/O: `ShardState`, and a shell whose every step is a call.
+
+The shell does what `broker.aio.Replica` does, but each read is asked and answered apart, so that
+anything can happen in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.core.shard import Head, Need, ShardState
+from broker.model import Change, Status
+from broker.protocol.messages import LogEntry, Position
+from tests.unit.exactness import exact
+from tests.unit.model_history import BUCKETS, History, Message, Moment
+
+STALENESS_BOUND = 3.0
+CLOCK_ERROR = 770.0  # a replica's monotonic clock has nothing to do with the server's
+
+
+@dataclass
+class LogRead:
+    """An answer on its way: head and log of one moment."""
+
+    head: Head | None
+    entries: list[LogEntry]
+    life: int
+    asked_at: float
+
+
+@dataclass
+class LoadRead:
+    """A load on its way: the head was read, then the pages, then which server it was."""
+
+    head: Head | None
+    run: int
+    begun: bool = False
+    buckets: list[int] = field(default_factory=lambda: [*range(BUCKETS)])
+
+
+class Follower:
+    """One replica.
+
+    Args:
+        name: its channel's name.
+        history: the server.
+        watched: whether somebody looks at its changes, which takes another path through `fold`.
+    """
+
+    def __init__(self, name: str, history: History, *, watched: bool) -> None:
+        self.name = name
+        self.history = history
+        self.state = ShardState(history.shard, STALENESS_BOUND)
+        self.copy: dict[str, Any] = {}
+        self.reading: LogRead | LoadRead | None = None
+        # It has to know of every life of the server that began before this one.
+        self.knows = 0
+        self.watched = watched
+        if watched:
+            self.state.on_changes = self._take_changes
+
+    def _take_changes(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.operation == "delete":
+                del self.copy[change.key]
+            else:
+                self.copy[change.key] = change.value
+
+    @property
+    def now(self) -> float:
+        """This replica's own clock."""
+        return self.history.now - CLOCK_ERROR
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether packets reach it."""
+        return self.name in self.history.channels
+
+    @property
+    def inbox(self) -> list[Message]:
+        """Messages on their way to it."""
+        return self.history.channels.get(self.name, [])
+
+    @property
+    def need(self) -> Need:
+        """What it has to read."""
+        return self.state.need
+
+    # -- the subscription -------------------------------------------------------------------------
+
+    def subscribe(self) -> None:
+        """Get a new subscription; what was on its way over an older one is gone."""
+        self.history.channels[self.name] = []
+        self.knows = self.history.life
+        self.state.subscribed(self.now)
+
+    def disconnect(self) -> None:
+        """Lose the subscription."""
+        self.history.channels.pop(self.name, None)
+        self.state.lost()
+
+    def receive(self, place: int = 0, *, again: bool = False) -> None:
+        """Take the message at this place of the inbox; `again` leaves it to come once more."""
+        message = self.inbox[place] if again else self.inbox.pop(place)
+        if message.is_bulk:
+            self.state.bulk(message.data)
+        else:
+            self.state.packet(message.data, self.now)
+
+    def receive_all(self) -> None:
+        """Take all packets in their order."""
+        while self.inbox:
+            self.receive()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def ask(self, count: int = 2) -> None:
+        """Ask for what it needs; the server answers at once, but the answer is on its way."""
+        history = self.history
+        if self.need is Need.LOG:
+            after = self.state.reading_from.offset
+            self.reading = LogRead(*history.read_log(after, count), history.life, self.now)
+        elif self.need is Need.FULL_STATE:
+            self.reading = LoadRead(history.read_head(), history.run)
+
+    def answer(self) -> None:
+        """Let the answer arrive; of a load, the next step."""
+        reading = self.reading
+        if isinstance(reading, LogRead):
+            self.reading = None
+            if self.state.phase is Status.CATCHING_UP:
+                self.knows = min(self.knows, reading.life)
+            self.state.log_page(reading.head, reading.entries, reading.asked_at)
+        elif reading is not None:
+            self._answer_load(reading)
+
+    def _answer_load(self, load: LoadRead) -> None:
+        if load.head is None:
+            self.reading = None
+        elif not load.begun:
+            load.begun = True
+            self.state.begin_load(load.head)
+        elif load.buckets:
+            if self.need is not Need.FULL_STATE:
+                self.reading = None
+            else:
+                self.state.load_page(*self.history.read_bucket(load.buckets.pop(0)))
+        else:
+            self.reading = None
+            if load.run == self.history.run:
+                self.state.end_load()
+
+    def read_all(self) -> None:
+        """Read until nothing is needed."""
+        for _ in range(200):
+            if self.reading is not None:
+                self.answer()
+            elif self.need is Need.NOTHING or not self.history.stored.epoch:
+                return
+            else:
+                self.ask()
+        raise AssertionError(f"still reading in phase {self.state.phase}: {self.state.counts}")
+
+    def settle(self) -> None:
+        """Do what ends every trouble: subscribe, read, hear one heartbeat, read."""
+        if not self.is_subscribed:
+            self.subscribe()
+        self.receive_all()
+        self.read_all()
+        self.history.heartbeat()
+        self.receive_all()
+        self.read_all()
+
+    # -- what must hold ---------------------------------------------------------------------------
+
+    @property
+    def moment(self) -> Moment:
+        """What the server held at this replica's position."""
+        position: Position = self.state.position
+        return self.history.moments[position]
+
+    def check(self) -> None:
+        """Fail where a promise is broken that holds at any time."""
+        state, moment = self.state, self.moment
+        assert exact(state.values) == exact(moment.values), "values are not those of the position"
+        assert state.covered <= moment.covered, "claims to show appends that it does not show"
+        if self.watched:
+            assert exact(self.copy) == exact(state.values), "the changes told do not add up"
+        if state.proved_at is not None:
+            assert moment.was_head_at(state.proved_at + CLOCK_ERROR), "lag is told too small"
+        if state.phase is Status.LIVE:
+            assert self.is_subscribed, "live without a subscription"
+            assert max(moment.lives) >= self.knows, "live in a history that it knows to be over"
+        tally = state.tally
+        parts = (tally.applied, tally.superseded, tally.refused, tally.skipped)
+        assert min(parts) >= 0
+        assert sum(parts) == tally.deltas

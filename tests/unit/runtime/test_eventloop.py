@@ -1,0 +1,121 @@
+"""A name server that does not answer: nobody waits for it longer than he wants."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from broker.runtime import eventloop
+from broker.sync.loop_thread import LoopThread
+from broker.testing.waiting import eventually
+
+ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.7", 6379))]
+
+
+class NameServer:
+    """Answers for `slow.example` when it may, and for `wrong.example` that there is none."""
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+        self.asked: Counter[str] = Counter()
+
+    def __call__(self, host: str, *_rest: Any) -> list[Any]:
+        """Stand in for `socket.getaddrinfo`."""
+        self.asked[host] += 1
+        if host == "wrong.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        self.may_answer.wait()
+        return ANSWER
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+    """Give a name server."""
+    server = NameServer()
+    monkeypatch.setattr(socket, "getaddrinfo", server)
+    yield server
+    server.may_answer.set()
+
+
+def look_up(host: str = "slow.example") -> Any:
+    """Return what asks for a name."""
+    return asyncio.get_running_loop().getaddrinfo(host, 6379)
+
+
+async def give_up() -> None:
+    """Ask, and wait only for a moment."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await look_up()
+
+
+def ends(thread: threading.Thread) -> None:
+    """See a thread end."""
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_loop_ends_while_a_name_is_looked_up(names: NameServer) -> None:
+    """Who gave up has given up, and the end waits for nobody."""
+    ends(threading.Thread(target=lambda: eventloop.run(give_up()), daemon=True))
+    assert names.asked == {"slow.example": 1}
+    # The answer comes when there is no loop any more, and disturbs nobody.
+    names.may_answer.set()
+    eventually(lambda: not [one for one in threading.enumerate() if one.name.startswith("lookup")])
+
+
+def test_closing_waits_for_no_name_server(names: NameServer) -> None:
+    """The thread behind producers and replicas ends likewise."""
+    loop = LoopThread("mine")
+    loop.call(give_up())
+    assert names.asked == {"slow.example": 1}
+    ends(threading.Thread(target=loop.stop, daemon=True))
+    assert loop.is_closed
+
+
+def test_many_who_ask_for_a_name_wait_for_one_answer(names: NameServer) -> None:
+    """One of them gives up; the others get it all the same. Later it is asked for anew."""
+
+    async def ask() -> None:
+        first, second, third = (asyncio.create_task(look_up()) for _ in range(3))
+        await asyncio.sleep(0)
+        first.cancel()
+        names.may_answer.set()
+        assert await asyncio.gather(second, third) == [ANSWER, ANSWER]
+        assert names.asked == {"slow.example": 1}
+        assert await look_up() == ANSWER
+
+    eventloop.run(ask())
+    assert names.asked == {"slow.example": 2}
+
+
+def test_a_name_that_does_not_exist_is_an_error(names: NameServer) -> None:
+    """The one of the operating system, for everybody who asked."""
+
+    async def ask() -> list[BaseException]:
+        return await asyncio.gather(
+            *(look_up("wrong.example") for _ in range(2)), return_exceptions=True
+        )
+
+    found = eventloop.run(ask())
+    assert [type(one) for one in found] == [socket.gaierror] * 2
+    assert names.asked == {"wrong.example": 1}
+
+
+def test_connections_look_names_up_this_way(names: NameServer) -> None:
+    """Nothing of asyncio goes past it."""
+
+    async def connect() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.open_connection("slow.example", 6379)
+
+    ends(threading.Thread(target=lambda: eventloop.run(connect()), daemon=True))
+    assert names.asked == {"slow.example": 1}

@@ -1,0 +1,83 @@
+"""Tasks end for certain, whoever loses patience meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from broker.runtime.tasks import cancel_and_wait
+
+
+async def stubborn(begun: asyncio.Event, cancels: int) -> None:
+    """Go on for ever, and overhear some cancels."""
+    begun.set()
+    for _ in range(cancels):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
+    await asyncio.Event().wait()
+
+
+async def begin(cancels: int) -> asyncio.Task[None]:
+    """Return a stubborn task that is under way."""
+    begun = asyncio.Event()
+    task = asyncio.create_task(stubborn(begun, cancels))
+    await begun.wait()
+    return task
+
+
+def test_a_task_that_overhears_a_cancel_is_cancelled_again() -> None:
+    """And who ends it waits until it is."""
+
+    async def play() -> None:
+        task = await begin(cancels=2)
+        await cancel_and_wait([task, None])
+        assert task.cancelled()
+
+    asyncio.run(play())
+
+
+def test_who_is_cancelled_while_ending_others_leaves_none_behind() -> None:
+    """A worker's poll that is left behind would connect after the session was closed."""
+
+    async def play() -> None:
+        task = await begin(cancels=3)
+        ending = asyncio.create_task(cancel_and_wait([task]))
+        await asyncio.sleep(0)
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        left_behind = not task.done()
+        await cancel_and_wait([task])
+        assert not left_behind
+
+    asyncio.run(play())
+
+
+def test_errors_of_what_is_ended_are_dropped() -> None:
+    """Who ends it does not want to know, and asyncio does not complain that nobody asked."""
+    told: list[object] = []
+
+    async def fail(begun: asyncio.Event) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError
+
+    async def play() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        begun = asyncio.Event()
+        failing = asyncio.create_task(fail(begun))
+        await begun.wait()
+        await cancel_and_wait([failing])
+        assert not failing.cancelled()
+        # asyncio complains when such a task is collected.
+        del failing
+        gc.collect()
+
+    asyncio.run(play())
+    assert told == []

@@ -1,0 +1,404 @@
+"""What `statebroker doctor` says of what it saw: one fact changed at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from broker.backend.acl import ROLES
+from workers.doctor import Facts, Finding, SentinelFacts, Severity, Survey
+from workers.doctor import judge as judge_survey
+
+OK, NOTE, WARNING, ERROR = Severity
+
+INFO: dict[str, Any] = {
+    "redis_version": "7.0.15",
+    "role": "master",
+    "maxmemory_policy": "noeviction",
+    "maxmemory": 1000,
+    "used_memory": 100,
+    "total_system_memory": 10_000,
+    "aof_enabled": 1,
+    "aof_last_write_status": "ok",
+    "rdb_last_bgsave_status": "ok",
+    "connected_slaves": 1,
+    "slave0": {"ip": "10.0.0.2", "port": 6379, "state": "online", "lag": 0},
+    "connected_clients": 10,
+    "maxclients": 100,
+}
+CONFIG = {
+    "save": "",
+    "appendfsync": "always",
+    "client-output-buffer-limit": (
+        "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60"
+    ),
+    "min-replicas-to-write": "1",
+    "min-replicas-max-lag": "10",
+}
+WELL = Facts(
+    "rediss://me:***@redis.example",
+    is_tls=True,
+    is_local=False,
+    has_password=True,
+    info=INFO,
+    config=CONFIG,
+    user="me",
+    lacking={role: [] for role in ROLES},
+)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """What is said of a single server."""
+    return judge_survey(Survey(facts.url, "single", (facts,), unreachable=facts.unreachable))
+
+
+def judged(facts: Facts) -> dict[str, Finding]:
+    """Findings by what they are about; a healthy one gives way to one that is not."""
+    return {one.check: one for one in sorted(judge(facts), key=lambda one: one.severity)}
+
+
+def test_a_server_that_keeps_every_promise_is_ok_in_everything() -> None:
+    """Nothing to say but what was seen."""
+    found = judge(WELL)
+    assert {one.check for one in found} == {
+        *("version", "eviction", "memory", "persistence", "replicas", "min-replicas"),
+        *("output-buffer", "user", "acl", "tls", "clock", "scripts"),
+    }
+    assert [one for one in found if one.severity or one.consequence or one.fix] == []
+
+
+def info(**changed: Any) -> Facts:
+    """All well, but for this in INFO."""
+    return replace(WELL, info=INFO | changed)
+
+
+def config(**changed: str) -> Facts:
+    """All well, but for this in CONFIG; underscores are dashes."""
+    return replace(WELL, config=CONFIG | {n.replace("_", "-"): v for n, v in changed.items()})
+
+
+def pubsub(limits: str, rate: float = 0.0) -> Facts:
+    """All well, but for the limits of subscribers' buffers, and bytes published per second."""
+    limited = config(client_output_buffer_limit=f"normal 0 0 0 slave 0 0 0 pubsub {limits}")
+    return replace(limited, published_bytes_per_s=rate)
+
+
+LATE = {"ip": "10.0.0.2", "port": 6379, "state": "online", "lag": 60}
+SYNC = {"ip": "10.0.0.2", "port": 6379, "state": "wait_bgsave", "lag": 0}
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("facts", "check", "severity", "seen", "fix"),
+    [
+        (info(redis_version="6.2.20"), "version", ERROR, "redis 6.2.20", "upgrade"),
+        (
+            info(role="slave", master_host="h", master_port=1),
+            "role",
+            ERROR,
+            "replica of h:1",
+            "h:1",
+        ),
+        (
+            info(maxmemory_policy="allkeys-lru"),
+            *("eviction", ERROR, "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
+        ),
+        (info(used_memory=801), "memory", WARNING, "801 B of 1000 B", "CONFIG SET maxmemory 1602"),
+        (info(used_memory=951), "memory", ERROR, "951 B of 1000 B", "CONFIG SET maxmemory 1902"),
+        (info(maxmemory=0), "memory", NOTE, "maxmemory 0", "CONFIG SET maxmemory 7000"),
+        (info(maxmemory=0, used_memory=9_000), "memory", WARNING, "of the machine", "maxmemory"),
+        (info(aof_enabled=0), "persistence", WARNING, "no snapshots", "CONFIG SET appendonly yes"),
+        (
+            replace(info(aof_enabled=0), config=CONFIG | {"save": "3600 1"}),
+            *("persistence", WARNING, "snapshots only (save 3600 1)", "CONFIG SET appendonly yes"),
+        ),
+        (
+            replace(info(aof_enabled=0), config=None),
+            *(
+                "persistence",
+                WARNING,
+                "CONFIG GET save is not allowed",
+                "CONFIG SET appendonly yes",
+            ),
+        ),
+        (config(appendfsync="everysec"), "persistence", NOTE, "everysec", "flush(fsynced=True)"),
+        (config(appendfsync="no"), "persistence", WARNING, "appendfsync no", "everysec"),
+        (replace(WELL, config=None), "persistence", NOTE, "appendfsync is not allowed", "admin"),
+        (
+            info(aof_last_write_status="err"),
+            *("persistence", ERROR, "aof_last_write_status:err", "BGREWRITEAOF"),
+        ),
+        (info(rdb_last_bgsave_status="err"), "persistence", ERROR, "snapshot failed", "BGSAVE"),
+        (info(connected_slaves=0), "replicas", NOTE, "none", "REPLICAOF"),
+        (info(slave0=LATE), "replicas", WARNING, "10.0.0.2:6379 (online, 60 s)", "INFO"),
+        (info(slave0=SYNC), "replicas", WARNING, "10.0.0.2:6379 (wait_bgsave", "INFO"),
+        (
+            config(min_replicas_to_write="0"),
+            *("min-replicas", WARNING, "min-replicas-to-write 0", "min-replicas-to-write 1"),
+        ),
+        (
+            pubsub("4194304 1048576 60"),
+            *(
+                "output-buffer",
+                WARNING,
+                "pubsub 4194304 1048576 60",
+                "'pubsub 33554432 8388608 60'",
+            ),
+        ),
+        (
+            pubsub("33554432 8388608 60", rate=8 * MIB),
+            *("output-buffer", WARNING, "8.0 MiB/s", "'pubsub 335544320 83886080 60'"),
+        ),
+        (replace(WELL, config=None), "output-buffer", NOTE, "CONFIG GET is not allowed", "admin"),
+        (info(connected_clients=81), "clients", WARNING, "81 of 100", "CONFIG SET maxclients 200"),
+        (replace(WELL, info={}), "server", WARNING, "may not run INFO", "acl admin"),
+        (
+            replace(WELL, user="default", has_password=False),
+            *("user", WARNING, "default, without a password", "ACL SETUSER default"),
+        ),
+        (
+            replace(WELL, user="default", has_password=False, is_local=True),
+            *("user", NOTE, "default, without a password", "ACL SETUSER default"),
+        ),
+        (replace(WELL, is_owner=True), "user", NOTE, "me, who may do more", "statebroker acl"),
+        (replace(WELL, lacking={}), "acl", NOTE, "may not queue", "statebroker acl"),
+        (
+            replace(WELL, lacking={}, wanted=("producer",)),
+            *("acl", WARNING, "may not queue", "statebroker acl"),
+        ),
+        (replace(WELL, is_tls=False), "tls", WARNING, "off", "tls-port"),
+        (replace(WELL, clock_s=-2.5), "clock", NOTE, "-2500 ms", "timedatectl"),
+        (replace(WELL, clock_s=90.0), "clock", WARNING, "+90000 ms", "timedatectl"),
+        (replace(WELL, script_error="EVALSHA: no"), "scripts", ERROR, "EVALSHA: no", "SCRIPT LOAD"),
+        (replace(WELL, script_error=None), "scripts", NOTE, "may not run any", "statebroker acl"),
+        (
+            Facts("redis://h", unreachable="connecting: no"),
+            *("connection", ERROR, "connecting: no", "PING"),
+        ),
+    ],
+)
+def test_each_fault_is_told_with_what_follows_and_the_fix(
+    facts: Facts, check: str, severity: Severity, seen: str, fix: str
+) -> None:
+    """Severity, what was seen, a consequence, and a fix that names the command."""
+    one = judged(facts)[check]
+    assert one.severity == severity
+    assert seen in one.seen
+    assert one.consequence
+    assert fix in one.fix
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        pubsub("0 0 0", rate=1e12),
+        pubsub("33554432 8388608 60", rate=3 * MIB),
+        replace(WELL, is_tls=False, is_local=True),
+        replace(WELL, clock_s=1.4, clock_doubt_s=0.5),
+        info(used_memory=800, connected_clients=80),
+        info(valkey_version="9.1.2", redis_version="7.2.4", server_name="valkey"),
+    ],
+)
+def test_what_is_well_within_the_limits_is_no_finding(facts: Facts) -> None:
+    """No limit at all, a rate that leaves ten seconds, doubt about the clock: all fine."""
+    assert [one for one in judge(facts) if one.severity] == []
+
+
+def test_a_role_that_is_wanted_has_to_be_possible() -> None:
+    """Without --role one is enough; with it that one has to be, and what lacks is told."""
+    lacking = {role: [f"{role}-{n}" for n in range(6)] for role in ROLES}
+    able = replace(WELL, lacking=lacking | {"subscriber": []})
+    assert judged(able)["acl"] == Finding("acl", OK, "may be subscriber in 'default'")
+    missing = judged(replace(able, wanted=("producer", "subscriber"), node="bus1"))["acl"]
+    assert missing.severity == ERROR
+    assert "may not be producer" in missing.seen
+    assert "producer-0, producer-1, producer-2, producer-3 and 2 more" in missing.seen
+    assert missing.fix == "statebroker acl producer --namespace default --node bus1"
+    none = judged(replace(WELL, lacking=lacking | {"flusher": ["publish ch"]}))["acl"]
+    assert (none.severity, "lacks publish ch" in none.seen) == (ERROR, True)
+
+
+# -- deployments ----------------------------------------------------------------------------------
+
+FOLLOWS = {"role": "slave", "master_link_status": "up", "connected_slaves": 0}
+
+
+def node(at: str, slots: tuple[int, int] | None = None, primary: str = "") -> Facts:
+    """A node of a Cluster that is well."""
+    return replace(
+        WELL,
+        kind="cluster",
+        at=at,
+        primary=primary,
+        slots=(slots,) if slots else (),
+        info=INFO | FOLLOWS if primary else INFO,
+        cluster={"cluster_state": "ok", "cluster_slots_ok": "16384"},
+    )
+
+
+NODES = (
+    *(node("a:1", (0, 5000)), node("b:1", (5001, 11000)), node("c:1", (11001, 16383))),
+    *(node("a:2", primary="a:1"), node("b:2", primary="b:1"), node("c:2", primary="c:1")),
+)
+
+
+def cluster(*changed: Facts, without: str = "") -> Survey:
+    """A Cluster that is well but for these nodes."""
+    nodes = {one.at: one for one in (*NODES, *changed)}
+    nodes.pop(without, None)
+    return Survey("redis+cluster://a:1", "cluster", tuple(nodes.values()))
+
+
+PRIMARY = replace(WELL, kind="sentinel", at="p:1")
+REPLICA = replace(PRIMARY, at="r:1", primary="p:1", info=INFO | FOLLOWS)
+SENTINELS = tuple(
+    SentinelFacts(f"s:{n}", primary="p:1", quorum=2, others=2, replicas={"r:1": "slave"})
+    for n in range(3)
+)
+
+
+def watched(
+    *changed: SentinelFacts, servers: tuple[Facts, ...] = (PRIMARY, REPLICA), count: int = 3
+) -> Survey:
+    """A primary with a replica behind sentinels, well but for these."""
+    sentinels = {one.at: one for one in (*SENTINELS[:count], *changed)}
+    return Survey("redis+sentinel://s", "sentinel", servers, tuple(sentinels.values()))
+
+
+def sentinel(number: int, **changed: Any) -> SentinelFacts:
+    """One of the sentinels, well but for this."""
+    return replace(SENTINELS[number], **changed)
+
+
+def changed(facts: Facts, **changed: Any) -> Facts:
+    """A server, but for this in INFO."""
+    return replace(facts, info={**facts.info, **changed})
+
+
+@pytest.mark.parametrize("survey", [cluster(), watched()])
+def test_a_deployment_that_keeps_every_promise_is_ok_in_everything(survey: Survey) -> None:
+    """What all servers share is said once, and names them all."""
+    found = judge_survey(survey)
+    assert [one for one in found if one.severity] == []
+    everywhere = tuple(one.at for one in survey.servers)
+    assert {one.check for one in found if one.servers == everywhere} >= {
+        *("version", "eviction", "memory", "persistence"),
+        *("output-buffer", "user", "acl", "tls", "clock", "scripts"),
+    }
+    whole = {"slots", "replicas"} if survey.kind == "cluster" else {"sentinels", "quorum"}
+    assert whole <= {one.check for one in found if not one.servers}
+
+
+FULL = CONFIG | {"cluster-require-full-coverage": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("survey", "check", "severity", "seen", "servers"),
+    [
+        (
+            cluster(node("b:1", (5101, 11000))),
+            *("slots", ERROR, "100 of 16384 have no owner: 5001-5100", ()),
+        ),
+        (cluster(node("c:1", (11001, 16382))), "slots", ERROR, "1 of 16384", ()),
+        (
+            cluster(node("a:1", (0, 11000)), without="b:1"),
+            *("majority", WARNING, "2 primaries own slots", ()),
+        ),
+        (cluster(without="b:2"), "replicas", WARNING, "1 of 3 primaries have none: b:1", ()),
+        (
+            cluster(replace(NODES[4], unreachable="no")),
+            *("replicas", WARNING, "1 of 3 primaries have none: b:1", ()),
+        ),
+        (cluster(replace(NODES[4], unreachable="no")), "connection", WARNING, "no", ("b:2",)),
+        (cluster(replace(NODES[1], unreachable="no")), "connection", ERROR, "no", ("b:1",)),
+        (
+            cluster(replace(NODES[2], cluster={"cluster_state": "fail"})),
+            *("cluster-state", ERROR, "cluster_state:fail", ("c:1",)),
+        ),
+        (
+            cluster(
+                replace(NODES[2], cluster={"cluster_state": "ok", "cluster_slots_ok": "16383"})
+            ),
+            *("cluster-state", ERROR, "of 16384 slots 16383", ("c:1",)),
+        ),
+        (cluster(replace(NODES[2], config=FULL)), "coverage", NOTE, "coverage yes", ("c:1",)),
+        (
+            cluster(changed(NODES[3], master_link_status="down")),
+            *("link", WARNING, "its link to a:1 is down", ("a:2",)),
+        ),
+        (
+            cluster(changed(NODES[3], role="master")),
+            *("link", WARNING, "does not follow a:1", ("a:2",)),
+        ),
+        (
+            cluster(replace(NODES[3], config=CONFIG | {"appendfsync": "no"})),
+            *("persistence", WARNING, "appendfsync no", ("a:2",)),
+        ),
+        (
+            cluster(replace(NODES[0], config=CONFIG | {"min-replicas-to-write": "0"})),
+            *("min-replicas", NOTE, "min-replicas-to-write 0", ("a:1",)),
+        ),
+        (
+            watched(sentinel(2, unreachable="gone")),
+            *("sentinels", WARNING, "1 of 3 cannot be asked: s:2 (gone)", ()),
+        ),
+        (
+            watched(sentinel(0, others=1), sentinel(1, others=1), count=2),
+            *("sentinels", WARNING, "2 in all", ()),
+        ),
+        (watched(sentinel(1, others=3)), "sentinels", WARNING, "s:1 knows 3 others", ()),
+        (watched(sentinel(1, trouble="NOQUORUM 1")), "quorum", ERROR, "s:1: NOQUORUM 1", ()),
+        (watched(sentinel(1, quorum=3)), "quorum", WARNING, "s:1 has 3", ()),
+        (watched(sentinel(1, primary="r:1")), "primary", ERROR, "p:1 say 2, r:1 say 1", ()),
+        (
+            watched(sentinel(1, flags="master,s_down")),
+            *("primary", ERROR, "1 of 3 sentinels cannot reach it: s:1", ()),
+        ),
+        (
+            watched(sentinel(0, replicas={"r:1": "slave,s_down,disconnected"})),
+            *("candidates", WARNING, "cannot reach r:1", ()),
+        ),
+        (
+            watched(servers=(replace(PRIMARY, unreachable="no"), REPLICA)),
+            *("connection", ERROR, "no", ("p:1",)),
+        ),
+        (
+            watched(servers=(PRIMARY, replace(REPLICA, unreachable="no"))),
+            *("connection", WARNING, "no", ("r:1",)),
+        ),
+        (
+            watched(servers=(changed(PRIMARY, connected_slaves=0), REPLICA)),
+            *("replicas", WARNING, "none", ("p:1",)),
+        ),
+        (
+            watched(servers=(changed(PRIMARY, role="slave", master_host="x"), REPLICA)),
+            *("role", ERROR, "replica of x", ("p:1",)),
+        ),
+        (
+            watched(
+                servers=(
+                    replace(PRIMARY, config=CONFIG | {"min-replicas-to-write": "0"}),
+                    REPLICA,
+                )
+            ),
+            *("min-replicas", WARNING, "min-replicas-to-write 0", ("p:1",)),
+        ),
+    ],
+)
+def test_each_fault_of_a_deployment_is_told_with_its_servers(
+    survey: Survey, check: str, severity: Severity, seen: str, servers: tuple[str, ...]
+) -> None:
+    """One thing wrong: it is told, with what follows and what to do, and of whom it was seen."""
+    found = [one for one in judge_survey(survey) if one.check == check and one.severity]
+    assert [(one.severity, one.servers) for one in found] == [(severity, servers)]
+    assert seen in found[0].seen
+    assert found[0].consequence
+    assert found[0].fix
+
+
+def test_a_deployment_that_nobody_can_tell_of_is_an_error() -> None:
+    """No node, or no sentinel, answers."""
+    (one,) = judge_survey(Survey("redis+cluster://a", "cluster", unreachable="connecting: no"))
+    assert (one.check, one.severity, one.seen) == ("connection", ERROR, "connecting: no")

@@ -1,0 +1,207 @@
+"""The scheduler: full state every global interval. The only file that imports APScheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from broker.backend.session import Session
+from broker.errors import BackendError, BrokerError, ConnectError
+from workers.health import GREEN, ScheduleHealth
+from workers.loop import run_loop, tell_health
+from workers.snapshot import SnapshotWorker
+
+log = logging.getLogger(__name__)
+
+LEASE_TTL: Final = 9.0
+RENEW_EVERY: Final = 3.0
+LOOK_EVERY: Final = 0.5
+LAST_WRITE: Final = 0.3
+LAST_RELEASE: Final = 0.2
+CLOCK_PATIENCE: Final = 2.0
+
+
+class Scheduler:
+    """Writes the full state of every shard each interval, as long as it holds their leases.
+
+    Any number may run; each shard's lease lets one of them write. A standby takes over when the
+    lease expires (within about 9 s), or at once when the holder stops in order.
+
+    Args:
+        session: connected, namespace made or joined.
+        name: of this scheduler, unique; the lease says it.
+        interval: seconds, `global_data_update_interval`.
+        log_retention: seconds for which the log outlives the snapshot that holds it.
+        log_limit: bytes, the limit of one shard's log.
+    """
+
+    def __init__(
+        self, session: Session, name: str, *, interval: float, log_retention: float, log_limit: int
+    ) -> None:
+        self.name = name
+        self.counts = {"snapshots": 0, "sets": 0, "deletes": 0, "errors": 0, "missed": 0}
+        self._session = session
+        self._interval = interval
+        self._shards = [
+            SnapshotWorker(
+                session,
+                shard,
+                name,
+                lease_ttl=LEASE_TTL,
+                log_retention=log_retention,
+                log_limit=log_limit,
+            )
+            for shard in range(len(session.keys))
+        ]
+        self.health = ScheduleHealth(interval, RENEW_EVERY, time.monotonic())
+        self.reason = GREEN
+        self._wake = asyncio.Event()
+        self._is_writing = False
+        self._write_due = False
+        self._write_by = math.inf
+        self._renew_due = False
+        self._look_due = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until stopped; finish the write under way, then bring all up to date."""
+        scheduler = AsyncIOScheduler(
+            timezone=UTC,
+            # Late is better than never, once is enough, and never two at a time.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        scheduler.add_listener(self._missed, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        scheduler.add_listener(self._failed, EVENT_JOB_ERROR)
+        # A first write at once: a scheduler that takes over must not wait an interval.
+        soon = datetime.now(UTC) + timedelta(seconds=0.05)
+        # The jobs only say that it is time: APScheduler would cut off, and complain about, work
+        # that is under way when it is shut down.
+        scheduler.add_job(
+            self._ask_write,
+            IntervalTrigger(seconds=self._interval),
+            next_run_time=soon,
+            id="snapshot",
+        )
+        scheduler.add_job(self._ask_renew, IntervalTrigger(seconds=RENEW_EVERY), id="lease")
+        scheduler.add_job(self._ask_look, IntervalTrigger(seconds=LOOK_EVERY), id="pressure")
+        self._write_by = time.monotonic() + self._interval * CLOCK_PATIENCE
+        scheduler.start()
+        try:
+            await run_loop(self.name, self._poll, self._wake, stop)
+        finally:
+            scheduler.shutdown(wait=False)
+            # A write that was cut off would not get further now.
+            if not self._is_writing:
+                await self._within(LAST_WRITE, self.write_all)
+            await self._within(LAST_RELEASE, self._release_all)
+
+    @staticmethod
+    async def _within(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await work()
+
+    async def _ask_write(self) -> None:
+        self._write_due = True
+        self._wake.set()
+
+    async def _ask_renew(self) -> None:
+        self._renew_due = True
+        self._wake.set()
+        # Also while a write hangs.
+        self._judge()
+
+    async def _ask_look(self) -> None:
+        self._look_due = True
+        self._wake.set()
+
+    async def _poll(self) -> float:
+        """Do what is due; the sleep ends when a job says that it is time."""
+        if self._write_due or time.monotonic() >= self._write_by:
+            self._write_due = False
+            # The wall clock may be set back, and APScheduler goes by it.
+            self._write_by = time.monotonic() + self._interval * CLOCK_PATIENCE
+            await self.write_all()
+        elif self._renew_due:
+            self._renew_due = False
+            await self.renew_all()
+        elif self._look_due:
+            self._look_due = False
+            # A log that fills up within an interval would stop the writers.
+            self._write_due |= await self._is_pressed()
+        if self._write_due or self._renew_due:
+            return 0.0
+        return max(0.0, self._write_by - time.monotonic())
+
+    async def write_all(self) -> None:
+        """Bring every shard's full state up to its head, where this scheduler holds the lease."""
+        self._is_writing = True
+        for shard in self._shards:
+            began = time.monotonic()
+            try:
+                written = await shard.write_once()
+            except BrokerError as error:
+                self.counts["errors"] += 1
+                log.warning("snapshot_failed shard=%d error=%s", shard.shard, error)
+                self.health.failed(shard.shard, str(error))
+                if isinstance(error, ConnectError):
+                    self.health.not_renewed(shard.shard, began, str(error))
+                continue
+            self.health.wrote(shard.shard, time.monotonic(), is_held=bool(shard.fence))
+            if written is not None:
+                self.counts["snapshots"] += 1
+                self.counts["sets"] += written.sets
+                self.counts["deletes"] += written.deletes
+        self._is_writing = False
+        self._judge()
+
+    async def _is_pressed(self) -> bool:
+        """Whether a log whose lease is held here is half full with what a full state lets go."""
+        for shard in self._shards:
+            with contextlib.suppress(BackendError):
+                if shard.fence and await shard.is_pressed():
+                    return True
+        return False
+
+    async def renew_all(self) -> None:
+        """Keep the leases while nothing is being written, and take those that were left."""
+        for shard in self._shards:
+            began = time.monotonic()
+            try:
+                is_held = await shard.renew()
+            except BrokerError as error:
+                log.warning("lease_failed shard=%d error=%s", shard.shard, error)
+                self.health.not_renewed(shard.shard, began, str(error))
+            else:
+                self.health.renewed(shard.shard, time.monotonic(), is_held=is_held)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Judge this scheduler's health; the next renewals tell it."""
+        for shard in self._shards:
+            self.health.progressed(shard.shard, shard.committed_at)
+        self.reason = tell_health(self.name, self.reason, self.health.judge(time.monotonic()))
+        for shard in self._shards:
+            shard.reason = self.reason
+
+    async def _release_all(self) -> None:
+        for shard in self._shards:
+            with contextlib.suppress(BrokerError):
+                await shard.release()
+
+    def _missed(self, event: object) -> None:
+        self.counts["missed"] += 1
+        log.warning("job_missed event=%s", event)
+
+    def _failed(self, event: object) -> None:
+        self.counts["errors"] += 1
+        log.error("job_failed error=%s", getattr(event, "exception", event))
