@@ -22,14 +22,13 @@ from broker.backend.commands import lease_lost
 from broker.backend.replies import Lease
 from broker.backend.session import Session
 from broker.core.fold import BadChunk
-from broker.core.shard import Head
 from broker.core.tables import need_numpy, new_tables
 from broker.engine.net_changes import PAGE_KEYS, NetChanges
 from broker.errors import BackendError
 from broker.protocol.codec import decode_keys, pack_field
 from broker.protocol.constants import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
 from broker.protocol.digest import Digest
-from broker.protocol.messages import LogEntry, Position
+from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys
 
 if TYPE_CHECKING:

@@ -9,13 +9,12 @@ from broker.backend.connections import translated
 from broker.backend.session import Session
 from broker.config import checked_name
 from broker.core.fold import decode_chunks, fold
-from broker.core.shard import Head
 from broker.engine.self_check import retry_until_stable
 from broker.engine.verifier import Verifier
 from broker.errors import BackendError, BrokerError, DecodeError
 from broker.protocol.codec import decode_following, decode_keys, unpack_fields
 from broker.protocol.constants import PROTOCOL_VERSION
-from broker.protocol.messages import Position
+from broker.protocol.messages import Head, Position
 from broker.protocol.names import ShardKeys, shard_of, slot_of_key
 
 LOG_PAGE_BATCHES = 64

@@ -417,7 +417,7 @@ class Replica(Mapping[str, Any]):
             # Its reader raises that when it waits; here locks may be held by threads left behind.
             return
         if isinstance(queue, StatusQueue):
-            self._follower.track.add_queue(queue)
+            self._follower.add_status_queue(queue)
         elif isinstance(queue, ChangeQueue):
             self._follower.add_queue(queue)
         if self._closed:

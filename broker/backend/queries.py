@@ -8,12 +8,11 @@ from typing import Any
 
 from broker.backend.connections import translated
 from broker.backend.topology import Client
-from broker.core.shard import Head
 from broker.errors import ConnectError
 from broker.protocol.codec import decode_keys
 from broker.protocol.constants import NO_ID
 from broker.protocol.digest import Digest
-from broker.protocol.messages import LogEntry, Position
+from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys, config_key
 
 PAGE_FIELDS = 2000

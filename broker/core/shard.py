@@ -1,4 +1,4 @@
-"""One shard of a replica as a state machine: packets and read pages in, decisions out. No I/O.
+"""One shard of a replica as a state machine: packets and read pages in, effects out. No I/O.
 
 Invariants:
 1. `values` is exactly the fold of the history up to `position`, at all times. A load is built
@@ -16,12 +16,23 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from broker.core.bulk_chunks import BulkChunks
+from broker.core.effects import (
+    ChangesVisible,
+    Effect,
+    FullStateWritten,
+    KeysRepaired,
+    LoadState,
+    PhaseChanged,
+    Read,
+    ReadLog,
+    Reconnect,
+    StopReading,
+)
 from broker.core.fold import Tally, decode_chunks, fold
 from broker.core.tables import new_tables
 from broker.core.transitions import TRANSITIONS, Event
@@ -34,7 +45,16 @@ from broker.protocol.codec import (
     pack_value,
     unpack_fields,
 )
-from broker.protocol.messages import Batch, Heartbeat, LogEntry, Notice, Operation, Packet, Position
+from broker.protocol.messages import (
+    Batch,
+    Head,
+    Heartbeat,
+    LogEntry,
+    Notice,
+    Operation,
+    Packet,
+    Position,
+)
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
@@ -42,37 +62,6 @@ if TYPE_CHECKING:
 RECENT_IDS = 4096
 KEPT_PACKETS_BYTES = 32 << 20
 LOADS_BEFORE_GIVING_UP = 30
-
-
-class Need(Enum):
-    """What the shell has to read for this shard now."""
-
-    NOTHING = auto()
-    LOG = auto()
-    FULL_STATE = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What a shard's meta hash said in one atomic read.
-
-    Attributes:
-        position: the last batch.
-        snapshot: where the full-state hash is complete; offset 0 if none was written.
-        covered: append number up to which everything is published.
-        quiet_s: seconds since the shard's last packet, by the Redis clock.
-        time_s: the Redis clock, in seconds.
-        log_bytes: size of the log.
-        fold_to: no field of the full-state hash is from beyond this offset.
-    """
-
-    position: Position
-    snapshot: Position
-    covered: int
-    quiet_s: float
-    time_s: float
-    log_bytes: int = 0
-    fold_to: int = 0
 
 
 @dataclass(slots=True)
@@ -92,16 +81,14 @@ class ShardState:
     Args:
         shard: number of the shard.
         staleness_bound: seconds of silence after which the shard is no longer live.
-        on_changes: called with every list of changes that became visible; None while nobody looks,
-            which lets whole columns be applied at once.
-        on_moved: called, with the phase before, whenever the phase became another one.
+
+    Every input returns the effects that the caller has to carry out, see `broker.core.effects`.
+    `watched` says whether anybody reads changes; if not, whole columns are applied at once.
     """
 
     def __init__(self, shard: int, staleness_bound: float) -> None:
         self.shard = shard
         self.staleness_bound = staleness_bound
-        self.on_changes: Callable[[list[Change]], None] | None = None
-        self.on_moved: Callable[[ShardState, Status], None] | None = None
         self.phase = Status.CONNECTING
         self.moved_by: Event | None = None
         self.values: dict[str, Any] = {}
@@ -111,6 +98,9 @@ class ShardState:
         self.proved_at: float | None = None
         self.counts: Counter[str] = Counter()
         self.tally = Tally()
+        self._effects: list[Effect] = []
+        self._request: Read | None = None
+        self._watched = False
         self._subscribed = False
         self._heard_at = 0.0
         self._clock = float("inf")
@@ -122,22 +112,13 @@ class ShardState:
         self._bulk = BulkChunks()
 
     @property
-    def need(self) -> Need:
-        """What has to be read next; nothing while unsubscribed, for a packet could be missed."""
-        if not self._subscribed:
-            return Need.NOTHING
-        if self.phase is Status.LOADING:
-            return Need.FULL_STATE
-        return Need.LOG if self.phase is Status.CATCHING_UP else Need.NOTHING
-
-    @property
     def reading_from(self) -> Position:
         """The position after which the log has to be read."""
         return self._load.position if self._load else self.position
 
     @property
     def loads_in_a_row(self) -> int:
-        """Full loads since a packet last fitted; the shell waits longer the more there are."""
+        """Full loads since a packet last fitted."""
         return self._loads_in_a_row
 
     def lag(self, now: float) -> float:
@@ -160,49 +141,59 @@ class ShardState:
 
     # -- the subscription -------------------------------------------------------------------------
 
-    def subscribed(self, now: float) -> None:
+    def subscribed(self, now: float) -> Sequence[Effect]:
         """The server confirmed the subscription; whatever was sent before it may be missing."""
-        self.tick(now)
+        self._notice_silence(now)
         self._subscribed = True
         self._heard_at = now
         self._drop_kept()
         self._enter(Event.SUBSCRIBED)
         if self._load is not None:
             # What was read so far may be of a server that is not the one that answers from now on.
-            self._load = None
+            self._load = self._request = None
             self._enter(Event.CUT)
+        return self._answer()
 
-    def lost(self) -> None:
+    def disconnected(self) -> Sequence[Effect]:
         """The subscription's connection is gone."""
         self._subscribed = False
         self._drop_kept()
         self._enter(Event.LOST)
+        return self._answer()
 
-    def tick(self, now: float) -> bool:
-        """Notice that proof grew too old; true if nothing at all was heard for that long.
+    def tick(self, now: float) -> Sequence[Effect]:
+        """Notice that proof grew too old, and `Reconnect` where nothing at all arrived that long.
 
         Packets that prove nothing (repeated ones, notices) must not keep the shard live. While it
-        is live it is never true: what is given up then would be told as lost, not as silent.
+        is live there is no `Reconnect`: the change would be told as lost, not as silent.
         """
+        self._notice_silence(now)
+        if self.phase is not Status.LIVE and now - self._heard_at > self.staleness_bound:
+            self._effects.append(Reconnect())
+        return self._answer()
+
+    def _notice_silence(self, now: float) -> None:
         if self.status(now) is not self.phase:
             self._enter(Event.SILENCE)
-        return self.phase is not Status.LIVE and now - self._heard_at > self.staleness_bound
 
-    def close(self) -> None:
-        """End it; `values` stays readable."""
+    def close(self) -> Sequence[Effect]:
+        """Stop; `values` stays readable."""
         self._enter(Event.CLOSE)
+        return self._answer()
 
-    def give_up(self) -> None:
-        """End it loudly; the content must not be trusted any more."""
+    def give_up(self) -> Sequence[Effect]:
+        """Fail; the content must not be trusted any more."""
         self._enter(Event.GIVE_UP)
+        return self._answer()
 
     def bulk(self, data: bytes) -> None:
         """Take one chunk from the channel of bulk chunks: the batch that it is of comes next."""
         self.counts["bytes"] += len(data)
         self._bulk.add(data)
 
-    def packet(self, data: bytes, now: float) -> Event | None:
-        """Take one packet from the channel; None if it was kept for later or cannot be read."""
+    def packet(self, data: bytes, now: float, *, watched: bool = False) -> Sequence[Effect]:
+        """Take one packet from the channel; one that cannot be read is counted."""
+        self._watched = watched
         self.counts["packets"] += 1
         self.counts["bytes"] += len(data)
         bulk = self._bulk.take()
@@ -210,22 +201,22 @@ class ShardState:
             packet = decode_packet(data, bulk)
         except DecodeError:
             self.counts["packets_unreadable"] += 1
-            return None
+            return ()
         if packet.shard != self.shard:
             self.counts["packets_unreadable"] += 1
-            return None
-        # Who looked before this packet saw `stale`: what is told must say so too.
-        self.tick(now)
+            return ()
+        # A reader that looked before this packet saw `stale`: the changes must say so too.
+        self._notice_silence(now)
         self._heard_at = now
         if self.phase in (Status.LOADING, Status.CATCHING_UP):
             self._keep(packet, len(data) + sum(map(len, bulk)))
         elif self.phase in (Status.LIVE, Status.STALE):
-            return self._take(packet, now)
-        return None
+            self._take(packet, now)
+        return self._answer()
 
     def _take(self, packet: Packet, now: float) -> Event | None:
         if isinstance(packet, Notice) and packet.epoch == self.position.epoch:
-            self.counts["notices"] += 1
+            self._effects.append(FullStateWritten(packet.offset))
             return None
         event = self._classify(packet)
         if event is Event.NEXT and isinstance(packet, Batch):
@@ -263,7 +254,14 @@ class ShardState:
 
     # -- reading the log --------------------------------------------------------------------------
 
-    def log_page(self, head: Head | None, entries: Sequence[LogEntry], asked_at: float) -> None:
+    def log_page(
+        self,
+        head: Head | None,
+        entries: Sequence[LogEntry],
+        asked_at: float,
+        *,
+        watched: bool = False,
+    ) -> Sequence[Effect]:
         """Take what one atomic read of head and log gave, the log from after `reading_from`.
 
         Args:
@@ -271,10 +269,16 @@ class ShardState:
             entries: batches in the order of the log; may stop before the head.
             asked_at: monotonic seconds when it was asked for; the answer speaks of that moment or
                 a later one.
+            watched: whether anybody reads changes.
         """
+        self._watched = watched
         # Unsubscribed it could catch up, but not stay so.
-        if self.phase is not Status.CATCHING_UP or not self._subscribed:
-            return
+        if self.phase is Status.CATCHING_UP and self._subscribed:
+            self._request = None
+            self._follow_log(head, entries, asked_at)
+        return self._answer()
+
+    def _follow_log(self, head: Head | None, entries: Sequence[LogEntry], asked_at: float) -> None:
         mine = self.reading_from
         if head is None or head.position.epoch != mine.epoch or head.position.offset < mine.offset:
             self._enter(Event.CUT)
@@ -328,14 +332,15 @@ class ShardState:
 
     # -- reading the full state -------------------------------------------------------------------
 
-    def begin_load(self, head: Head) -> None:
+    def begin_load(self, head: Head) -> Sequence[Effect]:
         """Start a load: the full-state hash will be read next, page by page."""
         self.counts["loads"] += 1
         self._loads_in_a_row += 1
         if self._loads_in_a_row > LOADS_BEFORE_GIVING_UP:
             self._enter(Event.GIVE_UP)
-            return
-        self._load = _Load(head.snapshot, new_tables())
+        else:
+            self._load = _Load(head.snapshot, new_tables())
+        return self._answer()
 
     def load_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
         """Take one page of the full-state hash.
@@ -370,20 +375,26 @@ class ShardState:
             load.tables = type(load.tables).loaded(fields, load.position.offset)
             load.newest = max(load.newest, load.tables.newest)
 
-    def end_load(self) -> None:
+    def end_load(self) -> Sequence[Effect]:
         """The last page was taken; the log comes next."""
         if self._load is not None:
+            self._request = None
             self._enter(Event.LOADED)
+        return self._answer()
 
     # -- checking itself --------------------------------------------------------------------------
 
-    def repair(self, right: Mapping[str, Any], among: Iterable[str]) -> list[Change]:
-        """Make keys what the history says they are at `position`; return what had to be changed.
+    def repair(
+        self, right: Mapping[str, Any], among: Iterable[str], *, watched: bool = False
+    ) -> Sequence[Effect]:
+        """Make keys what the history says they are at `position`: `KeysRepaired`, where any differ.
 
         Args:
             right: key -> value; keys of `among` that it lacks do not exist.
             among: the keys to look at, besides those of `right`.
+            watched: whether anybody reads changes.
         """
+        self._watched = watched
         changes = []
         for key in {*among, *right}:
             is_held = key in self.values
@@ -395,9 +406,10 @@ class ShardState:
                 del self.values[key]
                 changes.append(self._repaired("delete", key, None))
         self.counts["keys_repaired"] += len(changes)
-        if changes and self.on_changes is not None:
-            self.on_changes(changes)
-        return changes
+        if changes:
+            self._effects.append(KeysRepaired([change.key for change in changes]))
+            self._show_changes(changes)
+        return self._answer()
 
     def _repaired(self, operation: Operation, key: str, value: Any) -> Change:
         return Change(key, value, operation, self.position, self.shard, resync=True)
@@ -419,7 +431,7 @@ class ShardState:
             changes.extend(map(_change, columns))
 
         load = self._load if self._load is not None and values is self._load.values else None
-        watched = self.on_changes is not None and load is None
+        watched = self._watched and load is None
         self.tally.add(
             fold(
                 *(values, batch, chunks, floors, observe if watched else None),
@@ -433,8 +445,7 @@ class ShardState:
         else:
             self.position = position
             self.covered = batch.covered
-        if changes and self.on_changes is not None:
-            self.on_changes(changes)
+        self._show_changes(changes)
 
     def _fault(self, _fault: str) -> None:
         self.counts["chunks_skipped"] += 1
@@ -448,10 +459,12 @@ class ShardState:
         before, self.values = self.values, load.values
         self.tables = load.tables
         self.position = load.position
-        if self.on_changes is not None:
-            changes = _differences(before, load.values, load.position, self.shard)
-            if changes:
-                self.on_changes(changes)
+        if self._watched:
+            self._show_changes(_differences(before, load.values, load.position, self.shard))
+
+    def _show_changes(self, changes: list[Change]) -> None:
+        if changes and self._watched:
+            self._effects.append(ChangesVisible(changes))
 
     def _enter(self, event: Event) -> None:
         self.counts[event] += 1
@@ -462,8 +475,30 @@ class ShardState:
             self._ids.clear()
         if self.phase is not before:
             self.moved_by = event
-            if self.on_moved is not None:
-                self.on_moved(self, before)
+            self._effects.append(PhaseChanged(before, self.phase, event))
+
+    def _answer(self) -> Sequence[Effect]:
+        """Return the effects of one input, what has to be read next among them."""
+        self._request_read()
+        effects = self._effects
+        if not effects:
+            return ()
+        self._effects = []
+        return effects
+
+    def _request_read(self) -> None:
+        """Ask for what the phase needs, once; nothing while a packet could be missed."""
+        if not self._subscribed or self.phase not in (Status.LOADING, Status.CATCHING_UP):
+            if self._request is not None:
+                self._request = None
+                self._effects.append(StopReading())
+        elif self.phase is Status.LOADING:
+            if not isinstance(self._request, LoadState):
+                self._request = LoadState(self._loads_in_a_row)
+                self._effects.append(self._request)
+        elif not isinstance(self._request, ReadLog):
+            self._request = ReadLog(self.reading_from)
+            self._effects.append(self._request)
 
     def _keep(self, packet: Packet, size: int) -> None:
         """Keep a batch for the end of a read; too many: the oldest go, for the log has them."""

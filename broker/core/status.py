@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from broker.core.effects import PhaseChanged
 from broker.core.queues import ReaderQueue
 from broker.core.shard import ShardState
 from broker.core.transitions import Event
@@ -129,18 +130,21 @@ class StatusTrack:
         self._shards.append(shard)
         self._phases[shard.phase] += 1
 
-    def moved(self, shard: ShardState, before: Status) -> None:
-        """A shard's phase is another one than `before`."""
+    def moved(self, shard: ShardState, change: PhaseChanged) -> None:
+        """A shard's phase changed; later changes of the same input may follow."""
         # In this order: another thread must not find that there is no shard.
-        self._phases[shard.phase] += 1
-        self._phases[before] -= 1
+        self._phases[change.after] += 1
+        self._phases[change.before] -= 1
         if self._ended is not None:
             return
         now, _ = self._clock()
         after = self._worst(now)
-        if after is not self.last.after:
-            cause = shard if shard.status(now) is after else self._worst_shard(after, now)
-            self._tell(after, *_cause(cause, now))
+        if after is self.last.after:
+            return
+        if after is change.after:
+            self._tell(after, str(change.event), shard.shard)
+        else:
+            self._tell(after, *_cause(self._worst_shard(after, now), now))
 
     def end(self, status: Status, reason: str) -> None:
         """It failed or was closed; whatever the shards do now does not matter."""
@@ -167,9 +171,6 @@ class StatusTrack:
 
     def add_queue(self, queue: StatusQueue, *, begins: bool = True) -> None:
         """Begin to fill a queue; if it begins, first with what holds now, as before and after."""
-        now, _ = self._clock()
-        for shard in self._shards:
-            shard.tick(now)
         if begins:
             queue.put([replace(self.last, before=self.last.after)])
         self._queues.append(queue)

@@ -10,16 +10,28 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
-from broker.backend import queries
 from broker.backend.session import Session
 from broker.backend.subscription import Subscription
 from broker.core.change_queue import ChangeQueue
-from broker.core.shard import Need, ShardState
-from broker.core.status import StatusTrack
+from broker.core.effects import (
+    ChangesVisible,
+    Effect,
+    FullStateWritten,
+    LoadState,
+    PhaseChanged,
+    ReadLog,
+    Reconnect,
+    StopReading,
+)
+from broker.core.shard import ShardState
+from broker.core.status import StatusQueue, StatusTrack
 from broker.core.transitions import Event
+from broker.engine.recovery import Recovery
 from broker.engine.self_check import check_and_repair
 from broker.errors import (
     BackendError,
@@ -28,7 +40,7 @@ from broker.errors import (
     NamespaceMismatchError,
     ReplicaFailedError,
 )
-from broker.model import Change, Status
+from broker.model import Status
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -36,7 +48,6 @@ log = logging.getLogger(__name__)
 RETRY_FIRST = 0.02
 RETRY_MAX = 2.0
 NAMESPACE_RETRY_MAX = 0.5
-LOG_PAGE_BATCHES = 32
 WATCH_SLACK = 0.001
 NOTICE_WAIT = 15.0
 
@@ -67,7 +78,8 @@ class Follower:
         self._by_channel: dict[bytes, ShardState] = {}
         self._by_bulk_channel: dict[bytes, ShardState] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._recovering: dict[int, asyncio.Task[None]] = {}
+        self._recoveries: list[Recovery] = []
+        self._full_state_written: list[asyncio.Event] = []
         self._subscription: Subscription | None = None
         self._watch_ends = 0.0
         self._watch_anew = asyncio.Event()
@@ -89,13 +101,13 @@ class Follower:
             self._tasks.append(asyncio.create_task(self._check(), name="self-check"))
 
     async def stop(self) -> None:
-        """End every task; what is held stays."""
+        """Stop every task; what is held stays."""
         self.track.end(Status.CLOSED, Event.CLOSE)
         for shard in self.shards:
-            shard.close()
-        await cancel_and_wait([*self._tasks, *self._recovering.values()])
-        # One that went on for a moment may have started another.
-        await cancel_and_wait(list(self._recovering.values()))
+            self._perform(shard, shard.close())
+        await cancel_and_wait(self._tasks)
+        for recovery in self._recoveries:
+            await recovery.stop()
         for queue in self.queues:
             queue.close()
         self.track.close_queues()
@@ -104,9 +116,9 @@ class Follower:
     def _make_shards(self) -> None:
         for number, keys in enumerate(self._session.keys):
             shard = ShardState(number, self.staleness_bound)
-            shard.on_changes = self._tell if self.queues else None
-            shard.on_moved = self._moved
             self.track.add_shard(shard)
+            self._recoveries.append(Recovery(self._session, shard, self._perform, self._is_watched))
+            self._full_state_written.append(asyncio.Event())
             self.shards.append(shard)
             self._by_channel[keys.channel.encode()] = shard
             self._by_bulk_channel[keys.bulk.encode()] = shard
@@ -114,8 +126,6 @@ class Follower:
     def add_queue(self, queue: ChangeQueue) -> None:
         """Begin to fill a queue of changes."""
         self.queues.append(queue)
-        for shard in self.shards:
-            shard.on_changes = self._tell
 
     def remove_queue(self, queue: ChangeQueue) -> None:
         """Stop filling a queue of changes."""
@@ -123,20 +133,45 @@ class Follower:
         if queue in self.queues:
             self.queues.remove(queue)
             self._conflated += queue.conflated
+
+    def add_status_queue(self, queue: StatusQueue) -> None:
+        """Begin to fill a queue of status changes, first with the status of this moment."""
+        now = time.monotonic()
         for shard in self.shards:
-            shard.on_changes = self._tell if self.queues else None
+            self._perform(shard, shard.tick(now))
+        self.track.add_queue(queue)
+
+    def _is_watched(self) -> bool:
+        return bool(self.queues)
 
     @property
     def conflated(self) -> int:
         """Changes that slow readers did not get one by one."""
         return self._conflated + sum(queue.conflated for queue in self.queues)
 
-    def _tell(self, changes: list[Change]) -> None:
-        for queue in self.queues:
-            queue.put(changes)
+    # -- effects ----------------------------------------------------------------------------------
 
-    def _moved(self, shard: ShardState, before: Status) -> None:
-        self.track.moved(shard, before)
+    def _perform(self, shard: ShardState, effects: Sequence[Effect]) -> None:
+        """Carry out what a shard answered, and wake those who wait for something."""
+        for effect in effects:
+            match effect:
+                case ReadLog() | LoadState() | StopReading():
+                    self._recoveries[shard.shard].request(effect)
+                case Reconnect():
+                    self._renew_subscription(shard)
+                case PhaseChanged():
+                    self.track.moved(shard, effect)
+                    if effect.after is Status.FAILED and self.failure is None:
+                        self._fail(_never_fits(self.namespace, shard))
+                case ChangesVisible():
+                    for queue in self.queues:
+                        queue.put(effect.changes)
+                case FullStateWritten():
+                    self._full_state_written[shard.shard].set()
+        # The deadline may be earlier now: a packet may prove less than an answer did before.
+        now = time.monotonic()
+        if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
+            self._watch_anew.set()
         self.news.set()
 
     # -- the subscription -------------------------------------------------------------------------
@@ -185,42 +220,27 @@ class Follower:
             self._by_bulk_channel[channel].bulk(data)
             return
         shard = self._by_channel[channel]
-        shard.packet(data, time.monotonic())
-        self._after(shard)
+        effects = shard.packet(data, time.monotonic(), watched=bool(self.queues))
+        self._perform(shard, effects)
 
     def on_subscribed(self, channel: bytes) -> None:
         """Look for what was missed before; a bulk chunk that was is missed with its batch."""
         if channel in self._by_bulk_channel:
             return
         shard = self._by_channel[channel]
-        shard.subscribed(time.monotonic())
-        self._after(shard)
+        self._perform(shard, shard.subscribed(time.monotonic()))
 
     def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
         """Say so; what is missed is read at the next `subscribed`."""
         for channel in channels:
             if channel in self._by_channel:
-                self._by_channel[channel].lost()
+                shard = self._by_channel[channel]
+                self._perform(shard, shard.disconnected())
         self.reconnects += 1
-        self.news.set()
 
-    def _after(self, shard: ShardState) -> None:
-        """Start what the shard needs now, watch it to its own deadline, tell those who wait."""
-        now = time.monotonic()
-        if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
-            self._watch_anew.set()
-        if shard.need is not Need.NOTHING and shard.shard not in self._recovering:
-            task = asyncio.create_task(self._recover(shard), name=f"recover-{shard.shard}")
-            self._recovering[shard.shard] = task
-        if shard.phase is Status.FAILED and self.failure is None:
-            self._fail(
-                ReplicaFailedError(
-                    f"shard {shard.shard} of {self.namespace!r} was loaded {shard.loads_in_a_row} "
-                    "times in a row and never fitted what is published; two histories seem to be "
-                    "mixed: see `statebroker verify`"
-                )
-            )
-        self.news.set()
+    def _renew_subscription(self, shard: ShardState) -> None:
+        if self._subscription is not None:
+            self._subscription.renew({self._session.keys[shard.shard].channel.encode()})
 
     async def _watch(self) -> None:
         """Notice silence at the bound, and try another connection then."""
@@ -235,12 +255,8 @@ class Follower:
                 async with asyncio.timeout(wait):
                     await self._watch_anew.wait()
             now = time.monotonic()
-            silent = [shard for shard in self.shards if shard.tick(now)]
-            if silent:
-                self.news.set()
-            if silent and self._subscription is not None:
-                keys = self._session.keys
-                self._subscription.renew({keys[one.shard].channel.encode() for one in silent})
+            for shard in self.shards:
+                self._perform(shard, shard.tick(now))
 
     async def _check(self) -> None:
         """Compare every shard with Redis now and then, and mend what differs."""
@@ -248,87 +264,40 @@ class Follower:
             # Many replicas began at the same moment: do not all come at once.
             await asyncio.sleep(self.self_check_interval * random.uniform(0.7, 1.3))
             for shard in self.shards:
-                await self._notice(shard)
+                await self._await_full_state(shard)
                 try:
-                    await check_and_repair(self._session, shard)
+                    await check_and_repair(self._session, shard, partial(self._repair, shard))
                 except (BackendError, DecodeError) as error:
                     shard.counts["self_checks_undecided"] += 1
                     log.warning("self_check_undecided shard=%d error=%s", shard.shard, error)
 
-    async def _notice(self, shard: ShardState) -> None:
-        """Wait for the next full state: right after it the least log has to be read."""
-        before = shard.counts["notices"]
+    async def _await_full_state(self, shard: ShardState) -> None:
+        """Wait for the next full state: the log to read after it is shortest."""
+        written = self._full_state_written[shard.shard]
+        written.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(NOTICE_WAIT):
-                while shard.counts["notices"] == before:
-                    self.news.clear()
-                    await self.news.wait()
+                await written.wait()
+
+    def _repair(
+        self, shard: ShardState, right: Mapping[str, Any], among: Iterable[str]
+    ) -> Sequence[Effect]:
+        effects = shard.repair(right, among, watched=self._is_watched())
+        self._perform(shard, effects)
+        return effects
 
     def _fail(self, error: BrokerError) -> None:
         self.failure = error
         log.error("replica_failed namespace=%s error=%s", self.namespace, error)
         self.track.end(Status.FAILED, Event.GIVE_UP)
         for shard in self.shards:
-            shard.give_up()
+            self._perform(shard, shard.give_up())
         self.news.set()
 
-    # -- recovery ---------------------------------------------------------------------------------
 
-    async def _recover(self, shard: ShardState) -> None:
-        """Read what the shard needs until it needs nothing."""
-        try:
-            await self._read_until_current(shard)
-        finally:
-            # In the same step as the last look at `need`: what comes next starts another task.
-            del self._recovering[shard.shard]
-
-    async def _read_until_current(self, shard: ShardState) -> None:
-        """Read log or full state as needed; errors are retried, with jitter."""
-        delay = 0.0
-        while shard.need is not Need.NOTHING:
-            try:
-                if shard.need is Need.LOG:
-                    await self._read_log(shard)
-                elif await self._load(shard):
-                    delay = 0.0
-                else:
-                    delay = min(NAMESPACE_RETRY_MAX, max(RETRY_FIRST, delay * 2))
-            except (BackendError, DecodeError) as error:
-                log.warning(
-                    "recovery_failed namespace=%s shard=%d error=%s",
-                    *(self.namespace, shard.shard, error),
-                )
-                delay = min(RETRY_MAX, max(RETRY_FIRST, delay * 2))
-            self._after(shard)
-            if delay:
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-                delay = delay if shard.need is Need.FULL_STATE else 0.0
-
-    async def _read_log(self, shard: ShardState) -> None:
-        keys = self._session.keys[shard.shard]
-        after = shard.reading_from.offset
-        asked_at = time.monotonic()
-        page = await queries.log_page(self._session.client, keys, after, LOG_PAGE_BATCHES)
-        shard.log_page(page.head, page.entries, asked_at)
-
-    async def _load(self, shard: ShardState) -> bool:
-        """Read the full state once; false if the shard does not exist yet."""
-        client, keys = self._session.client, self._session.keys[shard.shard]
-        if shard.loads_in_a_row:
-            # Many replicas may have lost their way at the same moment: do not load all at once.
-            most = min(RETRY_MAX, RETRY_FIRST * 2**shard.loads_in_a_row)
-            await asyncio.sleep(random.uniform(0, most))
-        # Before the head: another server's head may be ahead of this one's pages.
-        run = await queries.server_identity(client, keys)
-        head = (await queries.log_page(client, keys, 0, 0)).head
-        if head is None:
-            return False
-        shard.begin_load(head)
-        async for names, fields in queries.state_pages(client, keys, run):
-            if shard.need is not Need.FULL_STATE:
-                return True
-            shard.load_page(names, fields)
-        if shard.tables is not None:
-            shard.load_tables(await queries.table_fields(client, keys, run))
-        shard.end_load()
-        return True
+def _never_fits(namespace: str, shard: ShardState) -> ReplicaFailedError:
+    return ReplicaFailedError(
+        f"shard {shard.shard} of {namespace!r} was loaded {shard.loads_in_a_row} times in a row, "
+        "and what is published never continued it; two histories seem to be mixed: run "
+        "`statebroker verify`"
+    )

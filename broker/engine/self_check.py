@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from broker.backend.session import Session
+from broker.core.effects import Effect, KeysRepaired
 from broker.core.shard import ShardState
 from broker.engine.verifier import SnapshotMovedError, Verifier, keys_of
 from broker.errors import BackendError
@@ -114,11 +115,20 @@ async def _compare_tables(
     return keys, found
 
 
-async def check_and_repair(session: Session, shard: ShardState) -> None:
-    """Compare one shard with Redis and, loudly, make right what differs; nothing else is touched.
+async def check_and_repair(
+    session: Session,
+    shard: ShardState,
+    repair: Callable[[Mapping[str, Any], Iterable[str]], Sequence[Effect]],
+) -> None:
+    """Compare one shard with Redis, correct and log what differs; nothing else is touched.
 
     Counts `self_checks`, `self_checks_failed`, `keys_repaired`, and `full_state_altered` where the
     replica holds what the full state holds, but no scheduler wrote that.
+
+    Args:
+        session: connected, the namespace known.
+        shard: live, else it is waited for.
+        repair: gives what the history says to `shard.repair`, and carries out the effects.
 
     Raises:
         BackendError: as `verified`; nothing was changed.
@@ -131,11 +141,12 @@ async def check_and_repair(session: Session, shard: ShardState) -> None:
         wrong = await verifier.differing(held, shard.position)
         return wrong, await keys_of(held, wrong) if wrong else []
 
-    async def repair() -> list[str]:
+    async def correct() -> list[str]:
         _check_live(shard)
         # Nothing is awaited from the last look at the position to the repair.
         right, _ = await verifier.content(wrong, lambda: shard.position)
-        return [change.key for change in shard.repair(right, among)]
+        effects = repair(right, among)
+        return [key for one in effects if isinstance(one, KeysRepaired) for key in one.keys]
 
     wrong, among = await retry_until_stable(compare)
     shard.counts["self_checks"] += 1
@@ -150,7 +161,7 @@ async def check_and_repair(session: Session, shard: ShardState) -> None:
     if not wrong:
         return
     shard.counts["self_checks_failed"] += 1
-    keys = await retry_until_stable(repair)
+    keys = await retry_until_stable(correct)
     if keys:
         log.error(
             "self_check_repaired shard=%d ranges=%d keys=%d first=%s",

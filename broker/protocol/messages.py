@@ -229,3 +229,26 @@ class Heartbeat(Packet):
 @dataclass(frozen=True, slots=True)
 class Notice(Packet):
     """The full-state hash now holds everything up to this position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a shard's meta hash said in one atomic read.
+
+    Attributes:
+        position: the last batch.
+        snapshot: where the full-state hash is complete; offset 0 if none was written.
+        covered: append number up to which everything is published.
+        quiet_s: seconds since the shard's last packet, by the Redis clock.
+        time_s: the Redis clock, in seconds.
+        log_bytes: size of the log.
+        fold_to: no field of the full-state hash is from beyond this offset.
+    """
+
+    position: Position
+    snapshot: Position
+    covered: int
+    quiet_s: float
+    time_s: float
+    log_bytes: int = 0
+    fold_to: int = 0

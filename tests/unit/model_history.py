@@ -16,7 +16,6 @@ from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from broker.core.fold import decode_chunks, fold
-from broker.core.shard import Head
 from broker.protocol.codec import (
     bulk_of,
     decode_packet,
@@ -29,6 +28,7 @@ from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID, OP_DELETE, OP_INC
 from broker.protocol.messages import (
     Batch,
     Chunk,
+    Head,
     Heartbeat,
     LogEntry,
     Notice,

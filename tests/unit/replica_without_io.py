@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.core.shard import Head, Need, ShardState
+from broker.core.effects import ChangesVisible, Effect, LoadState, Read, ReadLog, StopReading
+from broker.core.shard import ShardState
+from broker.core.transitions import Event
 from broker.model import Change, Status
-from broker.protocol.messages import LogEntry, Position
+from broker.protocol.messages import Head, LogEntry, Position
 from tests.unit.exactness import exact
 from tests.unit.model_history import BUCKETS, History, Message, Moment
 
@@ -58,15 +60,37 @@ class Follower:
         # It has to know of every life of the server that began before this one.
         self.knows = 0
         self.watched = watched
-        if watched:
-            self.state.on_changes = self._take_changes
+        self.wanted: Read | None = None
+        self.changes: list[Change] = []
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """Carry out what the shard answered."""
+        for effect in effects:
+            if isinstance(effect, ReadLog | LoadState):
+                self.wanted = effect
+            elif isinstance(effect, StopReading):
+                self.wanted = None
+            elif isinstance(effect, ChangesVisible):
+                self._take_changes(effect.changes)
 
     def _take_changes(self, changes: Sequence[Change]) -> None:
+        self.changes += changes
         for change in changes:
             if change.operation == "delete":
                 del self.copy[change.key]
             else:
                 self.copy[change.key] = change.value
+
+    def events_of(self, data: bytes) -> list[Event]:
+        """Take a packet; return the events that it was."""
+        before = dict(self.state.counts)
+        self.packet(data)
+        counts = self.state.counts
+        return [event for event in Event if counts[event] > before.get(event, 0)]
+
+    def packet(self, data: bytes) -> None:
+        """Take a packet, wherever it comes from."""
+        self.perform(self.state.packet(data, self.now, watched=self.watched))
 
     @property
     def now(self) -> float:
@@ -83,23 +107,18 @@ class Follower:
         """Messages on their way to it."""
         return self.history.channels.get(self.name, [])
 
-    @property
-    def need(self) -> Need:
-        """What it has to read."""
-        return self.state.need
-
     # -- the subscription -------------------------------------------------------------------------
 
     def subscribe(self) -> None:
         """Get a new subscription; what was on its way over an older one is gone."""
         self.history.channels[self.name] = []
         self.knows = self.history.life
-        self.state.subscribed(self.now)
+        self.perform(self.state.subscribed(self.now))
 
     def disconnect(self) -> None:
         """Lose the subscription."""
         self.history.channels.pop(self.name, None)
-        self.state.lost()
+        self.perform(self.state.disconnected())
 
     def receive(self, place: int = 0, *, again: bool = False) -> None:
         """Take the message at this place of the inbox; `again` leaves it to come once more."""
@@ -107,7 +126,7 @@ class Follower:
         if message.is_bulk:
             self.state.bulk(message.data)
         else:
-            self.state.packet(message.data, self.now)
+            self.packet(message.data)
 
     def receive_all(self) -> None:
         """Take all packets in their order."""
@@ -119,10 +138,10 @@ class Follower:
     def ask(self, count: int = 2) -> None:
         """Ask for what it needs; the server answers at once, but the answer is on its way."""
         history = self.history
-        if self.need is Need.LOG:
-            after = self.state.reading_from.offset
+        if isinstance(self.wanted, ReadLog):
+            after = self.wanted.after.offset
             self.reading = LogRead(*history.read_log(after, count), history.life, self.now)
-        elif self.need is Need.FULL_STATE:
+        elif self.wanted is not None:
             self.reading = LoadRead(history.read_head(), history.run)
 
     def answer(self) -> None:
@@ -132,7 +151,13 @@ class Follower:
             self.reading = None
             if self.state.phase is Status.CATCHING_UP:
                 self.knows = min(self.knows, reading.life)
-            self.state.log_page(reading.head, reading.entries, reading.asked_at)
+            if isinstance(self.wanted, ReadLog) and self.state.phase is Status.CATCHING_UP:
+                self.wanted = None
+            self.perform(
+                self.state.log_page(
+                    *(reading.head, reading.entries, reading.asked_at), watched=self.watched
+                )
+            )
         elif reading is not None:
             self._answer_load(reading)
 
@@ -141,23 +166,23 @@ class Follower:
             self.reading = None
         elif not load.begun:
             load.begun = True
-            self.state.begin_load(load.head)
+            self.perform(self.state.begin_load(load.head))
         elif load.buckets:
-            if self.need is not Need.FULL_STATE:
+            if not isinstance(self.wanted, LoadState):
                 self.reading = None
             else:
                 self.state.load_page(*self.history.read_bucket(load.buckets.pop(0)))
         else:
             self.reading = None
             if load.run == self.history.run:
-                self.state.end_load()
+                self.perform(self.state.end_load())
 
     def read_all(self) -> None:
         """Read until nothing is needed."""
         for _ in range(200):
             if self.reading is not None:
                 self.answer()
-            elif self.need is Need.NOTHING or not self.history.stored.epoch:
+            elif self.wanted is None or not self.history.stored.epoch:
                 return
             else:
                 self.ask()

@@ -219,7 +219,9 @@ def test_a_full_state_that_another_hand_altered_is_found(
             after.wait_live(10)
             found = after.verify()
             assert (found.ranges, found.differences) == (1, ())
-            after._thread.call(check_and_repair(after._engine._session, memory(after)))
+            after._thread.call(
+                check_and_repair(after._engine._session, memory(after), memory(after).repair)
+            )
             assert after.stats()["full_state_altered"] == 1
             assert after.stats()["keys_repaired"] == 0
             assert f"full_state_altered shard=0 ranges={at:02x}" in caplog.text
@@ -258,7 +260,7 @@ def test_nothing_is_proved_about_a_replica_that_is_not_live(
 
 async def lose(shard: ShardState) -> None:
     """Act as if the connection was lost, for ever."""
-    shard.lost()
+    shard.disconnected()
     shard.packet = lambda *_: None  # type: ignore[assignment, method-assign]
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from broker.core.bulk_chunks import MAX_BYTES
+from broker.core.effects import LoadState, ReadLog, Reconnect
 from broker.core.shard import (
     KEPT_PACKETS_BYTES,
     LOADS_BEFORE_GIVING_UP,
     RECENT_IDS,
-    Need,
     ShardState,
 )
 from broker.core.transitions import Event
@@ -109,7 +109,7 @@ def test_packets_that_came_during_a_read_are_applied_at_its_end(
     replica.receive_all()
     assert replica.state.values == {"a": 2}
     replica.answer()
-    assert (replica.need, replica.state.values) == (Need.NOTHING, {"a": 4})
+    assert (replica.wanted, replica.state.values) == (None, {"a": 4})
 
 
 def test_a_hole_among_packets_kept_is_filled_from_the_log(
@@ -123,7 +123,8 @@ def test_a_hole_among_packets_kept_is_filled_from_the_log(
     replica.inbox.pop(0)
     replica.receive_all()
     replica.answer()
-    assert (replica.need, replica.state.values) == (Need.LOG, {"a": 2})
+    assert isinstance(replica.wanted, ReadLog)
+    assert replica.state.values == {"a": 2}
     replica.read_all()
     assert (replica.state.phase, replica.state.values) == (Status.LIVE, {"a": 4})
 
@@ -136,10 +137,10 @@ def test_a_key_that_a_scan_gives_twice_counts_as_given_last(history: History) ->
     replica.subscribe()
     head = history.read_head()
     assert head is not None
-    replica.state.begin_load(head)
+    replica.perform(replica.state.begin_load(head))
     replica.state.load_page([b"a"], [pack_field(2, 2)])
     replica.state.load_page([b"a"], [pack_field(3, 3)])
-    replica.state.end_load()
+    replica.perform(replica.state.end_load())
     replica.read_all()
     assert replica.state.values == {"a": 3}
     assert replica.state.tally.superseded == 1
@@ -150,8 +151,7 @@ def test_a_key_that_a_scan_gives_twice_counts_as_given_last(history: History) ->
 
 def test_each_change_is_told_once_with_what_it_made(history: History, replica: Follower) -> None:
     """Key, value after it, operation, position and time; deltas without effect are not told."""
-    told: list[Change] = []
-    replica.state.on_changes = told.extend
+    replica.changes.clear()
     runs = [
         Run(OP_SET, ["s"], ["x"], [77]),
         Run(OP_DELETE, ["a", "absent"], None),
@@ -162,7 +162,7 @@ def test_each_change_is_told_once_with_what_it_made(history: History, replica: F
     history.drain(1)
     replica.receive_all()
     here = replica.state.position
-    assert told == [
+    assert replica.changes == [
         Change("s", "x", "set", here, 0, 77),
         Change("a", None, "delete", here, 0, 55),
         Change("n", 2.5, "increment", here, 0, 55),
@@ -175,19 +175,18 @@ def test_after_a_load_exactly_the_differences_are_told(history: History, replica
     """They are marked as such; a value of another type is a difference, an equal one is not."""
     write(history, (OP_SET, "gone", 1), (OP_SET, "typed", 1), (OP_SET, "same", [1]))
     replica.receive_all()
-    told: list[Change] = []
-    replica.state.on_changes = told.extend
+    replica.changes.clear()
     history.wipe()
     write(history, (OP_SET, "typed", True), (OP_SET, "same", [1]), plus("a", 2), plus("new"))
     replica.settle()
     here = replica.state.position
-    told.sort(key=lambda change: change.key)
-    assert told == [
+    replica.changes.sort(key=lambda change: change.key)
+    assert replica.changes == [
         Change("gone", None, "delete", here, 0, resync=True),
         Change("new", 1, "set", here, 0, resync=True),
         Change("typed", True, "set", here, 0, resync=True),
     ]
-    assert exact([change.value for change in told]) == exact([None, 1, True])
+    assert exact([change.value for change in replica.changes]) == exact([None, 1, True])
 
 
 # -- what is counted ------------------------------------------------------------------------------
@@ -213,7 +212,7 @@ def test_memory_for_ids_is_bounded(history: History, replica: Follower) -> None:
         history.drain(1)
     replica.receive_all()
     assert len(replica.state._ids) <= RECENT_IDS
-    assert replica.state.packet(first, replica.now) is Event.BEHIND
+    assert replica.events_of(first) == [Event.BEHIND]
     replica.read_all()
     assert replica.state.phase is Status.LIVE
 
@@ -259,9 +258,9 @@ def test_packets_that_are_not_for_it_change_nothing_and_keep_nothing_alive(
     """A writer of another version, say, must not make silence look like news."""
     for _ in range(10):
         replica.history.now += 0.5
-        assert replica.state.packet(data, replica.now) is None
-        silent = replica.state.tick(replica.now)
-    assert silent
+        assert not replica.state.packet(data, replica.now)
+        effects = replica.state.tick(replica.now)
+    assert Reconnect() in effects
     assert (replica.state.phase, replica.state.values) == (Status.STALE, {"a": 2})
     assert replica.state.counts["packets_unreadable"] == 10
 
@@ -300,7 +299,7 @@ def test_a_damaged_full_state_is_an_error_and_never_shown(
     replica.receive_all()
     head = history.read_head()
     assert head is not None
-    replica.state.begin_load(head)
+    replica.perform(replica.state.begin_load(head))
     with pytest.raises(DecodeError):
         replica.state.load_page(keys, fields)
     assert replica.state.values == {"a": 2}
@@ -336,15 +335,15 @@ def test_loading_for_ever_ends_loudly(history: History, replica: Follower) -> No
     stranger = Heartbeat(0, b"stranger", 5, b"x" * 8, NO_ID, 0, 5)
     for _ in range(LOADS_BEFORE_GIVING_UP):
         assert replica.state.phase is Status.LIVE
-        replica.state.packet(encode_packet(stranger), replica.now)
+        replica.packet(encode_packet(stranger))
         replica.read_all()
     history.heartbeat()
     replica.receive_all()
     assert replica.state.loads_in_a_row == 0
     for _ in range(LOADS_BEFORE_GIVING_UP + 1):
-        replica.state.packet(encode_packet(stranger), replica.now)
+        replica.packet(encode_packet(stranger))
         replica.read_all()
-    assert (replica.state.phase, replica.need) == (Status.FAILED, Need.NOTHING)
+    assert (replica.state.phase, replica.wanted) == (Status.FAILED, None)
 
 
 # -- histories ------------------------------------------------------------------------------------
@@ -377,7 +376,7 @@ def test_ids_of_an_older_history_are_forgotten(history: History, replica: Follow
     snapshot(history, cut=5)
     replica.settle()
     for late in (old, true):
-        assert replica.state.packet(late, replica.now) is Event.BEHIND
+        assert replica.events_of(late) == [Event.BEHIND]
         replica.read_all()
     assert (replica.state.phase, replica.state.values) == (Status.LIVE, {"a": 2, "b": 3})
 
@@ -413,7 +412,7 @@ def half_written(history: History) -> Follower:
     replica = Follower("replica", history, watched=True)
     replica.subscribe()
     replica.ask()
-    while replica.need is Need.FULL_STATE:
+    while isinstance(replica.wanted, LoadState):
         replica.answer()
     return replica
 
@@ -449,7 +448,7 @@ def test_a_packet_from_beyond_a_cut_back_head_is_asked_for_once(
     assert replica.state.phase is Status.CATCHING_UP
     history.roll_back(4)
     for _ in range(3):
-        if replica.need is Need.LOG:
+        if isinstance(replica.wanted, ReadLog):
             replica.ask()
             replica.answer()
     assert (replica.state.phase, replica.state.values) == (Status.LIVE, {"a": 2})
@@ -486,7 +485,7 @@ def test_packets_older_than_the_bound_do_not_make_it_live(
     """They are applied, but how far behind that is has to be asked."""
     write(history, plus("a"))
     history.now += STALENESS_BOUND + 1
-    assert replica.state.packet(replica.inbox.pop().data, replica.now) is Event.LATE
+    assert Event.LATE in replica.events_of(replica.inbox.pop().data)
     assert (replica.state.phase, replica.state.values) == (Status.CATCHING_UP, {"a": 3})
 
 
@@ -496,13 +495,13 @@ def test_a_server_whose_clock_was_set_back_is_followed_again(
     """Its packets look old until the next answer tells its clock anew."""
     at, time_ms = history.head, round(history.now * 1000) - 100_000
     beat = Heartbeat(0, at.epoch, at.offset, at.batch_id, NO_ID, time_ms, 2)
-    assert replica.state.packet(encode_packet(beat), replica.now) is Event.LATE
+    assert replica.events_of(encode_packet(beat)) == [Event.LATE]
     head = history.read_head()
     assert head is not None
     replica.state.log_page(
         type(head)(head.position, head.snapshot, 2, 0.0, head.time_s - 100), [], replica.now
     )
-    assert replica.state.packet(encode_packet(beat), replica.now) is Event.CURRENT
+    assert replica.events_of(encode_packet(beat)) == [Event.CURRENT]
     assert replica.state.phase is Status.LIVE
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.core.shard import Head, ShardState
+from broker.core.shard import ShardState
 from broker.core.transitions import TRANSITIONS, Event
 from broker.model import Status
 from broker.protocol.codec import encode_packet
 from broker.protocol.constants import NO_ID
-from broker.protocol.messages import Batch, Heartbeat, LogEntry, Position
+from broker.protocol.messages import Batch, Head, Heartbeat, LogEntry, Position
 
 BOUND = 3.0
 NOW = 500.0
@@ -122,7 +122,7 @@ def reach(phase: str) -> ShardState:
 
 CAUSES: dict[str, Callable[[ShardState], object]] = {
     "subscribed": lambda state: state.subscribed(NOW),
-    "lost": lambda state: state.lost(),
+    "lost": lambda state: state.disconnected(),
     "next": lambda state: state.packet(
         encode_packet(Batch(0, EPOCH, 3, ID_3, ID_2, 1_000_000, 3)), NOW
     ),

@@ -1,0 +1,126 @@
+"""Reading what a shard of a replica asks for: the log, or the full state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from broker.backend import queries
+from broker.backend.session import Session
+from broker.core.effects import Effect, LoadState, Read, ReadLog, StopReading
+from broker.core.shard import ShardState
+from broker.errors import BackendError, DecodeError
+from broker.runtime.tasks import cancel_and_wait
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST: Final = 0.02
+RETRY_MAX: Final = 2.0
+# The log is read by replicas that were live until now: a short outage must not cost them long.
+LOG_RETRY_MAX: Final = 0.1
+CREATION_RETRY_MAX: Final = 0.5
+LOG_PAGE_BATCHES: Final = 32
+
+
+class Recovery:
+    """Carries out one shard's reads, one at a time; only the newest request counts.
+
+    Args:
+        session: connected, the namespace known.
+        shard: whose requests these are.
+        give: carries out the effects of an answer.
+        is_watched: whether anybody reads changes.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        shard: ShardState,
+        give: Callable[[ShardState, Sequence[Effect]], None],
+        is_watched: Callable[[], bool],
+    ) -> None:
+        self._session = session
+        self._keys = session.keys[shard.shard]
+        self._shard = shard
+        self._give = give
+        self._is_watched = is_watched
+        self._request: Read | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def request(self, read: Read | StopReading) -> None:
+        """Read this next, or nothing, in place of what was asked for before."""
+        self._request = None if isinstance(read, StopReading) else read
+        if self._request is not None and self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"recover-{self._shard.shard}")
+
+    async def stop(self) -> None:
+        """Read nothing any more."""
+        self._request = None
+        await cancel_and_wait([self._task])
+
+    async def _run(self) -> None:
+        delay = 0.0
+        try:
+            while (request := self._request) is not None:
+                retry_max = await self._attempt(request)
+                delay = min(retry_max, max(RETRY_FIRST, delay * 2)) if retry_max else 0.0
+                if delay:
+                    await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+        finally:
+            # In the same step as the last look at the request: the next one starts another task.
+            self._task = None
+
+    async def _attempt(self, request: Read) -> float:
+        """Carry out a request once; return 0, or the longest pause before it is tried again."""
+        try:
+            if isinstance(request, ReadLog):
+                await self._read_log(request)
+                return 0.0
+            return 0.0 if await self._load(request) else CREATION_RETRY_MAX
+        except (BackendError, DecodeError) as error:
+            log.warning(
+                "recovery_failed namespace=%s shard=%d error=%s",
+                *(self._session.namespace, self._shard.shard, error),
+            )
+            return LOG_RETRY_MAX if isinstance(request, ReadLog) else RETRY_MAX
+
+    async def _read_log(self, request: ReadLog) -> None:
+        asked_at = time.monotonic()
+        page = await queries.log_page(
+            self._session.client, self._keys, request.after.offset, LOG_PAGE_BATCHES
+        )
+        if self._request is request:
+            self._give(
+                self._shard,
+                self._shard.log_page(page.head, page.entries, asked_at, watched=self._is_watched()),
+            )
+
+    async def _load(self, request: LoadState) -> bool:
+        """Read the full state once; false if the shard does not exist yet."""
+        client, keys, shard = self._session.client, self._keys, self._shard
+        if request.attempt:
+            # Many replicas may have lost their way at the same moment: do not load all at once.
+            await asyncio.sleep(random.uniform(0, min(RETRY_MAX, RETRY_FIRST * 2**request.attempt)))
+        # Before the head: another server's head may be ahead of this one's pages.
+        identity = await queries.server_identity(client, keys)
+        head = (await queries.log_page(client, keys, 0, 0)).head
+        if head is None:
+            return False
+        if self._request is not request:
+            return True
+        self._give(shard, shard.begin_load(head))
+        async for names, fields in queries.state_pages(client, keys, identity):
+            if self._request is not request:
+                return True
+            shard.load_page(names, fields)
+        if shard.tables is not None:
+            fields_of_tables = await queries.table_fields(client, keys, identity)
+            if self._request is not request:
+                return True
+            shard.load_tables(fields_of_tables)
+        self._give(shard, shard.end_load())
+        return True
