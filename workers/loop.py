@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from broker.errors import BackendError
+from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -58,17 +58,16 @@ async def run_loop(
         wake: ends the sleep early.
         stop: ends the loop, at the latest `STOP_GRACE` seconds after.
     """
-    delay = 0.0
+    retry = Backoff(RETRY_FIRST, RETRY_MAX)
     while not stop.is_set():
         wake.clear()
         try:
             sleep = await unless_stopped(poll(), stop)
-            delay = 0.0
+            retry.reset()
         except Stopped:
             return
         except BackendError as error:
-            delay = min(RETRY_MAX, max(RETRY_FIRST, delay * 2))
-            sleep = delay * random.uniform(0.5, 1.0)
+            sleep = retry.next()
             log.warning("poll_failed worker=%s error=%s", name, error)
         if sleep > 0:
             await first_of(sleep, wake, stop)

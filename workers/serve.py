@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import os
-import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -153,15 +152,14 @@ async def once_there(begin: Callable[[], Awaitable[T]], stop: asyncio.Event) -> 
         Stopped: while waiting.
         BrokerError: the server is there, but something is wrong that does not pass by itself.
     """
-    delay = 0.0
+    retry = Backoff(AWAY_FIRST, AWAY_MAX)
     while True:
         try:
             return await begin()
         except AccessError:
             raise
         except ConnectError as error:
-            delay = min(AWAY_MAX, max(AWAY_FIRST, delay * 2))
-            pause = delay * random.uniform(0.5, 1.0)
+            pause = retry.next()
             log.warning("server_away retry_in=%.2f error=%s", pause, error)
         await first_of(pause, stop)
         if stop.is_set():
@@ -210,7 +208,7 @@ async def keep_helper(
     verbose = ["--verbose"] if log.isEnabledFor(logging.DEBUG) else []
     for name in given:
         environment[f"STATEBROKER_{name.upper()}"] = str(settings[name])
-    delay = RESTART_FIRST
+    restart = Backoff(RESTART_FIRST, RESTART_MAX)
     while not stop.is_set():
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "workers", "flush", *verbose),
@@ -225,11 +223,11 @@ async def keep_helper(
         if stop.is_set():
             await _stop_child(child, ended)
             return
+        pause = restart.next()
         log.error(
-            "helper_died number=%d status=%s restart_in=%.1f", number, child.returncode, delay
+            "helper_died number=%d status=%s restart_in=%.1f", number, child.returncode, pause
         )
-        await first_of(delay, stop)
-        delay = min(RESTART_MAX, delay * 2)
+        await first_of(pause, stop)
 
 
 async def _stop_child(child: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Collection, Iterable
 from typing import Final, Protocol
 
@@ -19,6 +18,7 @@ from broker.backend.connections import Connections, translated
 from broker.backend.urls import Address
 from broker.errors import BackendError
 from broker.protocol.names import slot_of_key
+from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Listen until cancelled; raises what `Listener.ready` raises."""
-        directory, delay = self.connections.directory, 0.0
+        directory, retry = self.connections.directory, Backoff(RETRY_FIRST, RETRY_MAX)
         change: asyncio.Task[None] | None = None
         try:
             while True:
@@ -79,12 +79,11 @@ class Subscription:
                 try:
                     await self._assign(await directory.group(self._channels))
                     change = asyncio.create_task(directory.changed_since(version))
-                    delay = 0.0
+                    retry.reset()
                 except (RedisError, OSError) as error:
                     # Who serves is not known: what is subscribed to stays.
                     log.warning("owners_unknown error=%s", error)
-                    delay = min(RETRY_MAX, max(RETRY_FIRST, delay * 2))
-                    change = asyncio.create_task(asyncio.sleep(delay * random.uniform(0.5, 1)))
+                    change = asyncio.create_task(asyncio.sleep(retry.next()))
                 lines = {line.task for line in self._lines.values()}
                 await asyncio.wait({change, *lines}, return_when=asyncio.FIRST_COMPLETED)
                 await cancel_and_wait([change])
@@ -145,7 +144,8 @@ class _Line:
             self._listener.on_disconnect(channels, error)
 
     async def _run(self) -> None:
-        delay = 0.0
+        most = RETRY_MAX if self._address is None else RETRY_MAX_OF_MANY
+        retry = Backoff(RETRY_FIRST, most)
         while True:
             error = None
             try:
@@ -154,12 +154,11 @@ class _Line:
             except BackendError as caught:
                 error = caught
                 log.warning("subscription_lost at=%s error=%s", self._address or "server", caught)
-            was_heard = bool(self._confirmed)
+            if self._confirmed:
+                retry.reset()
             self.lose(set(self.channels), error)
             self._connections.directory.invalidate(self._address)
-            most = RETRY_MAX if self._address is None else RETRY_MAX_OF_MANY
-            delay = min(most, max(RETRY_FIRST, 0.0 if was_heard else delay * 2))
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            await asyncio.sleep(retry.next())
 
     async def _listen(self) -> None:
         """Subscribe, and hear until it breaks or goes silent."""

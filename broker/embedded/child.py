@@ -16,6 +16,7 @@ from pathlib import Path
 
 from broker.embedded.log import rotate, tail
 from broker.errors import EmbeddedError
+from broker.runtime.backoff import Backoff
 
 PR_SET_PDEATHSIG = 1
 READY_CHECK_S = 0.005
@@ -95,7 +96,7 @@ class Child(ABC):
     async def run(self) -> None:
         """Launch and launch again, with pauses that grow while it does not keep up."""
         loop = asyncio.get_running_loop()
-        pause = FIRST_PAUSE_S
+        restart = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             began = loop.time()
             try:
@@ -113,9 +114,8 @@ class Child(ABC):
                 logger.warning("child_died name=%r code=%s", self.name, code)
             self.launched = loop.create_future()
             if loop.time() - began > LONGEST_PAUSE_S:
-                pause = FIRST_PAUSE_S
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+                restart.reset()
+            await asyncio.sleep(restart.next())
 
     async def spawn(self) -> Process:
         """Start the process, tied to this one's life."""

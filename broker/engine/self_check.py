@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from broker.engine.verifier import SnapshotMovedError, Verifier, keys_of
 from broker.errors import BackendError
 from broker.model import ABSENT, Difference, Status, Verification
 from broker.protocol.codec import pack_value
+from broker.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,13 @@ async def retry_until_stable(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
     Raises:
         BackendError: there was none; 20 tries take about half a minute.
     """
-    pause = PAUSE_FIRST
+    retry = Backoff(PAUSE_FIRST, PAUSE_MAX)
     for _ in range(TRIES):
         try:
             return await ask()
         except SnapshotMovedError as error:
             moved = error
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(PAUSE_MAX, pause * 2)
+        await asyncio.sleep(retry.next())
     raise BackendError(
         f"in {TRIES} tries no two readings fitted together ({moved}); try again when less is "
         "written, or raise global_data_update_interval"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
@@ -20,6 +19,7 @@ from broker.core.buffer import ProducerBuffer
 from broker.core.lane import Packed
 from broker.errors import BackendError, BrokerError, FencedError
 from broker.protocol.constants import EPOCH_BYTES
+from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -138,24 +138,25 @@ class Sender:
 
     async def _send_lane(self, shard: int) -> None:
         """Send one shard's chunks, one after the other, for as long as the producer lives."""
-        wake, delay, asked = self.wakes[shard], 0.0, time.monotonic()
+        wake, pause, asked = self.wakes[shard], 0.0, time.monotonic()
+        retry = Backoff(RETRY_FIRST, RETRY_MAX)
         while True:
             wake.clear()
             wait = None
             chunks = self._ahead.pop(shard, None)
             if not chunks:
                 # After a failure one alone, to see whether Redis takes any.
-                chunks, wait = self._next_chunks(shard, 1 if delay else SEND_BYTES)
+                chunks, wait = self._next_chunks(shard, 1 if pause else SEND_BYTES)
             try:
                 if chunks:
-                    delay = 0.0 if await self._send(shard, chunks) else _longer(delay)
+                    pause = 0.0 if await self._send(shard, chunks) else retry.next()
                     asked = time.monotonic()
                 elif wait is None and time.monotonic() - asked >= PROBE_INTERVAL:
                     # Also where flushes without anything to send never let it rest.
                     await self._probe(shard)
-                    delay, asked = 0.0, time.monotonic()
+                    pause, asked = 0.0, time.monotonic()
                 elif not await _woken(wake, wait):
-                    delay = 0.0
+                    pause = 0.0
             except FencedError as error:
                 self._fail(error)
                 return
@@ -163,10 +164,12 @@ class Sender:
                 self._return(shard)
                 self.trouble = str(error)
                 self.counts["retries"] += 1
-                delay = _longer(delay)
+                pause = retry.next()
                 log.warning("append_failed node=%s shard=%d error=%s", self.node, shard, error)
-            if delay:
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            if pause:
+                await asyncio.sleep(pause)
+            else:
+                retry.reset()
 
     def _next_chunks(self, shard: int, most: int = SEND_BYTES) -> tuple[list[Packed], float | None]:
         """Return the chunks that go in one go, or how long the next one may still wait."""
@@ -299,7 +302,3 @@ async def _woken(wake: asyncio.Event, wait: float | None) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _longer(delay: float) -> float:
-    return min(RETRY_MAX, max(RETRY_FIRST, delay * 2))
