@@ -19,6 +19,7 @@ from broker.backend.session import Session
 from broker.config import default_node
 from broker.embedded.child import tie_to_parent
 from broker.errors import AccessError, ConnectError
+from broker.runtime.backoff import Backoff
 from workers.flush import FlushWorker
 from workers.loop import Stopped, first_of, stop_on_signals, unless_stopped
 from workers.scheduler import Scheduler
