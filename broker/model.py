@@ -8,7 +8,8 @@ from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple
 
 from broker.errors import TokenError
-from broker.protocol.messages import Operation, Position, Value
+from broker.protocol.messages import Position, Value
+from broker.protocol.operations import Operation
 
 
 class Status(StrEnum):

@@ -23,9 +23,9 @@ from broker.errors import (
     FlushTimeoutError,
 )
 from broker.model import Token
-from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from broker.core.buffer import ProducerBuffer
 from broker.core.tables.input import Keys, Part, column_runs, number_keys, record_runs, text_keys
 from broker.errors import EncodeError
-from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.messages import TableKey, TableRun
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 
 
 class Engine(Protocol):

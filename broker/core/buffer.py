@@ -35,9 +35,10 @@ from broker.core.fast_path import (
 from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
 from broker.errors import EncodeError
 from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import INT_MAX, INT_MIN, MAX_CHUNK_BYTES, OP_SET
+from broker.protocol.constants import INT_MAX, INT_MIN, MAX_CHUNK_BYTES
 from broker.protocol.messages import Chunk, Run, TableKey, TableOp, TableRun
 from broker.protocol.names import shard_of
+from broker.protocol.operations import OP_SET
 from broker.protocol.table_codec import merged, table_run_size
 from broker.protocol.values import admit_key
 

@@ -7,26 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import compress, repeat
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
-from broker.protocol.constants import INT_MAX, INT_MIN, OP_DELETE, OP_INCREMENT, OP_SET
-from broker.protocol.messages import Batch, Chunk, Operation, Run
+from broker.protocol.messages import Batch, Chunk, Run
+from broker.protocol.operations import OPERATIONS, Operation
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
-OPERATIONS: dict[int, Operation] = {
-    OP_SET: "set",
-    OP_DELETE: "delete",
-    OP_INCREMENT: "increment",
-}
-
 # Told of deltas that took effect, in columns: operation, keys, values after them, timestamps (of
-# which there may be more). It keeps none of the lists.
-Observer = Callable[[Operation, Sequence[str], Sequence[Any], Iterable[int]], None]
+# which there may be more). It keeps none of them.
+Observer = Callable[[Operation, Sequence[str], Iterable[Any], Iterable[int]], None]
 
 
 @dataclass(slots=True)
@@ -117,11 +111,12 @@ def fold(
             seen += len(run.keys)
             if floors:
                 run = _above(run, floors, batch.offset, tally)  # noqa: PLW2901 - same run, narrowed
-            tally.refused += (
-                _APPLY[run.op](values, run)
-                if observe is None
-                else _observed(values, run, observe, chunk.time_ms)
-            )
+            op = OPERATIONS[run.op]
+            after, unchanged = op.effect(values, run.keys, run.values)
+            if unchanged and op.refuses:
+                tally.refused += len(unchanged)
+            if observe is not None:
+                _tell(observe, op.name, run, after, unchanged, chunk.time_ms)
         if tables is not None and (chunk.tables or chunk.tables_fault):
             outcome = tables.apply(chunk, batch.offset)
             seen += outcome.applied + outcome.superseded + outcome.refused
@@ -148,74 +143,22 @@ def _above(run: Run, floors: dict[str, int], offset: int, tally: Tally) -> Run:
     )
 
 
-def _apply_set(values: dict[str, Any], run: Run) -> int:
-    values.update(zip(run.keys, run.values or (), strict=True))
-    return 0
-
-
-def _apply_delete(values: dict[str, Any], run: Run) -> int:
-    for key in run.keys:
-        values.pop(key, None)
-    return 0
-
-
-def _apply_increment(values: dict[str, Any], run: Run) -> int:
-    refused = 0
-    for key, amount in zip(run.keys, run.values or (), strict=True):
-        total = incremented(values.get(key, 0), amount)
-        if total is None:
-            refused += 1
-        else:
-            values[key] = total
-    return refused
-
-
-def incremented(value: Any, amount: Any) -> int | float | None:
-    """Return value + amount, or None where the delta is refused.
-
-    Integers stay integers within the 64-bit range; as soon as one side is a float the sum is a
-    float64. Bools and everything else are not numbers.
-    """
-    if type(value) is int:
-        total = value + amount
-        if type(total) is int and not INT_MIN <= total <= INT_MAX:
-            return None
-        return total  # type: ignore[no-any-return]
-    return value + amount if type(value) is float else None
-
-
-_APPLY = {OP_SET: _apply_set, OP_DELETE: _apply_delete, OP_INCREMENT: _apply_increment}
-
-
-def _observed(values: dict[str, Any], run: Run, observe: Observer, time_ms: int) -> int:
-    """Apply a run so that each delta's outcome can be told."""
-    operation = OPERATIONS[run.op]
+def _tell(  # noqa: PLR0917 - what there is to tell
+    observe: Observer,
+    operation: Operation,
+    run: Run,
+    after: Iterable[Any],
+    unchanged: Sequence[int],
+    time_ms: int,
+) -> None:
+    """Tell an observer of the deltas of a run that took effect."""
+    keys = run.keys
     stamps: Iterable[int] = run.timestamps or repeat(time_ms)
-    if run.op == OP_SET:
-        _apply_set(values, run)
-        observe(operation, run.keys, run.values or (), stamps)
-        return 0
-    keys: list[str] = []
-    outcome: list[Any] = []
-    when: list[int] = []
-    refused = 0
-    for key, given, stamp in zip(run.keys, run.values or repeat(None), stamps, strict=False):
-        if run.op == OP_DELETE:
-            if values.pop(key, _ABSENT) is _ABSENT:
-                continue
-            value = None
-        else:
-            value = incremented(values.get(key, 0), given)
-            if value is None:
-                refused += 1
-                continue
-            values[key] = value
-        keys.append(key)
-        outcome.append(value)
-        when.append(stamp)
+    if unchanged:
+        took = [True] * len(keys)
+        for n in unchanged:
+            took[n] = False
+        keys = list(compress(keys, took))
+        after, stamps = compress(after, took), compress(stamps, took)
     if keys:
-        observe(operation, keys, outcome, when)
-    return refused
-
-
-_ABSENT = object()
+        observe(operation, keys, after, stamps)

@@ -9,10 +9,11 @@ from typing import Any
 
 from broker.core.fast_path import Intake
 from broker.core.key_ids import LaneNames
-from broker.protocol.constants import MAX_NAME_LENGTH, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import MAX_NAME_LENGTH
 from broker.protocol.messages import Run, TableKey, TableRun
+from broker.protocol.operations import OP_SET, OPERATIONS, Column
 from broker.protocol.table_codec import merged, table_run_size
-from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_key
+from broker.protocol.values import STAMP_BYTES, admit_given, admit_key
 
 # A chunk's own fields beside its runs, at most: array, version, node, three numbers, array of runs.
 CHUNK_HEAD_BYTES = 1 + 1 + (2 + MAX_NAME_LENGTH) + 3 * 9 + 5
@@ -48,7 +49,8 @@ class Columns:
         runs = self.runs
         if not runs or runs[-1].op != op:
             size += RUN_BYTES
-            runs.append(Run(op, [], None if op == OP_DELETE else [], None if stamp is None else []))
+            has_values = OPERATIONS[op].column is not Column.NOTHING
+            runs.append(Run(op, [], [] if has_values else None, None if stamp is None else []))
         run = runs[-1]
         run.keys.append(key)
         if run.values is not None:
@@ -211,10 +213,11 @@ def _conflated(runs: list[TableRun]) -> list[TableRun]:
 def _drop_overwritten(overwritten: set[str], run: Run) -> Run:
     """Return the deltas of a run that nothing newer overwrites; add what it overwrites itself."""
     keep = []
+    overwrites = OPERATIONS[run.op].overwrites
     for n in range(len(run.keys) - 1, -1, -1):
         if run.keys[n] not in overwritten:
             keep.append(n)
-            if run.op != OP_INCREMENT:
+            if overwrites:
                 overwritten.add(run.keys[n])
     keep.reverse()
     return run if len(keep) == len(run.keys) else select(run, keep)
@@ -241,8 +244,6 @@ def select(run: Run, indices: list[int]) -> Run:
 def size_of(run: Run) -> int:
     """Return an upper bound of a run's packed size in bytes, as its deltas were counted."""
     size = RUN_BYTES + sum(map(admit_key, run.keys))
-    if run.op == OP_SET:
-        size += sum(admit(value)[1] for value in run.values or ())
-    elif run.op == OP_INCREMENT:
-        size += SCALAR_BYTES * len(run.keys)
+    column = OPERATIONS[run.op].column
+    size += sum(admit_given(column, value)[1] for value in run.values or ())
     return size + STAMP_BYTES * len(run.timestamps or ())

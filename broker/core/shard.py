@@ -45,16 +45,8 @@ from broker.protocol.codec import (
     pack_value,
     unpack_fields,
 )
-from broker.protocol.messages import (
-    Batch,
-    Head,
-    Heartbeat,
-    LogEntry,
-    Notice,
-    Operation,
-    Packet,
-    Position,
-)
+from broker.protocol.messages import Batch, Head, Heartbeat, LogEntry, Notice, Packet, Position
+from broker.protocol.operations import Operation
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables

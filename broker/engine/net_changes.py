@@ -13,9 +13,9 @@ from broker.backend.topology import Client
 from broker.core.fold import BadChunk, fold
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk, decode_following, unpack_fields
-from broker.protocol.constants import OP_INCREMENT
 from broker.protocol.messages import Chunk, LogEntry, Position
 from broker.protocol.names import ShardKeys
+from broker.protocol.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
@@ -59,7 +59,7 @@ class NetChanges:
         return cls(position, position.batch_id, tables=tables, start=position.offset)
 
     async def take(self, client: Client, keys: ShardKeys, entry: LogEntry) -> None:
-        """Fold the next batch of the log; reads what its increments add to.
+        """Fold the next batch of the log; reads what its increments (and the like) go on from.
 
         Args:
             client: to read with.
@@ -100,7 +100,7 @@ class NetChanges:
         """
         names: dict[str, None] = {}
         for run in chunk.runs:
-            if run.op == OP_INCREMENT:
+            if not OPERATIONS[run.op].overwrites:
                 names |= dict.fromkeys(run.keys)
         wanted = [name for name in names if name not in self.touched]
         for first in range(0, len(wanted), PAGE_KEYS):

@@ -26,9 +26,6 @@ from broker.protocol.constants import (
     MAX_CHUNK_BYTES,
     MAX_KEY_BYTES,
     OFFSET_PREFIX_BYTES,
-    OP_DELETE,
-    OP_INCREMENT,
-    OP_SET,
     PROTOCOL_VERSION,
 )
 from broker.protocol.messages import (
@@ -43,6 +40,7 @@ from broker.protocol.messages import (
     TableOp,
     Value,
 )
+from broker.protocol.operations import OPERATIONS, Column
 from broker.protocol.table_codec import checked_part, packed_part
 from broker.protocol.values import CONTAINERS, within_depth
 
@@ -136,21 +134,20 @@ def _checked_run(run: Any) -> Run:
         raise DecodeError("run is not an array of at least 4")
     op, keys, values, timestamps = run[:_RUN_FIELDS]
     _check_keys(keys)
-    if type(op) is not int:
+    known = OPERATIONS.get(op) if type(op) is int else None
+    if known is None:
         raise DecodeError(f"unknown operation {op!r}")
-    if op == OP_DELETE:
+    if known.column is Column.NOTHING:
         if values is not None:
-            raise DecodeError("delete run with values")
-    elif op in (OP_SET, OP_INCREMENT):
+            raise DecodeError(f"{known.name} run with values")
+    else:
         if type(values) is not list or len(values) != len(keys):
             raise DecodeError("columns of keys and values differ in length")
         kinds = set(map(type, values))
-        if op == OP_INCREMENT and not kinds <= _AMOUNTS:
-            raise DecodeError("increment by something that is not a number")
+        if known.column is Column.AMOUNTS and not kinds <= _AMOUNTS:
+            raise DecodeError(f"{known.name} by something that is not a number")
         if not kinds.isdisjoint(CONTAINERS) and not within_depth(values):
             raise DecodeError("value nests too deep or has a map key that is not a str")
-    else:
-        raise DecodeError(f"unknown operation {op!r}")
     if timestamps is not None and (
         type(timestamps) is not list
         or len(timestamps) != len(keys)

@@ -11,14 +11,6 @@ KIND_BATCH: Final = 1
 KIND_HEARTBEAT: Final = 2
 KIND_NOTICE: Final = 3
 
-# Operations of a run of deltas inside a chunk.
-OP_SET: Final = 1
-OP_DELETE: Final = 2
-OP_INCREMENT: Final = 3
-# Operations that only runs of a table have.
-OP_DEFINE: Final = 4
-OP_RECORDS: Final = 5
-
 # What a table's keys and values are: own text or u64 numbers; float64 or int64.
 TABLE_KINDS: Final = ("str-f64", "str-i64", "u64-f64", "u64-i64")
 RECORD_BYTES: Final = 24  # key, value, timestamp: 8 bytes each

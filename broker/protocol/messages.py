@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from broker.protocol.constants import NO_ID, OP_RECORDS, RECORD_BYTES
+from broker.protocol.constants import NO_ID, RECORD_BYTES
+from broker.protocol.operations import OP_RECORDS
 
 Value: TypeAlias = (
     "bool | int | float | str | bytes | datetime | Sequence[Value] | Mapping[str, Value] | None"
 )
-Operation: TypeAlias = Literal["set", "delete", "increment"]
 
 
 @dataclass(frozen=True, slots=True)

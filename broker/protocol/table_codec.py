@@ -6,17 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from broker.errors import DecodeError
-from broker.protocol.constants import (
-    OP_DEFINE,
-    OP_DELETE,
-    OP_INCREMENT,
-    OP_RECORDS,
-    OP_SET,
-    RECORD_BYTES,
-    TABLE_KINDS,
-)
+from broker.protocol.constants import RECORD_BYTES, TABLE_KINDS
 from broker.protocol.messages import IdRange, TableDefine, TableKey, TableOp, TableRun
 from broker.protocol.names import is_name
+from broker.protocol.operations import OP_DEFINE, TABLE_PARTS, Column, Form, op_of_part
 
 ID_BYTES = 4
 NUMBER_BYTES = 8
@@ -98,11 +91,14 @@ def checked_part(part: Any, check_keys: Callable[[Any], None]) -> TableOp:
     if not (type(name) is str and is_name(name)) or kind not in TABLE_KINDS:
         raise DecodeError(f"no such kind of table: {name!r} {kind!r}")
     table = TableKey(name, kind)
-    if type(op) is int and op == OP_DEFINE:
-        return _define(table, keys, values, check_keys)
-    if type(op) is not int or op not in _READ:
+    known = TABLE_PARTS.get(op) if type(op) is int else None
+    if known is None:
         raise DecodeError(f"unknown operation {op!r} on a table")
-    return _READ[op](op, table, keys, values, timestamps)
+    if known.form is Form.DEFINE:
+        return _define(table, keys, values, check_keys)
+    if known.form is Form.RECORDS:
+        return _records(op, table, keys, values, timestamps)
+    return _columns(op, table, keys, values, timestamps)
 
 
 def _define(
@@ -130,9 +126,10 @@ def _columns(op: int, table: TableKey, keys: Any, values: Any, timestamps: Any) 
         count = keys.size
     else:
         count = _count(keys, ID_BYTES if table.is_named else NUMBER_BYTES)
-    if op == OP_DELETE:
+    known = op_of_part(op)
+    if known.column is Column.NOTHING:
         if values is not None:
-            raise DecodeError("delete run of a table with values")
+            raise DecodeError(f"{known.name} run of a table with values")
     elif type(values) is not bytes or len(values) != count * NUMBER_BYTES:
         raise DecodeError("a table's columns of keys and values differ in length")
     if timestamps is not None and (
@@ -140,14 +137,6 @@ def _columns(op: int, table: TableKey, keys: Any, values: Any, timestamps: Any) 
     ):
         raise DecodeError("a table's column of timestamps is not as long as its keys")
     return TableRun(op, table, keys, values, timestamps)
-
-
-_READ: dict[int, Callable[[int, TableKey, Any, Any, Any], TableRun]] = {
-    OP_SET: _columns,
-    OP_DELETE: _columns,
-    OP_INCREMENT: _columns,
-    OP_RECORDS: _records,
-}
 
 
 def _range(table: TableKey, pair: list[Any]) -> IdRange:

@@ -17,6 +17,7 @@ import msgpack
 
 from broker.errors import EncodeError
 from broker.protocol.constants import INT_MAX, INT_MIN, MAX_DEPTH, MAX_KEY_BYTES, MAX_VALUE_BYTES
+from broker.protocol.operations import Column
 
 # Largest MessagePack size of a number, None, bool or timestamp; str, bytes, lists and maps need at
 # most 5 bytes beside their content.
@@ -91,6 +92,23 @@ def admit_amount(amount: object) -> int | float:
     if type(value) not in (int, float):
         raise EncodeError(f"amount {_short(amount)} is not a number; use an int or a float")
     return value  # type: ignore[no-any-return]
+
+
+def admit_given(column: Column, given: object) -> tuple[Any, int]:
+    """Return what goes into an operation's column, and an upper bound of its packed size in bytes.
+
+    Args:
+        column: what the operation comes with; of `Column.NOTHING` it takes no bytes.
+        given: the caller's value or amount.
+
+    Raises:
+        EncodeError: as `admit` or `admit_amount`.
+    """
+    if column is Column.VALUES:
+        return admit(given)
+    if column is Column.AMOUNTS:
+        return admit_amount(given), SCALAR_BYTES
+    return None, 0
 
 
 def within_depth(column: Iterable[object]) -> bool:

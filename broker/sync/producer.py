@@ -14,8 +14,8 @@ from broker.aio.producer import CLOSE_TIMEOUT, HURRIED_CLOSE_TIMEOUT, ProducerSe
 from broker.core.tables.kinds import table_key
 from broker.errors import BrokerError
 from broker.model import Token
-from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.messages import Value
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.sync.loop_thread import LoopThread
 
 if TYPE_CHECKING:

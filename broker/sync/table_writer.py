@@ -7,8 +7,8 @@ from typing import Any
 
 from broker.aio.table_writer import Engine, TableInput
 from broker.core.tables.input import Keys, Part
-from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.messages import TableKey
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.sync.loop_thread import LoopThread
 
 

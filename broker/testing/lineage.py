@@ -12,8 +12,9 @@ from typing import Any
 
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
-from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID, OP_DELETE, OP_SET
+from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
 from broker.protocol.messages import Chunk
+from broker.protocol.operations import OP_DELETE, OP_SET
 from broker.testing.records import Logged, Place
 
 Shard = dict[str, Any]

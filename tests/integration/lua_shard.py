@@ -14,9 +14,10 @@ import redis
 
 from broker.backend.commands import source
 from broker.protocol.codec import decode_packet, encode_chunk
-from broker.protocol.constants import NO_ID, OP_SET
+from broker.protocol.constants import NO_ID
 from broker.protocol.messages import Batch, Chunk, Run
 from broker.protocol.names import ShardKeys, config_key
+from broker.protocol.operations import OP_SET
 from broker.testing.server import Server
 
 EPOCH = b"epoch--1"

@@ -39,7 +39,8 @@ from broker import (
 )
 from broker.core.tables.input import Keys
 from broker.core.tables.view import TableCopy, TableOp, TableView
-from broker.protocol.messages import Operation, Value
+from broker.protocol.messages import Value
+from broker.protocol.operations import Operation
 from broker.sync.table_writer import TableWriter
 
 JsonLike = dict[str, list[int | None]]

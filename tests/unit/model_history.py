@@ -24,7 +24,7 @@ from broker.protocol.codec import (
     pack_field,
     unpack_fields,
 )
-from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
 from broker.protocol.messages import (
     Batch,
     Chunk,
@@ -36,6 +36,7 @@ from broker.protocol.messages import (
     Position,
     Run,
 )
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 
 Delta: TypeAlias = tuple[int, str, Any]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import hypothesis.strategies as st
 
-from broker.protocol.constants import INT_MAX, INT_MIN, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.messages import Batch, Chunk, Heartbeat, Notice, Packet, Run
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)

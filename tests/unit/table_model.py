@@ -14,15 +14,9 @@ from typing import Any, TypeAlias
 import hypothesis.strategies as st
 
 from broker.core.tables.shard import ShardTables
-from broker.protocol.constants import (
-    OP_DEFINE,
-    OP_DELETE,
-    OP_INCREMENT,
-    OP_RECORDS,
-    OP_SET,
-    TABLE_KINDS,
-)
+from broker.protocol.constants import TABLE_KINDS
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableOp, TableRun
+from broker.protocol.operations import OP_DEFINE, OP_DELETE, OP_INCREMENT, OP_RECORDS, OP_SET
 from tests.unit.exactness import exact
 
 Who: TypeAlias = tuple[str, int]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import NO_ID
 from broker.protocol.messages import Chunk, Run
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.testing.history import WITNESS
 from broker.testing.records import (
     Appended,

@@ -15,6 +15,7 @@ import click
 from broker import Inspector, Producer, Replica, Status, StatusChange
 from broker.model import Change
 from broker.protocol.names import shard_of
+from broker.protocol.operations import NAMED
 from workers.cli.options import checked_options, place_options
 
 TIMEOUT = 10.0
@@ -198,5 +199,5 @@ def _show(change: Change, as_json: bool) -> None:  # noqa: FBT001 - a flag passe
         }
         click.echo(as_text(line))
     else:
-        value = "" if change.operation == "delete" else as_text(change.value)
+        value = "" if NAMED[change.operation].removes else as_text(change.value)
         click.echo(f"{change.position.offset}\t{change.operation}\t{change.key}\t{value}")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from broker.protocol.constants import OP_INCREMENT, OP_RECORDS, RECORD_BYTES
+from broker.protocol.constants import RECORD_BYTES
 from broker.protocol.messages import IdRange, TableKey, TableRun
+from broker.protocol.operations import OP_RECORDS, op_of_part
 from broker.protocol.table_codec import table_run_size
 
 
@@ -21,12 +22,12 @@ def conflated(runs: list[TableRun]) -> list[TableRun]:
         later = overwritten.get(run.table)
         # np.unique finds the first of each key, so from the end it finds the last.
         distinct, last = np.unique(keys[::-1], return_index=True)
-        if run.op == OP_INCREMENT:
-            chosen = np.ones(keys.size, dtype=np.bool_)
-        else:
+        if op_of_part(run.op).overwrites:
             chosen = np.zeros(keys.size, dtype=np.bool_)
             chosen[keys.size - 1 - last] = True
             overwritten[run.table] = distinct if later is None else np.union1d(later, distinct)
+        else:
+            chosen = np.ones(keys.size, dtype=np.bool_)
         if later is not None:
             chosen &= ~np.isin(keys, later)
         if chosen.all():

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from broker.core.tables.index import shards_of_numbers
 from broker.errors import EncodeError
-from broker.protocol.constants import OP_DELETE, OP_RECORDS
 from broker.protocol.messages import IdRange, TableKey, TableRun
+from broker.protocol.operations import OP_RECORDS, Column, op_of_part
 
 # One shard's part of something.
 Part: TypeAlias = "tuple[int, TableRun]"
@@ -126,7 +126,9 @@ def column_runs(op: int, keys: Keys, values: Any, timestamps: Any) -> list[Part]
         EncodeError: another type, shape or length than the keys and the table ask for.
     """
     kind = np.dtype("<f8" if keys.table.is_float else "<i8")
-    given = None if op == OP_DELETE else _as_long(keys, "values", _numbers("values", values, kind))
+    given = None
+    if op_of_part(op).column is not Column.NOTHING:
+        given = _as_long(keys, "values", _numbers("values", values, kind))
     stamps = None
     if timestamps is not None:
         stamps = _as_long(keys, "timestamps", _numbers("timestamps", timestamps, np.dtype("<i8")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeAlias
@@ -10,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from broker.core.tables.index import NameIndex, NumberIndex, Slots, U64s
-from broker.protocol.constants import BLOCK_SLOTS, OP_DELETE, OP_INCREMENT, OP_RECORDS
+from broker.protocol.constants import BLOCK_SLOTS
 from broker.protocol.messages import IdRange, TableDefine, TableKey, TableRun
+from broker.protocol.operations import OP_RECORDS, Operation, op_of_part
 
 Column: TypeAlias = "npt.NDArray[Any]"
 
@@ -156,13 +158,7 @@ class Table:
             if superseded:
                 where, given = where[above], given[above]
                 times = None if times is None else times[above]
-        refused = 0
-        if run.op == OP_DELETE:
-            self._delete(_as_slots(where))
-        elif run.op == OP_INCREMENT:
-            refused = self._increment(_as_slots(where), given, times)
-        else:
-            self._set(where, given, times)
+        refused = _EFFECTS[op_of_part(run.op).name](self, where, given, times)
         if self.dirty is not None:
             if isinstance(where, slice):
                 self.dirty[where.start // BLOCK_SLOTS : -(-where.stop // BLOCK_SLOTS)] = True
@@ -210,13 +206,14 @@ class Table:
         self._last_keys, self._last_slots = keys, slots
         return slots
 
-    def _set(self, where: Slots | slice, values: Column, times: Column | None) -> None:
+    def _set(self, where: Slots | slice, values: Column, times: Column | None) -> int:
         # Of a key that occurs twice numpy keeps the last, which is the newest.
         self.values[where] = values
         self._stamp(where, times)
         if self._missing:
             self.present[where] = True
             self.recount()
+        return 0
 
     def _stamp(self, where: Slots | slice, times: Column | None) -> None:
         if times is not None and self.timestamps is None:
@@ -224,16 +221,18 @@ class Table:
         if self.timestamps is not None:
             self.timestamps[where] = 0 if times is None else times
 
-    def _delete(self, slots: Slots) -> None:
+    def _delete(self, where: Slots | slice, _values: Column, _times: Column | None) -> int:
+        slots = _as_slots(where)
         # First: threads that read single keys look at it after they took the value.
         self.present[slots] = False
         self.values[slots] = 0
         if self.timestamps is not None:
             self.timestamps[slots] = 0
         self.recount()
+        return 0
 
-    def _increment(self, slots: Slots, amounts: Column, times: Column | None) -> int:
-        refused = 0
+    def _increment(self, where: Slots | slice, amounts: Column, times: Column | None) -> int:
+        slots, refused = _as_slots(where), 0
         # An absent key holds 0, so it counts as 0.
         if self.key.is_float or _stays_small(self.values[slots], amounts):
             # Infinity and NaN are sums like others.
@@ -249,6 +248,14 @@ class Table:
             self.present[slots] = True
             self.recount()
         return refused
+
+
+# What the operations do to arrays; each returns how many deltas it refused.
+_EFFECTS: dict[Operation, Callable[[Table, Slots | slice, Column, Column | None], int]] = {
+    "set": Table._set,  # noqa: SLF001 - its own
+    "delete": Table._delete,  # noqa: SLF001
+    "increment": Table._increment,  # noqa: SLF001
+}
 
 
 def _grown(column: Any, size: int) -> Any:

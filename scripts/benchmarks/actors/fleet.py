@@ -11,8 +11,8 @@ from typing import Any
 from broker import aio
 from broker.model import Token
 from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import OP_SET
 from broker.protocol.messages import Chunk, Run
+from broker.protocol.operations import OP_SET
 from scripts.benchmarks import wire
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.link import Link, Place

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from broker.protocol.codec import decode_chunk, encode_chunk
-from broker.protocol.constants import OP_SET
 from broker.protocol.messages import Chunk, Run
+from broker.protocol.operations import OP_SET
 from scripts.benchmarks.link import Place
 
 NODE = "bare"

@@ -13,9 +13,10 @@ from broker.backend.replies import Accepted, Busy, Missing
 from broker.backend.session import Session
 from broker.core.lane import Packed
 from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import BULK_BYTES, EPOCH_BYTES, OP_INCREMENT, OP_SET
+from broker.protocol.constants import BULK_BYTES, EPOCH_BYTES
 from broker.protocol.messages import Chunk, Run
 from broker.protocol.names import ShardKeys
+from broker.protocol.operations import OP_INCREMENT, OP_SET
 from broker.testing import FaultProxy
 from broker.testing.server import Server
 from broker.testing.waiting import eventually

@@ -20,15 +20,10 @@ import redis
 from broker import ClosedError, EncodeError, Inspector, Producer, Replica
 from broker.core.lane import Packed
 from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import (
-    EPOCH_BYTES,
-    MAX_CHUNK_BYTES,
-    MAX_VALUE_BYTES,
-    OP_INCREMENT,
-    OP_SET,
-)
+from broker.protocol.constants import EPOCH_BYTES, MAX_CHUNK_BYTES, MAX_VALUE_BYTES
 from broker.protocol.messages import Chunk, Run
 from broker.protocol.names import ShardKeys
+from broker.protocol.operations import OP_INCREMENT, OP_SET
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing, joined, write_snapshots

@@ -14,8 +14,8 @@ import redis
 from broker import Producer, Replica, Status
 from broker.backend import queries
 from broker.protocol.codec import encode_chunk, encode_packet
-from broker.protocol.constants import OP_SET
 from broker.protocol.messages import Chunk, Heartbeat, Run
+from broker.protocol.operations import OP_SET
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.lossy_proxy import Proxy

@@ -18,7 +18,8 @@ COMMAND = [sys.executable, "-P", "-m", "tests.mutants.run"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 MAX_SECONDS = 100
 TEST = "tests/unit/core/test_fold.py::test_an_absent_key_counts_as_zero"
-OLD = "total = incremented(values.get(key, 0), amount)"
+FILE = "broker/protocol/operations.py"
+OLD = "value = values.get(key, 0)"
 
 
 def obstacle() -> str:
@@ -34,12 +35,12 @@ pytestmark = pytest.mark.skipif(bool(obstacle()), reason=obstacle() or "none")
 
 
 def table(folder: Path, *entries: tuple[str, str, str]) -> Path:
-    """Write a table of breaks of `fold`: promise, old text, new text."""
+    """Write a table of breaks of increments: promise, old text, new text."""
     path = folder / "table.toml"
     path.write_text(
         "".join(
             f'[[mutation]]\npromise = "{promise}"\nbreaks = "Break {number}."\n'
-            f'file = "broker/core/fold.py"\nold = "{old}"\nnew = "{new}"\ntest = "{TEST}"\n'
+            f'file = "{FILE}"\nold = "{old}"\nnew = "{new}"\ntest = "{TEST}"\n'
             for number, (promise, old, new) in enumerate(entries)
         )
     )
@@ -61,12 +62,12 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 def test_what_no_test_notices_is_told(tmp_path: Path) -> None:
     """Only a test that failed counts; the project itself stays as it was."""
-    before = (ROOT / "broker" / "fold.py").read_text()
+    before = (ROOT / FILE).read_text()
     path = table(
         tmp_path,
         ("unique", OLD, OLD.replace("0", "1")),
         ("accounted", OLD, f"{OLD}  # the same"),
-        ("bounded", OLD, "total ="),
+        ("bounded", OLD, "value ="),
     )
     done = run("--json", "--table", str(path))
     assert done.stdout, done.stderr
@@ -76,7 +77,7 @@ def test_what_no_test_notices_is_told(tmp_path: Path) -> None:
     assert report["mutations"][0]["told"].startswith(f"FAILED {TEST}")
     assert (report["survived"], done.returncode) == (2, 1)
     assert "3/3" in done.stderr
-    assert (ROOT / "broker" / "fold.py").read_text() == before
+    assert (ROOT / FILE).read_text() == before
 
 
 def test_only_one_promise_as_a_table(tmp_path: Path) -> None:

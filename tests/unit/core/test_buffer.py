@@ -13,14 +13,9 @@ from broker.core.buffer import ProducerBuffer
 from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Packed
 from broker.errors import EncodeError
 from broker.protocol.codec import decode_chunk, encode_chunk
-from broker.protocol.constants import (
-    MAX_CHUNK_BYTES,
-    MAX_NAME_LENGTH,
-    OP_DELETE,
-    OP_INCREMENT,
-    OP_SET,
-)
+from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_NAME_LENGTH
 from broker.protocol.messages import Chunk
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
 
 

@@ -19,8 +19,8 @@ from hypothesis.stateful import (
 from broker.core.buffer import ProducerBuffer
 from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
 from broker.protocol.codec import decode_chunk, encode_chunk
-from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.messages import Chunk
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.unit.core.test_buffer import size_of
 from tests.unit.effort import examples
 from tests.unit.exactness import exact

@@ -9,7 +9,8 @@ from hypothesis import given
 from broker.core.change_queue import ChangeQueue, OverflowPolicy
 from broker.errors import BrokerError, ChangesOverflowError, ConfigError
 from broker.model import Change
-from broker.protocol.messages import Operation, Position
+from broker.protocol.messages import Position
+from broker.protocol.operations import Operation
 
 
 def change(key: str, value: object, operation: Operation = "set") -> Change:

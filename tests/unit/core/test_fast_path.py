@@ -16,8 +16,9 @@ from broker.core.buffer import ProducerBuffer
 from broker.core.fast_path import MAX_KNOWN, MAX_PLAIN, PLAIN_BYTES, SHORT, plain_size
 from broker.core.lane import Packed
 from broker.protocol.codec import decode_chunk
-from broker.protocol.constants import INT_MAX, INT_MIN, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.names import shard_of
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.values import admit, admit_key
 from tests.unit.core.test_buffer import buffer, put
 from tests.unit.effort import examples

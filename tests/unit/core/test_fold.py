@@ -10,15 +10,24 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from broker.core.fold import Tally, decode_chunks, fold, incremented
+from broker.core.fold import Tally, decode_chunks, fold
 from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import INT_MAX, INT_MIN, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.messages import Batch, Chunk, Run
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET, OPERATIONS
 from tests.unit.exactness import exact
 from tests.unit.model_history import Delta, apply_delta, runs_of
 from tests.unit.strategies import NUMBERS, VALUES
 
 INF = float("inf")
+
+
+def incremented(value: Any, amount: Any) -> int | float | None:
+    """Return what a key of this value holds after an increment; None if that is refused."""
+    values = {"k": value}
+    _, refused = OPERATIONS[OP_INCREMENT].effect(values, ["k"], [amount])
+    assert not refused or values["k"] is value
+    return None if refused else values["k"]
 
 
 def batch_of(*chunks: Chunk, offset: int = 5, promised: int | None = None) -> Batch:
@@ -206,7 +215,7 @@ def test_both_ways_through_the_fold_agree_with_the_reference(
     mirror = deepcopy(before)
 
     def observe(
-        operation: str, keys: Sequence[str], values: Sequence[Any], _stamps: Iterable[int]
+        operation: str, keys: Sequence[str], values: Iterable[Any], _stamps: Iterable[int]
     ) -> None:
         for key, value in zip(keys, values, strict=True):
             if operation == "delete":

@@ -18,8 +18,9 @@ from broker.core.transitions import Event
 from broker.errors import DecodeError
 from broker.model import Change, Status
 from broker.protocol.codec import encode_chunk, encode_packet, pack_field
-from broker.protocol.constants import MAX_CHUNK_BYTES, NO_ID, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import MAX_CHUNK_BYTES, NO_ID
 from broker.protocol.messages import Batch, Chunk, Heartbeat, LogEntry, Notice, Position, Run
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.unit.exactness import exact
 from tests.unit.model_history import Delta, History, SnapshotRun
 from tests.unit.replica_without_io import STALENESS_BOUND, Follower, LogRead

@@ -16,7 +16,8 @@ from hypothesis.stateful import (
 
 from broker.model import Status
 from broker.protocol import codec
-from broker.protocol.constants import BULK_BYTES, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import BULK_BYTES
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.unit.effort import examples
 from tests.unit.exactness import exact
 from tests.unit.model_history import Delta, History, SnapshotRun

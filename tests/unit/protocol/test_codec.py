@@ -31,9 +31,9 @@ from broker.protocol.constants import (
     MAX_CHUNK_BYTES,
     MAX_DEPTH,
     MAX_KEY_BYTES,
-    OP_SET,
 )
 from broker.protocol.messages import Batch, Chunk, Heartbeat, Packet, Run
+from broker.protocol.operations import OP_SET
 from tests.unit.exactness import exact
 from tests.unit.protocol.test_values import nested
 from tests.unit.strategies import CHUNKS, INTEGERS, PACKETS, VALUES

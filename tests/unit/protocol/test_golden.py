@@ -27,15 +27,7 @@ from broker.protocol.codec import (
     unpack,
     unpack_fields,
 )
-from broker.protocol.constants import (
-    INT_MAX,
-    INT_MIN,
-    NO_ID,
-    OP_DELETE,
-    OP_INCREMENT,
-    OP_RECORDS,
-    OP_SET,
-)
+from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
 from broker.protocol.messages import (
     Batch,
     Chunk,
@@ -49,6 +41,7 @@ from broker.protocol.messages import (
     TableRun,
 )
 from broker.protocol.names import ShardKeys, config_key, shard_of, shard_tag, slot_of
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_RECORDS, OP_SET
 from tests.unit.exactness import exact
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -32,7 +32,7 @@ from broker.core.tables.index import SPREAD, shards_of_numbers
 from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
 from broker.model import Status
-from broker.protocol import constants
+from broker.protocol import constants, operations
 from broker.protocol.codec import (
     decode_chunk,
     decode_packet,
@@ -127,6 +127,24 @@ def test_every_constant_of_the_protocol_stands_in_the_document() -> None:
         for name, value in zip(names.split(", "), values.split(", "), strict=True)
     }
     assert told == coded
+
+
+def test_the_operations_of_the_document_are_those_of_the_code() -> None:
+    """Each operation has the name, code, column and effect that the code's table gives it."""
+    assert table("operation", "code", "values", "effect") == [
+        [op.name, str(op.code), op.column_rule, op.effect_rule]
+        for op in operations.OPERATIONS.values()
+    ]
+    codes = [str(code) for code in operations.OPERATIONS]
+    assert f"not the integer {', '.join(codes[:-1])} or {codes[-1]}." in DOC
+
+
+def test_the_parts_for_tables_of_the_document_are_those_of_the_code() -> None:
+    """Each part has the name, code and elements that the code's table gives it."""
+    assert table("part", "elements") == [
+        [part.name, f"{part.code}, name, kind, {part.elements_rule}"]
+        for part in operations.TABLE_PARTS.values()
+    ]
 
 
 @pytest.mark.parametrize("limit", ["MAX_CHUNK_BYTES", "MAX_KEY_BYTES", "INT_MIN", "INT_MAX"])
@@ -296,20 +314,20 @@ CHUNK = Chunk(
     time_ms=1700000000123,
     runs=[
         Run(
-            constants.OP_SET,
+            operations.OP_SET,
             ["AA1", "AA1/at"],
             ["departed", datetime(2023, 11, 14, 22, 13, 20, 500_000, tzinfo=UTC)],
         ),
         Run(
-            constants.OP_INCREMENT,
+            operations.OP_INCREMENT,
             ["EWR/late", "EWR/min"],
             [1, -2.5],
             [1700000000100, 1700000000101],
         ),
-        Run(constants.OP_DELETE, ["AA9"], None),
+        Run(operations.OP_DELETE, ["AA9"], None),
     ],
 )
-SMALL = Chunk("JFK", 1700000000001, 1, 1700000000130, [Run(constants.OP_SET, ["k"], [True])])
+SMALL = Chunk("JFK", 1700000000001, 1, 1700000000130, [Run(operations.OP_SET, ["k"], [True])])
 
 PACKETS: dict[str, Packet] = {
     "batch": Batch(

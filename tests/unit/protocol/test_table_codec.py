@@ -14,8 +14,8 @@ from broker.core.lane import CHUNK_HEAD_BYTES
 from broker.core.tables.conflate import conflated
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk, encode_chunk
-from broker.protocol.constants import OP_SET
 from broker.protocol.messages import Chunk, IdRange, Run, TableDefine, TableKey, TableRun
+from broker.protocol.operations import OP_SET
 from broker.protocol.table_codec import merged, table_run_size
 from tests.unit.table_model import HISTORIES, Act, Model, chunks_of, packed
 

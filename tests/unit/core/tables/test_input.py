@@ -14,9 +14,9 @@ from broker.core.tables.input import Keys, number_keys, record_runs
 from broker.core.tables.shard import ShardTables
 from broker.core.tables.view import TableView
 from broker.errors import EncodeError
-from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.messages import IdRange, TableKey, TableRun
 from broker.protocol.names import shard_of
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.unit.table_model import packed, unpacked
 
 NAMED, INTS = TableKey("t", "str-f64"), TableKey("t", "str-i64")
@@ -270,7 +270,7 @@ def test_a_single_key_is_read_between_two_steps_of_a_batch(
     assert view[7] == 7.5
     found = view._slot(7)
     monkeypatch.setattr(view, "_slot", lambda _key: found)
-    table._delete(np.array([7]))
+    table._delete(np.array([7]), None, None)
     assert 7 not in view
 
 

@@ -27,9 +27,10 @@ from broker.core.key_ids import DEFINE_BYTES
 from broker.core.lane import Columns, Packed
 from broker.core.tables.input import Keys, column_runs, number_keys, text_keys
 from broker.protocol.codec import decode_chunk, encode_chunk
-from broker.protocol.constants import MAX_CHUNK_BYTES, OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.constants import MAX_CHUNK_BYTES
 from broker.protocol.messages import Chunk, TableDefine, TableKey, TableRun
 from broker.protocol.names import shard_of
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.unit.core.test_buffer_machine import INCARNATION, KEEP_S, LINGER, SHARD, SHARDS, Record
 from tests.unit.effort import examples
 from tests.unit.exactness import exact

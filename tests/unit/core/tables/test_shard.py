@@ -15,7 +15,6 @@ from broker.core.tables.shard import Outcome, ShardTables
 from broker.errors import DecodeError
 from broker.model import ABSENT
 from broker.protocol.codec import encode_chunk, unpack_fields
-from broker.protocol.constants import OP_DELETE, OP_INCREMENT, OP_RECORDS, OP_SET
 from broker.protocol.messages import (
     Batch,
     Chunk,
@@ -26,6 +25,7 @@ from broker.protocol.messages import (
     TableOp,
     TableRun,
 )
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_RECORDS, OP_SET
 from tests.unit.exactness import exact
 from tests.unit.table_model import HISTORIES, Act, Model, chunks_of, packed, told
 

@@ -1,0 +1,209 @@
+"""What an operation is: the one table that everything else goes by.
+
+The codec checks runs by it, the fold carries them out by it, a buffer leaves out what is
+overwritten by it, `Change.operation` and the command line say its names, and PROTOCOL.md is tested
+against it. Pure, and light to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import compress, count, repeat
+from operator import is_
+from typing import Any, Final, Literal, TypeAlias
+
+from broker.protocol.constants import INT_MAX, INT_MIN
+
+# Codes of the operations of a run ...
+OP_SET: Final = 1
+OP_DELETE: Final = 2
+OP_INCREMENT: Final = 3
+# ... and of parts that only tables have.
+OP_DEFINE: Final = 4
+OP_RECORDS: Final = 5
+
+Operation: TypeAlias = Literal["set", "delete", "increment"]
+
+Values: TypeAlias = dict[str, Any]
+# Changes `values` by a run of keys and their column; returns what each key holds after its delta,
+# and the places in the run of the deltas that changed nothing.
+Effect: TypeAlias = Callable[
+    [Values, Sequence[str], Sequence[Any] | None], tuple[Iterable[Any], Sequence[int]]
+]
+
+
+class Column(Enum):
+    """What the column of values of a run holds."""
+
+    NOTHING = auto()
+    VALUES = auto()
+    AMOUNTS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation.
+
+    Attributes:
+        name: what `Change.operation`, the command line and PROTOCOL.md call it.
+        code: its number in a run.
+        column: what it comes with.
+        overwrites: what a key holds after it does not depend on what the key held before: so a
+            buffer may leave out older deltas of the key, and nothing is read to fold it.
+        removes: after it the key holds nothing.
+        refuses: a delta of it that changed nothing was refused, and counts as that.
+        effect: what it does.
+        column_rule: the cells of PROTOCOL.md about its column ...
+        effect_rule: ... and about what it does.
+    """
+
+    name: Operation
+    code: int
+    column: Column
+    overwrites: bool
+    removes: bool
+    refuses: bool
+    effect: Effect
+    column_rule: str
+    effect_rule: str
+
+
+class Form(Enum):
+    """How a part of a chunk for a table is laid out."""
+
+    COLUMNS = auto()
+    RECORDS = auto()
+    DEFINE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class TablePart:
+    """One kind of part that a chunk has for tables.
+
+    Attributes:
+        name: what PROTOCOL.md calls it.
+        code: its number.
+        form: how it is laid out.
+        op: what its rows do to keys; None: it has none.
+        elements_rule: what PROTOCOL.md says of its elements behind code, name and kind.
+    """
+
+    name: str
+    code: int
+    form: Form
+    op: Op | None
+    elements_rule: str
+
+
+# -- effects --------------------------------------------------------------------------------------
+
+
+def _set(
+    values: Values, keys: Sequence[str], given: Sequence[Any] | None
+) -> tuple[Iterable[Any], Sequence[int]]:
+    values.update(zip(keys, given or (), strict=True))
+    return given or (), ()
+
+
+def _delete(
+    values: Values, keys: Sequence[str], _given: Sequence[Any] | None
+) -> tuple[Iterable[Any], Sequence[int]]:
+    pop, expected = values.pop, len(values) - len(keys)
+    held = [pop(key, _ABSENT) for key in keys]
+    # Most often every key was there; to look at each would cost as much as to delete it.
+    absent = (
+        () if len(values) == expected else [*compress(count(), map(is_, held, repeat(_ABSENT)))]
+    )
+    return repeat(None, len(keys)), absent
+
+
+def _increment(
+    values: Values, keys: Sequence[str], amounts: Sequence[Any] | None
+) -> tuple[Iterable[Any], Sequence[int]]:
+    """Integers stay integers within the 64-bit range; if one side is a float, so is the sum.
+
+    What is not a number (bools are not) cannot be added to.
+    """
+    after: list[Any] = []
+    refused: list[int] = []
+    for key, amount in zip(keys, amounts or (), strict=True):
+        # An absent key counts as 0.
+        value = values.get(key, 0)
+        kind = type(value)
+        if kind is int or kind is float:
+            total = value + amount
+            if type(total) is float or INT_MIN <= total <= INT_MAX:
+                values[key] = total
+                after.append(total)
+                continue
+        refused.append(len(after))
+        after.append(value)
+    return after, refused
+
+
+_ABSENT: Final = object()
+
+# -- the table ------------------------------------------------------------------------------------
+
+_SET: Final = Op(
+    name="set",
+    code=OP_SET,
+    column=Column.VALUES,
+    overwrites=True,
+    removes=False,
+    refuses=False,
+    effect=_set,
+    column_rule="array, one a key",
+    effect_rule="the key now has the value",
+)
+_DELETE: Final = Op(
+    name="delete",
+    code=OP_DELETE,
+    column=Column.NOTHING,
+    overwrites=True,
+    removes=True,
+    refuses=False,
+    effect=_delete,
+    column_rule="nil",
+    effect_rule="the key is gone; an absent key is no error",
+)
+_INCREMENT: Final = Op(
+    name="increment",
+    code=OP_INCREMENT,
+    column=Column.AMOUNTS,
+    overwrites=False,
+    removes=False,
+    refuses=True,
+    effect=_increment,
+    column_rule="array of numbers, one a key",
+    effect_rule="see 6.4",
+)
+
+OPERATIONS: Final[Mapping[int, Op]] = {op.code: op for op in (_SET, _DELETE, _INCREMENT)}
+NAMED: Final[Mapping[Operation, Op]] = {op.name: op for op in OPERATIONS.values()}
+
+TABLE_PARTS: Final[Mapping[int, TablePart]] = {
+    part.code: part
+    for part in (
+        TablePart(
+            *("define", OP_DEFINE, Form.DEFINE, None),
+            "array of str (the keys), id of the first, nil",
+        ),
+        TablePart("set", OP_SET, Form.COLUMNS, _SET, "keys, values, timestamps"),
+        TablePart("delete", OP_DELETE, Form.COLUMNS, _DELETE, "keys, nil, timestamps"),
+        TablePart("increment", OP_INCREMENT, Form.COLUMNS, _INCREMENT, "keys, amounts, timestamps"),
+        TablePart(
+            *("records", OP_RECORDS, Form.RECORDS, _SET),
+            "bin of records of 24 bytes: key u64, value, timestamp i64; nil, nil",
+        ),
+    )
+}
+
+
+def op_of_part(code: int) -> Op:
+    """Return what the rows of a table's run do to keys; a define is no run."""
+    op = TABLE_PARTS[code].op
+    assert op is not None  # noqa: S101 - see above
+    return op
