@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, and its tables are complete."""
+"""The examples of README and docs run as they stand, and their tables are complete."""
 
 from __future__ import annotations
 
@@ -18,9 +18,19 @@ from workers.cli import statebroker
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text("utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHELL = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-COMMANDS = set(re.findall(r"^statebroker (\w+)", SHELL, re.MULTILINE))
+GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")
+COMMAND = (ROOT / "docs" / "command.md").read_text("utf-8")
+SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text("utf-8")
+CONTRIBUTING = (ROOT / ".github" / "CONTRIBUTING.md").read_text("utf-8")
+
+FIRST_EXAMPLE, *_ = README_EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = README_EXAMPLES + re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def commands_in(page: str) -> set[str]:
+    """Return the commands of `statebroker` that a page's shell examples run."""
+    shell = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    return set(re.findall(r"^statebroker (\w+)", shell, re.MULTILINE))
 
 
 @pytest.fixture
@@ -45,7 +55,7 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_each_python_example_runs(number: int, served: str) -> None:
-    """Copied out of the README and run by itself, each example works and says nothing wrong."""
+    """Copied from README or guide and run by itself, each example works without a warning."""
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"url = {served!r}\n{EXAMPLES[number]}"],
         check=False,
@@ -61,7 +71,7 @@ def test_each_python_example_runs(number: int, served: str) -> None:
 def test_the_ten_line_example_prints_what_it_says() -> None:
     """The first example needs nothing but the package: no server, no worker, no URL."""
     result = subprocess.run(
-        [sys.executable, "-c", EXAMPLES[0]],
+        [sys.executable, "-c", FIRST_EXAMPLE],
         check=True,
         capture_output=True,
         text=True,
@@ -71,28 +81,40 @@ def test_the_ten_line_example_prints_what_it_says() -> None:
     assert result.stdout == "{'lat': 52.52, 'lon': 13.4} 3 live\n"
 
 
-def test_every_command_in_the_readme_exists() -> None:
-    """The shell lines name commands that the command line has."""
-    assert COMMANDS
-    assert set(statebroker.commands) >= COMMANDS
+def test_every_command_is_on_its_page() -> None:
+    """docs/command.md shows every command, and the README only commands that exist."""
+    assert commands_in(COMMAND) == set(statebroker.commands)
+    assert commands_in(README)
+    assert commands_in(README) <= commands_in(COMMAND)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_in_the_table(name: str) -> None:
-    """Each setting stands in the README with its default."""
-    row = re.search(rf"^\| `{name}` \| ([^|]+) \|", README, re.MULTILINE)
-    assert row is not None, f"{name} is not in the README's table"
+    """docs/settings.md has each setting with its default."""
+    row = re.search(rf"^\| `{name}` \| ([^|]+) \|", SETTINGS_PAGE, re.MULTILINE)
+    assert row is not None, f"{name} is not in the table of docs/settings.md"
     default = SETTINGS[name].default or 0
     shown = float(re.sub(r"[^0-9.]", "", row[1]))
     scale = 1024 if "KiB" in row[1] else 1024**2 if "MiB" in row[1] else 1
     assert shown * scale == default
 
 
-SCRIPTS = ("scripts/demo", "scripts/test", "scripts/check", "scripts/faults")
+@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test"])
+def test_the_readme_names_the_two_commands(script: str) -> None:
+    """A newcomer is told two commands to run, each alone on its line."""
+    assert f"\n    {script}\n" in README
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_scripts_that_it_names_exist(script: str) -> None:
-    """The commands that a newcomer is told to run are there and can be run."""
-    assert script in README
-    assert (ROOT / script).stat().st_mode & 0o111
+NAMED_SCRIPTS = sorted(set(re.findall(r"`?(scripts/[a-z]+)\b(?!/)", README + CONTRIBUTING)))
+
+
+@pytest.mark.parametrize("script", NAMED_SCRIPTS)
+def test_the_scripts_that_are_named_exist(script: str) -> None:
+    """What README and CONTRIBUTING tell people to run is there and can be run."""
+    assert (ROOT / script).is_dir() or (ROOT / script).stat().st_mode & 0o111
+
+
+def test_the_contributing_page_names_the_scripts_for_contributors() -> None:
+    """Checks, tests, mutations, faults and benchmarks are all mentioned."""
+    verbs = ("check", "test", "demo", "mutations", "faults", "bench", "scenarios")
+    assert {f"scripts/{verb}" for verb in verbs} <= set(NAMED_SCRIPTS)
