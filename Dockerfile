@@ -1,6 +1,6 @@
 # One image for every role of statebroker: workers, command line, and the demo's producers.
 #
-# Without a network: fill wheelhouse/ first, and name a base image that is there; scripts/images does both.
+# Without a network: fill wheelhouse/ first, and name a local base image; scripts/images does both.
 #   docker build --build-arg BASE_IMAGE=... .
 
 ARG BASE_IMAGE=python:3.11-slim
@@ -8,10 +8,10 @@ ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE} AS build
 LABEL org.opencontainers.image.title="statebroker"
 ARG WHEELHOUSE=wheelhouse
-# The star lets the folder be absent: COPY then takes pyproject.toml alone.
+# The asterisk makes the folder optional: without it COPY takes pyproject.toml alone.
 COPY pyproject.toml ${WHEELHOUSE}* /wheelhouse/
 WORKDIR /src
-# What it needs, in a layer of its own: it changes seldom.
+# Dependencies in a separate layer, because they change rarely.
 COPY pyproject.toml ./
 RUN python3 -m venv /opt/statebroker \
     && if ls /wheelhouse/*.whl >/dev/null 2>&1; then \
@@ -37,7 +37,7 @@ ENV PATH=/opt/statebroker/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER statebroker
-# Healthy: this container reaches the server of STATEBROKER_URL, and the namespace there is ours.
+# Healthy: this container reaches the server of STATEBROKER_URL, and the namespace there has our protocol version.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=15s --retries=3 \
     CMD ["statebroker", "status", "--json"]
 ENTRYPOINT ["statebroker"]

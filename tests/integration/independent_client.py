@@ -99,7 +99,7 @@ class Writer:
 
     def call(self, name: str, keys: Sequence[str], *args: Any) -> Any:
         """EVALSHA as section 4 says."""
-        lua = (HOME / "lua" / f"{name}.lua").read_bytes()
+        lua = (HOME / "backend" / "lua" / f"{name}.lua").read_bytes()
         sha = hashlib.sha1(lua, usedforsecurity=False).hexdigest()
         try:
             return self.client.evalsha(sha, len(keys), *keys, *args)
@@ -218,7 +218,7 @@ class Writer:
 
     def append_bulk(self, keys: list[str], args: list[Any], data: bytes) -> Any:
         """Push a bulk chunk, then append it, in one transaction."""
-        lua = (HOME / "lua" / "append.lua").read_bytes()
+        lua = (HOME / "backend" / "lua" / "append.lua").read_bytes()
         pipe = self.client.pipeline(transaction=True)
         pipe.script_load(lua)
         pipe.rpush(keys[3], data)
