@@ -1,0 +1,49 @@
+"""docs/statistics.md says of each number what the docstrings of broker/stats.py say."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from broker import stats
+
+PAGE = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text("utf-8")
+CLASSES = {
+    name: found
+    for name, found in vars(stats).items()
+    if inspect.isclass(found) and is_dataclass(found) and found.__module__ == stats.__name__
+}
+# unit; kind, meaning
+TEXT = re.compile(r"(?:([^;,.]+); )?(?:(counter|gauge), )?(.*)")
+
+
+def rows_of(statistics: type) -> list[str]:
+    """Return the rows that the page must have for a class, made from its docstring."""
+    _, _, attributes = (inspect.getdoc(statistics) or "").partition("Attributes:\n")
+    rows = []
+    for name, text in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
+        found = TEXT.fullmatch(" ".join(text.split()))
+        assert found is not None
+        rows.append(
+            "| " + " | ".join((f"`{name}`", *(part or "-" for part in found.groups()))) + " |"
+        )
+    return rows
+
+
+def test_the_page_has_a_section_for_each_class() -> None:
+    """No class is missing, and none is described that does not exist."""
+    assert CLASSES
+    assert set(re.findall(r"^## (\w+)$", PAGE, re.MULTILINE)) == set(CLASSES)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_page_describes_each_field(name: str) -> None:
+    """Every field is documented, and its row on the page is what the docstring says."""
+    section = PAGE.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    expected = rows_of(CLASSES[name])
+    assert [row.split("`")[1] for row in expected] == [one.name for one in fields(CLASSES[name])]
+    assert re.findall(r"^\| `.*$", section, re.MULTILINE) == expected
