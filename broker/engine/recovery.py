@@ -14,6 +14,7 @@ from broker.backend.session import Session
 from broker.core.effects import Effect, LoadState, Read, ReadLog, StopReading
 from broker.core.shard import ShardState
 from broker.errors import BackendError, DecodeError
+from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -63,13 +64,14 @@ class Recovery:
         await cancel_and_wait([self._task])
 
     async def _run(self) -> None:
-        delay = 0.0
+        retry = Backoff(RETRY_FIRST, RETRY_MAX)
         try:
             while (request := self._request) is not None:
-                retry_max = await self._attempt(request)
-                delay = min(retry_max, max(RETRY_FIRST, delay * 2)) if retry_max else 0.0
-                if delay:
-                    await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+                longest = await self._attempt(request)
+                if longest:
+                    await asyncio.sleep(retry.next(longest))
+                else:
+                    retry.reset()
         finally:
             # In the same step as the last look at the request: the next one starts another task.
             self._task = None

@@ -41,6 +41,7 @@ from broker.errors import (
     ReplicaFailedError,
 )
 from broker.model import Status
+from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class Follower:
 
     async def _follow(self) -> None:
         """Stay subscribed for ever; every new subscription counts as a gap."""
-        delay = 0.0
+        retry = Backoff(RETRY_FIRST, RETRY_MAX)
         while True:
             try:
                 await self._await_namespace()
@@ -191,8 +192,7 @@ class Follower:
                 return
             except BackendError as error:
                 log.warning("namespace_unknown namespace=%s error=%s", self.namespace, error)
-            delay = min(RETRY_MAX, max(RETRY_FIRST, delay * 2))
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            await asyncio.sleep(retry.next())
 
     async def ready(self) -> None:
         """Return once the namespace is there, before a server is subscribed to."""
@@ -205,14 +205,13 @@ class Follower:
 
     async def _await_namespace(self) -> None:
         """Wait until somebody who may write has made the namespace (or made it again)."""
-        delay = RETRY_FIRST
+        retry = Backoff(RETRY_FIRST, NAMESPACE_RETRY_MAX)
         while True:
             if await self._session.try_join():
                 if not self.shards:
                     self._make_shards()
                 return
-            await asyncio.sleep(delay)
-            delay = min(delay * 1.5, NAMESPACE_RETRY_MAX)
+            await asyncio.sleep(retry.next())
 
     def on_message(self, channel: bytes, data: bytes) -> None:
         """Apply a packet; keep a bulk chunk for the one that follows."""
