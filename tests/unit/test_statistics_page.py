@@ -17,8 +17,8 @@ CLASSES = {
     for name, found in vars(stats).items()
     if inspect.isclass(found) and is_dataclass(found) and found.__module__ == stats.__name__
 }
-# unit; kind, meaning
-TEXT = re.compile(r"(?:([^;,.]+); )?(?:(counter|gauge), )?(.*)")
+# unit; kind, meaning: a label has neither, a status no unit
+TEXT = re.compile(r"(?:(?:([^;,.]+); )?(counter|gauge), )?(.*)")
 
 
 def rows_of(statistics: type) -> list[str]:
