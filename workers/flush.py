@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from redis.exceptions import RedisError
@@ -22,6 +22,7 @@ from broker.backend.topology import Client
 from broker.errors import BackendError
 from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES
 from broker.runtime.tasks import cancel_and_wait
+from broker.stats import FlushShardStats, FlushWorkerStats
 from workers.canary import Canary
 from workers.health import GREEN, FlushHealth
 from workers.loop import run_loop, tell_health
@@ -39,6 +40,17 @@ WAKE_WAIT = 5  # seconds a blocking pop lasts; only bounds how long a dead link 
 
 
 @dataclass(slots=True)
+class _Counts:
+    """What was published of one shard; `FlushShardStats` documents each."""
+
+    batches: int = 0
+    deltas: int = 0
+    bytes: int = 0
+    by_count: int = 0
+    by_age: int = 0
+
+
+@dataclass(slots=True)
 class _Shard:
     """When one shard has to be looked at again, and whose lists its last batches came from."""
 
@@ -47,6 +59,7 @@ class _Shard:
     is_woken: bool = False
     is_full: bool = False
     beat_at: float = 0.0
+    counts: _Counts = field(default_factory=_Counts)
     nodes: dict[str, None] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -74,7 +87,6 @@ class FlushWorker:
         limits: DrainLimits | None = None,
     ) -> None:
         self.name = name
-        self.counts = {"batches": 0, "deltas": 0, "bytes": 0, "by_count": 0, "by_age": 0}
         self._session = session
         self._interval = heartbeat_interval
         self._max_age_ms = None if max_age is None else round(max_age * 1000)
@@ -83,6 +95,22 @@ class FlushWorker:
         self._shards = [_Shard(number) for number in range(len(session.keys))]
         self.health = FlushHealth(len(session.keys), heartbeat_interval, time.monotonic())
         self.reason = GREEN
+
+    def stats(self) -> FlushWorkerStats:
+        """Return what this worker published since it started; docs/statistics.md explains it."""
+        shards = tuple(
+            FlushShardStats(shard=one.number, **asdict(one.counts)) for one in self._shards
+        )
+        return FlushWorkerStats(
+            worker=self.name,
+            reason=self.reason,
+            batches=sum(one.batches for one in shards),
+            deltas=sum(one.deltas for one in shards),
+            bytes=sum(one.bytes for one in shards),
+            by_count=sum(one.by_count for one in shards),
+            by_age=sum(one.by_age for one in shards),
+            shards=shards,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; a batch under way is finished."""
@@ -217,7 +245,7 @@ class FlushWorker:
         now = time.monotonic()
         self.health.answered(now)
         if isinstance(reply, Drained):
-            self._count(shard.number, reply)
+            self._count(shard, reply)
             self.health.published(shard.number, reply.offset, now)
         if isinstance(reply, Drained | NotDue):
             shard.is_full = False
@@ -238,20 +266,22 @@ class FlushWorker:
         for node in list(shard.nodes)[:-MAX_KNOWN_NODES]:
             del shard.nodes[node]
 
-    def _count(self, number: int, batch: Drained) -> None:
-        self.counts["batches"] += 1
-        self.counts["deltas"] += batch.deltas
-        self.counts["bytes"] += batch.size
-        self.counts["by_count" if batch.trigger == 1 else "by_age"] += 1
+    def _count(self, shard: _Shard, batch: Drained) -> None:
+        counts, is_by_count = shard.counts, batch.trigger == 1
+        counts.batches += 1
+        counts.deltas += batch.deltas
+        counts.bytes += batch.size
+        counts.by_count += is_by_count
+        counts.by_age += not is_by_count
         log.debug(
             "batch_published shard=%d offset=%d deltas=%d chunks=%d bytes=%d trigger=%d age_ms=%d",
-            *(number, batch.offset, batch.deltas, batch.chunks, batch.size),
+            *(shard.number, batch.offset, batch.deltas, batch.chunks, batch.size),
             *(batch.trigger, batch.oldest_ms),
         )
         if batch.missing:
             log.error(
                 "chunks_not_found shard=%d offset=%d chunks=%d fix=who else writes to these keys?",
-                *(number, batch.offset, batch.missing),
+                *(shard.number, batch.offset, batch.missing),
             )
 
     async def _listen(self, client: Client, shards: list[_Shard]) -> None:

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from broker.backend.session import Session
 from broker.errors import BackendError, BrokerError, ConnectError
+from broker.stats import SchedulerShardStats, SchedulerStats
 from workers.health import GREEN, ScheduleHealth
 from workers.loop import run_loop, tell_health
 from workers.snapshot import SnapshotWorker
@@ -29,6 +31,16 @@ LOOK_EVERY: Final = 0.5
 LAST_WRITE: Final = 0.3
 LAST_RELEASE: Final = 0.2
 CLOCK_PATIENCE: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What was written of one shard's full state; `SchedulerShardStats` documents each."""
+
+    snapshots: int = 0
+    sets: int = 0
+    deletes: int = 0
+    errors: int = 0
 
 
 class Scheduler:
@@ -49,7 +61,6 @@ class Scheduler:
         self, session: Session, name: str, *, interval: float, log_retention: float, log_limit: int
     ) -> None:
         self.name = name
-        self.counts = {"snapshots": 0, "sets": 0, "deletes": 0, "errors": 0, "missed": 0}
         self._session = session
         self._interval = interval
         self._shards = [
@@ -63,6 +74,9 @@ class Scheduler:
             )
             for shard in range(len(session.keys))
         ]
+        self._counts = [_Counts() for _ in self._shards]
+        self._jobs_failed = 0
+        self._jobs_missed = 0
         self.health = ScheduleHealth(interval, RENEW_EVERY, time.monotonic())
         self.reason = GREEN
         self._wake = asyncio.Event()
@@ -71,6 +85,24 @@ class Scheduler:
         self._write_by = math.inf
         self._renew_due = False
         self._look_due = False
+
+    def stats(self) -> SchedulerStats:
+        """Return what this scheduler did since it started; docs/statistics.md explains it."""
+        shards = tuple(
+            SchedulerShardStats(shard=one.shard, **asdict(counts))
+            for one, counts in zip(self._shards, self._counts, strict=True)
+        )
+        return SchedulerStats(
+            worker=self.name,
+            reason=self.reason,
+            snapshots=sum(one.snapshots for one in shards),
+            sets=sum(one.sets for one in shards),
+            deletes=sum(one.deletes for one in shards),
+            errors=sum(one.errors for one in shards) + self._jobs_failed,
+            jobs_failed=self._jobs_failed,
+            missed=self._jobs_missed,
+            shards=shards,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until stopped; finish the write under way, then bring all up to date."""
@@ -145,12 +177,12 @@ class Scheduler:
     async def write_all(self) -> None:
         """Bring every shard's full state up to its head, where this scheduler holds the lease."""
         self._is_writing = True
-        for shard in self._shards:
+        for shard, counts in zip(self._shards, self._counts, strict=True):
             began = time.monotonic()
             try:
                 written = await shard.write_once()
             except BrokerError as error:
-                self.counts["errors"] += 1
+                counts.errors += 1
                 log.warning("snapshot_failed shard=%d error=%s", shard.shard, error)
                 self.health.failed(shard.shard, str(error))
                 if isinstance(error, ConnectError):
@@ -158,9 +190,9 @@ class Scheduler:
                 continue
             self.health.wrote(shard.shard, time.monotonic(), is_held=bool(shard.fence))
             if written is not None:
-                self.counts["snapshots"] += 1
-                self.counts["sets"] += written.sets
-                self.counts["deletes"] += written.deletes
+                counts.snapshots += 1
+                counts.sets += written.sets
+                counts.deletes += written.deletes
         self._is_writing = False
         self._judge()
 
@@ -199,9 +231,9 @@ class Scheduler:
                 await shard.release()
 
     def _missed(self, event: object) -> None:
-        self.counts["missed"] += 1
+        self._jobs_missed += 1
         log.warning("job_missed event=%s", event)
 
     def _failed(self, event: object) -> None:
-        self.counts["errors"] += 1
+        self._jobs_failed += 1
         log.error("job_failed error=%s", getattr(event, "exception", event))

@@ -27,6 +27,7 @@ from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
+from broker.stats import ProducerStats
 
 if TYPE_CHECKING:
     from broker.aio.table_writer import TableWriter
@@ -457,15 +458,17 @@ class Producer:
         if news:
             raise DataLostError(news)
 
-    def stats(self) -> dict[str, int]:
-        """Return counters: `buffered = accepted + conflated + pending` at any moment.
+    def stats(self) -> ProducerStats:
+        """Return what it did since it was opened; docs/statistics.md explains each number.
+
+        `buffered = accepted + conflated + pending` at any moment.
 
         Raises:
             ClosedError: it was never open.
         """
         if self._sender is None:
             raise _not_open()
-        return self._sender.buffer.counts() | self._sender.counts
+        return self._sender.stats()
 
 
 def _exactly(_key: str, _value: Any) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, ItemsView, Iterator, Mapping
-from dataclasses import asdict
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
@@ -25,6 +25,7 @@ from broker.errors import ClosedError, ConfigError, TokenError
 from broker.model import Change, Health, Status, StatusChange, Token, Verification
 from broker.protocol.messages import Position, TableKey
 from broker.protocol.names import shard_of
+from broker.stats import ReplicaStats
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
@@ -248,44 +249,44 @@ class Replica(Mapping[str, Any]):
         now = time.monotonic()
         return max((shard.lag(now) for shard in self._shards), default=float("inf"))
 
-    def stats(self) -> dict[str, Any]:
-        """Return counters over the life of this replica; see README for each one's meaning."""
-        counts: dict[str, int] = {}
-        for shard in self._shards:
-            for name, count in shard.counts.items():
-                counts[name] = counts.get(name, 0) + count
-        return {
-            "status": str(self.status),
-            "health": asdict(self.health),
-            "status_changes": self._follower.track.changes,
-            "keys": len(self),
-            "lag_s": self.lag,
-            "offset": sum(shard.position.offset for shard in self._shards),
-            "batches_applied": counts.get("batches", 0),
-            "batches_duplicate": counts.get("duplicate", 0),
-            "deltas_applied": sum(shard.tally.applied for shard in self._shards),
-            "deltas_superseded": sum(shard.tally.superseded for shard in self._shards),
-            "deltas_refused": sum(shard.tally.refused for shard in self._shards),
-            "deltas_skipped": sum(shard.tally.skipped for shard in self._shards),
-            "chunks_skipped": counts.get("chunks_skipped", 0),
-            "bytes_received": counts.get("bytes", 0),
-            "packets": counts.get("packets", 0),
-            "packets_unreadable": counts.get("packets_unreadable", 0),
-            "gaps": counts.get("gap", 0),
-            "forks": counts.get("fork", 0),
-            "cuts": counts.get("cut", 0),
-            "silences": counts.get("silence", 0),
-            "catch_ups": counts.get("caught_up", 0) + counts.get("quiet", 0),
-            "loads": counts.get("loads", 0),
-            "reconnects": self._follower.reconnects,
-            "changes_conflated": self._follower.conflated,
-            "self_checks": counts.get("self_checks", 0),
-            "self_checks_failed": counts.get("self_checks_failed", 0),
-            "self_checks_undecided": counts.get("self_checks_undecided", 0),
-            "keys_repaired": counts.get("keys_repaired", 0),
-            "full_state_altered": counts.get("full_state_altered", 0),
-            "status_changes_conflated": self._follower.track.conflated,
-        }
+    def stats(self) -> ReplicaStats:
+        """Return what it is and did since it was opened; docs/statistics.md explains it all."""
+        shards, track = self._shards, self._follower.track
+        counts: Counter[str] = Counter()
+        for shard in shards:
+            counts.update(shard.counts)
+        return ReplicaStats(
+            status=self.status,
+            health=self.health,
+            status_changes=track.changes,
+            keys=len(self),
+            lag_s=self.lag,
+            offset=sum(shard.position.offset for shard in shards),
+            batches_applied=counts["batches"],
+            batches_duplicate=counts["duplicate"],
+            deltas_applied=sum(shard.tally.applied for shard in shards),
+            deltas_superseded=sum(shard.tally.superseded for shard in shards),
+            deltas_refused=sum(shard.tally.refused for shard in shards),
+            deltas_skipped=sum(shard.tally.skipped for shard in shards),
+            chunks_skipped=counts["chunks_skipped"],
+            bytes_received=counts["bytes"],
+            packets=counts["packets"],
+            packets_unreadable=counts["packets_unreadable"],
+            gaps=counts["gap"],
+            forks=counts["fork"],
+            cuts=counts["cut"],
+            silences=counts["silence"],
+            catch_ups=counts["caught_up"] + counts["quiet"],
+            loads=counts["loads"],
+            reconnects=self._follower.reconnects,
+            changes_conflated=self._follower.conflated,
+            self_checks=counts["self_checks"],
+            self_checks_failed=counts["self_checks_failed"],
+            self_checks_undecided=counts["self_checks_undecided"],
+            keys_repaired=counts["keys_repaired"],
+            full_state_altered=counts["full_state_altered"],
+            status_changes_conflated=track.conflated,
+        )
 
     async def verify(self) -> Verification:
         """Prove that the content is what Redis' history says, while writing goes on.

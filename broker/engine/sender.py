@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
 from broker.backend import queries
@@ -21,6 +22,7 @@ from broker.errors import BackendError, BrokerError, FencedError
 from broker.protocol.constants import EPOCH_BYTES
 from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
+from broker.stats import ProducerStats
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,17 @@ PROBE_INTERVAL: Final = 1.0
 SEND_BYTES: Final = 1 << 20  # of chunks that go without waiting for an answer between
 AHEAD_AFTER: Final = 0.0005  # seconds after which they are on their way
 MAX_LINGER_SHARE: Final = 0.1  # of the max age
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What was appended; `ProducerStats` documents each."""
+
+    chunks: int = 0
+    bytes: int = 0
+    duplicates: int = 0
+    retries: int = 0
+    busy: int = 0
 
 
 class Sender:
@@ -59,7 +72,7 @@ class Sender:
         self.node = node
         self.progress = asyncio.Event()
         self.marks: dict[int, tuple[bytes, int]] = {}
-        self.counts = dict.fromkeys(("chunks", "bytes", "duplicates", "retries", "busy"), 0)
+        self._counts = _Counts()
         self.stopped: BrokerError | None = None
         # Why nothing is accepted at the moment, for those who wait; None while all is well.
         self.trouble: str | None = None
@@ -114,6 +127,10 @@ class Sender:
         """What tells this process from another one that claims the same name."""
         return self._token
 
+    def stats(self) -> ProducerStats:
+        """Return what was buffered and appended so far."""
+        return ProducerStats(**self.buffer.counts(), **asdict(self._counts))
+
     def claims(self) -> list[Claim]:
         """Return what Redis has accepted of this node, in the shards that were written to."""
         return [
@@ -163,7 +180,7 @@ class Sender:
             except BackendError as error:
                 self._return(shard)
                 self.trouble = str(error)
-                self.counts["retries"] += 1
+                self._counts.retries += 1
                 pause = retry.next()
                 log.warning("append_failed node=%s shard=%d error=%s", self.node, shard, error)
             if pause:
@@ -215,7 +232,7 @@ class Sender:
                 f"{reply.pending_bytes} bytes are pending in shard {shard}, the limit is "
                 f"{self._settings['pending_bytes']}; are flush workers and a scheduler running?"
             )
-            self.counts["busy"] += 1
+            self._counts.busy += 1
             return False
         return True
 
@@ -236,9 +253,9 @@ class Sender:
 
     def _accepted(self, shard: int, packed: Packed, reply: Accepted) -> None:
         self.trouble = None
-        self.counts["chunks"] += 1
-        self.counts["bytes"] += len(packed.data)
-        self.counts["duplicates"] += reply.duplicate
+        self._counts.chunks += 1
+        self._counts.bytes += len(packed.data)
+        self._counts.duplicates += reply.duplicate
         self.marks[shard] = (reply.epoch, reply.append)
         self._learn(reply.max_age_ms, reply.max_count)
         self.buffer.accepted(shard, time.monotonic())

@@ -16,6 +16,7 @@ from broker.errors import BrokerError
 from broker.model import Token
 from broker.protocol.messages import Value
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.stats import ProducerStats
 from broker.sync.loop_thread import LoopThread
 
 if TYPE_CHECKING:
@@ -150,8 +151,11 @@ class Producer:
         """
         return self._thread.call(self._engine.flush(timeout, replicas=replicas, fsynced=fsynced))
 
-    def stats(self) -> dict[str, int]:
-        """Return counters: `buffered = accepted + conflated + pending` at any moment."""
+    def stats(self) -> ProducerStats:
+        """Return what it did since it was opened; docs/statistics.md explains each number.
+
+        `buffered = accepted + conflated + pending` at any moment.
+        """
         return self._engine.stats()
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:

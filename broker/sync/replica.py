@@ -12,6 +12,7 @@ from broker.core.change_queue import ChangeQueue, OverflowPolicy
 from broker.core.status import StatusQueue
 from broker.model import Change, Health, Status, StatusChange, Token, Verification
 from broker.protocol.messages import Position
+from broker.stats import ReplicaStats
 from broker.sync.iterator import Reader
 from broker.sync.loop_thread import LoopThread
 
@@ -148,8 +149,8 @@ class Replica(Mapping[str, Any]):
         """Seconds since the content was last proved to be the whole history; inf before that."""
         return self._engine.lag
 
-    def stats(self) -> dict[str, Any]:
-        """Return counters over the life of this replica; see README for each one's meaning."""
+    def stats(self) -> ReplicaStats:
+        """Return what it is and did since it was opened; docs/statistics.md explains it all."""
         return self._between_batches(self._engine.stats)
 
     def verify(self) -> Verification:
