@@ -204,7 +204,7 @@ class FlushShardStats(Statistics):
         deltas: deltas; counter, grows by the deltas of each such batch.
         bytes: bytes; counter, grows by the size of each such batch.
         by_count: batches; counter, grows when a batch was due because enough deltas were pending.
-        by_age: batches; counter, grows when a batch was due because a delta was pending for long enough.
+        by_age: batches; counter, grows when a batch was due because a delta waited long enough.
     """
 
     shard: int
@@ -327,7 +327,7 @@ class ShardStats(Statistics):
         pending_bytes: bytes; gauge, of chunks that are not published yet.
         batches: batches; counter, grows with each batch that is published.
         by_count: batches; counter, grows when a batch was due because enough deltas were pending.
-        by_age: batches; counter, grows when a batch was due because a delta was pending for long enough.
+        by_age: batches; counter, grows when a batch was due because a delta waited long enough.
         missing: chunks; counter, grows when the order list names a chunk that the pending lists
             lack: somebody else writes to these keys.
         dead: chunks; counter, grows with each unreadable chunk that a full state found.

@@ -1,40 +1,12 @@
-"""What Redis holds of a namespace, read without following it: for people, checks and tools."""
+"""The inspector for asyncio."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
-from broker.backend import queries
-from broker.backend.connections import translated
-from broker.backend.session import Session
-from broker.config import checked_name
-from broker.core.fold import decode_chunks, fold
-from broker.engine.self_check import retry_until_stable
-from broker.engine.verifier import Verifier
-from broker.errors import BackendError, BrokerError, DecodeError
-from broker.protocol.codec import decode_following, decode_keys, unpack_fields
-from broker.protocol.constants import PROTOCOL_VERSION
-from broker.protocol.messages import Head, Position
-from broker.protocol.names import ShardKeys, shard_of, slot_of_key
-
-LOG_PAGE_BATCHES = 64
-# A worker that is alive is heard of every heartbeat (1 s) or lease renewal (3 s).
-ALIVE_MS = 10_000
-
-_NUMBERS = (
-    "appends",
-    "covered",
-    "accepted",
-    "published",
-    "pending_bytes",
-    "by_count",
-    "by_age",
-    "missing",
-    "dead",
-    "log_bytes",
-    "snap_offset",
-    "fence",
-)
+from broker.engine.inspector import InspectorEngine
+from broker.protocol.messages import Position
+from broker.stats import NamespaceStatus
 
 
 class Inspector:
@@ -48,8 +20,12 @@ class Inspector:
     """
 
     def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
-        self.namespace = checked_name("namespace", namespace)
-        self._session = Session(url, self.namespace, None)
+        self._engine = InspectorEngine(url, namespace=namespace)
+
+    @property
+    def namespace(self) -> str:
+        """Which state."""
+        return self._engine.namespace
 
     async def open(self) -> Self:
         """Connect.
@@ -59,165 +35,44 @@ class Inspector:
             NamespaceMismatchError: another protocol version.
             BrokerError: nobody made the namespace yet.
         """
-        try:
-            await self._session.connect()
-            found = await self._session.try_join()
-        except BaseException:
-            await self._session.close()
-            raise
-        if not found:
-            server = self._session.connections.name
-            await self._session.close()
-            raise BrokerError(
-                f"namespace {self.namespace!r} does not exist on {server}; "
-                "start `statebroker serve` first"
-            )
+        await self._engine.open()
         return self
 
-    async def __aenter__(self) -> Self:
-        """Open it."""
-        return await self.open()
+    async def status(self) -> NamespaceStatus:
+        """Return what Redis holds of the namespace: server, shards, nodes and workers.
 
-    async def __aexit__(self, *_exc: object) -> None:
-        """Close it."""
-        await self.close()
+        docs/statistics.md explains each number. `statebroker status --json` prints its `as_dict()`.
+        Each shard's numbers are of one moment, which is not the same for all shards.
 
-    async def close(self) -> None:
-        """Disconnect."""
-        await self._session.close()
-
-    # -- numbers ----------------------------------------------------------------------------------
-
-    async def status(self) -> dict[str, Any]:
-        """Return what `statebroker status --json` prints: server, shards, nodes and workers.
-
-        Each shard tells the `slot` it is in (None but on a Cluster) and the `held_by` address of
-        the server that answers for it now: the slot's node, the primary behind Sentinels, None for
-        a single server.
+        Raises:
+            BackendError: Redis failed.
         """
-        server = self._session.server
-        shards: list[dict[str, Any]] = []
-        nodes: dict[str, dict[str, Any]] = {}
-        workers: dict[str, dict[str, Any]] = {}
-        for number, keys in enumerate(self._session.keys):
-            async with translated("reading the status"):
-                shard, writers, alive = await self._shard_status(number, keys)
-                shards.append(shard | await self._place(keys))
-            for node, (chunks, deltas, pending) in writers.items():
-                seen = nodes.setdefault(
-                    node, {"node": node, "chunks": 0, "deltas": 0, "pending_deltas": 0}
-                )
-                seen["chunks"] += chunks
-                seen["deltas"] += deltas
-                seen["pending_deltas"] += pending
-            for worker in alive:
-                known = workers.get(worker["worker"])
-                if known is None or worker["seen_ms"] < known["seen_ms"]:
-                    workers[worker["worker"]] = worker
-        return {
-            "namespace": self.namespace,
-            "protocol": PROTOCOL_VERSION,
-            "server": {
-                "name": server.get("server_name", "redis"),
-                "version": str(server.get("valkey_version", server.get("redis_version", ""))),
-                "deployment": self._session.connections.kind,
-            },
-            "shards": shards,
-            "nodes": sorted(nodes.values(), key=lambda node: node["node"]),
-            "workers": sorted(workers.values(), key=lambda worker: worker["worker"]),
-        }
-
-    async def _place(self, keys: ShardKeys) -> dict[str, Any]:
-        """Return where a shard is; asked after its numbers, which may have told of a move."""
-        directory = self._session.connections.directory
-        owner = await directory.owner(keys.meta)
-        return {
-            "slot": slot_of_key(keys.meta.encode()) if directory.is_sharded else None,
-            "held_by": None if owner is None else str(owner),
-        }
-
-    async def _shard_status(
-        self, number: int, keys: ShardKeys
-    ) -> tuple[dict[str, Any], dict[str, tuple[int, int, int]], list[dict[str, Any]]]:
-        pipe = self._session.client.pipeline(transaction=True)
-        pipe.time()
-        pipe.hgetall(keys.meta)
-        pipe.hgetall(keys.writers)
-        pipe.hgetall(keys.workers)
-        pipe.llen(keys.order)
-        pipe.xlen(keys.log)
-        pipe.hlen(keys.state)
-        pipe.get(keys.lease)
-        time, raw, writers, alive, chunks, entries, fields, lease = await pipe.execute()
-        now_ms = time[0] * 1000 + time[1] // 1000
-        meta = {name.decode(): value for name, value in raw.items()}
-        counts = {name: int(meta.get(name, 0)) for name in _NUMBERS}
-        shard = {
-            "shard": number,
-            "epoch": meta.get("epoch", b"").hex(),
-            "offset": int(meta.get("offset", 0)),
-            "batch_id": meta.get("id", b"").hex(),
-            **counts,
-            "pending_deltas": counts["accepted"] - counts["published"],
-            "pending_chunks": chunks,
-            "batches": counts["by_count"] + counts["by_age"],
-            "bytes_published": int(meta.get("bytes", 0)),
-            "log_entries": entries,
-            "state_keys": fields,
-            "snapshot_offset": counts["snap_offset"],
-            "snapshot_age_ms": now_ms - int(meta["snap_at"]) if "snap_at" in meta else None,
-            "last_packet_ms": now_ms - int(meta["published_at"])
-            if "published_at" in meta
-            else None,
-            "lease": lease.decode().partition(" ")[2] if lease else None,
-        }
-        nodes = {}
-        for node, record in writers.items():
-            _, _, last, deltas = record.decode().split(" ")
-            name = node.decode()
-            nodes[name] = (int(last), int(deltas), int(meta.get(f"n:{name}", 0)))
-        workers = []
-        for name, text in alive.items():
-            role, seen, *reason = text.decode(errors="replace").split(" ", 2)
-            workers.append(_worker(name.decode(), role, now_ms - int(seen), *reason))
-        return shard, nodes, workers
-
-    # -- content ----------------------------------------------------------------------------------
+        return await self._engine.status()
 
     async def get(self, key: str) -> tuple[bool, Any]:
-        """Return (whether the key exists, its value) at the head; reads little more than it."""
-        keys = self._session.keys[shard_of(key, len(self._session.keys))]
-        for _ in range(_TRIES):
-            head = await self._head(keys)
-            (field,) = await queries.state_fields(self._session.client, keys, [key])
-            values: dict[str, Any] = {}
-            floors: dict[str, int] = {}
-            if field is not None:
-                (floors[key],), (values[key],) = unpack_fields([field])
-            if await self._fold_log(keys, head.snapshot, None, values, floors) is not None:
-                return key in values, values.get(key)
-        raise _moving(keys)
+        """Return (whether the key exists, its value) at the head; reads little more than it.
+
+        Raises:
+            BackendError: Redis failed, or history moved on faster than it could be read.
+        """
+        return await self._engine.get(key)
 
     async def state(self) -> dict[str, Any]:
         """Return the full-state hash as it is: the state at the last snapshot."""
-        content: dict[str, Any] = {}
-        for keys in self._session.keys:
-            async for names, fields in queries.state_pages(self._session.client, keys):
-                values = unpack_fields(fields)[1]
-                content.update(zip(decode_keys(names), values, strict=True))
-        return content
+        return await self._engine.state()
 
     async def folded(self) -> dict[str, Any]:
-        """Return the state at the head: the full-state hash folded with the log."""
-        content: dict[str, Any] = {}
-        for number in range(len(self._session.keys)):
-            content.update((await self.folded_shard(number, None))[0])
-        return content
+        """Return the state at the head: the full-state hash folded with the log.
+
+        Raises:
+            BackendError: as `get`.
+        """
+        return await self._engine.folded()
 
     async def folded_shard(
         self, shard: int, position: Position | None
     ) -> tuple[dict[str, Any], Position]:
-        """Return one shard's state at a position of its log, or at the head.
+        """Return one shard's state at a position of its log, or at the head, and that position.
 
         Args:
             shard: number of the shard.
@@ -226,21 +81,7 @@ class Inspector:
         Raises:
             BackendError: the position is not part of the history that Redis holds (any more).
         """
-        keys = self._session.keys[shard]
-        for _ in range(_TRIES):
-            run = await queries.server_identity(self._session.client, keys)
-            head = await self._head(keys)
-            values: dict[str, Any] = {}
-            floors: dict[str, int] = {}
-            async for names, fields in queries.state_pages(self._session.client, keys, run):
-                offsets, column = unpack_fields(fields)
-                decoded = decode_keys(names)
-                values.update(zip(decoded, column, strict=True))
-                floors.update(zip(decoded, offsets, strict=True))
-            reached = await self._fold_log(keys, head.snapshot, position, values, floors)
-            if reached is not None:
-                return values, reached
-        raise _moving(keys)
+        return await self._engine.folded_shard(shard, position)
 
     async def altered(self) -> dict[tuple[int, int], list[str]]:
         """Return where the full-state hash is not what schedulers wrote: who changed it by hand?
@@ -253,71 +94,20 @@ class Inspector:
         Raises:
             BackendError: Redis failed, or full states follow each other too fast.
         """
-        found = {}
-        for number in range(len(self._session.keys)):
-            verifier = Verifier(self._session, number)
-            for at, names in (await retry_until_stable(verifier.altered)).items():
-                found[number, at] = names
-        return found
+        return await self._engine.altered()
 
     async def accept(self) -> None:
         """Take the full-state hash as it is for right: the next full state sums it up anew."""
-        for keys in self._session.keys:
-            await queries.forget_digest(self._session.client, keys)
+        await self._engine.accept()
 
-    async def _head(self, keys: ShardKeys) -> Head:
-        head = (await queries.log_page(self._session.client, keys, 0, 0)).head
-        if head is None:
-            raise BackendError(f"{keys.meta} does not exist yet; start `statebroker serve`")
-        return head
+    async def close(self) -> None:
+        """Disconnect. Calling it again does nothing."""
+        await self._engine.close()
 
-    async def _fold_log(
-        self,
-        keys: ShardKeys,
-        start: Position,
-        stop: Position | None,
-        values: dict[str, Any],
-        floors: dict[str, int],
-    ) -> Position | None:
-        """Fold the log onto `values`; None if the history moved on under the reader."""
-        at = start
-        while True:
-            page = await queries.log_page(self._session.client, keys, at.offset, LOG_PAGE_BATCHES)
-            if page.head is None or page.head.position.epoch != at.epoch:
-                return None
-            for entry in page.entries:
-                if stop is not None and at.offset >= stop.offset:
-                    break
-                try:
-                    batch = decode_following(entry, at)
-                except DecodeError:
-                    return None
-                fold(values, batch, decode_chunks(batch)[0], floors)
-                at = batch.position
-            if not page.entries or (stop is not None and at.offset >= stop.offset):
-                break
-        # A page of a full state beyond may have changed a field, or deleted it without a trace.
-        is_ahead = page.head.fold_to > at.offset
-        is_lost = stop is not None and at != stop
-        return None if is_ahead or is_lost else at
+    async def __aenter__(self) -> Self:
+        """Open it."""
+        return await self.open()
 
-
-def _worker(name: str, role: str, seen_ms: int, reason: str = "") -> dict[str, Any]:
-    health = "gone" if seen_ms >= ALIVE_MS else "red" if reason else "green"
-    return {
-        "worker": name,
-        "role": role,
-        "seen_ms": seen_ms,
-        "health": health,
-        "reason": reason,
-    }
-
-
-_TRIES = 5
-
-
-def _moving(keys: ShardKeys) -> BackendError:
-    return BackendError(
-        f"{keys.state} and {keys.log} did not fit together in {_TRIES} tries; the history is being "
-        "rewritten, or the position asked for is gone"
-    )
+    async def __aexit__(self, *_exc: object) -> None:
+        """Close it."""
+        await self.close()

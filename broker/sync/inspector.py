@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from broker import aio
+from broker.engine.inspector import InspectorEngine
 from broker.protocol.messages import Position
+from broker.stats import NamespaceStatus
 from broker.sync.loop_thread import LoopThread
 
 
 class Inspector:
     """A reader of one namespace's Redis side; takes part in nothing.
 
-    Takes the arguments of `broker.aio.Inspector` and gives the same promises.
+    May be used from many threads. Connects when made. Use it with `with`, or call `close()`.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
+        namespace: which state.
 
     Raises:
-        BrokerError: cannot connect, or nobody made the namespace yet; with the fix.
+        ConnectError, UnsupportedServerError, EmbeddedError: with the fix.
+        NamespaceMismatchError: another protocol version.
+        BrokerError: nobody made the namespace yet.
     """
 
     def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
-        self._engine = aio.Inspector(url, namespace=namespace)
+        self._engine = InspectorEngine(url, namespace=namespace)
         self._thread = LoopThread(f"Inspector({namespace})")
         try:
             self._thread.call(self._engine.open())
@@ -27,12 +34,28 @@ class Inspector:
             self._thread.stop()
             raise
 
-    def status(self) -> dict[str, Any]:
-        """Return what `statebroker status --json` prints: server, shards, nodes and workers."""
+    @property
+    def namespace(self) -> str:
+        """Which state."""
+        return self._engine.namespace
+
+    def status(self) -> NamespaceStatus:
+        """Return what Redis holds of the namespace: server, shards, nodes and workers.
+
+        docs/statistics.md explains each number. `statebroker status --json` prints its `as_dict()`.
+        Each shard's numbers are of one moment, which is not the same for all shards.
+
+        Raises:
+            BackendError: Redis failed.
+        """
         return self._thread.call(self._engine.status())
 
     def get(self, key: str) -> tuple[bool, Any]:
-        """Return (whether the key exists, its value) at the head; reads little more than it."""
+        """Return (whether the key exists, its value) at the head; reads little more than it.
+
+        Raises:
+            BackendError: Redis failed, or history moved on faster than it could be read.
+        """
         return self._thread.call(self._engine.get(key))
 
     def state(self) -> dict[str, Any]:
@@ -40,13 +63,21 @@ class Inspector:
         return self._thread.call(self._engine.state())
 
     def folded(self) -> dict[str, Any]:
-        """Return the state at the head: the full-state hash folded with the log."""
+        """Return the state at the head: the full-state hash folded with the log.
+
+        Raises:
+            BackendError: as `get`.
+        """
         return self._thread.call(self._engine.folded())
 
     def folded_shard(
         self, shard: int, position: Position | None
     ) -> tuple[dict[str, Any], Position]:
-        """Return one shard's state at a position of its log, or at the head (None).
+        """Return one shard's state at a position of its log, or at the head, and that position.
+
+        Args:
+            shard: number of the shard.
+            position: where to stop; None is the head.
 
         Raises:
             BackendError: the position is not part of the history that Redis holds (any more).

@@ -1,0 +1,137 @@
+"""What Redis tells of one shard for `status`: read in one atomic step, each reply by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from broker.backend.topology import Client
+from broker.protocol.names import ShardKeys
+from broker.stats import NodeStats, ShardStats, WorkerStatus
+
+# A worker that is alive is heard of every heartbeat (1 s) or lease renewal (3 s).
+ALIVE_MS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardReading:
+    """The replies, as Redis gave them.
+
+    Attributes:
+        time: the server's clock: seconds and microseconds.
+        meta: the meta hash.
+        writers: node -> its record.
+        workers: worker -> its role, when it was last seen, and what is wrong with it.
+        pending_chunks: entries of the order list.
+        log_entries: batches in the log.
+        state_keys: fields of the full-state hash.
+        lease: fencing number and holder; None if nobody holds it.
+    """
+
+    time: tuple[int, int]
+    meta: Mapping[bytes, bytes]
+    writers: Mapping[bytes, bytes]
+    workers: Mapping[bytes, bytes]
+    pending_chunks: int
+    log_entries: int
+    state_keys: int
+    lease: bytes | None
+
+    @property
+    def _now_ms(self) -> int:
+        seconds, microseconds = self.time
+        return seconds * 1000 + microseconds // 1000
+
+    def _number(self, name: str) -> int:
+        return int(self.meta.get(name.encode(), 0))
+
+    def _hex(self, name: str) -> str:
+        return self.meta.get(name.encode(), b"").hex()
+
+    def _age_ms(self, name: str) -> int | None:
+        at = self.meta.get(name.encode())
+        return None if at is None else self._now_ms - int(at)
+
+    def shard(self, number: int, *, slot: int | None, held_by: str | None) -> ShardStats:
+        """Return the shard's numbers.
+
+        Args:
+            number: of the shard.
+            slot: of its keys; None but on a Cluster.
+            held_by: address of the server that answers for it; None for a single server.
+        """
+        accepted, published = self._number("accepted"), self._number("published")
+        by_count, by_age = self._number("by_count"), self._number("by_age")
+        return ShardStats(
+            shard=number,
+            epoch=self._hex("epoch"),
+            offset=self._number("offset"),
+            batch_id=self._hex("id"),
+            appends=self._number("appends"),
+            covered=self._number("covered"),
+            accepted=accepted,
+            published=published,
+            pending_deltas=accepted - published,
+            pending_chunks=self.pending_chunks,
+            pending_bytes=self._number("pending_bytes"),
+            batches=by_count + by_age,
+            by_count=by_count,
+            by_age=by_age,
+            missing=self._number("missing"),
+            dead=self._number("dead"),
+            bytes_published=self._number("bytes"),
+            log_bytes=self._number("log_bytes"),
+            log_entries=self.log_entries,
+            state_keys=self.state_keys,
+            snapshot_offset=self._number("snap_offset"),
+            snapshot_age_ms=self._age_ms("snap_at"),
+            last_packet_ms=self._age_ms("published_at"),
+            lease=self.lease.decode().partition(" ")[2] if self.lease else None,
+            fence=self._number("fence"),
+            slot=slot,
+            held_by=held_by,
+        )
+
+    def nodes(self) -> list[NodeStats]:
+        """Return what each node wrote to this shard."""
+        found = []
+        for name, record in self.writers.items():
+            _incarnation, _token, chunks, deltas = record.decode().split(" ")
+            node = name.decode()
+            pending = self._number(f"n:{node}")
+            found.append(
+                NodeStats(node=node, chunks=int(chunks), deltas=int(deltas), pending_deltas=pending)
+            )
+        return found
+
+    def worker_statuses(self) -> list[WorkerStatus]:
+        """Return the last word of each worker in this shard."""
+        found = []
+        for name, record in self.workers.items():
+            role, seen_at, *reasons = record.decode(errors="replace").split(" ", 2)
+            reason = reasons[0] if reasons else ""
+            seen_ms = self._now_ms - int(seen_at)
+            health = "gone" if seen_ms >= ALIVE_MS else "red" if reason else "green"
+            found.append(
+                WorkerStatus(
+                    worker=name.decode(), role=role, seen_ms=seen_ms, health=health, reason=reason
+                )
+            )
+        return found
+
+
+async def read_shard(client: Client, keys: ShardKeys) -> ShardReading:
+    """Read all that `status` tells of one shard, in one atomic step."""
+    pipe = client.pipeline(transaction=True)
+    queued = {
+        "time": pipe.time(),
+        "meta": pipe.hgetall(keys.meta),
+        "writers": pipe.hgetall(keys.writers),
+        "workers": pipe.hgetall(keys.workers),
+        "pending_chunks": pipe.llen(keys.order),
+        "log_entries": pipe.xlen(keys.log),
+        "state_keys": pipe.hlen(keys.state),
+        "lease": pipe.get(keys.lease),
+    }
+    return ShardReading(**dict(zip(queued, await pipe.execute(), strict=True)))

@@ -1,0 +1,242 @@
+"""What Redis holds of a namespace, read without following it: for people, checks and tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.backend import queries
+from broker.backend.connections import translated
+from broker.backend.inspection import read_shard
+from broker.backend.session import Session
+from broker.config import checked_name
+from broker.core.fold import decode_chunks, fold
+from broker.engine.self_check import retry_until_stable
+from broker.engine.verifier import Verifier
+from broker.errors import BackendError, BrokerError, DecodeError
+from broker.protocol.codec import decode_following, decode_keys, unpack_fields
+from broker.protocol.constants import PROTOCOL_VERSION
+from broker.protocol.messages import Head, Position
+from broker.protocol.names import ShardKeys, shard_of, slot_of_key
+from broker.stats import NamespaceStatus, NodeStats, ServerInfo, ShardStats, WorkerStatus
+
+LOG_PAGE_BATCHES = 64
+
+
+class InspectorEngine:
+    """A reader of one namespace's Redis side, run by both faces on an event loop.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
+        namespace: which state.
+    """
+
+    def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
+        self.namespace = checked_name("namespace", namespace)
+        self._session = Session(url, self.namespace, None)
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            ConnectError, UnsupportedServerError, EmbeddedError: with the fix.
+            NamespaceMismatchError: another protocol version.
+            BrokerError: nobody made the namespace yet.
+        """
+        try:
+            await self._session.connect()
+            found = await self._session.try_join()
+        except BaseException:
+            await self._session.close()
+            raise
+        if not found:
+            server = self._session.connections.name
+            await self._session.close()
+            raise BrokerError(
+                f"namespace {self.namespace!r} does not exist on {server}; "
+                "start `statebroker serve` first"
+            )
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._session.close()
+
+    # -- numbers ----------------------------------------------------------------------------------
+
+    async def status(self) -> NamespaceStatus:
+        """Return what Redis holds of the namespace: server, shards, nodes and workers."""
+        server = self._session.server
+        shards: list[ShardStats] = []
+        nodes: dict[str, NodeStats] = {}
+        workers: dict[str, WorkerStatus] = {}
+        for number, keys in enumerate(self._session.keys):
+            async with translated("reading the status"):
+                found = await read_shard(self._session.client, keys)
+                # Asked after its numbers, whose reply may have told of a move.
+                slot, held_by = await self._place(keys)
+            shards.append(found.shard(number, slot=slot, held_by=held_by))
+            for node in found.nodes():
+                nodes[node.node] = _sum(nodes.get(node.node), node)
+            for worker in found.worker_statuses():
+                known = workers.get(worker.worker)
+                if known is None or worker.seen_ms < known.seen_ms:
+                    workers[worker.worker] = worker
+        return NamespaceStatus(
+            namespace=self.namespace,
+            protocol=PROTOCOL_VERSION,
+            server=ServerInfo(
+                name=server.get("server_name", "redis"),
+                version=str(server.get("valkey_version", server.get("redis_version", ""))),
+                deployment=self._session.connections.kind,
+            ),
+            shards=tuple(shards),
+            nodes=tuple(sorted(nodes.values(), key=lambda node: node.node)),
+            workers=tuple(sorted(workers.values(), key=lambda worker: worker.worker)),
+        )
+
+    async def _place(self, keys: ShardKeys) -> tuple[int | None, str | None]:
+        """Return a shard's slot and the address of the server that answers for it."""
+        directory = self._session.connections.directory
+        owner = await directory.owner(keys.meta)
+        slot = slot_of_key(keys.meta.encode()) if directory.is_sharded else None
+        return slot, None if owner is None else str(owner)
+
+    # -- content ----------------------------------------------------------------------------------
+
+    async def get(self, key: str) -> tuple[bool, Any]:
+        """Return (whether the key exists, its value) at the head; reads little more than it."""
+        keys = self._session.keys[shard_of(key, len(self._session.keys))]
+        for _ in range(_TRIES):
+            head = await self._head(keys)
+            (field,) = await queries.state_fields(self._session.client, keys, [key])
+            values: dict[str, Any] = {}
+            floors: dict[str, int] = {}
+            if field is not None:
+                (floors[key],), (values[key],) = unpack_fields([field])
+            if await self._fold_log(keys, head.snapshot, None, values, floors) is not None:
+                return key in values, values.get(key)
+        raise _moving(keys)
+
+    async def state(self) -> dict[str, Any]:
+        """Return the full-state hash as it is: the state at the last snapshot."""
+        content: dict[str, Any] = {}
+        for keys in self._session.keys:
+            async for names, fields in queries.state_pages(self._session.client, keys):
+                values = unpack_fields(fields)[1]
+                content.update(zip(decode_keys(names), values, strict=True))
+        return content
+
+    async def folded(self) -> dict[str, Any]:
+        """Return the state at the head: the full-state hash folded with the log."""
+        content: dict[str, Any] = {}
+        for number in range(len(self._session.keys)):
+            content.update((await self.folded_shard(number, None))[0])
+        return content
+
+    async def folded_shard(
+        self, shard: int, position: Position | None
+    ) -> tuple[dict[str, Any], Position]:
+        """Return one shard's state at a position of its log, or at the head.
+
+        Args:
+            shard: number of the shard.
+            position: where to stop; None is the head.
+
+        Raises:
+            BackendError: the position is not part of the history that Redis holds (any more).
+        """
+        keys = self._session.keys[shard]
+        for _ in range(_TRIES):
+            run = await queries.server_identity(self._session.client, keys)
+            head = await self._head(keys)
+            values: dict[str, Any] = {}
+            floors: dict[str, int] = {}
+            async for names, fields in queries.state_pages(self._session.client, keys, run):
+                offsets, column = unpack_fields(fields)
+                decoded = decode_keys(names)
+                values.update(zip(decoded, column, strict=True))
+                floors.update(zip(decoded, offsets, strict=True))
+            reached = await self._fold_log(keys, head.snapshot, position, values, floors)
+            if reached is not None:
+                return values, reached
+        raise _moving(keys)
+
+    async def altered(self) -> dict[tuple[int, int], list[str]]:
+        """Return where the full-state hash is not what schedulers wrote: who changed it by hand?
+
+        The server sums its fields up by key range; only ranges that do not fit are read.
+
+        Returns:
+            (shard, key range) -> the keys that the hash has there now.
+
+        Raises:
+            BackendError: Redis failed, or full states follow each other too fast.
+        """
+        found = {}
+        for number in range(len(self._session.keys)):
+            verifier = Verifier(self._session, number)
+            for at, names in (await retry_until_stable(verifier.altered)).items():
+                found[number, at] = names
+        return found
+
+    async def accept(self) -> None:
+        """Take the full-state hash as it is for right: the next full state sums it up anew."""
+        for keys in self._session.keys:
+            await queries.forget_digest(self._session.client, keys)
+
+    async def _head(self, keys: ShardKeys) -> Head:
+        head = (await queries.log_page(self._session.client, keys, 0, 0)).head
+        if head is None:
+            raise BackendError(f"{keys.meta} does not exist yet; start `statebroker serve`")
+        return head
+
+    async def _fold_log(
+        self,
+        keys: ShardKeys,
+        start: Position,
+        stop: Position | None,
+        values: dict[str, Any],
+        floors: dict[str, int],
+    ) -> Position | None:
+        """Fold the log onto `values`; None if the history moved on under the reader."""
+        at = start
+        while True:
+            page = await queries.log_page(self._session.client, keys, at.offset, LOG_PAGE_BATCHES)
+            if page.head is None or page.head.position.epoch != at.epoch:
+                return None
+            for entry in page.entries:
+                if stop is not None and at.offset >= stop.offset:
+                    break
+                try:
+                    batch = decode_following(entry, at)
+                except DecodeError:
+                    return None
+                fold(values, batch, decode_chunks(batch)[0], floors)
+                at = batch.position
+            if not page.entries or (stop is not None and at.offset >= stop.offset):
+                break
+        # A page of a full state beyond may have changed a field, or deleted it without a trace.
+        is_ahead = page.head.fold_to > at.offset
+        is_lost = stop is not None and at != stop
+        return None if is_ahead or is_lost else at
+
+
+def _sum(one: NodeStats | None, other: NodeStats) -> NodeStats:
+    """Return a node's numbers over the shards seen so far and one more."""
+    if one is None:
+        return other
+    return NodeStats(
+        node=one.node,
+        chunks=one.chunks + other.chunks,
+        deltas=one.deltas + other.deltas,
+        pending_deltas=one.pending_deltas + other.pending_deltas,
+    )
+
+
+_TRIES = 5
+
+
+def _moving(keys: ShardKeys) -> BackendError:
+    return BackendError(
+        f"{keys.state} and {keys.log} did not fit together in {_TRIES} tries; the history is being "
+        "rewritten, or the position asked for is gone"
+    )
