@@ -46,6 +46,15 @@ if TYPE_CHECKING:
         Verification,
     )
     from broker.protocol.messages import Position
+    from broker.stats import (
+        NamespaceStatus,
+        NodeStats,
+        ProducerStats,
+        ReplicaStats,
+        ServerInfo,
+        ShardStats,
+        WorkerStatus,
+    )
     from broker.sync.inspector import Inspector
     from broker.sync.producer import Producer
     from broker.sync.replica import Replica
@@ -56,13 +65,20 @@ _HOME = {
     "Difference": "model",
     "Health": "model",
     "Inspector": "sync.inspector",
+    "NamespaceStatus": "stats",
+    "NodeStats": "stats",
     "Position": "protocol.messages",
     "Producer": "sync.producer",
+    "ProducerStats": "stats",
     "Replica": "sync.replica",
+    "ReplicaStats": "stats",
+    "ServerInfo": "stats",
+    "ShardStats": "stats",
     "Status": "model",
     "StatusChange": "model",
     "Token": "model",
     "Verification": "model",
+    "WorkerStatus": "stats",
 }
 
 # Names before version 0.2; they go with 1.0.
@@ -93,18 +109,25 @@ __all__ = [
     "Health",
     "Inspector",
     "NamespaceMismatchError",
+    "NamespaceStatus",
+    "NodeStats",
     "NotReplicatedError",
     "NumpyMissingError",
     "Position",
     "Producer",
+    "ProducerStats",
     "Replica",
     "ReplicaFailedError",
+    "ReplicaStats",
+    "ServerInfo",
+    "ShardStats",
     "Status",
     "StatusChange",
     "Token",
     "TokenError",
     "UnsupportedServerError",
     "Verification",
+    "WorkerStatus",
 ]
 
 __version__ = "0.1.0"

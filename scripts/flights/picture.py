@@ -1,11 +1,12 @@
 """What is known of the running demo at one moment: the board draws it, the plain lines tell it."""
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
 from typing import Any
+
+from broker.stats import NamespaceStatus
 
 RATES_OVER_S = 3.0
 SECONDS_A_MINUTE = 60
@@ -32,15 +33,13 @@ class Totals:
     lease_holder: str = ""
 
     @classmethod
-    def of(cls, status: Mapping[str, Any]) -> "Totals":
+    def of(cls, status: NamespaceStatus) -> "Totals":
         """Add up what an inspector reports."""
-        shards = status["shards"]
-        ages = [
-            shard["snapshot_age_ms"] for shard in shards if shard["snapshot_age_ms"] is not None
-        ]
+        shards = status.shards
+        ages = [shard.snapshot_age_ms for shard in shards if shard.snapshot_age_ms is not None]
 
         def total(name: str) -> int:
-            return sum(shard[name] for shard in shards)
+            return sum(getattr(shard, name) for shard in shards)
 
         return cls(
             accepted=total("accepted"),
@@ -54,9 +53,9 @@ class Totals:
             state_keys=total("state_keys"),
             log_entries=total("log_entries"),
             snapshot_age_ms=max(ages, default=None),
-            is_snapshot_current=all(s["snapshot_offset"] == s["offset"] for s in shards),
-            workers_seen=sum(w["seen_ms"] < WORKER_GONE_MS for w in status["workers"]),
-            lease_holder=next((s["lease"] for s in shards if s["lease"]), ""),
+            is_snapshot_current=all(s.snapshot_offset == s.offset for s in shards),
+            workers_seen=sum(w.seen_ms < WORKER_GONE_MS for w in status.workers),
+            lease_holder=next((s.lease for s in shards if s.lease), ""),
         )
 
 

@@ -99,7 +99,7 @@ def main() -> None:
         orders.get()
         replay(producer, mine, Clock(first, options.speed))
         token = producer.flush(timeout=FLUSH_TIMEOUT_S)
-        say("done", token=str(token), stats=producer.stats())
+        say("done", token=str(token), stats=producer.stats().as_dict())
         orders.get()
 
 

@@ -96,7 +96,7 @@ def increments(movements: Iterable[Movement]) -> Iterator[tuple[str, int]]:
 def accepted_state(url: str | None, namespace: str, node: str) -> dict[str, object]:
     """Return the state once everything that was accepted of a node is in it."""
     with once_there(lambda: Inspector(url, namespace=namespace)) as inspector:
-        while any(n["pending_deltas"] for n in inspector.status()["nodes"] if n["node"] == node):
+        while any(n.pending_deltas for n in inspector.status().nodes if n.node == node):
             sleep(TICK_S)
         return inspector.folded()
 

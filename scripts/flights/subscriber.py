@@ -74,7 +74,7 @@ def report(replica: Replica, moves: Moves) -> None:
 def stats(replica: Replica) -> dict[str, object]:
     """Return the replica's counters; JSON has no word for the infinite lag before it is live."""
     counters = replica.stats()
-    return {**counters, "lag_s": finite(counters["lag_s"])}
+    return counters.as_dict() | {"lag_s": finite(counters.lag_s)}
 
 
 def finite(number: float) -> float | None:

@@ -64,7 +64,7 @@ class Reader:
                 place=Place(batch.shard, batch.epoch, batch.offset, batch.id),
                 previous=batch.previous_id,
                 loading=floors is not None,
-                loads=self.replica.stats()["loads"],
+                loads=self.replica.stats().loads,
                 digest=digest_of_chunks(batch.chunks),
                 deltas=batch.deltas,
                 applied=tally.applied,
@@ -124,7 +124,7 @@ class Reader:
 
     def tally(self) -> None:
         """Record the counters."""
-        counters = {name: n for name, n in self.replica.stats().items() if type(n) is int}
+        counters = {name: n for name, n in self.replica.stats().as_dict().items() if type(n) is int}
         self.journal.write(Tallied(monotonic(), self.name, counters))
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -238,10 +238,10 @@ class Stage:
         async with Inspector(self.deployment.url, namespace=self.namespace) as inspector:
             status = await inspector.status()
         return all(
-            shard["pending_deltas"] == 0
-            and shard["pending_chunks"] == 0
-            and shard["snapshot_offset"] == shard["offset"]
-            for shard in status["shards"]
+            shard.pending_deltas == 0
+            and shard.pending_chunks == 0
+            and shard.snapshot_offset == shard.offset
+            for shard in status.shards
         )
 
     def _latest(self) -> dict[str, Seen]:
@@ -276,7 +276,7 @@ class Stage:
         try:
             async with Inspector(self.deployment.url, namespace=self.namespace) as inspector:
                 state = await inspector.state()
-                shards = len((await inspector.status())["shards"])
+                shards = len((await inspector.status()).shards)
                 if shards != SHARDS:
                     self.crashed(f"the namespace was made again with {shards} shards, not {SHARDS}")
                     return

@@ -185,14 +185,14 @@ class Writer:
                 now,
                 self.node,
                 incarnations(),
-                counters,
+                counters.as_dict(),
                 self.reported,
                 KEEP_SECONDS,
                 final=final,
                 called=self.called,
             )
         )
-        self.journal.write(Measured(now, "producer buffer", counters["buffer_bytes"], BUFFER_BYTES))
+        self.journal.write(Measured(now, "producer buffer", counters.buffer_bytes, BUFFER_BYTES))
 
 
 def main() -> None:

@@ -57,8 +57,8 @@ class Writers:
                     self.rounds[number] += 1
                 producer.flush(SETTLE)
                 stats = producer.stats()
-                assert stats["accepted"] == stats["buffered"] == self.rounds[number] * SHARDS * 2
-                assert stats["lost"] == 0
+                assert stats.accepted == stats.buffered == self.rounds[number] * SHARDS * 2
+                assert stats.lost == 0
         except BaseException as error:
             self._errors.append(error)
             raise
@@ -94,7 +94,7 @@ def writing(deployment: Deployment, namespace: str) -> Iterator[tuple[Writers, R
         try:
             writers.go_on()
             replica.wait_live(SETTLE)
-            loads = replica.stats()["loads"]
+            loads = replica.stats().loads
             watching = threading.Thread(target=ordered.watch, args=(replica,))
             watching.start()
             yield writers, replica
@@ -109,7 +109,7 @@ def writing(deployment: Deployment, namespace: str) -> Iterator[tuple[Writers, R
         except AssertionError:
             assert replica.snapshot()[0] == expected
         replica.wait_live(SETTLE)
-        has_loaded = replica.stats()["loads"] > loads
+        has_loaded = replica.stats().loads > loads
         verification = answered(replica.verify)
         assert (verification.is_equal, verification.keys) == (True, len(expected))
         with Inspector(deployment.way("subscriber"), namespace=namespace) as inspector:
@@ -142,9 +142,9 @@ def test_subscribers_that_are_cut_off_catch_up(deployment: Deployment, namespace
     """A subscription that breaks costs nothing but a moment, and the replica says so."""
     with writing(deployment, namespace) as (writers, replica):
         for _ in range(3):
-            before = replica.stats()["reconnects"]
+            before = replica.stats().reconnects
             assert deployment.cut_subscribers() > 0
-            eventually(lambda before=before: replica.stats()["reconnects"] > before, SETTLE)
+            eventually(lambda before=before: replica.stats().reconnects > before, SETTLE)
             writers.go_on()
             replica.wait_live(SETTLE)
 
@@ -180,8 +180,8 @@ def test_what_the_server_forgot_is_sent_again(deployment: Deployment, namespace:
         replica.wait_for(_counted(producer, 1), SETTLE)
         eventually(lambda: replica.get(KEYS[0]) == 16, SETTLE, lambda: str(producer.stats()))
         assert [replica[key] for key in KEYS] == [16] * SHARDS
-        assert producer.stats()["resent"] > 0
-        assert producer.stats()["lost"] == 0
+        assert producer.stats().resent > 0
+        assert producer.stats().lost == 0
         eventually(lambda: answered(replica.verify).is_equal, SETTLE)
 
 
@@ -205,12 +205,12 @@ def test_what_nobody_kept_is_told_as_lost_to_the_number(
             # Each shard notices by itself: until the last has, there is less to be told.
             shown = [replica.get(key, 0) for key in KEYS]
             is_back = all(shown[shard] < 15 for shard in forgotten)
-            return is_back and sum(shown) == 15 * SHARDS - producer.stats()["lost"]
+            return is_back and sum(shown) == 15 * SHARDS - producer.stats().lost
 
         eventually(is_told, SETTLE, lambda: str((dict(replica.items()), producer.stats())))
         with pytest.raises(DataLostError) as told:
             producer.flush(SETTLE)
-        assert told.value.lost == producer.stats()["lost"]
+        assert told.value.lost == producer.stats().lost
         assert [replica[KEYS[shard]] for shard in forgotten] == [10] * len(forgotten)
 
 
@@ -247,11 +247,11 @@ def test_slots_may_move_while_writing_goes_on(with_slots: Clustered, namespace: 
                 at = primaries.index(cluster.owner(slot))
                 cluster.move_slot(slot, primaries[(at + turn) % 3])
                 writers.go_on(5)
-        before = replica.stats()["reconnects"]
+        before = replica.stats().reconnects
         writers.go_on()
         eventually(lambda: replica.status is Status.LIVE, SETTLE)
         assert replica.health.ok
-        assert replica.stats()["reconnects"] == before
+        assert replica.stats().reconnects == before
 
 
 def test_a_node_may_join_and_take_over_shards(with_slots: Clustered, namespace: str) -> None:

@@ -27,10 +27,10 @@ def test_what_is_on_replicas_survives_a_primary(replicated: Deployment, namespac
         producer.flush(20, replicas=1)
         replicated.kill_primary(namespace)
         with Inspector(replicated.way("admin"), namespace=namespace) as inspector:
-            assert sum(one["accepted"] for one in inspector.status()["shards"]) == len(KEYS)
+            assert sum(one.accepted for one in inspector.status().shards) == len(KEYS)
         producer.increment("k0")
         producer.flush(20)
-        assert (producer.stats()["resent"], producer.stats()["accepted"]) == (0, len(KEYS) + 1)
+        assert (producer.stats().resent, producer.stats().accepted) == (0, len(KEYS) + 1)
 
 
 def test_replicas_that_are_not_there_confirm_nothing(

@@ -113,11 +113,11 @@ def test_nobody_writes_to_a_primary_that_is_being_replaced(
         writing.start()
         try:
             for _ in range(2):
-                before = producer.stats()["accepted"]
-                eventually(lambda before=before: producer.stats()["accepted"] > before + 50, 20)
+                before = producer.stats().accepted
+                eventually(lambda before=before: producer.stats().accepted > before + 50, 20)
                 watched.fail_over()
-                before = producer.stats()["accepted"]
-                eventually(lambda before=before: producer.stats()["accepted"] > before + 50, 20)
+                before = producer.stats().accepted
+                eventually(lambda before=before: producer.stats().accepted > before + 50, 20)
                 watched.until_whole()
         finally:
             stop.set()
@@ -126,9 +126,9 @@ def test_nobody_writes_to_a_primary_that_is_being_replaced(
             producer.flush(20)
         stats = producer.stats()
         assert fence.wrong == []
-        assert stats["accepted"] == stats["buffered"]
+        assert stats.accepted == stats.buffered
         eventually(
-            lambda: inspector.folded()["n"] == stats["buffered"] - producer.stats()["lost"],
+            lambda: inspector.folded()["n"] == stats.buffered - producer.stats().lost,
             20,
             lambda: str((inspector.folded(), producer.stats())),
         )
@@ -136,7 +136,7 @@ def test_nobody_writes_to_a_primary_that_is_being_replaced(
         promoted = _promotions(watched)
         assert len(fence.heard) == len(promoted) == 2
         if all(heard + IN_FLIGHT < at for heard, at in zip(fence.heard, promoted, strict=True)):
-            assert producer.stats()["lost"] == 0
+            assert producer.stats().lost == 0
 
 
 def _promotions(watched: Watched) -> list[float]:

@@ -49,7 +49,7 @@ def test_a_shard_pauses_while_its_slot_is_on_its_way(with_slots: Clustered, name
             assert isinstance(reply, Drained)
             assert reply.offset == 2
             producer.set("c6", 3)
-            eventually(lambda: producer.stats()["retries"] > 0, 20)
+            eventually(lambda: producer.stats().retries > 0, 20)
             cluster.move_slot(slot, target)
             await asyncio.to_thread(producer.flush, 20)
             reply = await drained(session, [producer.node])
@@ -69,7 +69,7 @@ def test_a_shard_pauses_while_its_slot_is_on_its_way(with_slots: Clustered, name
     ):
         asyncio.run(scenario(producer))
         assert inspector.folded() == {"c6": 3}
-        assert producer.stats()["lost"] == 0
+        assert producer.stats().lost == 0
         cluster.move_slot(slot, source)
 
 
@@ -89,7 +89,7 @@ def test_a_reader_does_not_notice_that_a_slot_moved(with_slots: Clustered, names
             cluster.move_slot(slot, node)
             assert inspector.get("c6") == (True, 1)
         cluster.move_slot(slot, source)
-        assert producer.stats()["lost"] == 0
+        assert producer.stats().lost == 0
 
 
 @pytest.mark.parametrize("seed", [0, 5])

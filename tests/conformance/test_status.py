@@ -27,7 +27,7 @@ def told_at(deployment: Deployment, namespace: str) -> str:
 def places(url: str, namespace: str) -> list[tuple[int | None, str | None]]:
     """Return (slot, node) of each shard."""
     with Inspector(url, namespace=namespace) as inspector:
-        return [(one["slot"], one["held_by"]) for one in inspector.status()["shards"]]
+        return [(one.slot, one.held_by) for one in inspector.status().shards]
 
 
 def test_status_tells_where_each_shard_is(

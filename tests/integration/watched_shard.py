@@ -12,6 +12,7 @@ from broker import Inspector, Producer, Replica
 from broker.backend import queries
 from broker.backend.session import Session
 from broker.protocol.names import ShardKeys
+from broker.stats import ShardStats
 from broker.testing.waiting import eventually
 from tests.integration.exact_content import packed
 from tests.integration.running_workers import joined, snapshot_worker, write_snapshots
@@ -30,13 +31,12 @@ class World:
     def publish(self) -> None:
         """Let everything written so far be in the log."""
         self.producer.flush(10)
-        eventually(lambda: self.shard["pending_deltas"] == 0)
+        eventually(lambda: self.shard.pending_deltas == 0)
 
     @property
-    def shard(self) -> dict[str, Any]:
+    def shard(self) -> ShardStats:
         """What the status says of the only shard."""
-        found: dict[str, Any] = self.inspector.status()["shards"][0]
-        return found
+        return self.inspector.status().shards[0]
 
     def write(self, **settings: Any) -> Written | None:
         """Bring the full state up to the head."""

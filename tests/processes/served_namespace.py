@@ -53,9 +53,7 @@ class Place:
     def publish(self) -> None:
         """Wait until nothing is pending."""
         with Inspector(self.url, namespace=self.namespace) as inspector:
-            eventually(
-                lambda: not any(s["pending_deltas"] for s in inspector.status()["shards"]), 30
-            )
+            eventually(lambda: not any(s.pending_deltas for s in inspector.status().shards), 30)
 
     def producer(self) -> Producer:
         """Return a producer for here."""

@@ -28,9 +28,12 @@ from broker import (
     ForkedError,
     Health,
     Inspector,
+    NamespaceStatus,
     Position,
     Producer,
+    ProducerStats,
     Replica,
+    ReplicaStats,
     Status,
     StatusChange,
     Token,
@@ -99,7 +102,7 @@ def writes(url: str | None) -> None:
         text: str = str(token)
         assert_type(Token.parse(text), Token)
         assert_type(token.marks, Mapping[int, tuple[bytes, int]])
-        assert_type(producer.stats(), dict[str, int])
+        assert_type(producer.stats(), ProducerStats)
     producer.close()
     producer.close(timeout=1.0)
     Producer(
@@ -224,7 +227,7 @@ def reads(url: str | None, token: Token) -> None:
         assert_type(replica.positions, tuple[Position, ...])
         assert_type(replica.lag, float)
         assert_type(replica.namespace, str)
-        assert_type(replica.stats(), dict[str, Any])
+        assert_type(replica.stats(), ReplicaStats)
         assert_type(replica.snapshot(), tuple[dict[str, Any], tuple[Position, ...]])
         assert_type(replica["key"], Any)
         assert_type(replica.get("key"), Any | None)
@@ -300,7 +303,7 @@ def inspects(url: str | None) -> None:
     """An inspector tells numbers and contents, and takes part in nothing."""
     with Inspector(url, namespace="fleet") as inspector:
         assert_type(inspector, Inspector)
-        assert_type(inspector.status(), dict[str, Any])
+        assert_type(inspector.status(), NamespaceStatus)
         assert_type(inspector.state(), dict[str, Any])
         assert_type(inspector.folded(), dict[str, Any])
         assert_type(inspector.folded_shard(0, None), tuple[dict[str, Any], Position])
@@ -354,7 +357,7 @@ async def writes_async(url: str | None) -> Token:
         await producer.delete("key")
         await producer.set("complex", 1j)  # type: ignore[arg-type]
         producer.set("key", 1)  # type: ignore[unused-coroutine]
-        assert_type(producer.stats(), dict[str, int])
+        assert_type(producer.stats(), ProducerStats)
         assert_type(producer.node, str)
         token = await producer.flush(timeout=5)
         token = await producer.flush(5, replicas=1, fsynced=True)
@@ -380,7 +383,7 @@ async def reads_async(url: str | None, token: Token) -> AsyncIterator[str]:
         assert_type(replica.position, Position)
         assert_type(replica.positions, tuple[Position, ...])
         assert_type(replica.lag, float)
-        assert_type(replica.stats(), dict[str, Any])
+        assert_type(replica.stats(), ReplicaStats)
         assert_type(replica.snapshot(), tuple[dict[str, Any], tuple[Position, ...]])
         assert_type(replica["key"], Any)
         assert_type(dict(replica), dict[str, Any])
@@ -403,7 +406,7 @@ async def reads_async(url: str | None, token: Token) -> AsyncIterator[str]:
 async def inspects_async(url: str | None) -> None:
     """The asyncio inspector."""
     async with aio.Inspector(url, namespace="fleet") as inspector:
-        assert_type(await inspector.status(), dict[str, Any])
+        assert_type(await inspector.status(), NamespaceStatus)
         assert_type(await inspector.state(), dict[str, Any])
         assert_type(await inspector.folded(), dict[str, Any])
         assert_type(await inspector.folded_shard(0, Position()), tuple[dict[str, Any], Position])

@@ -105,7 +105,7 @@ def increment(url: str, namespace: str, key: str, amount: str, as_json: bool) ->
 def _accepted(producer: Producer, as_json: bool) -> None:  # noqa: FBT001 - a flag passed on
     token = str(producer.flush(TIMEOUT))
     if as_json:
-        click.echo(json.dumps({"token": token, "deltas": producer.stats()["accepted"]}))
+        click.echo(json.dumps({"token": token, "deltas": producer.stats().accepted}))
 
 
 @click.command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import click
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.text import Text
 from broker import Inspector, Replica
 from broker.errors import BrokerError
 from broker.model import Status
+from broker.stats import NamespaceStatus, WorkerStatus
 from workers.cli.content import as_text
 from workers.cli.options import checked_options, place_options
 
@@ -40,106 +42,116 @@ def status(url: str, namespace: str, as_json: bool, check: bool) -> None:  # noq
     checked_options(namespace)
     with Inspector(url, namespace=namespace) as inspector:
         found = inspector.status()
-    found["replica"] = _replica(url, namespace)
+    joined = _join(url, namespace)
     if as_json:
-        click.echo(as_text(found))
+        click.echo(as_text(found.as_dict() | {"replica": asdict(joined)}))
     else:
-        _print(found)
-    wrong = faults(found) if check else []
+        _print(found, joined)
+    wrong = faults(found.workers, joined) if check else []
     for fault in wrong:
         click.echo(f"statebroker: {fault}", err=True)
     sys.exit(1 if wrong else 0)
 
 
-def faults(found: dict[str, Any]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """How a replica that joined fared.
+
+    Attributes:
+        status: what it was in the end.
+        join_s: seconds until it was live; None if it was not within the time allowed.
+        lag_s: seconds since the moment for which it was proved complete; None likewise.
+    """
+
+    status: str
+    join_s: float | None = None
+    lag_s: float | None = None
+
+
+def faults(workers: Sequence[WorkerStatus], joined: Joined) -> list[str]:
     """Return why data does not flow, a sentence each; none if all is well."""
-    alive = [worker for worker in found["workers"] if worker["health"] != "gone"]
-    missing = [role for role in ROLES if role not in {worker["role"] for worker in alive}]
+    alive = [worker for worker in workers if worker.health != "gone"]
+    missing = [role for role in ROLES if role not in {worker.role for worker in alive}]
     wrong = []
     if missing:
         wrong.append(f"no live {', '.join(missing)} worker; start `statebroker serve`")
     wrong += [
-        f"{worker['worker']} is red: {worker['reason']}"
-        for worker in alive
-        if worker["health"] == "red"
+        f"{worker.worker} is red: {worker.reason}" for worker in alive if worker.health == "red"
     ]
-    if found["replica"]["status"] != Status.LIVE:
+    if joined.status != Status.LIVE:
         wrong.append(
-            f"a replica that joined was not live after {LIVE_TIMEOUT:g} s but "
-            f"{found['replica']['status']}"
+            f"a replica that joined was not live after {LIVE_TIMEOUT:g} s but {joined.status}"
         )
     return wrong
 
 
-def _replica(url: str, namespace: str) -> dict[str, Any]:
+def _join(url: str, namespace: str) -> Joined:
     """Join as a replica does, and say how that went."""
     started = time.monotonic()
     with Replica(url, namespace=namespace) as replica:
         try:
             replica.wait_live(LIVE_TIMEOUT)
         except (BrokerError, TimeoutError):
-            return {"status": str(replica.status), "join_s": None, "lag_s": None}
-        joined = round(time.monotonic() - started, 4)
-        return {"status": str(replica.status), "join_s": joined, "lag_s": round(replica.lag, 4)}
+            return Joined(str(replica.status))
+        took = round(time.monotonic() - started, 4)
+        return Joined(str(replica.status), took, round(replica.lag, 4))
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: NamespaceStatus, joined: Joined) -> None:
     console = Console()
-    server, replica = found["server"], found["replica"]
+    server = found.server
     console.print(
-        f"[bold]{found['namespace']}[/] on {server['name']} {server['version']}{_behind(found)}, "
-        f"protocol {found['protocol']}; a replica joining now is [bold]{replica['status']}[/]"
-        + (f" after {replica['join_s']:.3f} s" if replica["join_s"] is not None else "")
+        f"[bold]{found.namespace}[/] on {server.name} {server.version}{_behind(found)}, "
+        f"protocol {found.protocol}; a replica joining now is [bold]{joined.status}[/]"
+        + (f" after {joined.join_s:.3f} s" if joined.join_s is not None else "")
     )
     flow = Table("shard", "offset", "accepted", "published", "pending", "by count / age", "bytes")
     kept = Table("shard", "epoch", "keys", "snapshot at", "log", "lease held by")
     places = Table("shard", "slot", "node")
-    for one in found["shards"]:
-        age = one["snapshot_age_ms"]
+    for one in found.shards:
+        age = one.snapshot_age_ms
         flow.add_row(
-            str(one["shard"]),
-            str(one["offset"]),
-            f"{one['accepted']:,}",
-            f"{one['published']:,}",
-            f"{one['pending_deltas']:,} ({one['pending_bytes']:,} B)",
-            f"{one['by_count']:,} / {one['by_age']:,}",
-            f"{one['bytes_published']:,}",
+            str(one.shard),
+            str(one.offset),
+            f"{one.accepted:,}",
+            f"{one.published:,}",
+            f"{one.pending_deltas:,} ({one.pending_bytes:,} B)",
+            f"{one.by_count:,} / {one.by_age:,}",
+            f"{one.bytes_published:,}",
         )
         kept.add_row(
-            str(one["shard"]),
-            one["epoch"],
-            f"{one['state_keys']:,}",
-            f"{one['snapshot_offset']}" + (f", {age / 1000:.1f} s ago" if age is not None else ""),
-            f"{one['log_entries']:,} ({one['log_bytes']:,} B)",
-            one["lease"] or "nobody",
+            str(one.shard),
+            one.epoch,
+            f"{one.state_keys:,}",
+            f"{one.snapshot_offset}" + (f", {age / 1000:.1f} s ago" if age is not None else ""),
+            f"{one.log_entries:,} ({one.log_bytes:,} B)",
+            one.lease or "nobody",
         )
-        places.add_row(str(one["shard"]), str(one["slot"]), one["held_by"])
+        places.add_row(str(one.shard), str(one.slot), one.held_by)
     console.print(flow)
     console.print(kept)
-    if server["deployment"] == "cluster":
+    if server.deployment == "cluster":
         console.print(places)
     nodes = Table("node", "chunks", "deltas", "pending")
-    for node in found["nodes"]:
-        nodes.add_row(
-            node["node"], str(node["chunks"]), str(node["deltas"]), str(node["pending_deltas"])
-        )
+    for node in found.nodes:
+        nodes.add_row(node.node, str(node.chunks), str(node.deltas), str(node.pending_deltas))
     console.print(nodes)
     workers = Table("worker", "role", "last seen", "health")
-    for worker in found["workers"]:
-        seen, health = worker["seen_ms"] / 1000, worker["health"]
+    for worker in found.workers:
+        seen, health = worker.seen_ms / 1000, worker.health
         # As it stands: square brackets of a reason are no markup.
-        told = Text(f"{health}: {worker['reason']}" if worker["reason"] else health)
+        told = Text(f"{health}: {worker.reason}" if worker.reason else health)
         workers.add_row(
-            *(worker["worker"], worker["role"], f"{seen:.1f} s ago", told), style=STYLES[health]
+            *(worker.worker, worker.role, f"{seen:.1f} s ago", told), style=STYLES[health]
         )
     console.print(workers)
 
 
-def _behind(found: dict[str, Any]) -> str:
+def _behind(found: NamespaceStatus) -> str:
     """Say what kind of deployment it is, and which server is the primary; "" for a single one."""
-    deployment = found["server"]["deployment"]
+    deployment = found.server.deployment
     if deployment == "sentinel":
         # One server answers for all shards; more than one only while they change.
-        primaries = dict.fromkeys(one["held_by"] for one in found["shards"])
+        primaries = dict.fromkeys(str(one.held_by) for one in found.shards)
         return f" (primary {', '.join(primaries)}, behind Sentinels)"
     return " (Cluster)" if deployment == "cluster" else ""

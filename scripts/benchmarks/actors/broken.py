@@ -48,7 +48,7 @@ def follow(place: Place, orders: Link) -> None:
         Thread(target=note, daemon=True).start()
         orders.ready()
         while (order := orders.order())["order"] == "statuses":
-            orders.tell(changes=changes, loads=replica.stats()["loads"])
+            orders.tell(changes=changes, loads=replica.stats().loads)
         replica.wait_for(order["note"], TIMEOUT_S)
         orders.tell(at=time.monotonic_ns())
         orders.show(replica.snapshot()[0])
@@ -66,6 +66,6 @@ def watch(place: Place, orders: Link) -> None:
                 late.append(time.monotonic_ns() - stamped[1])
                 if len(late) == place.updates:
                     break
-        gaps = replica.stats()["gaps"]
+        gaps = replica.stats().gaps
         orders.tell(gaps=gaps, **percentiles(late))
         orders.show({key: value for key, (value, _) in replica.snapshot()[0].items()})

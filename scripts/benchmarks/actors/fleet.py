@@ -56,7 +56,7 @@ async def write(place: Place, link: Link) -> None:
         written = time.monotonic()
         tokens = await asyncio.gather(*(producer.flush() for producer in producers.values()))
         last = max(tokens, key=lambda token: token.marks[0][1])
-        chunks = sum(producer.stats()["chunks"] for producer in producers.values())
+        chunks = sum(producer.stats().chunks for producer in producers.values())
         link.tell(
             began=began * 1e9,
             written=written * 1e9,

@@ -61,7 +61,7 @@ def write(place: Place, link: Link) -> None:
             began=began,
             at=time.monotonic_ns(),
             note=str(token),
-            chunks=after["chunks"] - before["chunks"],
+            chunks=after.chunks - before.chunks,
         )
         link.expect("end")
 

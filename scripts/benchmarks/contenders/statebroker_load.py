@@ -34,8 +34,8 @@ def write(place: Place, link: Link) -> None:
 def is_folded(inspector: Inspector) -> bool:
     """Whether the full state holds everything that was accepted."""
     return all(
-        shard["pending_deltas"] == 0 and shard["snapshot_offset"] == shard["offset"]
-        for shard in inspector.status()["shards"]
+        shard.pending_deltas == 0 and shard.snapshot_offset == shard.offset
+        for shard in inspector.status().shards
     )
 
 

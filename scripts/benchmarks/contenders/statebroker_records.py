@@ -35,7 +35,7 @@ def read(place: Place, link: Link) -> None:
         replica.wait_live(TIMEOUT_S)
         link.ready()
         replica.wait_for(link.note(), TIMEOUT_S)
-        received = replica.stats()["bytes_received"]
+        received = replica.stats().bytes_received
         view = replica.table(TABLE, keys=int)
         link.read(
             lambda: {key_of(number): value for number, value in view.items()},

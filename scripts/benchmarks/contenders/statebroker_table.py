@@ -53,5 +53,5 @@ def read(place: Place, link: Link) -> None:
         replica.wait_live(TIMEOUT_S)
         link.ready()
         replica.wait_for(link.note(), TIMEOUT_S)
-        received = replica.stats()["bytes_received"]
+        received = replica.stats().bytes_received
         link.read(lambda: dict(replica.table(TABLE)), bytes_per_update=received / place.updates)

@@ -174,7 +174,7 @@ def test_a_producer_under_another_name_gets_nothing_accepted(
     with pytest.raises(FlushTimeoutError, match="does not permit it"):
         other.close(0.5)
     with Inspector(server.url, namespace=namespace) as inspector:
-        assert [shard["accepted"] for shard in inspector.status()["shards"]] == [1]
+        assert [shard.accepted for shard in inspector.status().shards] == [1]
 
 
 def test_a_subscriber_proves_and_mends_what_it_holds(

@@ -60,7 +60,7 @@ def test_large_and_small_values_are_seen_in_the_order_of_the_calls(world: World)
         follows(replica, content)
         seen = [next(changes) for _ in range(16)]
         assert [change.value for change in seen if change.key == "large"] == [*map(text, range(8))]
-        assert replica.stats()["gaps"] == 0
+        assert replica.stats().gaps == 0
         assert replica.verify().is_equal
         assert world.inspector.folded() == content
         assert world.write() is not None
@@ -95,7 +95,7 @@ def test_bulk_chunks_that_got_lost_are_read_from_the_log(
             producer.flush(10)
         proxy.heal()
         follows(replica, {"large": text(39), "other": text(-39), "n": 40})
-        assert replica.stats()["packets_unreadable"] > 0
+        assert replica.stats().packets_unreadable > 0
         assert replica.verify().is_equal
 
 
@@ -113,8 +113,8 @@ def test_a_lost_reply_to_a_large_chunk_counts_once(
                 producer.flush(10)
             stats = producer.stats()
         assert proxy.lost >= 5
-        assert stats["duplicates"] > 0
-        assert (stats["accepted"], stats["lost"], stats["resent"]) == (60, 0, 0)
+        assert stats.duplicates > 0
+        assert (stats.accepted, stats.lost, stats.resent) == (60, 0, 0)
     assert folded(server.url, namespace) == {"n": 30, "large": text(29)}
     assert not raw.exists(keys.pending(producer.node), keys.order)
 
@@ -129,7 +129,7 @@ def test_a_server_that_forgot_the_scripts_is_told_them_before_it_is_given_a_chun
             producer.set("large", text(number))
             producer.flush(10)
             assert raw.llen(keys.pending(producer.node)) == raw.llen(keys.order) == number + 1
-        assert producer.stats()["retries"] == 0
+        assert producer.stats().retries == 0
 
 
 def test_large_chunks_wait_for_memory(
@@ -254,8 +254,8 @@ def test_a_backlog_goes_out_several_chunks_at_a_time(
             producer.set("last", number)
         producer.flush(20)
         stats = producer.stats()
-        assert 1 <= trips() - before < stats["chunks"] / 2
-    assert stats["chunks"] > 50
+        assert 1 <= trips() - before < stats.chunks / 2
+    assert stats.chunks > 50
     assert folded(server.url, namespace) == {"n": 12_000, "last": 11_999}
 
 
@@ -285,7 +285,7 @@ def test_several_on_their_way_survive_cuts_and_a_full_server(
         stats = producer.stats()
         expected = {f"k{number % 9}": text(number, 15_000) for number in range(1191, 1200)}
         assert dict(replica) == {"n": 1200, **expected}
-        assert stats["retries"] > 0
-        assert stats["busy"] > 0
-        assert (stats["accepted"], stats["lost"], stats["pending"]) == (2400, 0, 0)
+        assert stats.retries > 0
+        assert stats.busy > 0
+        assert (stats.accepted, stats.lost, stats.pending) == (2400, 0, 0)
     assert folded(server.url, namespace) == {"n": 1200, **expected}

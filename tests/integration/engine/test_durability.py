@@ -84,14 +84,14 @@ def test_what_is_on_a_replica_survives_the_primary(pair: Pair, namespace: str) -
     with Producer(pair.primary.url, namespace=namespace, shards=4) as producer:
         producer.set_many({f"k{n}": n for n in range(1000)})
         producer.flush(SECONDS, replicas=1)
-        chunks = producer.stats()["chunks"]
+        chunks = producer.stats().chunks
         pair.primary.kill()
         with redis.Redis.from_url(pair.replica.url) as client:
             client.execute_command("REPLICAOF", "NO", "ONE")
         with Inspector(pair.replica.url, namespace=namespace) as inspector:
             told = inspector.status()
-        assert sum(shard["accepted"] for shard in told["shards"]) == 1000
-        assert sum(node["chunks"] for node in told["nodes"]) == chunks
+        assert sum(shard.accepted for shard in told.shards) == 1000
+        assert sum(node.chunks for node in told.nodes) == chunks
         pair.primary.start()
 
 
@@ -107,7 +107,7 @@ def test_a_replica_that_hangs_is_told_and_nothing_is_lost(pair: Pair, namespace:
         assert (caught.value.replicas, caught.value.wanted) == (0, 1)
         assert isinstance(caught.value, FlushTimeoutError)
         producer.flush(SECONDS)
-        assert producer.stats()["pending"] == 0
+        assert producer.stats().pending == 0
         pair.replica.resume()
         producer.flush(SECONDS, replicas=1)
         assert pair.held(namespace, "n1") == 2
@@ -205,7 +205,7 @@ def test_a_primary_that_forgot_gets_it_again_before_it_is_confirmed(
         pair.primary.start()
         flush.end()
         assert pair.held(namespace, "n1") == 6
-        assert producer.stats()["resent"] == 6
+        assert producer.stats().resent == 6
 
 
 def test_who_took_the_name_meanwhile_is_told(pair: Pair, namespace: str) -> None:
@@ -239,7 +239,7 @@ def test_many_at_once_and_with_await(pair: Pair, namespace: str) -> None:
 
     asyncio.run(go())
     with Inspector(pair.replica.url, namespace=namespace) as inspector:
-        assert sum(shard["accepted"] for shard in inspector.status()["shards"]) >= 50
+        assert sum(shard.accepted for shard in inspector.status().shards) >= 50
 
 
 def test_with_the_rights_of_a_producer(new_pair: NewPair, namespace: str, kind: str) -> None:
@@ -273,10 +273,10 @@ def test_what_is_on_disk_survives_a_crash(
         server.kill()
         server.start()
         with Inspector(server.url, namespace=namespace) as inspector:
-            assert inspector.status()["shards"][0]["accepted"] == 1000
+            assert inspector.status().shards[0].accepted == 1000
         producer.set("more", 1)
         producer.flush(SECONDS, fsynced=True)
-        assert producer.stats()["resent"] == 0
+        assert producer.stats().resent == 0
 
 
 def test_a_disk_that_is_never_told_of_is_never_confirmed(
@@ -325,4 +325,4 @@ def test_a_server_that_cannot_tell_of_disks_says_so(
         fix = "CONFIG SET appendonly yes" if kind == VALKEY else "Redis has from 7.2 on"
         assert fix in said
         assert "Redis has accepted what was flushed" in said
-        assert producer.stats()["accepted"] == 1
+        assert producer.stats().accepted == 1

@@ -79,7 +79,7 @@ def folded(url: str, namespace: str) -> dict[str, Any]:
     """Return the state once nothing is pending any more."""
     with Inspector(url, namespace=namespace) as inspector:
         eventually(
-            lambda: all(one["pending_deltas"] == 0 for one in inspector.status()["shards"]),
+            lambda: all(one.pending_deltas == 0 for one in inspector.status().shards),
             message=lambda: str(inspector.status()),
         )
         return inspector.folded()
@@ -265,8 +265,8 @@ def test_a_lost_reply_counts_once(server: Server, namespace: str, serving: NewSe
                 assert (replica["n"], replica["last"]) == (number, number)
             stats = producer.stats()
             assert proxy.lost >= 10
-            assert stats["duplicates"] == proxy.lost
-            assert (stats["accepted"], stats["lost"], stats["resent"]) == (180, 0, 0)
+            assert stats.duplicates == proxy.lost
+            assert (stats.accepted, stats.lost, stats.resent) == (180, 0, 0)
         assert folded(server.url, namespace) == {"n": 60, "x": 30.0, "last": 60}
 
 
@@ -289,7 +289,7 @@ def test_connections_cut_at_any_moment_change_nothing(
         for producer in (one, two):
             replica.wait_for(producer.flush(20), 20)
         assert replica["n"] == 600 * 1001
-        assert one.stats()["retries"] + two.stats()["retries"] > 0
+        assert one.stats().retries + two.stats().retries > 0
     assert folded(server.url, namespace) == {"n": 600 * 1001}
 
 
@@ -326,6 +326,6 @@ def test_a_wiped_writers_record_is_made_again(
         raw.hdel(keys.writers, producer.node)
         producer.set("key", 2)
         producer.flush(10)
-        assert producer.stats()["resent"] == 1
-        assert producer.stats()["lost"] == 0
+        assert producer.stats().resent == 1
+        assert producer.stats().lost == 0
     assert folded(server.url, namespace) == {"key": 2}

@@ -60,11 +60,11 @@ def test_without_workers_redis_says_busy_and_nothing_is_lost(
         Inspector(server.url, namespace=namespace) as inspector,
     ):
         stats = producer.stats()
-        assert stats["busy"] > 0
-        assert stats["buffered"] == stats["accepted"] + stats["pending"] == 60
-        (shard,) = inspector.status()["shards"]
-        assert 0 < shard["pending_bytes"] <= PENDING_LIMIT
-        assert shard["accepted"] == stats["accepted"]
+        assert stats.busy > 0
+        assert stats.buffered == stats.accepted + stats.pending == 60
+        (shard,) = inspector.status().shards
+        assert 0 < shard.pending_bytes <= PENDING_LIMIT
+        assert shard.accepted == stats.accepted
         serving(server.url, namespace)
         with Replica(server.url, namespace=namespace) as replica:
             replica.wait_for(producer.flush(10), 10)
@@ -77,10 +77,10 @@ def test_a_full_buffer_raises_at_once_if_asked(
     """With when_full='raise' a set without room raises, and was not buffered."""
     with busy_producer(server, namespace, when_full="raise") as producer:
         taken = fill(producer)
-        assert producer.stats()["buffered"] == 60 + taken
+        assert producer.stats().buffered == 60 + taken
         with pytest.raises(BufferFullError, match="8192 bytes"):
             producer.set_many({f"lot{number}": VALUE for number in range(20)})
-        assert producer.stats()["buffered"] == 60 + taken
+        assert producer.stats().buffered == 60 + taken
         serving(server.url, namespace)
         producer.flush(10)
         producer.set("room again", 1)
@@ -96,7 +96,7 @@ def test_a_full_buffer_blocks_until_the_timeout(server: Server, namespace: str) 
         started = time.monotonic()
         taken = fill(producer)
         assert time.monotonic() - started >= 0.3
-        assert producer.stats()["buffered"] == 60 + taken
+        assert producer.stats().buffered == 60 + taken
     finally:
         with pytest.raises(FlushTimeoutError):
             producer.close(0.1)
@@ -118,7 +118,7 @@ def test_a_full_buffer_blocks_until_there_is_room(
 
         writer = threading.Thread(target=write)
         writer.start()
-        eventually(lambda: producer.stats()["buffer_bytes"] > BUFFER - 300)
+        eventually(lambda: producer.stats().buffer_bytes > BUFFER - 300)
         assert not done.is_set()
         serving(server.url, namespace)
         writer.join(10)
@@ -138,8 +138,8 @@ def test_a_full_buffer_keeps_the_newest_if_asked(
             if number % 100 == 0:
                 producer.increment("n")
         stats = producer.stats()
-        assert stats["conflated"] > 0
-        assert stats["buffered"] == stats["accepted"] + stats["pending"] + stats["conflated"]
+        assert stats.conflated > 0
+        assert stats.buffered == stats.accepted + stats.pending + stats.conflated
         serving(server.url, namespace)
         with Replica(server.url, namespace=namespace) as replica:
             replica.wait_for(producer.flush(10), 10)
@@ -149,8 +149,8 @@ def test_a_full_buffer_keeps_the_newest_if_asked(
             for number in range(60):
                 assert replica[f"k{number}"] == VALUE
             stats = producer.stats()
-            assert stats["buffered"] == stats["accepted"] + stats["conflated"]
-            assert replica.stats()["deltas_applied"] <= stats["accepted"]
+            assert stats.buffered == stats.accepted + stats.conflated
+            assert replica.stats().deltas_applied <= stats.accepted
 
 
 def test_conflation_cannot_make_room_from_nothing(server: Server, namespace: str) -> None:
@@ -158,8 +158,8 @@ def test_conflation_cannot_make_room_from_nothing(server: Server, namespace: str
     producer = busy_producer(server, namespace, when_full="conflate", full_timeout=0.2)
     try:
         taken = fill(producer)
-        assert producer.stats()["conflated"] == 0
-        assert producer.stats()["buffered"] == 60 + taken
+        assert producer.stats().conflated == 0
+        assert producer.stats().buffered == 60 + taken
     finally:
         with pytest.raises(FlushTimeoutError):
             producer.close(0.1)
@@ -188,7 +188,7 @@ def test_closing_wakes_who_waits_for_room(server: Server, namespace: str) -> Non
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    eventually(lambda: producer.stats()["buffer_bytes"] > BUFFER - 300)
+    eventually(lambda: producer.stats().buffer_bytes > BUFFER - 300)
     with pytest.raises(FlushTimeoutError):
         producer.close(0.2)
     writer.join(5)
@@ -221,10 +221,10 @@ def test_without_a_scheduler_the_log_fills_and_nothing_is_lost(
         Replica(server.url, namespace=namespace) as replica,
     ):
         full_log(server, namespace, serving, producer, total)
-        (shard,) = inspector.status()["shards"]
-        assert shard["log_bytes"] <= LOG_LIMIT
-        assert shard["pending_bytes"] <= PENDING_LIMIT
-        assert producer.stats()["busy"] > 0
+        (shard,) = inspector.status().shards
+        assert shard.log_bytes <= LOG_LIMIT
+        assert shard.pending_bytes <= PENDING_LIMIT
+        assert producer.stats().busy > 0
         serving(
             server.url,
             namespace,
@@ -262,11 +262,11 @@ def test_a_log_near_its_limit_is_cut_in_time(
             producer.set_many({f"k{number} {n}": VALUE for n in range(30)})
             producer.increment("n")
             producer.flush(5)
-            most = max(most, inspector.status()["shards"][0]["log_bytes"])
+            most = max(most, inspector.status().shards[0].log_bytes)
         replica.wait_for(producer.flush(10), 10)
         assert 0 < most <= LOG_LIMIT
         assert (len(replica), replica["n"]) == (601, 20)
-        assert inspector.status()["shards"][0]["bytes_published"] > 2 * LOG_LIMIT
+        assert inspector.status().shards[0].bytes_published > 2 * LOG_LIMIT
 
 
 def test_a_server_out_of_memory_slows_down_and_loses_nothing(

@@ -32,7 +32,7 @@ def test_a_late_subscriber_of_a_large_state_goes_live(
         for first in range(0, keys, PER_CALL):
             filler.set_many({f"key/{n}": n for n in range(first, first + PER_CALL)})
         filler.flush(60)
-        eventually(lambda: inspector.status()["shards"][0]["state_keys"] == keys, 200)
+        eventually(lambda: inspector.status().shards[0].state_keys == keys, 200)
 
         stop = threading.Event()
         rounds = 0
@@ -54,7 +54,7 @@ def test_a_late_subscriber_of_a_large_state_goes_live(
                 began = rounds
                 eventually(lambda: late.status is Status.LIVE, 100)
                 assert len(late) > keys - rounds, "live before it was complete"
-                assert late.stats()["loads"] == 1
+                assert late.stats().loads == 1
                 assert rounds > began, "nothing was written while it loaded"
                 stop.set()
                 thread.join()

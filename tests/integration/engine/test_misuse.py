@@ -92,8 +92,8 @@ def test_what_cannot_be_sent_is_refused_at_the_call(
             with pytest.raises(EncodeError) as caught:
                 call()
             assert str(caught.value), name
-        assert producer.stats()["buffered"] == 0
-        assert producer.stats()["buffer_bytes"] == 0
+        assert producer.stats().buffered == 0
+        assert producer.stats().buffer_bytes == 0
         producer.set("key", nested(32))
         producer.set("ü" * 512, "x" * 1_000_000)
         producer.flush(10)
@@ -112,9 +112,9 @@ def test_a_call_too_large_to_be_seen_at_once_is_refused(
         lot = {f"k{number}": "x" * 1_000_000 for number in range(MAX_CHUNK_BYTES // 1_000_000 + 1)}
         with pytest.raises(EncodeError, match="split it into"):
             producer.set_many(lot)
-        assert producer.stats()["buffered"] == 0
+        assert producer.stats().buffered == 0
         producer.set_many({})
-        assert producer.stats()["buffered"] == 0
+        assert producer.stats().buffered == 0
 
 
 def good(number: int) -> bytes:
@@ -188,9 +188,9 @@ def test_a_poisoned_chunk_is_skipped_by_all_alike(
         eventually(lambda: len(live) == len(bad))
         expected = {f"good{number}": number for number in range(len(bad))}
         assert dict(live.items()) == expected
-        eventually(lambda: live.stats()["chunks_skipped"] == len(bad))
-        assert live.stats()["deltas_skipped"] == len(bad)
-        assert live.stats()["deltas_applied"] == len(bad)
+        eventually(lambda: live.stats().chunks_skipped == len(bad))
+        assert live.stats().deltas_skipped == len(bad)
+        assert live.stats().deltas_applied == len(bad)
         with Replica(server.url, namespace=namespace) as from_log:
             from_log.wait_live(10)
             assert from_log.snapshot() == live.snapshot()
@@ -200,7 +200,7 @@ def test_a_poisoned_chunk_is_skipped_by_all_alike(
             Replica(server.url, namespace=namespace) as late,
         ):
             assert inspector.state() == inspector.folded() == expected
-            assert inspector.status()["shards"][0]["dead"] == len(bad)
+            assert inspector.status().shards[0].dead == len(bad)
             late.wait_live(10)
             assert late.snapshot() == live.snapshot()
 
@@ -213,7 +213,7 @@ def test_poisoned_chunks_are_kept_for_inspection(
     serving(server.url, namespace)
     append_raw(server.url, namespace, list(bad.values()), deltas=1)
     with Inspector(server.url, namespace=namespace) as inspector:
-        eventually(lambda: inspector.status()["shards"][0]["pending_deltas"] == 0)
+        eventually(lambda: inspector.status().shards[0].pending_deltas == 0)
     write_snapshots(server.url, namespace)
     letters: Any = [
         msgpack.unpackb(one, strict_map_key=False) for one in raw.lrange(keys.dead, 0, -1)
@@ -235,9 +235,9 @@ def test_the_dead_letter_list_is_bounded(
     append_raw(server.url, namespace, [b"%d" % number for number in range(1100)], deltas=1)
     append_raw(server.url, namespace, [b"\xc1" * 500_000], deltas=1)
     with Inspector(server.url, namespace=namespace) as inspector:
-        eventually(lambda: inspector.status()["shards"][0]["pending_deltas"] == 0)
+        eventually(lambda: inspector.status().shards[0].pending_deltas == 0)
         write_snapshots(server.url, namespace)
-        assert inspector.status()["shards"][0]["dead"] == 1101
+        assert inspector.status().shards[0].dead == 1101
     letters: Any = raw.lrange(keys.dead, 0, -1)
     assert len(letters) == 1000
     assert len(letters[-1]) < 20_000
@@ -294,7 +294,7 @@ def test_a_closed_replica_stays_readable(
         assert dict(replica.items()) == {"key": 1}
         assert replica["key"] == 1
         assert replica.snapshot()[0] == {"key": 1}
-        assert replica.stats()["status"] == "closed"
+        assert replica.stats().status == "closed"
         assert list(replica.changes()) == []
 
 

@@ -128,9 +128,9 @@ def test_everything_agrees_for_any_number_of_shards(
         for change in told_by(changes):
             assert change.shard == shard_of(change.key, shards)
         status = inspector.status()
-        assert len(status["shards"]) == shards
-        assert sum(one["published"] for one in status["shards"]) == NODES * (TIMES * 2 + 201)
-        assert sum(one["pending_deltas"] for one in status["shards"]) == 0
+        assert len(status.shards) == shards
+        assert sum(one.published for one in status.shards) == NODES * (TIMES * 2 + 201)
+        assert sum(one.pending_deltas for one in status.shards) == 0
 
 
 def test_the_counters_add_up(server: Server, namespace: str, serving: NewServing) -> None:
@@ -149,16 +149,16 @@ def test_the_counters_add_up(server: Server, namespace: str, serving: NewServing
         producer.increment("text")
         replica.wait_for(producer.flush(10), 10)
         wrote = producer.stats()
-        assert (wrote["buffered"], wrote["accepted"], wrote["pending"]) == (1002, 1002, 0)
-        shards = inspector.status()["shards"]
-        assert sum(one["accepted"] for one in shards) == 1002
-        assert sum(one["published"] for one in shards) == 1002
+        assert (wrote.buffered, wrote.accepted, wrote.pending) == (1002, 1002, 0)
+        shards = inspector.status().shards
+        assert sum(one.accepted for one in shards) == 1002
+        assert sum(one.published for one in shards) == 1002
         read = replica.stats()
-        assert (read["deltas_applied"], read["deltas_refused"]) == (1001, 1)
+        assert (read.deltas_applied, read.deltas_refused) == (1001, 1)
         assert replica["text"] == "x"
-        assert read["batches_applied"] == sum(one["batches"] for one in shards)
-        (node,) = inspector.status()["nodes"]
-        assert (node["node"], node["deltas"], node["pending_deltas"]) == (producer.node, 1002, 0)
+        assert read.batches_applied == sum(one.batches for one in shards)
+        (node,) = inspector.status().nodes
+        assert (node.node, node.deltas, node.pending_deltas) == (producer.node, 1002, 0)
 
 
 def test_pending_deltas_are_told(server: Server, namespace: str, serving: NewServing) -> None:
@@ -173,15 +173,15 @@ def test_pending_deltas_are_told(server: Server, namespace: str, serving: NewSer
         two.set("c", 1)
         two.flush(10)
         status = inspector.status()
-        (shard,) = status["shards"]
-        assert (shard["accepted"], shard["pending_deltas"], shard["pending_chunks"]) == (3, 3, 2)
-        assert shard["pending_bytes"] > 0
-        assert [(node["node"], node["pending_deltas"]) for node in status["nodes"]] == [
+        (shard,) = status.shards
+        assert (shard.accepted, shard.pending_deltas, shard.pending_chunks) == (3, 3, 2)
+        assert shard.pending_bytes > 0
+        assert [(node.node, node.pending_deltas) for node in status.nodes] == [
             ("one", 2),
             ("two", 1),
         ]
         serving(server.url, namespace)
-        eventually(lambda: inspector.status()["shards"][0]["pending_deltas"] == 0)
-        (shard,) = inspector.status()["shards"]
-        assert (shard["pending_chunks"], shard["pending_bytes"]) == (0, 0)
-        assert [worker["role"] for worker in inspector.status()["workers"]] == ["flush"]
+        eventually(lambda: inspector.status().shards[0].pending_deltas == 0)
+        (shard,) = inspector.status().shards
+        assert (shard.pending_chunks, shard.pending_bytes) == (0, 0)
+        assert [worker.role for worker in inspector.status().workers] == ["flush"]

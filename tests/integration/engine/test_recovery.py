@@ -16,6 +16,7 @@ from broker.backend import queries
 from broker.protocol.codec import encode_chunk, encode_packet
 from broker.protocol.messages import Chunk, Heartbeat, Run
 from broker.protocol.operations import OP_SET
+from broker.stats import ReplicaStats
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.lossy_proxy import Proxy
@@ -54,7 +55,7 @@ class Stage:
         """Whether the replica is live and holds the truth."""
         return self.replica.status is Status.LIVE and dict(self.replica.items()) == self.truth
 
-    def settle(self) -> dict[str, Any]:
+    def settle(self) -> ReplicaStats:
         """Wait until the replica is right, and return its counters."""
         eventually(
             self.is_right,
@@ -89,7 +90,7 @@ def test_a_lost_packet_is_noticed_at_the_next(stage: Stage) -> None:
     stage.write(is_lost=True)
     stage.write()
     stats = stage.settle()
-    assert (stats["gaps"], stats["loads"], stats["batches_applied"]) == (1, 1, 6)
+    assert (stats.gaps, stats.loads, stats.batches_applied) == (1, 1, 6)
     assert [next(changes).value for _ in range(3)] == [4, 5, 6]
 
 
@@ -99,7 +100,7 @@ def test_the_last_lost_packet_is_noticed_at_a_heartbeat(stage: Stage) -> None:
     assert stage.replica.position.offset == offset - 1
     stage.hand.beat()
     stats = stage.settle()
-    assert (stats["gaps"], stats["loads"]) == (1, 1)
+    assert (stats.gaps, stats.loads) == (1, 1)
 
 
 def test_a_log_cut_beyond_a_replica_means_a_full_load(stage: Stage) -> None:
@@ -112,7 +113,7 @@ def test_a_log_cut_beyond_a_replica_means_a_full_load(stage: Stage) -> None:
     stage.write(is_lost=True)
     stage.hand.beat()
     stats = stage.settle()
-    assert (stats["loads"], stats["cuts"]) == (2, 1)
+    assert (stats.loads, stats.cuts) == (2, 1)
     changes.close()
     told = list(changes)
     assert {(one.operation, one.key, one.value) for one in told} == {
@@ -130,11 +131,11 @@ def test_a_repeated_packet_counts_once(stage: Stage) -> None:
     offset = stage.write()
     for number in (offset, 1, offset, 2):
         stage.hand.publish(stage.hand.logged(number))
-    eventually(lambda: stage.replica.stats()["batches_duplicate"] == 4)
+    eventually(lambda: stage.replica.stats().batches_duplicate == 4)
     stage.write()
     stats = stage.settle()
-    assert (stats["gaps"], stats["forks"], stats["loads"]) == (0, 0, 1)
-    assert stats["batches_applied"] == 5
+    assert (stats.gaps, stats.forks, stats.loads) == (0, 0, 1)
+    assert stats.batches_applied == 5
 
 
 def test_a_packet_older_than_a_replica_is_settled_with_the_server(
@@ -146,11 +147,11 @@ def test_a_packet_older_than_a_replica_is_settled_with_the_server(
         late.wait_live(10)
         before = late.stats()
         stage.hand.publish(stage.hand.logged(1))
-        eventually(lambda: late.stats()["catch_ups"] > before["catch_ups"])
+        eventually(lambda: late.stats().catch_ups > before.catch_ups)
         stage.replica, stage.written = late, 3
         stage.write()
         stats = stage.settle()
-        assert (stats["loads"], stats["batches_applied"]) == (1, 1)
+        assert (stats.loads, stats.batches_applied) == (1, 1)
 
 
 def test_packets_in_the_wrong_order_end_in_the_right_one(stage: Stage) -> None:
@@ -160,7 +161,7 @@ def test_packets_in_the_wrong_order_end_in_the_right_one(stage: Stage) -> None:
     for offset in (offsets[2], offsets[0], offsets[3], offsets[1]):
         stage.hand.publish(stage.hand.logged(offset))
     stats = stage.settle()
-    assert stats["batches_applied"] == 7
+    assert stats.batches_applied == 7
     assert [next(changes).value for _ in range(4)] == [4, 5, 6, 7]
 
 
@@ -181,10 +182,10 @@ def test_packets_that_cannot_be_read_are_counted(stage: Stage) -> None:
     ]
     for data in garbage:
         stage.hand.publish(data)
-    eventually(lambda: stage.replica.stats()["packets_unreadable"] == len(garbage))
+    eventually(lambda: stage.replica.stats().packets_unreadable == len(garbage))
     stage.write()
     stats = stage.settle()
-    assert (stats["gaps"], stats["forks"], stats["loads"]) == (0, 0, 1)
+    assert (stats.gaps, stats.forks, stats.loads) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("forged", ["previous id", "id", "epoch", "heartbeat ahead", "old id"])
@@ -204,11 +205,11 @@ def test_a_packet_of_another_history_is_found_out(stage: Stage, forged: str) -> 
     eventually(
         lambda: (
             stage.replica.status is Status.LIVE
-            and stage.replica.stats()["catch_ups"] > before["catch_ups"]
+            and stage.replica.stats().catch_ups > before.catch_ups
         )
     )
     stats = stage.settle()
-    assert stats["loads"] == (1 if forged == "heartbeat ahead" else 2)
+    assert stats.loads == (1 if forged == "heartbeat ahead" else 2)
     stage.write()
     stage.settle()
 
@@ -226,7 +227,7 @@ def test_a_believed_forgery_ends_at_the_next_packet(stage: Stage) -> None:
     changes = stage.replica.changes()
     stage.write()
     stats = stage.settle()
-    assert (stats["forks"], stats["loads"]) == (1, 2)
+    assert (stats.forks, stats.loads) == (1, 2)
     changes.close()
     told = {(one.operation, one.key): one.resync for one in changes}
     assert told[("delete", "lie")]
@@ -246,7 +247,7 @@ def test_a_killed_subscription_misses_nothing(
         stop = threading.Event()
 
         def has_come_back(times: int) -> bool:
-            return bool(replica.stats()["reconnects"] >= times)
+            return bool(replica.stats().reconnects >= times)
 
         def write() -> None:
             number = 0
@@ -268,9 +269,9 @@ def test_a_killed_subscription_misses_nothing(
         replica.wait_for(producer.flush(10), 10)
         changes.close()
         told = list(changes)
-        assert [change.value for change in told] == list(range(producer.stats()["buffered"]))
+        assert [change.value for change in told] == list(range(producer.stats().buffered))
         assert not any(change.resync for change in told)
-        assert replica.stats()["loads"] == 1
+        assert replica.stats().loads == 1
 
 
 def test_a_load_that_breaks_again_and_again_ends_well(
@@ -321,7 +322,7 @@ def test_a_load_that_two_servers_answered_is_repeated(
         with Replica(proxy.url, namespace=namespace) as replica:
             replica.wait_for(token, 10)
             replica.wait_live(10)
-            assert (replica["key"], replica.stats()["loads"], loads) == (1, 2, 2)
+            assert (replica["key"], replica.stats().loads, loads) == (1, 2, 2)
 
 
 def test_a_deaf_connection_is_noticed_and_replaced(
@@ -342,7 +343,7 @@ def test_a_deaf_connection_is_noticed_and_replaced(
         eventually(lambda: replica.status is not Status.LIVE, bound * 1.25 + 0.5)
         assert "key" not in replica
         # It may never speak again: another one is tried.
-        eventually(lambda: replica.stats()["reconnects"] >= 1)
+        eventually(lambda: replica.stats().reconnects >= 1)
         proxy.is_deaf = False
         replica.wait_for(token, 15)
         replica.wait_live(10)

@@ -72,9 +72,9 @@ def test_flushes_without_writes_do_not_hide_a_loss(
 
         def is_sent_again() -> bool:
             producer.flush(10)
-            return producer.stats()["resent"] == 1
+            return producer.stats().resent == 1
 
-        eventually(is_sent_again, 10, producer.stats)
+        eventually(is_sent_again, 10, lambda: str(producer.stats()))
 
 
 @pytest.mark.parametrize("shards", [1, 4])
@@ -100,7 +100,7 @@ def test_a_wiped_server_is_filled_again(
         content, before = replica.snapshot()
         assert len(content) == 40
         admin.flushall()
-        eventually(lambda: one.stats()["resent"] + two.stats()["resent"] == 201, 10)
+        eventually(lambda: one.stats().resent + two.stats().resent == 201, 10)
         eventually(
             lambda: all(
                 new.epoch != old.epoch
@@ -109,7 +109,7 @@ def test_a_wiped_server_is_filled_again(
             )
         )
         agree(own.url, namespace, replica, content=content)
-        assert one.stats()["lost"] + two.stats()["lost"] == 0
+        assert one.stats().lost + two.stats().lost == 0
         with pytest.raises(TimeoutError, match="does not show the token"):
             replica.wait_for(tokens[0], 0.05)
         one.increment("n")
@@ -137,7 +137,7 @@ def test_a_wiped_namespace_keeps_its_shards(
             newcomer.set_many({f"k{number}": -number for number in range(40, 80)})
             newcomer.flush(10)
         serving(own.url, namespace)
-        eventually(lambda: producer.stats()["resent"] == 40)
+        eventually(lambda: producer.stats().resent == 40)
         expected = {f"k{number}": number if number < 40 else -number for number in range(80)}
         agree(own.url, namespace, replica, content=expected)
 
@@ -181,7 +181,7 @@ def test_what_was_not_kept_is_reported_lost_by_count(
         replica.wait_for(producer.flush(10), 10)
         eventually(lambda: admin.exists(config_key(namespace)))
         agree(own.url, namespace, replica, content={"after": 1})
-        assert producer.stats()["lost"] == 7
+        assert producer.stats().lost == 7
 
 
 def test_a_rollback_is_made_good(
@@ -218,8 +218,8 @@ def test_a_rollback_is_made_good(
             producer.flush(20)
         content = {"n": 2100, "x": 25.0, "one": 29, "two": 29}
         agree(own.url, namespace, first, second, content=content)
-        assert sum(producer.stats()["resent"] for producer in producers) >= 180
-        assert sum(producer.stats()["lost"] for producer in producers) == 0
+        assert sum(producer.stats().resent for producer in producers) >= 180
+        assert sum(producer.stats().lost for producer in producers) == 0
 
 
 def test_a_rollback_while_nobody_writes_is_made_good(
@@ -239,7 +239,7 @@ def test_a_rollback_while_nobody_writes_is_made_good(
         replica.wait_for(producer.flush(10), 10)
         own.kill()
         own.start()
-        eventually(lambda: producer.stats()["resent"] == 2, 15)
+        eventually(lambda: producer.stats().resent == 2, 15)
         agree(own.url, namespace, replica, content={"n": 11, "last": 1})
 
 
@@ -365,8 +365,8 @@ def test_a_clean_restart_costs_nothing(
         replica.wait_for(producer.flush(20), 20)
         content = {f"k{number}": number for number in range(20)} | {"n": 21}
         agree(own.url, namespace, replica, content=content)
-        assert (producer.stats()["resent"], producer.stats()["lost"]) == (0, 0)
-        assert replica.stats()["loads"] == 1
+        assert (producer.stats().resent, producer.stats().lost) == (0, 0)
+        assert replica.stats().loads == 1
 
 
 def test_while_the_server_is_away_nobody_storms(
@@ -385,8 +385,8 @@ def test_while_the_server_is_away_nobody_storms(
         producer.set("key", 2)
         eventually(lambda: time.monotonic() > killed_at + 2, message="two seconds without server")
         # 20 ms, doubled each time, with jitter from one half: at most 8 or so in 2 seconds.
-        assert replica.stats()["reconnects"] <= 20
-        assert producer.stats()["retries"] <= 20
+        assert replica.stats().reconnects <= 20
+        assert producer.stats().retries <= 20
         own.start()
         replica.wait_for(producer.flush(10), 10)
         replica.wait_live(10)

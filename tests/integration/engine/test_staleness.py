@@ -55,11 +55,11 @@ def test_a_stale_replica_never_looks_live_while_nothing_publishes(
         replica.wait_live(10)
         workers.kill()
         eventually(lambda: replica.status is Status.STALE)
-        before = replica.stats()["reconnects"]
+        before = replica.stats().reconnects
 
         def has_tried_again() -> bool:
             assert replica.status is not Status.LIVE
-            return bool(replica.stats()["reconnects"] >= before + 5)
+            return bool(replica.stats().reconnects >= before + 5)
 
         eventually(has_tried_again)
 
@@ -70,9 +70,9 @@ def test_while_live_the_lag_is_small(server: Server, namespace: str, serving: Ne
     with Replica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
         assert replica.lag > 0
         replica.wait_live(10)
-        beats = replica.stats()["packets"]
+        beats = replica.stats().packets
         worst = 0.0
-        while replica.stats()["packets"] < beats + 10:
+        while replica.stats().packets < beats + 10:
             worst = max(worst, replica.lag)
             assert replica.status is Status.LIVE
         assert HEARTBEAT / 2 < worst < HEARTBEAT + LATE
@@ -105,11 +105,11 @@ def test_one_silent_shard_makes_the_replica_stale(
             return replica.status is not Status.LIVE
 
         eventually(is_noticed, 0.3 * 1.25 + LATE)
-        before = replica.stats()["reconnects"]
+        before = replica.stats().reconnects
 
         def has_tried_again() -> bool:
             assert replica.status is not Status.LIVE
-            return bool(replica.stats()["reconnects"] >= before + 3)
+            return bool(replica.stats().reconnects >= before + 3)
 
         eventually(has_tried_again)
 
@@ -137,7 +137,7 @@ def test_packets_that_prove_nothing_do_not_keep_a_replica_live(
 
             eventually(is_stale)
             assert time.monotonic() - beaten_at < BOUND * 1.25 + LATE
-            assert replica.stats()["batches_duplicate"] > 1
+            assert replica.stats().batches_duplicate > 1
 
 
 def test_a_paused_server_makes_the_replica_stale(

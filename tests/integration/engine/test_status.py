@@ -157,15 +157,15 @@ def test_a_half_open_link(server: Server, namespace: str, serving: NewServing) -
         assert "stale since 20" in health.reasons[0]
         assert "because of silence of shard 0" in health.reasons[0]
         assert "statebroker status" in health.reasons[0]
-        (reason,) = replica.stats()["health"]["reasons"]
+        (reason,) = replica.stats().health.reasons
         assert "because of silence" in reason
-        assert not replica.stats()["health"]["ok"]
+        assert not replica.stats().health.ok
         proxy.heal()
         steps = steps_until_live(statuses)
         assert steps[0] == ("stale", "catching_up", "subscribed")
         assert steps[-1][2] in ("caught_up", "current")
         assert replica.health == Health(ok=True)
-        assert replica.stats()["health"] == {"ok": True, "reasons": ()}
+        assert replica.stats().as_dict()["health"] == {"ok": True, "reasons": ()}
 
 
 def test_a_subscriber_that_is_cut_off_for_being_slow(
@@ -256,7 +256,7 @@ def test_a_subscription_that_is_renewed_silently(
             ("live", "catching_up", "subscribed"),
             ("catching_up", "live", "caught_up"),
         ]
-        assert replica.stats()["reconnects"] == 0
+        assert replica.stats().reconnects == 0
 
 
 # -- following ------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def test_statuses_from_the_beginning_to_the_end(
         ("catching_up", "live", "caught_up"),
         ("live", "closed", "close"),
     ]
-    assert replica.stats()["status_changes"] == 4
+    assert replica.stats().status_changes == 4
     assert [(one.before, one.after) for one in replica.statuses()] == [("closed", "closed")]
     assert "because of close" in replica.health.reasons[0]
 
@@ -437,7 +437,7 @@ def test_a_slow_reader_of_changes_is_no_illness_of_the_replica(
         for number in range(10):
             producer.set("key", number)
         replica.wait_for(producer.flush(10), 10)
-        assert replica.stats()["changes_conflated"]
+        assert replica.stats().changes_conflated
         assert replica.health == Health(ok=True)
         for reader in readers:
             reader.close()

@@ -168,7 +168,7 @@ def test_int64_that_would_leave_its_range_is_refused_and_counted(world: World) -
         replica.wait_for(world.producer.flush(10), 10)
         view = replica.table("n", values=int)
         assert content(view) == {"most": ((1 << 63) - 2, 0)}
-        assert replica.stats()["deltas_refused"] == 1
+        assert replica.stats().deltas_refused == 1
     world.write()
     with Replica(world.url, namespace=world.namespace) as newcomer:
         newcomer.wait_live(10)
@@ -204,7 +204,7 @@ def test_calls_that_cannot_be_sent_leave_no_trace(world: World) -> None:
     other = world.producer.table("other")
     with pytest.raises(EncodeError, match="look them up with its own"):
         table.set_many(other.keys(["a"]), 1.0)
-    assert world.producer.stats()["buffered"] == 0
+    assert world.producer.stats().buffered == 0
 
 
 # -- the full state -------------------------------------------------------------------------------
@@ -456,7 +456,7 @@ def test_a_replica_that_differs_is_found_and_mends_itself(
         assert difference.key == "t[3]"
         assert difference.history == (4.0, 6)
         assert difference.replica != difference.history
-        eventually(lambda: careful.stats()["keys_repaired"] >= 1)
+        eventually(lambda: careful.stats().keys_repaired >= 1)
         eventually(lambda: content(careful.table("t", keys=int)) == right)
         assert careful.verify().is_equal
 

@@ -47,7 +47,7 @@ def agree(url: str, namespace: str, replica: Replica, right: dict[Any, Any]) -> 
     with Replica(url, namespace=namespace) as newcomer:
         newcomer.wait_live(10)
         assert content(newcomer.table("t")) == right
-        assert newcomer.stats()["chunks_skipped"] == 0
+        assert newcomer.stats().chunks_skipped == 0
         assert newcomer.verify().is_equal
 
 
@@ -76,11 +76,11 @@ def test_a_wiped_server_gets_its_tables_again(
         if is_lost:
             forget_kept(producer, 1)
         admin.flushall()
-        eventually(lambda: producer.stats()["resent"] > 0)
+        eventually(lambda: producer.stats().resent > 0)
         late = {"d": (4.0, 1), "b": (20.0, 2)}
         right = late if is_lost else {"a": (1.0, 0), "c": (3.0, 0)} | late
         agree(own.url, namespace, replica, right)
-        assert producer.stats()["lost"] == 3 * is_lost
+        assert producer.stats().lost == 3 * is_lost
         table.increment_many(["a", "e"], 5.0)
         if is_lost:
             with pytest.raises(DataLostError):
@@ -111,7 +111,7 @@ def test_a_server_that_comes_back_with_less_gets_the_rest_once(
         own.start()
         right = {"a": (21.0, 0), "b": (1.0, 0)} | {f"k{n}": (1.0, 0) for n in range(20)}
         agree(own.url, namespace, replica, right)
-        assert producer.stats()["lost"] == 0
+        assert producer.stats().lost == 0
         table.increment_many(["a", "k19"], 1.0)
         replica.wait_for(producer.flush(10), 10)
         agree(own.url, namespace, replica, right | {"a": (22.0, 0), "k19": (2.0, 0)})
@@ -135,7 +135,7 @@ def test_a_replica_that_lost_its_subscription_catches_up(
             table.increment_many(["a", f"k{number}"], 1.0)
             replica.wait_for(producer.flush(10), 10)
         assert content(replica.table("t"))["a"] == (4.0, 0)
-        assert replica.stats()["loads"] == 1
+        assert replica.stats().loads == 1
         assert replica.verify().is_equal
 
 
@@ -171,7 +171,7 @@ def test_schedulers_come_and_go_under_sustained_writing(
                 scheduler.kill()
                 with Replica(server.url, namespace=namespace) as newcomer:
                     newcomer.wait_live(10)
-                    assert newcomer.stats()["chunks_skipped"] == 0
+                    assert newcomer.stats().chunks_skipped == 0
         finally:
             stop.set()
             writer.join()
@@ -213,8 +213,8 @@ def test_more_than_a_log_within_an_interval_is_written_without_a_stall(
         replica.wait_for(producer.flush(60), 60)
         view = replica.table("t", keys=int)
         assert set(content(view).values()) == {(59.0, 0)}
-        shard = inspector.status()["shards"][0]
-        assert shard["snapshot_offset"] > 1
+        shard = inspector.status().shards[0]
+        assert shard.snapshot_offset > 1
         with redis.Redis.from_url(server.url) as raw:
             bytes_ever: Any = raw.hget(f"sb:{{{namespace}:0}}:meta", "logged")
         assert int(bytes_ever) > 3 * limit
@@ -289,7 +289,7 @@ with Producer(url, namespace=namespace) as producer, Replica(url, namespace=name
     assert replica.verify().is_equal
     serving = Serving(url, namespace, flushers=0, interval=0.1)
     scheduler = serving.scheduler
-    eventually(lambda: scheduler.counts["errors"] > 0)
+    eventually(lambda: scheduler.stats().errors > 0)
     scheduler.health.bound = 0.0
     eventually(lambda: "statebroker[numpy]" in scheduler.reason, 30, lambda: scheduler.reason)
     serving.stop()
@@ -309,7 +309,7 @@ def test_without_numpy_objects_work_and_the_scheduler_says_what_is_missing(
         producer.table("t").set("a", 1.0)
         producer.set("x", 1)
         producer.flush(10)
-        eventually(lambda: inspector.status()["shards"][0]["pending_deltas"] == 0)
+        eventually(lambda: inspector.status().shards[0].pending_deltas == 0)
         done = subprocess.run(
             [sys.executable, "-c", BARE, server.url, namespace],
             capture_output=True,
@@ -318,9 +318,9 @@ def test_without_numpy_objects_work_and_the_scheduler_says_what_is_missing(
             check=False,
         )
         assert done.stdout == "fine\n", done.stderr
-        assert inspector.status()["shards"][0]["snapshot_offset"] == 0
+        assert inspector.status().shards[0].snapshot_offset == 0
         serving(server.url, namespace, flushers=0, interval=0.1)
-        eventually(lambda: inspector.status()["shards"][0]["snapshot_offset"] > 0, 20)
+        eventually(lambda: inspector.status().shards[0].snapshot_offset > 0, 20)
         with Replica(server.url, namespace=namespace) as newcomer:
             newcomer.wait_live(10)
             assert newcomer.table("t")["a"] == 1.0

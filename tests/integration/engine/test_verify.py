@@ -81,7 +81,7 @@ def test_a_replica_is_proved_equal_while_writing_goes_on(
             assert not found.differences
             eventually(lambda before=before: rounds() > before + 20)  # type: ignore[misc]
         assert inspector.altered() == {}
-        offsets = [shard["snapshot_offset"] for shard in inspector.status()["shards"]]
+        offsets = [shard.snapshot_offset for shard in inspector.status().shards]
         assert all(offsets), "no full state was written meanwhile"
 
 
@@ -135,14 +135,14 @@ def test_a_replica_mends_itself_and_nothing_else(
     ):
         replica.wait_live(10)
         other.wait_live(10)
-        eventually(lambda: replica.stats()["self_checks"] >= 2)
-        assert replica.stats()["self_checks_failed"] == 0
+        eventually(lambda: replica.stats().self_checks >= 2)
+        assert replica.stats().self_checks_failed == 0
         changes = replica.changes()
         for one in (replica, other):
             held = memory(one).values
             held["k7"], held["surplus"] = 7.0, 1
             del held["k20"]
-        eventually(lambda: replica.stats()["keys_repaired"] == 3)
+        eventually(lambda: replica.stats().keys_repaired == 3)
         told = sorted((next(changes) for _ in range(3)), key=lambda change: change.key)
         assert [(one.key, one.operation, one.value, one.resync) for one in told] == [
             ("k20", "set", 20, True),
@@ -152,7 +152,7 @@ def test_a_replica_mends_itself_and_nothing_else(
         assert dict(replica.items()) == {f"k{n}": n for n in range(1000)}
         assert replica.verify().is_equal
         stats = replica.stats()
-        assert (stats["self_checks_failed"], stats["loads"], stats["status"]) == (1, 1, "live")
+        assert (stats.self_checks_failed, stats.loads, stats.status) == (1, 1, "live")
         assert "self_check_repaired shard=0" in caplog.text
         assert "k20" in caplog.text
         assert (type(replica["k7"]), type(other["k7"])) == (int, float), "0 is never"
@@ -174,7 +174,7 @@ def test_a_replica_mends_itself_while_it_is_being_written_to(
                 replica._thread.call(spoil(memory(replica), number))
                 eventually(
                     lambda number=number: (  # type: ignore[misc]
-                        replica.stats()["self_checks_failed"] > number
+                        replica.stats().self_checks_failed > number
                         and replica.get(f"calm/{number}") == number
                     ),
                     30,
@@ -183,7 +183,7 @@ def test_a_replica_mends_itself_while_it_is_being_written_to(
         eventually(lambda: replica.get("n") == total, 20)
         assert replica["half"] == total / 2
         assert replica.verify().is_equal
-        assert replica.stats()["keys_repaired"] >= 6
+        assert replica.stats().keys_repaired >= 6
 
 
 async def spoil(shard: ShardState, number: int) -> None:
@@ -222,8 +222,8 @@ def test_a_full_state_that_another_hand_altered_is_found(
             after._thread.call(
                 check_and_repair(after._engine._session, memory(after), memory(after).repair)
             )
-            assert after.stats()["full_state_altered"] == 1
-            assert after.stats()["keys_repaired"] == 0
+            assert after.stats().full_state_altered == 1
+            assert after.stats().keys_repaired == 0
             assert f"full_state_altered shard=0 ranges={at:02x}" in caplog.text
     world.producer.set_many({"k7": 7})
     world.producer.delete("other")
@@ -427,7 +427,7 @@ def test_a_damaged_full_state_does_not_end_the_self_check(
         damaged = next(key for n in range(99_999) if name_range(key := b"\xff%d" % n) == wanted)
         raw.hset(keys.state, damaged, pack_field(1, 1))
         memory(replica).values["a"] = 2
-        eventually(lambda: replica.stats()["self_checks_undecided"] >= 2)
+        eventually(lambda: replica.stats().self_checks_undecided >= 2)
         assert replica["a"] == 2
         raw.hdel(keys.state, damaged)
         eventually(lambda: replica["a"] == 1)

@@ -242,7 +242,7 @@ def test_what_the_writer_writes_the_replica_holds(worlds: Worlds, shards: int) -
     writer.flush()
     expected = VALUES | {"sum": float((1 << 64) - 1) + 0.5 - 1}
     assert world.all_agree(reader, replica) == expected
-    assert replica.stats()["deltas_refused"] == 3
+    assert replica.stats().deltas_refused == 3
     assert set(writer.answers) == {b"OPEN", b"OK"}
     writer.leave()
     assert not world.admin.exists(*(world.name_of("writers", shard) for shard in range(shards)))
@@ -314,7 +314,7 @@ def test_tables_of_a_foreign_writer_are_everybodys(worlds: Worlds, shards: int) 
     assert first["str-i64"] == {"a": (9, 0), "b": ((1 << 63) - 1, 0)}
     assert first["u64-i64"] == {7: (5, 0), 8: (3, 2)}
     assert sum(one.shown.tables.refused for one in reader.shards) == 2
-    assert replica.stats()["deltas_refused"] == 2
+    assert replica.stats().deltas_refused == 2
     world.snapshot()
     assert repr(tables_agree(world, world.reader(), world.replica())) == repr(first)
 
@@ -370,7 +370,7 @@ def test_everybody_skips_the_same_parts_for_tables(worlds: Worlds) -> None:
         assert found["str-f64"] == {"a": (float(len(BAD_PARTS)), 0)}
         assert (reader.values, replica["n"]) == ({"n": len(BAD_PARTS)}, len(BAD_PARTS))
         if not late:
-            skipped = [reader.shards[0].counts["skipped"], replica.stats()["chunks_skipped"]]
+            skipped = [reader.shards[0].counts["skipped"], replica.stats().chunks_skipped]
             assert skipped == [len(BAD_PARTS)] * 2
 
 
@@ -421,9 +421,7 @@ def test_everybody_skips_the_same_chunks(worlds: Worlds) -> None:
     world.snapshot()
     with Inspector(world.server.url, namespace=world.namespace) as inspector:
         assert inspector.state() == expected
-    assert (
-        replica.stats()["chunks_skipped"] == reader.shards[0].counts["skipped"] == len(BAD_CHUNKS)
-    )
+    assert replica.stats().chunks_skipped == reader.shards[0].counts["skipped"] == len(BAD_CHUNKS)
     letters = [msgpack.unpackb(one) for one in world.admin.lrange(world.name_of("dead", 0), 0, -1)]
     assert [letter[4] for letter in letters] == [data[:16384] for data in BAD_CHUNKS]
     assert all(type(letter[2]) is str for letter in letters)
@@ -538,7 +536,7 @@ def test_history_that_is_cut_back_is_noticed_and_written_again(worlds: Worlds) -
     writer.probe()
     assert writer.answers[b"OPEN"] == 2
     write(1000)
-    eventually(lambda: producer.stats()["resent"] > 0, SECONDS, "the producer sends again")
+    eventually(lambda: producer.stats().resent > 0, SECONDS, "the producer sends again")
     truth = world.all_agree(reader, replica)
     assert truth == {f"{name}{n}": 1111 for name in ("real", "foreign") for n in range(5)} | {
         f"last{n}": 1000 for n in range(5)

@@ -56,8 +56,8 @@ def test_several_workers_at_once_keep_the_order(
         for node in ("one", "two"):
             assert [c.value for c in told if c.key == node] == list(range(500))
         assert replica["n"] == 500
-        assert replica.stats()["batches_applied"] == len(batches)
-        assert replica.stats()["gaps"] == 0
+        assert replica.stats().batches_applied == len(batches)
+        assert replica.stats().gaps == 0
 
 
 def test_workers_killed_one_after_the_other_change_nothing(
@@ -92,7 +92,7 @@ def test_workers_killed_one_after_the_other_change_nothing(
             writer.join()
         serving(server.url, namespace)
         replica.wait_for(producer.flush(10), 10)
-        total = producer.stats()["accepted"] // 2
+        total = producer.stats().accepted // 2
         assert (replica["n"], replica["x"]) == (total, total / 2)
 
 
@@ -118,7 +118,7 @@ def test_a_wake_up_taken_by_a_dead_worker_is_found(
         eventually(is_blocked)
         serving(server.url, namespace, heartbeat=heartbeat, max_age=0.01)
         # The worker's first look at the shard must be over.
-        eventually(lambda: replica.stats()["packets"] >= 3)
+        eventually(lambda: replica.stats().packets >= 3)
         started = time.monotonic()
         producer.set("key", 1)
         token = producer.flush(10)
@@ -260,11 +260,11 @@ def test_a_worker_stops_in_order(server: Server, namespace: str, serving: NewSer
         workers.stop()
         assert time.monotonic() - started < 2.0
         producer.flush(10)
-        (shard,) = inspector.status()["shards"]
-        assert shard["snapshot_offset"] == shard["offset"]
-        assert shard["accepted"] == shard["published"] + shard["pending_deltas"] == 20_000
+        (shard,) = inspector.status().shards
+        assert shard.snapshot_offset == shard.offset
+        assert shard.accepted == shard.published + shard.pending_deltas == 20_000
         serving(server.url, namespace)
-        eventually(lambda: inspector.status()["shards"][0]["pending_deltas"] == 0)
+        eventually(lambda: inspector.status().shards[0].pending_deltas == 0)
         assert sum(inspector.folded().values()) == 20_000
         write_snapshots(server.url, namespace)
         assert sum(inspector.state().values()) == 20_000

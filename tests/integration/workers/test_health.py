@@ -13,6 +13,7 @@ import redis
 from broker import Inspector, Producer, Replica
 from broker.backend.replies import DrainLimits
 from broker.protocol.names import ShardKeys
+from broker.stats import WorkerStatus
 from broker.testing import FaultProxy
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
@@ -34,9 +35,7 @@ Shown = Callable[[], dict[str, tuple[str, str]]]
 def shown(url: str, namespace: str) -> Iterator[Shown]:
     """Give a function that says what `statebroker status` tells of each role: health, reason."""
     with Inspector(url, namespace=namespace) as inspector:
-        yield lambda: {
-            one["role"]: (one["health"], one["reason"]) for one in inspector.status()["workers"]
-        }
+        yield lambda: {one.role: (one.health, one.reason) for one in inspector.status().workers}
 
 
 def becomes(status: Shown, health: str, reason: str = "", role: str = "flush") -> None:
@@ -191,7 +190,7 @@ def test_a_server_that_goes_and_comes_back(
     assert workers.scheduler is not None
     scheduler = workers.scheduler
     with Inspector(server.url, namespace=namespace) as inspector:
-        eventually(lambda: inspector.status()["shards"][0]["lease"] == scheduler.name)
+        eventually(lambda: inspector.status().shards[0].lease == scheduler.name)
     # What comes after the first round: with the long interval it only renews.
     eventually(lambda: not scheduler._is_writing)
     server.kill()
@@ -219,7 +218,7 @@ def test_a_worker_that_is_not_heard_of_is_gone(
         seconds: Any = raw.time()
         now = seconds[0] * 1000
         raw.hset(name, mapping={"a": f"flush {now - 9000} why", "b": f"flush {now - 12000} why"})
-        told = {one["worker"]: one["health"] for one in inspector.status()["workers"]}
+        told = {one.worker: one.health for one in inspector.status().workers}
     assert told == {worker.flushers[0].name: "green", "a": "red", "b": "gone"}
 
 
@@ -267,7 +266,7 @@ def test_a_scheduler_whose_writes_fail_is_red_and_a_standby_green(
         standby = serving(url, namespace, interval=0.3).scheduler
         assert standby is not None
         workers = eventually(lambda: red_one(inspector), SCHEDULER_BY)
-        told = {one["worker"]: one["health"] for one in workers}
+        told = {one.worker: one.health for one in workers}
         assert (told[active.name], told[standby.name]) == ("red", "green")
         assert "shard 0: no full state was written for over 10 s: " in active.reason
         allow()
@@ -276,10 +275,10 @@ def test_a_scheduler_whose_writes_fail_is_red_and_a_standby_green(
         becomes(status, "green", role="schedule")
 
 
-def red_one(inspector: Inspector) -> list[dict[str, Any]] | None:
+def red_one(inspector: Inspector) -> tuple[WorkerStatus, ...] | None:
     """Return the workers once one of them is red."""
-    workers: list[dict[str, Any]] = inspector.status()["workers"]
-    return workers if any(one["health"] == "red" for one in workers) else None
+    workers = inspector.status().workers
+    return workers if any(one.health == "red" for one in workers) else None
 
 
 def test_a_worker_without_the_right_to_listen_says_so(

@@ -114,7 +114,7 @@ def test_the_log_is_kept_for_its_retention(world: World, raw: redis.Redis, keys:
         await worker.release()
 
     world.run(scenario)
-    assert (first_logged(raw, keys), world.shard["log_entries"]) == (1, 4)
+    assert (first_logged(raw, keys), world.shard.log_entries) == (1, 4)
 
 
 @pytest.mark.parametrize("why", ["age", "size"])
@@ -130,7 +130,7 @@ def test_the_log_is_cut_behind_the_full_state(
             await asyncio.to_thread(world.producer.set, f"k{number}", "x" * 300)
             await asyncio.to_thread(world.publish)
             await worker.write_once()
-            snapshot = world.shard["snapshot_offset"]
+            snapshot = world.shard.snapshot_offset
             assert snapshot == 2 * number + 1
             # What comes after the full state has to be in the log, for nobody else has it.
             await asyncio.to_thread(world.producer.set, "after", number)
@@ -141,7 +141,7 @@ def test_the_log_is_cut_behind_the_full_state(
     world.run(scenario)
     assert first_logged(raw, keys) != 1
     logged: Any = raw.xrange(keys.log)
-    assert world.shard["log_bytes"] == sum(len(fields[b"b"]) for _, fields in logged)
+    assert world.shard.log_bytes == sum(len(fields[b"b"]) for _, fields in logged)
     assert len(world.inspector.folded()) == 9
     with Replica(world.url, namespace=world.namespace) as replica:
         replica.wait_live(10)
@@ -182,9 +182,9 @@ def test_what_came_while_it_was_written_stays_in_the_log(
         for _ in range(3):
             await worker.write_once()
             shard = world.shard
-            assert shard["offset"] == shard["snapshot_offset"] + 4
-            assert 0 < first_logged(raw, keys) <= shard["snapshot_offset"] + 1
-            assert world.inspector.folded()["n"] == shard["offset"]
+            assert shard.offset == shard.snapshot_offset + 4
+            assert 0 < first_logged(raw, keys) <= shard.snapshot_offset + 1
+            assert world.inspector.folded()["n"] == shard.offset
         await worker.release()
 
     write()
@@ -236,7 +236,7 @@ def test_the_scheduler_writes_every_interval(
         eventually(lambda: inspector.folded().get("last") == 1)
         workers.stop()
         assert inspector.state() == inspector.folded()
-        assert [one["lease"] for one in inspector.status()["shards"]] == [None, None]
+        assert [one.lease for one in inspector.status().shards] == [None, None]
         assert inspector.state()["last"] == 1
 
 
@@ -252,7 +252,7 @@ def test_state_of_many_pages(server: Server, namespace: str, serving: NewServing
         for number in range(0, 12_000, 3):
             producer.delete(f"k{number}")
         producer.flush(10)
-        eventually(lambda: sum(s["pending_deltas"] for s in inspector.status()["shards"]) == 0)
+        eventually(lambda: sum(s.pending_deltas for s in inspector.status().shards) == 0)
         write_snapshots(server.url, namespace)
         expected = {f"k{number}": number for number in range(12_000) if number % 3}
         assert inspector.state() == inspector.folded() == expected

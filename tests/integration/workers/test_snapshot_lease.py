@@ -40,7 +40,7 @@ def test_only_the_holder_of_the_lease_writes(world: World) -> None:
         await asyncio.to_thread(world.producer.set, "key", 2)
         await asyncio.to_thread(world.publish)
         assert await two.write_once() is None
-        assert world.shard["lease"] == one.holder
+        assert world.shard.lease == one.holder
         await one.release()
         assert await two.write_once() is not None
         assert two.fence > one.fence
@@ -69,10 +69,10 @@ def test_who_lost_the_lease_cannot_write(world: World, raw: redis.Redis, keys: S
         with pytest.raises(FencedError, match="lease"):
             await sleeper._commit(folded, pressed=False)
         await sleeper.release()
-        assert world.shard["lease"] == other.holder, "only the holder can give it back"
+        assert world.shard.lease == other.holder, "only the holder can give it back"
 
     world.run(scenario)
-    assert world.shard["snapshot_offset"] == world.shard["offset"]
+    assert world.shard.snapshot_offset == world.shard.offset
     assert world.agree() == {"key": 2}
 
 
@@ -226,7 +226,7 @@ def test_a_half_written_full_state_is_finished_by_another(world: World) -> None:
     with Replica(world.url, namespace=world.namespace) as replica:
         replica.wait_live(10)
         assert dict(replica.items()) == expected
-        assert replica.stats()["deltas_superseded"] > 0
+        assert replica.stats().deltas_superseded > 0
     world.producer.increment("n")
     world.producer.increment("gone", 3)
     world.publish()
@@ -242,7 +242,7 @@ def test_schedulers_may_die_again_and_again(world: World, deaths: int) -> None:
             world.producer.increment("n")
             world.producer.increment(f"of{death}", 2)
         world.publish()
-        eventually(lambda: world.shard["lease"] is None)
+        eventually(lambda: world.shard.lease is None)
         world.run(half_written)
     eventually(lambda: world.write() is not None)
     assert world.agree() == {"n": deaths * 10} | {f"of{death}": 20 for death in range(deaths)}
@@ -281,7 +281,7 @@ def test_a_rewritten_shard_refuses_what_was_folded_before(
         await worker.release()
 
     world.run(scenario)
-    assert world.shard["snapshot_offset"] == 1
+    assert world.shard.snapshot_offset == 1
 
 
 def digest_of(state: dict[str, Any]) -> Digest:
@@ -340,7 +340,7 @@ def test_a_backlog_is_written_in_portions(world: World, monkeypatch: pytest.Monk
 
         async def noted(*arguments: Any, **options: Any) -> int:
             stays = await commit(*arguments, **options)
-            commits.append(world.shard["snapshot_offset"])
+            commits.append(world.shard.snapshot_offset)
             return stays
 
         session.commands.snapshot_commit = noted  # type: ignore[method-assign]
@@ -362,7 +362,7 @@ def test_a_backlog_is_written_in_portions(world: World, monkeypatch: pytest.Monk
         world.producer.increment("n")
         world.producer.set_many({f"x/{n}": n for n in range(10)})
         world.publish()
-    eventually(lambda: world.shard["lease"] is None)
+    eventually(lambda: world.shard.lease is None)
     commits.clear()
     world.run(scenario)
     assert commits[0] == 8
@@ -388,8 +388,8 @@ def test_a_second_scheduler_takes_over_at_once_when_the_first_stops(
         producer.set("key", 2)
         producer.flush(10)
         eventually(lambda: inspector.state() == {"key": 2}, 5)
-        assert inspector.status()["shards"][0]["lease"] == second.scheduler.name
-        assert second.scheduler.counts["errors"] == 0
+        assert inspector.status().shards[0].lease == second.scheduler.name
+        assert second.scheduler.stats().errors == 0
 
 
 def test_whoever_reads_while_it_is_written_sees_one_moment(
@@ -432,6 +432,6 @@ def test_whoever_reads_while_it_is_written_sees_one_moment(
         finally:
             stop.set()
             writer.join()
-        shard = inspector.status()["shards"][0]
-        assert 0 < shard["snapshot_offset"]
-        assert shard["log_entries"] < shard["offset"], "the log was not cut meanwhile"
+        shard = inspector.status().shards[0]
+        assert 0 < shard.snapshot_offset
+        assert shard.log_entries < shard.offset, "the log was not cut meanwhile"

@@ -42,7 +42,7 @@ CALLS = {
     "increment": lambda: producer.increment("n", 1000),
     "set_many": lambda: producer.set_many({"child": 1}),
     "flush": lambda: producer.flush(),
-    "stats": lambda: producer.stats()["accepted"],
+    "stats": lambda: producer.stats().accepted,
     "wait_live": lambda: replica.wait_live(),
     "wait_for": lambda: replica.wait_for(""),
     "changes": lambda: replica.changes(),
@@ -260,7 +260,7 @@ with Producer() as producer:
 def state_of(server: Server, namespace: str) -> dict[str, Any]:
     """Return what is published, once nothing is pending."""
     with Inspector(server.url, namespace=namespace) as inspector:
-        eventually(lambda: not inspector.status()["shards"][0]["pending_deltas"])
+        eventually(lambda: not inspector.status().shards[0].pending_deltas)
         return inspector.folded()
 
 

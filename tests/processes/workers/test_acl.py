@@ -80,7 +80,7 @@ def test_every_process_works_with_the_rights_of_its_role(
                 result = program.result()
                 assert result.code == 0, result
             assert programs[0].out == "30\n"
-        retries = producer.stats()["retries"]
+        retries = producer.stats().retries
     for worker in workers:
         assert worker.stop() < STOP_SECONDS
         assert "WARNING" not in worker.err, worker.err

@@ -51,7 +51,7 @@ def test_a_worker_waits_for_its_server(
     eventually(ready.exists, START_SECONDS, lambda: program.err)
     with Inspector(server.url, namespace=namespace) as inspector:
         role = "schedule" if command == "schedule" else "flush"
-        eventually(lambda: role in {one["role"] for one in inspector.status()["workers"]})
+        eventually(lambda: role in {one.role for one in inspector.status().workers})
     if command == "serve":
         with (
             Replica(server.url, namespace=namespace) as replica,
@@ -160,8 +160,8 @@ def test_helpers_are_as_verbose_as_their_parent(
 
     def flushers() -> set[str]:
         with Inspector(valkey.url, namespace=namespace) as inspector:
-            told = inspector.status()["workers"]
-        return {one["worker"] for one in told if one["role"] == "flush"}
+            told = inspector.status().workers
+        return {one.worker for one in told if one.role == "flush"}
 
     eventually(lambda: len(flushers()) == 2, START_SECONDS, lambda: workers.err)
     (first,) = helpers()

@@ -224,7 +224,7 @@ def test_status_check_notices_that_all_workers_stopped(here: Here) -> None:
 def roles(place: Place) -> list[str]:
     """Return the roles of the workers that are told."""
     with Inspector(place.url, namespace=place.namespace) as inspector:
-        return [worker["role"] for worker in inspector.status()["workers"]]
+        return [worker.role for worker in inspector.status().workers]
 
 
 # -- verify --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from broker.stats import WorkerStatus
 from broker.testing import FaultProxy
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
@@ -19,7 +20,7 @@ from tests.conftest import OwnServer
 from tests.processes.conftest import Here, NewProgram, Run, Serve
 from tests.processes.programs import Result
 from tests.processes.served_namespace import Place
-from workers.cli.status import faults
+from workers.cli.status import Joined, faults
 
 COMMANDS = (
     ("get", "a"),
@@ -36,29 +37,24 @@ COMMANDS = (
 # -- health --------------------------------------------------------------------------------------
 
 
-def worker(role: str, health: str = "green", reason: str = "") -> dict[str, Any]:
+def worker(role: str, health: str = "green", reason: str = "") -> WorkerStatus:
     """A worker as `Inspector.status` tells it."""
-    name = f"{role}-1"
-    return {"worker": name, "role": role, "seen_ms": 5, "health": health, "reason": reason}
-
-
-def found(*workers: dict[str, Any], replica: str = "live") -> dict[str, Any]:
-    """What `status` found, as far as the check goes by it."""
-    return {"workers": list(workers), "replica": {"status": replica}}
+    return WorkerStatus(worker=f"{role}-1", role=role, seen_ms=5, health=health, reason=reason)
 
 
 def test_the_check_names_every_fault() -> None:
     """Nobody there, somebody red, a replica that does not become live: each its sentence."""
     both = worker("flush"), worker("schedule")
-    assert faults(found(*both)) == []
-    assert faults(found()) == ["no live flush, schedule worker; start `statebroker serve`"]
-    assert faults(found(worker("flush"), worker("schedule", "gone"))) == [
+    live = Joined("live")
+    assert faults(both, live) == []
+    assert faults([], live) == ["no live flush, schedule worker; start `statebroker serve`"]
+    assert faults([worker("flush"), worker("schedule", "gone")], live) == [
         "no live schedule worker; start `statebroker serve`"
     ]
     # One that is gone does not count, whatever it said last.
-    assert faults(found(*both, worker("flush", "gone", "it was red"))) == []
+    assert faults([*both, worker("flush", "gone", "it was red")], live) == []
     red = worker("flush", "red", "shard 0: nothing was heard")
-    assert faults(found(*both, red, replica="stale")) == [
+    assert faults([*both, red], Joined("stale")) == [
         "flush-1 is red: shard 0: nothing was heard",
         "a replica that joined was not live after 5 s but stale",
     ]

@@ -170,11 +170,11 @@ def test_workers_take_over_what_the_file_says(
     workers = serve(valkey.url, namespace, "--workers", "2")
     with Inspector(valkey.url, namespace=namespace) as inspector:
         eventually(
-            lambda: len(inspector.status()["workers"]) == 3,
+            lambda: len(inspector.status().workers) == 3,
             20,
             lambda: f"a helper; stderr:\n{workers.err}",
         )
-        assert len(inspector.status()["shards"]) == 2
+        assert len(inspector.status().shards) == 2
     assert workers.stop() < STOP_SECONDS
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from broker import Inspector, Replica
+from broker.stats import NamespaceStatus
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.processes.conftest import NewProgram
@@ -69,7 +70,7 @@ with Replica(url, namespace=namespace) as replica:
             break
     done.wait()
     replica.wait_live(30)
-    print(json.dumps({"state": dict(replica), "stats": replica.stats()}), flush=True)
+    print(json.dumps({"state": dict(replica), "stats": replica.stats().as_dict()}), flush=True)
 """
 
 
@@ -153,8 +154,8 @@ def test_killing_everything_changes_nothing(
     ):
 
         def is_complete() -> bool:
-            (shard,) = inspector.status()["shards"]
-            return not shard["pending_deltas"] and shard["snapshot_offset"] == shard["offset"]
+            (shard,) = inspector.status().shards
+            return not shard.pending_deltas and shard.snapshot_offset == shard.offset
 
         eventually(is_complete, 60, lambda: str(inspector.status()))
         status, state = inspector.status(), inspector.state()
@@ -177,14 +178,14 @@ def test_killing_everything_changes_nothing(
         assert "Traceback" not in program.err
 
 
-def assert_accounted(fleet: Fleet, status: dict[str, Any], state: dict[str, Any]) -> None:
+def assert_accounted(fleet: Fleet, status: NamespaceStatus, state: dict[str, Any]) -> None:
     """See that every producer's deltas count once: what was accepted, no less and no more."""
     counts = {node: state.get(f"count.{node}", 0) for node in fleet.producers}
     for node, program in fleet.producers.items():
         assert told(program, "at least ") <= counts[node] <= told(program, "at most "), node
-    (shard,) = status["shards"]
-    accepted = {node["node"]: node["deltas"] for node in status["nodes"]}
-    assert shard["accepted"] == shard["published"] == sum(accepted.values())
+    (shard,) = status.shards
+    accepted = {node.node: node.deltas for node in status.nodes}
+    assert shard.accepted == shard.published == sum(accepted.values())
     for node, deltas in accepted.items():
         # Four deltas in turn, of which the last may be missing where it was killed.
         assert counts[node] == -(-deltas // 4), node

@@ -19,6 +19,7 @@ from broker.backend.queries import log_entry
 from broker.protocol.codec import decode_packet
 from broker.protocol.messages import Batch
 from broker.protocol.names import ShardKeys
+from broker.stats import NamespaceStatus
 from broker.testing.server import REDIS, Server
 from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
@@ -58,11 +59,11 @@ with Producer(sys.argv[1], namespace=sys.argv[2], node=sys.argv[3]) as producer:
         if n == 1:
             print("writing", flush=True)
     producer.flush(20)
-print(json.dumps({"written": n, "deltas": producer.stats()["accepted"]}), flush=True)
+print(json.dumps({"written": n, "deltas": producer.stats().accepted}), flush=True)
 """
 
 
-def status(url: str, namespace: str) -> dict[str, Any]:
+def status(url: str, namespace: str) -> NamespaceStatus:
     """Return what Redis holds of a namespace."""
     with Inspector(url, namespace=namespace) as inspector:
         return inspector.status()
@@ -71,9 +72,9 @@ def status(url: str, namespace: str) -> dict[str, Any]:
 def roles(url: str, namespace: str) -> dict[str, int]:
     """Return how many workers of each role were heard of in the last three seconds."""
     found: dict[str, int] = {}
-    for worker in status(url, namespace)["workers"]:
-        if worker["seen_ms"] < 3000:
-            found[worker["role"]] = found.get(worker["role"], 0) + 1
+    for worker in status(url, namespace).workers:
+        if worker.seen_ms < 3000:
+            found[worker.role] = found.get(worker.role, 0) + 1
     return found
 
 
@@ -81,7 +82,7 @@ def roles(url: str, namespace: str) -> dict[str, int]:
 def holding(url: str, namespace: str) -> Iterator[Callable[[], str | None]]:
     """Give a function that says which scheduler holds the lease of the only shard."""
     with Inspector(url, namespace=namespace) as inspector:
-        yield lambda: inspector.status()["shards"][0]["lease"]
+        yield lambda: inspector.status().shards[0].lease
 
 
 def assert_complete(url: str, namespace: str, deltas: int) -> dict[str, Any]:
@@ -92,12 +93,12 @@ def assert_complete(url: str, namespace: str, deltas: int) -> dict[str, Any]:
     ):
 
         def is_complete() -> bool:
-            (shard,) = inspector.status()["shards"]
-            return not shard["pending_deltas"] and shard["snapshot_offset"] == shard["offset"]
+            (shard,) = inspector.status().shards
+            return not shard.pending_deltas and shard.snapshot_offset == shard.offset
 
         eventually(is_complete, 30, lambda: str(inspector.status()))
-        (shard,) = inspector.status()["shards"]
-        assert shard["accepted"] == shard["published"] == deltas
+        (shard,) = inspector.status().shards
+        assert shard.accepted == shard.published == deltas
         state = inspector.state()
         assert state == inspector.folded()
         eventually(lambda: dict(replica) == state, message="the replica equals the full state")
@@ -120,7 +121,7 @@ def test_ready_until_a_signal(
     assert ready.read_text() == valkey.url + "\n"
     assert stat.S_IMODE(ready.stat().st_mode) == 0o600
     # No waiting here: it said that all is up.
-    assert status(valkey.url, namespace)["protocol"] == 2
+    assert status(valkey.url, namespace).protocol == 2
     if command != "schedule":
         assert roles(valkey.url, namespace)["flush"] == 1
         with (
@@ -163,13 +164,13 @@ def test_a_stop_under_full_load_leaves_nothing_half_done(
     with Inspector(server.url, namespace=namespace) as inspector:
 
         def is_busy() -> bool:
-            (shard,) = inspector.status()["shards"]
-            return bool(shard["published"] > 5_000 and shard["snapshot_offset"] > 1)
+            (shard,) = inspector.status().shards
+            return bool(shard.published > 5_000 and shard.snapshot_offset > 1)
 
         eventually(is_busy, 30)
         assert workers.stop(number) < STOP_SECONDS
         assert "Traceback" not in workers.err
-        eventually(lambda: inspector.status()["shards"][0]["pending_deltas"] > 0)
+        eventually(lambda: inspector.status().shards[0].pending_deltas > 0)
     for writer in writers:
         writer.send(signal.SIGTERM)
     # Redis takes what is written although nobody publishes it.
@@ -196,13 +197,13 @@ def test_a_stop_while_the_full_state_is_being_written(
         producer.flush(60)
     hash_name = ShardKeys.of(namespace, 0, 1).state
     with redis.Redis.from_url(valkey.url, protocol=2) as raw:
-        eventually(lambda: status(valkey.url, namespace)["shards"][0]["pending_deltas"] == 0, 30)
+        eventually(lambda: status(valkey.url, namespace).shards[0].pending_deltas == 0, 30)
         scheduler = serve(valkey.url, namespace, command="schedule")
         eventually(lambda: raw.hlen(hash_name) > 0, 60)
         assert scheduler.stop() < STOP_SECONDS
         written: Any = raw.hlen(hash_name)
         logged: Any = raw.xrange(ShardKeys.of(namespace, 0, 1).log)
-    (shard,) = status(valkey.url, namespace)["shards"]
+    (shard,) = status(valkey.url, namespace).shards
     # In portions, each whole: what the position says is there, is there.
     entries = [log_entry(fields) for _, fields in logged]
     batches = [decode_packet(entry.packet, entry.bulk) for entry in entries]
@@ -210,9 +211,9 @@ def test_a_stop_while_the_full_state_is_being_written(
     assert written >= sum(
         batch.deltas
         for batch in batches
-        if isinstance(batch, Batch) and batch.offset <= shard["snapshot_offset"]
+        if isinstance(batch, Batch) and batch.offset <= shard.snapshot_offset
     )
-    assert shard["lease"] is None
+    assert shard.lease is None
     assert "Traceback" not in scheduler.err
     serve(valkey.url, namespace, command="schedule")
     assert len(assert_complete(valkey.url, namespace, keys)) == keys
@@ -325,7 +326,7 @@ def test_helpers_share_the_work_and_are_kept(valkey: Server, namespace: str, ser
     second = helpers_of(workers, 2)
     assert len(second - first) == 1
     assert "helper_died" in workers.err
-    eventually(lambda: len(status(valkey.url, namespace)["workers"]) > 4, 20)
+    eventually(lambda: len(status(valkey.url, namespace).workers) > 4, 20)
     eventually(lambda: roles(valkey.url, namespace) == {"flush": 3, "schedule": 1}, 20)
     with (
         Replica(valkey.url, namespace=namespace) as replica,
@@ -367,7 +368,7 @@ def test_workers_that_are_gone_are_forgotten(valkey: Server, namespace: str, ser
     for _ in range(3):
         serve(valkey.url, namespace, command="flush").stop()
         serve(valkey.url, namespace, command="schedule").stop()
-    assert status(valkey.url, namespace)["workers"] == []
+    assert status(valkey.url, namespace).workers == ()
 
 
 # -- many ----------------------------------------------------------------------------------------
@@ -427,7 +428,7 @@ def test_a_standby_scheduler_takes_over(
         eventually(lambda: "after" in inspector.state(), 30, lambda: standby.err)
         took = time.monotonic() - began
         assert f"-{standby.pid}-" in (holder() or "")
-        assert inspector.status()["shards"][0]["fence"] == 2
+        assert inspector.status().shards[0].fence == 2
     # Less than the lease, which nobody waited for.
     assert took < (TAKE_OVER_SECONDS if is_killed else 5.0)
 
