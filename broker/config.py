@@ -1,4 +1,4 @@
-"""Settings: one table of names, units, ranges and defaults, validated all at once."""
+"""Settings: one table of names, units, ranges and defaults, and their validation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: what it means and what it may be.
+    """One setting: its meaning, unit, range and default.
 
     Attributes:
-        default: what holds if nobody says anything; None: decided elsewhere, see `meaning`.
-        low: smallest value allowed.
-        high: largest value allowed.
-        unit: "s" (a duration, in seconds as a number), "bytes", or "" for a plain count.
-        meaning: one sentence.
+        default: None if it is chosen elsewhere, see `meaning`.
+        low: smallest allowed value.
+        high: largest allowed value.
+        unit: "s" (seconds), "bytes", or "" for a count.
+        meaning: for the help text.
     """
 
     default: float | None
@@ -41,48 +41,58 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         0.05, 0.0, 3600.0, "s", "how long a delta may wait before it is published"
     ),
     "local_delta_max_count": Setting(
-        1000, 1, 100_000, "", "pending deltas of one node that are published at once"
+        1000, 1, 100_000, "", "number of pending deltas of one node that makes them due"
     ),
     "global_data_update_interval": Setting(
         10.0, 0.1, 86400.0, "s", "how often the full state is written"
     ),
     "shards": Setting(
-        1, 1, MAX_SHARDS, "", "parts of the key space; fixed when the namespace is made"
+        1, 1, MAX_SHARDS, "", "number of shards; fixed when the namespace is created"
     ),
-    "heartbeat_interval": Setting(1.0, 0.05, 60.0, "s", "how often a quiet shard tells its head"),
+    "heartbeat_interval": Setting(
+        1.0, 0.05, 60.0, "s", "how often the head of a quiet shard is published"
+    ),
     "staleness_bound": Setting(
-        3.0, 0.1, 3600.0, "s", "silence after which a replica is no longer live"
+        3.0, 0.1, 3600.0, "s", "how long nothing may arrive before a replica is no longer live"
     ),
     "self_check_interval": Setting(
-        300.0, 0.0, 86400.0, "s", "how often a replica compares itself with Redis; 0: never"
+        300.0, 0.0, 86400.0, "s", "how often a replica verifies itself against Redis; 0: never"
     ),
     "linger": Setting(
-        0.002, 0.0, 60.0, "s", "how long a producer gathers deltas; at most a tenth of the max age"
+        0.002, 0.0, 60.0, "s", "how long a producer collects deltas; at most a tenth of the max age"
     ),
     "chunk_bytes": Setting(256 << 10, 1024, 4 << 20, "bytes", "size at which a chunk is sent"),
     "buffer_bytes": Setting(
-        64 << 20, 1024, 1 << 40, "bytes", "most that a producer holds unaccepted"
+        64 << 20,
+        1024,
+        1 << 40,
+        "bytes",
+        "maximum size of deltas that a producer buffers until Redis accepts them",
     ),
     "full_timeout": Setting(30.0, 0.0, 86400.0, "s", "how long a full buffer blocks the caller"),
     "keep_seconds": Setting(
-        60.0, 0.0, 86400.0, "s", "how long accepted chunks are kept in case Redis forgets them"
+        60.0, 0.0, 86400.0, "s", "how long accepted chunks are kept in case Redis loses them"
     ),
-    "keep_bytes": Setting(64 << 20, 0, 1 << 40, "bytes", "most accepted chunks that are kept"),
+    "keep_bytes": Setting(
+        64 << 20, 0, 1 << 40, "bytes", "maximum size of accepted chunks that are kept"
+    ),
     "pending_bytes": Setting(
-        64 << 20, 1024, 1 << 40, "bytes", "most that waits in one shard in Redis"
+        64 << 20, 1024, 1 << 40, "bytes", "maximum size of pending chunks in one shard"
     ),
-    "log_bytes": Setting(256 << 20, 1 << 20, 1 << 40, "bytes", "most that one shard's log holds"),
+    "log_bytes": Setting(
+        256 << 20, 1 << 20, 1 << 40, "bytes", "maximum size of the log of one shard"
+    ),
     "log_retention": Setting(
-        60.0, 0.0, 86400.0, "s", "how long the log outlives the snapshot that holds it"
+        60.0, 0.0, 86400.0, "s", "how long log entries are kept after a snapshot contains them"
     ),
 }
 
 
 def parse_setting(name: str, text: str) -> float:
-    """Read a setting from text: a number, or for durations also `50ms`, `10s`, `1m`, `1h`.
+    """Parse a setting: a number, or for durations also `50ms`, `10s`, `1m`, `1h`.
 
     Raises:
-        ValueError: says what is allowed.
+        ValueError: the text is invalid; the message names the allowed range.
     """
     setting = SETTINGS[name]
     match = _DURATION.fullmatch(text.strip())
@@ -92,13 +102,13 @@ def parse_setting(name: str, text: str) -> float:
 
 
 def checked(**given: Any) -> dict[str, Any]:
-    """Return settings with defaults filled in, or every fault at once.
+    """Return settings with defaults filled in; report all faults at once.
 
     Args:
         given: settings by name; None means the default.
 
     Raises:
-        ConfigError: unknown names, wrong types, values out of range; each with what is allowed.
+        ConfigError: unknown names, wrong types or values out of range, each with what is allowed.
     """
     faults = []
     result: dict[str, Any] = {}
@@ -125,14 +135,14 @@ def checked(**given: Any) -> dict[str, Any]:
 
 
 def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings among `names`, with defaults filled in, or every fault at once.
+    """Return the settings among `names`, with defaults filled in; report all faults at once.
 
     Args:
-        names: of what the caller takes; those that are no settings are left to the caller.
+        names: parameters of the caller; those that are not settings are ignored.
         given: by name; None means the default.
 
     Raises:
-        ConfigError: as `checked`, and names that the caller does not take.
+        ConfigError: as `checked`, and for names that are not parameters of the caller.
     """
     faults = [
         f"unknown setting {name!r}; known: {', '.join(sorted(names))}"
@@ -149,10 +159,10 @@ def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, An
 
 
 def checked_name(kind: str, name: object) -> str:
-    """Return a namespace or node name, or say what a name may be.
+    """Return a namespace or node name if it is valid.
 
     Raises:
-        ConfigError: empty, over 64 characters, or with others than letters, digits, `_`, `.`, `-`.
+        ConfigError: empty, over 64 characters, or not only letters, digits, `_`, `.`, `-`.
     """
     if not isinstance(name, str) or not is_name(name):
         raise ConfigError(
@@ -162,13 +172,13 @@ def checked_name(kind: str, name: object) -> str:
 
 
 def default_node() -> str:
-    """Return a node name that no other process has: host, process id and a random part."""
+    """Return a unique node name: host, process id and a random part."""
     host = re.sub(r"[^A-Za-z0-9_.-]", "-", platform.node())[:32] or "host"
     return f"{host}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
 def allowed(name: str) -> str:
-    """Say a setting's range with its unit."""
+    """Return the range of a setting with its unit."""
     setting = SETTINGS[name]
     unit = {"s": " seconds", "bytes": " bytes"}.get(setting.unit, "")
     return f"{setting.low:.15g} to {setting.high:.15g}{unit}"

@@ -1,7 +1,7 @@
-"""Every exception that statebroker raises, in one tree.
+"""All exceptions of statebroker, in one hierarchy.
 
-What happens in normal running (a duplicate, a gap, a busy server) is a return value, not an
-exception; these are for what the caller has to know or mend.
+Events of normal operation (a duplicate, a gap, a busy server) are return values; an exception is
+something that the caller must know or fix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ConfigError(BrokerError):
     """Settings are wrong; nothing was started.
 
     Attributes:
-        faults: every fault found, one sentence each, so that all can be mended at once.
+        faults: every fault found, one sentence each, so that all can be fixed at once.
     """
 
     def __init__(self, faults: Iterable[str]) -> None:
@@ -30,11 +30,11 @@ class EncodeError(BrokerError, ValueError):
 
 
 class DecodeError(BrokerError):
-    """Bytes from a peer break the protocol; they are skipped as a whole."""
+    """Bytes from a peer violate the protocol; they are skipped as a whole."""
 
 
 class BackendError(BrokerError):
-    """The Redis server could not do what was asked; the cause is kept."""
+    """The Redis server could not execute a command; the original error is the cause."""
 
 
 class NumpyMissingError(BrokerError, ImportError):
@@ -45,11 +45,11 @@ class NumpyMissingError(BrokerError, ImportError):
 
 
 class ConnectError(BackendError):
-    """The server cannot be reached or does not let us in."""
+    """The server cannot be reached, or authentication failed."""
 
 
 class AccessError(ConnectError):
-    """The server answers, but not to this user and password, or there is no trust between us."""
+    """The server answers, but authentication or TLS verification failed."""
 
 
 class UnsupportedServerError(BackendError):
@@ -65,45 +65,45 @@ class NamespaceMismatchError(BrokerError):
 
 
 class FencedError(BrokerError):
-    """Another process took this node name (or this lease); this one must stop writing."""
+    """Another process acquired this node name or lease; this process must stop writing."""
 
 
 class BufferFullError(BrokerError):
-    """The producer's buffer is full and the policy said not to wait (any longer)."""
+    """The producer's buffer is full, and the policy or the timeout forbids to wait longer."""
 
 
 class FlushTimeoutError(BrokerError, TimeoutError):
-    """Redis has not accepted everything in time; nothing is lost, it stays buffered."""
+    """Redis has not accepted all deltas in time; nothing is lost, they stay buffered."""
 
 
 class NotReplicatedError(FlushTimeoutError):
-    """Redis has accepted everything, but not enough replicas or disks have it yet.
+    """Redis has accepted all deltas, but not enough replicas or disks have them yet.
 
-    Nothing is lost by that: it stays accepted, and kept for being sent again.
+    Nothing is lost: the deltas stay accepted, and the producer keeps them to send them again.
 
     Attributes:
-        replicas: how many replicas had it, as far as known.
-        wanted: how many should have.
+        replicas: how many replicas had them, as far as known.
+        wanted: how many were required.
     """
 
     def __init__(self, replicas: int, wanted: int, *, fsynced: bool, trouble: str = "") -> None:
         self.replicas, self.wanted = replicas, wanted
         where = "on disk" if fsynced else "in memory"
-        told = f"{replicas} of {wanted} replicas have it {where}" if wanted else ""
+        state = f"{replicas} of {wanted} replicas have it {where}" if wanted else ""
         if fsynced and replicas >= wanted:
-            told = "its disk has not written it (or appendfsync is no: then it never says so)"
+            state = "its disk has not written it (or appendfsync is no: then it never says so)"
         super().__init__(
-            f"Redis has accepted it, but in time {told}; it stays accepted and is kept here for "
+            f"Redis has accepted it, but in time {state}; it stays accepted and is kept here for "
             "keep_seconds: flush again, or look at `statebroker doctor`"
             + (f" ({trouble})" if trouble else "")
         )
 
 
 class DataLostError(BrokerError):
-    """Redis forgot accepted deltas that this producer no longer kept.
+    """Redis lost accepted deltas that this producer no longer kept.
 
     Attributes:
-        lost: how many deltas were lost since the last report.
+        lost: how many deltas were lost since the last such error.
     """
 
     def __init__(self, lost: int) -> None:
@@ -116,15 +116,15 @@ class DataLostError(BrokerError):
 
 
 class TokenError(BrokerError, ValueError):
-    """A token cannot be read, or is not of this namespace."""
+    """A token is malformed, or belongs to another namespace."""
 
 
 class ReplicaFailedError(BrokerError):
-    """The replica gave up; its `reason` says why, and its content must not be trusted."""
+    """The replica stopped following; the text says why, and its content must not be trusted."""
 
 
 class ChangesOverflowError(BrokerError):
-    """A reader of changes fell further behind than its queue, and asked to be told."""
+    """A reader of changes fell behind by more than its queue, and asked for an error."""
 
 
 class ClosedError(BrokerError):

@@ -144,7 +144,7 @@ class FlushWorker:
             with suppress(TimeoutError, BackendError):
                 async with asyncio.timeout(SIGN_OFF):
                     for keys in self._session.keys:
-                        await self._session.commands.sign_off(keys, self.name)
+                        await self._session.commands.remove_worker(keys, self.name)
 
     def _wakers(self) -> list[list[_Shard]]:
         """Return the shards whose wake-ups can be waited for together."""

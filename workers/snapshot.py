@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from broker.backend import queries
-from broker.backend.commands import lease_lost
+from broker.backend.commands import lease_lost_error
 from broker.backend.replies import Lease
 from broker.backend.session import Session
 from broker.core.fold import BadChunk
@@ -115,7 +115,7 @@ class SnapshotWorker:
             fence, self.fence = self.fence, 0
             await self._session.commands.lease_release(self._keys, self.holder, fence)
         else:
-            await self._session.commands.sign_off(self._keys, self.holder)
+            await self._session.commands.remove_worker(self._keys, self.holder)
 
     async def write_once(self) -> Written | None:
         """Bring the hash up to the head; None if there was nothing to do or it is not our turn.
@@ -224,7 +224,7 @@ class SnapshotWorker:
             # A long fold must not cost us the lease; one taken anew does not cover what was read.
             await self.renew()
             if self.fence != fence:
-                raise lease_lost(self.holder)
+                raise lease_lost_error(self.holder)
         return changes, batches
 
     async def _fold_batch(self, changes: NetChanges, entry: LogEntry) -> None:

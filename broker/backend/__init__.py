@@ -1,1 +1,1 @@
-"""Everything that speaks to Redis: clients, routing, one typed method for each Lua command."""
+"""All access to Redis: clients, routing, subscriptions, one typed method per Lua command."""

@@ -1,7 +1,7 @@
-"""Who needs which rights on the server: one table, and the ACL rules made of it.
+"""The rights that each role needs on the server, and the ACL rules derived from them.
 
-The rules are least rights: each command on the keys that the role uses it on, and on no others.
-They take selectors, which every server that we support has.
+The rules grant the least privilege: each command only on the keys that the role uses it on. They
+need ACL selectors, which every supported server has.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Final
 
 from broker.protocol.names import ShardKeys, config_key
 
-# With more shards than this one pattern stands for all: servers try a user's patterns one by one.
+# Above this many shards one pattern covers all: servers try a user's patterns one by one.
 MAX_EXACT_SHARDS: Final = 16
 
-# Commands that the oldest supported server does not know, and so refuses in a rule.
+# Commands that the oldest supported server lacks, and would reject in a rule -> first version.
 SINCE: Final[Mapping[str, tuple[int, int]]] = {"client|setinfo": (7, 2), "waitaof": (7, 2)}
 
-# What every client may do. INFO tells whether the server is fit, ROLE whether it is the primary; by
-# a transaction that is queued and discarded `statebroker doctor` learns what its user may do.
+# Granted to every client. INFO shows whether the server is supported, ROLE whether it is the
+# primary; `statebroker doctor` tests rights with a transaction that it queues and discards.
 EVERYBODY: Final = (
     *("ping", "select", "client|setname", "client|setinfo", "info", "role"),
     *("script|load", "time", "multi", "exec", "discard"),
 )
-# What finds the nodes of a Cluster.
+# Commands that discover the nodes of a Cluster.
 CLUSTER: Final = (
     *("cluster|slots", "cluster|shards", "cluster|nodes", "cluster|info"),
     *("command", "asking", "readonly", "readwrite"),
@@ -34,15 +34,15 @@ SHARDED: Final = {"publish": "spublish", "subscribe": "ssubscribe", "unsubscribe
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One kind of process, and what it needs.
+    """One kind of process and the rights it needs.
 
     Attributes:
-        does: what it is, in a sentence.
+        does: its purpose, for the help text.
         keys: name of a key as in `ShardKeys` (or "config", "pending") -> commands on it, in lower
-            case; those that scripts call count as the caller's own.
+            case, including those that scripts call.
         channel: commands on the shards' channels.
-        bulk: likewise on those of bulk chunks.
-        server: commands without keys, beside what everybody may do.
+        bulk: commands on the channels of bulk chunks.
+        server: commands without keys, in addition to those of every client.
     """
 
     does: str
@@ -69,7 +69,7 @@ PRODUCER: Final = Role(
     server=frozenset({"wait", "waitaof"}),
 )
 FLUSHER: Final = Role(
-    "publishes them: `statebroker flush`",
+    "publishes deltas: `statebroker flush`",
     _rights(
         config="evalsha hmget hset",
         meta="evalsha hmget hset hdel hincrby",
@@ -98,7 +98,7 @@ SCHEDULER: Final = Role(
     channel=frozenset({"publish"}),
 )
 SUBSCRIBER: Final = Role(
-    "follows, and changes nothing: Replica, `statebroker watch`, `get`, `verify`",
+    "reads only: Replica, `statebroker watch`, `get`, `verify`",
     _rights(
         config="hmget",
         meta="hmget",
@@ -137,12 +137,12 @@ _OPERATOR: Final = Role(
         state="hlen",
         lease="get",
     ),
-    # CONFIG GET shows the default user's password where `requirepass` set it: not for everybody.
+    # CONFIG GET reveals the default user's password if `requirepass` set it; no other role has it.
     server=frozenset({"config|get", "cluster|info", "cluster|nodes"}),
 )
 ADMIN: Final = _all_of(
     (PRODUCER, FLUSHER, SCHEDULER, SUBSCRIBER, _OPERATOR),
-    "all of these, and looks: `statebroker status`, `verify --accept`, `doctor`",
+    "has all of these rights, and inspects: `statebroker status`, `verify --accept`, `doctor`",
 )
 
 ROLES: Final[Mapping[str, Role]] = {
@@ -163,17 +163,17 @@ def rules(
     version: tuple[int, int] = (7, 0),
     is_cluster: bool = False,
 ) -> list[str]:
-    """Return the rights of one user as words for `ACL SETUSER`; neither its state nor a password.
+    """Return the rights of one user as arguments of `ACL SETUSER`, without state or password.
 
     Args:
-        roles: names out of `ROLES`; the user may do what any of them may.
-        namespace: a checked name.
-        node: a checked name; the user can touch this node's lists only, so that no other role
-            than a producer may be among `roles` that has to do with them. None: any.
-        shards: how many the namespace has; up to 16 the keys are then named one by one. None, or
-            more: by patterns, which fit no other namespace, since names hold no colon.
-        version: of the server; what it does not know yet is left out.
-        is_cluster: whether it is a Cluster.
+        roles: names from `ROLES`; the user gets the rights of all of them.
+        namespace: a validated name.
+        node: a validated name; limits the user to this node's lists, so producer must be the only
+            role that uses them. None: all nodes.
+        shards: shard count of the namespace; up to 16 the keys are listed one by one. Above, or
+            with None, patterns are used; they match no other namespace, since names hold no colon.
+        version: of the server; commands that it lacks are left out.
+        is_cluster: whether the server is a node of a Cluster.
     """
     role = _all_of([ROLES[name] for name in roles], "")
     shard_keys = _shard_keys(namespace, shards)
@@ -188,7 +188,7 @@ def rules(
         root += [f"&{keys.channel}" for keys in shard_keys]
     if role.bulk:
         root += [f"&{keys.bulk}" for keys in shard_keys]
-    # A command's keys have to be in one selector, all of them.
+    # All keys of a command must be in the same selector.
     groups: dict[tuple[str, ...], list[str]] = {}
     for command in sorted(frozenset().union(*role.keys.values())):
         places = tuple(name for name, may in role.keys.items() if command in may)

@@ -1,6 +1,6 @@
-"""The Redis commands of statebroker: one Lua file, one command, one typed method.
+"""The Lua commands of statebroker: one file, one command, one typed method.
 
-Each method says what it does in Python's terms; the header of its Lua file says it in Redis' terms.
+Each method is documented in terms of Python; the header of its Lua file in terms of Redis.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ NAMES: Final = (
     "state_ranges",
 )
 
-# Called as scripts that cannot write, which takes the right to read their keys and no more.
+# Called with EVALSHA_RO, which needs only the right to read their keys.
 READERS: Final = frozenset({"state_sums", "state_ranges"})
 
-MAX_REASON: Final = 300
+MAX_REASON_CHARS: Final = 300
 
-PENDING: Final = 3  # of the keys of append: the node's list
+PENDING: Final = 3  # index of the node's list among the keys of append
 
 Argument: TypeAlias = "str | bytes | float"
 
@@ -98,7 +98,7 @@ class Commands:
                 return await call(sha, len(keys), *keys, *args)
 
     async def join(self, namespace: str, protocol: int, shards: int) -> tuple[int, int]:
-        """Make the namespace if it is new; return (protocol version, shards) that it has."""
+        """Create the namespace if it is new; return its (protocol version, shards)."""
         found = await self._run("join", [config_key(namespace)], protocol, shards)
         return int(found[0]), int(found[1])
 
@@ -113,26 +113,26 @@ class Commands:
         deltas: int,
         epoch: bytes,
     ) -> Opened:
-        """Take a node name in a shard, or (with `incarnation`) go on after a loss.
+        """Acquire a node name in a shard, or with `incarnation` continue after a loss.
 
         Args:
             keys: the shard.
             node: the name.
             incarnation: None for a new one.
-            token: random text without spaces, the same for the life of the producer.
-            chunk: chunk number that counts as accepted.
+            token: random text without spaces, the same for the lifetime of the producer.
+            chunk: number of the last chunk that counts as accepted.
             deltas: deltas up to that chunk.
-            epoch: to be used if the shard has none yet.
+            epoch: used if the shard has none yet.
 
         Raises:
-            FencedError: another process took the name since.
+            FencedError: another process has acquired the name since.
         """
         number = "" if incarnation is None else incarnation
         reply = await self._run(
             "open", [keys.meta, keys.writers], node, number, token, chunk, deltas, epoch
         )
         if reply[0] == b"FENCED":
-            raise fenced(node, int(reply[1]))
+            raise fenced_error(node, int(reply[1]))
         return Opened(*reply[1:])
 
     async def append(
@@ -148,25 +148,25 @@ class Commands:
         max_count: int | None,
         pending_limit: int,
     ) -> list[Accepted | Missing | Busy]:
-        """Append chunks, each exactly once; they follow each other, so each needs the one before.
+        """Append consecutive chunks, each exactly once; each requires the one before.
 
         Args:
             keys: the shard.
-            node: whose they are.
+            node: name of the writer.
             incarnation: of the node.
             token: as for `open`.
-            chunks: at least one; sent in one go.
-            now: monotonic seconds, by which chunks have waited.
-            max_age_ms: this node's own age threshold; None: the namespace's.
-            max_count: likewise for the count.
-            pending_limit: bytes that may be pending in the shard.
+            chunks: at least one; sent in one round trip.
+            now: monotonic seconds, to compute how long each chunk has waited.
+            max_age_ms: age threshold of this node; None: that of the namespace.
+            max_count: count threshold, likewise.
+            pending_limit: maximum pending bytes in the shard.
 
         Returns:
-            For each chunk what became of it. Behind one that is not accepted none is.
+            The result for each chunk; after the first that is not accepted, none is.
 
         Raises:
-            FencedError: another process took the name since.
-            BackendError: Redis failed; which chunks it took is not known.
+            FencedError: another process has acquired the name since.
+            BackendError: Redis failed; any of the chunks may have been accepted.
         """
         names = [keys.meta, keys.writers, keys.order, keys.pending(node), keys.ready]
         calls = []
@@ -191,11 +191,11 @@ class Commands:
     async def _append_all(
         self, names: Sequence[str], calls: Sequence[tuple[bytes | None, Sequence[Argument]]]
     ) -> list[Any]:
-        """Append chunks in one go; those that are bulk are pushed before they are appended."""
+        """Append chunks in one round trip; bulk chunks are pushed before they are appended."""
         is_bulk = any(pushed is not None for pushed, _ in calls)
         pipe = self.client.pipeline(transaction=is_bulk)
-        # In the transaction: a chunk that is pushed, and then not appended since nobody knows the
-        # script, would lie before the next one for ever.
+        # In the transaction: a chunk that was pushed but not appended, because the script is
+        # missing, would stay in front of the next one for ever.
         pipe.script_load(self._sources["append"])
         appends = []
         for pushed, arguments in calls:
@@ -217,29 +217,29 @@ class Commands:
         fsynced: bool,
         timeout_ms: int,
     ) -> Confirmed:
-        """Wait until what one server holds of a node is on replicas, or on disks.
+        """Wait until the chunks of a node on one server have reached replicas or disks.
 
         Args:
-            client: for commands that block; of the one server that answers for all the claims.
+            client: for blocking commands; of the one server that owns the keys of all claims.
             claims: of the node, by shard.
             node: its name.
             token: as for `open`.
-            replicas: how many have to have it.
-            fsynced: whether the server's and the replicas' disks have to.
+            replicas: how many replicas must have the chunks.
+            fsynced: whether they must be on the disks of the server and the replicas.
             timeout_ms: how long the server waits; 0 for ever.
 
         Returns:
-            How many have it now, maybe fewer than asked for.
+            How many have them now; may be fewer than asked for.
 
         Raises:
-            FencedError: another process took the name since.
-            UnsupportedServerError: the server cannot wait for disks.
+            FencedError: another process has acquired the name since.
+            UnsupportedServerError: the server does not support WAITAOF.
         """
         async with translated("waiting for replicas and disks"):
-            # In one go, on one connection: WAIT asks for what its own connection wrote. On a
-            # connection made anew in between it would be content with nothing.
+            # On one connection: WAIT covers what its own connection wrote. On a new connection,
+            # which wrote nothing, it would return at once.
             pipe = client.pipeline(transaction=False)
-            # Each time: a script that is missing would be noticed only after all the waiting.
+            # Always: a missing script would be noticed only after the wait.
             pipe.script_load(self._sources["confirm"])
             for claim in claims:
                 pipe.evalsha(
@@ -254,11 +254,11 @@ class Commands:
                 _, *held, waited = await pipe.execute()
             except ResponseError as error:
                 if "UNBLOCKED" in str(error):
-                    raise RedisConnectionError("the server is no primary any more") from error
-                raise cannot_wait(error) or error from error
+                    raise RedisConnectionError("the server is no longer a primary") from error
+                raise wait_unsupported_error(error) or error from error
         for reply in held:
             if reply[0] == b"FENCED":
-                raise fenced(node, int(reply[1]))
+                raise fenced_error(node, int(reply[1]))
         return Confirmed(
             is_held=all(
                 reply[0] == b"HELD" and reply[1] >= claim.number
@@ -269,7 +269,7 @@ class Commands:
         )
 
     async def leave(self, keys: ShardKeys, node: str, incarnation: int, token: str) -> bool:
-        """Forget a node whose name nobody will take again; true if the record was its own."""
+        """Remove the record of a node that will not be used again; true if it was its own."""
         return bool(await self._run("leave", [keys.writers], node, incarnation, token))
 
     async def drain(
@@ -280,7 +280,7 @@ class Commands:
         nodes: Sequence[str],
         limits: DrainLimits,
     ) -> Drained | NotDue | Undeclared | LogFull:
-        """Publish what is due, as one batch."""
+        """Publish the due chunks as one batch."""
         reply = await self._run(
             "drain",
             [keys.meta, keys.order, keys.log, *map(keys.pending, nodes)],
@@ -313,17 +313,17 @@ class Commands:
         max_count: int | None,
         reason: str = "",
     ) -> tuple[int, int]:
-        """Tell the head if nothing was published for `interval_ms`, and how the worker is.
+        """Publish the head if the shard was quiet for `interval_ms`; record the worker's health.
 
         Args:
             keys: the shard.
             shard: its number.
-            interval_ms: of quiet.
-            epoch: to be used if the shard has none yet.
+            interval_ms: how long nothing must have been published.
+            epoch: used if the shard has none yet.
             worker: name of the caller.
-            max_age_ms: the namespace's age threshold from now on; None leaves it.
-            max_count: likewise the count threshold.
-            reason: why the worker is red; empty: it is green.
+            max_age_ms: new age threshold of the namespace; None leaves it unchanged.
+            max_count: new count threshold, likewise.
+            reason: why the worker is red; empty if it is green.
 
         Returns:
             (ms until the next heartbeat is due, ms until something pending is due or -1).
@@ -340,38 +340,38 @@ class Commands:
             "flush",
             "" if max_age_ms is None else max_age_ms,
             "" if max_count is None else max_count,
-            told(reason),
+            one_line(reason),
         )
         return reply[0], reply[1]
 
     async def lease_take(self, keys: ShardKeys, holder: str, ttl_ms: int, reason: str = "") -> int:
-        """Take or renew the lease, and tell why this scheduler is red ("": it is green).
+        """Acquire or renew the lease; record why this scheduler is red ("" if it is green).
 
         Returns:
-            The fencing number, 0 if another one holds the lease.
+            The fencing number; 0 if another scheduler holds the lease.
         """
         reply = await self._run(
-            "lease_take", [keys.lease, keys.meta, keys.workers], holder, ttl_ms, told(reason)
+            "lease_take", [keys.lease, keys.meta, keys.workers], holder, ttl_ms, one_line(reason)
         )
         return int(reply[0])
 
     async def lease_release(self, keys: ShardKeys, holder: str, fence: int) -> None:
-        """Give the lease back, if it is still held."""
+        """Release the lease if it is still held."""
         await self._run("lease_release", [keys.lease, keys.workers], holder, fence)
 
-    async def sign_off(self, keys: ShardKeys, worker: str) -> None:
-        """Forget a worker that stopped in order."""
-        async with translated("signing off"):
+    async def remove_worker(self, keys: ShardKeys, worker: str) -> None:
+        """Remove the record of a worker that shut down."""
+        async with translated("removing the worker"):
             await self.client.hdel(keys.workers, worker)
 
     async def snapshot_begin(
         self, keys: ShardKeys, lease: Lease, position: Position
     ) -> bytes | None:
-        """Begin to write the full state; return the hash's digest, None if nobody knows it.
+        """Begin to write the full state; return the digest of the hash, None if it is unknown.
 
         Args:
             keys: the shard.
-            lease: ours; it lasts its whole time again from now on.
+            lease: ours; it is renewed for its full duration.
             position: up to which the net changes were folded.
 
         Raises:
@@ -401,7 +401,7 @@ class Commands:
         *,
         of_tables: bool = False,
     ) -> None:
-        """Write one page of the full state, and the hash's digest after it; renews the lease.
+        """Write one page of the full state and the resulting digest of the hash; renew the lease.
 
         Args:
             keys: the shard.
@@ -409,10 +409,10 @@ class Commands:
             digest: of the state hash.
             fields: to set.
             deletes: to delete.
-            of_tables: they are of the tables hash, not of the state hash.
+            of_tables: the fields belong to the tables hash, not to the state hash.
 
         Raises:
-            FencedError: the lease was lost, or the server's history; nothing was written.
+            FencedError: the lease was lost, or the server's history changed; nothing was written.
         """
         flat = [part for pair in fields for part in pair]
         reply = await self._run(
@@ -441,10 +441,10 @@ class Commands:
         dead_limit: int,
         dead: Sequence[bytes],
     ) -> int:
-        """Move the snapshot's position; return the log bytes that stay.
+        """Move the snapshot's position; return the remaining log bytes.
 
         Raises:
-            FencedError: the lease was lost, or the server's history; nothing was written.
+            FencedError: the lease was lost, or the server's history changed; nothing was written.
         """
         reply = await self._run(
             "snapshot_commit",
@@ -467,7 +467,7 @@ class Commands:
         return int(reply[1])
 
     async def state_sums(self, keys: ShardKeys, cursor: str, count: int) -> StateSums:
-        """Sum up one page of the full-state hash by key range, on the server."""
+        """Compute the sums of one page of the full-state hash by key range, on the server."""
         reply = await self._run("state_sums", [keys.state], cursor, count)
         numbers = list(map(int, reply[2:]))
         return StateSums(
@@ -488,9 +488,9 @@ class Commands:
         return reply[0].decode(), reply[1::2], reply[2::2]
 
 
-def told(reason: str) -> str:
-    """Return a reason as the workers hash holds it: one line, not long."""
-    return " ".join(reason.split())[:MAX_REASON]
+def one_line(reason: str) -> str:
+    """Return a reason as the workers hash holds it: one line of limited length."""
+    return " ".join(reason.split())[:MAX_REASON_CHARS]
 
 
 def _appended(reply: Sequence[Any], node: str) -> Accepted | Missing | Busy:
@@ -501,42 +501,42 @@ def _appended(reply: Sequence[Any], node: str) -> Accepted | Missing | Busy:
         return Missing(reply[1], reply[2])
     if status == b"BUSY":
         return Busy(reply[1])
-    raise fenced(node, int(reply[1]))
+    raise fenced_error(node, int(reply[1]))
 
 
-def fenced(node: str, incarnation: int) -> FencedError:
-    """Say that another process holds the node name."""
+def fenced_error(node: str, incarnation: int) -> FencedError:
+    """Return the error for a node name that another process acquired."""
     return FencedError(
-        f"another process took the node name {node!r} (incarnation {incarnation}); one process at "
-        "a time can hold it: stop this one, or give each its own node="
+        f"another process took the node name {node!r} (incarnation {incarnation}); only one "
+        "process can hold it: stop this one, or give each process its own node="
     )
 
 
-def cannot_wait(error: Exception) -> UnsupportedServerError | None:
-    """Say why a server cannot wait for disks, and what to do; None: it is something else."""
+def wait_unsupported_error(error: Exception) -> UnsupportedServerError | None:
+    """Return the error if a server cannot wait for disks; None if `error` is another one."""
     if "WAITAOF cannot be used when" in str(error):
         return UnsupportedServerError(
-            "fsynced=True needs an append-only file, and the server has none: run CONFIG SET "
-            "appendonly yes; Redis has accepted what was flushed"
+            "fsynced=True needs an append-only file, which this server does not have: run CONFIG "
+            "SET appendonly yes; Redis has accepted the flushed deltas"
         )
     if "unknown command" not in str(error):
         return None
     return UnsupportedServerError(
-        "fsynced=True needs WAITAOF, which Redis has from 7.2 on and every Valkey: upgrade the "
-        f"server, or have appendfsync always ({error}); Redis has accepted what was flushed"
+        "fsynced=True needs WAITAOF, which Redis 7.2 and every Valkey have: upgrade the server, or "
+        f"set appendfsync always ({error}); Redis has accepted the flushed deltas"
     )
 
 
 def _check_lease(reply: Sequence[Any], lease: Lease) -> None:
     if reply[0] == b"REWRITTEN":
         raise FencedError(
-            f"the history that {lease.holder} folded is not the server's any more; it came back "
-            "with less than it had, and the full state is folded again from what there is"
+            f"the server came back with less history than {lease.holder} had folded; the full "
+            "state is folded again from the history that is left"
         )
     if reply[0] != b"OK":
-        raise lease_lost(lease.holder)
+        raise lease_lost_error(lease.holder)
 
 
-def lease_lost(holder: str) -> FencedError:
-    """Say that the scheduler's lease is gone."""
-    return FencedError(f"{holder} does not hold the lease any more; another scheduler writes")
+def lease_lost_error(holder: str) -> FencedError:
+    """Return the error for a scheduler that lost its lease."""
+    return FencedError(f"{holder} no longer holds the lease; another scheduler writes")

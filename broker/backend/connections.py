@@ -1,8 +1,8 @@
-"""The one place where Redis clients are made, and where Redis' errors become ours.
+"""The only place that creates Redis clients and translates their errors.
 
-Every default of the library that endangers a promise is set by hand here: writes are never sent
-again by the library (we number them and send them again ourselves), replies are RESP2 (RESP3 pushes
-cost 16 ns a byte in redis-py 8.1), and idle connections are guarded by our own heartbeat.
+Library defaults that would break a promise are overridden: the library never retries writes (we
+number and resend them ourselves), replies are RESP2 (RESP3 pushes cost 16 ns a byte in redis-py
+8.1), and our own heartbeat replaces the health check of idle connections.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from broker.backend.cluster import Cluster
 from broker.backend.routing import Routed
 from broker.backend.sentinel import Sentinels, primary_only
 from broker.backend.tls import tls_fix, tls_hint
-from broker.backend.topology import Alone, Directory
+from broker.backend.topology import Directory, SingleServer
 from broker.backend.urls import Address, RedisURL, invalid_url_error, read_url, redacted
 from broker.embedded import attach, parse_embedded_url
 from broker.errors import (
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from broker.embedded import Attachment
 
 EMBEDDED = "embedded://"
-CONNECT_TIMEOUT = 5.0
-REPLY_TIMEOUT = 10.0
+CONNECT_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 10.0
 
 KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
 if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -60,52 +60,52 @@ if hasattr(socket, "TCP_USER_TIMEOUT"):
 
 
 class Connections:
-    """Clients for one deployment, each for one kind of use, so that they cannot disturb each other.
+    """Clients for one deployment, one per kind of use, so that they cannot disturb each other.
 
     Args:
-        url: any but `embedded://`; what `attached` returned. "" for none: nothing can be made.
+        url: any but `embedded://`, as returned by `attached`. "" for none: no client can be made.
 
     Attributes:
         name: the URL without its password.
         kind: of deployment: "single", "cluster" or "sentinel".
-        directory: who answers for a key.
+        directory: which server owns a key.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.name = redacted(url)
-        self._place = read_url(url) if url else RedisURL("single", "")
-        self.kind = self._place.kind
+        self._target = read_url(url) if url else RedisURL("single", "")
+        self.kind = self._target.kind
         self._clients: list[Redis] = []
-        self.directory: Directory = Alone()
-        if self._place.kind == "cluster":
-            self.directory = Cluster(self._place.seeds, self._for_one_question)
-        elif self._place.kind == "sentinel":
+        self.directory: Directory = SingleServer()
+        if self._target.kind == "cluster":
+            self.directory = Cluster(self._target.seeds, self._short_lived)
+        elif self._target.kind == "sentinel":
             self.directory = Sentinels(
-                self._place.seeds, self._place.service, self._sentinel, self._for_one_question
+                self._target.seeds, self._target.service, self._sentinel, self._short_lived
             )
 
     def commands(self, connections: int = 16) -> Redis:
-        """Return a client for commands that answer at once; nothing is ever sent twice by it.
+        """Return a client for commands that do not block; it never retries.
 
         Args:
-            connections: most at a time, to each server.
+            connections: maximum per server.
         """
-        return self._kept(max_connections=connections, socket_timeout=REPLY_TIMEOUT)
+        return self._tracked(max_connections=connections, socket_timeout=REPLY_TIMEOUT_S)
 
     def blocking(self, connections: int = 2) -> Redis:
-        """Return a client for commands that block; silence is no error."""
-        return self._kept(is_blocking=True, max_connections=connections, socket_timeout=None)
+        """Return a client for blocking commands, without a reply timeout."""
+        return self._tracked(is_blocking=True, max_connections=connections, socket_timeout=None)
 
     def subscriber(self, address: Address | None) -> Redis:
-        """Return a client for one subscription at one server; silence is no error."""
+        """Return a client for one subscription on one server, without a reply timeout."""
         client = self._server(address, max_connections=2, socket_timeout=None)
         self._clients.append(client)
         return client
 
-    def _kept(self, *, is_blocking: bool = False, **settings: Any) -> Redis:
+    def _tracked(self, *, is_blocking: bool = False, **settings: Any) -> Redis:
         client: Redis
-        if self._place.kind == "single":
+        if self._target.kind == "single":
             client = self._server(None, **settings)
         else:
             client = Routed(
@@ -116,19 +116,19 @@ class Connections:
         self._clients.append(client)
         return client
 
-    def _for_one_question(self, address: Address) -> Redis:
-        return self._server(address, max_connections=1, socket_timeout=REPLY_TIMEOUT)
+    def _short_lived(self, address: Address) -> Redis:
+        return self._server(address, max_connections=1, socket_timeout=REPLY_TIMEOUT_S)
 
     def _sentinel(self, address: Address) -> Redis:
         return self._client(
-            self._place.sentinel_url(address), max_connections=1, socket_timeout=None
+            self._target.sentinel_url(address), max_connections=1, socket_timeout=None
         )
 
     def _server(self, address: Address | None, **settings: Any) -> Redis:
-        """Return a client of one server that holds data."""
-        if self._place.kind == "sentinel":
+        """Return a client for one data server."""
+        if self._target.kind == "sentinel":
             settings["redis_connect_func"] = primary_only
-        url = self.url if address is None else self._place.node_url(address)
+        url = self.url if address is None else self._target.node_url(address)
         return self._client(url, **settings)
 
     def _client(self, url: str, **settings: Any) -> Redis:
@@ -141,19 +141,19 @@ class Connections:
             raise invalid_url_error(self.url) from None
 
     async def discard(self, client: Redis, pubsub: PubSub | None = None) -> None:
-        """Close one client made here, and its subscription."""
-        # A connection that is broken is as closed as we want it; the client may have others.
+        """Close one client created here, and its subscription."""
+        # A broken connection needs no closing, but the client may have others.
         if pubsub is not None:
             with suppress(RedisError, OSError, TimeoutError):
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
         with suppress(RedisError, OSError, TimeoutError):
             await client.aclose()
-        # Last: one that was cut off in here is closed with all others.
+        # Last: if this call is cancelled, `close` still closes the client.
         if client in self._clients:
             self._clients.remove(client)
 
     async def close(self) -> None:
-        """Close every client made here."""
+        """Close every client created here."""
         await self.directory.close()
         for client in list(self._clients):
             await self.discard(client)
@@ -162,11 +162,11 @@ class Connections:
 def _make(url: str, **settings: Any) -> Redis:
     pool = BlockingConnectionPool.from_url(
         url,
-        # More calls than connections wait for each other instead of failing.
+        # Without a free connection a call waits instead of failing.
         timeout=None,
         protocol=2,
         decode_responses=False,
-        socket_connect_timeout=CONNECT_TIMEOUT,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
         health_check_interval=0,
         retry=Retry(NoBackoff(), 0),
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
@@ -179,12 +179,12 @@ def _make(url: str, **settings: Any) -> Redis:
 def attached(
     url: str | None, *, workers_for: str | None = None, serves: str | None = None
 ) -> tuple[str, Attachment | None]:
-    """Return the URL to connect to, and for embedded servers what keeps them alive.
+    """Return the URL to connect to, and the attachment that keeps an embedded server alive.
 
     Args:
         url: any supported URL; None means `embedded://`.
-        workers_for: namespace for which an embedded server has to run workers; None for none.
-        serves: namespace for which this process is itself the workers.
+        workers_for: namespace for which an embedded server must run workers; None for none.
+        serves: namespace that this process serves as a worker.
 
     Raises:
         ConfigError: a URL of another scheme.
@@ -204,11 +204,11 @@ def attached(
 
 @asynccontextmanager
 async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
-    """Turn Redis' errors within the block into ours, cause kept.
+    """Translate Redis errors raised in the block into ours; the cause is kept.
 
     Raises:
-        ConnectError: cannot reach the server.
-        AccessError: it does not let us in, or we do not trust it.
+        ConnectError: the server cannot be reached.
+        AccessError: authentication or TLS verification failed.
         BackendError: any other error of the server.
     """
     try:
@@ -234,12 +234,12 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
         ) from error
     except OutOfMemoryError as error:
         raise BackendError(
-            f"{action}: {server} is out of memory; raise maxmemory or write less"
+            f"{action}: {server} is out of memory; raise maxmemory or store less"
         ) from error
     except MovedError as error:
         raise BackendError(
-            f"{action}: {server} is a node of a Redis Cluster (MOVED {error}); begin the URL with "
-            "redis+cluster:// or rediss+cluster://"
+            f"{action}: {server} is a node of a Redis Cluster (MOVED {error}); use a URL that "
+            "starts with redis+cluster:// or rediss+cluster://"
         ) from error
     except RedisError as error:
         raise BackendError(f"{action}: {server} says: {error}") from error
@@ -247,7 +247,7 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
 
 def _refused(action: str, server: str, error: Exception) -> AccessError:
     return AccessError(
-        f"{action}: {server} refuses the password ({error}); check user and password in the URL"
+        f"{action}: {server} refuses the password ({error}); check the user and password"
     )
 
 
@@ -255,17 +255,17 @@ _REFUSALS = ("WRONGPASS", "NOAUTH", "invalid password", "username-password")
 
 
 async def check_server(client: Redis, name: str) -> dict[str, Any]:
-    """Refuse a server that cannot keep the promises; return what it says of itself.
+    """Refuse a server that cannot keep the promises; return its INFO.
 
     Raises:
-        ConnectError: unreachable, or (`AccessError`) wrong password, with the fix.
-        UnsupportedServerError: not a Redis, older than 7.0, or evicting keys, with the fix.
+        ConnectError: unreachable, or (`AccessError`) wrong password.
+        UnsupportedServerError: not a Redis, older than 7.0, or evicting keys.
     """
     async with translated("connecting", name):
         try:
             info: dict[str, Any] = await client.info("server", "memory")
         except NoPermissionError:
-            # A role without INFO: an operator with more rights has checked it.
+            # A user without the right to INFO: `statebroker doctor` checks as an admin.
             return {}
         except (InvalidResponse, UnicodeDecodeError, AttributeError, TypeError) as error:
             raise UnsupportedServerError(
@@ -279,13 +279,14 @@ async def check_server(client: Redis, name: str) -> dict[str, Any]:
             raise
     if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):
         raise UnsupportedServerError(
-            f"{name} is a Sentinel, which holds no data; give the URL of a server that it watches"
+            f"{name} is a Sentinel, which holds no data; use redis+sentinel://HOST:PORT/SERVICE, "
+            "or the URL of a server that it monitors"
         )
     version = str(info.get("redis_version", ""))
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < MIN_REDIS:
         raise UnsupportedServerError(
-            f"{name} is Redis {version or 'of unknown version'}; Redis 7.0 or Valkey 7.2 is the "
-            "oldest that works: upgrade the server"
+            f"{name} is Redis {version or 'of unknown version'}; statebroker needs Redis 7.0, "
+            "Valkey 7.2 or newer: upgrade the server"
         )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":

@@ -1,4 +1,4 @@
-"""What a URL leads to: every server of it fit, and a Cluster recognised by any of its nodes."""
+"""Check every server of a deployment before use, and recognise a Cluster by one of its nodes."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from broker.errors import AccessError, ConnectError, UnsupportedServerError
 
 
 async def check_servers(connections: Connections, client: Client) -> dict[str, Any]:
-    """Refuse a deployment of which a server is unfit; return what one of them says of itself.
+    """Refuse a deployment with an unsupported server; return the INFO of one server.
 
-    A node of a Cluster that is away is left out: it is not checked before its replica is.
+    An unreachable node of a Cluster is skipped, as long as another one answers.
 
     Raises:
-        ConnectError, UnsupportedServerError: as `check_server`.
+        ConnectError, UnsupportedServerError: see `check_server`.
     """
     if not isinstance(client, Routed):
         return await check_server(client, connections.name)
     async with translated("connecting", connections.name):
         owners = await connections.directory.owners()
     found: dict[str, Any] = {}
-    away: ConnectError | None = None
+    unreachable: ConnectError | None = None
     for address in owners:
         try:
             found = await check_server(client.server(address), f"{connections.name} at {address}")
         except AccessError:
             raise
         except ConnectError as error:
-            away = error
-    if away is not None and not found:
-        raise away
+            unreachable = error
+    if unreachable is not None and not found:
+        raise unreachable
     return found
 
 
 def is_cluster(info: dict[str, Any]) -> bool:
-    """Whether a server said that it is a node of a Redis Cluster."""
+    """Whether the INFO of a server says that it is a node of a Redis Cluster."""
     return "cluster" in (info.get("redis_mode"), info.get("server_mode"))
 
 
 def of_cluster(url: str) -> str:
-    """Return the URL of the Cluster whose node a URL names.
+    """Return the URL of the Cluster that a node belongs to.
 
     Raises:
-        UnsupportedServerError: this node cannot be a way into it.
+        UnsupportedServerError: the URL of the node has no Cluster form.
     """
     found = cluster_url(url)
     if found is None:

@@ -1,4 +1,4 @@
-"""What needs plain commands of Redis only: one typed function each."""
+"""Queries made of plain Redis commands: one typed function each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LogPage:
 
     Attributes:
         head: None if the shard does not exist.
-        entries: batches after the asked offset, in order; maybe not all.
+        entries: batches after the requested offset, in order; not necessarily all.
     """
 
     head: Head | None
@@ -45,14 +45,14 @@ class LogPage:
 
 
 async def config(client: Client, namespace: str) -> tuple[int, int] | None:
-    """Return (protocol version, shards) of a namespace; None if it was never made."""
+    """Return (protocol version, shards) of a namespace; None if it does not exist."""
     async with translated("reading the namespace"):
         found = await client.hmget(config_key(namespace), ["protocol", "shards"])
     return (int(found[0]), int(found[1])) if found[0] and found[1] else None
 
 
 async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> LogPage:
-    """Read the head, and up to `count` batches after an offset (0: the head alone)."""
+    """Read the head, and up to `count` batches after an offset (0: only the head)."""
     async with translated("reading the log"):
         pipe = client.pipeline(transaction=True)
         pipe.time()
@@ -65,7 +65,7 @@ async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> L
 
 
 def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
-    """Return an entry of the log out of its fields."""
+    """Return the entry of the log that these fields form."""
     bulk: list[bytes] = []
     while (chunk := fields.get(b"c%d" % (len(bulk) + 1))) is not None:
         bulk.append(chunk)
@@ -90,7 +90,7 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
 
 
 async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict[str, bytes]:
-    """Return the tables hash; empty if the shard has no tables. Arguments as `state_pages`."""
+    """Return the tables hash, empty if the shard has no tables. Args: see `state_pages`."""
     found: dict[str, bytes] = {}
     async for names, fields in _pages(client, keys, keys.tables, PAGE_BLOCKS, run):
         found.update(zip(decode_keys(names), fields, strict=True))
@@ -98,7 +98,7 @@ async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict
 
 
 async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) -> set[str]:
-    """Return those of the nodes that left for good, and of which everything is published."""
+    """Return the nodes that have left and have nothing pending."""
     if not nodes:
         return set()
     names = sorted(nodes)
@@ -112,7 +112,7 @@ async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) ->
 
 
 async def has_tables(client: Client, keys: ShardKeys) -> bool:
-    """Whether the full state has anything of tables."""
+    """Whether the full state holds any table."""
     async with translated("looking for tables"):
         return bool(await client.hlen(keys.tables))
 
@@ -120,15 +120,15 @@ async def has_tables(client: Client, keys: ShardKeys) -> bool:
 async def state_pages(
     client: Client, keys: ShardKeys, run: Any = None
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:
-    """Yield the full-state hash in pages of (keys, fields); of a repeated key the later counts.
+    """Yield the full-state hash in pages of (keys, fields); a later field of a key wins.
 
     Args:
         client: made by `broker.backend.connections`.
         keys: the shard.
-        run: what `server_identity` said before something that has to fit was read; None asks now.
+        run: `server_identity`, if something was read before that must match; None reads it now.
 
     Raises:
-        ConnectError: also when the pages are not all of one server.
+        ConnectError: also if not all pages came from the same server process.
     """
     async for page in _pages(client, keys, keys.state, PAGE_FIELDS, run):
         yield page
@@ -152,12 +152,12 @@ async def _pages(
 
 @dataclass(frozen=True, slots=True)
 class StateMarks:
-    """What meta says of the full-state hash, in one atomic step.
+    """What meta records about the full-state hash, read in one atomic step.
 
     Attributes:
-        snapshot: everything up to here is in it.
-        fold_to: nothing from beyond this offset is in it.
-        digest: of the hash as it is; None if nobody knows it.
+        snapshot: the hash holds everything up to this position.
+        fold_to: the hash holds nothing beyond this offset.
+        digest: of the hash as it is; None if it is unknown.
     """
 
     snapshot: Position
@@ -166,7 +166,7 @@ class StateMarks:
 
 
 async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
-    """Return what the full-state hash holds; None if the shard does not exist."""
+    """Return the marks of the full-state hash; None if the shard does not exist."""
     async with translated("reading the digest"):
         meta: list[Any] = await client.hmget(
             keys.meta, ["epoch", "snap_offset", "snap_id", "fold_to", "digest"]
@@ -182,47 +182,47 @@ async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
 
 
 async def forget_digest(client: Client, keys: ShardKeys) -> None:
-    """Have the next full state sum up the hash anew."""
-    async with translated("forgetting the digest"):
+    """Delete the digest, so that the next full state computes it again."""
+    async with translated("deleting the digest"):
         await client.hdel(keys.meta, "digest")
 
 
 async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> list[bytes | None]:
-    """Return fields of the full-state hash, None where a key is absent."""
+    """Return fields of the full-state hash; None for each absent key."""
     async with translated("reading the full state"):
         return await client.hmget(keys.state, names)  # type: ignore[return-value]
 
 
 async def server_identity(client: Client, keys: ShardKeys) -> Any:
-    """Return what changes when another server, or another life of it, answers for a shard."""
+    """Return the run id of the server process that owns a shard now."""
     async with translated("asking which server answers"):
         pipe = client.pipeline(transaction=True)
         pipe.info("server")
-        # The key says where to ask.
+        # The key routes the pipeline.
         pipe.hmget(keys.meta, ["epoch"])
         info, _ = await pipe.execute()
     return info.get("run_id")
 
 
 async def ensure_same_server(client: Client, keys: ShardKeys, run: Any) -> None:
-    """Make sure that one server, in one life, answered since `server_identity` said `run`.
+    """Make sure that the server process is still the one whose `server_identity` is `run`.
 
-    A cursor means nothing to another server: what is behind it there may be less.
+    A cursor is only valid on one server: on another one it may skip fields.
 
     Raises:
-        ConnectError: another one answers now.
+        ConnectError: another server, or a restarted one, owns the shard now.
     """
     if await server_identity(client, keys) != run:
         raise ConnectError(
-            f"another server, or another life of it, answers for {keys.state} now; "
-            "what was read of it is read again"
+            f"{keys.state} was read from a server that has been replaced or restarted; it is read "
+            "again"
         )
 
 
 async def last_chunk(
     client: Client, keys: ShardKeys, node: str
 ) -> tuple[int, str, int, int] | None:
-    """Return (incarnation, token, last chunk number, deltas) that Redis has of a node."""
+    """Return (incarnation, token, last chunk number, deltas) of a node, as Redis records them."""
     async with translated("asking for the last chunk"):
         record = await client.hget(keys.writers, node)
     if record is None:

@@ -1,4 +1,4 @@
-"""What the commands are given and answer, as frozen values."""
+"""Arguments and replies of the commands, as frozen values."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from broker.protocol.names import ShardKeys
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The node name is ours.
+    """The node name was acquired.
 
     Attributes:
-        incarnation: our number.
+        incarnation: number of this process.
         epoch: of the shard.
-        max_age_ms: the namespace's age threshold.
-        max_count: likewise the count threshold.
+        max_age_ms: age threshold of the namespace.
+        max_count: count threshold of the namespace.
     """
 
     incarnation: int
@@ -26,14 +26,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Redis holds the chunk.
+    """Redis has accepted the chunk.
 
     Attributes:
         append: the append number to wait for; a later one if the chunk was a duplicate.
         epoch: the shard's epoch.
-        max_age_ms: the namespace's (or this node's own) age threshold.
-        max_count: likewise the count threshold.
-        duplicate: whether Redis had it already.
+        max_age_ms: age threshold of this node, or else of the namespace.
+        max_count: count threshold, likewise.
+        duplicate: whether Redis had accepted it before.
     """
 
     append: int
@@ -50,7 +50,7 @@ class Claim:
     Attributes:
         keys: the shard.
         incarnation: of the node.
-        number: up to which every chunk was accepted.
+        number: all chunks up to this one were accepted.
     """
 
     keys: ShardKeys
@@ -60,12 +60,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """Where it is.
+    """How far the claimed chunks have been replicated or written to disk.
 
     Attributes:
-        is_held: whether the server itself holds every chunk claimed; else the rest says nothing.
-        local: whether it is on the server's own disk; false if nobody asked.
-        replicas: how many replicas have it, or (asked for disks) have it on theirs.
+        is_held: whether the server itself holds every claimed chunk; if not, the rest is void.
+        local: whether they are on the disk of the server; false if that was not asked.
+        replicas: how many replicas have them in memory, or on disk if that was asked.
     """
 
     is_held: bool
@@ -75,7 +75,7 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Redis has nothing of this incarnation from chunk `number` on; `deltas` of it are there."""
+    """Redis lacks the chunks of this incarnation from `number` on; it has `deltas` deltas of it."""
 
     number: int
     deltas: int
@@ -83,7 +83,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """The shard's pending bytes are at their limit; try again later."""
+    """The shard has reached its limit of pending bytes; try again later."""
 
     pending_bytes: int
 
@@ -93,14 +93,14 @@ class Drained:
     """A batch was published.
 
     Attributes:
-        offset: its offset.
-        trigger: 1 count, 2 age.
-        deltas: as its producers said.
-        chunks: how many it holds.
+        offset: of the batch.
+        trigger: what made it due, 1 count or 2 age.
+        deltas: number of deltas, as its producers reported.
+        chunks: number of chunks.
         size: bytes.
         oldest_ms: how long its oldest chunk had been pending.
-        next_ms: until the next is due; 0 now, -1 nothing is pending.
-        missing: chunks that the order list promised and the pending lists did not have.
+        next_ms: milliseconds until the next batch is due; 0 now, -1 nothing is pending.
+        missing: chunks in the order list that were not in the pending lists.
     """
 
     offset: int
@@ -115,21 +115,21 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class NotDue:
-    """Nothing was published; something will be due in `next_ms` (-1: nothing is pending)."""
+    """Nothing was published; the next batch is due in `next_ms` (-1: nothing is pending)."""
 
     next_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Undeclared:
-    """Nothing was done: these nodes' pending lists have to be declared."""
+    """Nothing was done: the pending lists of these nodes must be declared as keys."""
 
     nodes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class LogFull:
-    """Nothing was done: the log is at its limit, the scheduler does not keep up."""
+    """Nothing was done: the log is full, because the scheduler does not keep up."""
 
     log_bytes: int
 
@@ -140,9 +140,9 @@ class Lease:
 
     Attributes:
         holder: the scheduler's name.
-        fence: fencing number; 0 is no right.
+        fence: fencing number; 0 if the lease is not held.
         ttl_ms: how long it lasts without renewal; every page renews it.
-        mark: 8 random bytes that no other write has; of the one full state written under it.
+        mark: 8 random bytes that identify the full state being written.
     """
 
     holder: str
@@ -153,11 +153,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class StateSums:
-    """One page of the full-state hash, summed up.
+    """The sums of one page of the full-state hash.
 
     Attributes:
-        cursor: of the next page; "0": that was the last.
-        fields: how many were summed up.
+        cursor: of the next page; "0" after the last one.
+        fields: number of fields in the page.
         sums: key range -> sum of its entry hashes, not yet wrapped to 64 bits.
     """
 
@@ -168,12 +168,12 @@ class StateSums:
 
 @dataclass(frozen=True, slots=True)
 class DrainLimits:
-    """How large a batch and the log may get.
+    """Limits of a batch and of the log.
 
     Attributes:
-        batch_bytes: bytes of chunks in a batch; a single larger chunk still goes alone.
+        batch_bytes: bytes of chunks in a batch; a larger chunk gets a batch of its own.
         batch_chunks: chunks in a batch; at most 4,096.
-        log_bytes: bytes of the log, above which nothing is drained.
+        log_bytes: bytes of the log; when it is full nothing is drained.
     """
 
     batch_bytes: int = 1 << 20

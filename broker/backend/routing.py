@@ -1,8 +1,8 @@
-"""A Redis client whose commands find the server that answers for their key.
+"""A Redis client that routes each command to the server that owns its key.
 
-It looks like the client of one server, so that what uses it need not know what it talks to. What
-a server refused because it is not its turn was not carried out: only that is sent again. Where the
-outcome is unknown the caller decides, as with one server.
+It has the interface of a client for one server, so its users need not know the deployment. A
+command that a server refused because it does not own the key was not executed: only such a command
+is sent again. If the outcome is unknown, the caller decides, as with a single server.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
-from redis.asyncio import Redis  # noqa: TID251 - to look like one
+from redis.asyncio import Redis  # noqa: TID251 - the base class
 from redis.asyncio.client import Pipeline
 from redis.exceptions import (
     AskError,
@@ -27,15 +27,15 @@ from broker.backend.topology import Directory
 from broker.backend.urls import Address
 from broker.runtime.tasks import cancel_and_wait
 
-PATIENCE: Final = 1.0  # seconds for which a refused command is tried again
-PAUSE: Final = 0.03
-SLOW: Final = 1.0  # seconds after which a server that has not answered is taken for gone
+RETRY_WINDOW_S: Final = 1.0  # seconds for which a refused command is tried again
+RETRY_PAUSE_S: Final = 0.03
+SLOW_REPLY_S: Final = 1.0  # seconds after which the owner of a key is looked up again
 
-# It was refused, so it was not carried out.
+# Errors of a server that refused the command without executing it.
 REFUSED: Final = (AskError, TryAgainError, ClusterDownError, ReadOnlyError)
 
-# Commands without a key. Of scripts it comes after the number of keys, else it is the first
-# argument.
+# Commands without a key. The key of a script follows the number of keys; all other commands have it
+# as their first argument.
 _KEYLESS: Final = frozenset(
     ("ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "ECHO", "INFO", "LATENCY", "MEMORY", "PING")
 ) | {"ROLE", "SCRIPT", "SLOWLOG", "TIME", "WAIT", "WAITAOF"}
@@ -45,12 +45,12 @@ T = TypeVar("T")
 
 
 class Routed(Redis):
-    """A client for everything that a directory knows of.
+    """A client for all servers of a deployment.
 
     Args:
-        directory: says who answers.
-        make: makes the client of one server.
-        is_blocking: commands may wait for long; silence does not count against a server.
+        directory: returns the server that owns a key.
+        make: creates the client for one server.
+        is_blocking: commands may block, so a slow reply is no reason to look up the owner again.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Routed(Redis):
         self._make = make
         self._is_blocking = is_blocking
         self._clients: dict[Address | None, Redis] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
-        directory.on_change.append(self._keep)
+        self._disconnecting: set[asyncio.Task[None]] = set()
+        directory.on_change.append(self._drop_former_owners)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Run a command where its key is."""
-        return await self.at(
+        """Run a command on the server that owns its key."""
+        return await self.run_where(
             key_of(args),
             lambda node: node.execute_command(*args, **options),  # type: ignore[no-untyped-call]
         )
@@ -81,40 +81,40 @@ class Routed(Redis):
         transaction: bool = True,  # noqa: FBT001, FBT002 - as the library has it
         shard_hint: Any = None,  # noqa: ARG002
     ) -> Pipeline:
-        """Return a pipeline that runs where the first of its keys is."""
+        """Return a pipeline that runs on the server that owns its first key."""
         return RoutedPipeline(self, is_transaction=transaction)
 
-    async def at(self, key: Any, ask: Callable[[Redis], Awaitable[T]]) -> T:
-        """Return what `ask` returns for the client of the server that answers for a key.
+    async def run_where(self, key: Any, call: Callable[[Redis], Awaitable[T]]) -> T:
+        """Run `call` with the client of the server that owns a key, and return its result.
 
         Args:
             key: None for any server.
-            ask: called again if, and only if, the server refused because it is not its turn.
+            call: called again if, and only if, the server refused because it is not the owner.
 
         Raises:
-            RedisConnectionError: nobody's turn within the patience; nothing was done.
-            RedisError, OSError: as `ask`.
+            RedisConnectionError: no server accepted it in time; it was not executed.
+            RedisError, OSError: raised by `call`.
         """
-        ends = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + RETRY_WINDOW_S
         redirects = 0
         while True:
             address = await self._directory.owner(key)
             client = self.server(address)
             try:
-                answer = await self._watched(address, ask(client))
+                answer = await self._timed(address, call(client))
             except REFUSED as error:
                 is_known = self._directory.redirected(address, error)
                 redirects += 1
-                if time.monotonic() > ends:
+                if time.monotonic() > deadline:
                     raise RedisConnectionError(
-                        f"{address} still says {type(error).__name__} {error}; is a slot or the "
-                        "primary on its way to another server?"
+                        f"{address} still answers {type(error).__name__} {error}; is a slot being "
+                        "migrated or a failover in progress?"
                     ) from error
                 if redirects > 1 or not is_known:
-                    await asyncio.sleep(PAUSE)
+                    await asyncio.sleep(RETRY_PAUSE_S)
             except (RedisConnectionError, RedisTimeoutError, OSError) as error:
                 self._directory.invalidate(address)
-                # Where there was no connection nothing was sent, and another one may be known.
+                # If the connection was refused, nothing was sent, so a new owner may be tried.
                 is_unsent = isinstance(error.__context__, ConnectionRefusedError)
                 if not is_unsent or await self._directory.owner(key) == address:
                     raise
@@ -122,11 +122,11 @@ class Routed(Redis):
                 self._directory.answered(address)
                 return answer
 
-    async def _watched(self, address: Address | None, answer: Awaitable[T]) -> T:
+    async def _timed(self, address: Address | None, answer: Awaitable[T]) -> T:
         if self._is_blocking:
             return await answer
         invalidation = asyncio.get_running_loop().call_later(
-            SLOW, self._directory.invalidate, address
+            SLOW_REPLY_S, self._directory.invalidate, address
         )
         try:
             return await answer
@@ -139,29 +139,29 @@ class Routed(Redis):
             self._clients[address] = self._make(address)
         return self._clients[address]
 
-    def _keep(self, owners: Collection[Address]) -> None:
-        """Let go of servers that own nothing any more; who waits for their answer gets an error."""
+    def _drop_former_owners(self, owners: Collection[Address]) -> None:
+        """Disconnect from servers that own nothing any more; their pending commands fail."""
         for address, client in self._clients.items():
             if address not in owners:
-                leaving = asyncio.create_task(_leave(client))
-                self._leaving.add(leaving)
-                leaving.add_done_callback(self._leaving.discard)
+                disconnecting = asyncio.create_task(_disconnect(client))
+                self._disconnecting.add(disconnecting)
+                disconnecting.add_done_callback(self._disconnecting.discard)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: ARG002, FBT001
         """Close every connection."""
-        self._directory.on_change.remove(self._keep)
-        await cancel_and_wait(self._leaving)
+        self._directory.on_change.remove(self._drop_former_owners)
+        await cancel_and_wait(self._disconnecting)
         for client in self._clients.values():
             await client.aclose()
 
 
-async def _leave(client: Redis) -> None:
-    # Also the connections in use: nobody waits for a server that was replaced.
+async def _disconnect(client: Redis) -> None:
+    # Also the connections in use: no command should wait for a server that was replaced.
     await client.connection_pool.disconnect(inuse_connections=True)
 
 
 class RoutedPipeline(Pipeline):
-    """Gathers commands, and runs them in one step where the first of their keys is."""
+    """Collects commands and runs them on the server that owns their first key."""
 
     def __init__(self, routed: Routed, *, is_transaction: bool) -> None:
         super().__init__(
@@ -170,22 +170,22 @@ class RoutedPipeline(Pipeline):
         self._routed = routed
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002
-        """Run what was gathered."""
+        """Run the collected commands."""
         commands = list(self.command_stack)
         keys = (key_of(args) for args, _ in commands)
         key = next((key for key in keys if key is not None), None)
 
-        async def ask(node: Redis) -> list[Any]:
+        async def call(node: Redis) -> list[Any]:
             pipe = node.pipeline(transaction=self.is_transaction)
             pipe.command_stack = [(args, dict(options)) for args, options in commands]
             return await pipe.execute(raise_on_error=raise_on_error)
 
         self.command_stack = []
-        return await self._routed.at(key, ask)
+        return await self._routed.run_where(key, call)
 
 
 def key_of(args: tuple[Any, ...]) -> Any:
-    """Return the first key of a command, None if it has none."""
+    """Return the first key of a command; None if it has none."""
     name = str(args[0]).partition(" ")[0].upper()
     if name in _KEYLESS:
         return None
@@ -195,8 +195,8 @@ def key_of(args: tuple[Any, ...]) -> Any:
 
 
 async def load_script(client: Redis, key: str, text: str) -> None:
-    """Have the server that answers for a key know a script."""
+    """Load a script into the server that owns a key."""
     if isinstance(client, Routed):
-        await client.at(key, lambda node: node.script_load(text))
+        await client.run_where(key, lambda node: node.script_load(text))
     else:
         await client.script_load(text)

@@ -1,8 +1,10 @@
-"""The primary that Sentinels agree on: asked for at first, heard of at once when it changes.
+"""The primary that Sentinels name: queried first, then updated by their announcements.
 
-Three things keep a demoted primary from being believed: the sentinels' announcements end every
-connection to it, each new connection asks for the role, and while a failover promotes another
-server nobody is the primary.
+A demoted primary is never used:
+
+1. The announcement of a switch closes every connection to it.
+2. Each new connection checks the role of the server.
+3. While a failover promotes another server, there is no primary.
 """
 
 from __future__ import annotations
@@ -19,33 +21,33 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from broker.backend.topology import Asking, Client
+from broker.backend.topology import Client, RefreshedDirectory
 from broker.backend.urls import Address
 from broker.runtime.tasks import cancel_and_wait, run_shielded
 
 log = logging.getLogger(__name__)
 
-ASK_TIMEOUT: Final = 1.0
-CHECK_EVERY: Final = 5.0  # seconds, with jitter: in case an announcement was lost
-WATCH_RETRY: Final = 1.0
-# Seconds for which a primary that is being replaced is not believed: sentinels that have not heard
-# of it name it still. Also how long a failover whose end nobody hears stops writes.
-FENCE_MAX: Final = 3.0
+ASK_TIMEOUT_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 5.0  # with jitter; in case an announcement was lost
+WATCH_RETRY_S: Final = 1.0
+# How long a primary that is being replaced is not used, since sentinels that do not know of the
+# failover still name it. If the end of the failover is not announced, writes stop for this long.
+FENCE_MAX_S: Final = 3.0
 
 SWITCHED: Final = "+switch-master"
-# The step before the one that promotes: what is under way then is still replicated.
+# The step before the promotion: writes already sent are still replicated.
 PROMOTING: Final = "+failover-state-select-slave"
 ABORTED: Final = ("-failover-abort-slave-timeout", "-failover-abort-no-good-slave")
 
 
-class Sentinels(Asking):
-    """Which server is the primary of a service.
+class Sentinels(RefreshedDirectory):
+    """Knows which server is the primary of a service.
 
     Args:
-        seeds: sentinels; others that they know are asked and heard as well.
-        service: the name under which they watch the primary.
-        connect: makes a client of one sentinel, without a reply timeout.
-        connect_primary: makes a client of a server, that ends unless the server is a primary.
+        seeds: sentinels to start with; those that they know are used as well.
+        service: the name under which they monitor the primary.
+        connect: returns a client for one sentinel, without a reply timeout.
+        connect_primary: returns a client for a server that fails unless it is a primary.
     """
 
     def __init__(
@@ -61,94 +63,97 @@ class Sentinels(Asking):
         self._connect_primary = connect_primary
         self._primary: Address | None = None
         self._epoch = 0
-        self._left: Address | None = None
-        self._left_until = 0.0
-        # Whether the sentinel that made us leave it must know of another one already.
-        self._is_told = False
+        self._fenced: Address | None = None
+        self._fenced_until = 0.0
+        # Whether a sentinel announced that the switch is complete.
+        self._is_switch_announced = False
         self._sentinels: list[Address] = list(seeds)
         self._watching: dict[Address, asyncio.Task[None]] = {}
-        self._checking: asyncio.Task[None] | None = None
+        self._check_task: asyncio.Task[None] | None = None
 
     async def owner(self, key: str | bytes | None) -> Address:  # noqa: ARG002
         """Return the primary.
 
         Raises:
-            RedisError, OSError: no sentinel answers, or there is no primary at this moment.
+            RedisError, OSError: no sentinel answers, or there is no primary now.
         """
-        await self.settled()
-        if not await self.trusted(self._primary):
-            await self.settled()
+        await self.ensure_fresh()
+        if not await self.is_usable(self._primary):
+            await self.ensure_fresh()
         if self._primary is None:
             self.invalidate(None)
-            raise RedisConnectionError(f"{self._service} has no primary at this moment")
-        # A question that was under way when it was left may have been answered too early.
+            raise RedisConnectionError(
+                f"{self._service} has no primary now; a failover may be in progress"
+            )
+        # A refresh that began before the fence may have returned the fenced primary.
         self._check_fence(self._primary)
         return self._primary
 
     async def owners(self) -> list[Address | None]:
-        """Return the primary alone; raises as `owner`."""
+        """Return only the primary; raises like `owner`."""
         return [await self.owner(None)]
 
-    async def ask(self) -> None:
-        """Learn the primary: what the sentinels with the newest configuration say, and it too."""
-        if self._checking is None:
-            self._checking = asyncio.create_task(self._check(), name="sentinel-check")
+    async def refresh(self) -> None:
+        """Read the primary from the sentinels with the newest configuration, and check its role."""
+        if self._check_task is None:
+            self._check_task = asyncio.create_task(self._check_regularly(), name="sentinel-check")
         for sentinel in self._sentinels:
             if sentinel not in self._watching:
                 self._watching[sentinel] = asyncio.create_task(
                     self._watch(sentinel), name=f"sentinel-{sentinel}"
                 )
         epoch, primary, is_complete = await self._newest()
-        if epoch == self._epoch and is_complete and self._is_told:
-            # Whoever announced the switch knows no more than before: it was an old one.
-            self._left = None
+        if epoch == self._epoch and is_complete and self._is_switch_announced:
+            # No sentinel knows a newer configuration: the announcement was an old one.
+            self._fenced = None
         self._check_fence(primary)
         await self._check_role(primary)
         self._epoch = epoch
-        self._settle(primary)
+        self._update(primary)
 
-    def _settle(self, primary: Address | None) -> None:
+    def _update(self, primary: Address | None) -> None:
         if primary != self._primary:
             if primary is not None:
                 log.info("primary service=%s address=%s", self._service, primary)
             self._primary = primary
-            self._tell(() if primary is None else (primary,))
+            self._notify(() if primary is None else (primary,))
 
     def _check_fence(self, primary: Address) -> None:
-        if primary == self._left and time.monotonic() < self._left_until:
+        if primary == self._fenced and time.monotonic() < self._fenced_until:
             raise RedisConnectionError(f"{primary} is being replaced as primary")
 
     async def _newest(self) -> tuple[int, Address, bool]:
-        """Return (configuration epoch, primary, whether every sentinel was heard).
+        """Return (configuration epoch, primary, whether every sentinel answered).
 
         Raises:
-            RedisError: no sentinel answers, or only such as know less than was known before; and
-                there is no primary that could go on.
+            RedisError: no primary is known, and no sentinel answers or only outdated ones do.
         """
         try:
             answers = await self._answers()
         except RedisError:
             if self._primary is None:
                 raise
-            # Without sentinels a primary is as good as before, as long as it says so itself.
+            # Without sentinels the primary stays, as long as its own role is primary.
             return self._epoch, self._primary, False
         is_complete = len(answers) == len(self._sentinels)
-        # Where two of the same epoch differ, one has just begun to tell of a new primary.
+        # If two answers of one epoch differ, one of them already names the new primary.
         epoch, primary = max(answers, key=lambda answer: (answer[0], answer[1] != self._primary))
         if epoch < self._epoch and not (is_complete and len(set(answers)) == 1):
-            # Only all of them together may go back: somebody set them up anew.
+            # The epoch may go back only if all sentinels agree: they were set up again.
             if self._primary is None:
-                raise RedisConnectionError(f"no sentinel at hand knows more than {primary}")
+                raise RedisConnectionError(
+                    f"the sentinels that answer know only the outdated primary {primary}"
+                )
             return self._epoch, self._primary, False
         return epoch, primary, is_complete
 
     async def _answers(self) -> list[tuple[int, Address]]:
-        """Return what the sentinels say; one that hangs is not waited for long."""
+        """Return the answers of the sentinels; do not wait long for one that hangs."""
         tasks = [asyncio.create_task(self._ask_one(one)) for one in self._sentinels]
         try:
-            done, late = await asyncio.wait(tasks, timeout=ASK_TIMEOUT / 4)
+            done, late = await asyncio.wait(tasks, timeout=ASK_TIMEOUT_S / 4)
             if late and all(task.exception() for task in done):
-                done, _ = await asyncio.wait(tasks, timeout=ASK_TIMEOUT)
+                done, _ = await asyncio.wait(tasks, timeout=ASK_TIMEOUT_S)
             answers = [task.result() for task in done if not task.exception()]
             errors = [task.exception() for task in done]
         finally:
@@ -164,11 +169,11 @@ class Sentinels(Asking):
         )
 
     async def _ask_one(self, sentinel: Address) -> tuple[int, Address]:
-        """Return (configuration epoch, primary) as one sentinel says; learn of the others."""
+        """Return (configuration epoch, primary) of one sentinel; add the others that it knows."""
         client = self._connect(sentinel)
         try:
-            told = _named(await client.execute_command("SENTINEL", "MASTER", self._service))  # type: ignore[no-untyped-call]
-            # After the epoch, and not out of the same answer: that names the old one for longer.
+            info = _as_dict(await client.execute_command("SENTINEL", "MASTER", self._service))  # type: ignore[no-untyped-call]
+            # A separate command after the epoch: SENTINEL MASTER names the old primary for longer.
             found = await client.execute_command(  # type: ignore[no-untyped-call]
                 "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service
             )
@@ -176,34 +181,34 @@ class Sentinels(Asking):
         finally:
             await run_shielded(client.aclose())
         host, port = found
-        for other in map(_named, others):
+        for other in map(_as_dict, others):
             address = Address(other["ip"], int(other["port"]))
             if address not in self._sentinels and "s_down" not in other["flags"]:
                 self._sentinels.append(address)
-        return int(told["config-epoch"]), Address(host.decode(), int(port))
+        return int(info["config-epoch"]), Address(host.decode(), int(port))
 
     async def _check_role(self, primary: Address) -> None:
         client = self._connect_primary(primary)
         try:
-            async with asyncio.timeout(ASK_TIMEOUT):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
                 await client.ping()
         finally:
             await run_shielded(client.aclose())
 
-    async def _check(self) -> None:
+    async def _check_regularly(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_EVERY * random.uniform(0.5, 1.5))
-            self.check()
+            await asyncio.sleep(CHECK_INTERVAL_S * random.uniform(0.5, 1.5))
+            self.refresh_soon()
 
     async def _watch(self, sentinel: Address) -> None:
-        """Hear what one sentinel announces, for ever."""
+        """Subscribe to the announcements of one sentinel, for ever."""
         while True:
             client = self._connect(sentinel)
             pubsub = client.pubsub()
             try:
                 await pubsub.subscribe(SWITCHED, PROMOTING, *ABORTED)
-                # What it said before nobody heard.
-                self.check()
+                # Earlier announcements were missed.
+                self.refresh_soon()
                 while True:
                     message = await pubsub.get_message(timeout=None)
                     if message is not None and message["type"] == "message":
@@ -211,8 +216,8 @@ class Sentinels(Asking):
             except (RedisError, OSError) as error:
                 log.debug("sentinel_lost address=%s error=%s", sentinel, error)
             finally:
-                await run_shielded(_closed(pubsub, client))
-            await asyncio.sleep(WATCH_RETRY * random.uniform(0.5, 1.5))
+                await run_shielded(_close_all(pubsub, client))
+            await asyncio.sleep(WATCH_RETRY_S * random.uniform(0.5, 1.5))
 
     def _announced(self, event: str, text: str) -> None:
         words = text.split()
@@ -221,43 +226,43 @@ class Sentinels(Asking):
         log.info("sentinel_said event=%s text=%s", event, text)
         if event == SWITCHED:
             # service, old host, old port, new host, new port
-            self._leave(Address(words[1], int(words[2])))
-            self._is_told = True
-            if self._primary == self._left:
-                self._settle(None)
+            self._fence(Address(words[1], int(words[2])))
+            self._is_switch_announced = True
+            if self._primary == self._fenced:
+                self._update(None)
         elif event == PROMOTING:
-            # What the old one still accepts from now on would be lost.
+            # Writes that the old primary accepts from now on would be lost.
             if self._primary is not None:
-                self._leave(self._primary)
-                self._is_told = False
+                self._fence(self._primary)
+                self._is_switch_announced = False
         else:
-            self._left = None
+            self._fenced = None
         self.invalidate(None)
 
-    def _leave(self, primary: Address) -> None:
-        """Do not take this one for the primary, whatever sentinels that know less say."""
-        self._left, self._left_until = primary, time.monotonic() + FENCE_MAX
+    def _fence(self, primary: Address) -> None:
+        """Stop using this primary, even if sentinels that do not know better still name it."""
+        self._fenced, self._fenced_until = primary, time.monotonic() + FENCE_MAX_S
 
     async def close(self) -> None:
-        """Ask and hear nobody any more."""
-        await cancel_and_wait([self._checking, *self._watching.values()])
+        """Stop all queries and subscriptions."""
+        await cancel_and_wait([self._check_task, *self._watching.values()])
         await super().close()
 
 
-async def _closed(pubsub: PubSub, client: Client) -> None:
+async def _close_all(pubsub: PubSub, client: Client) -> None:
     await pubsub.aclose()  # type: ignore[no-untyped-call]
     await client.aclose()
 
 
 async def primary_only(connection: AbstractConnection) -> None:
-    """Greet a server as usual, and let the connection be only if the server is a primary."""
+    """Set up a connection, and fail unless the server is a primary."""
     await connection.on_connect()
     await connection.send_command("ROLE")
     role = await connection.read_response()
     if role[0] not in (b"master", "master"):
-        raise RedisConnectionError("the server is not the primary any more")
+        raise RedisConnectionError("the server is no longer the primary")
 
 
-def _named(flat: list[bytes]) -> dict[str, str]:
+def _as_dict(flat: list[bytes]) -> dict[str, str]:
     words = [word.decode() for word in flat]
     return dict(zip(words[::2], words[1::2], strict=True))

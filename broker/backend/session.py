@@ -1,4 +1,4 @@
-"""Joining a namespace: server checked, namespace checked, names of its shards known."""
+"""Joining a namespace: connect, check the server, check the namespace, name its shards."""
 
 from __future__ import annotations
 
@@ -19,55 +19,55 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One process' way into one namespace on one server.
+    """The connection of one process to one namespace.
 
     Args:
         url: any supported URL; None means `embedded://`.
-        namespace: a checked name.
-        shards: the shard count the caller insists on; None takes what the namespace has.
+        namespace: a validated name.
+        shards: the shard count that the caller requires; None accepts that of the namespace.
     """
 
     def __init__(self, url: str | None, namespace: str, shards: int | None) -> None:
         self.given_url = url
         self.namespace = namespace
         self.guard = ForkGuard(f"this producer or replica of {namespace!r}", self)
-        self.wanted_shards = shards
+        self.expected_shards = shards
         self.connections = Connections("")
         self.server: dict[str, Any] = {}
         self.keys: list[ShardKeys] = []
         self._attachment: Attachment | None = None
 
     async def connect(self, *, as_worker: bool = False) -> None:
-        """Reach the server and check that it is fit; the namespace is not looked at.
+        """Connect to the server and check that it is supported; do not read the namespace.
 
         Args:
             as_worker: the caller serves the namespace itself.
 
         Raises:
-            ConnectError, UnsupportedServerError, EmbeddedError, ConfigError: each with the fix.
+            ConnectError, UnsupportedServerError, EmbeddedError, ConfigError: cannot connect.
         """
         url, self._attachment = await asyncio.to_thread(
             attached, self.given_url, serves=self.namespace if as_worker else None
         )
-        self._use(Connections(url))
+        self._use_connections(Connections(url))
         self.server = await check_servers(self.connections, self.client)
         if is_cluster(self.server) and not self.connections.directory.is_sharded:
             await self.connections.close()
-            self._use(Connections(of_cluster(url)))
+            self._use_connections(Connections(of_cluster(url)))
             self.server = await check_servers(self.connections, self.client)
 
-    def _use(self, connections: Connections) -> None:
+    def _use_connections(self, connections: Connections) -> None:
         self.connections = connections
         self.client = connections.commands()
         self.commands = Commands(self.client, connections.directory.publish)
 
     async def ensure_workers(self) -> None:
-        """Have an embedded server run workers for the namespace, if nobody serves it yet.
+        """Start workers for the namespace on an embedded server, unless it is served already.
 
-        Only now: a worker that comes before the producer would make the namespace its own way.
+        Call it after the namespace was created: a worker would create it with its own settings.
 
         Raises:
-            EmbeddedError: they do not start.
+            EmbeddedError: the workers do not start.
         """
         before = self._attachment
         if before is not None:
@@ -77,44 +77,45 @@ class Session:
             await asyncio.to_thread(before.close)
 
     async def create_or_join(self) -> None:
-        """Make the namespace if it is new, else check that it was made as we need it.
+        """Create the namespace if it is new, else check that it fits.
 
         Raises:
-            NamespaceMismatchError: other shard count or protocol version; both are told.
+            NamespaceMismatchError: it has another shard count or protocol version.
         """
-        found = await self.commands.join(self.namespace, PROTOCOL_VERSION, self.wanted_shards or 1)
-        self._settle(*found)
+        shards = self.expected_shards or 1
+        found = await self.commands.join(self.namespace, PROTOCOL_VERSION, shards)
+        self._use_namespace(*found)
 
     async def try_join(self) -> bool:
-        """Check the namespace without making it; false if nobody made it yet.
+        """Join the namespace without creating it; false if it does not exist.
 
         Raises:
-            NamespaceMismatchError: as `create_or_join`.
+            NamespaceMismatchError: see `create_or_join`.
         """
         found = await queries.config(self.client, self.namespace)
         if found is None:
             return False
-        self._settle(*found)
+        self._use_namespace(*found)
         return True
 
-    def _settle(self, protocol: int, shards: int) -> None:
+    def _use_namespace(self, protocol: int, shards: int) -> None:
         if protocol != PROTOCOL_VERSION:
             raise NamespaceMismatchError(
-                f"namespace {self.namespace!r} speaks protocol version {protocol}, this is version "
-                f"{PROTOCOL_VERSION}; use a release of the same protocol, or another namespace"
+                f"namespace {self.namespace!r} has protocol version {protocol}, this release has "
+                f"version {PROTOCOL_VERSION}; use a release with the same version, or another namespace"
             )
-        if self.wanted_shards not in (None, shards):
+        if self.expected_shards not in (None, shards):
             raise NamespaceMismatchError(
                 f"namespace {self.namespace!r} was made with {shards} shards, not "
-                f"{self.wanted_shards}; leave shards out and start again to take what it has, or "
-                "use another namespace"
+                f"{self.expected_shards}; leave shards out and start again to use {shards}, or use "
+                "another namespace"
             )
-        # From now on another count means that somebody made the namespace again.
-        self.wanted_shards = shards
+        # From now on another count means that the namespace was deleted and created again.
+        self.expected_shards = shards
         self.keys = [ShardKeys.of(self.namespace, shard, shards) for shard in range(shards)]
 
     async def close(self) -> None:
-        """Close every connection, and let go of the embedded server."""
+        """Close every connection, and detach from the embedded server."""
         await self.connections.close()
         if self._attachment is not None:
             await asyncio.to_thread(self._attachment.close)

@@ -1,7 +1,7 @@
-"""Channels heard wherever they are served: one connection and one reading task per server.
+"""Keep channels subscribed on the servers that serve them: one connection and task per server.
 
-Every confirmation may hide a gap, and so may every loss: both are told, channel by channel. A
-channel whose slot moved is subscribed to at its new owner; the others notice nothing.
+Messages may be missing before a confirmation and after a loss, so both are reported per channel. A
+channel whose slot moved is subscribed to on its new owner; the others are not interrupted.
 """
 
 from __future__ import annotations
@@ -25,35 +25,34 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST: Final = 0.02
 RETRY_MAX: Final = 2.0
-RETRY_MAX_OF_MANY: Final = 0.5  # where another server may take over at any moment
-MOVED_PAUSE: Final = 0.02
+RETRY_MAX_OF_MANY: Final = 0.5  # where a failover may happen at any moment
+MOVED_PAUSE_S: Final = 0.02
 
 
 class Listener(Protocol):
-    """What a subscription tells; nothing of it may block."""
+    """Callbacks of a subscription; none may block."""
 
     async def ready(self) -> None:
-        """Return once a server may be subscribed to; what it raises, but BackendError, ends all."""
+        """Return once subscribing may begin; an error except BackendError ends the subscription."""
 
     def on_subscribed(self, channel: bytes) -> None:
-        """A server confirmed a channel: from now on its packets come."""
+        """A server confirmed a channel: its packets arrive from now on."""
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """A packet came."""
+        """A packet arrived."""
 
     def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:
-        """These are not subscribed to any more, until they are confirmed again."""
+        """These channels are not subscribed until they are confirmed again."""
 
 
 class Subscription:
-    """Keeps channels subscribed for ever, whatever breaks.
+    """Keeps channels subscribed, and reconnects for ever.
 
     Args:
         connections: to the deployment.
         channels: all of them.
-        listener: told what happens.
-        patience: seconds after which a server that sends nothing at all is tried on another
-            connection; None for ever.
+        listener: receives the events.
+        patience: seconds without any message after which a connection is replaced; None: never.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Subscription:
         self.listener = listener
         self.patience = patience
         self._channels = list(channels)
-        self._lines: dict[Address | None, _Line] = {}
+        self._servers: dict[Address | None, _ServerSubscription] = {}
 
     async def run(self) -> None:
         """Listen until cancelled; raises what `Listener.ready` raises."""
@@ -81,40 +80,40 @@ class Subscription:
                     change = asyncio.create_task(directory.changed_since(version))
                     retry.reset()
                 except (RedisError, OSError) as error:
-                    # Who serves is not known: what is subscribed to stays.
+                    # The owners are unknown: keep the subscriptions there are.
                     log.warning("owners_unknown error=%s", error)
                     change = asyncio.create_task(asyncio.sleep(retry.next()))
-                lines = {line.task for line in self._lines.values()}
-                await asyncio.wait({change, *lines}, return_when=asyncio.FIRST_COMPLETED)
+                tasks = {server.task for server in self._servers.values()}
+                await asyncio.wait({change, *tasks}, return_when=asyncio.FIRST_COMPLETED)
                 await cancel_and_wait([change])
-                for task in lines:
+                for task in tasks:
                     if task.done():
                         task.result()
         finally:
-            await cancel_and_wait([change, *(line.task for line in self._lines.values())])
+            await cancel_and_wait([change, *(server.task for server in self._servers.values())])
 
     def renew(self, channels: Collection[bytes]) -> None:
-        """Try other connections for channels on which nothing comes."""
-        for line in self._lines.values():
-            if not line.channels.isdisjoint(channels):
-                line.is_silent.set()
+        """Reconnect the servers of channels on which nothing arrives."""
+        for server in self._servers.values():
+            if not server.channels.isdisjoint(channels):
+                server.is_silent.set()
 
     async def _assign(self, groups: dict[Address | None, list[bytes]]) -> None:
-        """Have each server's line hold what the server serves, and nothing else."""
-        for address in [one for one in self._lines if one not in groups]:
-            line = self._lines.pop(address)
-            await cancel_and_wait([line.task])
-            line.lose(line.channels, None)
+        """Subscribe on each server to exactly the channels that it serves."""
+        for address in [one for one in self._servers if one not in groups]:
+            server = self._servers.pop(address)
+            await cancel_and_wait([server.task])
+            server.drop(server.channels, None)
         for address, channels in groups.items():
-            if address in self._lines:
-                self._lines[address].hold(set(channels))
+            if address in self._servers:
+                self._servers[address].assign(set(channels))
         for address, channels in groups.items():
-            if address not in self._lines:
-                self._lines[address] = _Line(self, address, channels)
+            if address not in self._servers:
+                self._servers[address] = _ServerSubscription(self, address, channels)
 
 
-class _Line:
-    """One server's channels, on one connection at a time."""
+class _ServerSubscription:
+    """The channels of one server, on one connection at a time."""
 
     def __init__(
         self, subscription: Subscription, address: Address | None, channels: Iterable[bytes]
@@ -125,20 +124,20 @@ class _Line:
         self._connections = subscription.connections
         self._listener = subscription.listener
         self._address = address
-        self._asked: set[bytes] = set()
+        self._requested: set[bytes] = set()
         self._confirmed: set[bytes] = set()
-        self._wanted = asyncio.Event()
+        self._added = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"subscription-{address or 'all'}")
 
-    def hold(self, channels: set[bytes]) -> None:
-        """Take over channels, and let go of others."""
-        self.lose(self.channels - channels, None)
-        self._asked &= channels
+    def assign(self, channels: set[bytes]) -> None:
+        """Replace the set of channels."""
+        self.drop(self.channels - channels, None)
+        self._requested &= channels
         self.channels = channels
-        self._wanted.set()
+        self._added.set()
 
-    def lose(self, channels: Collection[bytes], error: BackendError | None) -> None:
-        """Tell that channels are not subscribed to any more."""
+    def drop(self, channels: Collection[bytes], error: BackendError | None) -> None:
+        """Report that channels are not subscribed any more."""
         self._confirmed.difference_update(channels)
         if channels:
             self._listener.on_disconnect(channels, error)
@@ -156,14 +155,14 @@ class _Line:
                 log.warning("subscription_lost at=%s error=%s", self._address or "server", caught)
             if self._confirmed:
                 retry.reset()
-            self.lose(set(self.channels), error)
+            self.drop(set(self.channels), error)
             self._connections.directory.invalidate(self._address)
             await asyncio.sleep(retry.next())
 
     async def _listen(self) -> None:
-        """Subscribe, and hear until it breaks or goes silent."""
+        """Subscribe and read until the connection breaks or is silent for too long."""
         self.is_silent.clear()
-        self._asked.clear()
+        self._requested.clear()
         client = self._connections.subscriber(self._address)
         pubsub = client.pubsub()
         tasks = [
@@ -179,7 +178,7 @@ class _Line:
             await self._connections.discard(client, pubsub)
 
     async def _keep_subscribed(self, pubsub: PubSub) -> None:
-        """Subscribe to what there is, read what comes, and subscribe to what is added."""
+        """Subscribe, read messages, and subscribe to channels that are added."""
         async with translated("following"):
             try:
                 async with asyncio.timeout(self._subscription.patience):
@@ -199,24 +198,24 @@ class _Line:
 
     async def _subscribe_more(self, pubsub: PubSub) -> None:
         while True:
-            await self._wanted.wait()
+            await self._added.wait()
             await self._subscribe(pubsub)
 
     async def _subscribe(self, pubsub: PubSub) -> None:
-        """Ask for the channels that were not asked for yet."""
-        self._wanted.clear()
-        missing = self.channels - self._asked
-        self._asked |= missing
+        """Subscribe to the channels that were not requested yet."""
+        self._added.clear()
+        missing = self.channels - self._requested
+        self._requested |= missing
         if not self._connections.directory.is_sharded:
             if missing:
                 await pubsub.subscribe(*missing)
             return
         for channel in missing:
-            # One at a time: one command names channels of one slot.
+            # One at a time: the channels of one command must be in one slot.
             await pubsub.ssubscribe(channel)
 
     async def _read(self, pubsub: PubSub) -> None:
-        """Hear until nothing comes for the patience."""
+        """Read until nothing arrives for the patience."""
         patience = self._subscription.patience
         while True:
             try:
@@ -231,22 +230,22 @@ class _Line:
                 self._moved(error)
                 continue
             if message is not None and message["channel"] in self.channels:
-                await self._take(pubsub, message["type"], message["channel"], message["data"])
+                await self._dispatch(pubsub, message["type"], message["channel"], message["data"])
 
-    async def _take(self, pubsub: PubSub, kind: str, channel: bytes, data: bytes) -> None:
+    async def _dispatch(self, pubsub: PubSub, kind: str, channel: bytes, data: bytes) -> None:
         if kind in ("message", "smessage"):
             self._listener.on_message(channel, data)
         elif kind in ("subscribe", "ssubscribe"):
             self._confirmed.add(channel)
             self._listener.on_subscribed(channel)
         elif kind == "sunsubscribe":
-            # The slot is somebody else's now; asked again, this server tells whose.
-            self.lose({channel}, None)
+            # The slot moved; another request makes this server name the new owner.
+            self.drop({channel}, None)
             await pubsub.ssubscribe(channel)
 
     def _moved(self, error: MovedError) -> None:
-        """Learn who serves a slot now; not at once, for the other may not know of it yet."""
-        self._asked -= {one for one in self._asked if slot_of_key(one) == error.slot_id}
+        """Pass a redirection on after a pause, since the new owner may not know of it yet."""
+        self._requested -= {one for one in self._requested if slot_of_key(one) == error.slot_id}
         asyncio.get_running_loop().call_later(
-            MOVED_PAUSE, self._connections.directory.redirected, self._address, error
+            MOVED_PAUSE_S, self._connections.directory.redirected, self._address, error
         )

@@ -1,8 +1,8 @@
-"""Who answers for a key now: the one server, the primary, or the node that owns the slot.
+"""Which server owns a key now: the only server, the primary, or the node that owns the slot.
 
-A directory may be wrong at any moment; it is told so (`invalidate`, `redirected`) and asks anew.
-Nothing is believed for longer than its owner says itself: a Cluster node refuses keys of others, a
-primary behind Sentinels is asked for its role on every connection.
+A directory may be out of date at any moment; its users report errors (`invalidate`, `redirected`),
+and it refreshes. An outdated entry does no harm, because servers check too: a Cluster node refuses
+keys of other nodes, and a primary behind Sentinels is asked for its role on every connection.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from broker.runtime.tasks import cancel_and_wait
 # What the rest of the project calls a Redis client; only `broker.backend.connections` makes one.
 Client: TypeAlias = Redis
 
-ASK_PAUSE: Final = 0.05  # seconds between two questions, at least: invalidations come in swarms
-RECHECK: Final = 0.1  # seconds for which an answer counts that names somebody who had failed
+REFRESH_PAUSE_S: Final = 0.05  # between two refreshes: invalidations come in bursts
+RECHECK_S: Final = 0.1  # how long a refresh that names a failed server counts
 
-Gone = Callable[[Collection[Address]], None]
+OwnersCallback = Callable[[Collection[Address]], None]
 
 
 class Directory(ABC):
-    """Says which server answers for a key; None is the only one there is.
+    """Returns the server that owns a key; None is the only server of a deployment.
 
     Attributes:
         publish: the command that reaches a shard's subscribers.
-        is_sharded: whether keys live on different servers.
-        version: grows whenever an owner changed.
-        on_change: called with all owners when one changed.
+        is_sharded: whether keys are on different servers.
+        version: grows with every change of an owner.
+        on_change: called with all owners after a change.
     """
 
     publish: ClassVar[str] = "PUBLISH"
@@ -44,139 +44,139 @@ class Directory(ABC):
 
     def __init__(self) -> None:
         self.version = 0
-        self.on_change: list[Gone] = []
-        self._news = asyncio.Event()
+        self.on_change: list[OwnersCallback] = []
+        self._changed = asyncio.Event()
 
     @abstractmethod
     async def owner(self, key: str | bytes | None) -> Address | None:
-        """Return who answers for a key, or (no key) anybody who holds data.
+        """Return the server that owns a key, or without a key any data server.
 
         Raises:
-            RedisError, OSError: nobody could say.
+            RedisError, OSError: the owner cannot be found out.
         """
 
     @abstractmethod
     async def owners(self) -> list[Address | None]:
-        """Return everybody who holds data; raises as `owner`."""
+        """Return all servers that own keys; raises like `owner`."""
 
     def invalidate(self, address: Address | None) -> None:  # noqa: B027 - nothing to do, for most
-        """Somebody who was said to answer did not."""
+        """Report that a server did not answer."""
 
     def answered(self, address: Address | None) -> None:  # noqa: B027 - likewise
-        """Somebody did what was asked."""
+        """Report that a server answered."""
 
     def redirected(self, address: Address | None, error: RedisError) -> bool:  # noqa: ARG002
-        """Somebody said that it is not its turn; true if it is known now whose it is."""
+        """Report that a server is not the owner; true if the error names the owner."""
         self.invalidate(address)
         return False
 
     async def group(self, keys: Iterable[bytes]) -> dict[Address | None, list[bytes]]:
-        """Return who answers for which keys; raises as `owner`."""
+        """Group keys by their owners; raises like `owner`."""
         groups: dict[Address | None, list[bytes]] = {}
         for key in keys:
             groups.setdefault(await self.owner(key), []).append(key)
         return groups
 
     async def changed_since(self, version: int) -> None:
-        """Return once the version is another one."""
+        """Return once the version differs."""
         while self.version == version:
-            await self._news.wait()
+            await self._changed.wait()
 
-    def _tell(self, owners: Collection[Address]) -> None:
+    def _notify(self, owners: Collection[Address]) -> None:
         self.version += 1
-        self._news.set()
-        self._news = asyncio.Event()
-        for tell in self.on_change:
-            tell(owners)
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for callback in self.on_change:
+            callback(owners)
 
     async def close(self) -> None:  # noqa: B027 - likewise
-        """Ask nobody any more."""
+        """Stop all refreshes."""
 
 
-class Alone(Directory):
-    """One server for everything."""
+class SingleServer(Directory):
+    """A deployment of one server."""
 
     async def owner(self, key: str | bytes | None) -> Address | None:  # noqa: ARG002
-        """Return None: the only one there is."""
+        """Return None: the only server."""
         return None
 
     async def owners(self) -> list[Address | None]:
-        """Return the only one there is."""
+        """Return the only server."""
         return [None]
 
 
-class Asking(Directory):
-    """A directory that asks others, one question at a time, whenever its answer was invalidated."""
+class RefreshedDirectory(Directory):
+    """A directory that queries the servers, one refresh at a time, when it was invalidated."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._is_doubted = True
+        self._is_stale = True
         self._suspects: set[Address] = set()
-        self._asked_at = 0.0
+        self._refreshed_at = 0.0
         self._is_closed = False
-        self._asking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     @abstractmethod
-    async def ask(self) -> None:
-        """Learn who owns what.
+    async def refresh(self) -> None:
+        """Query the owners.
 
         Raises:
-            RedisError, OSError: nobody could say.
+            RedisError, OSError: no server could tell.
         """
 
     def invalidate(self, address: Address | None) -> None:
-        """Ask anew, now and in the background; the next `owner` waits for the answer."""
+        """Start a refresh; the next `owner` waits for it."""
         if address is not None:
             self._suspects.add(address)
-        self._is_doubted = True
+        self._is_stale = True
         if not self._is_closed:
-            self._begin()
+            self._start_refresh()
 
-    def check(self) -> None:
-        """Ask anew in the background, while what is known still counts."""
-        self._begin()
+    def refresh_soon(self) -> None:
+        """Start a refresh in the background; `owner` does not wait for it."""
+        self._start_refresh()
 
     def answered(self, address: Address | None) -> None:
-        """Trust it again."""
+        """Use the server again."""
         if self._suspects and address is not None:
             self._suspects.discard(address)
 
-    async def trusted(self, address: Address | None) -> bool:
-        """Tell whether what is known of an address may be used; false: it was asked for anew.
+    async def is_usable(self, address: Address | None) -> bool:
+        """Whether this owner may be used; false after a refresh, which may have replaced it.
 
-        A failover takes its time: one that failed before may have been replaced since.
+        A failover takes time: a server that failed before may have been replaced since.
         """
-        if address not in self._suspects or time.monotonic() < self._asked_at + RECHECK:
+        if address not in self._suspects or time.monotonic() < self._refreshed_at + RECHECK_S:
             return True
-        await asyncio.shield(self._begin())
+        await asyncio.shield(self._start_refresh())
         return False
 
-    async def settled(self) -> None:
-        """Wait for the answer to the last invalidation; raises as `ask`."""
+    async def ensure_fresh(self) -> None:
+        """Wait for the refresh after the last invalidation; raises like `refresh`."""
         if self._is_closed:
             raise RedisConnectionError("the connections are closed")
-        if self._is_doubted:
-            await asyncio.shield(self._begin())
+        if self._is_stale:
+            await asyncio.shield(self._start_refresh())
 
-    def _begin(self) -> asyncio.Task[None]:
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask(), name="directory")
-            # Those who wait for it see its error; often nobody does.
-            self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return self._asking
+    def _start_refresh(self) -> asyncio.Task[None]:
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._run_refresh(), name="directory")
+            # Waiting callers get its error; without any it must still be retrieved.
+            self._refreshing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._refreshing
 
-    async def _ask(self) -> None:
-        await asyncio.sleep(max(0.0, self._asked_at + ASK_PAUSE - time.monotonic()))
-        self._asked_at = time.monotonic()
-        # Before the question: an invalidation that comes meanwhile is another one.
-        self._is_doubted = False
+    async def _run_refresh(self) -> None:
+        await asyncio.sleep(max(0.0, self._refreshed_at + REFRESH_PAUSE_S - time.monotonic()))
+        self._refreshed_at = time.monotonic()
+        # Before the query: an invalidation during it needs another refresh.
+        self._is_stale = False
         try:
-            await self.ask()
+            await self.refresh()
         except BaseException:
-            self._is_doubted = True
+            self._is_stale = True
             raise
 
     async def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop all refreshes."""
         self._is_closed = True
-        await cancel_and_wait([self._asking])
+        await cancel_and_wait([self._refreshing])

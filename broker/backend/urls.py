@@ -1,10 +1,10 @@
-"""Reading a URL: which deployment it names, where it begins, and what of it may be shown.
+"""Parse URLs: the kind of deployment, the seed addresses, and a form without the password.
 
     redis:// rediss:// unix://                                one server
     redis+cluster://[user:password@]host[:port][,...]         a Redis Cluster, by any of its nodes
-    redis+sentinel://[user:password@]host[:port][,...]/service[/db]     the primary that they name
+    redis+sentinel://[user:password@]host[:port][,...]/service[/db]     a primary, by its Sentinels
 
-`rediss+cluster` and `rediss+sentinel` speak TLS to every server.
+`rediss+cluster` and `rediss+sentinel` use TLS for every server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SENTINEL_PORT: Final = 26379
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """Where one server listens."""
+    """Host and port of one server."""
 
     host: str
     port: int
@@ -48,13 +48,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class RedisURL:
-    """What a URL says.
+    """A parsed URL.
 
     Attributes:
         kind: of deployment.
-        url: as it was given.
-        seeds: nodes or sentinels to begin with; empty for a single server.
-        service: the name under which Sentinels watch the primary, else "".
+        url: as given.
+        seeds: nodes or sentinels to ask first; empty for a single server.
+        service: the name under which Sentinels monitor the primary, else "".
     """
 
     kind: Kind
@@ -63,14 +63,14 @@ class RedisURL:
     service: str = ""
 
     def node_url(self, address: Address) -> str:
-        """Return the URL of one server that holds data: same user, password and options."""
+        """Return the URL of one data server, with the same user, password and options."""
         parts = urlsplit(self.url)
         login = parts.netloc.rpartition("@")[0]
         db = unquote(parts.path).strip("/").partition("/")[2] if self.kind == "sentinel" else ""
         return _joined(parts.scheme, login, address, db, _options(parts.query, URL_OPTIONS))
 
     def sentinel_url(self, address: Address) -> str:
-        """Return the URL of one sentinel: its own user and password, if any, and TLS as given."""
+        """Return the URL of one sentinel, with the login for sentinels and the same TLS."""
         parts = urlsplit(self.url)
         given = {name: values[0] for name, values in parse_qs(parts.query).items()}
         password = quote(given.get("sentinel_password", ""), safe="")
@@ -90,11 +90,11 @@ def _options(query: str, wanted: set[str]) -> str:
 
 
 def read_url(url: str) -> RedisURL:
-    """Return what a URL says, before anything connects.
+    """Parse and check a URL without connecting.
 
     Raises:
-        ConfigError: no known scheme; or host, port, service, database or an option is not one, or a
-            file of TLS is missing.
+        ConfigError: the scheme, host, port, service, database or an option is invalid, or a TLS
+            file cannot be read.
     """
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:
@@ -105,17 +105,17 @@ def read_url(url: str) -> RedisURL:
             ]
         )
     try:
-        place = _read(url, scheme)
+        target = _read(url, scheme)
     except ValueError:
         # The cause would show the password.
         raise invalid_url_error(url) from None
-    if place is None:
+    if target is None:
         raise invalid_url_error(url)
     given = parse_qs(urlsplit(url).query, keep_blank_values=True)
     faults = tls_faults(scheme, {name: values[-1] for name, values in given.items()})
     if faults:
         raise ConfigError([f"url {redacted(url)!r}: {fault}" for fault in faults])
-    return place
+    return target
 
 
 def _read(url: str, scheme: str) -> RedisURL | None:
@@ -123,7 +123,7 @@ def _read(url: str, scheme: str) -> RedisURL | None:
     options = set(parse_qs(parts.query, keep_blank_values=True))
     deployment = scheme.partition("+")[2]
     if not deployment:
-        # Reading the port checks it.
+        # Accessing the port validates it.
         is_readable = scheme == "unix" or (bool(parts.hostname), parts.port)[0]
         return RedisURL("single", url) if is_readable and options <= URL_OPTIONS else None
     hosts = parts.netloc.rpartition("@")[2].split(",")
@@ -161,7 +161,7 @@ def cluster_url(url: str) -> str | None:
 
 
 def invalid_url_error(url: str) -> ConfigError:
-    """Say that a URL cannot be read, without showing its password."""
+    """Return the error for a URL that cannot be parsed, without its password."""
     scheme = url.partition("://")[0]
     form = "scheme://[user:password@]host[:port][/db]"
     options = URL_OPTIONS
@@ -173,15 +173,15 @@ def invalid_url_error(url: str) -> ConfigError:
         options = URL_OPTIONS | SENTINEL_OPTIONS
     return ConfigError(
         [
-            f"url {redacted(url)!r} cannot be read; it is {form}, with / @ : ? # in a password "
-            "percent-encoded, and of options only " + ", ".join(sorted(options))
+            f"url {redacted(url)!r} cannot be read; the form is {form}, with / @ : ? # in a "
+            "password percent-encoded, and the only options are " + ", ".join(sorted(options))
         ]
     )
 
 
 def redacted(url: str) -> str:
     """Return a URL without its password, fit for logs and errors."""
-    # An @ behind a ? is of a password that should have been percent-encoded, but of which?
+    # An @ after a ? belongs to a password that is not percent-encoded; hide everything.
     shown = re.sub(r"^([a-z+]+://)[^?]*\?.*@.*", r"\1***", url, flags=re.IGNORECASE)
     # Up to the last @, for the same reason.
     shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", shown, flags=re.IGNORECASE)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
 from broker.backend import queries
-from broker.backend.commands import fenced
+from broker.backend.commands import fenced_error
 from broker.backend.replies import Accepted, Claim, Missing
 from broker.backend.session import Session
 from broker.core.buffer import ProducerBuffer
@@ -293,7 +293,7 @@ class Sender:
         if incarnation > lane.incarnation or (
             incarnation == lane.incarnation and token != self._token
         ):
-            raise fenced(self.node, incarnation)
+            raise fenced_error(self.node, incarnation)
         if incarnation < lane.incarnation:
             number = deltas = 0
         if number < lane.number:

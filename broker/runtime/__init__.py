@@ -1,1 +1,1 @@
-"""Tasks, forks and event loops; knows nothing of Redis."""
+"""Tasks, forks and event loops; independent of Redis."""

@@ -1,8 +1,8 @@
-"""The event loop of our own threads and processes: a name server that hangs cannot hold it up.
+"""The event loop of our own threads and processes: a slow name server does not block it.
 
-asyncio looks names up on a few threads, and waits for them when it ends. Where no name server
-answers a lookup takes 20 seconds or more: so long would `close()` and Ctrl-C last, and a handful of
-such lookups would keep all others waiting. Who brings a loop of his own has asyncio's behaviour.
+asyncio resolves host names on a few threads and joins them when the loop closes. Without a working
+name server a lookup takes 20 seconds or more, which would delay `close()` and Ctrl-C, and a few of
+them would block all other lookups. An event loop of the caller keeps the behaviour of asyncio.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# As `socket.getaddrinfo` takes them: host, port, family, type, protocol, flags.
-_Question = tuple[Any, ...]
+# The arguments of `socket.getaddrinfo`: host, port, family, type, protocol, flags.
+_Lookup = tuple[Any, ...]
 
 
 class EventLoop(asyncio.SelectorEventLoop):
-    """asyncio's own, but that it waits for no name server when it is closed."""
+    """The loop of asyncio, except that closing it does not wait for name lookups."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._asked: dict[_Question, asyncio.Future[Any]] = {}
+        self._lookups: dict[_Lookup, asyncio.Future[Any]] = {}
 
     async def getaddrinfo(
         self,
@@ -37,35 +37,35 @@ class EventLoop(asyncio.SelectorEventLoop):
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
-        """Look a name up on a thread of its own; one for all who ask the same meanwhile."""
-        question = (host, port, family, type, proto, flags)
-        answer = self._asked.get(question)
+        """Resolve a name on a thread of its own; concurrent equal lookups share it."""
+        lookup = (host, port, family, type, proto, flags)
+        answer = self._lookups.get(lookup)
         if answer is None:
-            answer = self._asked[question] = self.create_future()
-            answer.add_done_callback(lambda done: self._answered(question, done))
+            answer = self._lookups[lookup] = self.create_future()
+            answer.add_done_callback(lambda done: self._forget(lookup, done))
             threading.Thread(
-                target=self._look_up, args=(question, answer), name=f"lookup {host}", daemon=True
+                target=self._look_up, args=(lookup, answer), name=f"lookup {host}", daemon=True
             ).start()
-        # One who gives up does not take the answer from the others.
+        # A cancelled caller must not cancel the lookup of the others.
         return await asyncio.shield(answer)
 
-    def _look_up(self, question: _Question, answer: asyncio.Future[Any]) -> None:
+    def _look_up(self, lookup: _Lookup, answer: asyncio.Future[Any]) -> None:
         try:
-            found, error = socket.getaddrinfo(*question), None
+            found, error = socket.getaddrinfo(*lookup), None
         except OSError as caught:
             found, error = [], caught
-        # The loop may be closed by now, and nobody wants to know any more.
+        # The loop may be closed by now.
         with suppress(RuntimeError):
-            self.call_soon_threadsafe(_settle, answer, found, error)
+            self.call_soon_threadsafe(_set_result, answer, found, error)
 
-    def _answered(self, question: _Question, answer: asyncio.Future[Any]) -> None:
-        del self._asked[question]
+    def _forget(self, lookup: _Lookup, answer: asyncio.Future[Any]) -> None:
+        del self._lookups[lookup]
         if not answer.cancelled():
-            # Maybe everybody gave up: then its error is no news to anybody.
+            # If every caller was cancelled, the error must still be retrieved.
             answer.exception()
 
 
-def _settle(answer: asyncio.Future[Any], found: list[Any], error: OSError | None) -> None:
+def _set_result(answer: asyncio.Future[Any], found: list[Any], error: OSError | None) -> None:
     if error is None:
         answer.set_result(found)
     else:
@@ -73,6 +73,6 @@ def _settle(answer: asyncio.Future[Any], found: list[Any], error: OSError | None
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop of its own until it is done, as `asyncio.run` does."""
+    """Run a coroutine like `asyncio.run`, on the loop of this module."""
     with asyncio.Runner(loop_factory=EventLoop) as runner:
         return runner.run(work)

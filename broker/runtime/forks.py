@@ -1,4 +1,4 @@
-"""Objects with a loop or a connection do not survive a fork: make every later use an error."""
+"""Detect forks: an object with a loop or a connection must not be used in a forked child."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _alive: weakref.WeakSet[ForkGuard] = weakref.WeakSet()
 
 
 class ForkGuard:
-    """Knows whether this process is a forked child of the one that made the object.
+    """Knows whether this process is a forked child of the one that created an object.
 
     Args:
-        what: the object, for the error.
-        owner: what has to stay in a child as it is: its connections are the parent's, and the
-            garbage collector must neither close nor lament them.
+        what: the object, for the error text.
+        owner: kept alive in a child, because its connections belong to the parent: the garbage
+            collector must neither close them nor warn about them.
 
     Attributes:
         in_child: called in the child, right after the fork.
@@ -31,7 +31,7 @@ class ForkGuard:
         _alive.add(self)
 
     def check(self) -> None:
-        """Return in the process that made the object.
+        """Return if this process created the object.
 
         Raises:
             ForkedError: this is a forked child.
@@ -43,7 +43,7 @@ class ForkGuard:
             )
 
     def mark(self) -> None:
-        """This is a forked child."""
+        """Record that this is a forked child."""
         self.is_forked = True
         if self.in_child is not None:
             self.in_child()

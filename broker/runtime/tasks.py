@@ -1,4 +1,4 @@
-"""Ending tasks for certain."""
+"""Cancel tasks reliably, and shield work from cancellation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-CANCEL_AGAIN = 0.05
+RECANCEL_INTERVAL_S = 0.05
 
 _finishing: set[asyncio.Task[Any]] = set()
 
@@ -15,11 +15,11 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     """Cancel tasks until they have ended; their errors are dropped.
 
     One cancel is not enough: up to Python 3.11 `asyncio.wait_for`, which the Redis client uses,
-    swallows a cancel that comes when what it waits for has just finished, and the task goes on.
+    swallows a cancel that arrives just after the awaited future has finished.
 
     Raises:
-        asyncio.CancelledError: who waits was cancelled too; only once the tasks have ended, for one
-            left behind would connect again after its connections were closed.
+        asyncio.CancelledError: the caller was cancelled too; raised only once the tasks have ended,
+            since a task left behind would connect again after its connections were closed.
     """
     waiting = {task for task in tasks if task is not None}
     cut_off: asyncio.CancelledError | None = None
@@ -27,7 +27,7 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
         for task in waiting:
             task.cancel()
         try:
-            await asyncio.wait(waiting, timeout=CANCEL_AGAIN)
+            await asyncio.wait(waiting, timeout=RECANCEL_INTERVAL_S)
         except asyncio.CancelledError as error:
             cut_off = error
         done = {task for task in waiting if task.done()}
@@ -40,7 +40,7 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
 
 
 async def run_shielded(work: Coroutine[Any, Any, Any]) -> None:
-    """Do something that a cancel does not cut off: who waits is let go, the work goes on."""
+    """Run work that continues in the background if the caller is cancelled."""
     task = asyncio.create_task(work)
     _finishing.add(task)
     task.add_done_callback(_finishing.discard)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from broker import DataLostError, Inspector, Producer
-from broker.backend.sentinel import ABORTED, FENCE_MAX, PROMOTING, SWITCHED, Sentinels
+from broker.backend.sentinel import ABORTED, FENCE_MAX_S, PROMOTING, SWITCHED, Sentinels
 from broker.backend.urls import Address
 from broker.testing.clusters import Watched, ask
 from broker.testing.server import KINDS, find_binary
@@ -85,7 +85,7 @@ class Fence:
     async def owner(self, key: str | bytes | None) -> Address:
         """Pass on whom it names."""
         found = await self._owner(key)
-        if found == self._replaced and time.time() < self.heard[-1] + FENCE_MAX:
+        if found == self._replaced and time.time() < self.heard[-1] + FENCE_MAX_S:
             self.wrong.append(f"{found} {time.time() - self.heard[-1]:.3f} s after it heard")
         return found
 

@@ -153,7 +153,7 @@ def test_something_says_nothing(
     face: Face, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that takes the connection and never answers is given up in time."""
-    monkeypatch.setattr(connections, "REPLY_TIMEOUT", 0.3)
+    monkeypatch.setattr(connections, "REPLY_TIMEOUT_S", 0.3)
     with talker(b"") as url:
         said = refusal(face, url, namespace, ConnectError)
     assert f"{url} did not answer in time" in said

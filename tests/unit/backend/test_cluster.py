@@ -44,5 +44,5 @@ def test_a_redirection_to_an_unknown_host_is_not_followed() -> None:
     cluster = Cluster([ASKED], lambda _: pytest.fail("nobody is asked"))
     cluster._is_closed = True
     assert cluster.redirected(ASKED, MovedError("7 ?:7001")) is False
-    assert cluster._is_doubted
+    assert cluster._is_stale
     assert cluster._slots[7] is None
