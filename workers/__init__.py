@@ -1,1 +1,1 @@
-"""The processes beside Redis: flush workers publish, one scheduler writes the full state."""
+"""The worker processes: flush workers publish batches, a scheduler writes the full state."""

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or say which extra it needs."""
+    """Run the command line; without its dependencies, name the extra to install."""
     try:
         from workers.cli import statebroker
     except ModuleNotFoundError as error:

@@ -1,9 +1,8 @@
-"""The canary: a worker's own subscription, by which it hears what subscribers hear.
+"""The canary: a worker's own subscription, which shows whether subscribers get what it publishes.
 
-A connection of its own, so that it breaks as theirs would, and nothing that the worker publishes
-reaches it but by the channel. Where much is published it hears enough in a moment, and rests: to
-hear all of it would cost the server as much as another subscriber, and the worker more. Bulk chunks
-it leaves alone.
+It has a connection of its own, so that it fails as a subscriber's would. On a busy namespace it
+pauses after a sample: to receive everything would cost the server as much as another subscriber. It
+does not subscribe to bulk chunks.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from broker.protocol.codec import decode_head
 from broker.runtime.tasks import cancel_and_wait
 from workers.health import FlushHealth
 
-MIN_PATIENCE: Final = 1.0
-# After so much it does not listen for the rest of a heartbeat interval.
+MIN_PATIENCE_S: Final = 1.0
+# After this sample it unsubscribes for the rest of the heartbeat interval.
 ENOUGH_BYTES: Final = 1 << 20
 
 
 class Canary:
-    """Tells a flush worker's health what arrives on the channels of its shards.
+    """Reports to the health of a flush worker what arrives on the channels of its shards.
 
     Args:
-        session: connected, namespace made or joined.
-        health: gets batches and heartbeats that could be read, and why none come.
+        session: connected, namespace created or joined.
+        health: informed of received batches and heartbeats, and of subscription errors.
     """
 
     def __init__(self, session: Session, health: FlushHealth) -> None:
@@ -38,17 +37,17 @@ class Canary:
         self._health = health
         self._by_channel = {keys.channel.encode(): n for n, keys in enumerate(session.keys)}
         self._bytes = 0
-        self._heard: set[int] = set()
+        self._received: set[int] = set()
         self._enough = asyncio.Event()
 
     async def run(self) -> None:
-        """Listen for ever; a subscription that breaks, or falls silent, is made anew."""
-        # Half open, maybe: another connection may hear more.
-        patience = max(MIN_PATIENCE, self._health.bound)
+        """Listen for ever; replace a subscription that breaks or is silent."""
+        # A silent connection may be half open.
+        patience = max(MIN_PATIENCE_S, self._health.bound)
         while True:
             began = time.monotonic()
             self._bytes = 0
-            self._heard.clear()
+            self._received.clear()
             self._enough.clear()
             subscription = Subscription(self._session.connections, self._by_channel, self, patience)
             listening = asyncio.create_task(subscription.run(), name="listening")
@@ -62,26 +61,26 @@ class Canary:
             await asyncio.sleep(began + self._health.interval - time.monotonic())
 
     async def ready(self) -> None:
-        """Subscribe at any time: the worker looks after the namespace."""
+        """Return at once: the worker itself maintains the namespace."""
 
     def on_subscribed(self, channel: bytes) -> None:
-        """Wait for more: a confirmation says nothing of the head."""
+        """Ignore it: a confirmation does not contain the head."""
 
     def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
-        """Note why nothing will be heard; a slot that moved, or mere silence, is no reason."""
+        """Record the error, if there is one; a moved slot or silence has none."""
         if error is not None:
-            self._health.deaf(str(error))
+            self._health.subscription_failed(str(error))
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """Tell of a head."""
+        """Report the head that a packet contains."""
         shard = self._by_channel[channel]
         try:
             head = decode_head(data)
         except DecodeError:
             return
         if head is not None and head.shard == shard:
-            self._health.heard(shard, head.epoch, head.offset, time.monotonic())
-            self._heard.add(shard)
+            self._health.received(shard, head.epoch, head.offset, time.monotonic())
+            self._received.add(shard)
         self._bytes += len(data)
-        if self._bytes > ENOUGH_BYTES and len(self._heard) == len(self._by_channel):
+        if self._bytes > ENOUGH_BYTES and len(self._received) == len(self._by_channel):
             self._enough.set()

@@ -1,7 +1,7 @@
-"""The flush worker: publishes what is due, and a heartbeat where nothing was.
+"""The flush worker: publishes due chunks, and heartbeats for quiet shards.
 
-Stateless: everything it knows is in Redis, every step is one atomic command, so any number may run
-at once and a killed one is simply gone. What a kill between two steps costs is told at each step.
+It is stateless: all state is in Redis and every step is one atomic command. So any number of
+workers may run at once, and any may be killed at any time.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from broker.runtime.tasks import cancel_and_wait
 from broker.stats import FlushShardStats, FlushWorkerStats
 from workers.canary import Canary
 from workers.health import GREEN, FlushHealth
-from workers.loop import run_loop, tell_health
+from workers.loop import log_health_change, run_loop
 
 log = logging.getLogger(__name__)
 
 MAX_KNOWN_NODES = 2000
-NAMESPACE = -1  # among the shards of which health is told: the namespace itself
-LOG_FULL_RETRY = 0.25
-# Seconds before its time that a shard is looked at: the server tells whole milliseconds, and timers
-# round up to the next one. Asked too early the server says so, and is asked again.
-EARLY = 0.001
-SIGN_OFF = 0.3  # seconds
-WAKE_WAIT = 5  # seconds a blocking pop lasts; only bounds how long a dead link goes unnoticed
+NAMESPACE = -1  # pseudo shard number under which the health of the namespace is reported
+LOG_FULL_RETRY_S = 0.25
+# A drain starts this much before its due time: the server reports whole milliseconds, and timers
+# round up. If it is too early, the server says so and the drain is repeated.
+EARLY_S = 0.001
+SIGN_OFF_TIMEOUT_S = 0.3
+WAKE_TIMEOUT_S = 5  # of a blocking pop; bounds how long a dead connection goes unnoticed
 
 
 @dataclass(slots=True)
@@ -52,27 +52,27 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Shard:
-    """When one shard has to be looked at again, and whose lists its last batches came from."""
+    """When one shard must be drained again, and the nodes of its last batches."""
 
     number: int
     drain_at: float | None = 0.0
     is_woken: bool = False
     is_full: bool = False
-    beat_at: float = 0.0
+    heartbeat_at: float = 0.0
     counts: _Counts = field(default_factory=_Counts)
     nodes: dict[str, None] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class FlushWorker:
-    """Drains every shard of a namespace when it is due; sleeps while nothing is.
+    """Drains every shard of a namespace when it is due, and sleeps otherwise.
 
     Args:
-        session: connected, namespace made or joined.
+        session: connected, namespace created or joined.
         name: of this worker, for status and log.
-        heartbeat_interval: seconds of quiet after which a shard's head is told.
-        max_age: seconds; sets the namespace's `local_delta_max_age`, None leaves it.
-        max_count: sets the namespace's `local_delta_max_count`, None leaves it.
+        heartbeat_interval: seconds of quiet after which the head of a shard is published.
+        max_age: seconds; sets `local_delta_max_age` of the namespace, None leaves it unchanged.
+        max_count: sets `local_delta_max_count` of the namespace, None leaves it unchanged.
         limits: of batches and log.
     """
 
@@ -113,15 +113,18 @@ class FlushWorker:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until stopped; a batch under way is finished."""
-        wakers = self._wakers()
-        pops = self._session.connections.blocking(len(wakers) + 1)
-        beside = [
-            *(asyncio.create_task(self._listen(pops, one), name="wake-ups") for one in wakers),
+        """Work until stopped; a batch in progress is finished."""
+        groups = self._wake_groups()
+        client = self._session.connections.blocking(len(groups) + 1)
+        background = [
+            *(
+                asyncio.create_task(self._wait_for_wakeups(client, one), name="wake-ups")
+                for one in groups
+            ),
             asyncio.create_task(Canary(self._session, self.health).run(), name="canary"),
-            asyncio.create_task(self._watch(), name="health"),
+            asyncio.create_task(self._watch_health(), name="health"),
         ]
-        # A loop a shard: where one server is away the shards of the others go on.
+        # One loop per shard: if one server is unreachable, the shards of the others continue.
         loops = [
             asyncio.create_task(
                 run_loop(self.name, partial(self._poll_shard, shard), shard.wake, stop),
@@ -140,74 +143,80 @@ class FlushWorker:
                 if task.done():
                     task.result()
         finally:
-            await cancel_and_wait([*loops, *beside])
+            await cancel_and_wait([*loops, *background])
             with suppress(TimeoutError, BackendError):
-                async with asyncio.timeout(SIGN_OFF):
+                async with asyncio.timeout(SIGN_OFF_TIMEOUT_S):
                     for keys in self._session.keys:
                         await self._session.commands.remove_worker(keys, self.name)
 
-    def _wakers(self) -> list[list[_Shard]]:
-        """Return the shards whose wake-ups can be waited for together."""
+    def _wake_groups(self) -> list[list[_Shard]]:
+        """Group the shards whose wake-up lists one command can wait for."""
         if self._session.connections.directory.is_sharded:
             return [[shard] for shard in self._shards]
         return [self._shards]
 
-    async def _watch(self) -> None:
-        """Judge this worker's health for ever; the next heartbeats tell it."""
+    async def _watch_health(self) -> None:
+        """Update the health for ever; the next heartbeats publish it."""
         while True:
             await asyncio.sleep(self.health.tick)
-            self.reason = tell_health(self.name, self.reason, self.health.judge(time.monotonic()))
+            self.reason = log_health_change(
+                self.name, self.reason, self.health.verdict(time.monotonic())
+            )
 
     async def poll(self) -> None:
-        """Do all that is due now, in every shard.
+        """Do everything that is due now, in every shard.
 
         Raises:
-            BackendError: Redis failed; ask again.
+            BackendError: Redis failed; call again.
         """
         for shard in self._shards:
             await self._poll_shard(shard)
 
     async def _poll_shard(self, shard: _Shard) -> float:
-        """Do what is due in one shard now; return seconds until something is.
+        """Do what is due in one shard; return the seconds until more is due.
 
         Raises:
-            BackendError: Redis failed; ask again.
+            BackendError: Redis failed; call again.
         """
         began = time.monotonic()
         try:
-            if shard.beat_at <= began:
-                await self._beat(shard)
+            if shard.heartbeat_at <= began:
+                await self._heartbeat(shard)
             is_due = shard.drain_at is not None and shard.drain_at <= time.monotonic()
-            # While the log is full producers go on waking us, and it would be no use.
+            # While the log is full, wake-ups from producers are ignored: a drain would fail.
             if (shard.is_woken and not shard.is_full) or is_due:
                 await self._drain(shard)
         except BackendError as error:
             self.health.failed(began, str(error), shard.number)
             raise
-        self.health.worked(shard.number)
+        self.health.succeeded(shard.number)
         if shard.is_woken and not shard.is_full:
             return 0.0
-        next_at = shard.beat_at if shard.drain_at is None else min(shard.beat_at, shard.drain_at)
+        next_at = (
+            shard.heartbeat_at
+            if shard.drain_at is None
+            else min(shard.heartbeat_at, shard.drain_at)
+        )
         return max(0.0, next_at - time.monotonic())
 
     async def _keep_namespace(self) -> float:
-        """Make the namespace again if it is gone: after a flush of everything nobody could join."""
+        """Create the namespace again if it is gone, as after FLUSHALL: nobody could join."""
         began = time.monotonic()
         try:
             await self._session.create_or_join()
         except BackendError as error:
             self.health.failed(began, str(error), NAMESPACE)
             raise
-        self.health.worked(NAMESPACE)
+        self.health.succeeded(NAMESPACE)
         return self._interval
 
-    async def _beat(self, shard: _Shard) -> None:
-        """Heartbeat if nobody else published.
+    async def _heartbeat(self, shard: _Shard) -> None:
+        """Publish a heartbeat if the shard was quiet.
 
-        It also asks when something is due: that is how work is found whose wake-up was taken by a
+        The reply tells when something is due: so work is found whose wake-up was consumed by a
         worker that died.
         """
-        beat_ms, due_ms = await self._session.commands.heartbeat(
+        heartbeat_ms, due_ms = await self._session.commands.heartbeat(
             self._session.keys[shard.number],
             shard.number,
             round(self._interval * 1000),
@@ -219,15 +228,15 @@ class FlushWorker:
         )
         now = time.monotonic()
         self.health.answered(now)
-        shard.beat_at = now + beat_ms / 1000
+        shard.heartbeat_at = now + heartbeat_ms / 1000
         if due_ms >= 0:
             due = now + due_ms / 1000
             shard.drain_at = due if shard.drain_at is None else min(due, shard.drain_at)
             self.health.due(shard.number, shard.drain_at)
 
     async def _drain(self, shard: _Shard) -> None:
-        """Publish one batch, if it is due. Killed before: nothing happened. After: all of it."""
-        # A wake-up from now on may tell of something that this drain does not see.
+        """Publish one batch if it is due, atomically."""
+        # A wake-up from now on may be for chunks that this drain does not see.
         shard.is_woken = False
         keys = self._session.keys[shard.number]
         batch_id = os.urandom(BATCH_ID_BYTES)
@@ -237,7 +246,7 @@ class FlushWorker:
         )
         if isinstance(reply, Undeclared):
             shard.nodes |= dict.fromkeys(reply.nodes)
-            # Between the two calls others may have appended; these nodes are enough for a prefix.
+            # Others may have appended meanwhile; these nodes suffice for a prefix of the list.
             reply = await self._session.commands.drain(
                 keys, shard.number, batch_id, list(shard.nodes), self._limits
             )
@@ -249,20 +258,20 @@ class FlushWorker:
             self.health.published(shard.number, reply.offset, now)
         if isinstance(reply, Drained | NotDue):
             shard.is_full = False
-            shard.drain_at = None if reply.next_ms < 0 else asked + reply.next_ms / 1000 - EARLY
+            shard.drain_at = None if reply.next_ms < 0 else asked + reply.next_ms / 1000 - EARLY_S
             self.health.drained(shard.number, shard.drain_at)
         elif isinstance(reply, LogFull):
-            self.health.refused(shard.number)
+            self.health.log_full(shard.number)
             if not shard.is_full:
                 log.error(
                     "log_full shard=%d log_bytes=%d fix=is a scheduler running?",
                     *(shard.number, reply.log_bytes),
                 )
             shard.is_full = True
-            shard.drain_at = now + LOG_FULL_RETRY
+            shard.drain_at = now + LOG_FULL_RETRY_S
 
     def _forget_nodes(self, shard: _Shard) -> None:
-        """Keep the nodes seen last, so that a fleet's comings and goings do not pile up."""
+        """Keep only the nodes seen last, so that the list stays bounded as nodes come and go."""
         for node in list(shard.nodes)[:-MAX_KNOWN_NODES]:
             del shard.nodes[node]
 
@@ -284,18 +293,18 @@ class FlushWorker:
                 *(shard.number, batch.offset, batch.missing),
             )
 
-    async def _listen(self, client: Client, shards: list[_Shard]) -> None:
-        """Block on the wake-ups; the pop that returns says which shard to look at now."""
+    async def _wait_for_wakeups(self, client: Client, shards: list[_Shard]) -> None:
+        """Block on the wake-up lists; the list that was popped names the shard to drain."""
         keys = self._session.keys
         by_key: dict[bytes | str, _Shard] = {
             keys[shard.number].ready.encode(): shard for shard in shards
         }
         while True:
             try:
-                woken = await client.blpop(list(by_key), timeout=WAKE_WAIT)
+                woken = await client.blpop(list(by_key), timeout=WAKE_TIMEOUT_S)
             except (RedisError, OSError):
-                # The poll meets the same fault, logs it and backs off; then look at everything.
-                await asyncio.sleep(LOG_FULL_RETRY)
+                # The polls meet the same error, log it and back off.
+                await asyncio.sleep(LOG_FULL_RETRY_S)
                 continue
             if woken is not None:
                 by_key[woken[0]].is_woken = True

@@ -1,6 +1,6 @@
-"""The loop of every worker: poll, sleep until told or until it is time, stop when asked.
+"""The loop of every worker: poll, sleep until woken or due, stop on request.
 
-A worker is one `poll()` that returns how long it may sleep. Knows no Redis.
+A worker is one `poll()` that returns how long it may sleep. Independent of Redis.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST = 0.05
 RETRY_MAX = 1.0
-STOP_GRACE = 0.3
+STOP_GRACE_S = 0.3
 
 T = TypeVar("T")
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """Work was cut off because the process has to stop."""
+    """Work was cancelled because the process must stop."""
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -49,20 +49,20 @@ async def run_loop(
     wake: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
-    """Poll until stopped; a poll under way may finish, if the server still answers.
+    """Poll until stopped; a poll in progress may finish if it does so in time.
 
     Args:
         name: for the log.
-        poll: does what is due, returns seconds to sleep (0: there is more). A `BackendError` is
-            logged and tried again, later and later, with jitter.
+        poll: does what is due, returns seconds to sleep (0: there is more). After a
+            `BackendError`, which is logged, it is called again with backoff and jitter.
         wake: ends the sleep early.
-        stop: ends the loop, at the latest `STOP_GRACE` seconds after.
+        stop: ends the loop within `STOP_GRACE_S` seconds.
     """
     retry = Backoff(RETRY_FIRST, RETRY_MAX)
     while not stop.is_set():
         wake.clear()
         try:
-            sleep = await unless_stopped(poll(), stop)
+            sleep = await run_until_stopped(poll(), stop)
             retry.reset()
         except Stopped:
             return
@@ -70,19 +70,19 @@ async def run_loop(
             sleep = retry.next()
             log.warning("poll_failed worker=%s error=%s", name, error)
         if sleep > 0:
-            await first_of(sleep, wake, stop)
+            await wait_for_any(sleep, wake, stop)
         else:
-            # Backlog must not keep the other tasks of this process from running.
+            # Let the other tasks of this process run.
             await asyncio.sleep(0)
 
 
-def tell_health(worker: str, before: str, verdict: str) -> str:
+def log_health_change(worker: str, before: str, verdict: str) -> str:
     """Log that a worker turned red or green, once per change; return the verdict.
 
     Args:
         worker: its name.
-        before: the verdict that was told last, "" for green.
-        verdict: the one of now.
+        before: the last verdict, "" for green.
+        verdict: the current one.
     """
     if verdict and not before:
         log.error("health_red worker=%s reason=%s", worker, verdict)
@@ -91,18 +91,18 @@ def tell_health(worker: str, before: str, verdict: str) -> str:
     return verdict
 
 
-async def unless_stopped(
-    work: Coroutine[Any, Any, T], stop: asyncio.Event, grace: float = STOP_GRACE
+async def run_until_stopped(
+    work: Coroutine[Any, Any, T], stop: asyncio.Event, grace: float = STOP_GRACE_S
 ) -> T:
-    """Return what `work` returns.
+    """Return the result of `work`, or cancel it after `stop`.
 
     Args:
-        work: each of its commands is atomic on the server, so it may be cut off between any two.
-        stop: cuts it off.
-        grace: seconds it still has then.
+        work: each of its commands is atomic on the server, so it may be cancelled anywhere.
+        stop: the request to stop.
+        grace: seconds that the work may continue after the request.
 
     Raises:
-        Stopped: it was cut off.
+        Stopped: it was cancelled.
     """
     task = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
@@ -117,7 +117,7 @@ async def unless_stopped(
         await cancel_and_wait([task, stopping])
 
 
-async def first_of(timeout: float, *events: asyncio.Event) -> None:  # noqa: ASYNC109
+async def wait_for_any(timeout: float, *events: asyncio.Event) -> None:  # noqa: ASYNC109
     """Return when one of the events is set, or after `timeout` seconds."""
     tasks = [asyncio.ensure_future(event.wait()) for event in events]
     try:

@@ -1,4 +1,4 @@
-"""The scheduler: full state every global interval. The only file that imports APScheduler."""
+"""The scheduler: writes the full state at an interval. The only module that uses APScheduler."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from broker.backend.session import Session
 from broker.errors import BackendError, BrokerError, ConnectError
 from broker.stats import SchedulerShardStats, SchedulerStats
 from workers.health import GREEN, ScheduleHealth
-from workers.loop import run_loop, tell_health
+from workers.loop import log_health_change, run_loop
 from workers.snapshot import SnapshotWorker
 
 log = logging.getLogger(__name__)
 
-LEASE_TTL: Final = 9.0
-RENEW_EVERY: Final = 3.0
-LOOK_EVERY: Final = 0.5
-LAST_WRITE: Final = 0.3
-LAST_RELEASE: Final = 0.2
-CLOCK_PATIENCE: Final = 2.0
+LEASE_TTL_S: Final = 9.0
+RENEW_INTERVAL_S: Final = 3.0
+PRESSURE_CHECK_INTERVAL_S: Final = 0.5
+LAST_WRITE_TIMEOUT_S: Final = 0.3
+LAST_RELEASE_TIMEOUT_S: Final = 0.2
+MAX_INTERVALS_BETWEEN_WRITES: Final = 2.0
 
 
 @dataclass(slots=True)
@@ -44,17 +44,17 @@ class _Counts:
 
 
 class Scheduler:
-    """Writes the full state of every shard each interval, as long as it holds their leases.
+    """Writes the full state of every shard at an interval, while it holds their leases.
 
-    Any number may run; each shard's lease lets one of them write. A standby takes over when the
-    lease expires (within about 9 s), or at once when the holder stops in order.
+    Any number may run; the lease of a shard lets one of them write. A standby takes over when the
+    lease expires (within about 9 s), or at once when the holder shuts down.
 
     Args:
-        session: connected, namespace made or joined.
-        name: of this scheduler, unique; the lease says it.
+        session: connected, namespace created or joined.
+        name: of this scheduler, unique; stored in the lease.
         interval: seconds, `global_data_update_interval`.
-        log_retention: seconds for which the log outlives the snapshot that holds it.
-        log_limit: bytes, the limit of one shard's log.
+        log_retention: seconds for which log entries are kept after a snapshot contains them.
+        log_limit: bytes, the limit of the log of one shard.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Scheduler:
                 session,
                 shard,
                 name,
-                lease_ttl=LEASE_TTL,
+                lease_ttl=LEASE_TTL_S,
                 log_retention=log_retention,
                 log_limit=log_limit,
             )
@@ -77,14 +77,14 @@ class Scheduler:
         self._counts = [_Counts() for _ in self._shards]
         self._jobs_failed = 0
         self._jobs_missed = 0
-        self.health = ScheduleHealth(interval, RENEW_EVERY, time.monotonic())
+        self.health = ScheduleHealth(interval, RENEW_INTERVAL_S, time.monotonic())
         self.reason = GREEN
         self._wake = asyncio.Event()
         self._is_writing = False
         self._write_due = False
-        self._write_by = math.inf
+        self._write_deadline = math.inf
         self._renew_due = False
-        self._look_due = False
+        self._pressure_check_due = False
 
     def stats(self) -> SchedulerStats:
         """Return what this scheduler did since it started; docs/statistics.md explains it."""
@@ -105,36 +105,41 @@ class Scheduler:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until stopped; finish the write under way, then bring all up to date."""
+        """Work until stopped; finish the write in progress, then write all shards once more."""
         scheduler = AsyncIOScheduler(
             timezone=UTC,
-            # Late is better than never, once is enough, and never two at a time.
+            # Run a late job, run missed jobs once, and never two at a time.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         scheduler.add_listener(self._missed, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         scheduler.add_listener(self._failed, EVENT_JOB_ERROR)
-        # A first write at once: a scheduler that takes over must not wait an interval.
+        # Write at once: a scheduler that takes over must not wait for an interval.
         soon = datetime.now(UTC) + timedelta(seconds=0.05)
-        # The jobs only say that it is time: APScheduler would cut off, and complain about, work
-        # that is under way when it is shut down.
+        # The jobs only set flags: APScheduler would cancel, and log, jobs that run at shutdown.
         scheduler.add_job(
-            self._ask_write,
+            self._request_write,
             IntervalTrigger(seconds=self._interval),
             next_run_time=soon,
             id="snapshot",
         )
-        scheduler.add_job(self._ask_renew, IntervalTrigger(seconds=RENEW_EVERY), id="lease")
-        scheduler.add_job(self._ask_look, IntervalTrigger(seconds=LOOK_EVERY), id="pressure")
-        self._write_by = time.monotonic() + self._interval * CLOCK_PATIENCE
+        scheduler.add_job(
+            self._request_renew, IntervalTrigger(seconds=RENEW_INTERVAL_S), id="lease"
+        )
+        scheduler.add_job(
+            self._request_pressure_check,
+            IntervalTrigger(seconds=PRESSURE_CHECK_INTERVAL_S),
+            id="pressure",
+        )
+        self._write_deadline = time.monotonic() + self._interval * MAX_INTERVALS_BETWEEN_WRITES
         scheduler.start()
         try:
             await run_loop(self.name, self._poll, self._wake, stop)
         finally:
             scheduler.shutdown(wait=False)
-            # A write that was cut off would not get further now.
+            # A write that was cancelled would not finish now either.
             if not self._is_writing:
-                await self._within(LAST_WRITE, self.write_all)
-            await self._within(LAST_RELEASE, self._release_all)
+                await self._within(LAST_WRITE_TIMEOUT_S, self.write_all)
+            await self._within(LAST_RELEASE_TIMEOUT_S, self._release_all)
 
     @staticmethod
     async def _within(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -142,40 +147,40 @@ class Scheduler:
             async with asyncio.timeout(seconds):
                 await work()
 
-    async def _ask_write(self) -> None:
+    async def _request_write(self) -> None:
         self._write_due = True
         self._wake.set()
 
-    async def _ask_renew(self) -> None:
+    async def _request_renew(self) -> None:
         self._renew_due = True
         self._wake.set()
-        # Also while a write hangs.
-        self._judge()
+        # Also while a write blocks.
+        self._update_health()
 
-    async def _ask_look(self) -> None:
-        self._look_due = True
+    async def _request_pressure_check(self) -> None:
+        self._pressure_check_due = True
         self._wake.set()
 
     async def _poll(self) -> float:
-        """Do what is due; the sleep ends when a job says that it is time."""
-        if self._write_due or time.monotonic() >= self._write_by:
+        """Do what is due; a job ends the sleep."""
+        if self._write_due or time.monotonic() >= self._write_deadline:
             self._write_due = False
-            # The wall clock may be set back, and APScheduler goes by it.
-            self._write_by = time.monotonic() + self._interval * CLOCK_PATIENCE
+            # APScheduler uses the wall clock, which may be set back.
+            self._write_deadline = time.monotonic() + self._interval * MAX_INTERVALS_BETWEEN_WRITES
             await self.write_all()
         elif self._renew_due:
             self._renew_due = False
             await self.renew_all()
-        elif self._look_due:
-            self._look_due = False
-            # A log that fills up within an interval would stop the writers.
-            self._write_due |= await self._is_pressed()
+        elif self._pressure_check_due:
+            self._pressure_check_due = False
+            # A log that is full before the interval ends would stop the writers.
+            self._write_due |= await self._is_log_half_full()
         if self._write_due or self._renew_due:
             return 0.0
-        return max(0.0, self._write_by - time.monotonic())
+        return max(0.0, self._write_deadline - time.monotonic())
 
     async def write_all(self) -> None:
-        """Bring every shard's full state up to its head, where this scheduler holds the lease."""
+        """Update the full state of every shard whose lease this scheduler holds or can acquire."""
         self._is_writing = True
         for shard, counts in zip(self._shards, self._counts, strict=True):
             began = time.monotonic()
@@ -194,18 +199,18 @@ class Scheduler:
                 counts.sets += written.sets
                 counts.deletes += written.deletes
         self._is_writing = False
-        self._judge()
+        self._update_health()
 
-    async def _is_pressed(self) -> bool:
-        """Whether a log whose lease is held here is half full with what a full state lets go."""
+    async def _is_log_half_full(self) -> bool:
+        """Whether a log is more than half full, in a shard whose lease this scheduler holds."""
         for shard in self._shards:
             with contextlib.suppress(BackendError):
-                if shard.fence and await shard.is_pressed():
+                if shard.fence and await shard.is_log_half_full():
                     return True
         return False
 
     async def renew_all(self) -> None:
-        """Keep the leases while nothing is being written, and take those that were left."""
+        """Renew the leases, and acquire those that are free."""
         for shard in self._shards:
             began = time.monotonic()
             try:
@@ -215,13 +220,15 @@ class Scheduler:
                 self.health.not_renewed(shard.shard, began, str(error))
             else:
                 self.health.renewed(shard.shard, time.monotonic(), is_held=is_held)
-        self._judge()
+        self._update_health()
 
-    def _judge(self) -> None:
-        """Judge this scheduler's health; the next renewals tell it."""
+    def _update_health(self) -> None:
+        """Update the health; the next renewals publish it."""
         for shard in self._shards:
             self.health.progressed(shard.shard, shard.committed_at)
-        self.reason = tell_health(self.name, self.reason, self.health.judge(time.monotonic()))
+        self.reason = log_health_change(
+            self.name, self.reason, self.health.verdict(time.monotonic())
+        )
         for shard in self._shards:
             shard.reason = self.reason
 

@@ -1,4 +1,4 @@
-"""What the worker processes are made of: one session, a flush worker or a scheduler or both."""
+"""The worker processes: one session, with a flush worker, a scheduler or both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from broker.embedded.child import tie_to_parent
 from broker.errors import AccessError, ConnectError
 from broker.runtime.backoff import Backoff
 from workers.flush import FlushWorker
-from workers.loop import Stopped, first_of, stop_on_signals, unless_stopped
+from workers.loop import Stopped, run_until_stopped, stop_on_signals, wait_for_any
 from workers.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -30,19 +30,19 @@ T = TypeVar("T")
 
 RESTART_FIRST = 0.1
 RESTART_MAX = 5.0
-CHILD_STOP_TIMEOUT = 1.2
+CHILD_STOP_TIMEOUT_S = 1.2
 AWAY_FIRST = 0.1
 AWAY_MAX = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What a worker process does.
+    """The roles of a worker process.
 
     Attributes:
-        flush: publish what is due.
+        flush: publish due deltas.
         schedule: write the full state.
-        helpers: further processes that only flush.
+        helpers: number of additional flush processes.
     """
 
     flush: bool
@@ -51,10 +51,10 @@ class Roles:
 
 
 async def connected(url: str | None, namespace: str, shards: int | None) -> Session:
-    """Return a session for workers, the namespace made or joined.
+    """Return a connected session for workers, after creating or joining the namespace.
 
     Raises:
-        BackendError, NamespaceMismatchError: with the fix.
+        BackendError, NamespaceMismatchError: cannot connect or join.
     """
     session = Session(url, namespace, shards)
     try:
@@ -75,47 +75,47 @@ async def serve(
     given: frozenset[str] = frozenset(),
     ready_file: Path | None = None,
 ) -> None:
-    """Run the roles until SIGTERM or SIGINT; returns within 2 s of it, nothing left half done.
+    """Run the roles until SIGTERM or SIGINT, then stop within 2 s.
 
-    A server that is not there (yet) is waited for.
+    Waits for a server that is not reachable (yet).
 
     Args:
         url: any supported URL.
-        namespace: a checked name.
-        roles: what to do.
-        settings: checked settings.
-        given: names of settings that somebody gave; only those change a running namespace's
-            thresholds.
-        ready_file: gets the URL for clients once everything is up.
+        namespace: a validated name.
+        roles: what to run.
+        settings: validated settings.
+        given: names of settings that were set explicitly; only those change the thresholds of an
+            existing namespace.
+        ready_file: receives the URL for clients once everything runs.
 
     Raises:
-        BrokerError: could not start, and waiting would not help; with the fix.
+        BrokerError: cannot start, and waiting would not help.
     """
     stop = stop_on_signals()
     if ready_file is not None:
-        # One that a killed process left must not be believed.
+        # A killed process may have left one.
         remove_ready(ready_file)
     shards = settings["shards"] if "shards" in given else None
 
-    async def begin() -> tuple[Session, FlushWorker | None]:
-        session = await unless_stopped(connected(url, namespace, shards), stop, grace=0.0)
+    async def start() -> tuple[Session, FlushWorker | None]:
+        session = await run_until_stopped(connected(url, namespace, shards), stop, grace=0.0)
         if not roles.flush:
             return session, None
         worker = flush_worker(session, settings, given)
         try:
-            # What is due is published, and the first heartbeat told, before anybody hears of us.
+            # Publish due deltas and the first heartbeat before the ready file is written.
             with contextlib.suppress(Stopped):
-                await unless_stopped(worker.poll(), stop)
+                await run_until_stopped(worker.poll(), stop)
         except BaseException:
             await session.close()
             raise
         return session, worker
 
     try:
-        session, worker = await once_there(begin, stop)
+        session, worker = await retry_while_away(start, stop)
     except Stopped:
         return
-    # What was imported stays: to look through it again takes the collector 20 ms, and all wait.
+    # Imported objects are permanent; without this the collector takes 20 ms to scan them.
     gc.freeze()
     try:
         jobs = []
@@ -124,7 +124,7 @@ async def serve(
         if roles.schedule:
             jobs.append(scheduler(session, settings).run(stop))
         jobs += [
-            keep_helper(number, session, settings, given, stop) for number in range(roles.helpers)
+            run_helper(number, session, settings, given, stop) for number in range(roles.helpers)
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
         if ready_file is not None:
@@ -135,7 +135,7 @@ async def serve(
             *(roles.flush, roles.schedule, roles.helpers),
         )
         try:
-            # One that fails must not leave the process half alive.
+            # If one task fails, end the others too.
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             stop.set()
@@ -146,29 +146,29 @@ async def serve(
         await session.close()
 
 
-async def once_there(begin: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-    """Return what `begin` returns, tried again and again, with jitter, while the server is away.
+async def retry_while_away(start: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
+    """Return the result of `start`; retry with backoff while the server is unreachable.
 
     Raises:
-        Stopped: while waiting.
-        BrokerError: the server is there, but something is wrong that does not pass by itself.
+        Stopped: the process must stop.
+        BrokerError: the server is reachable, but something else is wrong.
     """
     retry = Backoff(AWAY_FIRST, AWAY_MAX)
     while True:
         try:
-            return await begin()
+            return await start()
         except AccessError:
             raise
         except ConnectError as error:
             pause = retry.next()
             log.warning("server_away retry_in=%.2f error=%s", pause, error)
-        await first_of(pause, stop)
+        await wait_for_any(pause, stop)
         if stop.is_set():
             raise Stopped
 
 
 def flush_worker(session: Session, settings: dict[str, Any], given: frozenset[str]) -> FlushWorker:
-    """Make the flush worker that the settings describe."""
+    """Return the flush worker for these settings."""
     return FlushWorker(
         session,
         f"flush-{default_node()}",
@@ -180,7 +180,7 @@ def flush_worker(session: Session, settings: dict[str, Any], given: frozenset[st
 
 
 def scheduler(session: Session, settings: dict[str, Any]) -> Scheduler:
-    """Make the scheduler that the settings describe."""
+    """Return the scheduler for these settings."""
     return Scheduler(
         session,
         f"schedule-{default_node()}",
@@ -190,20 +190,20 @@ def scheduler(session: Session, settings: dict[str, Any]) -> Scheduler:
     )
 
 
-async def keep_helper(
+async def run_helper(
     number: int,
     session: Session,
     settings: dict[str, Any],
     given: frozenset[str],
     stop: asyncio.Event,
 ) -> None:
-    """Keep one more flush process running; one that dies is started again, ever later."""
-    # The URL may hold a password: it goes by the environment, which other users cannot see.
+    """Keep an additional flush process running; restart it with backoff."""
+    # The URL may hold a password, so it is passed in the environment, hidden from other users.
     environment = os.environ | {
         "STATEBROKER_URL": session.connections.url,
         "STATEBROKER_PASSWORD_FILE": "",
         "STATEBROKER_NAMESPACE": session.namespace,
-        # What this process was given is all that counts, whatever file lies around.
+        # The helper uses the settings of this process, and no settings file.
         "STATEBROKER_CONFIG": os.devnull,
     }
     verbose = ["--verbose"] if log.isEnabledFor(logging.DEBUG) else []
@@ -214,7 +214,7 @@ async def keep_helper(
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "workers", "flush", *verbose),
             env=environment,
-            # However this process ends, its helpers do not go on alone.
+            # Helpers must end with this process, even if it is killed.
             preexec_fn=tie_to_parent(signal.SIGTERM),
         )
         ended = asyncio.create_task(child.wait())
@@ -228,14 +228,14 @@ async def keep_helper(
         log.error(
             "helper_died number=%d status=%s restart_in=%.1f", number, child.returncode, pause
         )
-        await first_of(pause, stop)
+        await wait_for_any(pause, stop)
 
 
 async def _stop_child(child: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:
     with contextlib.suppress(ProcessLookupError):
         child.terminate()
     try:
-        async with asyncio.timeout(CHILD_STOP_TIMEOUT):
+        async with asyncio.timeout(CHILD_STOP_TIMEOUT_S):
             await ended
     except TimeoutError:
         child.kill()
@@ -251,5 +251,5 @@ def write_ready(path: Path, url: str) -> None:
 
 
 def remove_ready(path: Path) -> None:
-    """Take the ready file away: clients should not come any more."""
+    """Remove the ready file: clients should no longer connect."""
     path.unlink(missing_ok=True)

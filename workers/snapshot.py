@@ -1,8 +1,8 @@
-"""The snapshot worker: folds the log into the full-state hash. Cost follows what changed.
+"""The snapshot worker: folds the log into the full-state hash, at the cost of the changes.
 
-Crash at any step: pages written are marked with their offset, the position is moved last; the next
-scheduler reads the same log again and skips, key by key, what a field already holds. A backlog is
-folded in portions, so that each step forward is kept and memory stays bounded.
+1. It may crash at any step: fields carry their offset, and the position is moved last. The next
+   scheduler reads the same log again and skips what a field already contains.
+2. A backlog is folded and committed in portions, so that memory is bounded and progress is kept.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ PORTION_KEYS = 100_000
 PAGE_BYTES = 1 << 20
 DEAD_LIMIT = 1000
 DEAD_BYTES = 16 << 10
-CUT_PRESSURE = 0.5  # share of the log's limit above which retention gives way
+CUT_THRESHOLD = 0.5  # share of the log limit above which the retention is ignored
 
 
 @dataclass(slots=True)
 class Written:
-    """What one round did: batches folded, keys set and deleted, seconds it took."""
+    """The result of one round: batches folded, keys set and deleted, duration."""
 
     offset: int = 0
     batches: int = 0
@@ -59,12 +59,12 @@ class SnapshotWorker:
     """Writes one shard's full state, incrementally, under a lease.
 
     Args:
-        session: connected, namespace made or joined.
+        session: connected, namespace created or joined.
         shard: number of the shard.
-        holder: this scheduler's name.
+        holder: name of this scheduler.
         lease_ttl: seconds for which the lease lasts without renewal.
-        log_retention: seconds for which the log outlives the snapshot that holds it.
-        log_limit: bytes of log above half of which retention gives way.
+        log_retention: seconds for which log entries are kept after a snapshot contains them.
+        log_limit: bytes; above half of this the retention is ignored.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class SnapshotWorker:
         self._committed: deque[tuple[float, int]] = deque()
         self._cut_to = 0
         self._last: tuple[bytes, int] | None = None
-        # Kept between rounds, for their keys' slots are needed to fold; None: to be read first.
+        # Kept between rounds, since folding needs the slots of their keys; None: not loaded.
         self._tables: ShardTables | None = None
         self._tables_at = Position()
 
     async def renew(self) -> bool:
-        """Take or keep the lease; false if another scheduler holds it."""
+        """Acquire or renew the lease; false if another scheduler holds it."""
         before = self.fence
         self.fence = await self._session.commands.lease_take(
             self._keys, self.holder, self._ttl_ms, self.reason
@@ -110,7 +110,7 @@ class SnapshotWorker:
         return bool(self.fence)
 
     async def release(self) -> None:
-        """Give the lease back so that another scheduler can take over at once."""
+        """Release the lease so that another scheduler can take over at once."""
         if self.fence:
             fence, self.fence = self.fence, 0
             await self._session.commands.lease_release(self._keys, self.holder, fence)
@@ -118,29 +118,29 @@ class SnapshotWorker:
             await self._session.commands.remove_worker(self._keys, self.holder)
 
     async def write_once(self) -> Written | None:
-        """Bring the hash up to the head; None if there was nothing to do or it is not our turn.
+        """Update the hash to the head; None if there was nothing to do or the lease is not held.
 
         Raises:
-            FencedError: the lease was lost on the way; the next holder goes on from what is there.
-            BackendError: Redis failed; likewise.
+            FencedError: the lease was lost; the next holder continues from the last commit.
+            BackendError: Redis failed; the next round continues, likewise.
         """
         started = time.monotonic()
         if not await self.renew():
             return None
         client = self._session.client
         known = self._tables.producers() if self._tables is not None else set()
-        # Asked before the head: what they wrote is not beyond it. A node that is back by then has
-        # another incarnation, which is not among those known.
+        # Read before the head, so that everything they wrote is before it. A node that came back
+        # has a new incarnation, which is not in `known`.
         names = await queries.gone_nodes(client, self._keys, {node for node, _ in known})
         gone = {who for who in known if who[0] in names}
         head = (await queries.log_page(client, self._keys, 0, 0)).head
         if head is None:
             return None
         if (head.snapshot.epoch, head.snapshot.offset) != self._last:
-            # Another life of the shard, or cut back: offsets noted before mean other batches now.
+            # The history was rewritten: noted offsets belong to other batches.
             self._committed.clear()
             self._cut_to = 0
-        pressed = self._presses(head)
+        pressed = self._is_half_full(head)
         if not await self._has_work(head, pressed=pressed):
             return None
         written = Written()
@@ -166,17 +166,17 @@ class SnapshotWorker:
         )
         return written
 
-    async def is_pressed(self) -> bool:
+    async def is_log_half_full(self) -> bool:
         """Whether the log is more than half full.
 
         Raises:
             BackendError: Redis failed.
         """
         head = (await queries.log_page(self._session.client, self._keys, 0, 0)).head
-        return head is not None and self._presses(head)
+        return head is not None and self._is_half_full(head)
 
-    def _presses(self, head: Head) -> bool:
-        return head.log_bytes > self._limit * CUT_PRESSURE
+    def _is_half_full(self, head: Head) -> bool:
+        return head.log_bytes > self._limit * CUT_THRESHOLD
 
     async def _has_work(self, head: Head, *, pressed: bool) -> bool:
         if head.position.offset > head.snapshot.offset:
@@ -187,25 +187,25 @@ class SnapshotWorker:
         return marks is not None and marks.digest is None and marks.snapshot.offset > 0
 
     async def _tables_of(self, at: Position) -> ShardTables | None:
-        """Return the tables as the full state has them at a position, for the caller to change."""
+        """Return the tables of the full state at a position; the caller may change them."""
         tables, self._tables = self._tables, None
         if tables is None or self._tables_at != at:
             fields = await queries.table_fields(self._session.client, self._keys)
             if fields:
                 need_numpy()
-            # The first time numpy is imported; a flush worker in this process cannot wait for that.
+            # In a thread: the first call imports numpy, which would delay a flush worker.
             tables = await asyncio.to_thread(new_tables, tracks=True)
             if tables is not None:
                 tables = tables.loaded(fields, at.offset, tracks=True)
         return tables
 
     async def _fold(self, start: Position, head: Head) -> tuple[NetChanges, int]:
-        """Read a portion of the log after `start`, to the head at most, as net changes."""
+        """Fold a portion of the log after `start`, up to the head, into net changes."""
         fence = self.fence
         changes = NetChanges.since(start, await self._tables_of(start))
         batches = 0
-        # A portion covers what another scheduler's pages hold already, or it could write a key's
-        # newer value under its own, older offset.
+        # A portion must reach `fold_to`, up to where another scheduler wrote pages: otherwise it
+        # could write a newer value of a key under its own, older offset.
         while changes.position.offset < head.position.offset and (
             len(changes.touched) < PORTION_KEYS or changes.position.offset < head.fold_to
         ):
@@ -213,15 +213,15 @@ class SnapshotWorker:
             page = await queries.log_page(self._session.client, self._keys, after, LOG_PAGE_BATCHES)
             if not page.entries:
                 raise BackendError(
-                    f"the log of shard {self.shard} has nothing after offset {after}, its head is "
-                    f"{head.position.offset}; was the log deleted by hand?"
+                    f"the log of shard {self.shard} has nothing after offset {after}, but its head "
+                    f"is {head.position.offset}; was the log deleted manually?"
                 )
             for entry in page.entries:
                 await self._fold_batch(changes, entry)
                 batches += 1
             if changes.table_deltas:
                 need_numpy()
-            # A long fold must not cost us the lease; one taken anew does not cover what was read.
+            # Renew during a long fold; a newly acquired lease does not cover what was read before.
             await self.renew()
             if self.fence != fence:
                 raise lease_lost_error(self.holder)
@@ -231,7 +231,7 @@ class SnapshotWorker:
         await changes.take(self._session.client, self._keys, entry)
 
     async def _write_pages(self, changes: NetChanges) -> tuple[int, int]:
-        """Write the net changes, a page at a time; every page checks and renews the lease."""
+        """Write the net changes page by page; every page checks and renews the lease."""
         offset = changes.position.offset
         lease = Lease(self.holder, self.fence, self._ttl_ms, os.urandom(BATCH_ID_BYTES))
         self._lease = lease
@@ -240,7 +240,7 @@ class SnapshotWorker:
         digest = await self._digest_of_state() if known is None else Digest.of_bytes(known)
         names = list(changes.touched)
         sets = deletes = 0
-        # One page at least, if only for a digest that is new.
+        # At least one page, which writes the digest.
         for first in range(0, max(1, len(names)), PAGE_KEYS):
             page = names[first : first + PAGE_KEYS]
             before = await queries.state_fields(client, self._keys, page) if page else []
@@ -263,7 +263,7 @@ class SnapshotWorker:
         return sets, deletes
 
     async def _write_tables(self, changes: NetChanges, tables: ShardTables, digest: bytes) -> int:
-        """Write what changed in the tables, in the order given; return how many fields."""
+        """Write the changed fields of the tables in order; return how many."""
         write = self._session.commands.snapshot_page
         page: list[tuple[str, bytes]] = []
         size = written = 0
@@ -274,7 +274,7 @@ class SnapshotWorker:
             if size > PAGE_BYTES:
                 await write(self._keys, self._lease, digest, page, [], of_tables=True)
                 page, size = [], 0
-        # Not those that a slow reader of an earlier full state needs for what the log still has.
+        # Ids that the remaining log uses stay, for readers that still load an earlier full state.
         over = tables.over(self._cut_to)
         if page or over:
             await write(self._keys, self._lease, digest, page, over, of_tables=True)
@@ -282,7 +282,7 @@ class SnapshotWorker:
         return written
 
     async def _digest_of_state(self) -> Digest:
-        """Sum up the whole hash: once in its life, and where somebody deleted the digest."""
+        """Compute the digest of the whole hash, if it is missing."""
         digest, seen = Digest(), set[str]()
         async for names, fields in queries.state_pages(self._session.client, self._keys):
             for name, one in zip(decode_keys(names), fields, strict=True):
@@ -318,7 +318,7 @@ class SnapshotWorker:
         self._committed.append((now, position.offset))
 
     def _cut(self, now: float, offset: int, *, pressed: bool) -> int:
-        """Up to which offset the log may go: by age of the snapshots, or all if it is big."""
+        """Return the offset to cut the log at: by retention, or everything if pressed."""
         cut = self._cut_to
         while self._committed and self._committed[0][0] <= now - self._retention:
             cut = self._committed.popleft()[1]
@@ -326,6 +326,6 @@ class SnapshotWorker:
 
 
 def _dead_letter(node: str, bad: BadChunk) -> bytes:
-    """Return what is kept of a chunk that broke a rule: where it was, why, whose, its bytes."""
+    """Return the dead letter of an invalid chunk: place, fault, node and the first bytes."""
     letter = [bad.offset, bad.index, bad.fault, node, bad.data[:DEAD_BYTES]]
     return msgpack.packb(letter)  # type: ignore[no-any-return]

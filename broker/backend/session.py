@@ -102,7 +102,7 @@ class Session:
         if protocol != PROTOCOL_VERSION:
             raise NamespaceMismatchError(
                 f"namespace {self.namespace!r} has protocol version {protocol}, this release has "
-                f"version {PROTOCOL_VERSION}; use a release with the same version, or another namespace"
+                f"version {PROTOCOL_VERSION}; use a release with that version, or another namespace"
             )
         if self.expected_shards not in (None, shards):
             raise NamespaceMismatchError(

@@ -8,7 +8,7 @@ from broker import __version__
 from workers.cli.acl import acl
 from workers.cli.content import delete, get, increment, set_key, watch
 from workers.cli.doctor import doctor
-from workers.cli.log import tell_people
+from workers.cli.log import log_for_people
 from workers.cli.options import Commands, config_file
 from workers.cli.serving import flush, schedule, serve
 from workers.cli.settings import config
@@ -28,19 +28,19 @@ def statebroker() -> None:
     subscriber holds a live copy, and a scheduler writes the full state.
 
     \b
-    Try it, in two terminals:
+    Examples, in three terminals:
       statebroker serve --url embedded://./data
-      statebroker set --url embedded://./data door open
       statebroker watch --url embedded://./data
+      statebroker set --url embedded://./data door open
 
-    Every option can also be an environment variable (--local-delta-max-age is
-    STATEBROKER_LOCAL_DELTA_MAX_AGE) or a line of statebroker.toml
-    (local_delta_max_age = "50ms"). An option wins over the environment, the environment over
-    the file; `statebroker config` shows what holds and why. A password comes from a file
-    (--password-file) or with the URL from the environment or the settings file; on the command
-    line, where every user of the machine can read it, it is refused.
+    Every option can also be set by an environment variable (--local-delta-max-age is
+    STATEBROKER_LOCAL_DELTA_MAX_AGE) or in statebroker.toml (local_delta_max_age = "50ms").
+    Options take precedence over the environment, and the environment over the file;
+    `statebroker config` shows each value and its source. Give a password with --password-file,
+    or in a URL from the environment or the file; on the command line, where every user of the
+    machine can read it, it is refused.
     """  # noqa: D301 - click reads the escapes
-    tell_people()
+    log_for_people()
 
 
 for command in (

@@ -1,4 +1,4 @@
-"""`acl`: the least rights that a process needs on the server, as a rule to give it."""
+"""`acl`: print the least privileges that a process needs on the server, as an ACL rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.backend.connections import Connections, attached, check_server
 from broker.config import checked_name
 from broker.errors import ConfigError
 from broker.runtime import eventloop
-from workers.cli.options import checked_options, place_options, setting_options
+from workers.cli.options import checked_options, connection_options, setting_options
 from workers.cli.secrets import first_line
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
@@ -25,19 +25,21 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 @click.argument(
     "roles", nargs=-1, required=True, type=click.Choice(list(ROLES)), metavar="ROLE [ROLE ...]"
 )
-@place_options
+@connection_options
 @setting_options("shards")
 @click.option(
-    "--node", metavar="NAME", help="The producer may write this node's pending list only."
+    "--node", metavar="NAME", help="Restrict a producer to the pending list of this node."
 )
-@click.option("--user", metavar="NAME", help="Of the user.  [default: NAMESPACE-ROLE[-NODE]]")
+@click.option("--user", metavar="NAME", help="Name of the user.  [default: NAMESPACE-ROLE[-NODE]]")
 @click.option(
     "--user-password-file",
     metavar="FILE",
-    help="File whose first line is the user's new password; printed as its SHA-256.",
+    help="Read the new password from the first line of FILE; only its SHA-256 is printed.",
 )
-@click.option("--cluster", is_flag=True, help="For a Cluster; found out by itself with --url.")
-@click.option("--aclfile", is_flag=True, help="Print a line of an aclfile, not a command.")
+@click.option(
+    "--cluster", is_flag=True, help="Print the rule for a Cluster; detected if --url is given."
+)
+@click.option("--aclfile", is_flag=True, help="Print a line for an aclfile instead of a command.")
 def acl(  # noqa: PLR0917 - how click calls
     roles: tuple[str, ...],
     url: str,
@@ -49,22 +51,23 @@ def acl(  # noqa: PLR0917 - how click calls
     aclfile: bool,  # noqa: FBT001
     **texts: str | None,
 ) -> None:
-    """Print the least rights that a process of these roles needs, as an ACL rule.
+    """Print the ACL rule for a process with these roles.
+
+    It grants the least privileges that the roles need.
 
     \b
+    Examples:
       statebroker acl producer --namespace fleet --node bus42
       statebroker acl flusher scheduler --namespace fleet    # for `statebroker serve`
       statebroker acl subscriber --namespace fleet --user-password-file FILE | redis-cli
 
-    With --url (or STATEBROKER_URL) the rule is for the server there: its version is asked, and
-    whether it is a Cluster. Nothing is changed on it. Without, the rule fits the oldest server
-    that works, Redis 7.0. On a Cluster, or with replicas, give it to every server: an ACL is not
-    replicated; an aclfile is best kept with the configuration.
+    With --url (or STATEBROKER_URL) the rule fits the version and deployment of that server;
+    nothing is changed on it. Without, it fits the oldest supported server, Redis 7.0. On a
+    Cluster, or with replicas, apply it to every server, since ACLs are not replicated.
 
-    A rule allows the commands of the role, on the keys and the channel of this namespace. A
-    server compares keys, not fields: who may write at all could spoil the namespace's counters
-    by hand, but with --node not another node's list, and nobody but a flusher or scheduler can
-    publish.
+    The rule allows the commands of the roles on the keys and channels of this namespace. An ACL
+    restricts keys, not fields: a writer could damage the counters of the namespace, but with
+    --node not the list of another node, and only a flusher or a scheduler can publish.
     """  # noqa: D301 - click reads the escapes
     _, settings, given = checked_options(namespace, texts)
     names = list(dict.fromkeys(roles))
@@ -72,8 +75,8 @@ def acl(  # noqa: PLR0917 - how click calls
         checked_name("node", node)
         if [name for name in names if "pending" in ROLES[name].keys] != ["producer"]:
             fault = (
-                "--node is for a producer: a flusher has to read the lists of all nodes; give the "
-                "producer a user of its own, or leave --node out"
+                "--node is only for a producer, since a flusher reads the lists of all nodes; give "
+                "the producer a user of its own, or leave --node out"
             )
             raise ConfigError([fault])
     user = checked_name("user", user or "-".join([namespace, *names, *([node] if node else [])]))
@@ -94,14 +97,14 @@ def acl(  # noqa: PLR0917 - how click calls
     click.echo(" ".join([*start, "on", *words]))
     if user_password_file is None:
         click.echo(
-            "statebroker: it has no password yet, so nobody can log in with it; give "
+            "statebroker: the user has no password yet, so it cannot log in; use "
             "--user-password-file, or ACL SETUSER with >PASSWORD",
             err=True,
         )
 
 
 async def _asked(url: str) -> dict[str, Any]:
-    """Return what the server says of itself; nothing if this user may not ask."""
+    """Return the INFO of the server; empty if this user may not read it."""
     connections = Connections(attached(url)[0])
     try:
         return await check_server(connections.commands(), connections.name)

@@ -1,4 +1,4 @@
-"""`set`, `get`, `delete`, `increment`, `watch`: the state, for people and scripts."""
+"""`set`, `get`, `delete`, `increment`, `watch`: read and write the state from a shell."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from broker import Inspector, Producer, Replica, Status, StatusChange
 from broker.model import Change
 from broker.protocol.names import shard_of
 from broker.protocol.operations import NAMED
-from workers.cli.options import checked_options, place_options
+from workers.cli.options import checked_options, connection_options
 
 TIMEOUT = 10.0
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def as_text(value: Any) -> str:
-    """Return a value as one line of JSON that any parser reads.
+    """Return a value as one line of standard JSON.
 
-    What JSON has no form for: bytes become {"base64": ...}, times text in ISO 8601, and the
-    numbers that are none "NaN", "Infinity" and "-Infinity", as in protobuf's JSON.
+    Bytes become {"base64": ...}, times ISO 8601 text, and non-finite numbers "NaN", "Infinity" and
+    "-Infinity", as in the JSON of protobuf.
     """
     return json.dumps(_finite(value), ensure_ascii=False, default=_other, allow_nan=False)
 
@@ -51,7 +51,7 @@ def _other(value: Any) -> Any:
 
 
 def from_text(text: str) -> Any:
-    """Read a value: JSON if it is JSON, else the text itself."""
+    """Return the value of a JSON text; any other text is itself the value."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -59,14 +59,18 @@ def from_text(text: str) -> Any:
 
 
 @click.command("set", context_settings={"ignore_unknown_options": True})
-@place_options
+@connection_options
 @click.argument("pairs", nargs=-1, required=True, metavar="KEY VALUE [KEY VALUE ...]")
 @json_option
 def set_key(url: str, namespace: str, pairs: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
-    """Set keys; VALUE is JSON (42, true, "text", [1, 2], NaN, Infinity), or else taken as text.
+    """Set keys. VALUE is JSON (42, true, "text", [1, 2], NaN, Infinity) or else plain text.
 
-    Keys of one call become visible at once (within a shard).
-    """
+    All keys of one call that are in the same shard become visible at once.
+
+    \b
+    Example:
+      statebroker set door open temperature 21.5
+    """  # noqa: D301 - click reads the escapes
     if len(pairs) % 2:
         raise click.UsageError(f"{pairs[-1]!r} has no value; give KEY VALUE pairs")
     mapping = {key: from_text(text) for key, text in zip(pairs[::2], pairs[1::2], strict=True)}
@@ -77,11 +81,16 @@ def set_key(url: str, namespace: str, pairs: tuple[str, ...], as_json: bool) -> 
 
 
 @click.command()
-@place_options
+@connection_options
 @click.argument("keys", nargs=-1, required=True, metavar="KEY ...")
 @json_option
 def delete(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
-    """Remove keys."""
+    """Delete keys.
+
+    \b
+    Example:
+      statebroker delete door temperature
+    """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with Producer(url, namespace=namespace) as producer:
         for key in keys:
@@ -90,12 +99,17 @@ def delete(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> No
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@place_options
+@connection_options
 @click.argument("key")
 @click.argument("amount", default="1")
 @json_option
 def increment(url: str, namespace: str, key: str, amount: str, as_json: bool) -> None:  # noqa: FBT001
-    """Add AMOUNT (1 by default, may be negative) to a number."""
+    """Add AMOUNT to a number: 1 by default, may be negative. An absent key counts as 0.
+
+    \b
+    Example:
+      statebroker increment visitors -3
+    """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with Producer(url, namespace=namespace) as producer:
         producer.increment(key, from_text(amount))
@@ -109,14 +123,19 @@ def _accepted(producer: Producer, as_json: bool) -> None:  # noqa: FBT001 - a fl
 
 
 @click.command()
-@place_options
+@connection_options
 @click.argument("keys", nargs=-1, metavar="[KEY ...]")
 @json_option
 def get(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
-    """Print values as JSON, straight from Redis; without KEY the whole state.
+    """Print values as JSON, read directly from Redis. Without KEY, print the whole state.
 
-    Exit status 1 if a key is absent.
-    """
+    Exit with 1 if a key is absent.
+
+    \b
+    Examples:
+      statebroker get door
+      statebroker get --json
+    """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with Inspector(url, namespace=namespace) as inspector:
         if keys:
@@ -136,10 +155,10 @@ def get(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@place_options
-@click.option("--prefix", metavar="TEXT", help="Only keys that begin with it.")
-@click.option("--initial", is_flag=True, help="First print what there is.")
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N changes.")
+@connection_options
+@click.option("--prefix", metavar="TEXT", help="Print only changes of keys that begin with TEXT.")
+@click.option("--initial", is_flag=True, help="Print the current state first.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Exit after N changes.")
 @json_option
 def watch(  # noqa: PLR0917 - how click calls
     url: str,
@@ -151,8 +170,12 @@ def watch(  # noqa: PLR0917 - how click calls
 ) -> None:
     """Print every change as it becomes visible, until Ctrl-C.
 
-    Changes of the status, once it is live, go to stderr with their reason.
-    """
+    Once the replica is live, changes of its status are printed to stderr with the reason.
+
+    \b
+    Example:
+      statebroker watch --prefix door/ --initial
+    """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with Replica(url, namespace=namespace, on_status=_Statuses().show) as replica:
         replica.wait_live(TIMEOUT)
@@ -172,7 +195,7 @@ def watch(  # noqa: PLR0917 - how click calls
 
 
 class _Statuses:
-    """Shows what happens to a status after it was live for the first time, and before the end."""
+    """Prints changes of the status, from when it was live first until it is closed."""
 
     def __init__(self) -> None:
         self._was_live = False

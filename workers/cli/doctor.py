@@ -1,4 +1,4 @@
-"""`doctor`: whether servers keep what statebroker promises by them, and how to mend it."""
+"""`doctor`: check whether the servers can keep the promises, and how to fix them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.text import Text
 from broker.backend.acl import ROLES
 from broker.config import checked_name
 from broker.runtime import eventloop
-from workers.cli.options import checked_options, place_options
-from workers.doctor import Finding, Severity, Survey, judge, survey
+from workers.cli.options import checked_options, connection_options
+from workers.doctor import Finding, Severity, Survey, assess, survey
 
 STYLES = {
     Severity.OK: "green",
@@ -25,17 +25,22 @@ STYLES = {
 
 
 @click.command()
-@place_options
+@connection_options
 @click.option(
     "--role",
     "roles",
     multiple=True,
     type=click.Choice(list(ROLES)),
-    help="What the URL's user is meant to be; an error if it may not. May be repeated.",
+    help="Check that the user has the rights of this role. May be repeated.",
 )
-@click.option("--node", metavar="NAME", default="doctor", help="Of the producer, if it has one.")
-@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.option(
+    "--node",
+    metavar="NAME",
+    default="doctor",
+    help="Node name to check the rights of a producer with.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 also for a warning.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(  # noqa: PLR0917 - how click calls
     url: str,
     namespace: str,
@@ -44,30 +49,36 @@ def doctor(  # noqa: PLR0917 - how click calls
     strict: bool,  # noqa: FBT001 - how click calls
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Check the servers: what was seen, what follows, and the command that mends it.
+    """Check the servers and suggest fixes.
+
+    Prints each finding, its consequence and the command that fixes it.
 
     \b
-    Looked at are version, eviction, memory, persistence, replicas, output
-    buffers, connections, user and rights, TLS, clock and scripts; of a
-    Cluster every node and its slots, of Sentinels these, quorum and all servers.
+    It checks version, eviction, memory, persistence, replicas, output
+    buffers, connections, user and rights, TLS, clock and scripts; also every
+    node and slot of a Cluster, and Sentinels, their quorum and all servers.
       ok       nothing to do
-      note     know it
-      warning  a promise is weaker than you may think
-      error    it does not work, or loses data in normal running
+      note     good to know
+      warning  a promise is weaker than you may expect
+      error    it does not work, or loses data in normal operation
 
-    Exit status 1 if there is an error (with --strict: or a warning), else 0.
+    Exit with 1 if there is an error (with --strict also for a warning), else with 0.
 
-    Nothing is changed. Rights are tried by commands that are queued and discarded, as the URL's
-    user; run it once for each user, with --role. An admin sees most: `statebroker acl admin`.
+    Nothing is changed. Rights are tested with commands that are queued and discarded; run it once
+    as each user, with --role. The most is visible to an admin, see `statebroker acl admin`.
+
+    \b
+    Example:
+      statebroker doctor --url redis://producer@db:6379 --role producer
     """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     checked_name("node", node)
     found = eventloop.run(survey(url, namespace, node=node, wanted=roles))
-    findings = judge(found)
+    findings = assess(found)
     worst = max(finding.severity for finding in findings)
     if as_json:
-        told = [asdict(one) | {"severity": str(one.severity)} for one in findings]
-        click.echo(json.dumps({"server": found.url, "worst": str(worst), "findings": told}))
+        output = [asdict(one) | {"severity": str(one.severity)} for one in findings]
+        click.echo(json.dumps({"server": found.url, "worst": str(worst), "findings": output}))
     else:
         _print(found, findings)
     sys.exit(1 if worst >= (Severity.WARNING if strict else Severity.ERROR) else 0)
@@ -78,7 +89,7 @@ def _print(found: Survey, findings: list[Finding]) -> None:
     console.print(Text(found.url, style="bold"))
     for one in findings:
         line = Text(f"{one.severity!s:8}", style=STYLES[one.severity])
-        # As it stands: square brackets are no markup.
+        # Text, since square brackets would be markup.
         console.print(line.append(f" {one.check:14} {one.seen}", style="default"))
         if one.servers:
             is_all = len(one.servers) == len(found.servers) > 1

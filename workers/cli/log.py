@@ -1,4 +1,4 @@
-"""What a command says on stderr beside its own errors: log lines of workers, or words to people."""
+"""Logging to stderr: log lines for workers, short messages for the other commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ REPEAT_SECONDS = 30.0
 
 
 def log_to_stderr(level: int) -> None:
-    """Log named events of ours; of the libraries only what is wrong (redis shows arguments)."""
+    """Log our events from `level` on, but only warnings of libraries (redis logs arguments)."""
     logging.basicConfig(
         level=logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -19,8 +19,8 @@ def log_to_stderr(level: int) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def tell_people() -> None:
-    """Print our own warnings in the manner of errors, and nothing of the libraries."""
+def log_for_people() -> None:
+    """Print our warnings in the format of error messages, and nothing of libraries."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("statebroker: %(message)s"))
     handler.addFilter(_SeldomRepeated())
@@ -28,18 +28,18 @@ def tell_people() -> None:
 
 
 class _SeldomRepeated(logging.Filter):
-    """Passes events of ours, each kind once in `REPEAT_SECONDS`: what is retried fails often."""
+    """Passes our events, each kind once per `REPEAT_SECONDS`, since retries repeat them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._told_at: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is printed."""
+        """Whether the record is printed."""
         if record.name.partition(".")[0] not in OURS:
             return False
-        last = self._told_at.get(record.msg)
+        last = self._logged_at.get(record.msg)
         if last is not None and record.created - last < REPEAT_SECONDS:
             return False
-        self._told_at[record.msg] = record.created
+        self._logged_at[record.msg] = record.created
         return True

@@ -1,4 +1,4 @@
-"""Options that commands share: where each comes from, and all faults told at once."""
+"""Options shared by the commands: their sources, and the report of all faults at once."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PREFIX = "STATEBROKER_"
 DEFAULT_FILE = "statebroker.toml"
-PLACES = {
-    "url": "Redis server: redis://, rediss://, unix:// or embedded://[DIRECTORY].",
-    "password_file": "File whose first line is the password of the URL's user.",
-    "namespace": "Which state.",
+CONNECTION_HELP = {
+    "url": "Server: redis[s]://, redis[s]+cluster://, redis[s]+sentinel://, unix://, embedded://[DIR]",
+    "password_file": "Read the password of the user from the first line of FILE.",
+    "namespace": "Name of the state.",
 }
 LOGIN = "statebroker.login"
-KNOWN = (*PLACES, *SETTINGS)
+KNOWN = (*CONNECTION_HELP, *SETTINGS)
 FAULTS = "statebroker.faults"
-NEED_A_SERVER = ("set", "get", "delete", "increment", "watch", "status", "verify", "doctor")
-# A cluster manager puts variables like these into every process of a service called statebroker.
+REQUIRES_SERVER = ("set", "get", "delete", "increment", "watch", "status", "verify", "doctor")
+# Kubernetes sets such variables in every pod if a service is called statebroker.
 _FOREIGN = re.compile(r"STATEBROKER_(SERVICE|PORT)(_.*)?")
 
 
 class Commands(click.Group):
-    """A group whose errors are one line each, without a traceback."""
+    """A command group that prints errors as one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; our own errors become messages, exit status 1 (2 for wrong settings)."""
+        """Run the command; print our errors and exit with 1, or with 2 for wrong settings."""
         try:
             return super().invoke(ctx)
         except ConfigError as error:
@@ -49,7 +49,7 @@ class Commands(click.Group):
 
 
 def config_file(command: F) -> F:
-    """Add --config: a TOML file whose lines are the settings' names."""
+    """Add --config, a TOML file of settings."""
 
     def load(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
         path = value or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None)
@@ -57,7 +57,7 @@ def config_file(command: F) -> F:
         group = ctx.command
         names = group.commands if isinstance(group, click.Group) else {}
         ctx.default_map = dict.fromkeys(names, lines)
-        # Told together with the faults of the command's own options.
+        # Reported together with the faults of the options of the command.
         ctx.meta[FAULTS] = faults + environment_faults()
 
     return click.option(
@@ -66,12 +66,12 @@ def config_file(command: F) -> F:
         envvar=PREFIX + "CONFIG",
         callback=load,
         expose_value=False,
-        help=f"Settings in TOML.  [default: ./{DEFAULT_FILE} if it exists]",
+        help=f"Read settings from a TOML file.  [default: ./{DEFAULT_FILE} if it exists]",
     )(command)
 
 
 def read_file(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the settings in a TOML file as text, and every fault found in it."""
+    """Return the settings in a TOML file as text, and all faults in it."""
     try:
         lines = {name: str(value) for name, value in tomllib.loads(path.read_text("utf-8")).items()}
     except tomllib.TOMLDecodeError as error:
@@ -88,7 +88,7 @@ def read_file(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def environment_faults() -> list[str]:
-    """Name every variable that looks like a setting and is none."""
+    """Return a fault for every variable that looks like a setting but is not one."""
     names = [name for name in os.environ if name.startswith(PREFIX)]
     return [
         f"unknown environment variable {name}; known: "
@@ -100,7 +100,7 @@ def environment_faults() -> list[str]:
 
 
 def _read(texts: dict[str, str]) -> tuple[dict[str, float], list[str]]:
-    """Read settings from text; return the good ones, and the faults of the others."""
+    """Parse settings; return the valid ones, and the faults of the others."""
     values: dict[str, float] = {}
     faults: list[str] = []
     for name, text in texts.items():
@@ -113,7 +113,7 @@ def _read(texts: dict[str, str]) -> tuple[dict[str, float], list[str]]:
     return values, faults
 
 
-def place_options(command: F) -> F:
+def connection_options(command: F) -> F:
     """Add --url, --password-file and --namespace."""
     for name, default, settings in (
         ("namespace", "default", {}),
@@ -128,7 +128,7 @@ def place_options(command: F) -> F:
             default=default,
             show_default=default is not None,
             metavar="FILE" if settings.get("is_eager") else None,
-            help=PLACES[known],
+            help=CONNECTION_HELP[known],
             **settings,
         )(command)
     return command
@@ -143,13 +143,13 @@ def _password(ctx: click.Context, _param: click.Parameter, path: str | None) -> 
 
 
 def _url(ctx: click.Context, param: click.Parameter, url: str) -> str:
-    """Put the password of --password-file into the URL; refuse one that everybody can read."""
-    is_given_openly = ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
-    if is_given_openly and has_password(url):
+    """Insert the password of --password-file; refuse a password on the command line."""
+    is_on_command_line = ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+    if is_on_command_line and has_password(url):
         fault = (
             f"url {redacted(url)!r} on the command line holds a password, which every user of this "
-            "machine can read there; give it by --password-file, or (also for one of Sentinels) "
-            "the URL by STATEBROKER_URL"
+            "machine can read there; use --password-file, or (also for one of Sentinels) "
+            "STATEBROKER_URL"
         )
         _add_faults(ctx, ConfigError([fault]))
     try:
@@ -171,7 +171,7 @@ def setting_options(*names: str) -> Callable[[F], F]:
             setting = SETTINGS[name]
             unit = {"s": "DURATION", "bytes": "BYTES"}.get(setting.unit, "N")
             low_high = allowed(name)
-            default = "" if setting.default is None else f"; default {setting.default:g}"
+            default = "" if setting.default is None else f"; default {setting.default:.15g}"
             command = click.option(
                 "--" + name.replace("_", "-"),
                 name,
@@ -187,25 +187,25 @@ def setting_options(*names: str) -> Callable[[F], F]:
 def checked_options(
     namespace: str, texts: dict[str, str | None] | None = None
 ) -> tuple[str, dict[str, Any], frozenset[str]]:
-    """Return the namespace, all settings with their defaults, and the names of those given.
+    """Return the namespace, all settings with defaults, and the names of those that were given.
 
     Raises:
-        ConfigError: every fault of options, environment and file at once.
+        ConfigError: all faults of options, environment and file at once.
     """
     ctx = click.get_current_context()
     faults = list(ctx.meta.get(FAULTS, ()))
     given = {name: text for name, text in (texts or {}).items() if text is not None}
     values, found = _read(given)
-    # What the file says wrong was told with the file's name already.
-    faults += [fault for fault in found if not any(fault in told for told in faults)]
+    # Faults of the file were reported before, with its name.
+    faults += [fault for fault in found if not any(fault in other for other in faults)]
     try:
         checked_name("namespace", namespace)
     except ConfigError as error:
         faults += error.faults
-    if not faults and ctx.params.get("url") == EMBEDDED and ctx.command.name in NEED_A_SERVER:
+    if not faults and ctx.params.get("url") == EMBEDDED and ctx.command.name in REQUIRES_SERVER:
         faults.append(
-            "no server: give --url or set STATEBROKER_URL; an embedded server of this command "
-            "alone would be gone when it ends (embedded:///DIRECTORY stays)"
+            "no server: give --url or set STATEBROKER_URL; embedded:// without a directory would "
+            "be a new, empty server for this command alone (use embedded:///DIRECTORY)"
         )
     if faults:
         raise ConfigError(faults)

@@ -1,4 +1,4 @@
-"""Passwords: out of files, into URLs, and never where others can read them."""
+"""Passwords: read them from files, insert them into URLs, detect them on the command line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _LOGIN = re.compile(r"(?P<scheme>[a-z+]+://)(?:(?P<login>[^/]*)@)?(?P<rest>.*)",
 
 
 def has_password(url: str) -> bool:
-    """Tell whether a URL holds any password: before the host, as an option, or of Sentinels."""
+    """Whether a URL holds a password: before the host, as an option, or for Sentinels."""
     return _has_login(url) or "sentinel_password" in _options(url)
 
 
 def _has_login(url: str) -> bool:
-    """Tell whether a URL holds the password of the servers with the data."""
+    """Whether a URL holds the password for the data servers."""
     login = ((match := _LOGIN.fullmatch(url)) is not None and match["login"]) or ""
     return bool(login.partition(":")[2]) or "password" in _options(url)
 
@@ -29,10 +29,10 @@ def _options(url: str) -> set[str]:
 
 
 def with_password(url: str, password: str) -> str:
-    """Return a URL with this password of its user put in; Sentinels may have another one there.
+    """Return a URL with this password of its user; that for Sentinels is not touched.
 
     Raises:
-        ConfigError: it has one, or it is of a server that takes none.
+        ConfigError: the URL has a password already, or its server takes none.
     """
     match = _LOGIN.fullmatch(url)
     if match is None or match["scheme"].startswith("embedded"):
@@ -46,7 +46,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def first_line(path: str) -> str:
-    """Return the first line of a file with a secret.
+    """Return the first line of a password file.
 
     Raises:
         ConfigError: it cannot be read, or the line is empty.
@@ -54,7 +54,7 @@ def first_line(path: str) -> str:
     try:
         line, *_ = [*Path(path).read_text("utf-8").splitlines(), ""]
     except (OSError, UnicodeDecodeError) as error:
-        # What cannot be decoded is part of a secret.
+        # A decoding error would show a part of the password.
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError([f"cannot read the password file {path}: {why}"]) from None
     if not line:

@@ -11,7 +11,7 @@ import click
 
 from broker.runtime import eventloop
 from workers.cli.log import log_to_stderr
-from workers.cli.options import checked_options, place_options, setting_options
+from workers.cli.options import checked_options, connection_options, setting_options
 from workers.serve import Roles
 from workers.serve import serve as run
 
@@ -42,12 +42,12 @@ def _process_options(command: F) -> F:
         "--ready-file",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="Write the URL that clients may use into FILE once all is up; removed at the end.",
+        help="Write the URL for clients to FILE once everything runs; remove it at the end.",
     )(command)
 
 
 @click.command()
-@place_options
+@connection_options
 @setting_options(*ALL)
 @click.option(
     "--workers",
@@ -55,7 +55,7 @@ def _process_options(command: F) -> F:
     default=1,
     show_default=True,
     metavar="N",
-    help="Flush workers, each a process of its own but the first.",
+    help="Number of flush workers; each after the first is a process of its own.",
 )
 @_process_options
 def serve(
@@ -66,19 +66,24 @@ def serve(
     verbose: bool,  # noqa: FBT001 - how click calls
     **texts: str | None,
 ) -> None:
-    """Publish deltas and write the full state: all that a namespace needs.
+    """Run all workers that a namespace needs.
 
-    Runs until SIGTERM or Ctrl-C and stops within 2 seconds. Run it on as many machines as you
-    like: flush workers share the work, one scheduler writes and the others stand by.
+    They publish deltas and write the full state. Runs until SIGTERM or Ctrl-C and stops within 2
+    seconds. Run it on as many machines as you
+    like: flush workers share the work, one scheduler writes and the others are standbys.
 
-    A server that is away is waited for, also at the start; wrong settings, a wrong password or an
-    unfit server end it at once. Each worker hears its own packets as a subscriber would: when
-    they stop it logs health_red with the reason, `statebroker status` shows it red and `status
-    --check` exits with 1, until they flow again.
+    It waits for a server that is not reachable, also at the start; it exits at once if the
+    settings or the password are wrong or the server is not supported. Each worker subscribes to
+    its own packets: if none arrive it logs health_red with the reason, `statebroker status`
+    shows it red and `status --check` exits with 1, until packets arrive again.
 
     \b
-    Durations: 50ms, 10s, 1m, 1h, or seconds. Thresholds that are given here become
-    the namespace's; those that are not stay as they are.
+    Durations: 50ms, 10s, 1m, 1h, or seconds. Thresholds that are given are stored
+    in the namespace; without them its thresholds stay.
+
+    \b
+    Example:
+      statebroker serve --url redis://localhost --namespace fleet --workers 2
     """  # noqa: D301 - click reads the escapes
     _run(
         url,
@@ -91,7 +96,7 @@ def serve(
 
 
 @click.command()
-@place_options
+@connection_options
 @setting_options(*FOR_FLUSH)
 @_process_options
 def flush(
@@ -101,12 +106,17 @@ def flush(
     verbose: bool,  # noqa: FBT001 - how click calls
     **texts: str | None,
 ) -> None:
-    """Only publish deltas (a flush worker); needs a `schedule` somewhere."""
+    """Run a flush worker, which only publishes deltas. A `schedule` must run too.
+
+    \b
+    Example:
+      statebroker flush --url redis://localhost --local-delta-max-age 20ms
+    """  # noqa: D301 - click reads the escapes
     _run(url, namespace, Roles(flush=True, schedule=False), texts, ready_file, verbose)
 
 
 @click.command()
-@place_options
+@connection_options
 @setting_options(*FOR_SCHEDULE)
 @_process_options
 def schedule(
@@ -116,7 +126,12 @@ def schedule(
     verbose: bool,  # noqa: FBT001 - how click calls
     **texts: str | None,
 ) -> None:
-    """Only write the full state (a scheduler); needs a `flush` somewhere."""
+    """Run a scheduler, which only writes the full state. A `flush` must run too.
+
+    \b
+    Example:
+      statebroker schedule --url redis://localhost --global-data-update-interval 30s
+    """  # noqa: D301 - click reads the escapes
     _run(url, namespace, Roles(flush=False, schedule=True), texts, ready_file, verbose)
 
 

@@ -1,4 +1,4 @@
-"""`config`: which settings hold, and where each comes from."""
+"""`config`: show every setting, its value and its source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from broker.backend.urls import redacted
 from broker.config import SETTINGS, allowed
-from workers.cli.options import checked_options, place_options, setting_options
+from workers.cli.options import checked_options, connection_options, setting_options
 
 SOURCES = {
     ParameterSource.COMMANDLINE: "command line",
@@ -22,9 +22,9 @@ SOURCES = {
 
 
 @click.command()
-@place_options
+@connection_options
 @setting_options(*SETTINGS)
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def config(
     ctx: click.Context,
@@ -34,16 +34,21 @@ def config(
     as_json: bool,  # noqa: FBT001 - how click calls
     **texts: str | None,
 ) -> None:
-    """Show the settings that hold, their units and ranges, and where each comes from."""
+    """Show every setting with its value, source, range and meaning.
+
+    \b
+    Example:
+      STATEBROKER_LINGER=5ms statebroker config
+    """  # noqa: D301 - click reads the escapes
     _, values, _ = checked_options(namespace, texts)
     rows: list[dict[str, Any]] = [
-        {"name": "url", "value": redacted(url), "unit": "", "allowed": "", "means": "Redis server"},
+        {"name": "url", "value": redacted(url), "unit": "", "allowed": "", "means": "server"},
         {
             "name": "namespace",
             "value": namespace,
             "unit": "",
             "allowed": "",
-            "means": "which state",
+            "means": "name of the state",
         },
     ]
     rows += [

@@ -1,4 +1,4 @@
-"""`status`: what Redis holds of a namespace, and who works on it."""
+"""`status`: show what Redis holds of a namespace, and its workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from broker.errors import BrokerError
 from broker.model import Status
 from broker.stats import NamespaceStatus, WorkerStatus
 from workers.cli.content import as_text
-from workers.cli.options import checked_options, place_options
+from workers.cli.options import checked_options, connection_options
 
 LIVE_TIMEOUT = 5.0
 ROLES = ("flush", "schedule")
@@ -25,20 +25,25 @@ STYLES = {"green": "green", "red": "red", "gone": "dim"}
 
 
 @click.command()
-@place_options
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@connection_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 1, and say why, unless data flows: a live flush worker and scheduler, all live "
-    "workers green, and a replica that joins now becomes live.",
+    help="Exit with 1, and print why, unless data flows: a flush worker and a scheduler run, all "
+    "running workers are green, and a replica that joins now becomes live.",
 )
 def status(url: str, namespace: str, as_json: bool, check: bool) -> None:  # noqa: FBT001
-    """Show shards, offsets, pending deltas, sizes, nodes, workers, lease and lag.
+    """Show the shards, nodes and workers of a namespace.
 
-    The lag is measured: a replica joins, and says how long the newest packet took to arrive.
-    A worker is green, red with the reason, or gone: not heard of for 10 s.
-    """
+    That is offsets, pending deltas, sizes, leases, the health of workers, and the lag. The lag is
+    measured by a replica that joins. A worker is green, red with the reason, or gone: without a
+    heartbeat for 10 s.
+
+    \b
+    Example:
+      statebroker status --url redis://localhost --check
+    """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with Inspector(url, namespace=namespace) as inspector:
         found = inspector.status()
@@ -55,12 +60,12 @@ def status(url: str, namespace: str, as_json: bool, check: bool) -> None:  # noq
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """How a replica that joined fared.
+    """How a replica joined.
 
     Attributes:
-        status: what it was in the end.
-        join_s: seconds until it was live; None if it was not within the time allowed.
-        lag_s: seconds since the moment for which it was proved complete; None likewise.
+        status: its last status.
+        join_s: seconds until it was live; None after a timeout.
+        lag_s: its lag in seconds; None after a timeout.
     """
 
     status: str
@@ -69,7 +74,7 @@ class Joined:
 
 
 def faults(workers: Sequence[WorkerStatus], joined: Joined) -> list[str]:
-    """Return why data does not flow, a sentence each; none if all is well."""
+    """Return the reasons why data does not flow, one sentence each; empty if it does."""
     alive = [worker for worker in workers if worker.health != "gone"]
     missing = [role for role in ROLES if role not in {worker.role for worker in alive}]
     wrong = []
@@ -86,7 +91,7 @@ def faults(workers: Sequence[WorkerStatus], joined: Joined) -> list[str]:
 
 
 def _join(url: str, namespace: str) -> Joined:
-    """Join as a replica does, and say how that went."""
+    """Join as a replica, and return how that went."""
     started = time.monotonic()
     with Replica(url, namespace=namespace) as replica:
         try:
@@ -139,19 +144,19 @@ def _print(found: NamespaceStatus, joined: Joined) -> None:
     workers = Table("worker", "role", "last seen", "health")
     for worker in found.workers:
         seen, health = worker.seen_ms / 1000, worker.health
-        # As it stands: square brackets of a reason are no markup.
-        told = Text(f"{health}: {worker.reason}" if worker.reason else health)
+        # Text, since square brackets in a reason would be markup.
+        text = Text(f"{health}: {worker.reason}" if worker.reason else health)
         workers.add_row(
-            *(worker.worker, worker.role, f"{seen:.1f} s ago", told), style=STYLES[health]
+            *(worker.worker, worker.role, f"{seen:.1f} s ago", text), style=STYLES[health]
         )
     console.print(workers)
 
 
 def _behind(found: NamespaceStatus) -> str:
-    """Say what kind of deployment it is, and which server is the primary; "" for a single one."""
+    """Return the kind of deployment and its primary, as text; "" for a single server."""
     deployment = found.server.deployment
     if deployment == "sentinel":
-        # One server answers for all shards; more than one only while they change.
+        # All shards are on one primary, except during a failover.
         primaries = dict.fromkeys(str(one.held_by) for one in found.shards)
         return f" (primary {', '.join(primaries)}, behind Sentinels)"
     return " (Cluster)" if deployment == "cluster" else ""

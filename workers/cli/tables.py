@@ -1,4 +1,4 @@
-"""`tables`: what tables there are, and what they hold."""
+"""`tables`: list the tables, or print one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import click
 from broker import Replica
 from broker.protocol.constants import TABLE_KINDS
 from workers.cli.content import TIMEOUT, as_text, json_option
-from workers.cli.options import checked_options, place_options
+from workers.cli.options import checked_options, connection_options
 
 if TYPE_CHECKING:
-    # Every command loads this module, and numpy takes its time.
+    # Every command loads this module, and importing numpy is slow.
     from broker.core.tables.view import TableView
 
 
 @click.command()
-@place_options
+@connection_options
 @click.argument("name", required=False)
 @click.argument("keys", nargs=-1, metavar="[KEY ...]")
-@click.option("--kind", type=click.Choice(TABLE_KINDS), help="Which, where a name has several.")
+@click.option(
+    "--kind", type=click.Choice(TABLE_KINDS), help="Kind of the table, if the name has several."
+)
 @json_option
 def tables(  # noqa: PLR0917 - how click calls
     url: str,
@@ -31,10 +33,16 @@ def tables(  # noqa: PLR0917 - how click calls
     kind: str | None,
     as_json: bool,  # noqa: FBT001 - how click calls
 ) -> None:
-    """List the tables, or print one: KEY, value and timestamp; with KEYs only these.
+    """List the tables, or print one.
 
-    Joins as a replica does, and shows one moment. Exit status 1 if the table or a key is absent.
-    """
+    A row is key, value and timestamp. Joins as a replica and prints one snapshot. Exit with 1 if
+    the table or a KEY is absent.
+
+    \b
+    Examples:
+      statebroker tables
+      statebroker tables prices ACME --kind str-f64
+    """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with Replica(url, namespace=namespace, self_check_interval=0) as replica:
         replica.wait_live(TIMEOUT)
@@ -49,7 +57,7 @@ def tables(  # noqa: PLR0917 - how click calls
             sys.exit(_show_table(found[0], keys, as_json))
         elif found:
             raise click.UsageError(
-                f"table {name!r} has several kinds: give one of --kind "
+                f"table {name!r} has several kinds: choose one with --kind: "
                 + ", ".join(view.kind for view in found)
             )
         else:

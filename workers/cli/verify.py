@@ -1,4 +1,4 @@
-"""`verify`: proves that a replica and the full state say the same, on a running system."""
+"""`verify`: prove that a replica and the full state are equal, on a running system."""
 
 from __future__ import annotations
 
@@ -10,37 +10,41 @@ import click
 
 from broker import ABSENT, Difference, Inspector, Replica
 from workers.cli.content import as_text
-from workers.cli.options import checked_options, place_options
+from workers.cli.options import checked_options, connection_options
 
 LIVE_TIMEOUT = 60.0
 
 
 @click.command()
-@place_options
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@connection_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--show",
     type=click.IntRange(0),
     default=10,
     show_default=True,
     metavar="N",
-    help="Most differences, and keys of altered ranges, to print.",
+    help="Print at most N differences, and N keys of each altered range.",
 )
 @click.option(
     "--accept",
     is_flag=True,
-    help="Take the full state for right as it is, and have its digests made anew.",
+    help="Accept the full state as it is: its digests are computed again.",
 )
 def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> None:  # noqa: FBT001
-    """Prove that who joins now holds what the writers wrote; writing may go on.
+    """Prove that replicas hold what was written.
 
-    A fresh replica is compared with the digests that schedulers carry on with every full state,
-    folded with the log, at one position of each shard, in 256 key ranges; the full state itself is
-    summed up on the server. Only ranges that differ are read.
+    Writes may continue. A new replica is compared with the digests that schedulers update with
+    every full state, plus the log, at one position of each shard and in 256 key ranges; the sums of
+    the full state are computed on the server. Only ranges that differ are read.
 
-    Exit status 1 if the replica differs, or if the full state was altered by another hand. Then
-    write the keys named anew, and call `verify --accept`.
-    """
+    Exit with 1 if the replica differs, or if the full state was altered by other means than a
+    scheduler. Then write the printed keys again, and run `statebroker verify --accept`.
+
+    \b
+    Example:
+      statebroker verify --url redis://localhost --namespace fleet
+    """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with (
         Replica(url, namespace=namespace, self_check_interval=0) as replica,
@@ -54,7 +58,7 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
         keys, shards = len(replica), len(replica.positions)
     is_equal = found.is_equal and not altered
     if as_json:
-        told = {
+        output = {
             "equal": is_equal,
             "keys": keys,
             "shards": shards,
@@ -67,7 +71,7 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
                 for (shard, at), names in altered.items()
             ],
         }
-        click.echo(as_text(told))
+        click.echo(as_text(output))
     else:
         for one in found.differences[:show]:
             click.echo(
@@ -91,19 +95,19 @@ def _verdict(
         return f"{len(differences)} of {keys} keys differ"
     if altered:
         return (
-            f"the full state was altered by another hand in {len(altered)} of {256 * shards} key "
-            "ranges; write their keys anew, then `statebroker verify --accept`"
+            f"the full state was altered by other means in {len(altered)} of {256 * shards} key "
+            "ranges; write their keys again, then run `statebroker verify --accept`"
         )
     return f"equal: {keys} keys in {shards} shard{'s' if shards > 1 else ''}"
 
 
 def _as_dict(one: Difference) -> dict[str, Any]:
-    told: dict[str, Any] = {"key": one.key, "shard": one.shard, "offset": one.offset}
+    output: dict[str, Any] = {"key": one.key, "shard": one.shard, "offset": one.offset}
     if one.replica is not ABSENT:
-        told["replica"] = one.replica
+        output["replica"] = one.replica
     if one.history is not ABSENT:
-        told["history"] = one.history
-    return told
+        output["history"] = one.history
+    return output
 
 
 def _side(value: Any) -> str:

@@ -1,31 +1,31 @@
-"""Whether a server keeps what statebroker promises by it: facts first, then what they mean."""
+"""Check whether servers can keep the promises: collect facts, then assess them without I/O."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from workers.doctor.access import judge_access
-from workers.doctor.deployment import judge_deployment
+from workers.doctor.access import assess_access
+from workers.doctor.deployment import assess_deployment
 from workers.doctor.model import Facts, Finding, SentinelFacts, Severity, Survey
-from workers.doctor.server import judge_server
+from workers.doctor.server import assess_server
 from workers.doctor.survey import survey
 
-__all__ = ["Facts", "Finding", "SentinelFacts", "Severity", "Survey", "judge", "survey"]
+__all__ = ["Facts", "Finding", "SentinelFacts", "Severity", "Survey", "assess", "survey"]
 
 
-def judge(survey: Survey) -> list[Finding]:
-    """Return everything that was looked at, in the order in which people ask.
+def assess(survey: Survey) -> list[Finding]:
+    """Return all findings, ordered by topic.
 
-    What several servers of a deployment share is one finding, which names them.
+    A finding that several servers share is returned once, with their addresses.
     """
     if survey.unreachable is not None:
-        return [_away(survey.unreachable, Severity.ERROR)]
+        return [_unreachable(survey.unreachable, Severity.ERROR)]
     shared: dict[Finding, list[str]] = {}
     for facts in survey.servers:
-        for finding in _judged(facts):
+        for finding in _assess(facts):
             shared.setdefault(finding, []).append(facts.at)
     return [
-        *judge_deployment(survey),
+        *assess_deployment(survey),
         *(
             replace(finding, servers=tuple(at for at in servers if at))
             for finding, servers in shared.items()
@@ -33,14 +33,14 @@ def judge(survey: Survey) -> list[Finding]:
     ]
 
 
-def _judged(facts: Facts) -> list[Finding]:
+def _assess(facts: Facts) -> list[Finding]:
     if facts.unreachable is None:
-        return [*judge_server(facts), *judge_access(facts)]
+        return [*assess_server(facts), *assess_access(facts)]
     is_needed = bool(facts.slots) or (facts.kind != "cluster" and not facts.primary)
-    return [_away(facts.unreachable, Severity.ERROR if is_needed else Severity.WARNING)]
+    return [_unreachable(facts.unreachable, Severity.ERROR if is_needed else Severity.WARNING)]
 
 
-def _away(why: str, severity: Severity) -> Finding:
+def _unreachable(why: str, severity: Severity) -> Finding:
     return Finding(
         "connection",
         severity,

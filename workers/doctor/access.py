@@ -1,4 +1,4 @@
-"""What the way to the server means: user, encryption, clock and scripts. Pure."""
+"""Assess the access to a server: user, encryption, clock and scripts. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ CLOCK_NOTE_S, CLOCK_WARNING_S = 1.0, 60.0
 MAX_NAMED = 4
 
 
-def judge_access(facts: Facts) -> list[Finding]:
-    """Return what there is to say of our way to one server."""
+def assess_access(facts: Facts) -> list[Finding]:
+    """Return the findings about the access to one server."""
     return [*_user(facts), *_roles(facts), *_tls(facts), *_clock(facts), *_scripts(facts)]
 
 
@@ -24,7 +24,7 @@ def _user(facts: Facts) -> Iterator[Finding]:
             "user",
             NOTE if facts.is_local else WARNING,
             "default, without a password",
-            "whoever reaches the server may read and change everything"
+            "everyone who can reach the server may read and change everything"
             + (" from this machine" if facts.is_local else ""),
             "ACL SETUSER default '>PASSWORD', or better one user for each role: `statebroker acl`",
         )
@@ -32,7 +32,7 @@ def _user(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "user",
             NOTE,
-            f"{facts.user}, who may do more than any role needs",
+            f"{facts.user}, with more rights than any role needs",
             "a mistake in any process that runs as this user can change or remove anything",
             "give each process the user of its role: `statebroker acl`",
         )
@@ -46,7 +46,7 @@ def _roles(facts: Facts) -> Iterator[Finding]:
             "acl",
             NOTE if not facts.wanted else WARNING,
             "this user may not queue a transaction (MULTI, DISCARD)",
-            "what it may do otherwise was not tried",
+            "its other rights were not tested",
             "give it the rules of its role: `statebroker acl`",
         )
         return
@@ -57,8 +57,8 @@ def _roles(facts: Facts) -> Iterator[Finding]:
     if not facts.wanted and not able:
         yield _unable(facts, min(facts.lacking, key=lambda role: len(facts.lacking[role])))
     elif able:
-        told = "any role" if len(able) == len(ROLES) else " and ".join(able)
-        yield Finding("acl", OK, f"may be {told} in {facts.namespace!r}")
+        text = "any role" if len(able) == len(ROLES) else " and ".join(able)
+        yield Finding("acl", OK, f"may be {text} in {facts.namespace!r}")
 
 
 def _unable(facts: Facts, role: str) -> Finding:
@@ -70,7 +70,7 @@ def _unable(facts: Facts, role: str) -> Finding:
         ERROR,
         f"may not be {role} in {facts.namespace!r}: lacks {', '.join(lacking[:MAX_NAMED])}"
         + (f" and {rest} more" if rest > 0 else ""),
-        f"a process that is {role} as this user fails, at its start or later",
+        f"a {role} that runs as this user fails, at its start or later",
         f"statebroker acl {role} --namespace {facts.namespace}{node}",
     )
 
@@ -85,26 +85,26 @@ def _tls(facts: Facts) -> Iterator[Finding]:
             "tls",
             WARNING,
             "off",
-            "whoever is on the way reads the state and the password, and can change both",
+            "anyone on the network path can read the state and the password, and change both",
             "give the server a tls-port and certificates, and use rediss://",
         )
 
 
 def _clock(facts: Facts) -> Iterator[Finding]:
-    off = max(0.0, abs(facts.clock_s) - facts.clock_doubt_s)
-    told = f"{facts.clock_s * 1000:+.0f} ms from ours (± {facts.clock_doubt_s * 1000:.0f} ms)"
+    off = max(0.0, abs(facts.clock_s) - facts.clock_error_s)
+    text = f"{facts.clock_s * 1000:+.0f} ms from ours (± {facts.clock_error_s * 1000:.0f} ms)"
     severity = WARNING if off > CLOCK_WARNING_S else NOTE if off > CLOCK_NOTE_S else OK
     if severity:
         yield Finding(
             "clock",
             severity,
-            told,
-            "nothing breaks, since only the server's clock decides; but times of deltas and logs "
-            "do not fit together",
+            text,
+            "nothing breaks, since only the server's clock is used; but times of deltas and logs "
+            "cannot be compared",
             "timedatectl set-ntp true, on the machine that is wrong",
         )
     else:
-        yield Finding("clock", OK, told)
+        yield Finding("clock", OK, text)
 
 
 def _scripts(facts: Facts) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What is said of a deployment as a whole: slots, replicas, and who decides on a failover. Pure."""
+"""Assess a deployment as a whole: slots, replicas, and the votes for a failover. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from workers.doctor.model import Finding, SentinelFacts, Severity, Survey
 
 OK, NOTE, WARNING, ERROR = Severity
 
-# Of whoever votes on a failover: with fewer no majority is left when one is away.
+# Voters needed so that a majority is left when one is down.
 MIN_VOTERS = 3
 MAX_NAMED = 6
 
 
-def judge_deployment(survey: Survey) -> list[Finding]:
-    """Return what there is to say of all servers together; nothing of a single one."""
+def assess_deployment(survey: Survey) -> list[Finding]:
+    """Return the findings about all servers together; none for a single server."""
     if survey.kind == "cluster":
         return [*_slots(survey), *_voters(survey), *_replicas(survey)]
     if survey.kind == "sentinel":
@@ -64,7 +64,7 @@ def _voters(survey: Survey) -> Iterator[Finding]:
             "majority",
             WARNING,
             f"{count} primaries own slots",
-            "when one is away the others are no majority: its replica never takes over",
+            "when one is down the others are no majority: its replica never takes over",
             f"redis-cli --cluster add-node NEW:PORT {survey.servers[0].at}, then redis-cli "
             "--cluster rebalance with --cluster-use-empty-masters",
         )
@@ -75,14 +75,15 @@ def _replicas(survey: Survey) -> Iterator[Finding]:
         server.primary for server in survey.servers if server.primary and not server.unreachable
     )
     primaries = [server.at for server in survey.servers if server.slots]
-    alone = [at for at in primaries if not followed[at]]
-    if alone:
+    unreplicated = [at for at in primaries if not followed[at]]
+    if unreplicated:
         yield Finding(
             "replicas",
             WARNING,
-            f"{len(alone)} of {len(primaries)} primaries have none: {_some(alone)}",
-            "while such a one is away its shards accept nothing; flush(replicas=1) never returns",
-            f"redis-cli --cluster add-node NEW:PORT {alone[0]} --cluster-slave",
+            f"{len(unreplicated)} of {len(primaries)} primaries have none: {_some(unreplicated)}",
+            "while such a primary is down its shards accept nothing; flush(replicas=1) never "
+            "returns",
+            f"redis-cli --cluster add-node NEW:PORT {unreplicated[0]} --cluster-slave",
         )
     elif primaries:
         least = min(followed[at] for at in primaries)
@@ -101,17 +102,17 @@ def _sentinels(survey: Survey, answering: list[SentinelFacts]) -> Iterator[Findi
             WARNING,
             f"{len(away)} of {count} cannot be asked: "
             + _some([f"{one.at} ({one.unreachable})" for one in away]),
-            "fewer are left to agree on a failover, and to tell clients of it",
-            "start them; of one that is gone for good the others forget by SENTINEL RESET",
+            "fewer are left to agree on a failover, and to inform clients",
+            "start them; SENTINEL RESET on the others removes one that no longer exists",
         )
     if count < MIN_VOTERS:
         yield Finding(
             "sentinels",
             WARNING,
             f"{count} in all",
-            "when one is away, maybe with the primary's machine, the rest is no majority: no "
+            "when one is down, maybe with the machine of the primary, the rest is no majority: no "
             "replica takes over",
-            "run three at least, each on a machine of its own",
+            "run at least three, each on its own machine",
         )
     elif not away:
         yield Finding("sentinels", OK, f"all {count} answer")
@@ -122,7 +123,7 @@ def _sentinels(survey: Survey, answering: list[SentinelFacts]) -> Iterator[Findi
             WARNING,
             f"there are {count}, but some know fewer or more: "
             + _some([f"{one.at} knows {one.others} others" for one in apart]),
-            "they do not count the same majority",
+            "they do not agree on what a majority is",
             "SENTINEL RESET on each of these, one after the other, 30 s apart",
         )
 
@@ -136,7 +137,7 @@ def _quorum(answering: list[SentinelFacts]) -> Iterator[Finding]:
             ERROR,
             _some([f"{one.at}: {one.trouble}" for one in stuck]),
             "if the primary fails now no replica takes over",
-            "start the sentinels that are away; SENTINEL CKQUORUM tells when they suffice",
+            "start the sentinels that are down; SENTINEL CKQUORUM shows when enough run",
         )
     elif len(quorums) > 1:
         yield Finding(
@@ -167,7 +168,7 @@ def _primary(answering: list[SentinelFacts]) -> Iterator[Finding]:
             ERROR,
             f"{len(missing)} of {len(answering)} sentinels cannot reach it: {_some(missing)}",
             "nothing is accepted until it is back, or a replica has taken over",
-            "look whether it runs, and at the network between them",
+            "check whether it runs, and the network between them",
         )
     elif len(named) == 1:
         yield Finding("primary", OK, f"{next(iter(named))}, seen by {len(answering)} sentinels")
@@ -188,7 +189,7 @@ def _known_replicas(answering: list[SentinelFacts]) -> Iterator[Finding]:
             WARNING,
             f"sentinels cannot reach {_some(lost)}",
             "they cannot be made the primary",
-            "start them; those that are gone for good are forgotten by SENTINEL RESET",
+            "start them; SENTINEL RESET removes those that no longer exist",
         )
 
 

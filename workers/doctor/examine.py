@@ -1,4 +1,4 @@
-"""Asking a server for the facts; changes nothing on it but for a cached script of one line."""
+"""Collect the facts of a server; changes nothing on it, except that it caches a short script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from broker.backend.topology import Client
 from broker.errors import BackendError
 from broker.protocol.names import ShardKeys
 from workers.doctor.model import Facts
-from workers.doctor.rights import NOTHING, rights_of, tried
+from workers.doctor.rights import NOOP_SCRIPT, rights_of, try_rights
 
 SECTIONS: Final = ("server", "clients", "memory", "persistence", "replication")
 SETTINGS: Final = (
@@ -28,23 +28,23 @@ SETTINGS: Final = (
 
 
 async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
-    """Return what one server shows.
+    """Return the facts of one server.
 
     Args:
-        client: of that server alone.
-        url: its own.
-        asked: what is known already, and what to try: roles, namespace, node.
+        client: connected to that server only.
+        url: of that server.
+        asked: facts known before, and what to test: roles, namespace, node.
         shards: of the namespace.
 
     Raises:
-        RedisError, OSError: it does not answer any more.
+        RedisError, OSError: it no longer answers.
     """
     info = await allowed(client, "INFO", *SECTIONS) or {}
-    clock, doubt = await _clock(client)
+    clock, error = await _clock(client)
     version = tuple(map(int, re.findall(r"\d+", str(info.get("redis_version", "7.0")))[:2]))
     is_cluster = asked.kind == "cluster"
     rights = rights_of(asked.namespace, asked.node, shards, version, is_cluster=is_cluster)
-    lacking, is_owner = await tried(client, rights)
+    lacking, is_owner = await try_rights(client, rights)
     parts = urlsplit(url)
     return replace(
         asked,
@@ -55,7 +55,7 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
         info=info,
         config=await _config(client),
         clock_s=clock,
-        clock_doubt_s=doubt,
+        clock_error_s=error,
         script_error=await _script_error(client),
         lacking=lacking,
         is_owner=is_owner,
@@ -80,7 +80,7 @@ def _is_loopback(host: str) -> bool:
 
 
 async def allowed(client: Client, *words: str) -> Any:
-    """Return the answer, None if this user may not ask."""
+    """Return the reply; None if this user may not run the command."""
     try:
         return await client.execute_command(*words)  # type: ignore[no-untyped-call]
     except NoPermissionError:
@@ -96,7 +96,7 @@ async def _config(client: Client) -> dict[str, str] | None:
 
 
 async def _clock(client: Client) -> tuple[float, float]:
-    """Return (the server's clock minus ours, how far off that may be), in seconds."""
+    """Return (clock of the server minus ours, measurement error), in seconds."""
     found = []
     for _ in range(3):
         before = time.time()
@@ -110,7 +110,7 @@ async def _clock(client: Client) -> tuple[float, float]:
 
 async def _script_error(client: Client) -> str | None:
     try:
-        sha = await client.script_load(NOTHING)
+        sha = await client.script_load(NOOP_SCRIPT)
     except NoPermissionError:
         return None
     except ResponseError as error:
@@ -127,7 +127,7 @@ async def _script_error(client: Client) -> str | None:
 
 
 async def shards_of(client: Client, namespace: str) -> int:
-    """Return how many shards a namespace has; 1 if it has none yet, or we may not look."""
+    """Return how many shards a namespace has; 1 if it does not exist or may not be read."""
     try:
         found = await queries.config(client, namespace)
     except BackendError:
@@ -136,7 +136,7 @@ async def shards_of(client: Client, namespace: str) -> int:
 
 
 async def rates(client: Client, namespace: str, shards: int, seconds: float) -> list[float]:
-    """Return bytes per second that each shard publishes now; zeros if we may not look."""
+    """Return the bytes per second that each shard publishes; zeros if they may not be read."""
     metas = [ShardKeys.of(namespace, shard, shards).meta for shard in range(shards)]
 
     async def published() -> list[int]:

@@ -1,4 +1,4 @@
-"""What was seen of a server, and what is said about it. No I/O."""
+"""Facts about servers, and findings about them. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.backend.urls import Kind
 
 
 class Severity(IntEnum):
-    """How bad a finding is; the larger the worse."""
+    """How serious a finding is, in increasing order."""
 
     OK = 0
     NOTE = 1
@@ -19,23 +19,23 @@ class Severity(IntEnum):
     ERROR = 3
 
     def __str__(self) -> str:
-        """Its name in small letters."""
+        """Return the name in lower case."""
         return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        check: what it is about, one word.
-        severity: OK (nothing to do), NOTE (know it), WARNING (a promise is weaker than you may
-            think), ERROR (it does not work, or data is lost in normal running).
-        seen: what was seen, with its values.
-        consequence: what follows; empty for OK.
+        check: name of the check, one word.
+        severity: OK (nothing to do), NOTE (good to know), WARNING (a promise is weaker than you may
+            expect), ERROR (it does not work, or loses data in normal operation).
+        seen: the facts, with their values.
+        consequence: empty for OK.
         fix: a command to run, or what to do; empty for OK.
-        servers: of which servers of a deployment it was seen; empty for the only one, and for what
-            concerns all of them together.
+        servers: addresses of the servers it applies to; empty for a single server, and for the
+            deployment as a whole.
     """
 
     check: str
@@ -48,33 +48,32 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What one server showed; a thing that the user may not ask for is None or empty.
+    """The facts of one server; what the user may not read is None or empty.
 
     Attributes:
         url: of the server, without its password.
-        unreachable: why it could not be asked at all; then nothing else holds.
+        unreachable: why it could not be examined; then the other facts are void.
         is_tls: whether the connection is encrypted.
-        is_local: whether it does not leave this machine.
-        has_password: whether we came with one.
-        info: INFO, all sections that were allowed.
-        config: CONFIG GET of the names that matter; None if that is not allowed.
-        clock_s: the server's clock minus ours, in seconds.
-        clock_doubt_s: how far off that may be: half the round trip.
-        script_error: why scripts do not run; "" if they do, None if this user may not try.
-        user: as whom we came.
-        lacking: role -> the rights ("command key") that this user lacks for it; empty if it could
-            not be found out.
-        is_owner: whether the user may do what no role needs.
-        wanted: the roles that this user is meant to have.
-        namespace: which namespace's keys were tried.
-        node: whose pending list was tried.
-        published_bytes_per_s: what the shards of the namespace published lately.
-        largest_batch: bytes, the most that a flush worker publishes at once.
+        is_local: whether the connection does not leave this machine.
+        has_password: whether the URL has a password.
+        info: INFO, all permitted sections.
+        config: CONFIG GET of the relevant names; None if not permitted.
+        clock_s: clock of the server minus ours, in seconds.
+        clock_error_s: measurement error, half the round trip.
+        script_error: why scripts do not run; "" if they do, None if not permitted.
+        user: the user that we are logged in as.
+        lacking: role -> the rights ("command key") that the user lacks for it; empty if unknown.
+        is_owner: whether the user has rights that no role needs.
+        wanted: the roles that the user should have.
+        namespace: whose keys were tested.
+        node: whose pending list was tested.
+        published_bytes_per_s: publishing rate of the shards of the namespace.
+        largest_batch: bytes, maximum size of a batch.
         kind: of the deployment that it belongs to.
-        at: its address there; "" for the only one.
-        primary: whom it is meant to follow; "" if it is meant to be a primary.
+        at: its address in the deployment; "" for a single server.
+        primary: the server that it should replicate; "" if it should be a primary.
         slots: first and last of each range of slots that it owns.
-        cluster: CLUSTER INFO; empty if it is no node, or that is not allowed.
+        cluster: CLUSTER INFO; empty if not a Cluster node or not permitted.
     """
 
     url: str
@@ -85,7 +84,7 @@ class Facts:
     info: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, str] | None = None
     clock_s: float = 0.0
-    clock_doubt_s: float = 0.0
+    clock_error_s: float = 0.0
     script_error: str | None = ""
     user: str = "default"
     lacking: Mapping[str, list[str]] = field(default_factory=dict)
@@ -104,17 +103,17 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class SentinelFacts:
-    """What one Sentinel said.
+    """The facts of one Sentinel.
 
     Attributes:
         at: its address.
-        unreachable: why it could not be asked; then nothing else holds.
-        primary: whom it takes for the primary.
-        flags: what it says of that, such as "master,s_down".
-        quorum: how many have to miss the primary before a failover begins.
+        unreachable: why it could not be examined; then the other facts are void.
+        primary: the server that it considers the primary.
+        flags: its flags for the primary, such as "master,s_down".
+        quorum: how many must see the primary as down before a failover begins.
         others: how many other sentinels it knows.
         replicas: address -> flags, of each replica that it knows.
-        trouble: why it could not have a failover done now; "" if it could.
+        trouble: why a failover is not possible now; "" if it is.
     """
 
     at: str
@@ -129,14 +128,14 @@ class SentinelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a whole deployment showed.
+    """The facts of a whole deployment.
 
     Attributes:
         url: of the deployment, without its password.
         kind: of the deployment.
-        servers: every one that holds data, those that could not be asked included.
-        sentinels: every one that watches them.
-        unreachable: why it could not be told which servers there are; then there are none here.
+        servers: all data servers, unreachable ones included.
+        sentinels: all sentinels.
+        unreachable: why the servers could not be listed; then there are none.
     """
 
     url: str

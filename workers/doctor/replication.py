@@ -1,4 +1,4 @@
-"""What a server's place among others means: whom it follows, and who follows it. Pure."""
+"""Assess the replication of a server: its role, its primary and its replicas. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ OK, NOTE, WARNING, ERROR = Severity
 LATE_REPLICA_S = 10
 
 
-def judge_place(facts: Facts) -> Iterator[Finding]:
-    """Return what there is to say of its role, and of its view of the Cluster."""
+def assess_role(facts: Facts) -> Iterator[Finding]:
+    """Return the findings about its role, its link to a primary, and its view of the Cluster."""
     yield from _role(facts)
     yield from _link(facts)
     yield from _cluster(facts)
@@ -33,7 +33,7 @@ def _role(facts: Facts) -> Iterator[Finding]:
 
 
 def _link(facts: Facts) -> Iterator[Finding]:
-    """What is said of a server that is meant to follow another one."""
+    """Return the findings about a server that should be a replica."""
     if not facts.primary:
         return
     is_following = facts.info.get("role") == "slave"
@@ -46,27 +46,27 @@ def _link(facts: Facts) -> Iterator[Finding]:
         f"its link to {facts.primary} is down"
         if is_following
         else f"it does not follow {facts.primary}",
-        "it falls behind; if it takes over, what it lacks is gone but for what producers kept",
-        "look into its log; with passwords or TLS it needs masteruser, masterauth, tls-replication",
+        "it falls behind; after a failover to it, only what producers kept is sent again",
+        "read its log; with passwords or TLS it needs masteruser, masterauth, tls-replication",
     )
 
 
 def _cluster(facts: Facts) -> Iterator[Finding]:
-    told = facts.cluster
-    # Where full coverage is not required the state is ok though slots have no owner.
-    is_whole = told.get("cluster_slots_ok") == str(SLOTS)
-    if told and (told.get("cluster_state") != "ok" or not is_whole):
+    info = facts.cluster
+    # Without cluster-require-full-coverage the state is ok even if slots have no owner.
+    is_whole = info.get("cluster_slots_ok") == str(SLOTS)
+    if info and (info.get("cluster_state") != "ok" or not is_whole):
         yield Finding(
             "cluster-state",
             ERROR,
-            f"cluster_state:{told.get('cluster_state')}, of {SLOTS} slots "
-            f"{told.get('cluster_slots_ok')} have an owner at hand",
+            f"cluster_state:{info.get('cluster_state')}, of {SLOTS} slots "
+            f"{info.get('cluster_slots_ok')} have a reachable owner",
             "shards in the other slots accept nothing, and where the state is fail no shard does",
             f"redis-cli --cluster check {facts.at}",
         )
-    elif told:
+    elif info:
         yield Finding("cluster-state", OK, "ok")
-    if told and (facts.config or {}).get("cluster-require-full-coverage") == "yes":
+    if info and (facts.config or {}).get("cluster-require-full-coverage") == "yes":
         yield Finding(
             "coverage",
             NOTE,
@@ -76,21 +76,21 @@ def _cluster(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def judge_replicas(facts: Facts) -> Iterator[Finding]:
-    """Return what there is to say of those that follow it."""
+def assess_replicas(facts: Facts) -> Iterator[Finding]:
+    """Return the findings about its replicas."""
     if facts.info.get("role") == "slave":
         return
     count = int(facts.info.get("connected_slaves", 0))
     if not count and facts.kind == "cluster":
-        # Told for all of them at once.
+        # Reported for all primaries together.
         return
     if not count:
         yield Finding(
             "replicas",
             NOTE if facts.kind == "single" else WARNING,
             "none",
-            "while this server is away nothing is accepted; flush(replicas=1) never returns",
-            "run a replica (REPLICAOF) and Sentinels, if that is too long for you",
+            "while this server is down nothing is accepted; flush(replicas=1) never returns",
+            "run a replica (REPLICAOF) and Sentinels, if you need failover",
         )
         return
     replicas = [facts.info.get(f"slave{n}", {}) for n in range(count)]
@@ -104,8 +104,8 @@ def judge_replicas(facts: Facts) -> Iterator[Finding]:
             "replicas",
             WARNING,
             f"{len(late)} of {count} are behind: {', '.join(late)}",
-            "a failover to one of them loses what it lacks, but for what producers kept",
-            "look at its network, disk and log; INFO replication",
+            "after a failover to one of them, only what producers kept is sent again",
+            "check its network, disk and log, and INFO replication",
         )
     else:
         yield Finding("replicas", OK, f"{count} online")
@@ -116,7 +116,7 @@ def judge_replicas(facts: Facts) -> Iterator[Finding]:
             "min-replicas",
             NOTE if in_cluster else WARNING,
             "min-replicas-to-write 0",
-            "a primary that was cut off goes on to accept what the failover then throws away"
+            "an isolated primary goes on accepting writes that the failover then discards"
             + (", until cluster-node-timeout" if in_cluster else ""),
             "CONFIG SET min-replicas-to-write 1",
         )

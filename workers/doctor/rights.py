@@ -1,4 +1,4 @@
-"""What a user may do on a server: tried by commands that are queued and discarded."""
+"""Test the rights of a user on a server, with commands that are queued and discarded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from broker.backend.acl import ROLES, SHARDED, SINCE, Role
 from broker.backend.topology import Client
 from broker.protocol.names import ShardKeys, config_key
 
-NOTHING: Final = "return 1"
+NOOP_SCRIPT: Final = "return 1"
 
-# What follows the key, so that the server gets as far as asking whether the user may.
+# Arguments after the key, so that the server reaches the check of rights.
 _AFTER_KEY: Final[dict[str, tuple[Any, ...]]] = {
     "hmget": ("f",),
     "hget": ("f",),
@@ -37,7 +37,7 @@ _WITHOUT_KEY: Final[dict[str, tuple[Any, ...]]] = {
     "select": (0,),
     "client|setname": ("x",),
     "client|setinfo": ("LIB-NAME", "x"),
-    "script|load": (NOTHING,),
+    "script|load": (NOOP_SCRIPT,),
     "wait": (0, 0),
     "waitaof": (0, 0, 0),
     "config|get": ("save",),
@@ -50,7 +50,7 @@ Rights = dict[str, list[tuple[str, tuple[Any, ...]]]]
 def rights_of(
     namespace: str, node: str, shards: int, version: tuple[int, ...], *, is_cluster: bool
 ) -> Rights:
-    """Return of each role everything that it does: the right, and a command that takes it."""
+    """Return, for each role, its rights and a command that tests each."""
     return {
         name: list(_rights(role, namespace, node, shards, version, is_cluster=is_cluster))
         for name, role in ROLES.items()
@@ -88,13 +88,13 @@ def _rights(
             yield f"{command} {key}", words
 
 
-async def tried(client: Client, rights: Rights) -> tuple[dict[str, list[str]], bool]:
-    """Return (role -> the rights that our user lacks, whether it may do what no role needs).
+async def try_rights(client: Client, rights: Rights) -> tuple[dict[str, list[str]], bool]:
+    """Return (role -> the rights that our user lacks, whether it has rights that no role needs).
 
-    Each command is queued in a transaction that is then discarded: the server says at once whether
-    the user may, and nothing is done.
+    Each command is queued in a transaction that is then discarded: the server checks the rights
+    when it queues the command, and executes nothing.
     """
-    wanted = {right: words for told in rights.values() for right, words in told}
+    wanted = {right: words for commands in rights.values() for right, words in commands}
     refused = set()
     connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
     try:
@@ -106,7 +106,7 @@ async def tried(client: Client, rights: Rights) -> tuple[dict[str, list[str]], b
             except NoPermissionError:
                 return False
             except ResponseError:
-                # It objects to something else: it had come that far.
+                # Another error: the check of rights was passed.
                 return True
             return True
 
@@ -118,12 +118,13 @@ async def tried(client: Client, rights: Rights) -> tuple[dict[str, list[str]], b
         is_owner = await may("KEYS", "*")
         await may("DISCARD")
     except RedisError:
-        # In the middle of a transaction it is of no use to anybody.
+        # A connection with an open transaction must not be used again.
         await connection.disconnect()
         raise
     finally:
         await client.connection_pool.release(connection)
     lacking = {
-        role: [right for right, _ in told if right in refused] for role, told in rights.items()
+        role: [right for right, _ in commands if right in refused]
+        for role, commands in rights.items()
     }
     return lacking, is_owner

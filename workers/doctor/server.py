@@ -1,4 +1,4 @@
-"""What the server's own state and settings mean for the promises. Pure."""
+"""Assess the state and settings of a server. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 
 from broker.protocol.constants import MIN_REDIS
 from workers.doctor.model import Facts, Finding, Severity
-from workers.doctor.replication import judge_place, judge_replicas
+from workers.doctor.replication import assess_replicas, assess_role
 
 OK, NOTE, WARNING, ERROR = Severity
 
 FULL_WARNING, FULL_ERROR = 0.8, 0.95
-# A subscriber that its machine held up for this long should not be cut off for it.
+# A subscriber may be suspended for this long without being disconnected.
 PATIENCE_S = 10.0
-# Fewer batches than this in a subscriber's buffer are soon behind.
+# The output buffer of a subscriber should hold at least this many batches.
 BATCHES_BEHIND = 8
 
 
-def judge_server(facts: Facts) -> list[Finding]:
-    """Return what there is to say of one server's state."""
+def assess_server(facts: Facts) -> list[Finding]:
+    """Return the findings about the state of one server."""
     if not facts.info:
         return [
             Finding(
@@ -32,10 +32,10 @@ def judge_server(facts: Facts) -> list[Finding]:
         ]
     return [
         *_version(facts),
-        *judge_place(facts),
+        *assess_role(facts),
         *_memory(facts),
         *_persistence(facts),
-        *judge_replicas(facts),
+        *assess_replicas(facts),
         *_buffers(facts),
         *_clients(facts),
     ]
@@ -44,17 +44,17 @@ def judge_server(facts: Facts) -> list[Finding]:
 def _version(facts: Facts) -> Iterator[Finding]:
     version = str(facts.info.get("redis_version", ""))
     name = facts.info.get("server_name", "redis")
-    told = f"{name} {facts.info.get('valkey_version', version)}"
+    text = f"{name} {facts.info.get('valkey_version', version)}"
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < MIN_REDIS:
         yield Finding(
             "version",
             ERROR,
-            told,
+            text,
             "statebroker refuses it: commands and ACL selectors that it needs are missing",
             "upgrade to Redis 7.0 or Valkey 7.2, or newer",
         )
     else:
-        yield Finding("version", OK, told)
+        yield Finding("version", OK, text)
 
 
 def _memory(facts: Facts) -> Iterator[Finding]:
@@ -66,32 +66,33 @@ def _memory(facts: Facts) -> Iterator[Finding]:
             "eviction",
             ERROR,
             f"maxmemory-policy {policy}",
-            "when memory is short it drops state silently; statebroker refuses such a server",
+            "when memory is full it silently drops state; statebroker refuses such a server",
             "CONFIG SET maxmemory-policy noeviction",
         )
     used, limit = int(facts.info.get("used_memory", 0)), int(facts.info.get("maxmemory", 0))
     whole = limit or int(facts.info.get("total_system_memory", 0))
     share = used / whole if whole else 0.0
-    told = f"{_size(used)} of {_size(whole)}" + ("" if limit else " of the machine, maxmemory 0")
+    text = f"{_size(used)} of {_size(whole)}" + ("" if limit else " of the machine, maxmemory 0")
     severity = ERROR if share > FULL_ERROR else WARNING if share > FULL_WARNING else OK
     if severity:
         yield Finding(
             "memory",
             severity,
-            f"{told} in use",
-            "at the limit appends are refused (OOM), producers fill up their buffers and block",
+            f"{text} in use",
+            "at the limit appends are refused (OOM), and producers block when their buffers are "
+            "full",
             f"CONFIG SET maxmemory {2 * used}, or write less state, or lower log_bytes",
         )
     elif not limit:
         yield Finding(
             "memory",
             NOTE,
-            f"{told} in use",
-            "if it grows too far the kernel kills it, and what is not on disk is gone",
+            f"{text} in use",
+            "if it grows too large the kernel kills it, and what is not on disk is lost",
             f"CONFIG SET maxmemory {int(whole * 0.7)}" if whole else "CONFIG SET maxmemory BYTES",
         )
     else:
-        yield Finding("memory", OK, f"{told} in use")
+        yield Finding("memory", OK, f"{text} in use")
 
 
 def _persistence(facts: Facts) -> Iterator[Finding]:
@@ -105,7 +106,7 @@ def _persistence(facts: Facts) -> Iterator[Finding]:
                 ERROR,
                 f"{what} ({name}:{facts.info[name]})",
                 "the server refuses writes (MISCONF), or loses them at its next restart",
-                "make room on its disk, look into its log, then BGSAVE or BGREWRITEAOF",
+                "free space on its disk, read its log, then run BGSAVE or BGREWRITEAOF",
             )
     if facts.info.get("aof_enabled"):
         yield _append_only(facts)
@@ -144,8 +145,8 @@ def _append_only(facts: Facts) -> Finding:
             "persistence",
             NOTE,
             "appendonly yes, appendfsync everysec",
-            "a crash of the machine may lose about a second of what was accepted; producers that "
-            "live on send it again",
+            "a crash of the machine may lose about a second of accepted deltas; producers that are "
+            "still running send them again",
             "nothing, or CONFIG SET appendfsync always, or flush(fsynced=True) where it matters",
         )
     if fsync is None:
@@ -160,7 +161,7 @@ def _append_only(facts: Facts) -> Finding:
         "persistence",
         WARNING,
         f"appendonly yes, appendfsync {fsync}",
-        "a crash of the machine may lose half a minute of what was accepted, as the kernel likes",
+        "a crash of the machine may lose half a minute of accepted deltas",
         "CONFIG SET appendfsync everysec",
     )
 
@@ -171,7 +172,7 @@ def _buffers(facts: Facts) -> Iterator[Finding]:
             "output-buffer",
             NOTE,
             "CONFIG GET is not allowed",
-            "how far a subscriber may fall behind before the server cuts it off is not known",
+            "how far a subscriber may fall behind before it is disconnected is not known",
             "run it as a user of `statebroker acl admin`",
         )
         return
@@ -181,7 +182,7 @@ def _buffers(facts: Facts) -> Iterator[Finding]:
     if match is None:
         return
     hard, soft, soft_s = map(int, match.groups())
-    told = f"client-output-buffer-limit pubsub {hard} {soft} {soft_s}"
+    text = f"client-output-buffer-limit pubsub {hard} {soft} {soft_s}"
     rate = facts.published_bytes_per_s
     lasts_s = hard / rate if hard and rate else float("inf")
     least = max(BATCHES_BEHIND * facts.largest_batch, int(rate * PATIENCE_S))
@@ -189,15 +190,15 @@ def _buffers(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "output-buffer",
             WARNING,
-            f"{told}; {_size(int(rate))}/s are published, batches have up to "
+            f"{text}; {_size(int(rate))}/s are published, batches have up to "
             f"{_size(facts.largest_batch)}",
-            "a subscriber that is held up for "
+            "a subscriber that is suspended for "
             + (f"{lasts_s:.1f} s" if lasts_s < PATIENCE_S else "a few batches")
-            + " is cut off and reads the log again; one that is slow never becomes live",
+            + " is disconnected and reads the log again; a slow one never becomes live",
             f"CONFIG SET client-output-buffer-limit 'pubsub {4 * least} {least} 60'",
         )
     else:
-        yield Finding("output-buffer", OK, told)
+        yield Finding("output-buffer", OK, text)
 
 
 def _clients(facts: Facts) -> Iterator[Finding]:

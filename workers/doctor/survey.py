@@ -1,4 +1,4 @@
-"""Asking every server of a deployment, and the Sentinels that watch it."""
+"""Collect the facts of every server of a deployment, and of its Sentinels."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ async def survey(
     wanted: Sequence[str] = (),
     seconds: float = 1.0,
 ) -> Survey:
-    """Return what a deployment shows; a server that cannot be asked is a fact too.
+    """Return the facts of a deployment; an unreachable server is a fact too.
 
     Args:
-        url: any supported one; an embedded server is started if it does not run. A node of a
-            Cluster stands for all of it.
-        namespace: whose keys are tried, and whose rate is measured.
-        node: whose pending list is tried.
-        wanted: the roles that this user is meant to have.
-        seconds: for how long the rate is measured.
+        url: any supported URL; an embedded server is started if it does not run. From one node of a
+            Cluster all others are found.
+        namespace: whose keys are tested, and whose publishing rate is measured.
+        node: whose pending list is tested.
+        wanted: the roles that this user should have.
+        seconds: duration of the measurement.
 
     Raises:
-        ConfigError, EmbeddedError: the URL is no URL; the embedded server does not start.
+        ConfigError, EmbeddedError: the URL is invalid; the embedded server does not start.
     """
     real, attachment = await asyncio.to_thread(attached, url)
     asked = Facts(redacted(real), wanted=tuple(wanted), namespace=namespace, node=node)
@@ -83,7 +83,7 @@ async def _surveyed(url: str, asked: Facts, seconds: float) -> Survey:
 async def _all(
     place: RedisURL, expected: Sequence[Facts], connections: Connections, seconds: float
 ) -> tuple[Facts, ...]:
-    """Return what each server of a deployment shows, and what it publishes."""
+    """Return the facts of each server, with its publishing rate."""
     namespace = expected[0].namespace
     shards, published = 1, Counter[str]()
     try:
@@ -94,11 +94,11 @@ async def _all(
                 meta = ShardKeys.of(namespace, shard, shards).meta
                 published[str(await connections.directory.owner(meta))] += int(rate)
     except BackendError:
-        # Whose turn it is cannot be asked now: that shows below.
+        # Without owners there is no rate; the cause shows in the facts of the servers.
         pass
     found = await asyncio.gather(*(_one(place, one, shards) for one in expected))
     return tuple(
-        # A replica may have to publish what its primary does.
+        # After a failover a replica publishes as much as its primary.
         replace(one, published_bytes_per_s=float(published[one.primary or one.at]))
         for one in found
     )
@@ -117,7 +117,7 @@ async def _one(place: RedisURL, expected: Facts, shards: int) -> Facts:
 
 
 def address(text: str) -> Address:
-    """Return what `str(address)` was made of."""
+    """Parse the text of an address."""
     host, _, port = text.rpartition(":")
     return Address(host.strip("[]"), int(port))
 
@@ -126,22 +126,22 @@ def address(text: str) -> Address:
 
 
 async def _nodes(connections: Connections, *, is_tls: bool) -> dict[str, dict[str, Any]]:
-    """Return address -> (primary, slots) of each node, as the first one tells that answers."""
+    """Return address -> (primary, slots) of each node, from the first node that answers."""
     failed: Exception = RedisConnectionError("no node owns any slot")
     for node in await connections.directory.owners():
         client = connections.subscriber(node)
         try:
-            told = await client.execute_command("CLUSTER", "SHARDS")  # type: ignore[no-untyped-call]
+            reply = await client.execute_command("CLUSTER", "SHARDS")  # type: ignore[no-untyped-call]
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             failed = error
         else:
-            return _of_shards(told, node.host if node else "", is_tls=is_tls)
+            return _of_shards(reply, node.host if node else "", is_tls=is_tls)
     raise failed
 
 
-def _of_shards(told: list[Any], host: str, *, is_tls: bool) -> dict[str, dict[str, Any]]:
+def _of_shards(reply: list[Any], host: str, *, is_tls: bool) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for shard in map(_named, told):
+    for shard in map(_named, reply):
         slots = [int(slot) for slot in shard["slots"]]
         nodes = {}
         for node in map(_named, shard["nodes"]):
@@ -151,7 +151,7 @@ def _of_shards(told: list[Any], host: str, *, is_tls: bool) -> dict[str, dict[st
                     for name in (node.get("endpoint"), node.get("ip"))
                     if name and name != b"?"
                 ),
-                # No host means: the one that was asked.
+                # An empty host means the node that answered.
                 host,
             )
             port = node.get("tls-port" if is_tls else "port") or node.get("port", 0)
@@ -169,10 +169,10 @@ def _of_shards(told: list[Any], host: str, *, is_tls: bool) -> dict[str, dict[st
 async def _watched(
     sentinels: Sequence[SentinelFacts], connections: Connections
 ) -> dict[str, dict[str, Any]]:
-    """Return address -> (primary) of each server, as the sentinels tell."""
+    """Return address -> (primary) of each server, as the sentinels report."""
     answering = [one for one in sentinels if one.unreachable is None]
     if not answering:
-        # It says why there is nobody to tell.
+        # Raises the reason.
         await connections.directory.owner(None)
     primary = Counter(one.primary for one in answering).most_common(1)[0][0]
     replicas = dict.fromkeys(at for one in answering for at in one.replicas)
@@ -180,7 +180,7 @@ async def _watched(
 
 
 async def _sentinels(place: RedisURL) -> tuple[SentinelFacts, ...]:
-    """Return what each sentinel says: those of the URL, and those that they know."""
+    """Return the facts of the sentinels in the URL, and of those that they know."""
     found: dict[str, SentinelFacts] = {}
     asked: set[Address] = set()
     waiting = list(place.seeds)
@@ -197,7 +197,7 @@ async def _sentinels(place: RedisURL) -> tuple[SentinelFacts, ...]:
 
 
 async def _sentinel(place: RedisURL, at: Address) -> tuple[str, SentinelFacts, dict[str, Address]]:
-    """Return (id, or the address of one that says nothing; what it says; id -> others)."""
+    """Return (id, or its address if it does not answer; facts; id -> address of the others)."""
     connections = Connections(place.sentinel_url(at))
     client = connections.commands()
 
@@ -233,8 +233,8 @@ async def _sentinel(place: RedisURL, at: Address) -> tuple[str, SentinelFacts, d
     return name, facts, {one["runid"]: _at(one) for one in others}
 
 
-def _at(told: Mapping[str, str]) -> Address:
-    return Address(told["ip"], int(told["port"]))
+def _at(reply: Mapping[str, str]) -> Address:
+    return Address(reply["ip"], int(reply["port"]))
 
 
 def _named(flat: list[Any]) -> dict[str, Any]:

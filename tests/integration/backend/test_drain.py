@@ -379,9 +379,9 @@ def test_a_worker_tells_how_it_is(shard: Shard) -> None:
     def told(name: bytes) -> bytes:
         return re.sub(rb"\d{13}", b"<ms>", shard.admin.hget(shard.keys.workers, name))
 
-    shard.heartbeat(HOUR, "w1", red="shard 0: nothing was heard")
+    shard.heartbeat(HOUR, "w1", red="shard 0: nothing arrived")
     shard.take("s1", red="no full state")
-    assert told(b"w1") == b"flush <ms> shard 0: nothing was heard"
+    assert told(b"w1") == b"flush <ms> shard 0: nothing arrived"
     assert told(b"s1") == b"schedule <ms> no full state"
     shard.heartbeat(HOUR, "w1")
     shard.take("s1")

@@ -97,7 +97,7 @@ def test_a_server_that_we_do_not_trust(
     url = tls(certificates, wants_client=False)
     for options in (Certificates.made(tmp_path / "theirs").options(), ""):
         said = refusal(face, url + options, namespace, AccessError)
-        assert "give the file of the CA that signed it as ssl_ca_certs" in said
+        assert "set ssl_ca_certs to the file of the CA that signed it" in said
 
 
 def test_a_certificate_for_another_name(
@@ -114,7 +114,7 @@ def test_a_certificate_for_another_name(
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     said = refusal(Producer, url + certificates.options(), namespace, AccessError)
     assert "certificate is not valid for 'redis.example'" in said
-    assert "use a host that it names, or make one for this host" in said
+    assert "use a host that it names, or issue one for this host" in said
 
 
 def test_a_certificate_that_ended(tls: NewTls, tmp_path: Path, namespace: str) -> None:
@@ -134,7 +134,7 @@ def test_one_side_without_tls(
     assert "if this is its TLS port, use rediss://" in said
     plain = own_server(port=0).url.replace("redis:", "rediss:")
     said = refusal(Producer, plain + certificates.options(), namespace, ConnectError)
-    assert "does it have TLS on this port" in said
+    assert "does it use TLS on this port" in said
 
 
 def test_files_that_are_no_use(
@@ -150,14 +150,14 @@ def test_files_that_are_no_use(
     missing = said("?ssl_ca_certs=/no/ca&ssl_certfile=/no/crt&ssl_keyfile=/no/key", ConfigError)
     assert all(f"cannot read {name}=/no/" in missing for name in FILES)
     assert "No such file" in missing
-    assert "go together" in said(f"?ssl_certfile={ours.client}", ConfigError)
+    assert "must be given together" in said(f"?ssl_certfile={ours.client}", ConfigError)
     (tmp_path / "text").write_text("no certificate")
-    pair = "have to be PEM, and key and certificate a pair"
+    pair = "must be PEM, and the key must match the certificate"
     assert pair in said(f"?ssl_ca_certs={tmp_path}/text", AccessError)
     mixed = f"&ssl_certfile={ours.client}&ssl_keyfile={theirs.client}"
     assert pair in said(certificates.options() + mixed, AccessError)
     plain = refusal(Producer, f"redis://h{ours.options()}", namespace, ConfigError)
-    assert "for TLS the URL begins with rediss://" in plain
+    assert "for TLS the URL must begin with rediss://" in plain
 
 
 def test_only_words_of_tls_get_a_fix() -> None:
@@ -180,5 +180,5 @@ def test_only_words_of_tls_get_a_fix() -> None:
 )
 def test_a_server_that_hangs_up_raises_a_doubt(said: str) -> None:
     """Which of these it is depends on when it hung up."""
-    assert "want a client certificate (ssl_certfile)?" in tls_hint("rediss://h", said)
+    assert "require a client certificate (ssl_certfile)?" in tls_hint("rediss://h", said)
     assert "use rediss://" in tls_hint("redis://h", said)

@@ -18,7 +18,7 @@ from broker.testing.server import REDIS, find_binary
 from broker.testing.waiting import eventually
 from tests.certificates import Certificates
 from tests.integration.running_workers import NewServing
-from workers.doctor import judge, survey
+from workers.doctor import assess, survey
 
 SHARDS = 6
 
@@ -65,7 +65,7 @@ def works(url: str, namespace: str, serving: NewServing, fail_over: Callable[[],
 
 def examined(url: str, namespace: str) -> set[str]:
     """Return which servers the doctor found to have TLS; nothing that it saw is an error."""
-    found = judge(asyncio.run(survey(url, namespace, seconds=0.1)))
+    found = assess(asyncio.run(survey(url, namespace, seconds=0.1)))
     assert [one for one in found if one.check == "connection"] == []
     (tls,) = [one for one in found if one.check == "tls"]
     assert tls.seen == "on"

@@ -70,7 +70,7 @@ def test_dropped_messages_turn_it_red(
         worker = serving(proxy.url, namespace, heartbeat=HEARTBEAT)
         becomes(status, "green")
         proxy.faults.drop_messages = 1.0
-        becomes(status, "red", "shard 0: nothing was heard on its channel for over 0.5 s")
+        becomes(status, "red", "shard 0: nothing arrived on its channel for over 0.5 s")
         assert logged(caplog, worker) == ["health_red"]
         # Another connection may hear more: it tries one again and again.
         tried = proxy.counts["connections"]
@@ -107,10 +107,10 @@ def test_a_canary_that_heard_enough_rests_and_notices_all_the_same(
         for is_listening in (False, True, False):
             eventually(lambda wanted=is_listening: publish() or listens() is wanted, BY)
             assert status()["flush"] == ("green", "")
-        # Little is heard all of.
+        # At a low rate it receives everything.
         eventually(listens, BY)
         proxy.faults.drop_messages = 1.0
-        becomes(status, "red", "heard on its channel")
+        becomes(status, "red", "on its channel")
         proxy.faults.drop_messages = 0.0
         becomes(status, "green")
 
@@ -136,7 +136,7 @@ def test_a_batch_that_is_not_heard_turns_it_red(
         becomes(status, "green")
         # Told as if published: the offset is never heard, the heartbeats go on.
         flusher.health.published(0, 1_000_000, 0.0)
-        becomes(status, "red", "what was published was not heard")
+        becomes(status, "red", "the published batch did not arrive")
         # A real batch has a lower offset: the history is another one.
         producer.set("a", 1)
         producer.flush(10)

@@ -145,8 +145,8 @@ def test_serve_runs_with_both_roles_of_workers(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("flusher", "--node", "n1"), "--node is for a producer"),
-        (("producer", "flusher", "--node", "n1"), "a flusher has to read the lists of all"),
+        (("flusher", "--node", "n1"), "--node is only for a producer"),
+        (("producer", "flusher", "--node", "n1"), "a flusher reads the lists of all"),
         (("producer", "--node", "a b"), "node 'a b' is not a name"),
         (("producer", "--user", "a b"), "user 'a b' is not a name"),
         (("producer", "--user-password-file", "none"), "cannot read the password file none"),

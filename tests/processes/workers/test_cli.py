@@ -295,7 +295,7 @@ def test_verify_finds_a_full_state_that_was_altered(here: Here) -> None:
     human = place.run("verify")
     assert human.code == 1
     assert 'of the full state is not what schedulers wrote; its 1 keys: "a"\n' in human.out
-    assert human.out.endswith("then `statebroker verify --accept`\n")
+    assert human.out.endswith("then run `statebroker verify --accept`\n")
     place.write("set", "a", "1")
     assert place.run("verify").code == 1
     accepted = place.run("verify", "--accept")

@@ -53,9 +53,9 @@ def test_the_check_names_every_fault() -> None:
     ]
     # One that is gone does not count, whatever it said last.
     assert faults([*both, worker("flush", "gone", "it was red")], live) == []
-    red = worker("flush", "red", "shard 0: nothing was heard")
+    red = worker("flush", "red", "shard 0: nothing arrived")
     assert faults([*both, red], Joined("stale")) == [
-        "flush-1 is red: shard 0: nothing was heard",
+        "flush-1 is red: shard 0: nothing arrived",
         "a replica that joined was not live after 5 s but stale",
     ]
 
@@ -79,7 +79,7 @@ def test_status_shows_red_and_green(
         assert place.run("status", "--check").code == 0
         proxy.faults.drop_messages = 1.0
         red = eventually(lambda: told("red"), 20)
-        reason = "shard 0: nothing was heard on its channel for over 1.5 s"
+        reason = "shard 0: nothing arrived on its channel for over 1.5 s"
         assert red["flush"]["reason"] == reason
         assert (red["schedule"]["health"], red["schedule"]["reason"]) == ("green", "")
         checked = place.run("status", "--check")

@@ -239,7 +239,7 @@ def test_a_wrong_password_is_one_line(
     told = [start(*COMMANDS[n % 3], STATEBROKER_URL=url) for n, url in enumerate(urls)]
     for program in told:
         line = only_line(program.result())
-        assert "check user and password in the URL" in line
+        assert "check the user and password" in line
         assert "s3cret" not in line
 
 

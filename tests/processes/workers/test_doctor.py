@@ -155,7 +155,7 @@ def test_a_server_that_cannot_be_asked_is_a_finding(own_server: OwnServer, run: 
     url = f"redis://:wr0ng@127.0.0.1:{server.port}"
     refused = run("doctor", "--json", STATEBROKER_URL=url)
     assert (refused.code, "wr0ng" in refused.out) == (1, False)
-    assert "check user and password" in findings(refused)["connection"]["seen"]
+    assert "check the user and password" in findings(refused)["connection"]["seen"]
 
 
 def test_replication_is_seen_from_both_sides(own_server: OwnServer, run: Run) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from broker.backend.acl import ROLES
 from workers.doctor import Facts, Finding, SentinelFacts, Severity, Survey
-from workers.doctor import judge as judge_survey
+from workers.doctor import assess as assess_survey
 
 OK, NOTE, WARNING, ERROR = Severity
 
@@ -49,19 +49,19 @@ WELL = Facts(
 )
 
 
-def judge(facts: Facts) -> list[Finding]:
+def assess(facts: Facts) -> list[Finding]:
     """What is said of a single server."""
-    return judge_survey(Survey(facts.url, "single", (facts,), unreachable=facts.unreachable))
+    return assess_survey(Survey(facts.url, "single", (facts,), unreachable=facts.unreachable))
 
 
 def judged(facts: Facts) -> dict[str, Finding]:
     """Findings by what they are about; a healthy one gives way to one that is not."""
-    return {one.check: one for one in sorted(judge(facts), key=lambda one: one.severity)}
+    return {one.check: one for one in sorted(assess(facts), key=lambda one: one.severity)}
 
 
 def test_a_server_that_keeps_every_promise_is_ok_in_everything() -> None:
     """Nothing to say but what was seen."""
-    found = judge(WELL)
+    found = assess(WELL)
     assert {one.check for one in found} == {
         *("version", "eviction", "memory", "persistence", "replicas", "min-replicas"),
         *("output-buffer", "user", "acl", "tls", "clock", "scripts"),
@@ -196,14 +196,14 @@ def test_each_fault_is_told_with_what_follows_and_the_fix(
         pubsub("0 0 0", rate=1e12),
         pubsub("33554432 8388608 60", rate=3 * MIB),
         replace(WELL, is_tls=False, is_local=True),
-        replace(WELL, clock_s=1.4, clock_doubt_s=0.5),
+        replace(WELL, clock_s=1.4, clock_error_s=0.5),
         info(used_memory=800, connected_clients=80),
         info(valkey_version="9.1.2", redis_version="7.2.4", server_name="valkey"),
     ],
 )
 def test_what_is_well_within_the_limits_is_no_finding(facts: Facts) -> None:
     """No limit at all, a rate that leaves ten seconds, doubt about the clock: all fine."""
-    assert [one for one in judge(facts) if one.severity] == []
+    assert [one for one in assess(facts) if one.severity] == []
 
 
 def test_a_role_that_is_wanted_has_to_be_possible() -> None:
@@ -280,7 +280,7 @@ def changed(facts: Facts, **changed: Any) -> Facts:
 @pytest.mark.parametrize("survey", [cluster(), watched()])
 def test_a_deployment_that_keeps_every_promise_is_ok_in_everything(survey: Survey) -> None:
     """What all servers share is said once, and names them all."""
-    found = judge_survey(survey)
+    found = assess_survey(survey)
     assert [one for one in found if one.severity] == []
     everywhere = tuple(one.at for one in survey.servers)
     assert {one.check for one in found if one.servers == everywhere} >= {
@@ -391,7 +391,7 @@ def test_each_fault_of_a_deployment_is_told_with_its_servers(
     survey: Survey, check: str, severity: Severity, seen: str, servers: tuple[str, ...]
 ) -> None:
     """One thing wrong: it is told, with what follows and what to do, and of whom it was seen."""
-    found = [one for one in judge_survey(survey) if one.check == check and one.severity]
+    found = [one for one in assess_survey(survey) if one.check == check and one.severity]
     assert [(one.severity, one.servers) for one in found] == [(severity, servers)]
     assert seen in found[0].seen
     assert found[0].consequence
@@ -400,5 +400,5 @@ def test_each_fault_of_a_deployment_is_told_with_its_servers(
 
 def test_a_deployment_that_nobody_can_tell_of_is_an_error() -> None:
     """No node, or no sentinel, answers."""
-    (one,) = judge_survey(Survey("redis+cluster://a", "cluster", unreachable="connecting: no"))
+    (one,) = assess_survey(Survey("redis+cluster://a", "cluster", unreachable="connecting: no"))
     assert (one.check, one.severity, one.seen) == ("connection", ERROR, "connecting: no")

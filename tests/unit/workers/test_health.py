@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from workers.health import GREEN, MIN_BOUND, FlushHealth, ScheduleHealth
+from workers.health import GREEN, MIN_BOUND_S, FlushHealth, ScheduleHealth
 
 OLD, NEW = b"epoch--1", b"epoch--2"
 
@@ -29,11 +29,11 @@ class Flusher:
         health = self.health
         if "answer" not in without:
             health.answered(self.now)
-            health.worked()
+            health.succeeded()
         for shard in range(2):
             if f"heartbeat {shard}" not in without and "heartbeat" not in without:
-                health.heard(shard, self.epoch, self.offset, self.now)
-        return health.judge(self.now)
+                health.received(shard, self.epoch, self.offset, self.now)
+        return health.verdict(self.now)
 
     def seconds(self, count: int, *without: str) -> list[str]:
         """Let seconds pass; return the verdict of each."""
@@ -56,14 +56,14 @@ def flusher() -> Flusher:
 
 def test_a_flush_worker_that_hears_its_shards_is_green(flusher: Flusher) -> None:
     """From the first moment on, and for as long as all goes well."""
-    assert flusher.health.judge(flusher.now) == GREEN
+    assert flusher.health.verdict(flusher.now) == GREEN
     assert colors(flusher.seconds(100)) == "G" * 100
 
 
 @pytest.mark.parametrize("interval", [0.05, 0.1, 1.0, 20.0])
 def test_the_bound_is_three_intervals(interval: float) -> None:
     """But never so short that a busy machine looks like a broken one."""
-    assert FlushHealth(1, interval, 0.0).bound == max(MIN_BOUND, 3 * interval)
+    assert FlushHealth(1, interval, 0.0).bound == max(MIN_BOUND_S, 3 * interval)
     assert FlushHealth(1, interval, 0.0).tick <= 1.0
 
 
@@ -78,13 +78,13 @@ def test_one_silent_shard_is_enough(flusher: Flusher) -> None:
     """The others' packets do not hide it, and the reason names it and stays the same."""
     verdicts = flusher.seconds(6, "heartbeat 1")
     assert colors(verdicts) == "GGGRRR"
-    assert verdicts[-1] == "shard 1: nothing was heard on its channel for over 3 s"
+    assert verdicts[-1] == "shard 1: nothing arrived on its channel for over 3 s"
     assert len(set(verdicts[3:])) == 1
 
 
 def test_the_reason_of_silence_is_why_the_subscription_broke(flusher: Flusher) -> None:
     """Told only while nothing is heard."""
-    flusher.health.deaf("hearing: no permission")
+    flusher.health.subscription_failed("hearing: no permission")
     assert flusher.seconds(4, "heartbeat")[-1].endswith("for over 3 s (hearing: no permission)")
     flusher.second()
     assert "permission" not in flusher.seconds(4, "heartbeat")[-1]
@@ -96,7 +96,7 @@ def test_what_was_published_must_be_heard(flusher: Flusher) -> None:
     flusher.offset = 6
     verdicts = flusher.seconds(5)
     assert colors(verdicts) == "GGGRR"
-    assert "shard 0: what was published was not heard" in verdicts[-1]
+    assert "shard 0: the published batch did not arrive" in verdicts[-1]
     flusher.offset = 7
     assert flusher.second() == GREEN
 
@@ -154,7 +154,7 @@ def test_a_server_that_does_not_answer_is_red(flusher: Flusher) -> None:
 
 def test_a_full_log_is_red_at_once(flusher: Flusher) -> None:
     """Until something was drained again; that something became due does not mend it."""
-    flusher.health.refused(1)
+    flusher.health.log_full(1)
     assert flusher.second() == "shard 1: the log is full; is a scheduler running?"
     flusher.health.due(1, flusher.now)
     assert flusher.second()
@@ -205,7 +205,7 @@ class Clock:
         verdicts = []
         for _ in range(times):
             step()
-            verdicts.append(self.health.judge(self.now))
+            verdicts.append(self.health.verdict(self.now))
             self.now += 3.0
         return verdicts
 
@@ -235,7 +235,7 @@ def test_rounds_that_fail_are_red_after_the_bound() -> None:
     assert colors(verdicts) == "GGGGRR"
     assert verdicts[-1] == "shard 3: no full state was written for over 10 s: WRONGTYPE"
     clock.health.wrote(3, clock.now, is_held=True)
-    assert clock.health.judge(clock.now) == GREEN
+    assert clock.health.verdict(clock.now) == GREEN
 
 
 def test_one_shard_that_works_does_not_hide_another() -> None:
@@ -261,7 +261,7 @@ def test_a_long_write_that_gets_on_is_green() -> None:
     # Whoever does not hold the lease has nothing to write, whatever it wrote once.
     clock.health.renewed(0, clock.now, is_held=False)
     clock.health.progressed(0, 100.0)
-    assert clock.health.judge(clock.now) == GREEN
+    assert clock.health.verdict(clock.now) == GREEN
 
 
 def test_a_standby_is_green() -> None:
@@ -286,7 +286,7 @@ def test_a_lease_that_cannot_be_renewed_is_red(is_held: bool) -> None:  # noqa: 
     assert colors(verdicts) == "GGRR"
     assert verdicts[-1] == "shard 0: the lease could not be renewed for over 4 s: gone"
     clock.health.renewed(0, clock.now, is_held=is_held)
-    assert clock.health.judge(clock.now) == GREEN
+    assert clock.health.verdict(clock.now) == GREEN
 
 
 def test_an_attempt_that_hung_counts_from_its_begin() -> None:
@@ -296,4 +296,4 @@ def test_an_attempt_that_hung_counts_from_its_begin() -> None:
     began = clock.now
     clock.every(lambda: None, 3)
     clock.health.not_renewed(0, began, "timed out")
-    assert "timed out" in clock.health.judge(clock.now)
+    assert "timed out" in clock.health.verdict(clock.now)
