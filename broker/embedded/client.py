@@ -1,4 +1,4 @@
-"""Attach this process to an embedded server, starting it if nobody has."""
+"""Attach this process to an embedded server, and start it if it does not run."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from broker.config import checked_name
-from broker.embedded.launch import Line, connect, launch, starting
-from broker.embedded.location import EmbeddedDir, unusable
+from broker.embedded.launch import KeeperConnection, connect, launch, starting
+from broker.embedded.location import EmbeddedDir, unusable_dir_error
 from broker.embedded.log import tail
 from broker.errors import EmbeddedError
 
-# Longer than a keeper takes to stop everything.
+# Longer than a keeper takes to stop.
 REACH_TIMEOUT_S = 30.0
 REACH_PAUSE_S = 0.01
-# Longer than the keeper's own limits for starting the server and a worker, which tell more.
+# Longer than the timeouts of the keeper for server and worker, whose errors are more precise.
 REPLY_TIMEOUT_S = 120.0
 
 
 class Attachment:
-    """A hold on an embedded server: it runs at least until this is closed or the process ends.
+    """Keeps an embedded server running until it is closed or the process ends.
 
-    A forked child holds it too, until it closes its copy or ends.
+    A forked child keeps it running too, until it closes its copy or ends.
 
     Attributes:
         url: `unix://` URL of the server.
-        directory: where its data or, if it is private, its temporary files are.
+        directory: of its data or, for a private server, its temporary files.
     """
 
     def __init__(self, url: str, directory: Path, connection: socket.socket) -> None:
@@ -49,14 +49,14 @@ class Attachment:
         self.close()
 
     def close(self) -> None:
-        """Let go of the server, which stops soon after if nobody else holds it; may be repeated."""
+        """Detach; the server stops soon if no other process is attached. May be called again."""
         self.connection.close()
 
 
 class PrivateDir:
-    """Where the private server of this process, and of those forked from it, lives at present."""
+    """The current directory of the private server of this process and its forked children."""
 
-    place: ClassVar[EmbeddedDir | None] = None
+    location: ClassVar[EmbeddedDir | None] = None
 
 
 def attach(
@@ -65,23 +65,22 @@ def attach(
     serve: str | None = None,
     workers_for: str | None = None,
 ) -> Attachment:
-    """Attach to the server of a directory; returns when it takes commands.
+    """Attach to the server of a directory; returns when it accepts commands.
 
     Args:
-        directory: holds the data, is created when missing, and is shared by all processes that name
-            it; None is a private server without a file, shared by the attachments of this process
-            and of the processes forked from it since.
-        serve: namespace that this process serves by itself, for as long as it is attached.
-        workers_for: namespace that must be served: where no attached process does so, one is
-            started for it (and again, should that process end).
+        directory: of the data; created if missing, shared by all processes that name it. None is a
+            private server without persistence, shared by this process and its forked children.
+        serve: namespace that this process serves itself while it is attached.
+        workers_for: namespace that must be served: if no attached process serves it, a worker is
+            started, and restarted if it ends.
 
     Returns:
         The attachment; keep it as long as the server is needed.
 
     Raises:
-        ConfigError: A namespace has a name that no namespace can have.
+        ConfigError: The name of a namespace is invalid.
         EmbeddedError: The directory is not writable, no server is installed, or the server or the
-            worker does not start; the text says which, and what to do.
+            worker does not start.
     """
     for namespace in (serve, workers_for):
         if namespace is not None:
@@ -89,36 +88,40 @@ def attach(
     request = json.dumps({"use": workers_for, "serves": serve}).encode() + b"\n"
     while True:
         try:
-            line = reach_private() if directory is None else reach(EmbeddedDir.of(directory))
+            keeper = (
+                connect_private()
+                if directory is None
+                else connect_or_launch(EmbeddedDir.of(directory))
+            )
         except OSError as cause:
-            raise unusable(directory or Path("a temporary directory"), cause) from cause
+            raise unusable_dir_error(directory or Path("a temporary directory"), cause) from cause
         try:
-            url = converse(line, request)
+            url = request_url(keeper, request)
         except BaseException:
-            line.connection.close()
+            keeper.connection.close()
             raise
         if url is not None:
-            return Attachment(url, line.place.directory, line.connection)
-        line.connection.close()
+            return Attachment(url, keeper.location.directory, keeper.connection)
+        keeper.connection.close()
 
 
-def converse(line: Line, request: bytes) -> str | None:
+def request_url(keeper: KeeperConnection, request: bytes) -> str | None:
     """Send the request and wait for the reply.
 
     Returns:
-        The URL of the server, or None when the keeper was about to stop (invariant 3).
+        The URL of the server, or None if the keeper is stopping (invariant 3).
 
     Raises:
-        EmbeddedError: The keeper tells why not, it died at the start, or it does not answer.
+        EmbeddedError: The keeper replied with an error, died while starting, or does not reply.
     """
-    if line.launch is not None:
-        # The keeper leaves its first process at once, so as to be nobody's child.
-        line.launch.wait()
+    if keeper.launch is not None:
+        # The keeper forks and ends its first process at once, so that it is not our child.
+        keeper.launch.wait()
     try:
-        reply = ask(line.connection, request)
+        reply = exchange(keeper.connection, request)
     except TimeoutError as cause:
         raise EmbeddedError(
-            f"the embedded server in {line.place.directory} was not ready after "
+            f"the embedded server in {keeper.location.directory} was not ready after "
             f"{REPLY_TIMEOUT_S:g} s"
         ) from cause
     if reply.endswith(b"\n"):
@@ -126,20 +129,20 @@ def converse(line: Line, request: bytes) -> str | None:
         if "error" in answer:
             raise EmbeddedError(answer["error"])
         return answer["url"]
-    if line.launch is not None:
-        words = tail(line.place.keeper_log)
-        # Other places are for the holder of their lock to clear.
-        if line.place.is_private:
-            line.place.remove()
-        raise EmbeddedError(f"the keeper of the embedded server died at the start: {words}")
+    if keeper.launch is not None:
+        words = tail(keeper.location.keeper_log)
+        # Only the holder of the lock may remove the files of a shared directory.
+        if keeper.location.is_private:
+            keeper.location.remove()
+        raise EmbeddedError(f"the keeper of the embedded server died while starting: {words}")
     return None
 
 
-def ask(connection: socket.socket, request: bytes) -> bytes:
-    """Send a line and return the line that comes back, less when the other end is gone.
+def exchange(connection: socket.socket, request: bytes) -> bytes:
+    """Send a line and return the reply line, which is incomplete if the keeper closed.
 
     Raises:
-        TimeoutError: Nothing came back in time.
+        TimeoutError: No reply in time.
     """
     connection.settimeout(REPLY_TIMEOUT_S)
     try:
@@ -150,42 +153,42 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
         return b""
 
 
-def reach(place: EmbeddedDir) -> Line:
-    """Connect to the keeper of a directory, starting it if nobody has.
+def connect_or_launch(location: EmbeddedDir) -> KeeperConnection:
+    """Connect to the keeper of a directory, and start it if it does not run.
 
-    Several processes may do this at once: one gets the lock and starts, the others find its socket.
+    Several processes may do this at once: one acquires the lock and starts it, the others connect.
 
     Raises:
-        EmbeddedError: The lock stays taken and yet nobody listens.
+        EmbeddedError: The lock stays held, but no keeper listens.
     """
     deadline = time.monotonic() + REACH_TIMEOUT_S
     while time.monotonic() < deadline:
-        connection = connect(place)
+        connection = connect(location)
         if connection is not None:
-            return Line(place, connection)
+            return KeeperConnection(location, connection)
         with starting:
-            lock = place.try_lock()
+            lock = location.try_lock()
             if lock is not None:
-                return launch(place, lock)
-        # Somebody is about to listen, or an old server is about to end.
+                return launch(location, lock)
+        # A keeper is starting, or an old server is stopping.
         time.sleep(REACH_PAUSE_S)
     raise EmbeddedError(
-        f"{place.directory} has been locked for {REACH_TIMEOUT_S:g} s by an embedded server that "
-        "cannot be reached; end that server, or name another directory"
+        f"{location.directory} has been locked for {REACH_TIMEOUT_S:g} s by an embedded server "
+        "that cannot be reached; end that server, or name another directory"
     )
 
 
-def reach_private() -> Line:
-    """Connect to the private keeper of this process tree, or start one in a new place."""
+def connect_private() -> KeeperConnection:
+    """Connect to the private keeper of this process tree, or start one in a new directory."""
     with starting:
-        if PrivateDir.place is not None:
-            connection = connect(PrivateDir.place)
+        if PrivateDir.location is not None:
+            connection = connect(PrivateDir.location)
             if connection is not None:
-                return Line(PrivateDir.place, connection)
-            # The keeper removed it, unless it was killed.
-            PrivateDir.place.remove()
-        PrivateDir.place = place = EmbeddedDir.private()
-        lock = place.try_lock()
+                return KeeperConnection(PrivateDir.location, connection)
+            # A keeper that was killed leaves its files.
+            PrivateDir.location.remove()
+        PrivateDir.location = location = EmbeddedDir.private()
+        lock = location.try_lock()
         if lock is None:
-            raise EmbeddedError(f"somebody locked the new directory {place.directory}")
-        return launch(place, lock)
+            raise EmbeddedError(f"another process locked the new directory {location.directory}")
+        return launch(location, lock)

@@ -1,6 +1,6 @@
 """The process that owns an embedded server: `python -m broker.embedded.keeper`.
 
-Started by `attach`, never by hand. Nothing it does depends on the process that started it.
+Started by `attach`, never manually. It is independent of the process that started it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from broker.config import checked_name
 from broker.embedded.location import EmbeddedDir
 from broker.embedded.server import Server
-from broker.embedded.worker_pool import Crew
+from broker.embedded.worker_pool import WorkerPool
 from broker.errors import ConfigError, EmbeddedError
 
 WORKER_COMMAND = (sys.executable, "-m", "workers", "serve")
@@ -30,11 +30,11 @@ WORKER_COMMAND = (sys.executable, "-m", "workers", "serve")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an attaching process asks: one JSON line.
+    """The request of an attaching process: one JSON line.
 
     Attributes:
-        use: namespace that must be served, None for the bare server.
-        serves: namespace that the process serves by itself.
+        use: namespace that must be served; None for only the server.
+        serves: namespace that the process serves itself.
     """
 
     use: str | None
@@ -42,7 +42,7 @@ class Request:
 
     @classmethod
     def parse(cls, line: bytes) -> Request:
-        """Read the line.
+        """Parse the line.
 
         Raises:
             EmbeddedError: It is not a request.
@@ -59,52 +59,52 @@ class Request:
 
 
 class Keeper:
-    """Runs the server, and workers where asked, as long as anybody is attached.
+    """Runs the server, and workers as requested, while any process is attached.
 
     Args:
-        place: where the server lives.
-        lock: descriptor of the place's lock, held.
-        worker_command: how to run a worker.
+        location: directory of the server.
+        lock: descriptor of the held lock.
+        worker_command: command that runs a worker.
     """
 
-    def __init__(self, place: EmbeddedDir, lock: int, worker_command: Sequence[str]) -> None:
-        self.place = place
+    def __init__(self, location: EmbeddedDir, lock: int, worker_command: Sequence[str]) -> None:
+        self.location = location
         self.lock = lock
         self.server: Server | None = None
-        self.crew = Crew(worker_command, url=place.url, directory=place.directory)
+        self.workers = WorkerPool(worker_command, url=location.url, directory=location.directory)
         self.attached = 0
         self.control: asyncio.Server | None = None
         self.stopping = asyncio.Event()
 
     async def run(self, listener: socket.socket) -> None:
-        """Keep the server until the last connection is gone or a signal asks to stop.
+        """Run until the last connection is closed or a signal arrives.
 
         Args:
-            listener: the control socket, bound and listening; the connection of the process that
-                started this one waits in it already.
+            listener: the control socket, listening; the connection of the process that started
+                this one is already in its queue.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.close)
         self.control = await asyncio.start_unix_server(
-            self.converse, sock=listener, start_serving=False
+            self.handle_connection, sock=listener, start_serving=False
         )
         await self.control.start_serving()
         await self.stopping.wait()
-        await self.crew.stop()
+        await self.workers.stop()
         if self.server is not None:
-            await self.server.end()
-        self.place.remove()
+            await self.server.shut_down()
+        self.location.remove()
 
-    async def converse(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """Hold one attachment: admit it, reply, and note when it is gone (invariant 1)."""
-        with ExitStack() as leaving, contextlib.suppress(ConnectionError, ValueError):
+    async def handle_connection(self, reader: StreamReader, writer: StreamWriter) -> None:
+        """Serve one attachment: handle its request, reply, wait until it closes (invariant 1)."""
+        with ExitStack() as on_detach, contextlib.suppress(ConnectionError, ValueError):
             self.attached += 1
-            leaving.callback(self.leave)
-            leaving.callback(writer.close)
+            on_detach.callback(self.detach)
+            on_detach.callback(writer.close)
             try:
                 request = Request.parse(await reader.readline())
-                reply = {"url": await self.admit(request, leaving)}
+                reply = {"url": await self.handle_request(request, on_detach)}
             except EmbeddedError as failure:
                 reply = {"error": str(failure)}
             if self.stopping.is_set():
@@ -114,8 +114,8 @@ class Keeper:
             while "url" in reply and await reader.read(1024):
                 pass
 
-    async def admit(self, request: Request, leaving: ExitStack) -> str:
-        """Do what a process needs to be attached, and note what to undo when it leaves.
+    async def handle_request(self, request: Request, on_detach: ExitStack) -> str:
+        """Do what a request needs, and register what to undo when its process detaches.
 
         Returns:
             The URL of the server.
@@ -124,33 +124,33 @@ class Keeper:
             EmbeddedError: The server or the worker cannot be started.
         """
         if request.serves is not None:
-            self.crew.add_server(request.serves)
-            leaving.callback(self.crew.remove_server, request.serves)
+            self.workers.add_server(request.serves)
+            on_detach.callback(self.workers.remove_server, request.serves)
         if self.server is None:
-            self.server = Server(self.place, self.lock)
+            self.server = Server(self.location, self.lock)
         await self.server.ready()
         if request.use is not None:
-            self.crew.add_user(request.use)
-            leaving.callback(self.crew.remove_user, request.use)
-            await self.crew.ready(request.use)
-        return self.place.url
+            self.workers.add_user(request.use)
+            on_detach.callback(self.workers.remove_user, request.use)
+            await self.workers.ready(request.use)
+        return self.location.url
 
-    def leave(self) -> None:
-        """Note that a connection is gone; the last one takes everything with it."""
+    def detach(self) -> None:
+        """Count a closed connection; after the last one, stop."""
         self.attached -= 1
         if not self.attached:
             self.close()
 
     def close(self) -> None:
-        """Cut off who waits for a reply, and begin to stop, in one step (invariant 3)."""
+        """Begin to stop; connections without a reply are closed (invariant 3)."""
         self.stopping.set()
-        self.place.control.unlink(missing_ok=True)
+        self.location.control.unlink(missing_ok=True)
         if self.control is not None:
             self.control.close()
 
 
 async def keep(directory: Path, *, is_private: bool, listener: int, lock: int) -> None:
-    """Run a keeper on the descriptors that `attach` handed over."""
+    """Run a keeper on descriptors inherited from `attach`."""
     keeper = Keeper(EmbeddedDir.of(directory, is_private=is_private), lock, WORKER_COMMAND)
     await keeper.run(socket.socket(fileno=listener))
 
@@ -158,7 +158,7 @@ async def keep(directory: Path, *, is_private: bool, listener: int, lock: int) -
 def main() -> None:
     """Run as `keeper DIRECTORY shared|private LISTENER LOCK` (descriptors), as an orphan."""
     directory, kind, listener, lock = sys.argv[1:]
-    # Whoever starts the keeper must not have to wait for its end, or get to see an unknown child.
+    # Fork, so that the keeper is not a child of the process that attaches.
     if os.fork():
         os._exit(0)
     os.umask(0o077)

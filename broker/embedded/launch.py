@@ -16,8 +16,8 @@ from broker.embedded.log import rotate
 
 PACKAGES = Path(__file__).resolve().parents[2]
 
-# A fork while the lock or the listening socket is open here would leave a copy in the child, and
-# the lock would be held, or a dead socket would listen, for as long as that child lives.
+# A fork while the lock or the listening socket is open here would copy it into the child, which
+# would hold the lock, or keep a dead socket listening, as long as it runs.
 starting = threading.RLock()
 os.register_at_fork(
     before=starting.acquire,
@@ -27,25 +27,25 @@ os.register_at_fork(
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class KeeperConnection:
     """A connection to a keeper.
 
     Attributes:
-        place: where its server lives.
+        location: directory of its server.
         connection: open, nothing sent yet.
-        launch: the start of the keeper when this process started it.
+        launch: process of the keeper, if this process started it.
     """
 
-    place: EmbeddedDir
+    location: EmbeddedDir
     connection: socket.socket
     launch: subprocess.Popen[bytes] | None = None
 
 
-def connect(place: EmbeddedDir) -> socket.socket | None:
-    """Connect to the keeper of a place; None when nobody listens."""
+def connect(location: EmbeddedDir) -> socket.socket | None:
+    """Connect to the keeper of a directory; None if none listens."""
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(str(place.control))
+        connection.connect(str(location.control))
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
@@ -55,46 +55,48 @@ def connect(place: EmbeddedDir) -> socket.socket | None:
     return connection
 
 
-def launch(place: EmbeddedDir, lock: int) -> Line:
+def launch(location: EmbeddedDir, lock: int) -> KeeperConnection:
     """Start a keeper and connect to it.
 
-    The listening socket is made here and handed over, as the lock is: it takes connections, which
-    wait in it, before the keeper runs, and they break if the keeper dies.
+    The listening socket is created here and inherited, like the lock: it queues connections before
+    the keeper runs, and they break if the keeper dies.
 
     Args:
-        place: where to.
+        location: directory of the server.
         lock: descriptor of its lock; closed here, held by the keeper from now on.
     """
     try:
-        place.prepare_sockets()
-        place.clear_sockets()
-        rotate(place.keeper_log)
-        with socket.socket(socket.AF_UNIX) as listener, place.keeper_log.open("ab") as log:
-            listener.bind(str(place.control))
-            # The directory may be open to others; nobody gets in before `listen`.
-            place.control.chmod(0o600)
+        location.prepare_sockets()
+        location.clear_sockets()
+        rotate(location.keeper_log)
+        with socket.socket(socket.AF_UNIX) as listener, location.keeper_log.open("ab") as log:
+            listener.bind(str(location.control))
+            # The directory may be accessible to others, but none can connect before `listen`.
+            location.control.chmod(0o600)
             listener.listen(socket.SOMAXCONN)
             connection = socket.socket(socket.AF_UNIX)
             try:
-                connection.connect(str(place.control))
-                keeper = spawn(place, listener.fileno(), lock, log)
+                connection.connect(str(location.control))
+                keeper = spawn(location, listener.fileno(), lock, log)
             except BaseException:
                 connection.close()
                 raise
-        return Line(place, connection, keeper)
+        return KeeperConnection(location, connection, keeper)
     finally:
         os.close(lock)
 
 
-def spawn(place: EmbeddedDir, listener: int, lock: int, log: BinaryIO) -> subprocess.Popen[bytes]:
-    """Run the keeper's process, in a session of its own: Ctrl-C here is not meant for it."""
-    kind = "private" if place.is_private else "shared"
+def spawn(
+    location: EmbeddedDir, listener: int, lock: int, log: BinaryIO
+) -> subprocess.Popen[bytes]:
+    """Start the keeper process, in a session of its own so that Ctrl-C does not reach it."""
+    kind = "private" if location.is_private else "shared"
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "broker.embedded.keeper"),
-            *(place.directory, kind, str(listener), str(lock)),
+            *(location.directory, kind, str(listener), str(lock)),
         ],
-        # `-m` looks here first: the same code as this, wherever it came from.
+        # `-m` searches here first, so that the keeper runs the same code.
         cwd=PACKAGES,
         stdin=subprocess.DEVNULL,
         stdout=log,

@@ -1,4 +1,4 @@
-"""Where an embedded server lives: its directory, its sockets, its lock."""
+"""The files of an embedded server: directory, sockets and lock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from broker.errors import EmbeddedError
 
-# sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing NUL included.
+# sockaddr_un holds 108 bytes on Linux and 104 on macOS, including the final NUL.
 SOCKET_PATH_BYTES = 103
 
 
@@ -24,8 +24,8 @@ class EmbeddedDir:
 
     Attributes:
         directory: absolute; holds the data, the logs and the lock.
-        sockets: holds the sockets; the directory itself unless its path is too long for them.
-        is_private: the directory is temporary and goes when the server stops.
+        sockets: holds the sockets; same as `directory` unless its path is too long for a socket.
+        is_private: the directory is temporary and is removed when the server stops.
     """
 
     directory: Path
@@ -34,28 +34,28 @@ class EmbeddedDir:
 
     @classmethod
     def of(cls, directory: Path, *, is_private: bool = False) -> EmbeddedDir:
-        """Make ready the place in this directory, which is created (mode 700) when missing.
+        """Prepare a directory, which is created (mode 700) if missing.
 
         Raises:
             EmbeddedError: The directory cannot be created.
         """
         try:
-            # Two spellings of one directory must lead to one server.
+            # Different paths of one directory must lead to one server.
             directory = directory.resolve()
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (OSError, RuntimeError) as cause:
-            raise unusable(directory, cause) from cause
+            raise unusable_dir_error(directory, cause) from cause
         place = cls(directory=directory, sockets=sockets_of(directory), is_private=is_private)
         place.prepare_sockets()
         return place
 
     @classmethod
     def private(cls) -> EmbeddedDir:
-        """Make a place in a new temporary directory, for this process tree alone."""
+        """Prepare a new temporary directory, for this process tree only."""
         try:
             directory = Path(tempfile.mkdtemp(prefix="statebroker-"))
         except OSError as cause:
-            raise unusable(Path(tempfile.gettempdir()), cause) from cause
+            raise unusable_dir_error(Path(tempfile.gettempdir()), cause) from cause
         return cls.of(directory, is_private=True)
 
     @property
@@ -75,14 +75,14 @@ class EmbeddedDir:
 
     @property
     def keeper_log(self) -> Path:
-        """What the keeper has to say: restarts, and its own failure."""
+        """The log of the keeper: restarts and its own errors."""
         return self.directory / "keeper.log"
 
     def prepare_sockets(self) -> None:
-        """Create the sockets' directory when it is a separate one, and trust it only if it is ours.
+        """Create the directory of the sockets if it is separate, and check its owner and mode.
 
         Raises:
-            EmbeddedError: Somebody else owns it, or may write to it.
+            EmbeddedError: Another user owns it, or may access it.
         """
         if self.sockets == self.directory:
             return
@@ -90,17 +90,17 @@ class EmbeddedDir:
             self.sockets.mkdir(mode=0o700, exist_ok=True)
             found = self.sockets.lstat()
         except OSError as cause:
-            raise unusable(self.sockets, cause) from cause
-        # Its name can be guessed and its parent is everybody's.
+            raise unusable_dir_error(self.sockets, cause) from cause
+        # Its name is predictable, and its parent is writable for all users.
         is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
         if not is_ours or found.st_mode & 0o077:
             raise EmbeddedError(
-                f"{self.sockets} belongs to somebody else or is open to others; remove it, or name "
-                "a data directory with a shorter path"
+                f"{self.sockets} belongs to another user or is accessible to others; remove it, or "
+                "name a data directory with a shorter path"
             )
 
     def try_lock(self) -> int | None:
-        """Take the lock of invariant 2 if nobody has it.
+        """Acquire the lock of invariant 2 if it is free.
 
         Returns:
             The descriptor that holds the lock (also for every process that inherits it), or None.
@@ -111,7 +111,7 @@ class EmbeddedDir:
         try:
             descriptor = os.open(self.directory / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as cause:
-            raise unusable(self.directory, cause) from cause
+            raise unusable_dir_error(self.directory, cause) from cause
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -119,7 +119,7 @@ class EmbeddedDir:
             return None
         except OSError as cause:
             os.close(descriptor)
-            raise unusable(self.directory, cause) from cause
+            raise unusable_dir_error(self.directory, cause) from cause
         return descriptor
 
     def clear_sockets(self) -> None:
@@ -128,7 +128,7 @@ class EmbeddedDir:
         self.server.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove what must not outlive the server: the sockets, and a private place altogether."""
+        """Remove the sockets, and a private directory as a whole."""
         self.clear_sockets()
         if self.is_private:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -137,11 +137,11 @@ class EmbeddedDir:
 
 
 def sockets_of(directory: Path) -> Path:
-    """Return where the sockets of this directory are, the same in every process of this user."""
+    """Return the directory of the sockets, the same in every process of this user."""
     if len(os.fsencode(directory / "keeper.sock")) <= SOCKET_PATH_BYTES:
         return directory
-    # Not the configured temporary directory where /tmp will do: processes with different TMPDIR
-    # must find each other, and it may be the long path itself.
+    # /tmp rather than TMPDIR: processes with different TMPDIR must find each other, and TMPDIR may
+    # be too long itself.
     base = Path("/tmp")  # noqa: S108 (the name is guarded by prepare_sockets)
     if not os.access(base, os.W_OK | os.X_OK):
         base = Path(tempfile.gettempdir())
@@ -149,10 +149,10 @@ def sockets_of(directory: Path) -> Path:
     return base / f"statebroker-{os.geteuid()}-{digest}"
 
 
-def unusable(directory: Path, cause: Exception) -> EmbeddedError:
-    """Say in one line that a directory will not do, why, and what would."""
+def unusable_dir_error(directory: Path, cause: Exception) -> EmbeddedError:
+    """Return the error for a directory that cannot be used."""
     reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
     return EmbeddedError(
-        f"an embedded server cannot live in {directory}: {reason}; "
+        f"an embedded server cannot use {directory}: {reason}; "
         "name a directory that this user may write to"
     )

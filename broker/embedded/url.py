@@ -9,7 +9,7 @@ PREFIX = "embedded://"
 
 
 def parse_embedded_url(url: str) -> Path | None:
-    """Tell which data directory an `embedded://` URL names.
+    """Return the data directory that an `embedded://` URL names.
 
     Args:
         url: `embedded://` (a private server), `embedded:///absolute/directory`, or
@@ -20,7 +20,7 @@ def parse_embedded_url(url: str) -> Path | None:
         private server.
 
     Raises:
-        ValueError: It is not such a URL, or has parts that mean nothing here.
+        ValueError: It is not such a URL, or has parts that are not supported.
     """
     if not url.startswith(PREFIX):
         raise ValueError(f"{url!r} does not start with {PREFIX}")
@@ -29,8 +29,8 @@ def parse_embedded_url(url: str) -> Path | None:
         return None
     if "?" in rest or "#" in rest:
         raise ValueError(
-            f"{url!r}: an embedded server takes no ?query and no #fragment (write %3F or %23 where "
-            "the directory's name has one)"
+            f"{url!r}: an embedded server takes no ?query and no #fragment (write %3F or %23 if "
+            "the name of the directory contains one)"
         )
     host = rest.partition("/")[0]
     if ":" in host or "@" in host:
@@ -38,7 +38,9 @@ def parse_embedded_url(url: str) -> Path | None:
             f"{url!r}: an embedded server has no host, port or password; name a directory"
         )
     if host == "~":
-        raise ValueError(f"{url!r}: ~ means nothing in a URL; write the directory in full")
+        raise ValueError(
+            f"{url!r}: ~ is not expanded in a URL; write the full path of the directory"
+        )
     directory = unquote(rest)
     if "\0" in directory:
         raise ValueError(f"{url!r}: a directory's name cannot hold a NUL")

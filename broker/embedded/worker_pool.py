@@ -1,4 +1,4 @@
-"""The workers that the keeper runs, for namespaces which are used and which nobody else serves."""
+"""The workers of the keeper, for namespaces that are used and not served otherwise."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from pathlib import Path
 from broker.embedded.child import Child
 
 START_TIMEOUT_S = 30.0
-# A worker promises to stop cleanly within 2 s.
+# A worker stops cleanly within 2 s.
 STOP_GRACE_S = 5.0
 
 
 class Worker(Child):
-    """The process that serves one namespace, started when made.
+    """The process that serves one namespace, started on construction.
 
     Args:
-        namespace: what it serves.
-        command: what to run; `--namespace=NS --ready-file=F` is appended.
-        url: the server, handed over in STATEBROKER_URL: a command line is for everybody to read.
-        directory: gets the log and the ready file.
+        namespace: the namespace to serve.
+        command: command to run; `--namespace=NS --ready-file=F` is appended.
+        url: of the server; passed in STATEBROKER_URL, since all users can read a command line.
+        directory: for the log and the ready file.
     """
 
     def __init__(
         self, namespace: str, command: Sequence[str], *, url: str, directory: Path
     ) -> None:
         name = f"workers-{namespace}"
-        # Its own file: one that is still stopping must not be taken for its successor.
+        # A unique file: a worker that is still stopping must not be mistaken for its successor.
         self.ready_file = directory / f"{name}-{id(self):x}.ready"
         super().__init__(
             f"the worker for namespace {namespace!r}",
             [*command, f"--namespace={namespace}", f"--ready-file={self.ready_file}"],
             log=directory / f"{name}.log",
             start_timeout_s=START_TIMEOUT_S,
-            # A password that the program has for another server is not for this one.
+            # The program may have a password file for another server.
             environment={"STATEBROKER_URL": url, "STATEBROKER_PASSWORD_FILE": ""},
         )
 
     async def is_ready(self) -> bool:
-        """Tell whether it wrote its ready file."""
+        """Whether it wrote its ready file."""
         return self.ready_file.exists() and self.ready_file.stat().st_size > 0
 
     def clear(self) -> None:
@@ -48,16 +48,16 @@ class Worker(Child):
         self.ready_file.unlink(missing_ok=True)
 
 
-class Crew:
+class WorkerPool:
     """One worker for each namespace that has users and that no attached process serves.
 
-    Any number of workers may serve a namespace at once, so one that runs already is left alone
-    when somebody else starts to serve; it goes with the namespace's last user.
+    Any number of workers may serve a namespace at once, so a running worker stays when an attached
+    process starts to serve; it stops with the last user of the namespace.
 
     Args:
-        command: how to run a worker.
-        url: the server.
-        directory: gets the workers' files.
+        command: command that runs a worker.
+        url: of the server.
+        directory: for the files of the workers.
     """
 
     def __init__(self, command: Sequence[str], *, url: str, directory: Path) -> None:
@@ -70,23 +70,23 @@ class Crew:
         self.stopping: set[asyncio.Task[None]] = set()
 
     def add_server(self, namespace: str) -> None:
-        """Note that an attached process serves the namespace."""
+        """Count an attached process that serves the namespace."""
         self.servers[namespace] += 1
 
     def remove_server(self, namespace: str) -> None:
-        """Note that such a process is gone, and stand in for it if there are users."""
+        """Remove such a process; start a worker if the namespace has users."""
         self.servers[namespace] -= 1
-        self.settle(namespace)
+        self.reconcile(namespace)
 
     def add_user(self, namespace: str) -> None:
-        """Note a user of the namespace; a worker is started unless somebody serves it."""
+        """Count a user of the namespace; start a worker unless it is served."""
         self.users[namespace] += 1
-        self.settle(namespace)
+        self.reconcile(namespace)
 
     def remove_user(self, namespace: str) -> None:
-        """Note that a user is gone; the worker goes with the last one."""
+        """Remove a user; stop the worker after the last one."""
         self.users[namespace] -= 1
-        self.settle(namespace)
+        self.reconcile(namespace)
 
     async def ready(self, namespace: str) -> None:
         """Wait until the namespace is served.
@@ -98,14 +98,14 @@ class Crew:
             await self.workers[namespace].ready()
 
     async def stop(self) -> None:
-        """Stop all workers; they may still need the server."""
+        """Stop all workers, which may need the server until then."""
         self.users.clear()
         for namespace in list(self.workers):
-            self.settle(namespace)
+            self.reconcile(namespace)
         await asyncio.gather(*self.stopping)
 
-    def settle(self, namespace: str) -> None:
-        """Start or stop the namespace's worker, as users and servers now demand."""
+    def reconcile(self, namespace: str) -> None:
+        """Start or stop the worker of the namespace, as its users and servers require."""
         is_used = self.users[namespace] > 0
         if namespace in self.workers and not is_used:
             worker = self.workers.pop(namespace)

@@ -1,1 +1,1 @@
-"""The wire and the Redis layout: numbers, names, bytes. Pure: no I/O, no Redis, no asyncio."""
+"""The wire format and the Redis layout: numbers, names, bytes. Pure: no I/O, Redis or asyncio."""

@@ -1,8 +1,7 @@
-"""Model to bytes and back; the layout is told in PROTOCOL.md. No I/O.
+"""Encode and decode messages; PROTOCOL.md specifies the layout. No I/O.
 
-Columns, not rows: a chunk holds a column of keys and a column of values, so that one call of the
-MessagePack library reads a thousand deltas (measured on CPython 3.11: 136 ns a delta against 835
-for rows).
+A chunk holds columns of keys and values, not rows, so that one call of the MessagePack library
+decodes all its deltas (CPython 3.11: 136 ns per delta instead of 835).
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _BATCH_FIELDS = 13
 _CHUNK_FIELDS = 6
 _RUN_FIELDS = 4
 _STAND_IN_FIELDS = 2
-_UTF8_MOST = 4  # bytes of one character
+_MAX_UTF8_BYTES = 4  # bytes of one character
 
 _AMOUNTS = frozenset((int, float))
 
@@ -67,15 +66,15 @@ def _refuse_extension(code: int, _data: bytes) -> NoReturn:
 
 
 def pack_value(value: Value) -> bytes:
-    """Return one admitted value as MessagePack."""
+    """Return a valid value as MessagePack."""
     return msgpack.packb(value, datetime=True)  # type: ignore[no-any-return]
 
 
 def unpack(data: bytes) -> Any:
-    """Read exactly one MessagePack object of our value domain.
+    """Decode exactly one MessagePack object of our value domain.
 
     Raises:
-        DecodeError: damaged, cut short, bytes left over, or an extension we do not know.
+        DecodeError: damaged or truncated, excess bytes, or an unknown extension.
     """
     try:
         return msgpack.unpackb(data, timestamp=3, ext_hook=_refuse_extension)
@@ -86,7 +85,7 @@ def unpack(data: bytes) -> Any:
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
-    """Return the bytes a producer appends."""
+    """Return the bytes that a producer appends."""
     fields: list[Any] = [
         *(PROTOCOL_VERSION, chunk.node, chunk.incarnation, chunk.number, chunk.time_ms),
         [[run.op, run.keys, run.values, run.timestamps] for run in chunk.runs],
@@ -97,10 +96,10 @@ def encode_chunk(chunk: Chunk) -> bytes:
 
 
 def decode_chunk(data: bytes) -> Chunk:
-    """Read one chunk; every reader refuses exactly the same chunks, by the rules of PROTOCOL.md.
+    """Decode a chunk; all readers refuse exactly the same chunks, by the rules of PROTOCOL.md.
 
     Raises:
-        DecodeError: a rule is broken; the whole chunk has to be skipped.
+        DecodeError: a rule is broken; the whole chunk must be skipped.
     """
     if len(data) > MAX_CHUNK_BYTES:
         raise DecodeError(f"chunk of {len(data)} bytes, limit {MAX_CHUNK_BYTES}")
@@ -120,9 +119,9 @@ def decode_chunk(data: bytes) -> Chunk:
 
 
 def _tables(parts: Any) -> tuple[list[TableOp], str]:
-    """Read what a chunk has for tables; a fault there leaves the rest of the chunk as it is."""
+    """Decode the part for tables; a fault in it does not affect the rest of the chunk."""
     if type(parts) is not list:
-        return [], "what a chunk has for tables is not an array"
+        return [], "the part for tables is not an array"
     try:
         return [checked_part(part, _check_keys) for part in parts], ""
     except DecodeError as error:
@@ -163,7 +162,7 @@ def _check_keys(keys: Any) -> None:
     lengths = list(map(len, keys))
     if min(lengths) == 0:
         raise DecodeError("empty key")
-    if max(lengths) * _UTF8_MOST > MAX_KEY_BYTES and any(
+    if max(lengths) * _MAX_UTF8_BYTES > MAX_KEY_BYTES and any(
         len(key.encode()) > MAX_KEY_BYTES for key in keys
     ):
         raise DecodeError(f"key over {MAX_KEY_BYTES} bytes")
@@ -172,7 +171,7 @@ def _check_keys(keys: Any) -> None:
 def encode_packet(packet: Packet) -> bytes:
     """Return a packet byte for byte as the Lua commands build it; for tests and tools.
 
-    Bulk chunks of a batch are not in it: `bulk_of`.
+    It does not contain the bulk chunks of a batch, see `bulk_of`.
     """
     kind = {Batch: KIND_BATCH, Heartbeat: KIND_HEARTBEAT, Notice: KIND_NOTICE}[type(packet)]
     fields = _BATCH_FIELDS if isinstance(packet, Batch) else _PREFIX_FIELDS
@@ -199,21 +198,21 @@ def _framed(chunk: bytes) -> tuple[bytes, ...]:
 
 
 def bulk_of(batch: Batch) -> list[bytes]:
-    """Return the chunks that come apart from a batch, in their order."""
+    """Return the bulk chunks of a batch, in order."""
     return [chunk for chunk in batch.chunks if len(chunk) >= BULK_BYTES]
 
 
 def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
-    """Read a packet from a shard's channel or log; chunks stay bytes.
+    """Decode a packet from the channel or the log of a shard; chunks stay bytes.
 
     Args:
         data: its bytes.
-        bulk: what came on the channel of bulk chunks since the packet before, or is in the same
-            entry of the log. A batch takes as many of the last as it stands for.
+        bulk: the bulk chunks received since the previous packet, or those of the log entry. A batch
+            uses the last ones, one for each stand-in.
 
     Raises:
-        DecodeError: not a packet of this protocol version, or a batch whose bulk chunks are not
-            all there; skip it whole.
+        DecodeError: not a packet of this protocol version, or a batch without all its bulk chunks;
+            it must be skipped as a whole.
     """
     kind, prefix, fields = _read_packet(data)
     if kind == KIND_HEARTBEAT:
@@ -233,7 +232,7 @@ def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
 
 
 def decode_head(data: bytes) -> Heartbeat | None:
-    """Return the head that a batch or heartbeat tells, bulk chunks or not; None: a notice.
+    """Return the head in a batch or heartbeat, without need of bulk chunks; None for a notice.
 
     Raises:
         DecodeError: not a packet of this protocol version.
@@ -243,7 +242,7 @@ def decode_head(data: bytes) -> Heartbeat | None:
 
 
 def _read_packet(data: bytes) -> tuple[int, list[Any], list[Any]]:
-    """Return kind, what every packet says, and what only a batch says."""
+    """Return the kind, the fields of every packet, and the fields of a batch."""
     fields = unpack(data)
     if type(fields) is not list or len(fields) < _PREFIX_FIELDS:
         raise DecodeError("packet is not an array of at least 9")
@@ -270,12 +269,14 @@ def _read_packet(data: bytes) -> tuple[int, list[Any], list[Any]]:
 
 
 def _chunks(items: list[Any], bulk: Sequence[bytes]) -> list[bytes]:
-    """Put bulk chunks in the places of those that stand for them."""
+    """Replace stand-ins by their bulk chunks."""
     count = sum(type(item) is list for item in items)
     if count > len(bulk):
         raise DecodeError(f"{count} bulk chunks belong to the batch, {len(bulk)} came")
     rest = iter(bulk[len(bulk) - count :] if count else ())
-    return [_stood_for(item, next(rest)) if type(item) is list else _chunk(item) for item in items]
+    return [
+        _matching_bulk(item, next(rest)) if type(item) is list else _chunk(item) for item in items
+    ]
 
 
 def _chunk(item: Any) -> bytes:
@@ -284,7 +285,7 @@ def _chunk(item: Any) -> bytes:
     return item
 
 
-def _stood_for(stand_in: list[Any], chunk: bytes) -> bytes:
+def _matching_bulk(stand_in: list[Any], chunk: bytes) -> bytes:
     if len(stand_in) < _STAND_IN_FIELDS or type(stand_in[0]) is not bytes:
         raise DecodeError("a stand-in is not an array of face and size")
     face, size = stand_in[:_STAND_IN_FIELDS]
@@ -294,10 +295,10 @@ def _stood_for(stand_in: list[Any], chunk: bytes) -> bytes:
 
 
 def decode_following(entry: LogEntry, position: Position) -> Batch:
-    """Read the batch of a log that comes right after a position.
+    """Decode the batch of a log entry that directly follows a position.
 
     Raises:
-        DecodeError: it is not a batch, or not the one: another epoch, offset or predecessor.
+        DecodeError: not a batch, or another epoch, offset or predecessor.
     """
     batch = decode_packet(entry.packet, entry.bulk)
     if (
@@ -311,7 +312,7 @@ def decode_following(entry: LogEntry, position: Position) -> Batch:
 
 
 def decode_keys(keys: Iterable[bytes]) -> list[str]:
-    """Read keys of the full-state hash.
+    """Decode keys of the full-state hash.
 
     Raises:
         DecodeError: one is not UTF-8.
@@ -323,18 +324,18 @@ def decode_keys(keys: Iterable[bytes]) -> list[str]:
 
 
 def pack_field(offset: int, value: Value) -> bytes:
-    """Return a field of the full-state hash: the offset it was folded at, then the packed value."""
+    """Return a field of the full-state hash: the offset of the fold, then the packed value."""
     return _OFFSET.pack(offset) + pack_value(value)
 
 
 def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
-    """Read fields of the full-state hash as two columns, offsets and values.
+    """Decode fields of the full-state hash into two columns, offsets and values.
 
-    One call of the MessagePack library reads all of them, as with a chunk's column: a byte before
-    each field makes its offset an item too.
+    One call of the MessagePack library decodes all fields: with a type byte in front, the offset is
+    an item too.
 
     Raises:
-        DecodeError: a field is cut short or damaged.
+        DecodeError: a field is truncated or damaged.
     """
     if any(len(field) <= OFFSET_PREFIX_BYTES for field in fields):
         raise DecodeError("a field of the full-state hash has no value")
@@ -342,7 +343,7 @@ def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
         _ARRAY32.pack(0xDD, 2 * len(fields)) + b"".join([b"\xcf" + field for field in fields])
     )
     offsets, values = items[::2], items[1::2]
-    # A damaged value may take the next field for its own content, and another give it back.
+    # A damaged value may include the next field, and another one make up for it in the count.
     prefixes = b"".join([field[:OFFSET_PREFIX_BYTES] for field in fields])
     if len(items) != 2 * len(fields) or prefixes != _packed_offsets(offsets):
         raise DecodeError("a field of the full-state hash is not exactly one value")

@@ -1,4 +1,4 @@
-"""The numbers of the wire and of the Redis layout, coded once. PROTOCOL.md tells them in words."""
+"""The numbers of the wire format and the Redis layout; PROTOCOL.md explains them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Final
 
 PROTOCOL_VERSION: Final = 2
 
-# Kinds of packet on a shard's channel (second element of every packet).
+# Kinds of packets on the channel of a shard (second element of every packet).
 KIND_BATCH: Final = 1
 KIND_HEARTBEAT: Final = 2
 KIND_NOTICE: Final = 3
 
-# What a table's keys and values are: own text or u64 numbers; float64 or int64.
+# Types of a table's keys (text or u64) and values (float64 or int64).
 TABLE_KINDS: Final = ("str-f64", "str-i64", "u64-f64", "u64-i64")
 RECORD_BYTES: Final = 24  # key, value, timestamp: 8 bytes each
 BLOCK_SLOTS: Final = 512  # of a table, in one field of the full state
@@ -28,8 +28,8 @@ MAX_KEY_BYTES: Final = 1024
 MAX_VALUE_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 32
 MAX_CHUNK_BYTES: Final = 4 << 20
-# From here on a chunk is published by itself, and its batch holds a stand-in: its first bytes, its
-# size. Redis' Lua then neither joins nor copies it.
+# A chunk of at least this size is published by itself, and its batch holds a stand-in: its first
+# bytes (the face) and its size. So the Lua script need not join or copy it.
 BULK_BYTES: Final = 64 << 10
 FACE_BYTES: Final = 96
 MAX_SHARDS: Final = 4096
@@ -38,7 +38,7 @@ MAX_NAME_LENGTH: Final = 64
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 64) - 1
 
-# The oldest servers that have all we use (sharded pub/sub, `#!lua` flags, LPOP count).
+# The oldest servers with all features that we use (sharded pub/sub, `#!lua` flags, LPOP count).
 MIN_REDIS: Final = (7, 0)
 
 # Offset prefix of a field of the full-state hash: big-endian u64.

@@ -1,9 +1,10 @@
-"""What a state is, in two kilobytes: a sum of hashes for each of 256 key ranges. No I/O.
+"""A digest of a state in two kilobytes: a sum of hashes for each of 256 key ranges. No I/O.
 
-A sum of entries' hashes can be changed entry by entry, whatever else is in the state, and in any
-order (incremental hashing by addition, Bellare and Micciancio, EUROCRYPT 1997). So the scheduler
-carries it on at the cost of what changed, a replica computes it from what it holds, and both agree
-exactly if the contents do. It finds faults, not forgers: 64 bits of SHA-1 a key range.
+A sum of hashes can be updated entry by entry, in any order (incremental hashing by addition,
+Bellare and Micciancio, EUROCRYPT 1997). So the scheduler updates it at the cost of the changes, a
+replica computes it from its content, and both are equal exactly if the contents are. It detects
+faults, not
+attacks: 64 bits of SHA-1 per key range.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ def range_of(key: str) -> int:
 
 
 class Digest:
-    """One state's sums by key range; of an empty state all are 0.
+    """The sums of a state by key range, all 0 for an empty state.
 
     Args:
-        sums: 256 numbers below 2^64, copied; None is the empty state.
+        sums: 256 numbers below 2^64, copied; None: an empty state.
     """
 
     __slots__ = ("sums",)
@@ -41,7 +42,7 @@ class Digest:
 
     @classmethod
     def of_bytes(cls, data: bytes) -> Digest:
-        """Read what `bytes()` gave.
+        """Parse the result of `bytes()`.
 
         Raises:
             DecodeError: not 2,048 bytes.
@@ -55,13 +56,13 @@ class Digest:
         return _SUMS.pack(*self.sums)
 
     def __eq__(self, other: object) -> bool:
-        """Say whether all ranges agree."""
+        """Return whether all ranges are equal."""
         return isinstance(other, Digest) and self.sums == other.sums
 
     __hash__ = None  # type: ignore[assignment] # it changes
 
     def add(self, key: str, packed: bytes, times: int = 1) -> None:
-        """Count an entry in, or with `times=-1` out.
+        """Add an entry, or with `times=-1` remove it.
 
         Args:
             key: the key.
@@ -74,5 +75,5 @@ class Digest:
         self.sums[at] = (self.sums[at] + times * int.from_bytes(entry[:8])) & _WRAP
 
     def differing(self, other: Digest) -> set[int]:
-        """Return the key ranges whose contents differ; empty if none do."""
+        """Return the key ranges that differ."""
         return {at for at in range(RANGES) if self.sums[at] != other.sums[at]}

@@ -1,4 +1,4 @@
-"""The nouns of the protocol as frozen values: no I/O, no bytes."""
+"""The messages of the protocol as frozen values: no I/O, no bytes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Value: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A point in one shard's history: offsets order it, the batch id tells forks apart.
+    """A point in the history of one shard: the offset orders it, the batch id distinguishes forks.
 
     Attributes:
-        epoch: one life of the shard, 8 random bytes; empty before anything is known.
-        offset: number of the last batch that is contained, 0 before the first.
-        batch_id: that batch's random id, 8 bytes; zeros before the first.
+        epoch: identifies the history, 8 random bytes; empty if none is known.
+        offset: number of the last batch, 0 before the first.
+        batch_id: random id of that batch, 8 bytes; zeros before the first.
     """
 
     epoch: bytes = b""
@@ -38,7 +38,7 @@ class Run:
         op: one of the `OP_` numbers.
         keys: at least one key.
         values: as long as `keys`; None for deletes.
-        timestamps: wall-clock milliseconds, as long as `keys`; None where not asked for.
+        timestamps: wall-clock milliseconds, as long as `keys`; None if not recorded.
     """
 
     op: int
@@ -48,11 +48,11 @@ class Run:
 
 
 class TableKey(NamedTuple):
-    """Which table: tables of one name and different kinds have nothing to do with each other.
+    """Identifies a table: tables of the same name and different kinds are independent.
 
     Attributes:
         name: letters, digits, `_`, `.`, `-`.
-        kind: one of `TABLE_KINDS`: what keys and values are.
+        kind: one of `TABLE_KINDS`: types of keys and values.
     """
 
     name: str
@@ -60,7 +60,7 @@ class TableKey(NamedTuple):
 
     @property
     def is_named(self) -> bool:
-        """Whether keys are text, each written out once and then known by its id."""
+        """Whether keys are text, each sent once and then referred to by its id."""
         return self.kind.startswith("str")
 
     @property
@@ -78,12 +78,12 @@ class IdRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TableDefine:
-    """What a producer's ids mean from here on: `keys` have the ids from `first` on.
+    """Defines ids of a producer: `keys` have the ids from `first` on.
 
     Attributes:
-        table: which; its keys are text.
+        table: whose keys are text.
         first: id of the first key.
-        keys: none, with `first` 0: this node will use none of its ids any more.
+        keys: empty, with `first` 0: this node will no longer use its ids.
     """
 
     table: TableKey
@@ -92,7 +92,7 @@ class TableDefine:
 
     @property
     def deltas(self) -> int:
-        """It holds no deltas."""
+        """Return 0: a definition holds no deltas."""
         return 0
 
 
@@ -102,11 +102,11 @@ class TableRun:
 
     Attributes:
         op: `OP_SET`, `OP_DELETE`, `OP_INCREMENT`; `OP_RECORDS` sets from records.
-        table: which.
-        keys: u32 ids, or a range of them, where keys are text; else u64 keys; or the records, of
-            key, value and timestamp.
+        table: the table.
+        keys: u32 ids, or a range of them, if keys are text; else u64 keys; or records of key, value
+            and timestamp.
         values: float64 or int64, as many as keys; None for deletes and records.
-        timestamps: int64, as many as keys; None where not given.
+        timestamps: int64, as many as keys; None if not given.
     """
 
     op: int
@@ -130,16 +130,16 @@ TableOp: TypeAlias = TableDefine | TableRun
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one append carried: one node's deltas, in the order of its calls.
+    """The content of one append: deltas of one node, in the order of its calls.
 
     Attributes:
         node: the writer's name.
         incarnation: number of the process that held the name.
         number: 1, 2, 3 ... per shard within the incarnation.
-        time_ms: the producer's wall clock when it packed; for people, decides nothing.
-        runs: the deltas; applied in this order.
-        tables: likewise those of tables, which have keys of their own.
-        tables_fault: which rule the part for tables broke; it is skipped then, the rest is not.
+        time_ms: wall clock of the producer when it packed the chunk; only informative.
+        runs: the deltas, in the order of application.
+        tables: the deltas of tables, likewise.
+        tables_fault: the rule that the part for tables breaks; then only that part is skipped.
     """
 
     node: str
@@ -158,16 +158,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What every packet on a shard's channel says.
+    """The fields of every packet on the channel of a shard.
 
     Attributes:
         shard: number of the shard.
-        epoch: life of the shard.
-        offset: batch: its own; heartbeat: the head; notice: the snapshot's.
+        epoch: of the shard.
+        offset: of the batch; in a heartbeat of the head; in a notice of the snapshot.
         id: batch id at that offset.
         previous_id: batch id at the offset before.
         time_ms: Redis clock when it was published.
-        covered: append number up to which everything is published.
+        covered: all appends up to this number are published.
     """
 
     shard: int
@@ -180,18 +180,18 @@ class Packet:
 
     @property
     def position(self) -> Position:
-        """The point in history that this packet speaks of."""
+        """The position of the packet in the history."""
         return Position(self.epoch, self.offset, self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch(Packet):
-    """Drained chunks, byte for byte as their producers packed them.
+    """Published chunks, byte for byte as their producers packed them.
 
     Attributes:
         trigger: what made it due, one of the `TRIGGER_` numbers.
         oldest_ms: Redis clock when its oldest chunk was accepted.
-        deltas: how many deltas its producers said they put in.
+        deltas: number of deltas, as reported by the producers.
         chunks: the chunks' bytes, in the order of acceptance.
     """
 
@@ -203,12 +203,12 @@ class Batch(Packet):
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """A batch as the log holds it.
+    """A batch as stored in the log.
 
     Attributes:
         packet: its bytes.
-        bulk: the chunks that it only stands for, in their order.
-        nodes: of each of its chunks the node; may be fewer.
+        bulk: the bulk chunks, for which it holds stand-ins, in order.
+        nodes: the node of each chunk; may be fewer.
     """
 
     packet: bytes
@@ -217,32 +217,32 @@ class LogEntry:
 
     @property
     def size(self) -> int:
-        """Bytes of all of it."""
+        """Size in bytes, bulk chunks included."""
         return len(self.packet) + sum(map(len, self.bulk))
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Packet):
-    """The head of the shard, told when nothing else was published for a while."""
+    """The head of the shard, published when it was quiet for a while."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice(Packet):
-    """The full-state hash now holds everything up to this position."""
+    """Announces that the full-state hash holds everything up to this position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a shard's meta hash said in one atomic read.
+    """The meta hash of a shard, from one atomic read.
 
     Attributes:
         position: the last batch.
         snapshot: where the full-state hash is complete; offset 0 if none was written.
-        covered: append number up to which everything is published.
-        quiet_s: seconds since the shard's last packet, by the Redis clock.
+        covered: all appends up to this number are published.
+        quiet_s: seconds since the last packet of the shard, by the Redis clock.
         time_s: the Redis clock, in seconds.
         log_bytes: size of the log.
-        fold_to: no field of the full-state hash is from beyond this offset.
+        fold_to: the full-state hash holds nothing beyond this offset.
     """
 
     position: Position

@@ -1,4 +1,4 @@
-"""The only place that spells a Redis key or channel name."""
+"""The names of all Redis keys and channels; no other module contains one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_name(name: str) -> bool:
 
 
 def config_key(namespace: str) -> str:
-    """Hash that says how the namespace was made."""
+    """Return the key of the hash with the configuration of the namespace."""
     return f"sb:{{{namespace}}}:config"
 
 
@@ -41,8 +41,8 @@ def slot_of_key(key: bytes) -> int:
 def shard_tag(namespace: str, shard: int, shards: int) -> str:
     """Hash tag of one shard, chosen so that the shards of a namespace spread evenly.
 
-    The slots are cut into `shards` equal ranges; the first of `ns:i`, `ns:i.1`, `ns:i.2` ... whose
-    slot falls into range i is the tag. Anybody can compute it again from the three arguments.
+    The slots are split into `shards` equal ranges; the first of `ns:i`, `ns:i.1`, `ns:i.2` ...
+    whose slot is in range i is the tag. It depends only on the three arguments.
     """
     candidates = (f"{namespace}:{shard}" + (f".{n}" if n else "") for n in count())
     return next(tag for tag in candidates if slot_of(tag) * shards // SLOTS == shard)
@@ -55,7 +55,7 @@ def shard_of(key: str, shards: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ShardKeys:
-    """Names of everything one shard has in Redis; one hash tag, so one slot.
+    """Names of all keys and channels of one shard; they share a hash tag, so one slot.
 
     Attributes:
         prefix: `sb:{tag}:`.
@@ -82,7 +82,7 @@ class ShardKeys:
 
     @classmethod
     def of_tag(cls, tag: str) -> ShardKeys:
-        """Names under a hash tag; of a pattern of tags, patterns."""
+        """Names with a hash tag; a pattern as the tag gives patterns."""
         prefix = f"sb:{{{tag}}}:"
         return cls(
             prefix=prefix,
@@ -101,5 +101,5 @@ class ShardKeys:
         )
 
     def pending(self, node: str) -> str:
-        """List of a node's chunks that are not yet published."""
+        """Return the key of the list of a node's pending chunks."""
         return f"{self.prefix}pending:{node}"

@@ -1,4 +1,4 @@
-"""The part of a chunk that is for tables, to bytes and back; the rules are PROTOCOL.md's."""
+"""Encode and decode the part of a chunk for tables, by the rules of PROTOCOL.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker.protocol.operations import OP_DEFINE, TABLE_PARTS, Column, Form, op_
 ID_BYTES = 4
 NUMBER_BYTES = 8
 MAX_IDS = 1 << 32
-HEAD_BYTES = 2 + 2 + 64 + 8 + 3 * 5  # of a run beside its columns, at most
+HEAD_BYTES = 2 + 2 + 64 + 8 + 3 * 5  # maximum size of a run without its columns
 
 _PART_FIELDS = 6
 
@@ -34,9 +34,9 @@ def packed_part(part: TableOp) -> list[Any]:
 
 
 def merged(runs: list[TableRun]) -> list[TableRun]:
-    """Return runs with neighbours of one table, operation and form made one; order is kept.
+    """Merge consecutive runs of the same table, operation and form; the order is kept.
 
-    Tables have nothing to do with each other, so runs of others in between do not matter.
+    Tables are independent, so runs of other tables in between do not matter.
     """
     groups: dict[TableKey, list[list[TableRun]]] = {}
     for run in runs:
@@ -80,13 +80,13 @@ def _all(columns: Iterable[bytes | None]) -> bytes | None:
 
 
 def checked_part(part: Any, check_keys: Callable[[Any], None]) -> TableOp:
-    """Read a define or a run; `check_keys` is the rule for a column of text keys.
+    """Decode a define or a run; `check_keys` checks a column of text keys.
 
     Raises:
-        DecodeError: a rule is broken; the chunk's whole part for tables has to be skipped.
+        DecodeError: a rule is broken; the whole part for tables must be skipped.
     """
     if type(part) is not list or len(part) < _PART_FIELDS:
-        raise DecodeError("what a chunk has for a table is not an array of at least 6")
+        raise DecodeError("a part for tables is not an array of at least 6")
     op, name, kind, keys, values, timestamps = part[:_PART_FIELDS]
     if not (type(name) is str and is_name(name)) or kind not in TABLE_KINDS:
         raise DecodeError(f"no such kind of table: {name!r} {kind!r}")
@@ -154,5 +154,5 @@ def _range(table: TableKey, pair: list[Any]) -> IdRange:
 
 def _count(column: Any, size: int) -> int:
     if type(column) is not bytes or not column or len(column) % size:
-        raise DecodeError(f"a table's column of keys is not some times {size} bytes")
+        raise DecodeError(f"a table's column of keys is not a multiple of {size} bytes")
     return len(column) // size

@@ -1,7 +1,7 @@
-"""What a key and a value may be, checked at the caller's own call so that nothing bad is buffered.
+"""Validate keys and values in the caller's call, so that nothing invalid is buffered.
 
-The domain is what MessagePack says the same way in every language: None, bool, 64-bit integers,
-float64, str, bytes, lists, maps with str keys, and aware datetimes (extension type -1).
+Valid are the types that MessagePack represents equally in every language: None, bool, 64-bit
+integers, float64, str, bytes, lists, maps with str keys, and aware datetimes (extension type -1).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from broker.errors import EncodeError
 from broker.protocol.constants import INT_MAX, INT_MIN, MAX_DEPTH, MAX_KEY_BYTES, MAX_VALUE_BYTES
 from broker.protocol.operations import Column
 
-# Largest MessagePack size of a number, None, bool or timestamp; str, bytes, lists and maps need at
-# most 5 bytes beside their content.
+# Maximum MessagePack size of a number, None, bool or timestamp; and of the header of str, bytes,
+# lists and maps.
 SCALAR_BYTES = 15
 HEAD_BYTES = 5
 STAMP_BYTES = 9
 
-SHOWN = 60  # characters of a bad value in an error
-SHOWN_BITS = 160
+MAX_SHOWN_CHARS = 60  # of an invalid value in an error text
+MAX_SHOWN_BITS = 160
 
 CONTAINERS = frozenset((list, dict))
 
 
 def admit_key(key: str) -> int:
-    """Return an upper bound of a key's packed size in bytes, or say why it cannot be a key.
+    """Validate a key; return an upper bound of its packed size in bytes.
 
     Raises:
         EncodeError: not a str, empty, over 1,024 bytes of UTF-8, or not encodable.
@@ -51,14 +51,13 @@ def admit_key(key: str) -> int:
 
 
 def admit(value: object) -> tuple[Any, int]:
-    """Return the value as it will be sent, and an upper bound of its packed size in bytes.
+    """Validate a value; return it as it will be sent, and an upper bound of its packed size.
 
-    Lists and maps are copied, so that a later change by the caller cannot alter what is sent.
-    Tuples become lists; numpy-like scalars become int or float.
+    Lists and maps are copied, so that later changes by the caller have no effect. Tuples become
+    lists; numpy-like scalars become int or float.
 
     Raises:
-        EncodeError: a type, range, depth (32) or size (1 MiB) that cannot be sent; the message
-            names the value, the limit and the fix.
+        EncodeError: unsupported type, or out of the limits of range, depth (32) or size (1 MiB).
     """
     kind = type(value)
     if kind is float or kind is bool or value is None:
@@ -72,7 +71,7 @@ def admit(value: object) -> tuple[Any, int]:
             return value, size + HEAD_BYTES
     value, size = _admit_slowly(value, 1)
     if size > MAX_VALUE_BYTES + HEAD_BYTES:
-        # The bound takes every number for a long one; only now does the true size matter.
+        # The bound assumes the longest form of every number; compute the true size.
         size = len(msgpack.packb(value, datetime=True))
         if size > MAX_VALUE_BYTES + HEAD_BYTES:
             raise EncodeError(
@@ -83,7 +82,7 @@ def admit(value: object) -> tuple[Any, int]:
 
 
 def admit_amount(amount: object) -> int | float:
-    """Return the amount of an increment, or say why it cannot be one.
+    """Validate the amount of an increment and return it.
 
     Raises:
         EncodeError: not a number (bools are not), or out of the 64-bit range.
@@ -114,7 +113,7 @@ def admit_given(column: Column, given: object) -> tuple[Any, int]:
 def within_depth(column: Iterable[object]) -> bool:
     """Whether decoded values nest at most 32 deep and their maps have str keys only.
 
-    One level of all values at a time: a call for each of them would cost more than to decode it.
+    It checks one level of all values at a time: a call per value would cost more than decoding.
     """
     level: list[Any] = list(column)
     for _ in range(MAX_DEPTH):
@@ -130,13 +129,13 @@ def within_depth(column: Iterable[object]) -> bool:
 
 
 def _admit_slowly(value: object, depth: int) -> tuple[Any, int]:  # noqa: PLR0911 - one a type
-    """Every type, at any depth; `admit` has the two or three that matter for speed."""
+    """Handle every type at any depth; `admit` has the fast paths."""
     if value is None or isinstance(value, bool):
         return value, SCALAR_BYTES
     if isinstance(value, float):
         return float(value), SCALAR_BYTES
     if isinstance(value, str):
-        # Not str(value), which a subclass (an enum, say) may answer as it likes.
+        # Not str(value), which a subclass (such as an enum) may override.
         return str.__str__(value), _utf8_length(value, "value") + HEAD_BYTES
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value), len(bytes(value)) + HEAD_BYTES
@@ -154,7 +153,9 @@ def _admit_slowly(value: object, depth: int) -> tuple[Any, int]:  # noqa: PLR091
             "float, str, bytes, list, dict with str keys, or aware datetime"
         ) from None
     if not INT_MIN <= number <= INT_MAX:
-        shown = number if number.bit_length() <= SHOWN_BITS else f"of {number.bit_length()} bits"
+        shown = (
+            number if number.bit_length() <= MAX_SHOWN_BITS else f"of {number.bit_length()} bits"
+        )
         raise EncodeError(
             f"integer {shown} is outside {INT_MIN} to {INT_MAX}; send it as str or float"
         )
@@ -193,7 +194,7 @@ def _admit_datetime(value: datetime) -> datetime:
         raise EncodeError(
             f"datetime {value} is outside the years 1 to 9999 in UTC; send it as str"
         ) from None
-    # Plain, whatever subclass it was.
+    # A plain datetime, not a subclass.
     return datetime.combine(utc.date(), utc.time(), UTC)
 
 
@@ -206,4 +207,4 @@ def _utf8_length(text: str, what: str) -> int:
 
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "..."

@@ -67,7 +67,7 @@ from broker.embedded import worker_pool
 from broker.embedded.keeper import Keeper
 from broker.embedded.location import EmbeddedDir
 
-crew.START_TIMEOUT_S = 3.0
+worker_pool.START_TIMEOUT_S = 3.0
 place = EmbeddedDir.of(Path(sys.argv[1]))
 lock = place.try_lock()
 
@@ -553,7 +553,7 @@ class TestFailures:
     def test_keeper_does_not_start(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """When the keeper cannot run, the error holds its last words."""
         monkeypatch.setenv("PYTHONHOME", "/nonexistent")
-        with pytest.raises(EmbeddedError, match=r"died at the start: .*encodings"):
+        with pytest.raises(EmbeddedError, match=r"died while starting: .*encodings"):
             attach(directory)
 
     def test_keeper_cannot_be_reached(
@@ -585,7 +585,7 @@ class TestFailures:
         sockets = sockets_of(deep)
         sockets.mkdir()
         sockets.chmod(0o777)
-        with pytest.raises(EmbeddedError, match="open to others"):
+        with pytest.raises(EmbeddedError, match="accessible to others"):
             attach(deep)
         sockets.rmdir()
 
