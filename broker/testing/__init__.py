@@ -1,7 +1,8 @@
-"""A test kit: break the way to Redis on purpose, record what happened, and judge the record.
+"""A test kit: inject faults between a program and Redis, record histories, and validate them.
 
-`FaultProxy` stands between a program and its Redis. `Journal` and `read_journal` keep histories in
-files that survive a SIGKILL; `broker.testing.validators` has one pure function for each promise.
+`FaultProxy` is a proxy in front of Redis that injects faults. `Journal` and `read_journal` store
+histories in files that survive a SIGKILL; `broker.testing.validators` has one pure function for
+each promise.
 """
 
 from broker.testing.journal import Journal, read_journal

@@ -1,4 +1,4 @@
-"""The promise that everything is accounted for: each delta is somewhere. Pure functions."""
+"""Validate the promise "accounted": counters add up for every delta. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from broker.testing.records import (
     Died,
     Fenced,
     Forgot,
-    Place,
+    ShardPosition,
     Tallied,
 )
 
 NOTICED_WITHIN_S = 8.0
-"""Faults that come together may keep a producer so long from seeing that something is missing."""
+"""How long it may take a producer to detect a loss while several faults overlap."""
 
 Writer = tuple[str, int, int]  # node, incarnation, shard
 
@@ -30,11 +30,11 @@ _FATES = ("applied", "superseded", "refused", "skipped")
 
 
 def accounted(history: History) -> list[Violation]:
-    """Counters add up from the call to the replica, and what is gone was told as lost.
+    """Check that counters add up from the call to the replica, and that losses were reported.
 
     called = buffered = accepted + conflated + pending; accepted = published + pending;
-    published = applied + superseded + refused + skipped on every replica; of what was accepted,
-    exactly what was told as lost is not in the history.
+    published = applied + superseded + refused + skipped on every replica; of the accepted deltas,
+    exactly those reported as lost are not in the history.
     """
     return [
         *_producers(history),
@@ -69,9 +69,9 @@ def _producers(history: History) -> list[Violation]:
 
 
 def _shards(history: History) -> list[Violation]:
-    """What Redis itself counts: accepted = published + pending, whoever adds it up."""
+    """Check the counters of Redis: accepted = published + pending."""
     found = []
-    totals: dict[Place, int] = {}
+    totals: dict[ShardPosition, int] = {}
     for balanced in history.of(Balanced):
         waits = balanced.accepted - balanced.published
         what = f"shard {balanced.place.shard} at batch {balanced.place.offset}"
@@ -92,8 +92,8 @@ def _shards(history: History) -> list[Violation]:
     return found
 
 
-def _total(history: History, place: Place, totals: dict[Place, int]) -> int | None:
-    """Return the deltas of all batches up to a place; None if nobody saw the beginning."""
+def _total(history: History, place: ShardPosition, totals: dict[ShardPosition, int]) -> int | None:
+    """Return the deltas of all batches up to a position; None if the beginning was not recorded."""
     path = []
     at = place
     while at in history.lineage.batches and at not in totals:
@@ -124,7 +124,7 @@ def _batches(history: History) -> list[Violation]:
 
 
 def _replicas(history: History) -> list[Violation]:
-    """What a replica's own counters say is the sum of the batches that it went through."""
+    """Check that the counters of a replica are the sums of the batches that it applied."""
     through: dict[str, list[Applied]] = defaultdict(list)
     for batch in history.of(Applied):
         through[batch.replica].append(batch)
@@ -159,7 +159,7 @@ def published(history: History) -> dict[Writer, dict[int, int]]:
 
 
 def accepted(history: History) -> dict[Writer, dict[int, Appended]]:
-    """Return, for each writer, the chunks that Redis accepted; of each the last acceptance."""
+    """Return, for each writer, the last acceptance of each chunk that Redis accepted."""
     found: dict[Writer, dict[int, Appended]] = defaultdict(dict)
     for appended in history.of(Appended):
         writer = (appended.node, appended.incarnation, appended.shard)
@@ -168,10 +168,10 @@ def accepted(history: History) -> dict[Writer, dict[int, Appended]]:
 
 
 def _losses_told(history: History) -> list[Violation]:
-    """Exactly what is not in the final history has been told as lost, by those who still can."""
+    """Check that producers that are alive reported exactly the missing deltas as lost."""
     found = []
     there, taken = published(history), accepted(history)
-    # When it was forgotten is not known; at the latest then.
+    # The time of the loss is not recorded; this is the latest possible.
     last = max((forgot.at for forgot in history.of(Forgot)), default=inf)
     for counted in history.of(Counted):
         if not counted.final:
@@ -201,12 +201,12 @@ def _losses_told(history: History) -> list[Violation]:
 
 
 def _ends(history: History) -> list[Died | Fenced]:
-    """From when on a process could not send anything again."""
+    """Return the ends of processes, after which they could not send anything again."""
     return sorted([*history.of(Died), *history.of(Fenced)], key=lambda end: end.at)
 
 
 def _told_last(history: History) -> set[Writer]:
-    """Writers that told their last counters, everything accepted."""
+    """Return the writers that recorded final counters, after everything was accepted."""
     return {
         (counted.node, incarnation, shard)
         for counted in history.of(Counted)
@@ -216,7 +216,7 @@ def _told_last(history: History) -> set[Writer]:
 
 
 def _losses_explained(history: History) -> list[Violation]:
-    """What an ended producer had got accepted is there, unless the server forgot it too late."""
+    """Check that accepted chunks of ended producers exist, unless the server lost them later."""
     found = []
     there, taken, final = published(history), accepted(history), _told_last(history)
     ends = _ends(history)
@@ -242,7 +242,7 @@ def _losses_explained(history: History) -> list[Violation]:
 
 
 def _never_heard(history: History) -> list[Violation]:
-    """Published but not known as accepted is at most the chunk in flight when its writer ended."""
+    """Check that at most the chunk in flight at the end of its writer was published unnoticed."""
     found = []
     taken, final = accepted(history), _told_last(history)
     nodes = {node for node, _, _ in taken}
@@ -259,7 +259,7 @@ def _never_heard(history: History) -> list[Violation]:
 
 
 def _fenced(history: History) -> list[Violation]:
-    """Whoever was fenced was told by whom, and there was somebody."""
+    """Check that a fenced producer got a clear error, and that another process had its name."""
     found = []
     holders: dict[tuple[str, int], int] = defaultdict(int)
     for appended in history.of(Appended):

@@ -1,4 +1,4 @@
-"""Redis Clusters and Sentinels made of local processes, and the ways to break them."""
+"""Redis Clusters and Sentinel deployments of local processes, with failovers on request."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ from broker.testing.waiting import eventually
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000
 SENTINELS = 3
-SETTLE_SECONDS = 30.0
+SETTLE_TIMEOUT_S = 30.0
 
 NewDirectory = Callable[[], Path]
 
 
 class Reachable(Protocol):
-    """A server, wherever it runs."""
+    """A server with a URL."""
 
     @property
     def url(self) -> str:
-        """The URL to connect with."""
+        """The URL to connect to."""
 
 
 @contextmanager
 def client(server: Reachable) -> Iterator[redis.Redis]:
-    """Give a plain client of one server, over TCP."""
+    """Yield a plain client of one server."""
     with redis.Redis.from_url(server.url, protocol=2, decode_responses=True) as one:
         yield one
 
 
 def ask(server: Reachable, *command: Any) -> Any:
-    """Return what one server answers."""
+    """Return the reply of one server."""
     with client(server) as one:
         return one.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 def raw(server: Reachable, *command: Any) -> Any:
-    """Return what one server answers, as it stands."""
+    """Return the unparsed reply of one server."""
     with redis.Redis.from_url(server.url, protocol=2, decode_responses=True) as one:
         one.response_callbacks.clear()
         return one.execute_command(*command)
 
 
-def _asked(is_whole: Callable[[], bool]) -> bool:
-    """Whether all is well; not while a server does not answer."""
+def _holds(is_whole: Callable[[], bool]) -> bool:
+    """Whether a condition holds; false while a server does not answer."""
     try:
         return is_whole()
     except redis.ConnectionError:
-        # A server that is made a replica ends its connections; one that starts is loading.
+        # A server that becomes a replica closes its connections; a starting one is loading.
         return False
 
 
-def _is_read(replication: str) -> bool:
-    """Whether every replica is sent what its primary writes, as INFO replication of that tells.
+def _are_replicas_synced(replication: str) -> bool:
+    """Whether every replica receives the stream of its primary, by INFO replication of the primary.
 
-    One that has loaded everything gets nothing more until it has said so with an offset, at most a
-    second later, though its state is "online" before.
+    After the initial load a replica is "online", but receives nothing until it has acknowledged an
+    offset, up to a second later.
     """
     replicas = re.findall(r"^slave\d+:.*state=(\w+),offset=(\d+)", replication, re.MULTILINE)
     return all(state == "online" and offset != "0" for state, offset in replicas)
@@ -74,14 +74,14 @@ def _with_tls(url: str, tls: Certificates | None) -> str:
 
 
 class ClusterOfServers:
-    """A Redis Cluster on loopback: primaries 0, 1, 2 ... and behind them as many replicas.
+    """A Redis Cluster on loopback, with one replica for each primary.
 
     Args:
         kind: of server.
-        directory: gives a new directory.
-        primaries: how many share the slots.
-        tls: with what all of them speak TLS alone, to each other too; None: plaintext.
-        host: what the nodes call themselves; None: by their address.
+        directory: returns a new directory.
+        primaries: how many.
+        tls: certificates for TLS on all connections, also between nodes; None: plaintext.
+        host: host name that the nodes announce; None: their address.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ClusterOfServers:
         return _with_tls(f"redis+cluster://{seeds}", self._tls)
 
     def start(self) -> None:
-        """Start, and return once every node says that all is well."""
+        """Start, and return once every node sees the whole Cluster."""
         for _ in range(2 * self._primaries):
             self._new_node()
         primaries = self.nodes[: self._primaries]
@@ -120,10 +120,10 @@ class ClusterOfServers:
             self._meet(node)
         for number, replica in enumerate(self.nodes[self._primaries :]):
             self._follow(replica, primaries[number])
-        eventually(self.is_whole, SETTLE_SECONDS, "the cluster is whole")
+        eventually(self.is_whole, SETTLE_TIMEOUT_S, "the cluster is whole")
 
     def stop(self) -> None:
-        """End every node, wherever it is."""
+        """Kill every node."""
         for node in self.nodes:
             if node.is_running:
                 node.kill()
@@ -131,7 +131,7 @@ class ClusterOfServers:
     def _new_node(self) -> Server:
         port = free_port()
         directory = self._directory()
-        # A node that joins gets the users of those that are there, as operators have it.
+        # A joining node gets the ACL users of the others, as operators configure it.
         users = (self.nodes[0].directory / "users.acl").read_text() if self.nodes else ""
         (directory / "users.acl").write_text(users)
         node = Server(
@@ -171,12 +171,12 @@ class ClusterOfServers:
             try:
                 return bool(ask(replica, "CLUSTER", "REPLICATE", name))
             except redis.ResponseError:
-                # It has not heard of that node yet.
+                # It does not know that node yet.
                 return False
 
-        eventually(follows, SETTLE_SECONDS, "a replica follows")
+        eventually(follows, SETTLE_TIMEOUT_S, "a replica follows")
 
-    # -- what it is -------------------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------------------
 
     def owners(self, node: Server) -> list[tuple[int, int, int]]:
         """Return (first slot, last slot, port of the owner) as one node sees it."""
@@ -221,9 +221,9 @@ class ClusterOfServers:
                 replicas.add(node.port)
                 if "master_link_status:up" not in replication:
                     return False
-            if not _is_read(replication):
+            if not _are_replicas_synced(replication):
                 return False
-        # Until it has told all others so, a node that came back as a replica is none to them.
+        # Until it has info all others so, a node that came back as a replica is none to them.
         known = {port for *_, ports in next(iter(views), ()) for port in ports[1:]}
         return len(views) == 1 and known == replicas
 
@@ -235,23 +235,23 @@ class ClusterOfServers:
         return tuple(sorted(ranges))
 
     def until_whole(self) -> None:
-        """Return once it is."""
-        eventually(lambda: _asked(self.is_whole), SETTLE_SECONDS, "the cluster is whole")
+        """Wait until `is_whole`."""
+        eventually(lambda: _holds(self.is_whole), SETTLE_TIMEOUT_S, "the cluster is whole")
 
-    # -- what may happen to it --------------------------------------------------------------------
+    # -- changes ----------------------------------------------------------------------------------
 
     def fail_over(self, slot: int) -> None:
-        """Have the owner of a slot replaced by its replica, in order; returns once it is."""
+        """Fail the owner of a slot over to its replica; return once it is done."""
         before = self.owner(slot)
         replica = self.replica_of(before)
         ask(replica, "CLUSTER", "FAILOVER")
-        eventually(lambda: self.owner(slot) is not before, SETTLE_SECONDS, "a failover")
+        eventually(lambda: self.owner(slot) is not before, SETTLE_TIMEOUT_S, "a failover")
 
     def kill_owner(self, slot: int) -> Server:
-        """SIGKILL the owner of a slot; returns it once its replica took over."""
+        """SIGKILL the owner of a slot; return it once its replica took over."""
         before = self.owner(slot)
         before.kill()
-        eventually(lambda: self.owner(slot) is not before, SETTLE_SECONDS, "a failover")
+        eventually(lambda: self.owner(slot) is not before, SETTLE_TIMEOUT_S, "a failover")
         return before
 
     def move_slot(self, slot: int, target: Server) -> None:
@@ -266,25 +266,25 @@ class ClusterOfServers:
             ask(source, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         ask(target, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
         ask(source, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
-        eventually(lambda: self.owner(slot) is target, SETTLE_SECONDS, "the slot moved")
+        eventually(lambda: self.owner(slot) is target, SETTLE_TIMEOUT_S, "the slot moved")
 
     def add_node(self) -> Server:
-        """Add a primary without slots; returns it once all know it."""
+        """Add a primary without slots; return it once all nodes know it."""
         node = self._new_node()
         self._meet(node)
         name = ask(node, "CLUSTER", "MYID")
         eventually(
             lambda: all(name in raw(one, "CLUSTER", "NODES") for one in self.running),
-            SETTLE_SECONDS,
+            SETTLE_TIMEOUT_S,
             "all know the node",
         )
         eventually(
-            lambda: "cluster_state:ok" in raw(node, "CLUSTER", "INFO"), SETTLE_SECONDS, "it is in"
+            lambda: "cluster_state:ok" in raw(node, "CLUSTER", "INFO"), SETTLE_TIMEOUT_S, "it is in"
         )
         return node
 
     def remove_node(self, node: Server) -> None:
-        """Take a primary without slots out again."""
+        """Remove a primary without slots."""
         name = ask(node, "CLUSTER", "MYID")
         node.kill()
         self.nodes.remove(node)
@@ -292,13 +292,13 @@ class ClusterOfServers:
             ask(one, "CLUSTER", "FORGET", name)
 
 
-class Watched:
+class SentinelDeployment:
     """A primary with two replicas and three Sentinels on loopback.
 
     Args:
         kind: of server.
-        directory: gives a new directory.
-        tls: with what all of them speak TLS alone, sentinels too; None: plaintext.
+        directory: returns a new directory.
+        tls: certificates for TLS on all connections, sentinels included; None: plaintext.
     """
 
     SERVICE = "fleet"
@@ -337,9 +337,9 @@ class Watched:
             sentinel = Server(self._kind, directory, port=0, sentinel=self._watch(), tls=self._tls)
             sentinel.start()
             self.sentinels.append(sentinel)
-            # As often as in the first moments, so that tests need not wait for what it sees.
+            # Refresh often, so that tests need not wait.
             raw(sentinel, "SENTINEL", "DEBUG", "info-period", 500, "publish-period", 300)
-        eventually(self.is_whole, SETTLE_SECONDS, "the sentinels know all")
+        eventually(self.is_whole, SETTLE_TIMEOUT_S, "the sentinels know all")
 
     def _watch(self) -> str:
         name, port = self.SERVICE, self.servers[0].port
@@ -351,33 +351,33 @@ class Watched:
         )
 
     def stop(self) -> None:
-        """End everything, wherever it is."""
+        """Kill everything."""
         for one in [*self.sentinels, *self.servers]:
             if one.is_running:
                 one.kill()
 
     @property
     def primary(self) -> Server:
-        """The primary, as most sentinels say."""
-        ports = [self._told(one) for one in self.sentinels if one.is_running]
+        """The primary that most sentinels name."""
+        ports = [self._primary_port(one) for one in self.sentinels if one.is_running]
         port = max(ports, key=ports.count)
         return next(server for server in self.servers if server.port == port)
 
-    def _told(self, sentinel: Server) -> int:
+    def _primary_port(self, sentinel: Server) -> int:
         return int(raw(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.SERVICE)[1])
 
     def is_whole(self) -> bool:
         """Whether all sentinels agree on a primary that has all others as replicas."""
         running = [one for one in self.servers if one.is_running]
-        if len({self._told(one) for one in self.sentinels}) != 1:
+        if len({self._primary_port(one) for one in self.sentinels}) != 1:
             return False
         for sentinel in self.sentinels:
             flat = raw(sentinel, "SENTINEL", "MASTER", self.SERVICE)
-            told = dict(zip(flat[::2], flat[1::2], strict=True))
-            if told["flags"] != "master" or int(told["num-other-sentinels"]) != SENTINELS - 1:
+            info = dict(zip(flat[::2], flat[1::2], strict=True))
+            if info["flags"] != "master" or int(info["num-other-sentinels"]) != SENTINELS - 1:
                 return False
-            # A killed one stays known, so at least.
-            if int(told["num-slaves"]) < len(running) - 1:
+            # Killed replicas are still counted.
+            if int(info["num-slaves"]) < len(running) - 1:
                 return False
         primary = self.primary
         if not primary.is_running:
@@ -386,34 +386,34 @@ class Watched:
         if not all("master_link_status:up" in one for one in links):
             return False
         replication = raw(primary, "INFO", "replication")
-        return replication.count("state=online") == len(links) and _is_read(replication)
+        return replication.count("state=online") == len(links) and _are_replicas_synced(replication)
 
     def until_whole(self) -> None:
-        """Return once it is."""
-        eventually(lambda: _asked(self.is_whole), SETTLE_SECONDS, "the sentinels agree")
+        """Wait until `is_whole`."""
+        eventually(lambda: _holds(self.is_whole), SETTLE_TIMEOUT_S, "the sentinels agree")
 
     def fail_over(self) -> None:
-        """Have a replica take over from a living primary; returns once all sentinels know."""
+        """Fail over from a running primary; return once it is done."""
         before = self.primary
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
 
         def is_begun() -> bool:
             try:
                 return bool(raw(self.sentinels[0], "SENTINEL", "FAILOVER", self.SERVICE))
             except redis.ResponseError:
-                # The last one is not over for it, or it has not looked at the replicas yet.
+                # The last failover is not over for it, or it does not know the replicas yet.
                 if time.monotonic() > deadline:
                     raise
                 return False
 
-        eventually(is_begun, SETTLE_SECONDS, "a failover begins")
-        eventually(lambda: self.primary is not before, SETTLE_SECONDS, "a failover")
+        eventually(is_begun, SETTLE_TIMEOUT_S, "a failover begins")
+        eventually(lambda: self.primary is not before, SETTLE_TIMEOUT_S, "a failover")
 
     def kill_primary(self) -> Server:
-        """SIGKILL the primary; returns it once another one took over."""
+        """SIGKILL the primary; return it once another one took over."""
         before = self.primary
         before.kill()
-        eventually(lambda: self.primary is not before, SETTLE_SECONDS, "a failover")
+        eventually(lambda: self.primary is not before, SETTLE_TIMEOUT_S, "a failover")
         return before
 
     def replicas(self) -> list[Server]:

@@ -1,4 +1,4 @@
-"""The promise that is hardest to judge: never silently stale. Pure functions."""
+"""Validate the promise "never silently stale". Pure functions."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ from bisect import bisect_right
 from collections import defaultdict
 
 from broker.testing.history import History, Violation
-from broker.testing.records import Headed, Place, Seen
+from broker.testing.records import Headed, Seen, ShardPosition
 
 LIVE = "live"
 SLACK_S = 0.05
-"""Most seconds that may pass in the recording process between two reads that belong together."""
+"""Maximum time in the recording process between two reads that belong together."""
 
 
 def never_silently_stale(history: History, bound: float = 3.0) -> list[Violation]:
-    """A live replica holds all that was published up to its lag ago, and its lag is in the bound.
+    """Check that a live replica holds everything published before its lag, which is in bounds.
 
-    The lag is to be read before the status, so that a process which is stopped between the two
-    cannot look worse than it was.
+    The lag must be sampled before the status, so that a process suspended between the two does not
+    look worse than it was.
 
-    Judged by the witness: what it read as the head must be in the history of a replica that says,
-    later, that it was current as of a moment after that. Where the server went back in between,
-    nothing can be said.
+    A head that the witness read must be in the history of every replica that later claims to have
+    been current after that read. If the history was rewritten in between, nothing is checked.
 
     Args:
         history: with samples of replicas and of the head.
-        bound: seconds, the staleness bound of the replicas.
+        bound: staleness bound of the replicas in seconds.
     """
     heads: dict[int, list[Headed]] = defaultdict(list)
     for head in history.of(Headed):
@@ -47,7 +46,9 @@ def never_silently_stale(history: History, bound: float = 3.0) -> list[Violation
     return found
 
 
-def _missed(history: History, seen: Seen, place: Place, heads: list[Headed]) -> Violation | None:
+def _missed(
+    history: History, seen: Seen, place: ShardPosition, heads: list[Headed]
+) -> Violation | None:
     proved = seen.at - seen.lag - SLACK_S
     index = bisect_right(heads, proved, key=lambda head: head.until) - 1
     after = bisect_right(heads, seen.at, key=lambda head: head.at)

@@ -1,4 +1,4 @@
-"""A whole run's records, sorted by kind, with the lineage that the witness saw."""
+"""All records of a run by kind, and the lineage that the witness recorded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from broker.testing.lineage import Lineage
-from broker.testing.records import Final, Logged, Place, Record
+from broker.testing.records import Final, Logged, Record, ShardPosition
 
 R = TypeVar("R", bound=Record)
 
@@ -19,8 +19,8 @@ class Violation(NamedTuple):
     """Something in a history that breaks a promise.
 
     Attributes:
-        words: what, for a person.
-        at: monotonic seconds at which it shows; None where no moment can be named.
+        words: description.
+        at: time in monotonic seconds; None if there is no specific time.
     """
 
     words: str
@@ -32,7 +32,7 @@ class Violation(NamedTuple):
 
 
 class History:
-    """What all processes of a run recorded; each process' records in their order.
+    """The records of all processes of a run; those of each process in order.
 
     Args:
         records: of all files, one file after the other.
@@ -53,6 +53,6 @@ class History:
         return Lineage(self.of(Logged))
 
     @cached_property
-    def heads(self) -> dict[int, Place]:
-        """Where each shard stood in the end, by Redis' own word."""
+    def heads(self) -> dict[int, ShardPosition]:
+        """The final position of each shard, as read from Redis."""
         return {final.place.shard: final.place for final in self.of(Final) if final.who == WITNESS}

@@ -1,4 +1,4 @@
-"""Histories in files: one record after the other, readable even if their writer was killed."""
+"""Files of records, readable even if their writer was killed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any, Self, get_args
 
 import msgpack
 
-from broker.testing.records import Place, Record
+from broker.testing.records import Record, ShardPosition
 
 READ_BYTES = 1 << 20
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in get_args(Record)}
 
 
 class Journal:
-    """A file that grows by one record at a time; what was written survives a SIGKILL.
+    """An append-only file of records, which survive a SIGKILL of the writer.
 
     Args:
-        path: made if it is not there; an existing one is continued.
+        path: created if missing; an existing file is appended to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,12 +51,12 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[Record]:
-    """Yield the records of a file in their order; a last one that was cut short is left out."""
+    """Yield the records of a file in order; an incomplete last record is skipped."""
     yield from Tail(path).new()
 
 
 class Tail:
-    """A file that may still grow: each look gives what was not there before.
+    """Reads a journal that is still being written: each call returns the new records.
 
     Args:
         path: of a journal.
@@ -68,7 +68,7 @@ class Tail:
         self._unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=0)
 
     def new(self) -> Iterator[Record]:
-        """Yield the records that are new, in their order; one that is not whole yet comes later.
+        """Yield the new records in order; an incomplete record is returned by a later call.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -87,5 +87,5 @@ class Tail:
 
 def _read(name: str, value: Any) -> Any:
     if name == "place":
-        return Place(*value)
-    return tuple(Place(*place) for place in value) if name == "places" else value
+        return ShardPosition(*value)
+    return tuple(ShardPosition(*place) for place in value) if name == "places" else value

@@ -1,7 +1,7 @@
-"""The tree of histories that a server had, as a witness read them: which place lies on which line.
+"""The tree of histories of a server, as a witness read them.
 
-A server that forgets and goes on makes a fork: batches with new ids at offsets used before. Each
-place is on one line; a line begins at offset 0 of an epoch or at a fork of another line.
+A server that loses data and continues creates a fork: batches with new ids at offsets used before.
+Each position is on one branch (`_line`), which begins at offset 0 of an epoch or at a fork.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_DELETE, OP_SET
-from broker.testing.records import Logged, Place
+from broker.testing.records import Logged, ShardPosition
 
 Shard = dict[str, Any]
 
 
 class Lineage:
-    """Answers questions about the order of batches; built from what the witness read.
+    """Knows the order of all batches that the witness read.
 
     Args:
-        logged: the batches, in any order; read more than once is no harm.
+        logged: the batches, in any order; duplicates are allowed.
     """
 
     def __init__(self, logged: Iterable[Logged]) -> None:
         self.batches = {batch.place: batch for batch in logged}
-        self._children: dict[Place, list[Place]] = defaultdict(list)
-        self._line: dict[Place, int] = {}
-        # Where each line left another one: the last place that both share; None for a root.
-        self._fork: list[Place | None] = []
+        self._children: dict[ShardPosition, list[ShardPosition]] = defaultdict(list)
+        self._line: dict[ShardPosition, int] = {}
+        # For each branch the last position shared with its parent; None for a root.
+        self._fork: list[ShardPosition | None] = []
         for place in sorted(self.batches, key=lambda place: place.offset):
             self._children[self.before(place)].append(place)
         for place in sorted(self.batches, key=lambda place: place.offset):
             self._join(place)
 
-    def _join(self, place: Place) -> None:
+    def _join(self, place: ShardPosition) -> None:
         before = self.before(place)
         is_first = self._children[before][0] == place
         if before in self._line and is_first:
@@ -47,35 +47,37 @@ class Lineage:
         self._fork.append(before if before in self._line else None)
         self._line[place] = len(self._fork) - 1
 
-    def before(self, place: Place) -> Place:
-        """Return the place of the batch that one follows."""
-        return Place(place.shard, place.epoch, place.offset - 1, self.batches[place].previous)
+    def before(self, place: ShardPosition) -> ShardPosition:
+        """Return the position before a batch."""
+        return ShardPosition(
+            place.shard, place.epoch, place.offset - 1, self.batches[place].previous
+        )
 
-    def contains(self, later: Place, earlier: Place) -> bool:
-        """Tell whether the history up to `later` contains all of the history up to `earlier`."""
+    def contains(self, later: ShardPosition, earlier: ShardPosition) -> bool:
+        """Whether the history up to `later` contains the whole history up to `earlier`."""
         if (later.shard, later.epoch) != (earlier.shard, earlier.epoch):
             return False
         if earlier.offset == 0 or later == earlier:
             return True
         if later not in self._line or earlier not in self._line:
             return False
-        at: Place | None = later
+        at: ShardPosition | None = later
         while at is not None and at.offset >= earlier.offset:
             if self._line[at] == self._line[earlier]:
                 return True
             at = self._fork[self._line[at]]
         return False
 
-    def chain(self, place: Place) -> list[Logged]:
-        """Return the batches from the beginning (as far as witnessed) up to a place, in order."""
+    def chain(self, place: ShardPosition) -> list[Logged]:
+        """Return the recorded batches up to a position, in order."""
         found = []
         while place in self.batches:
             found.append(self.batches[place])
             place = self.before(place)
         return found[::-1]
 
-    def states(self, wanted: Iterable[Place]) -> Iterator[tuple[Place, Shard]]:
-        """Yield the content of the shard at each wanted place; valid until the next step."""
+    def states(self, wanted: Iterable[ShardPosition]) -> Iterator[tuple[ShardPosition, Shard]]:
+        """Yield the content of the shard at each wanted position; valid until the next step."""
         asked = set(wanted)
         for place in asked:
             if place.offset == 0:
@@ -85,7 +87,7 @@ class Lineage:
             for place, batch in self.batches.items()
             if place.offset == 1 and batch.previous == NO_ID
         ]
-        open_ends: list[tuple[Place, Shard]] = [(root, {}) for root in roots]
+        open_ends: list[tuple[ShardPosition, Shard]] = [(root, {}) for root in roots]
         while open_ends:
             place, state = open_ends.pop()
             while True:
@@ -101,7 +103,7 @@ class Lineage:
 
 
 def readable(chunks: Iterable[bytes]) -> Iterator[Chunk]:
-    """Yield the chunks that break no rule."""
+    """Yield the valid chunks."""
     for data in chunks:
         try:
             yield decode_chunk(data)
@@ -110,7 +112,7 @@ def readable(chunks: Iterable[bytes]) -> Iterator[Chunk]:
 
 
 def apply(state: Shard, chunk: Chunk) -> None:
-    """Change a state as PROTOCOL.md says; written apart from the code that it judges."""
+    """Apply a chunk as PROTOCOL.md specifies, independently of the code under test."""
     for run in chunk.runs:
         if run.op == OP_DELETE:
             for key in run.keys:

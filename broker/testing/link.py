@@ -1,4 +1,4 @@
-"""One connection through a fault proxy: requests one way, replies and messages the other."""
+"""One connection through a fault proxy: forward requests, replies and messages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from broker.testing.switches import Direction, Faults, Loss
 
 READ_BYTES = 1 << 16
 STALL_POLL_S = 0.02
-HELD_BACK_S = 0.3
+MAX_HELD_BACK_S = 0.3
 
 
 class Link:
-    """Passes frames on, and does to them what the switches say.
+    """Forwards frames, and applies the faults that are switched on.
 
     Args:
-        faults: the switches, looked at for every frame.
-        counts: told what was done.
-        chance: random choices.
-        sever: breaks both ends.
+        faults: the switches, read for every frame.
+        counts: counters of the applied faults.
+        chance: source of random choices.
+        sever: closes both connections.
     """
 
     def __init__(
@@ -36,34 +36,34 @@ class Link:
         self._counts = counts
         self._chance = chance
         self._sever = sever
-        # For each command on its way: whether its reply is to be lost.
+        # For each command in flight: whether to drop its reply.
         self._expected: deque[bool] = deque()
         self._held_back: bytes | None = None
-        self._is_deaf = False
+        self._drops_requests = False
 
     async def requests(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-        """Pass requests on until either end closes."""
+        """Forward requests until either end closes."""
         frames = resp.Frames()
         while data := await self._arrived(reader, self._faults.to_server):
             for frame in frames.feed(data):
                 name = resp.command(frame)
                 if name not in resp.SUBSCRIBING:
-                    if self._is_deaf or _is_hit(self._faults.lost_requests, name, frame):
+                    if self._drops_requests or _is_hit(self._faults.lost_requests, name, frame):
                         self._counts["requests_lost"] += 1
-                        self._is_deaf = True
+                        self._drops_requests = True
                         continue
                     self._expected.append(_is_hit(self._faults.lost_replies, name, frame))
                 await self._write(server, frame, self._faults.to_server)
 
     async def replies(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        """Pass replies and messages on until either end closes."""
+        """Forward replies and messages until either end closes."""
         frames = resp.Frames()
         while True:
-            patience = HELD_BACK_S if self._held_back else None
+            patience = MAX_HELD_BACK_S if self._held_back else None
             data = await self._arrived(reader, self._faults.to_client, patience)
             if data is None:
-                # Nothing came that could go first.
-                await self._let_go(client)
+                # No other message arrived that could overtake it.
+                await self._write_held_back(client)
                 continue
             if not data:
                 return
@@ -93,9 +93,9 @@ class Link:
         if self._chance.random() < faults.repeat_messages:
             self._counts["messages_repeated"] += 1
             await self._write(client, frame, faults.to_client)
-        await self._let_go(client)
+        await self._write_held_back(client)
 
-    async def _let_go(self, client: asyncio.StreamWriter) -> None:
+    async def _write_held_back(self, client: asyncio.StreamWriter) -> None:
         held, self._held_back = self._held_back, None
         if held is not None:
             await self._write(client, held, self._faults.to_client)
@@ -119,8 +119,8 @@ class Link:
     async def _write(
         self, writer: asyncio.StreamWriter, frame: bytes, direction: Direction
     ) -> None:
-        whither = "bytes_to_client" if direction is self._faults.to_client else "bytes_to_server"
-        self._counts[whither] += len(frame)
+        counter = "bytes_to_client" if direction is self._faults.to_client else "bytes_to_server"
+        self._counts[counter] += len(frame)
         if not direction.split:
             writer.write(frame)
             await writer.drain()
@@ -131,11 +131,11 @@ class Link:
             size = self._chance.randint(1, direction.split)
             writer.write(frame[at : at + size])
             await writer.drain()
-            # Another turn of the loop: what is written together must not arrive together.
+            # Yield to the loop, so that the parts arrive separately.
             await asyncio.sleep(0)
             at += size
 
 
 def _is_hit(losses: list[Loss], name: bytes, frame: bytes) -> bool:
     # A copy: the list is changed from any thread.
-    return any(loss.takes(name, frame) for loss in list(losses))
+    return any(loss.matches(name, frame) for loss in list(losses))

@@ -1,7 +1,7 @@
-"""A proxy in front of a Redis that breaks the link on purpose, in ways that networks do.
+"""A proxy in front of Redis that injects network faults.
 
-It reads both directions frame by frame, so that it can run a command and lose only its reply, or
-drop one pub/sub message and nothing else.
+It parses both directions, so that it can forward a command and drop only its reply, or drop a
+single pub/sub message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 @dataclass(eq=False, slots=True)
 class _Ends:
-    """The two connections that belong together, and what moves bytes between them."""
+    """The two connections of a client, and the tasks that copy between them."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
@@ -34,19 +34,20 @@ class _Ends:
 
 
 class FaultProxy:
-    """Stands on a TCP port of 127.0.0.1 and passes everything on to a Redis, faults included.
+    """Listens on a TCP port of 127.0.0.1, forwards everything to Redis, and injects faults.
 
-    `async with FaultProxy(url) as proxy:` runs on the caller's loop; `with FaultProxy(url) as
-    proxy:` on a thread of its own. Then point the program under test at `proxy.url`, and switch
-    faults on and off at any time through `proxy.faults`, from any thread. All is well at first.
+    `async with FaultProxy(url) as proxy:` runs on the event loop of the caller; `with
+    FaultProxy(url) as proxy:` on a thread of its own. Connect the program under test to
+    `proxy.url`, and switch faults on and off at any time in `proxy.faults`, from any thread.
+    Initially all are off.
 
     Args:
-        url: of the Redis: `redis://` or `unix://`, without TLS.
+        url: of Redis: `redis://` or `unix://`, without TLS.
         seed: of the random choices (which messages to drop, where to split).
 
     Attributes:
         faults: the switches.
-        counts: what was done so far, by name: connections, refused, requests_lost, replies_lost,
+        counts: counters by name: connections, refused, requests_lost, replies_lost,
             messages, messages_dropped, messages_repeated, messages_reordered, delayed, stalled,
             split, cut, reset; and bytes_to_server and bytes_to_client, of what was passed on.
     """
@@ -65,7 +66,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """What the program under test connects to; user, password and database as in `target`."""
+        """The URL for the program under test; user, password and database as in `target`."""
         parts = urlsplit(self.target)
         login = parts.netloc.rpartition("@")[0]
         place = f"{login}@127.0.0.1:{self._port}" if login else f"127.0.0.1:{self._port}"
@@ -73,10 +74,10 @@ class FaultProxy:
         query = "" if parts.scheme == "unix" else parts.query
         return urlunsplit(("redis", place, path, query, ""))
 
-    # -- life -------------------------------------------------------------------------------------
+    # -- lifecycle --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Begin to listen."""
+        """Start to listen."""
         self._loop = asyncio.get_running_loop()
         self._listener = await asyncio.start_server(
             self._serve, "127.0.0.1", 0, family=socket.AF_INET
@@ -95,7 +96,7 @@ class FaultProxy:
         await self._listener.wait_closed()
 
     def __enter__(self) -> Self:
-        """Begin to listen, on a thread of its own."""
+        """Start to listen, on a thread of its own."""
         self._thread = LoopThread("FaultProxy")
         self._thread.call(self.__aenter__())
         return self
@@ -106,22 +107,22 @@ class FaultProxy:
             self._thread.call(self.__aexit__())
             self._thread.stop()
 
-    # -- faults that happen once ------------------------------------------------------------------
+    # -- single faults ----------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Close every connection there is, in order (FIN); new ones are let in."""
+        """Close every open connection (FIN); new ones are accepted."""
         self._now(lambda: self._break_all("cut"))
 
     def reset(self) -> None:
-        """Break every connection there is with a RST; what was on its way is gone."""
+        """Reset every open connection (RST); data in flight is lost."""
         self._now(lambda: self._break_all("reset"))
 
     def heal(self) -> None:
-        """Switch every fault off; stalled links go on with what they held."""
+        """Switch every fault off; stalled connections continue with the data they held."""
         self.faults.heal()
 
     def _now(self, act: Callable[[], None]) -> None:
-        """Do it on the loop's thread; has happened on return, whichever thread asks."""
+        """Run it on the thread of the loop, and wait for it; callable from any thread."""
         if self._thread is None:
             act()
             return
@@ -150,7 +151,7 @@ class FaultProxy:
             self.counts["connections"] += 1
             await self._join(reader, client)
         except OSError:
-            # The server is not there: to the client that is a connection that breaks at once.
+            # The server is unreachable: reset the connection of the client.
             _abort(client)
         except asyncio.CancelledError:
             _abort(client)
@@ -176,7 +177,7 @@ class FaultProxy:
             self._links.discard(ends)
             for task in ends.tasks:
                 task.cancel()
-            # Before anything is waited for: the wait may be cancelled.
+            # Before the wait, which may be cancelled.
             for end in (server, client):
                 end.close()
             await asyncio.gather(*ends.tasks, return_exceptions=True)

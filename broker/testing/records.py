@@ -1,7 +1,7 @@
-"""What a history consists of: one frozen dataclass for each thing that a process can witness.
+"""The records of a history: one frozen dataclass for each kind of observation.
 
-All times are seconds of the machine's monotonic clock, which all its processes share and which no
-wall-clock step moves.
+All times are seconds of the monotonic clock, which all processes of a machine share and which steps
+of the wall clock do not change.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import msgpack
 from broker.protocol.constants import NO_ID
 
 
-class Place(NamedTuple):
-    """A position of one shard."""
+class ShardPosition(NamedTuple):
+    """A position in the history of one shard."""
 
     shard: int
     epoch: bytes
@@ -27,10 +27,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """A producer heard that Redis accepted a chunk.
+    """A producer learned that Redis accepted a chunk.
 
     Attributes:
-        duplicate: Redis had it before; `append` may then be a later number.
+        duplicate: Redis had accepted it before; `append` may then be a later number.
     """
 
     at: float
@@ -47,15 +47,15 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """The witness read a batch from the log; at `at` it had been published for certain.
+    """The witness read a batch, which was published before `at`.
 
     Attributes:
-        deltas: as many as the header says.
-        chunks: bytes, as they were appended.
+        deltas: number in the header.
+        chunks: bytes, as appended.
     """
 
     at: float
-    place: Place
+    place: ShardPosition
     previous: bytes
     deltas: int
     chunks: tuple[bytes, ...]
@@ -63,11 +63,11 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Headed:
-    """The witness read the head of a shard, some time between `at` and `until`."""
+    """The witness read the head of a shard between `at` and `until`."""
 
     at: float
     until: float
-    place: Place
+    place: ShardPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +75,15 @@ class Applied:
     """A replica applied a batch.
 
     Attributes:
-        loading: to a full state that was not visible yet.
-        loads: how many full states the replica had read by then.
+        loading: whether it was applied to a full state that was not visible yet.
+        loads: number of full states that the replica had read.
         digest: of the chunks.
-        deltas: of the header; the four numbers behind it say what became of them.
+        deltas: number in the header, the sum of the four fields after it.
     """
 
     at: float
     replica: str
-    place: Place
+    place: ShardPosition
     previous: bytes
     loading: bool
     loads: int
@@ -97,29 +97,29 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a replica said of itself at one moment."""
+    """Status, lag and positions that a replica reported at one time."""
 
     at: float
     replica: str
     status: str
     lag: float
-    places: tuple[Place, ...]
+    places: tuple[ShardPosition, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The whole content of one shard that a replica showed at a position."""
+    """A digest of the content of one shard of a replica at a position."""
 
     at: float
     replica: str
     status: str
-    place: Place
+    place: ShardPosition
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Torn:
-    """A replica showed parts of what was written together."""
+    """A replica showed only a part of keys that were written together."""
 
     at: float
     replica: str
@@ -129,11 +129,11 @@ class Torn:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """The counters of a producer at one moment.
+    """The counters of a producer at one time.
 
     Attributes:
-        incarnations: of its process, in the order of the shards.
-        reported: deltas lost, as told by `DataLostError` so far.
+        incarnations: of its process, by shard.
+        reported: lost deltas, as reported by `DataLostError` so far.
         keeps: seconds for which it keeps accepted chunks.
         final: the producer was alive and flushed when the run ended.
         called: deltas of the calls that returned without an error, counted by the caller.
@@ -151,7 +151,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Tallied:
-    """The counters of a replica at one moment, between two batches."""
+    """The counters of a replica at one time, between two batches."""
 
     at: float
     replica: str
@@ -160,18 +160,18 @@ class Tallied:
 
 @dataclass(frozen=True, slots=True)
 class Balanced:
-    """The counters of one shard as Redis held them at one moment, all read in one step.
+    """The counters of one shard in Redis, read in one atomic step.
 
     Attributes:
         place: the head.
         accepted: deltas, since the shard's epoch began.
         published: deltas, likewise.
-        by_node: deltas that wait, added up over the counters of the nodes.
-        in_order: deltas that wait, added up over the entries of the order list.
+        by_node: pending deltas, summed over the counters of the nodes.
+        in_order: pending deltas, summed over the entries of the order list.
     """
 
     at: float
-    place: Place
+    place: ShardPosition
     accepted: int
     published: int
     by_node: int
@@ -180,7 +180,7 @@ class Balanced:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Something that has a bound."""
+    """A value that has a limit."""
 
     at: float
     what: str
@@ -190,7 +190,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Forgot:
-    """From here on the server may have held less than it had accepted."""
+    """From here on the server may have lost accepted data."""
 
     at: float
     why: str
@@ -198,7 +198,7 @@ class Forgot:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """A process of this node ended between these times, its buffer with it."""
+    """A process of this node ended, and its buffer was lost."""
 
     at: float
     node: str
@@ -206,11 +206,11 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """A producer heard that another process took its node name, and stopped.
+    """A producer was fenced by another process with its node name, and stopped.
 
     Attributes:
-        incarnations: its own, in the order of the shards; 0 where it never appended.
-        told: the words of the error.
+        incarnations: its own, by shard; 0 where it never appended.
+        told: the text of the error.
     """
 
     at: float
@@ -221,11 +221,11 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """The content of one shard that somebody held in the end."""
+    """A digest of the final content of one shard, as `who` holds it."""
 
     at: float
     who: str
-    place: Place
+    place: ShardPosition
     digest: bytes
 
 
@@ -257,7 +257,7 @@ def digest_of(content: Mapping[str, Any]) -> bytes:
 
 
 def digest_of_chunks(chunks: tuple[bytes, ...] | list[bytes]) -> bytes:
-    """Return a digest of a batch's chunks: their bytes, their borders and their order."""
+    """Return a digest of the chunks of a batch: bytes, boundaries and order."""
     total = sha256()
     for chunk in chunks:
         total.update(len(chunk).to_bytes(4, "big"))

@@ -1,6 +1,6 @@
-"""Redis' wire format, as far as a proxy must understand it: where frames end, what they are.
+"""Parse the wire format of Redis as far as a proxy needs: the ends and kinds of frames.
 
-Frames stay bytes; nothing is encoded again on the way. No I/O.
+Frames stay bytes and are forwarded unchanged. No I/O.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 
 
 class _IncompleteError(Exception):
-    """The frame goes on beyond what arrived so far."""
+    """The frame is not complete yet."""
 
 
 class Frames:
-    """Cuts a stream of bytes into whole frames.
+    """Splits a stream of bytes into frames.
 
-    A stream that is not Redis' format is handed on as it comes: a proxy is no judge.
+    A stream in another format is forwarded as it is.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Frames:
         self._foreign = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes as they arrived; yield every frame that is complete now."""
+        """Add received bytes; yield every frame that is complete now."""
         if self._foreign:
             yield data
             return
@@ -82,7 +82,7 @@ def _end(data: bytearray, start: int) -> int:
         for _ in range(int(text) * (2 if kind in _MAPS else 1)):
             at = _end(data, at)
         return at
-    # An inline command, as people type it.
+    # An inline command.
     return at
 
 

@@ -1,4 +1,4 @@
-"""One real server: started here, dead when this process is."""
+"""A real server process, which ends with this process."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ DIE_WITH_PARENT = [sys.executable, "-I", "-S", "-c", PRCTL] if sys.platform == "
 
 
 class Certificates(Protocol):
-    """Files that servers speak TLS with."""
+    """The TLS files of servers and clients."""
 
     @property
     def client(self) -> Path:
-        """Chain and key of a client."""
+        """File with certificate chain and key of a client."""
 
     def server_args(self, port: int) -> list[str]:
-        """Return what a server is started with: TLS on this port."""
+        """Return the server arguments for TLS on this port."""
 
     def options(self, client: Path) -> str:
-        """Return the options of a URL: whom to trust, and as whom to come."""
+        """Return the URL options: the CA, and the certificate of the client."""
 
 
 @functools.cache
 def find_binary(kind: str) -> Path | str:
-    """The server program of this kind, or (a str) the reason why there is none.
+    """Return the server program of this kind, or (as str) the reason why there is none.
 
     Args:
         kind: "valkey", "redis", or the path of a program.
@@ -59,25 +59,27 @@ def find_binary(kind: str) -> Path | str:
     found = shutil.which("redis-server")
     if found is None:
         return "no redis-server on PATH; on Debian: apt-get install redis-server"
-    told = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
-    version = re.search(r"v=(\d+)\.(\d+)", told)
+    version_text = subprocess.run(
+        [found, "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    version = re.search(r"v=(\d+)\.(\d+)", version_text)
     if version is None or tuple(map(int, version.groups())) < OLDEST_REDIS:
-        return f"redis-server is older than 7.0: {told.strip()}"
+        return f"redis-server is older than 7.0: {version_text.strip()}"
     return Path(found)
 
 
 class Server:
-    """One server process on a unix socket, and on loopback TCP too when given a port.
+    """A server process on a unix socket, and also on loopback TCP if given a port.
 
-    Nothing is persisted unless `args` say so; the data directory survives kill, stop and restart.
+    It does not persist unless `args` say so; the data directory survives kill, stop and restart.
 
     Attributes:
         kind: "valkey", "redis", or the path of a program.
         directory: data directory, socket and log.
         port: TCP port on 127.0.0.1, or None.
         password: of the default user, or None.
-        sentinel: it is a Sentinel, with these lines in its file; or None.
-        tls: with what it speaks TLS on its port, and plaintext on none; or None.
+        sentinel: lines of its configuration file if it is a Sentinel; or None.
+        tls: certificates for TLS on its port, instead of plaintext; or None.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process id; of the last process when it does not run."""
+        """The process id of the current or last process."""
         return self._started.pid
 
     @property
@@ -129,12 +131,12 @@ class Server:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process exists; one that is paused does."""
+        """Whether the process exists, paused or not."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:
-        """What the server logged so far, over all its lives."""
+        """The log of the server, of all its runs."""
         path = self.directory / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -154,11 +156,11 @@ class Server:
         eventually(self._is_answering, START_SECONDS, lambda: f"server answers; log:\n{self.log}")
 
     def kill(self) -> None:
-        """SIGKILL: what was not on disk is gone. Returns once the process is."""
+        """SIGKILL it and wait for its end: what was not on disk is lost."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM: a clean shutdown. Returns once the process is gone; does nothing if it is."""
+        """SIGTERM it and wait for its end; do nothing if it does not run."""
         if self.is_running:
             self._end(signal.SIGTERM)
 
@@ -168,11 +170,11 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: it accepts connections and says nothing."""
+        """SIGSTOP it: the kernel still accepts connections, but no command is answered."""
         self._send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT: it goes on where it was paused."""
+        """SIGCONT it after a pause."""
         self._send(signal.SIGCONT)
 
     def _options(self) -> list[str]:
@@ -190,12 +192,12 @@ class Server:
         if self.tls is not None:
             words = self.tls.server_args(self.port or 0)
             options |= {"--port": "0", **dict(zip(words[::2], words[1::2], strict=True))}
-            # Replicas and Sentinels go by it too.
+            # Replicas and Sentinels need it too.
             options["--tls-replication"] = "yes"
         words = [word for option in options.items() for word in option]
         if self._sentinel is None:
             return words
-        # A Sentinel keeps what it learns in its file.
+        # A Sentinel rewrites its configuration file.
         file = self.directory / "sentinel.conf"
         if not file.exists():
             del options["--save"]
@@ -236,7 +238,7 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody uses at this moment."""
+    """Return a TCP port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The switches of a fault proxy. No I/O; every one may be set from any thread at any time."""
+"""The switches of a fault proxy; each may be set from any thread at any time. No I/O."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Direction:
-    """What is wrong in one direction.
+    """Faults in one direction.
 
     Attributes:
-        delay: seconds that whatever arrives together is held back.
-        stall: bytes are taken from the sender as far as buffers go, and never handed on: with both
-            directions stalled the link is half open.
-        split: most bytes that are written at once; 0 for no limit.
+        delay: seconds by which data is delayed.
+        stall: data is read from the sender until buffers are full, but not forwarded; with both
+            directions stalled the connection is half open.
+        split: maximum bytes per write; 0 for no limit.
     """
 
     delay: float = 0.0
@@ -23,15 +23,15 @@ class Direction:
 
 @dataclass(slots=True)
 class Loss:
-    """Which requests, or replies to them, shall not arrive.
+    """Which requests or replies to drop.
 
     Attributes:
         command: name of the command in capitals, for example `EVALSHA`; empty for any.
         containing: bytes that the request must contain.
-        times: how many are still to be lost.
-        every: only each n-th request that fits.
-        after: so many that fit get through first.
-        seen: requests that fitted so far.
+        times: how many are still to be dropped.
+        every: drop only each n-th matching request.
+        after: number of matching requests to forward first.
+        seen: matching requests so far.
     """
 
     command: bytes
@@ -41,8 +41,8 @@ class Loss:
     after: int = 0
     seen: int = 0
 
-    def takes(self, name: bytes, request: bytes) -> bool:
-        """Tell whether this request is to be hit, and count it if so."""
+    def matches(self, name: bytes, request: bytes) -> bool:
+        """Whether to drop this request, or the reply to it; counts it if so."""
         if self.times <= 0 or self.command not in (b"", name) or self.containing not in request:
             return False
         self.seen += 1
@@ -54,15 +54,15 @@ class Loss:
 
 @dataclass(slots=True)
 class Faults:
-    """Everything that can be wrong with the link.
+    """All faults of a connection.
 
     Attributes:
         to_server: requests.
         to_client: replies and pub/sub messages.
         refuse: new connections are reset at once.
-        drop_messages: share (0 to 1) of pub/sub messages that vanish.
-        repeat_messages: share that arrives twice.
-        reorder_messages: share that arrives after the one behind it.
+        drop_messages: share (0 to 1) of pub/sub messages to drop.
+        repeat_messages: share to deliver twice.
+        reorder_messages: share to deliver after the next message.
         lost_replies: see `lose_replies`.
         lost_requests: see `lose_requests`.
     """
@@ -79,12 +79,12 @@ class Faults:
     def lose_replies(
         self, command: str = "", *, times: int = 1, every: int = 1, containing: bytes = b""
     ) -> None:
-        """Let the server run the next such commands, then break the connection before the reply.
+        """Let the server execute the next such commands, and close the connection before the reply.
 
         Args:
             command: name of the command; empty for any but subscriptions.
             times: how many replies are lost.
-            every: only each n-th that fits.
+            every: only each n-th matching command.
             containing: bytes that the request must contain, such as a script's hash.
         """
         self.lost_replies.append(Loss(command.upper().encode(), containing, times, every))
@@ -92,24 +92,24 @@ class Faults:
     def lose_requests(
         self, command: str = "", *, times: int = 1, after: int = 0, containing: bytes = b""
     ) -> None:
-        """Swallow the next such commands: the server never sees them, nobody answers.
+        """Drop the next such commands: the server does not receive them, and nothing is answered.
 
-        Their connection is deaf from then on, so that no later answer is taken for theirs.
+        All later requests of the connection are dropped too, so that no reply is mismatched.
 
         Args:
             command: name of the command; empty for any but subscriptions.
-            times: how many are swallowed.
-            after: so many that fit get through first.
+            times: how many are dropped.
+            after: number of matching commands to forward first.
             containing: bytes that the request must contain, such as a script's hash.
         """
         self.lost_requests.append(Loss(command.upper().encode(), containing, times, 1, after))
 
     def stall(self, *, is_on: bool = True) -> None:
-        """Make the links half open, both ways; those there are and those to come."""
+        """Make all connections half open, in both directions, present and future ones."""
         self.to_server.stall = self.to_client.stall = is_on
 
     def heal(self) -> None:
-        """Switch everything off."""
+        """Switch all faults off."""
         self.refuse = False
         self.drop_messages = self.repeat_messages = self.reorder_messages = 0.0
         self.lost_replies.clear()

@@ -1,7 +1,7 @@
-"""One pure function for each promise: a history in, violations in plain words out.
+"""One pure function for each promise: a history in, violations out.
 
-An empty list means that the history shows no violation. Each of these was seen to find histories
-that were broken on purpose (tests/unit/testing/test_validators.py).
+An empty list means that the history shows no violation. Tests prove that each validator finds
+violations (tests/unit/testing/test_validators.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from broker.testing.records import (
     Content,
     Final,
     Measured,
-    Place,
+    ShardPosition,
     Torn,
     digest_of,
     digest_of_chunks,
@@ -41,15 +41,15 @@ __all__ = [
 
 
 def ordered(history: History) -> list[Violation]:
-    """Offsets have no holes, and chunks are published in the order in which Redis accepted them.
+    """Check that offsets have no gaps, and chunks are published in the order of acceptance.
 
-    Of a node name that another process took, nothing of the older one comes after the newer one.
+    After the first chunk of a newer incarnation, none of an older one may follow.
     """
     found = []
     for replica, applied in _by_replica(history).items():
         found += [
             Violation(
-                f"replica {replica} applied {told(batch.place)} after {told(before.place)}",
+                f"replica {replica} applied {describe(batch.place)} after {describe(before.place)}",
                 batch.at,
             )
             for before, batch in pairwise(applied)
@@ -80,7 +80,7 @@ def ordered(history: History) -> list[Violation]:
                 latest[writer] = max(chunk.number, latest.get(writer, 0))
                 numbers = appends.get((shard, *writer, chunk.number, batch.place.epoch), ())
                 last = newest.get(batch.place.epoch, 0)
-                # The first that may be the one of this history.
+                # The first number that is possible in this history.
                 fitting = [number for number in numbers if number >= last]
                 if numbers and not fitting:
                     words = (
@@ -93,10 +93,10 @@ def ordered(history: History) -> list[Violation]:
 
 
 def _append_numbers(history: History) -> dict[tuple[int, str, int, int, bytes], list[int]]:
-    """Return for each chunk the append numbers that it was given, smallest first.
+    """Return the append numbers of each chunk in ascending order.
 
-    More than one where the server forgot it and it was sent again; and a server that goes back to a
-    copy from before another way back may hold it under the first of them.
+    A chunk has several if the server lost it and it was sent again; after further losses the
+    history may contain it under any of them.
     """
     found: dict[tuple[int, str, int, int, bytes], list[int]] = defaultdict(list)
     for one in history.of(Appended):
@@ -107,21 +107,23 @@ def _append_numbers(history: History) -> dict[tuple[int, str, int, int, bytes], 
 
 
 def unique(history: History) -> list[Violation]:
-    """No chunk is twice in a history, and none has other bytes than its producer sent."""
+    """Check that no chunk is in a history twice or with other bytes than its producer sent."""
     found = []
     sent = {
         (accepted.shard, accepted.node, accepted.incarnation, accepted.number): accepted.digest
         for accepted in history.of(Appended)
     }
     for shard, head in history.heads.items():
-        places: dict[tuple[int, str, int, int], Place] = {}
+        places: dict[tuple[int, str, int, int], ShardPosition] = {}
         for batch in history.lineage.chain(head):
             for data in batch.chunks:
                 for chunk in readable((data,)):
                     name = (shard, chunk.node, chunk.incarnation, chunk.number)
                     what = f"shard {shard}: chunk {chunk.number} of {chunk.node}"
                     if name in places:
-                        words = f"{what} is in {told(places[name])} and in {told(batch.place)}"
+                        words = (
+                            f"{what} is in {describe(places[name])} and in {describe(batch.place)}"
+                        )
                         found.append(Violation(words, batch.at))
                     places[name] = batch.place
                     if name in sent and sent[name] != digest_of_chunks((data,)):
@@ -130,7 +132,7 @@ def unique(history: History) -> list[Violation]:
 
 
 def atomic(history: History) -> list[Violation]:
-    """What was written together is seen together, and batches are applied whole."""
+    """Check that keys written together become visible together, and batches are applied whole."""
     found = [
         Violation(
             f"replica {torn.replica} showed parts of {torn.group}: {', '.join(torn.values)}",
@@ -143,14 +145,14 @@ def atomic(history: History) -> list[Violation]:
         if logged is None:
             continue
         if batch.digest != digest_of_chunks(logged.chunks) or batch.previous != logged.previous:
-            words = f"replica {batch.replica} applied another {told(batch.place)} than logged"
+            words = f"replica {batch.replica} applied another {describe(batch.place)} than logged"
             found.append(Violation(words, batch.at))
     return found
 
 
 def resumable(history: History) -> list[Violation]:
-    """Whatever a replica went through, what it shows at a position is the history up to there."""
-    shown: dict[Place, list[Content]] = defaultdict(list)
+    """Check that the content of a replica at a position is the fold of the history up to there."""
+    shown: dict[ShardPosition, list[Content]] = defaultdict(list)
     for content in history.of(Content):
         shown[content.place].append(content)
     found = []
@@ -159,7 +161,7 @@ def resumable(history: History) -> list[Violation]:
         found += [
             Violation(
                 f"replica {content.replica} ({content.status}) showed something else than the "
-                f"history up to {told(place)}",
+                f"history up to {describe(place)}",
                 content.at,
             )
             for content in shown[place]
@@ -169,7 +171,7 @@ def resumable(history: History) -> list[Violation]:
 
 
 def convergent(history: History) -> list[Violation]:
-    """In the end everybody holds the same: the fold of the history, at its head."""
+    """Check that all replicas and the full state end with the fold of the history at its head."""
     found = []
     finals: dict[int, list[Final]] = defaultdict(list)
     for final in history.of(Final):
@@ -185,26 +187,26 @@ def convergent(history: History) -> list[Violation]:
         found += [
             Violation(
                 f"shard {shard}: {final.who} holds something else than the history up to "
-                f"{told(history.heads[shard])}"
+                f"{describe(history.heads[shard])}"
             )
             for final in held
             if final.digest != expected[shard]
         ]
         found += [
             Violation(
-                f"shard {shard}: {final.who} ended at {told(final.place)}, the head is "
-                f"{told(history.heads[shard])}"
+                f"shard {shard}: {final.who} ended at {describe(final.place)}, the head is "
+                f"{describe(history.heads[shard])}"
             )
             for final in held
             if final.place != history.heads[shard]
         ]
     if not history.heads:
-        found.append(Violation(f"nobody told the final state as {WITNESS!r}"))
+        found.append(Violation(f"nobody describe the final state as {WITNESS!r}"))
     return found
 
 
 def bounded(history: History) -> list[Violation]:
-    """Nothing outgrew its limit."""
+    """Check that no value exceeded its limit."""
     worst: dict[str, Measured] = {}
     for measured in history.of(Measured):
         if measured.value > measured.limit and (
@@ -231,8 +233,8 @@ VALIDATORS: Mapping[str, Callable[[History], list[Violation]]] = {
 }
 
 
-def told(place: Place) -> str:
-    """Return a position as a person reads it."""
+def describe(place: ShardPosition) -> str:
+    """Return a readable description of a position."""
     return f"batch {place.offset} ({place.id.hex()[:8]}) of epoch {place.epoch.hex()[:8]}"
 
 

@@ -1,4 +1,4 @@
-"""Waiting for a condition, so that nothing sleeps and hopes."""
+"""Wait for a condition instead of sleeping."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def eventually(
     message: str | Callable[[], str] = "condition",
     pause: float = POLL_SECONDS,
 ) -> T:
-    """Return the first true result of `predicate`, asked again and again.
+    """Call `predicate` until its result is true, and return that result.
 
     Args:
-        predicate: asked at least once; what it raises is passed on.
+        predicate: called at least once; its exceptions are passed on.
         timeout: seconds.
-        message: what was waited for; a callable is asked on failure, so that it can tell the state.
-        pause: seconds between two questions; more than 5 ms where asking is dear.
+        message: describes the condition; a callable is called on failure, to describe the state.
+        pause: seconds between two calls.
 
     Raises:
-        AssertionError: the time is over; it says `message` and the last result.
+        AssertionError: timeout; contains `message` and the last result.
     """
     deadline = time.monotonic() + timeout
     while not (result := predicate()):
         if time.monotonic() > deadline:
-            told = message() if callable(message) else message
-            raise AssertionError(f"not within {timeout:g} s: {told} (last result: {result!r})")
+            what = message() if callable(message) else message
+            raise AssertionError(f"not within {timeout:g} s: {what} (last result: {result!r})")
         time.sleep(pause)
     return result

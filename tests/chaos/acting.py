@@ -17,7 +17,7 @@ from tests.chaos.stage import Stage
 Fault = Callable[[Stage, Step], Awaitable[bool]]
 """Makes the fault, returns once it is over, and tells whether anybody had_effect it."""
 
-FELT_WITHIN_S = 6.0
+EFFECT_WITHIN_S = 6.0
 POLL_S = 0.05
 
 
@@ -28,7 +28,7 @@ def victim(stage: Stage, kind: str, step: Step) -> Member:
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = FELT_WITHIN_S
+    condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = EFFECT_WITHIN_S
 ) -> bool:
     """Wait for a condition; false if it does not come."""
     deadline = monotonic() + timeout_s

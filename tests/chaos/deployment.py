@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from broker.testing import FaultProxy
-from broker.testing.clusters import ClusterOfServers, Reachable, Watched, ask
+from broker.testing.clusters import ClusterOfServers, Reachable, SentinelDeployment, ask
 from broker.testing.server import REDIS, VALKEY, find_binary
 from broker.testing.server import Server as Replicated
 from tests.chaos.clock import Clock
@@ -148,7 +148,7 @@ ALSO_LEFT_OUT = {
 }
 
 
-class Failing(Deployment):
+class FailoverDeployment(Deployment):
     """Servers of which one takes over when another one fails.
 
     Args:
@@ -157,7 +157,7 @@ class Failing(Deployment):
 
     has_replicas = True
 
-    def __init__(self, made: Watched | ClusterOfServers) -> None:
+    def __init__(self, made: SentinelDeployment | ClusterOfServers) -> None:
         super().__init__()
         self.made = made
         self.left_out = dict(ALSO_LEFT_OUT)
@@ -217,10 +217,10 @@ class Failing(Deployment):
         """Have the primary of a slot replaced in order; returns once it is."""
 
 
-class BehindSentinels(Failing):
+class BehindSentinels(FailoverDeployment):
     """A primary with two replicas, and three Sentinels."""
 
-    def __init__(self, made: Watched) -> None:
+    def __init__(self, made: SentinelDeployment) -> None:
         super().__init__(made)
         self.watched = made
         self.left_out["slot_move"] = "only a Cluster has slots"
@@ -246,7 +246,7 @@ class BehindSentinels(Failing):
         self.watched.fail_over()
 
 
-class Clustered(Failing):
+class Clustered(FailoverDeployment):
     """A Cluster of three primaries and three replicas."""
 
     def __init__(self, made: ClusterOfServers) -> None:
@@ -295,5 +295,5 @@ def deployment(kind: str, folder: Path, seed: int, binary: str | None) -> Deploy
         return made
 
     if kind == "sentinel":
-        return BehindSentinels(Watched(program, directory))
+        return BehindSentinels(SentinelDeployment(program, directory))
     return Clustered(ClusterOfServers(program, directory))

@@ -10,7 +10,7 @@ from broker.testing.clusters import ask
 from broker.testing.records import Forgot
 from broker.testing.server import Server
 from tests.chaos.acting import Fault, until
-from tests.chaos.deployment import Clustered, Failing
+from tests.chaos.deployment import Clustered, FailoverDeployment
 from tests.chaos.keyspace import SHARDS
 from tests.chaos.plan import Step
 from tests.chaos.stage import Stage
@@ -24,7 +24,7 @@ def _slot(stage: Stage, step: Step) -> int:
     return slot_of_key(ShardKeys.of(stage.namespace, shard, SHARDS).meta.encode())
 
 
-async def _is_replaced(servers: Failing, slot: int, before: Server) -> bool:
+async def _is_replaced(servers: FailoverDeployment, slot: int, before: Server) -> bool:
     """Wait until another server is the primary of a slot; false if that takes too long."""
 
     async def is_another() -> bool:
@@ -35,7 +35,7 @@ async def _is_replaced(servers: Failing, slot: int, before: Server) -> bool:
 
 async def fail_over(stage: Stage, step: Step) -> bool:
     """A replica takes over in order, as an operator asks for."""
-    servers, slot = stage.failing, _slot(stage, step)
+    servers, slot = stage.with_failover, _slot(stage, step)
     async with stage.lock_of("server"):
         await asyncio.to_thread(servers.fail_over, slot)
         await servers.heal()
@@ -47,7 +47,7 @@ async def fail_over(stage: Stage, step: Step) -> bool:
 
 async def server_kill(stage: Stage, step: Step) -> bool:
     """SIGKILL a primary; a replica takes over, and the killed one comes back empty behind it."""
-    servers, slot = stage.failing, _slot(stage, step)
+    servers, slot = stage.with_failover, _slot(stage, step)
     async with stage.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
         await asyncio.to_thread(before.kill)
@@ -59,7 +59,7 @@ async def server_kill(stage: Stage, step: Step) -> bool:
 
 async def unreplicated_kill(stage: Stage, step: Step) -> bool:
     """SIGKILL a primary whose replicas had heard nothing for a while: what came then is gone."""
-    servers, slot = stage.failing, _slot(stage, step)
+    servers, slot = stage.with_failover, _slot(stage, step)
     async with stage.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
         replicas = await asyncio.to_thread(servers.replicas_of, before)
@@ -83,7 +83,7 @@ async def unreplicated_kill(stage: Stage, step: Step) -> bool:
 
 async def server_pause(stage: Stage, step: Step) -> bool:
     """SIGSTOP a primary; if that lasts, a replica takes over, and it wakes up replaced."""
-    servers, slot = stage.failing, _slot(stage, step)
+    servers, slot = stage.with_failover, _slot(stage, step)
     async with stage.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
         before.pause()
@@ -99,7 +99,7 @@ async def server_pause(stage: Stage, step: Step) -> bool:
 
 async def slot_move(stage: Stage, step: Step) -> bool:
     """The slot of a shard moves to another node, key by key, while it is written to."""
-    servers, slot = stage.failing, _slot(stage, step)
+    servers, slot = stage.with_failover, _slot(stage, step)
     if not isinstance(servers, Clustered):
         return False
     async with stage.lock_of("server"):

@@ -23,8 +23,8 @@ from broker.testing.records import (
     Applied,
     Content,
     Final,
-    Place,
     Seen,
+    ShardPosition,
     Tallied,
     Torn,
     digest_of,
@@ -61,7 +61,7 @@ class Reader:
             Applied(
                 at=monotonic(),
                 replica=self.name,
-                place=Place(batch.shard, batch.epoch, batch.offset, batch.id),
+                place=ShardPosition(batch.shard, batch.epoch, batch.offset, batch.id),
                 previous=batch.previous_id,
                 loading=floors is not None,
                 loads=self.replica.stats().loads,
@@ -75,17 +75,17 @@ class Reader:
         )
         return tally
 
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[ShardPosition, ...]:
         """Return where each shard is, without those that hold nothing yet."""
         return tuple(
-            Place(shard, position.epoch, position.offset, position.batch_id)
+            ShardPosition(shard, position.epoch, position.offset, position.batch_id)
             for shard, position in enumerate(self.replica.positions)
             if position.epoch
         )
 
     async def sample(self, stop: asyncio.Event) -> None:
         """Record status, lag and positions whenever they change, and the content now and then."""
-        last: tuple[str, tuple[Place, ...]] | None = None
+        last: tuple[str, tuple[ShardPosition, ...]] | None = None
         seen_at = content_at = 0.0
         while not stop.is_set():
             # In this order: should the process be stopped in between, the lag told is that of a
@@ -104,7 +104,7 @@ class Reader:
                 async with asyncio.timeout(SAMPLE_S):
                     await stop.wait()
 
-    def contents(self) -> list[tuple[Place, bytes]]:
+    def contents(self) -> list[tuple[ShardPosition, bytes]]:
         """Return a digest of each shard's content."""
         content, _ = self.replica.snapshot()
         parts: list[dict[str, Any]] = [{} for _ in range(SHARDS)]

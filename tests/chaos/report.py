@@ -19,7 +19,7 @@ from tests.chaos.staleness import Staleness, longest
 AFTERMATH_S = 4.0
 VIOLATIONS_SHOWN = 20
 GOOD, BROKEN, INCOMPLETE = "good", "violations", "incomplete"
-RUNGS = {
+RECOVERIES = {
     "gap -> log": "gaps",
     "full load": "loads",
     "retry": "retries",
@@ -33,7 +33,7 @@ COLUMNS = ("gap", "full", "retry", "stale", "fork", "resent", "lost")
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class InjectedFault:
     """A fault that was made.
 
     Attributes:
@@ -59,19 +59,20 @@ class Outcome:
     Attributes:
         asked_seconds: for how long faults were to be made.
         wanted: names of the faults that were to be made.
-        rungs_wanted: whether all ways of recovery are expected too; not so with chosen faults.
+        recoveries_expected: whether all ways of recovery are expected too; not so with chosen
+        faults.
     """
 
     seed: int
     seconds: float
     asked_seconds: float
     history: History
-    happened: Sequence[Happened]
+    happened: Sequence[InjectedFault]
     violations: Sequence[Violation]
     wanted: Sequence[str]
     left_out: Mapping[str, str]
     proxy: Counter[str]
-    rungs_wanted: bool = True
+    recoveries_expected: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def lives(history: History) -> Iterable[list[tuple[float, Mapping[str, int]]]]:
     return found.values()
 
 
-def rungs(history: History, happened: Sequence[Happened]) -> dict[str, Counter[str]]:
+def recoveries(history: History, happened: Sequence[InjectedFault]) -> dict[str, Counter[str]]:
     """Return, for each fault, how the counters of recovery grew while it lasted and soon after."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for samples in lives(history):
@@ -127,25 +128,25 @@ def rungs(history: History, happened: Sequence[Happened]) -> dict[str, Counter[s
             before = [n for at, n in samples if at <= one.start]
             after = [n for at, n in samples if at > one.start and one.holds(at)]
             if after:
-                for rung, name in RUNGS.items():
+                for rung, name in RECOVERIES.items():
                     grown = after[-1].get(name, 0) - (before[-1].get(name, 0) if before else 0)
                     found[one.fault][rung] += grown
     return found
 
 
-def rungs_taken(history: History, happened: Sequence[Happened]) -> Counter[str]:
+def recoveries_taken(history: History, happened: Sequence[InjectedFault]) -> Counter[str]:
     """Return how often each way of recovery was taken, from the first fault on."""
     if not happened:
         return Counter()
-    whole = Happened("", min(one.start for one in happened), float("inf"))
-    return rungs(history, [whole])[""]
+    whole = InjectedFault("", min(one.start for one in happened), float("inf"))
+    return recoveries(history, [whole])[""]
 
 
 def rows(outcome: Outcome) -> list[Row]:
     """Return the lines of the table, in the order of the names."""
     staleness = Staleness(outcome.history)
     away = [*staleness.not_live, *staleness.unseen]
-    recovered = rungs(outcome.history, outcome.happened)
+    recovered = recoveries(outcome.history, outcome.happened)
     found = []
     for fault in sorted({one.fault for one in outcome.happened}):
         ours = [one for one in outcome.happened if one.fault == fault]
@@ -163,7 +164,7 @@ def rows(outcome: Outcome) -> list[Row]:
     return found
 
 
-def _is_of(at: float | None, happened: Sequence[Happened]) -> bool:
+def _is_of(at: float | None, happened: Sequence[InjectedFault]) -> bool:
     return at is not None and any(one.holds(at) for one in happened)
 
 
@@ -173,10 +174,10 @@ def missing_faults(outcome: Outcome) -> list[str]:
     return [fault for fault in outcome.wanted if fault not in had_effect]
 
 
-def missing_rungs(outcome: Outcome) -> list[str]:
+def missing_recoveries(outcome: Outcome) -> list[str]:
     """Return the ways of recovery that nobody took."""
-    taken = rungs_taken(outcome.history, outcome.happened)
-    return [rung for rung in RUNGS if not taken[rung]]
+    taken = recoveries_taken(outcome.history, outcome.happened)
+    return [rung for rung in RECOVERIES if not taken[rung]]
 
 
 def verdict(outcome: Outcome) -> str:
@@ -185,8 +186,8 @@ def verdict(outcome: Outcome) -> str:
         return BROKEN
     is_full = outcome.asked_seconds >= FULL_RUN_S
     missing = missing_faults(outcome)
-    if outcome.rungs_wanted:
-        missing += missing_rungs(outcome)
+    if outcome.recoveries_expected:
+        missing += missing_recoveries(outcome)
     return INCOMPLETE if is_full and missing else GOOD
 
 
@@ -201,8 +202,8 @@ def as_object(outcome: Outcome) -> dict[str, object]:
         "faults": dict(Counter(one.fault for one in outcome.happened)),
         "faults_missing": missing_faults(outcome),
         "left_out": dict(outcome.left_out),
-        "rungs": dict(rungs_taken(history, outcome.happened)),
-        "rungs_missing": missing_rungs(outcome),
+        "rungs": dict(recoveries_taken(history, outcome.happened)),
+        "rungs_missing": missing_recoveries(outcome),
         "by_fault": [asdict(row) for row in rows(outcome)],
         "deltas_accepted": deltas_accepted(history),
         "deltas_lost_reported": deltas_lost(history),
@@ -216,7 +217,7 @@ def as_object(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def tell(console: Console, outcome: Outcome) -> None:
+def print_report(console: Console, outcome: Outcome) -> None:
     """Print the outcome for a person."""
     history, staleness, table_rows = outcome.history, Staleness(outcome.history), rows(outcome)
     table = Table(title=f"Until {AFTERMATH_S:g} s after each fault; faults overlap")
@@ -226,16 +227,16 @@ def tell(console: Console, outcome: Outcome) -> None:
         table.add_row(
             row.fault,
             str(row.times) if row.had_effect == row.times else f"{row.had_effect} of {row.times}",
-            *[str(row.recovered_by.get(rung) or "") for rung in RUNGS],
+            *[str(row.recovered_by.get(rung) or "") for rung in RECOVERIES],
             *[f"{value:.2f} s" if value else "" for value in _seconds(row)],
             f"[red]{len(row.violations)} broken[/]" if row.violations else "[green]kept[/]",
         )
     console.print(table)
-    for line in told_left_out(outcome.left_out):
+    for line in describe_left_out(outcome.left_out):
         console.print(f"left out: {line}", markup=False)
     for what, missing in (
         ("faults that nobody had_effect", missing_faults(outcome)),
-        ("ways of recovery not taken", missing_rungs(outcome)),
+        ("ways of recovery not taken", missing_recoveries(outcome)),
     ):
         console.print(f"{what}: {', '.join(missing) or 'none'}", highlight=False)
     console.print(
@@ -261,7 +262,7 @@ def tell(console: Console, outcome: Outcome) -> None:
     console.print(f"verdict: {said} (seed {outcome.seed}, {outcome.seconds:.0f} s)")
 
 
-def told_left_out(left_out: Mapping[str, str]) -> list[str]:
+def describe_left_out(left_out: Mapping[str, str]) -> list[str]:
     """Return a line for each reason: the faults that were left out for it, and the reason."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for fault, reason in left_out.items():

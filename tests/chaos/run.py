@@ -23,7 +23,15 @@ from tests.chaos.acting import Fault
 from tests.chaos.deployment import KINDS, Single, deployment
 from tests.chaos.faults import FAULTS, faults_of
 from tests.chaos.plan import Step, plan
-from tests.chaos.report import GOOD, Happened, Outcome, as_object, tell, told_left_out, verdict
+from tests.chaos.report import (
+    GOOD,
+    InjectedFault,
+    Outcome,
+    as_object,
+    describe_left_out,
+    print_report,
+    verdict,
+)
 from tests.chaos.stage import Stage
 
 EXIT_VIOLATIONS = 1
@@ -71,10 +79,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 async def inject(
     stage: Stage, faults: Mapping[str, Fault], steps: Sequence[Step]
-) -> list[Happened]:
+) -> list[InjectedFault]:
     """Make the faults at their times; return what happened once all are over."""
     began = monotonic()
-    happened: list[Happened] = []
+    happened: list[InjectedFault] = []
 
     async def make(step: Step) -> None:
         await asyncio.sleep(max(0.0, began + step.at - monotonic()))
@@ -85,18 +93,18 @@ async def inject(
             had_effect = await faults[step.fault](stage, step)
         except Exception as error:  # noqa: BLE001 - told; one fault must not end the others
             stage.crashed(f"fault {step.fault} could not be made: {error!r}")
-        happened.append(Happened(step.fault, start, monotonic(), had_effect))
+        happened.append(InjectedFault(step.fault, start, monotonic(), had_effect))
 
     await asyncio.gather(*(make(step) for step in steps))
     return sorted(happened, key=lambda one: one.start)
 
 
-async def play(folder: Path, options: argparse.Namespace, console: Console) -> Outcome:
+async def run_chaos(folder: Path, options: argparse.Namespace, console: Console) -> Outcome:
     """Play one run from the first start to the verdict."""
     servers = deployment(options.deployment, folder, options.seed, options.server)
     faults = faults_of(options.deployment)
     left_out = servers.left_out
-    for line in told_left_out(left_out):
+    for line in describe_left_out(left_out):
         print(f"scripts/faults: without {line}", file=sys.stderr)
     names = [name for name in options.only or faults if name not in left_out]
     steps = plan(options.seed, options.minutes * 60, names)
@@ -143,7 +151,7 @@ async def play(folder: Path, options: argparse.Namespace, console: Console) -> O
         names,
         left_out,
         servers.counts,
-        rungs_wanted=options.only is None and not servers.has_replicas,
+        recoveries_expected=options.only is None and not servers.has_replicas,
     )
 
 
@@ -153,7 +161,7 @@ def interrupted(_number: int, _frame: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, tell, and return the exit status."""
+    """Run, print the report, and return the exit status."""
     options = arguments(argv)
     if options.seed is None:
         options.seed = random.randrange(MAX_SEED)
@@ -168,14 +176,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = options.keep.resolve()
             folder.mkdir(parents=True)
         try:
-            outcome = asyncio.run(play(folder, options, console))
+            outcome = asyncio.run(run_chaos(folder, options, console))
         except KeyboardInterrupt:
             print("scripts/faults: stopped", file=sys.stderr)
             return EXIT_INTERRUPTED
         if options.json:
             print(json.dumps(as_object(outcome)))
         else:
-            tell(console, outcome)
+            print_report(console, outcome)
     return 0 if verdict(outcome) == GOOD else EXIT_VIOLATIONS
 
 

@@ -24,7 +24,7 @@ from tests.chaos.stage import Stage
 
 OLDEST_COPY_S = 20.0
 MIN_STEP_S, LARGEST_STEP_S = 5.0, 90.0
-CLOCK_FELT_AFTER_S = 1.0
+CLOCK_EFFECT_AFTER_S = 1.0
 POISON_CHUNKS = 5
 POISON_BYTES = 200
 POISON_BULK_BYTES = 70_000
@@ -173,7 +173,7 @@ async def clock_step(stage: Stage, step: Step) -> bool:
 
     async with stage.lock_of("clock"):
         stage.single.clock.step(seconds)
-        await asyncio.sleep(CLOCK_FELT_AFTER_S + step.duration)
+        await asyncio.sleep(CLOCK_EFFECT_AFTER_S + step.duration)
         had_effect = await until(has_effect)
         stage.single.clock.step(0)
     return had_effect

@@ -15,8 +15,8 @@ from broker.errors import BackendError, BrokerError
 from broker.protocol.names import shard_of
 from broker.testing.history import WITNESS, Violation
 from broker.testing.journal import Journal, read_journal
-from broker.testing.records import Fenced, Final, Place, Record, Seen, digest_of
-from tests.chaos.deployment import Deployment, Failing, Single
+from broker.testing.records import Fenced, Final, Record, Seen, ShardPosition, digest_of
+from tests.chaos.deployment import Deployment, FailoverDeployment, Single
 from tests.chaos.fleet import Member
 from tests.chaos.keyspace import SHARDS
 from tests.chaos.witness import Witness
@@ -76,9 +76,9 @@ class Stage:
         return self.deployment
 
     @property
-    def failing(self) -> Failing:
+    def with_failover(self) -> FailoverDeployment:
         """The deployment, where servers replace each other; only its faults ask for it."""
-        if not isinstance(self.deployment, Failing):
+        if not isinstance(self.deployment, FailoverDeployment):
             raise TypeError("this fault is for servers that replace each other")
         return self.deployment
 
@@ -282,7 +282,7 @@ class Stage:
                     return
                 for shard in range(SHARDS):
                     content, at = await inspector.folded_shard(shard, None)
-                    place = Place(shard, at.epoch, at.offset, at.batch_id)
+                    place = ShardPosition(shard, at.epoch, at.offset, at.batch_id)
                     part = {k: v for k, v in state.items() if shard_of(k, SHARDS) == shard}
                     now = monotonic()
                     self.journal.write(Final(now, WITNESS, place, digest_of(content)))

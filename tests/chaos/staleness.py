@@ -11,7 +11,7 @@ from itertools import groupby
 
 from broker.testing.freshness import LIVE
 from broker.testing.history import History
-from broker.testing.records import Headed, Place, Seen
+from broker.testing.records import Headed, Seen, ShardPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +118,5 @@ def longest(away: Sequence[Away]) -> float:
     return max((one.seconds for one in away), default=0.0)
 
 
-def _place_of(seen: Seen, shard: int) -> Place | None:
+def _place_of(seen: Seen, shard: int) -> ShardPosition | None:
     return next((place for place in seen.places if place.shard == shard), None)

@@ -19,7 +19,7 @@ from broker.protocol.messages import Batch, Packet
 from broker.protocol.names import ShardKeys
 from broker.runtime.tasks import cancel_and_wait
 from broker.testing.journal import Journal
-from broker.testing.records import Balanced, Headed, Logged, Measured, Place
+from broker.testing.records import Balanced, Headed, Logged, Measured, ShardPosition
 from tests.chaos.keyspace import SHARDS
 
 POLL_S = 0.03
@@ -41,15 +41,15 @@ class Witness:
     """
 
     def __init__(self, url: str, namespace: str, journal: Journal, limits: tuple[int, int]) -> None:
-        self.heads: dict[int, Place] = {}
+        self.heads: dict[int, ShardPosition] = {}
         self._connections = Connections(url)
         self._client = self._connections.commands()
         self._keys = [ShardKeys.of(namespace, shard, SHARDS) for shard in range(SHARDS)]
         self._journal = journal
         self._limits = limits
-        self._at: dict[int, Place] = {}
+        self._at: dict[int, ShardPosition] = {}
         self._measure_at = 0.0
-        self._known: set[Place] = set()
+        self._known: set[ShardPosition] = set()
         self._bulk = {keys.bulk.encode(): BulkChunks() for keys in self._keys}
         self._bulk_of = {keys.channel.encode(): keys.bulk.encode() for keys in self._keys}
 
@@ -87,8 +87,8 @@ class Witness:
         with suppress(DecodeError):
             self._record(decode_packet(data, bulk))
 
-    def _record(self, packet: Packet) -> Place:
-        place = Place(packet.shard, packet.epoch, packet.offset, packet.id)
+    def _record(self, packet: Packet) -> ShardPosition:
+        place = ShardPosition(packet.shard, packet.epoch, packet.offset, packet.id)
         if isinstance(packet, Batch) and place not in self._known:
             self._known.add(place)
             chunks = tuple(packet.chunks)
@@ -99,33 +99,33 @@ class Witness:
 
     async def _look(self, shard: int) -> None:
         """Read what is new in a shard; the whole log if what was read is not its past."""
-        at = self._at.get(shard, Place(shard, b""))
+        at = self._at.get(shard, ShardPosition(shard, b""))
         while True:
             asked = monotonic()
             page = await queries.log_page(self._client, self._keys[shard], at.offset, PAGE)
             if page.head is None:
                 return
-            head = Place(
+            head = ShardPosition(
                 shard,
                 page.head.position.epoch,
                 page.head.position.offset,
                 page.head.position.batch_id,
             )
             if at.epoch != head.epoch or head.offset < at.offset:
-                at = Place(shard, head.epoch)
+                at = ShardPosition(shard, head.epoch)
                 continue
             for entry in page.entries:
                 batch = decode_packet(entry.packet, entry.bulk)
                 place = self._record(batch)
                 if batch.previous_id != at.id and at.offset:
-                    at = Place(shard, head.epoch)
+                    at = ShardPosition(shard, head.epoch)
                     break
                 at = place
             else:
                 if at.offset < head.offset and page.entries:
                     continue
                 if at != head and at.offset:
-                    at = Place(shard, head.epoch)
+                    at = ShardPosition(shard, head.epoch)
                     continue
                 self._at[shard] = self.heads[shard] = head
                 self._journal.write(Headed(asked, monotonic(), head))
@@ -152,7 +152,7 @@ class Witness:
 def _balance(now: float, shard: int, meta: dict[bytes, bytes], order: list[bytes]) -> Balanced:
     return Balanced(
         now,
-        Place(shard, meta[b"epoch"], int(meta.get(b"offset", 0)), meta.get(b"id", NO_ID)),
+        ShardPosition(shard, meta[b"epoch"], int(meta.get(b"offset", 0)), meta.get(b"id", NO_ID)),
         int(meta.get(b"accepted", 0)),
         int(meta.get(b"published", 0)),
         by_node=sum(int(deltas) for name, deltas in meta.items() if name.startswith(b"n:")),

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import redis
 
 from broker.protocol.names import ShardKeys, slot_of_key
-from broker.testing.clusters import ClusterOfServers, Reachable, Watched, ask, client
+from broker.testing.clusters import ClusterOfServers, Reachable, SentinelDeployment, ask, client
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.acl_users import RoleUsers
@@ -202,7 +202,7 @@ class BehindSentinels(Deployment):
     has_replicas = True
 
     def __init__(self, kind: str, directory: NewDirectory) -> None:
-        self._set = Watched(kind, directory)
+        self._set = SentinelDeployment(kind, directory)
 
     @property
     def url(self) -> str:

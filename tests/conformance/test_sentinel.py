@@ -16,7 +16,7 @@ import pytest
 from broker import DataLostError, Inspector, Producer
 from broker.backend.sentinel import ABORTED, FENCE_MAX_S, PROMOTING, SWITCHED, Sentinels
 from broker.backend.urls import Address
-from broker.testing.clusters import Watched, ask
+from broker.testing.clusters import SentinelDeployment, ask
 from broker.testing.server import KINDS, find_binary
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing, Serving
@@ -39,7 +39,7 @@ def serving() -> Iterator[NewServing]:
 
 
 @pytest.fixture(params=KINDS)
-def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
+def watched(request: pytest.FixtureRequest) -> Iterator[SentinelDeployment]:
     """Give a set of its own: its sentinels are killed."""
     if isinstance(reason := find_binary(request.param), str):
         pytest.skip(reason)
@@ -48,7 +48,7 @@ def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
         def directory() -> Path:
             return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="statebroker-")))
 
-        one = Watched(request.param, directory)
+        one = SentinelDeployment(request.param, directory)
         stack.callback(one.stop)
         one.start()
         yield one
@@ -91,7 +91,7 @@ class Fence:
 
 
 def test_nobody_writes_to_a_primary_that_is_being_replaced(
-    watched: Watched, namespace: str, serving: NewServing
+    watched: SentinelDeployment, namespace: str, serving: NewServing
 ) -> None:
     """In a failover that was asked for nothing is lost, even by producers that keep nothing.
 
@@ -139,7 +139,7 @@ def test_nobody_writes_to_a_primary_that_is_being_replaced(
             assert producer.stats().lost == 0
 
 
-def _promotions(watched: Watched) -> list[float]:
+def _promotions(watched: SentinelDeployment) -> list[float]:
     """Return when sentinels told a replica to be the primary (seconds since 1970)."""
     lines = re.findall(
         r"^\d+:X (.*?) [*#] \+failover-state-wait-promotion ",
@@ -153,7 +153,7 @@ def _promotions(watched: Watched) -> list[float]:
 
 
 def test_a_sentinel_that_knows_less_is_not_believed(
-    watched: Watched, namespace: str, serving: NewServing
+    watched: SentinelDeployment, namespace: str, serving: NewServing
 ) -> None:
     """One that was away in a failover names a server that still takes itself for the primary."""
     serving(watched.url, namespace)

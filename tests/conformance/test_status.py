@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from broker import Inspector, Producer
 from broker.protocol.names import ShardKeys, slot_of_key
-from broker.testing.clusters import Watched
+from broker.testing.clusters import SentinelDeployment
 from broker.testing.waiting import eventually
 from tests.conformance.deployments import SHARDS, BehindSentinels, Clustered, Deployment, first_slot
 from workers.cli import statebroker
@@ -95,5 +95,5 @@ def test_the_command_shows_it(deployment: Deployment, told_at: str, namespace: s
         assert "slot" not in human.stdout
 
 
-def _watched(deployment: BehindSentinels) -> Watched:
+def _watched(deployment: BehindSentinels) -> SentinelDeployment:
     return deployment._set

@@ -106,7 +106,7 @@ def load(path: Path = TABLE) -> list[Mutation]:
     return sorted(found, key=lambda one: PROMISES.index(one.promise))
 
 
-def judged(status: int | None) -> Verdict:
+def verdict_of(status: int | None) -> Verdict:
     """Say what pytest's exit status means.
 
     Args:
@@ -120,7 +120,7 @@ def judged(status: int | None) -> Verdict:
     return Verdict.RED if status == PYTEST_FAILED else Verdict.UNCLEAR
 
 
-def told(output: str) -> str:
+def first_failure(output: str) -> str:
     """Return what pytest's summary says of the first test that failed; empty if nothing."""
     # Captured log lines begin with ERROR too.
     starts = ("FAILED tests/", "ERROR tests/")

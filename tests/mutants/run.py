@@ -23,20 +23,20 @@ from tests.mutants.mutation import (
     Mutation,
     TableError,
     Verdict,
-    judged,
+    first_failure,
     load,
-    told,
+    verdict_of,
 )
 from tests.mutants.tree import Tree, TreeError, files_of
 
 ROOT = Path(__file__).parents[2]
 EXIT_SURVIVED = 1
-EXIT_NOT_SOUND = 2
+EXIT_BASELINE = 2
 EXIT_TERMINATED = 143
 STYLES = {Verdict.RED: "green", Verdict.HUNG: "green", Verdict.SURVIVED: "bold red"}
 
 
-class NotSoundError(Exception):
+class BaselineError(Exception):
     """Tests are red with nothing broken; says what pytest said."""
 
 
@@ -57,16 +57,16 @@ class Finding:
     told: str
 
 
-async def check_sound(tree: Tree, tests: Sequence[str], jobs: int) -> None:
+async def check_baseline(tree: Tree, tests: Sequence[str], jobs: int) -> None:
     """Run all named tests with nothing broken.
 
     Raises:
-        NotSoundError: not all are green, or one does not exist.
+        BaselineError: not all are green, or one does not exist.
     """
     processes = ("-n", str(jobs), "--dist", "loadgroup", "--max-worker-restart", "0")
     ran = await tree.run([*processes, *tests], None)
     if ran.status != PYTEST_PASSED:
-        raise NotSoundError(ran.output)
+        raise BaselineError(ran.output)
 
 
 async def examine(
@@ -85,7 +85,7 @@ async def examine(
         say: told how far it is.
 
     Raises:
-        NotSoundError: the tests are not green before anything is broken.
+        BaselineError: the tests are not green before anything is broken.
         TreeError: the project cannot be copied.
     """
     findings: dict[Mutation, Finding] = {}
@@ -97,8 +97,8 @@ async def examine(
             mutation = waiting.pop()
             began = monotonic()
             ran = await tree.run_broken(mutation, timeout)
-            verdict, seconds = judged(ran.status), monotonic() - began
-            findings[mutation] = Finding(mutation, verdict, seconds, told(ran.output))
+            verdict, seconds = verdict_of(ran.status), monotonic() - began
+            findings[mutation] = Finding(mutation, verdict, seconds, first_failure(ran.output))
             say(
                 f"[{len(findings):3d}/{len(mutations)}] {seconds:5.1f} s  {verdict}: "
                 f"{mutation.promise}: {mutation.breaks}"
@@ -108,7 +108,7 @@ async def examine(
         files = files_of(ROOT)
         trees = [Tree(ROOT, files, Path(folder) / f"tree-{number}") for number in range(jobs)]
         say(f"{len(tests)} tests, nothing broken yet ...")
-        await check_sound(trees[0], tests, jobs)
+        await check_baseline(trees[0], tests, jobs)
         say(f"all green; {len(mutations)} breaks, one by one ...")
         async with asyncio.TaskGroup() as group:
             for tree in trees:
@@ -205,10 +205,10 @@ def main(only: tuple[str, ...], jobs: int, timeout: float, table: Path, *, as_js
         )
     except (TableError, TreeError) as error:
         click.echo(f"scripts/mutations: {error}", err=True)
-        sys.exit(EXIT_NOT_SOUND)
-    except NotSoundError as error:
+        sys.exit(EXIT_BASELINE)
+    except BaselineError as error:
         click.echo(f"{error}\nscripts/mutations: red with nothing broken, see above", err=True)
-        sys.exit(EXIT_NOT_SOUND)
+        sys.exit(EXIT_BASELINE)
     seconds = monotonic() - began
     if as_json:
         click.echo(json.dumps(as_object(findings, seconds)))

@@ -77,12 +77,12 @@ class Tree:
             TableError: the mutation does not fit the code.
         """
         file = self._place / mutation.file
-        sound = file.read_text()
-        file.write_text(mutation.applied(sound))
+        original = file.read_text()
+        file.write_text(mutation.applied(original))
         try:
             return await self.run(["-x", mutation.test], timeout)
         finally:
-            file.write_text(sound)
+            file.write_text(original)
 
     async def run(self, arguments: Sequence[str], timeout: float | None) -> Ran:  # noqa: ASYNC109
         """Run pytest in this copy; after `timeout` seconds it and all its children are killed."""

@@ -20,9 +20,9 @@ from broker.testing.records import (
     Headed,
     Logged,
     Measured,
-    Place,
     Record,
     Seen,
+    ShardPosition,
     Tallied,
     digest_of,
     digest_of_chunks,
@@ -33,9 +33,9 @@ INCARNATION = 7
 POISON = b"no chunk"
 
 
-def place(offset: int, line: str = "a") -> Place:
+def place(offset: int, line: str = "a") -> ShardPosition:
     """A position; another line is another history."""
-    return Place(0, EPOCH, offset, f"{line}{offset:07}".encode() if offset else NO_ID)
+    return ShardPosition(0, EPOCH, offset, f"{line}{offset:07}".encode() if offset else NO_ID)
 
 
 def chunk(number: int, *runs: Run, node: str = "n", incarnation: int = INCARNATION) -> bytes:
@@ -52,7 +52,9 @@ DELTAS = {ONE: 2, TWO: 2, THREE: 1, POISON: 4, TAKEN: 1}
 STATES = ({}, {"k": 1, "gone": 2}, {"k": 6}, {"k": 6, "t": "x"})
 
 
-def logged(offset: int, *chunks: bytes, line: str = "a", before: Place | None = None) -> Logged:
+def logged(
+    offset: int, *chunks: bytes, line: str = "a", before: ShardPosition | None = None
+) -> Logged:
     """A batch in the log, 10 s after the one before."""
     previous = (before or place(offset - 1)).id
     deltas = sum(DELTAS[data] for data in chunks)

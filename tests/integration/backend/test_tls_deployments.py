@@ -13,7 +13,7 @@ import pytest
 
 from broker import BackendError, Inspector, Producer, Replica
 from broker.backend.connections import Connections
-from broker.testing.clusters import ClusterOfServers, Watched
+from broker.testing.clusters import ClusterOfServers, SentinelDeployment
 from broker.testing.server import REDIS, find_binary
 from broker.testing.waiting import eventually
 from tests.certificates import Certificates
@@ -110,7 +110,7 @@ def test_sentinels_and_servers_that_want_certificates(
     serving: NewServing,
 ) -> None:
     """The client shows its certificate to sentinels and servers alike; also after a failover."""
-    watched = Watched(REDIS, new_directory, tls=certificates)
+    watched = SentinelDeployment(REDIS, new_directory, tls=certificates)
     try:
         watched.start()
         assert watched.url.startswith("rediss+sentinel://")

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from broker import Producer
-from broker.testing.clusters import ClusterOfServers, Watched, ask, raw
+from broker.testing.clusters import ClusterOfServers, SentinelDeployment, ask, raw
 from broker.testing.server import KINDS, Server, find_binary
 from broker.testing.waiting import eventually
 from tests.acl_users import RoleUsers
@@ -54,9 +54,9 @@ def cluster(kind: str, new_directory: Callable[[], Path]) -> Iterator[ClusterOfS
 
 
 @pytest.fixture
-def watched(kind: str, new_directory: Callable[[], Path]) -> Iterator[Watched]:
+def watched(kind: str, new_directory: Callable[[], Path]) -> Iterator[SentinelDeployment]:
     """Give a set of its own."""
-    one = Watched(kind, new_directory)
+    one = SentinelDeployment(kind, new_directory)
     try:
         one.start()
         yield one
@@ -142,7 +142,7 @@ def test_what_a_cluster_lacks_is_told(cluster: ClusterOfServers, run: Run) -> No
 
 
 def test_sentinels_and_all_servers_behind_them_are_examined(
-    watched: Watched, namespace: str, run: Run
+    watched: SentinelDeployment, namespace: str, run: Run
 ) -> None:
     """Quorum, who sees the primary, replicas, and what a cut-off primary may lose."""
     place = {"STATEBROKER_URL": watched.url, "STATEBROKER_NAMESPACE": namespace}

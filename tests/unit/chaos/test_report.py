@@ -18,21 +18,21 @@ from tests.chaos.report import (
     BROKEN,
     GOOD,
     INCOMPLETE,
-    RUNGS,
-    Happened,
+    RECOVERIES,
+    InjectedFault,
     Outcome,
     as_object,
     missing_faults,
-    missing_rungs,
+    missing_recoveries,
+    recoveries_taken,
     rows,
-    rungs_taken,
     tell,
     verdict,
 )
 from tests.chaos.staleness import Staleness
 from tests.unit.valid_history import BATCHES, THREE, logged, place
 
-CUT, KILL = Happened("cut", 10.0, 12.0), Happened("kill", 30.0, 31.0)
+CUT, KILL = InjectedFault("cut", 10.0, 12.0), InjectedFault("kill", 30.0, 31.0)
 SENDER, READER = ("retries", "resent", "lost"), ("gaps", "loads", "silences", "forks")
 
 
@@ -51,8 +51,8 @@ def outcome(
     records: Sequence[Record] = EVERY_RUNG,
     *violations: Violation,
     seconds: float = FULL_RUN_S,
-    happened: Sequence[Happened] = (CUT, KILL),
-    rungs_wanted: bool = True,
+    happened: Sequence[InjectedFault] = (CUT, KILL),
+    recoveries_expected: bool = True,
 ) -> Outcome:
     """A run that should have made "cut" and "kill"."""
     return Outcome(
@@ -65,7 +65,7 @@ def outcome(
         wanted=("cut", "kill"),
         left_out={"clock_step": "no library"},
         proxy=Counter(),
-        rungs_wanted=rungs_wanted,
+        recoveries_expected=recoveries_expected,
     )
 
 
@@ -75,7 +75,7 @@ def outcome(
 def test_run_in_which_everything_happened_is_good() -> None:
     """No violation, every fault had_effect, every way of recovery taken."""
     assert verdict(outcome()) == GOOD
-    assert rungs_taken(outcome().history, (CUT, KILL)) == dict.fromkeys(RUNGS, 3)
+    assert recoveries_taken(outcome().history, (CUT, KILL)) == dict.fromkeys(RECOVERIES, 3)
 
 
 def test_violation_spoils_a_run_of_any_length() -> None:
@@ -84,23 +84,23 @@ def test_violation_spoils_a_run_of_any_length() -> None:
 
 
 @pytest.mark.parametrize(
-    "happened", [(CUT,), (CUT, Happened("kill", 30.0, 31.0, had_effect=False))]
+    "happened", [(CUT,), (CUT, InjectedFault("kill", 30.0, 31.0, had_effect=False))]
 )
-def test_fault_that_nobody_felt_spoils_a_long_run_only(happened: Sequence[Happened]) -> None:
+def test_fault_that_nobody_felt_spoils_a_long_run_only(happened: Sequence[InjectedFault]) -> None:
     """Made or not: without an effect it proved nothing. A short run only tells it."""
     assert missing_faults(outcome(happened=happened)) == ["kill"]
     assert verdict(outcome(happened=happened)) == INCOMPLETE
     assert verdict(outcome(happened=happened, seconds=FULL_RUN_S - 1)) == GOOD
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", RECOVERIES)
 def test_way_of_recovery_not_taken_spoils_a_long_run_only(rung: str) -> None:
     """Each of them; unless the faults were chosen by hand."""
-    records = [without(RUNGS[rung], one) for one in EVERY_RUNG]
-    assert missing_rungs(outcome(records)) == [rung]
+    records = [without(RECOVERIES[rung], one) for one in EVERY_RUNG]
+    assert missing_recoveries(outcome(records)) == [rung]
     assert verdict(outcome(records)) == INCOMPLETE
     assert verdict(outcome(records, seconds=60.0)) == GOOD
-    assert verdict(outcome(records, rungs_wanted=False)) == GOOD
+    assert verdict(outcome(records, recoveries_expected=False)) == GOOD
 
 
 def without(name: str, record: Counted | Tallied) -> Counted | Tallied:
@@ -146,7 +146,7 @@ def test_report_says_what_is_missing_and_the_bound() -> None:
     report = as_object(found)
     assert report["verdict"] == INCOMPLETE
     assert report["faults_missing"] == ["kill"]
-    assert report["rungs_missing"] == list(RUNGS)
+    assert report["rungs_missing"] == list(RECOVERIES)
     assert (report["largest_lag_while_live_s"], report["staleness_bound_s"]) == (2.5, 3.0)
 
 

@@ -13,9 +13,9 @@ from tests.mutants.mutation import (
     Mutation,
     TableError,
     Verdict,
-    judged,
+    first_failure,
     load,
-    told,
+    verdict_of,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -118,12 +118,12 @@ def test_only_a_test_that_failed_or_hung_has_noticed(
     status: int | None, verdict: Verdict, *, noticed: bool
 ) -> None:
     """A test that did not run proves nothing."""
-    assert judged(status) is verdict
+    assert verdict_of(status) is verdict
     assert verdict.is_noticed is noticed
 
 
 def test_the_first_failure_is_told() -> None:
     """As pytest's summary says it."""
     output = "..F\nERROR    broker: logged\nFAILED tests/a.py::test_a - assert 1 == 2\nFAILED b\n"
-    assert told(output) == "FAILED tests/a.py::test_a - assert 1 == 2"
-    assert told("5 passed\n") == ""
+    assert first_failure(output) == "FAILED tests/a.py::test_a - assert 1 == 2"
+    assert first_failure("5 passed\n") == ""
