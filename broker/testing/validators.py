@@ -201,7 +201,7 @@ def convergent(history: History) -> list[Violation]:
             if final.place != history.heads[shard]
         ]
     if not history.heads:
-        found.append(Violation(f"nobody describe the final state as {WITNESS!r}"))
+        found.append(Violation(f"no final state was recorded by {WITNESS!r}"))
     return found
 
 

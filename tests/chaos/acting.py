@@ -1,4 +1,4 @@
-"""What all faults share: their shape, their victims, and waiting until they were had_effect."""
+"""What all faults share: their type, the choice of victims, and waiting for an effect."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.chaos.plan import Step
 from tests.chaos.stage import Stage
 
 Fault = Callable[[Stage, Step], Awaitable[bool]]
-"""Makes the fault, returns once it is over, and tells whether anybody had_effect it."""
+"""Injects a fault, returns once it is over, and tells whether it had an effect."""
 
 EFFECT_WITHIN_S = 6.0
 POLL_S = 0.05
 
 
 def victim(stage: Stage, kind: str, step: Step) -> Member:
-    """Return the member of a kind chosen at random."""
+    """Return a random member of a kind."""
     members = [member for member in stage.members if member.kind == kind]
     return members[int(step.random * len(members))]
 
@@ -30,7 +30,7 @@ def victim(stage: Stage, kind: str, step: Step) -> Member:
 async def until(
     condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = EFFECT_WITHIN_S
 ) -> bool:
-    """Wait for a condition; false if it does not come."""
+    """Wait for a condition; false after a timeout."""
     deadline = monotonic() + timeout_s
     while True:
         found = condition()
@@ -43,7 +43,7 @@ async def until(
 
 @asynccontextmanager
 async def client_of(stage: Stage) -> AsyncIterator[Client]:
-    """Give a client of the servers themselves, past the proxy; its errors are BackendErrors."""
+    """Yield a client that bypasses the proxy; its errors are BackendErrors."""
     connections = Connections(stage.deployment.url)
     try:
         async with translated("looking at the server"):

@@ -1,4 +1,4 @@
-"""A wall clock that can be set, for the server and the workers, by way of libfaketime."""
+"""A wall clock that can be set, for the server and the workers, with libfaketime."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NOT_BUNDLED = "libfaketime works with the bundled Valkey, and not with servers t
 
 
 class Clock:
-    """What processes of this run think the time is.
+    """The wall clock of the processes of this run.
 
     Args:
         folder: of this run.
-        binary: the server's, if it is not the bundled one.
+        binary: of the server, if it is not the bundled one.
 
     Attributes:
         obstacle: why the clock cannot be set; None if it can.
@@ -46,7 +46,7 @@ class Clock:
             }
 
     def step(self, seconds: float) -> None:
-        """Set the clock so far from the true time; had_effect within a second."""
+        """Set the clock to this offset from the true time; effective within a second."""
         draft = self._file.with_suffix(".draft")
         draft.write_text(f"{seconds:+.3f}\n")
         draft.replace(self._file)

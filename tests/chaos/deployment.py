@@ -1,4 +1,4 @@
-"""What a chaos run breaks: one server behind a proxy, or several that replace each other."""
+"""The deployments of a chaos run: one server behind a proxy, or several with failover."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Deployment(ABC):
 
     Attributes:
         environment: of the workers.
-        left_out: faults that cannot be made here, and why.
-        has_replicas: another server takes over from one that fails. Without faults of the link, not
-            every way of recovery need be taken there.
+        left_out: faults that cannot be injected here -> the reason.
+        has_replicas: whether there is failover. Such runs have no link faults, so they need not
+            show every way of recovery.
     """
 
     has_replicas: ClassVar[bool] = False
@@ -39,21 +39,21 @@ class Deployment(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """The servers themselves, for those who watch."""
+        """The URL of the servers, for the observers."""
 
     @property
     def fleet_url(self) -> str:
-        """What the fleet is given."""
+        """The URL for the fleet."""
         return self.url
 
     @property
     def counts(self) -> Counter[str]:
-        """What a proxy did, if there is one."""
+        """The counters of the proxy, if there is one."""
         return Counter()
 
     @abstractmethod
     def running(self) -> AbstractAsyncContextManager[None]:
-        """Give a block in which all of it runs."""
+        """Return a context in which all servers run."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -61,32 +61,32 @@ class Deployment(ABC):
 
     @abstractmethod
     async def heal(self) -> None:
-        """Switch every fault off; returns once all is as it should be."""
+        """Switch every fault off, and wait until the deployment is complete."""
 
     @abstractmethod
     def servers(self) -> Sequence[Reachable]:
-        """Return all that hold data and run."""
+        """Return the running data servers."""
 
     def primaries(self) -> Sequence[Reachable]:
-        """Return those of them that are written to."""
+        """Return the running primaries."""
         return self.servers()
 
     async def ask_all(self, *command: Any) -> list[Any]:
-        """Return what every server that holds data answers."""
+        """Return the replies of all data servers."""
         return await asyncio.to_thread(lambda: [ask(one, *command) for one in self.servers()])
 
     async def ask_primaries(self, *command: Any) -> list[Any]:
-        """Return what every server that is written to answers."""
+        """Return the replies of all primaries."""
         return await asyncio.to_thread(lambda: [ask(one, *command) for one in self.primaries()])
 
 
 class Single(Deployment):
-    """One server with an append-only file, a proxy between it and the fleet, a clock that is set.
+    """One server with an append-only file, behind a proxy, with a clock that can be set.
 
     Args:
         folder: of this run.
-        seed: of what the proxy does.
-        binary: of the server; None takes the bundled Valkey, or what is installed.
+        seed: of the random choices of the proxy.
+        binary: of the server; None: the bundled Valkey, or the installed server.
     """
 
     def __init__(self, folder: Path, seed: int, binary: str | None) -> None:
@@ -100,17 +100,17 @@ class Single(Deployment):
 
     @property
     def url(self) -> str:
-        """The server's."""
+        """The URL of the server."""
         return self.server.url
 
     @property
     def fleet_url(self) -> str:
-        """The proxy's."""
+        """The URL of the proxy."""
         return self.proxy.url
 
     @property
     def counts(self) -> Counter[str]:
-        """What the proxy did."""
+        """The counters of the proxy."""
         return self.proxy.counts
 
     @asynccontextmanager
@@ -128,7 +128,7 @@ class Single(Deployment):
         self.server.kill()
 
     async def heal(self) -> None:
-        """Have the proxy do nothing."""
+        """Switch the faults of the proxy off."""
         self.proxy.heal()
 
     def servers(self) -> Sequence[Reachable]:
@@ -136,9 +136,9 @@ class Single(Deployment):
         return [self.server]
 
 
-NO_PROXY = "the fleet connects to the servers that it is told of, and not to a proxy"
-NO_WAY_BACK = "a server that comes back takes over what its primary holds"
-OTHER_CLOCK = "servers that watch each other would take each other for dead"
+NO_PROXY = "the fleet connects to the addresses that the servers announce, not to a proxy"
+NO_WAY_BACK = "a restarted server copies the data of its primary"
+OTHER_CLOCK = "servers that monitor each other would consider each other dead"
 ALSO_LEFT_OUT = {
     **dict.fromkeys(("half_snapshot", "tail_loss", "cut", "reset", "refuse", "stall"), NO_PROXY),
     **dict.fromkeys(("stall_replies", "reply_lost", "split", "delay"), NO_PROXY),
@@ -149,7 +149,7 @@ ALSO_LEFT_OUT = {
 
 
 class FailoverDeployment(Deployment):
-    """Servers of which one takes over when another one fails.
+    """Servers with failover.
 
     Args:
         made: the servers, not started.
@@ -181,7 +181,7 @@ class FailoverDeployment(Deployment):
         self.made.stop()
 
     async def heal(self) -> None:
-        """Start what was killed; returns once all know of each other."""
+        """Restart killed servers, and wait until all servers know each other."""
         await asyncio.to_thread(self._heal)
 
     def _heal(self) -> None:
@@ -198,23 +198,23 @@ class FailoverDeployment(Deployment):
 
     @abstractmethod
     def all(self) -> list[Replicated]:
-        """Return all that hold data."""
+        """Return all data servers."""
 
     @abstractmethod
     def primaries(self) -> list[Replicated]:
-        """Return those that are written to."""
+        """Return the primaries."""
 
     @abstractmethod
     def primary(self, slot: int) -> Replicated:
-        """Return the server that is written to for a slot."""
+        """Return the primary of a slot."""
 
     @abstractmethod
     def replicas_of(self, primary: Replicated) -> list[Replicated]:
-        """Return what may take over from a primary."""
+        """Return the replicas of a primary."""
 
     @abstractmethod
     def fail_over(self, slot: int) -> None:
-        """Have the primary of a slot replaced in order; returns once it is."""
+        """Fail the primary of a slot over; return once it is done."""
 
 
 class BehindSentinels(FailoverDeployment):
@@ -281,8 +281,8 @@ def deployment(kind: str, folder: Path, seed: int, binary: str | None) -> Deploy
     Args:
         kind: one of `KINDS`.
         folder: of this run.
-        seed: of what a proxy does.
-        binary: of the servers; None takes the bundled Valkey, or what is installed.
+        seed: of the random choices of a proxy.
+        binary: of the servers; None: the bundled Valkey, or the installed server.
     """
     if kind == "single":
         return Single(folder, seed, binary)

@@ -1,4 +1,4 @@
-"""Faults of servers that replace each other: failovers in order and not, and slots that move."""
+"""Faults of deployments with failover: planned and unplanned failovers, and moving slots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPLACED_WITHIN_S = 30.0
 
 
 def _slot(stage: Stage, step: Step) -> int:
-    """Return the slot of the shard chosen at random."""
+    """Return the slot of a random shard."""
     shard = min(int(step.random * SHARDS), SHARDS - 1)
     return slot_of_key(ShardKeys.of(stage.namespace, shard, SHARDS).meta.encode())
 
@@ -34,13 +34,13 @@ async def _is_replaced(servers: FailoverDeployment, slot: int, before: Server) -
 
 
 async def fail_over(stage: Stage, step: Step) -> bool:
-    """A replica takes over in order, as an operator asks for."""
+    """A planned failover, as an operator starts it."""
     servers, slot = stage.with_failover, _slot(stage, step)
     async with stage.lock_of("server"):
         await asyncio.to_thread(servers.fail_over, slot)
         await servers.heal()
         if not isinstance(servers, Clustered):
-            # Sentinels do not wait for what is on its way; a Cluster does, and loses nothing.
+            # Sentinels do not wait for writes in flight; a Cluster does, and loses nothing.
             stage.journal.write(Forgot(monotonic(), "fail_over"))
     return True
 
@@ -58,7 +58,7 @@ async def server_kill(stage: Stage, step: Step) -> bool:
 
 
 async def unreplicated_kill(stage: Stage, step: Step) -> bool:
-    """SIGKILL a primary whose replicas had heard nothing for a while: what came then is gone."""
+    """SIGKILL a primary whose replicas were disconnected: what they lack is lost."""
     servers, slot = stage.with_failover, _slot(stage, step)
     async with stage.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
@@ -66,7 +66,7 @@ async def unreplicated_kill(stage: Stage, step: Step) -> bool:
         for replica in replicas:
             replica.pause()
         try:
-            # Leaves nothing on the way to them.
+            # Drops what is in flight to them.
             had_effect = bool(
                 await asyncio.to_thread(ask, before, "CLIENT", "KILL", "TYPE", "replica")
             )
@@ -82,7 +82,7 @@ async def unreplicated_kill(stage: Stage, step: Step) -> bool:
 
 
 async def server_pause(stage: Stage, step: Step) -> bool:
-    """SIGSTOP a primary; if that lasts, a replica takes over, and it wakes up replaced."""
+    """SIGSTOP a primary; if it lasts long enough, a replica takes over meanwhile."""
     servers, slot = stage.with_failover, _slot(stage, step)
     async with stage.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
@@ -92,7 +92,7 @@ async def server_pause(stage: Stage, step: Step) -> bool:
         finally:
             before.resume()
         await servers.heal()
-        # Until here it may have taken itself for the primary still.
+        # Until here it may have acted as a primary.
         stage.journal.write(Forgot(monotonic(), "server_pause"))
     return True
 
@@ -120,4 +120,4 @@ INSTEAD: dict[str, Fault] = {
     "server_kill": server_kill,
     "server_pause": server_pause,
 }
-"""What the faults of one server are where another one takes over."""
+"""Replacements for faults of a single server in deployments with failover."""

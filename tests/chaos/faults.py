@@ -1,4 +1,4 @@
-"""All faults by name, and what those of processes do."""
+"""All faults by name, and the faults of processes."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def _more(kind: str) -> Fault:
 
 
 async def twin_node(stage: Stage, step: Step) -> bool:
-    """Another process takes a producer's node name, and has it taken from it in turn."""
+    """Another process acquires the node name of a producer, which then takes it back."""
     member = victim(stage, "producer", step)
     async with stage.lock_of(member.name):
         before = stage.fencings(member.name)
         twin = stage.twin_of(member, seed=int(step.random * 10**6))
         twin.start()
-        # It ends once it is fenced: by the first one, which comes back after it was fenced itself.
+        # It ends when it is fenced by the first process, which comes back after being fenced.
         in_time = await asyncio.to_thread(twin.wait, FENCED_WITHIN_S)
         if not in_time:
             stage.journal.write(Died(twin.ended_at, member.name))
@@ -106,7 +106,7 @@ FAULTS: Mapping[str, Fault] = {
 
 
 def faults_of(kind: str) -> dict[str, Fault]:
-    """Return the faults that make sense for a kind of deployment, by name."""
+    """Return the faults for a kind of deployment, by name."""
     if kind == "single":
         return {name: act for name, act in FAULTS.items() if name not in FAILOVERS}
     return {**FAULTS, **INSTEAD}

@@ -1,4 +1,4 @@
-"""The processes of a chaos run: started, killed, paused, started again, and gone at the end."""
+"""The processes of a chaos run: start, kill, pause, restart and stop them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LAST_LINES = 3
 
 
 class Member:
-    """One process of the fleet, which may live several times.
+    """One process of the fleet, which may be started several times.
 
     Attributes:
         kind: flusher, scheduler, producer or replica.
         lives: how often it was started.
-        ended_at: when it was last seen to be gone (monotonic seconds).
+        ended_at: when its last end was noticed (monotonic seconds).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Member:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process exists; a paused one does."""
+        """Whether the process exists, paused or not."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -65,7 +65,7 @@ class Member:
         self.is_expected, self.is_paused = True, False
 
     def kill(self) -> float:
-        """SIGKILL it; return when it was gone."""
+        """SIGKILL it; return the time at which its end was noticed."""
         assert self._process is not None
         self.is_expected = False
         self._process.kill()

@@ -1,4 +1,4 @@
-"""A scheduler that is killed between two pages of a full state."""
+"""A fault: kill a scheduler between two pages of a full state."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ FLUSH_TIMEOUT_S = 20.0
 
 
 async def half_snapshot(stage: Stage, step: Step) -> bool:
-    """Kill the scheduler in the middle of its pages, and have a replica load what it left.
+    """Kill the scheduler between two pages, and let a replica load the half-written full state.
 
-    So much is written that the full state needs many pages; the proxy swallows all but the first
-    ones. Nothing here is left to the clock.
+    The full state has many pages, and the proxy drops all requests after the first pages, so the
+    result does not depend on timing.
     """
     schedulers = [member for member in stage.members if member.kind == "scheduler"]
     reader = victim(stage, "replica", step)
@@ -59,14 +59,14 @@ async def half_snapshot(stage: Stage, step: Step) -> bool:
 
 
 async def _stick(stage: Stage, producer: Producer, keys: list[str]) -> bool:
-    """Write so much that the full state needs many pages, and have it stick after the first."""
+    """Write a full state of many pages, and block it after the first ones."""
     proxy = stage.single.proxy
     lost = proxy.counts["requests_lost"]
     # The keys of a page are in the request; flush workers send no keys.
     proxy.faults.lose_requests(
         "EVALSHA", times=100, after=PAGES_LET_THROUGH, containing=PREFIX.encode()
     )
-    # What a page holds already must not be added again: by nobody, neither replica nor scheduler.
+    # Neither replica nor scheduler may add an increment again that a page contains.
     for key in keys:
         await producer.increment(key)
     await producer.flush(FLUSH_TIMEOUT_S)
@@ -91,7 +91,7 @@ async def _writing(stage: Stage, schedulers: list[Member]) -> Member:
 
 
 async def _is_half_written(stage: Stage) -> bool:
-    """Tell whether a shard's full state holds fields beyond the position that it has."""
+    """Whether the full state of a shard holds fields beyond its position."""
     async with client_of(stage) as client:
         for shard in range(SHARDS):
             keys = ShardKeys.of(stage.namespace, shard, SHARDS)

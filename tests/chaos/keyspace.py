@@ -1,4 +1,4 @@
-"""What the writers write: few keys, so that every one changes often."""
+"""The keys of the writers: few, so that each changes often."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEMBERS = 4
 
 @cache
 def group_keys(group: int) -> tuple[str, ...]:
-    """Return keys of one shard: what is written to all of them at once is seen at once."""
+    """Return the keys of a group, all in one shard: they must change together."""
     shard = group % SHARDS
     names = (f"group/{group}/{number}" for number in count())
     keys: list[str] = []

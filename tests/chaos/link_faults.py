@@ -14,7 +14,7 @@ TAIL_S = 0.3
 
 
 def _counts(stage: Stage, name: str) -> Callable[[], bool]:
-    """Return a test of whether the proxy has done something since now."""
+    """Return a function that tells whether a counter of the proxy has grown since now."""
     before = stage.single.proxy.counts[name]
     return lambda: stage.single.proxy.counts[name] > before
 
@@ -72,7 +72,7 @@ def _lose(stage: Stage, step: Step) -> None:
 
 
 async def tail_loss(stage: Stage, step: Step) -> bool:
-    """The last messages before a silence of all producers vanish."""
+    """The last messages before all producers pause are dropped."""
     producers = [member for member in stage.members if member.kind == "producer"]
     async with AsyncExitStack() as held:
         for name in ("link", *sorted(member.name for member in producers)):
@@ -82,7 +82,7 @@ async def tail_loss(stage: Stage, step: Step) -> bool:
         for member in producers:
             member.pause(is_on=True)
         try:
-            # What was accepted is published within this time, and heard by nobody.
+            # Accepted deltas are published within this time, and no replica receives them.
             await asyncio.sleep(TAIL_S)
             had_effect = await until(has_effect)
             stage.single.proxy.heal()

@@ -1,4 +1,4 @@
-"""Which fault comes when: a pure function of the seed, so that a run can be repeated."""
+"""The plan of a run: a pure function of the seed, so that a run can be repeated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHORTEST_S, LONGEST_S = 0.3, 4.5
 PAUSE_S = 1.2
 OVERLAP = 0.3
 FULL_RUN_S = 600.0
-"""A run of this length makes every fault at least once, and is only good if all were had_effect."""
+"""A run of this length injects every fault at least once, and all must have an effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +19,10 @@ class Step:
     """One fault.
 
     Attributes:
-        at: seconds after the beginning.
+        at: seconds after the start.
         fault: its name.
-        duration: seconds for which it lasts, if it is one that lasts.
-        random: 0 to 1; chooses the victim, the age of a copy, and so on.
+        duration: in seconds, for faults that last.
+        random: 0 to 1; selects the victim, the age of a copy, and so on.
     """
 
     at: float
@@ -32,13 +32,13 @@ class Step:
 
 
 def plan(seed: int, seconds: float, faults: Sequence[str]) -> list[Step]:
-    """Return the faults of a run in the order of time; each kind comes before any comes again.
+    """Return the faults of a run in order of time; every kind occurs before any is repeated.
 
-    So every fault comes at least once within `most_seconds(len(faults))`, whatever the seed.
+    So every fault occurs at least once within `most_seconds(len(faults))`, whatever the seed.
 
     Args:
         seed: the same seed, length and faults give the same plan.
-        seconds: how long faults are made; the last may last longer.
+        seconds: how long faults are injected; the last may end later.
         faults: their names.
     """
     chance = random.Random(seed)
@@ -57,5 +57,5 @@ def plan(seed: int, seconds: float, faults: Sequence[str]) -> list[Step]:
 
 
 def most_seconds(faults: int) -> float:
-    """Return within how many seconds so many faults have all begun, at the latest."""
+    """Return the maximum time in seconds until this many faults have begun."""
     return CALM_S + faults * (LONGEST_S + 2 * PAUSE_S)

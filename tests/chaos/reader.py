@@ -1,4 +1,4 @@
-"""One replica process: follows, and records what it applies, shows and says of itself."""
+"""A replica process that records what it applies, its content, status and lag."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNCHANGED_EVERY_S = 0.1
 
 
 class Reader:
-    """Watches one replica from the same loop, so that each look falls between two batches."""
+    """Samples one replica on the same event loop, so that each sample is between two batches."""
 
     def __init__(self, name: str, replica: Replica, journal: Journal) -> None:
         self.name = name
@@ -55,7 +55,7 @@ class Reader:
         observe: Observer | None = None,
         **more: Any,
     ) -> Tally:
-        """Fold a batch as the product does, and record that."""
+        """Fold a batch like the product, and record it."""
         tally = fold(values, batch, chunks, floors, observe, **more)
         self.journal.write(
             Applied(
@@ -76,7 +76,7 @@ class Reader:
         return tally
 
     def places(self) -> tuple[ShardPosition, ...]:
-        """Return where each shard is, without those that hold nothing yet."""
+        """Return the position of each shard that holds data."""
         return tuple(
             ShardPosition(shard, position.epoch, position.offset, position.batch_id)
             for shard, position in enumerate(self.replica.positions)
@@ -88,8 +88,8 @@ class Reader:
         last: tuple[str, tuple[ShardPosition, ...]] | None = None
         seen_at = content_at = 0.0
         while not stop.is_set():
-            # In this order: should the process be stopped in between, the lag told is that of a
-            # moment before the one whose status is told.
+            # In this order: if the process is suspended in between, the lag is older than the
+            # status.
             now, lag, status = monotonic(), self.replica.lag, str(self.replica.status)
             places = self.places()
             if (status, places) != last or now - seen_at > UNCHANGED_EVERY_S:
@@ -113,7 +113,7 @@ class Reader:
         return [(place, digest_of(parts[place.shard])) for place in self.places()]
 
     async def check_groups(self) -> None:
-        """Look at every group whenever something in one changed."""
+        """Check a group whenever one of its keys changes."""
         async for change in self.replica.changes("group/"):
             group = int(change.key.split("/")[1])
             values = {str(self.replica.get(key)) for key in group_keys(group)}
@@ -128,7 +128,7 @@ class Reader:
         self.journal.write(Tallied(monotonic(), self.name, counters))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Watch until told to stop, then tell what is held."""
+        """Sample until stopped, then record the final content."""
         watching = asyncio.create_task(self.check_groups())
         await self.sample(stop)
         watching.cancel()
@@ -139,7 +139,7 @@ class Reader:
 
 
 async def follow(options: argparse.Namespace) -> None:
-    """Follow until SIGTERM, whatever happens."""
+    """Follow until SIGTERM, and restart after errors."""
     stop = asyncio.Event()
     names = count()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -149,7 +149,7 @@ async def follow(options: argparse.Namespace) -> None:
                 async with Replica(
                     options.url, namespace=options.namespace, staleness_bound=BOUND_S
                 ) as replica:
-                    # Its counters begin at nothing, as those of another process would.
+                    # A new name, since its counters start at 0.
                     reader = Reader(f"{options.name}.{next(names)}", replica, journal)
                     vars(shard)["fold"] = reader.applied
                     await reader.run(stop)

@@ -1,4 +1,4 @@
-"""What came out of a chaos run, for a person and as JSON."""
+"""The report of a chaos run, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ RECOVERIES = {
     "missing -> resend": "resent",
     "lost by count": "lost",
 }
-"""Ways in which the product recovers, and the counter of replica or producer that grows then."""
+"""Ways of recovery, and the counter of a replica or producer that each increments."""
 COLUMNS = ("gap", "full", "retry", "stale", "fork", "resent", "lost")
 
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """A fault that was made.
+    """A fault that was injected.
 
     Attributes:
         start: monotonic seconds.
@@ -48,19 +48,18 @@ class InjectedFault:
     had_effect: bool = True
 
     def holds(self, at: float) -> bool:
-        """Tell whether a moment falls within the fault, or the recovery soon after."""
+        """Whether a time is during the fault or the recovery after it."""
         return self.start <= at <= self.end + AFTERMATH_S
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything that is known after a run.
+    """The outcome of a run.
 
     Attributes:
-        asked_seconds: for how long faults were to be made.
-        wanted: names of the faults that were to be made.
-        recoveries_expected: whether all ways of recovery are expected too; not so with chosen
-        faults.
+        asked_seconds: requested duration of the faults.
+        wanted: names of the requested faults.
+        recoveries_expected: whether all ways of recovery must occur.
     """
 
     seed: int
@@ -77,15 +76,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of one fault: a line of the table.
+    """The results of one fault: a row of the table.
 
     Attributes:
-        times: how often it was made.
+        times: how often it was injected.
         had_effect: how often it had an effect.
-        recovered_by: how much the counter of each way of recovery grew meanwhile.
-        longest_staleness_s: a replica was not live, or did not show the head, for so long.
-        largest_lag_s: that a replica told while it said that it was live.
-        violations: in words.
+        recovered_by: way of recovery -> increase of its counter meanwhile.
+        longest_staleness_s: longest time for which a replica was not live or behind the head.
+        largest_lag_s: largest lag that a live replica reported.
+        violations: descriptions.
     """
 
     fault: str
@@ -98,20 +97,20 @@ class Row:
 
 
 def deltas_accepted(history: History) -> int:
-    """Return how many deltas producers heard to be accepted, each once."""
+    """Return how many deltas were accepted, as producers recorded, each counted once."""
     return sum(
         appended.deltas for chunks in accepted(history).values() for appended in chunks.values()
     )
 
 
 def deltas_lost(history: History) -> int:
-    """Return how many deltas were told as lost; over all producers, dead ones too."""
+    """Return how many deltas all producers reported as lost, ended ones included."""
     latest = {(one.node, one.incarnations): one.reported for one in history.of(Counted)}
     return sum(latest.values())
 
 
 def lives(history: History) -> Iterable[list[tuple[float, Mapping[str, int]]]]:
-    """Return the counters of each life of a process, oldest first."""
+    """Return the counters of each run of a process, oldest first."""
     found: dict[str, list[tuple[float, Mapping[str, int]]]] = defaultdict(list)
     for tallied in history.of(Tallied):
         found[f"replica {tallied.replica}"].append((tallied.at, tallied.counters))
@@ -121,7 +120,7 @@ def lives(history: History) -> Iterable[list[tuple[float, Mapping[str, int]]]]:
 
 
 def recoveries(history: History, happened: Sequence[InjectedFault]) -> dict[str, Counter[str]]:
-    """Return, for each fault, how the counters of recovery grew while it lasted and soon after."""
+    """Return, for each fault, the increase of each recovery counter during it and soon after."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for samples in lives(history):
         for one in happened:
@@ -169,19 +168,19 @@ def _is_of(at: float | None, happened: Sequence[InjectedFault]) -> bool:
 
 
 def missing_faults(outcome: Outcome) -> list[str]:
-    """Return the faults that were to be made and that nobody had_effect."""
+    """Return the requested faults that had no effect."""
     had_effect = {one.fault for one in outcome.happened if one.had_effect}
     return [fault for fault in outcome.wanted if fault not in had_effect]
 
 
 def missing_recoveries(outcome: Outcome) -> list[str]:
-    """Return the ways of recovery that nobody took."""
+    """Return the ways of recovery that were not taken."""
     taken = recoveries_taken(outcome.history, outcome.happened)
     return [rung for rung in RECOVERIES if not taken[rung]]
 
 
 def verdict(outcome: Outcome) -> str:
-    """Return "good", "violations", or for a long run that did not show everything "incomplete"."""
+    """Return "good", "violations", or "incomplete" for a full run that did not show everything."""
     if outcome.violations:
         return BROKEN
     is_full = outcome.asked_seconds >= FULL_RUN_S
@@ -235,12 +234,12 @@ def print_report(console: Console, outcome: Outcome) -> None:
     for line in describe_left_out(outcome.left_out):
         console.print(f"left out: {line}", markup=False)
     for what, missing in (
-        ("faults that nobody had_effect", missing_faults(outcome)),
+        ("faults without effect", missing_faults(outcome)),
         ("ways of recovery not taken", missing_recoveries(outcome)),
     ):
         console.print(f"{what}: {', '.join(missing) or 'none'}", highlight=False)
     console.print(
-        f"{deltas_accepted(history):,} deltas accepted, {deltas_lost(history):,} told as lost; "
+        f"{deltas_accepted(history):,} deltas accepted, {deltas_lost(history):,} reported as lost; "
         f"content compared {len(history.of(Content)):,} times",
         highlight=False,
     )
@@ -263,7 +262,7 @@ def print_report(console: Console, outcome: Outcome) -> None:
 
 
 def describe_left_out(left_out: Mapping[str, str]) -> list[str]:
-    """Return a line for each reason: the faults that were left out for it, and the reason."""
+    """Return one line per reason: the faults that were left out, and the reason."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for fault, reason in left_out.items():
         by_reason[reason].append(fault)

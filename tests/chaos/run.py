@@ -46,41 +46,48 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/faults",
         description=(
-            "Starts a server, workers, producers and replicas, breaks them in every way for a "
-            "while, and checks what was recorded against the promises. Ends with 0 if all of "
-            "them were kept, with 1 if not; from 10 minutes on also with 1 if a fault had no "
-            "effect or a way of recovery was not taken. See docs/faults.md."
+            "Run the chaos suite: start a server, workers, producers and replicas, inject faults, "
+            "and check the recorded history against the promises. Exit with 0 if all were kept, "
+            "else with 1; a run of 10 minutes or more also exits with 1 if a fault had no effect "
+            "or a way of recovery was not taken. Example: scripts/faults --minutes 5 --only "
+            "server_kill. See docs/faults.md."
         ),
         epilog="faults: " + ", ".join(FAULTS),
     )
     parser.add_argument("--minutes", type=float, default=2.0, metavar="N", help="(default: 2)")
-    parser.add_argument("--seed", type=int, help="of an earlier run, to repeat its faults")
+    parser.add_argument("--seed", type=int, help="seed of an earlier run, to repeat its faults")
     parser.add_argument(
-        "--only", action="append", choices=FAULTS, metavar="FAULT", help="only this one; repeatable"
+        "--only",
+        action="append",
+        choices=FAULTS,
+        metavar="FAULT",
+        help="inject only this fault; may be repeated",
     )
     parser.add_argument(
         "--deployment",
         choices=KINDS,
         default="single",
-        help="what is broken: one server behind a proxy, a primary with two replicas and three "
-        "Sentinels, or a Cluster of three primaries and their replicas (default: single)",
+        help="one server behind a proxy, a primary with two replicas and three Sentinels, or a "
+        "Cluster of three primaries and their replicas (default: single)",
     )
     parser.add_argument("--producers", type=int, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--replicas", type=int, default=3, metavar="N", help="(default: 3)")
-    parser.add_argument("--server", metavar="BINARY", help="another server than the bundled Valkey")
-    parser.add_argument("--json", action="store_true", help="one JSON object, and nothing else")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and histories there")
+    parser.add_argument(
+        "--server", metavar="BINARY", help="run this server instead of the bundled Valkey"
+    )
+    parser.add_argument("--json", action="store_true", help="print only one JSON object")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and histories in DIR")
     options = parser.parse_args(argv)
     for fault in options.only or ():
         if fault not in faults_of(options.deployment):
-            parser.error(f"{fault} is not of --deployment {options.deployment}")
+            parser.error(f"fault {fault} does not exist for --deployment {options.deployment}")
     return options
 
 
 async def inject(
     stage: Stage, faults: Mapping[str, Fault], steps: Sequence[Step]
 ) -> list[InjectedFault]:
-    """Make the faults at their times; return what happened once all are over."""
+    """Inject the faults at their times; return what happened once all are over."""
     began = monotonic()
     happened: list[InjectedFault] = []
 
@@ -91,8 +98,8 @@ async def inject(
         had_effect = False
         try:
             had_effect = await faults[step.fault](stage, step)
-        except Exception as error:  # noqa: BLE001 - told; one fault must not end the others
-            stage.crashed(f"fault {step.fault} could not be made: {error!r}")
+        except Exception as error:  # noqa: BLE001 - reported; one fault must not end the others
+            stage.crashed(f"fault {step.fault} could not be injected: {error!r}")
         happened.append(InjectedFault(step.fault, start, monotonic(), had_effect))
 
     await asyncio.gather(*(make(step) for step in steps))
@@ -100,7 +107,7 @@ async def inject(
 
 
 async def run_chaos(folder: Path, options: argparse.Namespace, console: Console) -> Outcome:
-    """Play one run from the first start to the verdict."""
+    """Run the chaos suite once, from start to outcome."""
     servers = deployment(options.deployment, folder, options.seed, options.server)
     faults = faults_of(options.deployment)
     left_out = servers.left_out
@@ -118,18 +125,18 @@ async def run_chaos(folder: Path, options: argparse.Namespace, console: Console)
         try:
             tasks = [asyncio.create_task(stage.witness.run(), name="the witness")]
             stage.add_all(producers=options.producers, replicas=options.replicas, seed=options.seed)
-            tasks.append(asyncio.create_task(stage.watch(), name="the watch over processes"))
+            tasks.append(asyncio.create_task(stage.watch(), name="the process monitor"))
             if isinstance(servers, Single):
-                tasks.append(asyncio.create_task(stage.keep_copies(), name="the keeper of copies"))
+                tasks.append(asyncio.create_task(stage.keep_copies(), name="the copy task"))
             if not await stage.begin():
-                stage.crashed("the fleet did not come up")
+                stage.crashed("the fleet did not start")
             happened = await inject(stage, faults, steps)
-            say("faults are off; waiting for rest")
+            say("faults are off; waiting for convergence")
             unsettled = await stage.settle()
             for task in tasks:
                 if task.done():
                     stage.crashed(f"{task.get_name()} ended before the run: {task.exception()!r}")
-            # One cancel may get lost in the Redis client.
+            # The Redis client may swallow one cancel.
             await cancel_and_wait(tasks)
         finally:
             await asyncio.to_thread(stage.end)
@@ -140,7 +147,7 @@ async def run_chaos(folder: Path, options: argparse.Namespace, console: Console)
         for violation in validate(history)
     ]
     violations += [Violation(f"process: {crash}", crash.at) for crash in stage.crashes]
-    violations += [Violation(f"rest: {what}") for what in unsettled]
+    violations += [Violation(f"end: {what}") for what in unsettled]
     return Outcome(
         options.seed,
         monotonic() - began,
@@ -156,7 +163,7 @@ async def run_chaos(folder: Path, options: argparse.Namespace, console: Console)
 
 
 def interrupted(_number: int, _frame: object) -> None:
-    """End as from the terminal, so that all processes are stopped on the way out."""
+    """Exit with cleanup, so that all processes are stopped."""
     raise SystemExit(EXIT_TERMINATED)
 
 
@@ -166,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.seed is None:
         options.seed = random.randrange(MAX_SEED)
     signal.signal(signal.SIGTERM, interrupted)
-    # The table needs its width also where nobody looks at a terminal.
+    # A fixed width if the output is not a terminal.
     console = Console(quiet=options.json, width=None if sys.stdout.isatty() else WIDTH)
     console.print(f"seed {options.seed} (repeat with --seed {options.seed})", highlight=False)
     with contextlib.ExitStack() as exits:

@@ -1,4 +1,4 @@
-"""The server of a chaos run: killed, and started again from its log, an old copy, or nothing."""
+"""The server of a chaos run: kill it, and restart it from its log, an old copy, or empty."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = {
     "--appendfsync": "everysec",
     "--save": "",
     "--maxmemory-policy": "noeviction",
-    # A rewrite in the middle of a copy would make the copy useless.
+    # A rewrite during a copy would make the copy invalid.
     "--auto-aof-rewrite-percentage": "0",
 }
 
@@ -31,8 +31,8 @@ class Server:
 
     Args:
         folder: of this run.
-        clock: whose steps the server feels.
-        binary: of the server; None takes the bundled Valkey, or what is installed.
+        clock: the wall clock of the server.
+        binary: of the server; None: the bundled Valkey, or the installed server.
     """
 
     def __init__(self, folder: Path, clock: Clock, binary: str | None = None) -> None:
@@ -56,7 +56,7 @@ class Server:
             "--appendonly": "no" if from_dump else "yes",
         }
         self.socket.unlink(missing_ok=True)
-        # The start of a process takes a millisecond; only what comes then has to be awaited.
+        # Starting a process takes only a millisecond.
         self._process = subprocess.Popen(  # noqa: ASYNC220
             [self.binary, *[word for option in options.items() for word in option]],
             stdin=subprocess.DEVNULL,
@@ -69,24 +69,24 @@ class Server:
             while b"PONG" not in await self.ask("PING"):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.02)
         if from_dump:
-            # Writes a new append-only file from what the dump gave; files come and go meanwhile.
+            # Writes a new append-only file from the dump; files are replaced meanwhile.
             await self.ask("CONFIG SET appendonly yes")
             async with asyncio.timeout(START_TIMEOUT_S):
                 while not await self._has_settled():  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.02)
 
     async def _has_settled(self) -> bool:
-        """Tell whether the append-only file is on, and not being written anew."""
-        told = await self.ask("INFO persistence", is_long=True)
+        """Whether the append-only file is enabled, and not being rewritten."""
+        info = await self.ask("INFO persistence", is_long=True)
         idle = (b"aof_enabled:1", b"aof_rewrite_in_progress:0", b"aof_rewrite_scheduled:0")
-        return all(line in told for line in idle)
+        return all(line in info for line in idle)
 
     async def ask(self, command: str, *, is_long: bool = False) -> bytes:
         """Return the first line of the answer to an inline command; empty if there is none.
 
         Args:
-            command: as people type it.
-            is_long: the answer is a text; return all of it.
+            command: one line.
+            is_long: the reply is a bulk string; return all of it.
         """
         try:
             reader, writer = await asyncio.open_unix_connection(str(self.socket))
@@ -113,7 +113,7 @@ class Server:
             self._process.send_signal(signal.SIGSTOP if is_on else signal.SIGCONT)
 
     async def copy(self) -> None:
-        """Put a copy of what is on disk aside, and a dump beside it."""
+        """Make a copy of the data on disk, with a dump."""
         self._made += 1
         place = self.folder / f"copy-{self._made}"
         now = monotonic()
@@ -125,14 +125,14 @@ class Server:
         del self.copies[:-MAX_COPIES]
 
     def go_back(self, age: float, *, to_dump: bool) -> float:
-        """Put a copy in the place of the data; only while it does not run.
+        """Replace the data by a copy; only while the server does not run.
 
         Args:
-            age: seconds; the newest copy that is at least so old is taken, else the oldest.
-            to_dump: its dump alone, not its append-only file.
+            age: minimum age of the copy in seconds; the newest such copy is used, else the oldest.
+            to_dump: use only its dump, not its append-only file.
 
         Returns:
-            How old the copy is.
+            The age of the copy.
         """
         now = monotonic()
         if not self.copies:
@@ -145,7 +145,7 @@ class Server:
             shutil.copy(place / "dump.rdb", self.data)
         else:
             shutil.copytree(place, self.data)
-        # What came after it is another history now, and must not come back.
+        # Later copies belong to another history.
         self.drop_copies(after=made)
         return now - made
 
@@ -157,7 +157,7 @@ class Server:
         return 0.0
 
     def drop_copies(self, after: float = 0.0) -> None:
-        """Remove copies made after a moment, for they are of a history that was given up."""
+        """Remove copies made after a time, since they belong to a discarded history."""
         for made, place in self.copies:
             if made > after:
                 shutil.rmtree(place)

@@ -65,7 +65,7 @@ async def server_old_dump(stage: Stage, step: Step) -> bool:
 
 
 async def server_empty(stage: Stage, step: Step) -> bool:
-    """SIGKILL it, and start it with nothing."""
+    """SIGKILL it, and start it empty."""
     async with stage.lock_of("server"):
         stage.single.server.kill()
         stage.single.server.forget()
@@ -121,7 +121,7 @@ async def kill_normal(stage: Stage, _step: Step) -> bool:
 
 
 async def tiny_buffers(stage: Stage, step: Step) -> bool:
-    """Subscribers are cut off as soon as anything waits for them."""
+    """The server disconnects subscribers as soon as output is buffered for them."""
 
     async def cut_off() -> int:
         stats = await stage.deployment.ask_all("INFO", "stats")
@@ -140,7 +140,7 @@ async def tiny_buffers(stage: Stage, step: Step) -> bool:
 
 
 async def out_of_memory(stage: Stage, step: Step) -> bool:
-    """Redis takes nothing that needs memory."""
+    """Redis refuses all writes that need memory."""
 
     async def refused() -> int:
         errors = await stage.deployment.ask_all("INFO", "errorstats")
@@ -159,7 +159,7 @@ async def out_of_memory(stage: Stage, step: Step) -> bool:
 
 
 async def clock_step(stage: Stage, step: Step) -> bool:
-    """The wall clock of server and workers is set, and after a while set back."""
+    """The wall clock of server and workers is stepped, and stepped back after a while."""
     share = step.random * 2 - 1
     seconds = share * (LARGEST_STEP_S - MIN_STEP_S)
     seconds += MIN_STEP_S if share > 0 else -MIN_STEP_S
@@ -180,7 +180,7 @@ async def clock_step(stage: Stage, step: Step) -> bool:
 
 
 async def poison(stage: Stage, step: Step) -> bool:
-    """A node appends bytes that are no chunk."""
+    """A node appends bytes that are not a valid chunk."""
     chance = random.Random(step.random)
     keys = ShardKeys.of(stage.namespace, int(step.random * SHARDS), SHARDS)
     number = 1

@@ -1,4 +1,4 @@
-"""What a chaos run is played on: servers, workers, writers, readers, and the witness."""
+"""The environment of a chaos run: servers, workers, writers, readers, and the witness."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ LOG_BYTES = 8 << 20
 PENDING_BYTES = 64 << 20
 SETTINGS = {
     "STATEBROKER_GLOBAL_DATA_UPDATE_INTERVAL": "1s",
-    # Short, so that replicas that were away need the full state.
+    # Short, so that replicas that were disconnected need the full state.
     "STATEBROKER_LOG_RETENTION": "2s",
     "STATEBROKER_LOG_BYTES": str(LOG_BYTES),
-    # One that starts on a server that was wiped may be the first, and make the namespace again.
+    # A worker that starts on an emptied server creates the namespace again.
     "STATEBROKER_SHARDS": str(SHARDS),
 }
 
 
 class Stage:
-    """Everything that runs.
+    """All processes of a run.
 
     Args:
         folder: for files of this run.
         deployment: running.
-        say: tells a person what happens.
+        say: prints progress.
     """
 
     def __init__(
@@ -70,25 +70,25 @@ class Stage:
 
     @property
     def single(self) -> Single:
-        """The deployment, where it is one server; only its faults ask for it."""
+        """The deployment, if it is a single server."""
         if not isinstance(self.deployment, Single):
             raise TypeError("this fault is for a single server")
         return self.deployment
 
     @property
     def with_failover(self) -> FailoverDeployment:
-        """The deployment, where servers replace each other; only its faults ask for it."""
+        """The deployment, if it has failover."""
         if not isinstance(self.deployment, FailoverDeployment):
-            raise TypeError("this fault is for servers that replace each other")
+            raise TypeError("this fault is for deployments with failover")
         return self.deployment
 
     def crashed(self, words: str) -> None:
-        """Say and keep that something happened which no fault explains."""
+        """Record and print an event that no fault explains."""
         self.crashes.append(Violation(words, monotonic()))
         self.say(words)
 
     def lock_of(self, name: str) -> asyncio.Lock:
-        """Return what keeps two faults from having the same victim at once."""
+        """Return the lock that prevents two faults from having the same victim at once."""
         return self._locks[name]
 
     # -- members ----------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Stage:
             self.members += [self.worker(kind, f"{kind}-{number}") for number in range(2)]
         for number in range(replicas):
             name = f"replica-{number}"
-            # Each life is a replica of its own.
+            # Each start is a new replica.
             command = ["tests.chaos.reader", *place, "--name", f"{number}.{{life}}"]
             command += ["--journal", self._journal_of(f"{name}-{{life}}")]
             self.members.append(Member("replica", name, command, self.folder, {}))
@@ -136,7 +136,7 @@ class Stage:
         ]
 
     def twin_of(self, member: Member, seed: int) -> Member:
-        """Make another process of a producer's node name, which ends when it is fenced."""
+        """Create another process with the node name of a producer; it ends when it is fenced."""
         name = f"{member.name}-twin-{token_hex(2)}"
         command = [*self._writer(member.name, str(seed), name), "--once"]
         twin = Member("twin", name, command, self.folder, {})
@@ -176,7 +176,7 @@ class Stage:
     # -- tasks ------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Notice processes that end by themselves; none may."""
+        """Report processes that end unexpectedly."""
         while True:
             for member in self.members:
                 if member.is_expected and not member.is_running:

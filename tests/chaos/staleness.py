@@ -1,4 +1,4 @@
-"""How long replicas were behind, by their own word and by the witness'."""
+"""How long replicas were behind, by their own samples and those of the witness."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Away:
 
 
 class Staleness:
-    """What a history says about how far behind its replicas were.
+    """How far behind the replicas of a history were.
 
     Args:
         history: with samples of replicas and of the head.
@@ -47,27 +47,27 @@ class Staleness:
 
     @cached_property
     def lags(self) -> list[tuple[float, float]]:
-        """(when, lag in seconds) that replicas told while they said that they were live."""
+        """(time, lag in seconds) of all samples of live replicas."""
         return [(seen.at, seen.lag) for seen in self._history.of(Seen) if seen.status == LIVE]
 
     @cached_property
     def not_live(self) -> list[Away]:
-        """The times for which a running replica said that it was not live."""
+        """The periods in which a running replica was not live."""
         found = []
         for samples in self._samples.values():
             for is_live, group in groupby(samples, lambda seen: seen.status == LIVE):
                 if not is_live:
                     away = list(group)
-                    # Until the first sample that says otherwise, if there is one.
+                    # Until the next live sample, if there is one.
                     after = bisect_right(samples, away[-1].at, key=lambda seen: seen.at)
                     found.append(Away(away[0].at, samples[min(after, len(samples) - 1)].at))
         return found
 
     @cached_property
     def unseen(self) -> list[Away]:
-        """For each sample that did not show a head read before: from that head's time until then.
+        """For each sample behind an earlier head: the time from that head to the sample.
 
-        A head that the server forgot need not be shown by anybody.
+        Heads that the server lost do not count.
         """
         heads = self._heads()
         found = []
@@ -77,7 +77,7 @@ class Staleness:
         return found
 
     def _heads(self) -> dict[int, list[Headed]]:
-        """Each shard's heads, oldest first, of those that are the same the first."""
+        """Return the distinct heads of each shard with the time of the first read, oldest first."""
         found: dict[int, list[Headed]] = defaultdict(list)
         for head in self._history.of(Headed):
             line = found[head.place.shard]
@@ -87,7 +87,7 @@ class Staleness:
 
     def _unseen_of(self, shard: int, heads: list[Headed], samples: list[Seen]) -> list[Away]:
         contains = self._history.lineage.contains
-        # What was there before its first sample is what it has to load.
+        # The head before its first sample is part of the load.
         first = bisect_right(heads, samples[0].at, key=lambda head: head.until)
         found = []
         for seen in samples:
@@ -104,17 +104,17 @@ class Staleness:
 
     @property
     def longest(self) -> float:
-        """Most seconds for which a replica was not live, or did not show the head."""
+        """The longest time in seconds for which a replica was not live or behind the head."""
         return longest([*self.not_live, *self.unseen])
 
     @property
     def largest_lag(self) -> float:
-        """The largest lag in seconds that a replica told while it said that it was live."""
+        """The largest lag in seconds of a live replica."""
         return max((lag for _, lag in self.lags), default=0.0)
 
 
 def longest(away: Sequence[Away]) -> float:
-    """Return the length of the longest; 0 if there is none."""
+    """Return the duration of the longest period in seconds; 0 if there is none."""
     return max((one.seconds for one in away), default=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Reads the log behind everybody's back, and records the history that the server really has."""
+"""Read the log directly from the server, and record the actual history."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DELTAS_AT = 24
 
 
 class Witness:
-    """Follows the log of every shard, straight from the server.
+    """Follows the log of every shard, without a proxy.
 
     Args:
         url: of the server itself, not of a proxy.
@@ -61,7 +61,7 @@ class Witness:
             while True:
                 with suppress(BackendError):
                     for shard in range(SHARDS):
-                        await self._look(shard)
+                        await self._read_log(shard)
                     await self._measure()
                 await asyncio.sleep(POLL_S)
         finally:
@@ -72,18 +72,18 @@ class Witness:
         """Subscribe at any time."""
 
     def on_subscribed(self, channel: bytes) -> None:
-        """Wait for more: what was missed is in the log."""
+        """Ignore it: missed packets are in the log."""
 
     def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:
-        """Wait until it is there again."""
+        """Ignore it: the subscription reconnects."""
 
     def on_message(self, channel: bytes, data: bytes) -> None:
-        """Record what is published, too: a log that is cut at once would hide it."""
+        """Record published packets too: a log that is cut at once would not show them."""
         if channel in self._bulk:
             self._bulk[channel].add(data)
             return
         bulk = self._bulk[self._bulk_of[channel]].take()
-        # One that came before this was subscribed to is in the log.
+        # A bulk chunk from before the subscription is in the log.
         with suppress(DecodeError):
             self._record(decode_packet(data, bulk))
 
@@ -97,8 +97,8 @@ class Witness:
             )
         return place
 
-    async def _look(self, shard: int) -> None:
-        """Read what is new in a shard; the whole log if what was read is not its past."""
+    async def _read_log(self, shard: int) -> None:
+        """Read new batches of a shard; the whole log after the history was rewritten."""
         at = self._at.get(shard, ShardPosition(shard, b""))
         while True:
             asked = monotonic()

@@ -1,4 +1,4 @@
-"""One producer process: writes at a steady pace, and records what Redis accepted of it."""
+"""A producer process that writes at a constant rate, and records what Redis accepts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from broker.testing.records import Appended, Counted, Fenced, Measured, digest_o
 from tests.chaos.keyspace import GROUPS, MEMBERS, OWN_KEYS, SHARDS, SHARED_KEYS, group_keys
 
 KEEP_SECONDS = 12.0
-# So little that every longer outage fills it.
+# Small, so that an outage fills it.
 BUFFER_BYTES = 160 << 10
 TURN_S = 0.05
 DELTAS_A_TURN = 8
@@ -46,12 +46,12 @@ MIX = {
 }
 FLUSH_EVERY_S = 1.0
 FLUSH_TIMEOUT_S = 30.0
-# How long one that was fenced leaves the name to the other before it takes it back.
+# How long a fenced process waits before it acquires its node name again.
 FENCED_PAUSE_S = 1.5
 
 
 class Recorded(Commands):
-    """The commands, with every accepted chunk put into the journal."""
+    """The commands, recording every accepted chunk in the journal."""
 
     journal: Journal
     incarnations: dict[int, int]
@@ -65,7 +65,7 @@ class Recorded(Commands):
         chunks: Sequence[Packed],
         **rest: Any,
     ) -> list[Accepted | Missing | Busy]:
-        """Append, and record what Redis said yes to."""
+        """Append, and record the accepted chunks."""
         replies = await super().append(keys, node, incarnation, token, chunks, **rest)
         shard = shard_number(keys)
         self.incarnations[shard] = incarnation
@@ -89,21 +89,21 @@ class Recorded(Commands):
 
 
 def shard_number(keys: ShardKeys) -> int:
-    """Return the number of a shard, out of the tag that its names carry."""
+    """Return the number of a shard from its hash tag."""
     return int(keys.meta.partition("{")[2].partition("}")[0].rpartition(":")[2].partition(".")[0])
 
 
 def incarnations() -> tuple[int, ...]:
-    """Return those under which this process' producer appended; 0 where it has not yet."""
+    """Return the incarnations of the producer of this process by shard; 0 if it has none."""
     return tuple(Recorded.incarnations.get(shard, 0) for shard in range(SHARDS))
 
 
 class Writer:
-    """Writes until it is told to stop, then flushes and tells its last counters.
+    """Writes until it is stopped, then flushes and records its final counters.
 
     Attributes:
-        called: deltas of the calls that the producer of now took.
-        reported: deltas that it told as lost.
+        called: deltas of the calls that the current producer accepted.
+        reported: deltas that it reported as lost.
     """
 
     def __init__(self, node: str, seed: int, journal: Journal) -> None:
@@ -115,8 +115,8 @@ class Writer:
         self.written = 0
 
     def fenced(self, producer: Producer, error: FencedError) -> None:
-        """Record that another process took the name; only once nothing is sent any more."""
-        self.tell(producer)
+        """Record that another process acquired the name; only after the producer was closed."""
+        self.record(producer)
         self.journal.write(Fenced(monotonic(), self.node, incarnations(), str(error)))
 
     def run(self, producer: Producer) -> None:
@@ -131,11 +131,11 @@ class Writer:
                 pass
             if monotonic() > flush_at:
                 self.flush(producer, FLUSH_EVERY_S)
-                self.tell(producer)
+                self.record(producer)
                 flush_at = monotonic() + FLUSH_EVERY_S
             sleep(TURN_S)
         self.flush(producer, FLUSH_TIMEOUT_S)
-        self.tell(producer, final=True)
+        self.record(producer, final=True)
 
     def write(self, producer: Producer) -> None:
         """Make one random change."""
@@ -158,8 +158,8 @@ class Writer:
             case "count all":
                 producer.increment("count/all")
             case "big":
-                # A bulk chunk; and larger than the server's own buffer of a connection, so that
-                # its limits are had_effect.
+                # A bulk chunk, larger than the internal buffer of a connection, so that the output
+                # buffer limits take effect.
                 producer.set(f"big/{self.node}", bytes(BIG_BYTES))
             case "group":
                 value = f"{self.node} {self.written}"
@@ -168,7 +168,7 @@ class Writer:
         self.called += deltas
 
     def flush(self, producer: Producer, timeout: float) -> None:
-        """Flush, and note what was told as lost."""
+        """Flush, and count the deltas reported as lost."""
         try:
             producer.flush(timeout)
         except FlushTimeoutError:
@@ -176,8 +176,8 @@ class Writer:
         except DataLostError as error:
             self.reported += error.lost
 
-    def tell(self, producer: Producer, *, final: bool = False) -> None:
-        """Record the counters, and what has a bound."""
+    def record(self, producer: Producer, *, final: bool = False) -> None:
+        """Record the counters, and the size of the buffer."""
         counters = producer.stats()
         now = monotonic()
         self.journal.write(
@@ -203,7 +203,9 @@ def main() -> None:
     parser.add_argument("--node", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--journal", type=Path, required=True)
-    parser.add_argument("--once", action="store_true", help="end when another takes the name")
+    parser.add_argument(
+        "--once", action="store_true", help="exit when another process acquires the name"
+    )
     options = parser.parse_args()
     journal = Journal(options.journal)
     Recorded.journal = journal

@@ -1,4 +1,4 @@
-"""What a mutation is, how it is applied, and what its test says of it. No I/O but one read."""
+"""Mutations, how they are applied, and the verdict of their tests. No I/O but one read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PYTEST_FAILED = 1
 
 
 class TableError(Exception):
-    """The table of mutations does not fit itself or the code; says the entry and the fix."""
+    """The table of mutations is invalid or does not match the code."""
 
 
 class Verdict(StrEnum):
-    """What the test said of the broken code."""
+    """The result of the test on the broken code."""
 
     RED = "red"
     HUNG = "red (hung)"
@@ -41,7 +41,7 @@ class Verdict(StrEnum):
 
     @property
     def is_noticed(self) -> bool:
-        """Whether the test turned red because of what it tests."""
+        """Whether the test failed because of the break."""
         return self in (Verdict.RED, Verdict.HUNG)
 
 
@@ -50,12 +50,12 @@ class Mutation:
     """One deliberate break.
 
     Attributes:
-        promise: the one of PROMISES that does not hold any more.
-        breaks: what is wrong now, in a sentence.
-        file: in which file, from the project's root.
-        old: text that is in the file exactly once.
-        new: what it becomes.
-        test: the narrowest pytest selection that must turn red, a file or one test of it.
+        promise: the one of PROMISES that is broken.
+        breaks: the fault, in one sentence.
+        file: path from the root of the project.
+        old: text that occurs in the file exactly once.
+        new: its replacement.
+        test: the narrowest pytest selection that must fail, a file or one test of it.
     """
 
     promise: str
@@ -66,10 +66,10 @@ class Mutation:
     test: str
 
     def applied(self, text: str) -> str:
-        """Return the file's text with the break in it.
+        """Return the text of the file with the break.
 
         Raises:
-            TableError: the old text is not there exactly once.
+            TableError: the old text does not occur exactly once.
         """
         found = text.count(self.old)
         if found != 1:
@@ -81,10 +81,10 @@ class Mutation:
 
 
 def load(path: Path = TABLE) -> list[Mutation]:
-    """Read a table, in the order of the promises.
+    """Read a table, sorted by promise.
 
     Raises:
-        TableError: an entry lacks a field, has one too many, names no promise, or changes nothing.
+        TableError: an entry has wrong fields, an unknown promise, or changes nothing.
     """
     names = {one.name for one in fields(Mutation)}
     found = []
@@ -107,21 +107,21 @@ def load(path: Path = TABLE) -> list[Mutation]:
 
 
 def verdict_of(status: int | None) -> Verdict:
-    """Say what pytest's exit status means.
+    """Return the verdict for an exit status of pytest.
 
     Args:
-        status: None if it was still running at the end of its time.
+        status: None after a timeout.
     """
     if status is None:
         return Verdict.HUNG
     if status == PYTEST_PASSED:
         return Verdict.SURVIVED
-    # Anything else than a failed test (there is none, or a file cannot be imported) proves nothing.
+    # Other errors (no test found, or an import error) prove nothing.
     return Verdict.RED if status == PYTEST_FAILED else Verdict.UNCLEAR
 
 
 def first_failure(output: str) -> str:
-    """Return what pytest's summary says of the first test that failed; empty if nothing."""
+    """Return the first FAILED or ERROR line in the summary of pytest; empty if there is none."""
     # Captured log lines begin with ERROR too.
     starts = ("FAILED tests/", "ERROR tests/")
     lines = [line for line in output.splitlines() if line.startswith(starts)]

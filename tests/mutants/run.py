@@ -37,18 +37,18 @@ STYLES = {Verdict.RED: "green", Verdict.HUNG: "green", Verdict.SURVIVED: "bold r
 
 
 class BaselineError(Exception):
-    """Tests are red with nothing broken; says what pytest said."""
+    """Tests fail without any break; holds the output of pytest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What became of one mutation.
+    """The result of one mutation.
 
     Attributes:
-        mutation: what was broken.
-        verdict: what its test said.
-        seconds: how long that took.
-        told: the first line of pytest's summary, such as why it failed.
+        mutation: the break.
+        verdict: of its test.
+        seconds: duration of the test.
+        told: the first line of the summary of pytest, with the failure.
     """
 
     mutation: Mutation
@@ -58,7 +58,7 @@ class Finding:
 
 
 async def check_baseline(tree: Tree, tests: Sequence[str], jobs: int) -> None:
-    """Run all named tests with nothing broken.
+    """Run all named tests without a break.
 
     Raises:
         BaselineError: not all are green, or one does not exist.
@@ -76,13 +76,13 @@ async def examine(
     timeout: float,  # noqa: ASYNC109 - of each test
     say: Callable[[str], None],
 ) -> list[Finding]:
-    """Break one thing after the other in copies of the project; return what the tests said.
+    """Apply one mutation after the other in copies of the project; return the results in order.
 
     Args:
-        mutations: what to break, in the order of the answer.
-        jobs: copies that are worked on at once.
-        timeout: seconds for each test; a mutation may make it wait for ever.
-        say: told how far it is.
+        mutations: the mutations.
+        jobs: number of copies used at once.
+        timeout: seconds for each test; a mutation may make it hang.
+        say: prints progress.
 
     Raises:
         BaselineError: the tests are not green before anything is broken.
@@ -130,7 +130,7 @@ def as_object(findings: Sequence[Finding], seconds: float) -> dict[str, object]:
 
 
 def show(console: Console, findings: Sequence[Finding], seconds: float) -> None:
-    """Print the table for people, and below it what was not noticed."""
+    """Print the table, and below it the mutations that no test noticed."""
     table = Table("promise", "what was broken", title="Deliberate breaks")
     table.add_column("test", overflow="fold")
     table.add_column("verdict", no_wrap=True)
@@ -157,34 +157,39 @@ def show(console: Console, findings: Sequence[Finding], seconds: float) -> None:
 
 
 def terminated(_number: int, _frame: object) -> None:
-    """End as from the terminal, so that pytest and the copies go too."""
+    """Exit with cleanup, so that pytest is stopped and the copies are removed."""
     raise SystemExit(EXIT_TERMINATED)
 
 
 @click.command(name="scripts/mutations")
 @click.option(
-    "--only", multiple=True, type=click.Choice(PROMISES), help="Only this promise; repeatable."
+    "--only",
+    multiple=True,
+    type=click.Choice(PROMISES),
+    help="Only mutations of this promise; may be repeated.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.option("--jobs", type=click.IntRange(1, 64), default=2, help="Tests at once (default: 2).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=2, help="Number of tests at once (default: 2)."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(1.0),
     default=60.0,
-    help="Seconds for each test; one that hangs is red, and told as such (default: 60).",
+    help="Seconds for each test; one that hangs counts as red (default: 60).",
 )
 @click.option(
     "--table",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=TABLE,
-    help="Other mutations than those of tests/mutants/table.toml.",
+    help="Read the mutations from FILE instead of tests/mutants/table.toml.",
 )
 def main(only: tuple[str, ...], jobs: int, timeout: float, table: Path, *, as_json: bool) -> None:
-    """Break the code on purpose, promise by promise, and see a test turn red each time.
+    """Break the code on purpose, promise by promise, and check that a test fails each time.
 
-    Works in temporary copies of the project. First the named tests run with nothing broken, then
-    each with one break. Ends with 0 if every break was noticed, with 1 if one was not, with 2 if
-    the tests are not green to begin with or the table does not fit the code.
+    It works in temporary copies of the project: first all named tests run without a break, then
+    each with one break. Exit with 0 if every break was noticed, with 1 if one was not, with 2 if
+    the tests fail without a break or the table does not match the code.
     """
     signal.signal(signal.SIGTERM, terminated)
     progress = Console(stderr=True)

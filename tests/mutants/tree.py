@@ -1,4 +1,4 @@
-"""Copies of the project to break, and pytest in them."""
+"""Copies of the project, to break and to run pytest in."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pathlib import Path
 
 from tests.mutants.mutation import Mutation
 
-# Short, and with the reasons whole: the summary's lines are read here.
+# Short output with complete reasons: the lines of the summary are parsed.
 PYTEST = (*("-m", "pytest", "-q", "--no-header", "--tb=short"), *("-p", "no:cacheprovider"))
 
 
 class TreeError(Exception):
-    """The project cannot be copied; says why."""
+    """The project cannot be copied."""
 
 
 def files_of(root: Path) -> list[Path]:
-    """Return what belongs to the project, committed or not, as paths from its root.
+    """Return the files of the project, committed or not, as paths from its root.
 
     Raises:
-        TreeError: there is no git, or this is no checkout.
+        TreeError: git is missing, or this is not a checkout.
     """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
@@ -36,7 +36,7 @@ def files_of(root: Path) -> list[Path]:
         why = getattr(error, "stderr", None) or error
         raise TreeError(f"{root} cannot be listed, which takes git and a checkout: {why}") from None
     paths = [Path(name) for name in done.stdout.split("\0") if name]
-    # One that was deleted stays listed until that is committed.
+    # A deleted file is listed until the deletion is committed.
     return [path for path in paths if (root / path).is_file()]
 
 
@@ -45,8 +45,8 @@ class Ran:
     """One run of pytest.
 
     Attributes:
-        status: its exit status; None if it was stopped because its time was over.
-        output: what it said.
+        status: its exit status; None after a timeout.
+        output: its output.
     """
 
     status: int | None
@@ -54,12 +54,12 @@ class Ran:
 
 
 class Tree:
-    """A copy of the project, in which one thing at a time is broken.
+    """A copy of the project, in which one mutation at a time is applied.
 
     Args:
         root: the project.
-        files: what belongs to it.
-        place: an empty folder, which the copy becomes; pytest's output lies beside it.
+        files: its files.
+        place: empty folder for the copy; the output of pytest is stored beside it.
     """
 
     def __init__(self, root: Path, files: Iterable[Path], place: Path) -> None:
@@ -71,7 +71,7 @@ class Tree:
             shutil.copy2(root / path, copy)
 
     async def run_broken(self, mutation: Mutation, timeout: float) -> Ran:  # noqa: ASYNC109
-        """Run a mutation's test with the break in the code, then mend it.
+        """Run the test of a mutation with the break in the code, then undo it.
 
         Raises:
             TableError: the mutation does not fit the code.

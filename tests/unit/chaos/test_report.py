@@ -135,7 +135,7 @@ def test_report_says_what_is_missing_and_the_bound() -> None:
     found = outcome([Seen(11.0, "r", "live", 2.5, ())], happened=(CUT,))
     text = told(found)
     for words in (
-        "faults that nobody had_effect: kill",
+        "faults without effect: kill",
         "ways of recovery not taken: gap -> log",
         "left out: clock_step: no library",
         "lag of at most 2.50 s (bound 3 s)",

@@ -151,7 +151,7 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         "did not see the whole",
         without(BATCHES[0]),
     ),
-    ("convergent", "no final state", "nobody told", without(*FINALS)),
+    ("convergent", "no final state", "no final state was recorded", without(*FINALS)),
     ("accounted", "deltas that went nowhere", "is not accepted", [*sound(), counted(pending=1)]),
     (
         "accounted",
