@@ -223,7 +223,7 @@ class ClusterOfServers:
                     return False
             if not _are_replicas_synced(replication):
                 return False
-        # Until it has info all others so, a node that came back as a replica is none to them.
+        # A node that came back as a replica must be known as one to all others.
         known = {port for *_, ports in next(iter(views), ()) for port in ports[1:]}
         return len(views) == 1 and known == replicas
 

@@ -24,9 +24,9 @@ from tests.chaos.report import (
     as_object,
     missing_faults,
     missing_recoveries,
+    print_report,
     recoveries_taken,
     rows,
-    tell,
     verdict,
 )
 from tests.chaos.staleness import Staleness
@@ -153,7 +153,7 @@ def test_report_says_what_is_missing_and_the_bound() -> None:
 def told(found: Outcome) -> str:
     """What a person reads."""
     console = Console(file=io.StringIO(), width=200)
-    tell(console, found)
+    print_report(console, found)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 

@@ -162,7 +162,7 @@ MIB = 1 << 20
             replace(WELL, user="default", has_password=False, is_local=True),
             *("user", NOTE, "default, without a password", "ACL SETUSER default"),
         ),
-        (replace(WELL, is_owner=True), "user", NOTE, "me, who may do more", "statebroker acl"),
+        (replace(WELL, is_owner=True), "user", NOTE, "me, with more rights", "statebroker acl"),
         (replace(WELL, lacking={}), "acl", NOTE, "may not queue", "statebroker acl"),
         (
             replace(WELL, lacking={}, wanted=("producer",)),
