@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from broker.testing.server import KINDS, VALKEY, Server, find_binary
+from tests.inherited import reset
+
+pytest_plugins = ["tests.selection"]
+reset()
 
 OwnServer = Callable[..., Server]
 

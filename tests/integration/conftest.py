@@ -15,11 +15,6 @@ from tests.integration.running_workers import NewServing, Serving
 from tests.integration.watched_shard import World
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark of this folder."""
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
-
-
 @pytest.fixture
 def serving() -> Iterator[NewServing]:
     """Give a factory of running workers that end with the test: see `Serving` for its arguments."""

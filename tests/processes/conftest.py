@@ -18,11 +18,6 @@ Run = Callable[..., Result]
 Here = Callable[..., Place]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark of this folder."""
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
-
-
 @pytest.fixture
 def valkey(shared_servers: Callable[[str], Server]) -> Server:
     """Give the bundled server alone, for what does not depend on the kind of server."""

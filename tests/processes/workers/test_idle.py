@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 
 import pytest
@@ -20,7 +19,7 @@ from tests.processes.programs import START_SECONDS, cpu_seconds, needs_proc
 
 log = logging.getLogger(__name__)
 
-WINDOW_SECONDS = 60.0 if os.environ.get("STATEBROKER_LONG_TESTS") else 15.0
+WINDOW_SECONDS = 15.0
 MAX_OF_A_CORE = 0.02
 
 # One process for each face; both have done something before they fall quiet.
