@@ -26,7 +26,6 @@ REMOVED: Final = (
     *("CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
     *("COLUMNS", "LINES", "LANG", "LANGUAGE"),
     *("PYTHONDEVMODE", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS"),
-    "PYTEST_ADDOPTS",  # was read already; runs of pytest that a test starts are not meant
 )
 FIXED: Final = {"LC_ALL": "C.UTF-8", "TERM": "xterm", "TZ": "UTC"}
 # What Python itself ignores, and gives back to the programs that it starts.

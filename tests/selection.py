@@ -31,9 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose by marker, once: pytest-xdist hands the options of the first process to the others."""
+    """Choose by marker; every process of pytest-xdist does so, from the same command line."""
     config.stash[_left_out] = 0
-    if hasattr(config, "workerinput") or config.option.markexpr:
+    if config.option.markexpr:
         return
     config.option.markexpr = NO_DOCKER if config.option.all_tests or _names(config) else NO_SLOW
     if config.option.markexpr == NO_SLOW:

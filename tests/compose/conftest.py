@@ -21,11 +21,10 @@ START_SECONDS = 180.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder: they need an engine, one after the other, and time."""
+    """Mark the tests of this folder: they need an engine and time."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.docker)
-            item.add_marker(pytest.mark.xdist_group("compose"))
             item.add_marker(pytest.mark.timeout(400))
 
 

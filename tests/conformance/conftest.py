@@ -29,6 +29,8 @@ MAKERS: dict[str, Callable[[NewDirectory], Deployment]] = {
     "compose": lambda _: Composed(),
 }
 
+SLOW = ("valkey-sentinel", "valkey-cluster")
+
 # Where each process comes with the rights of its role, and no others.
 WITH_ROLES = ("redis", "cluster")
 
@@ -65,8 +67,24 @@ def running() -> Iterator[Callable[[str], Deployment]]:
         yield get
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of one deployment after the other: few processes then start the same one."""
+    places = [n for n, item in enumerate(items) if item.path.is_relative_to(Path(__file__).parent)]
+    ordered = sorted((items[n] for n in places), key=_deployment_of)
+    for n, item in zip(places, ordered, strict=True):
+        items[n] = item
+
+
+def _deployment_of(item: pytest.Item) -> str:
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("deployment", "")) if callspec else ""
+
+
 def _marks(name: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.xdist_group(name), *([pytest.mark.docker] if name == "compose" else [])]
+    if name == "compose":
+        return [pytest.mark.docker]
+    # What both kinds do alike is seen with the installed one.
+    return [pytest.mark.slow] if name in SLOW else []
 
 
 @pytest.fixture(params=[pytest.param(name, marks=_marks(name)) for name in MAKERS])

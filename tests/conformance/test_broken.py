@@ -254,6 +254,7 @@ def test_slots_may_move_while_writing_goes_on(with_slots: Clustered, namespace: 
         assert replica.stats().reconnects == before
 
 
+@pytest.mark.slow
 def test_a_node_may_join_and_take_over_shards(with_slots: Clustered, namespace: str) -> None:
     """Clients learn of a node that they were never told of."""
     cluster = with_slots.cluster

@@ -63,7 +63,7 @@ async def check_baseline(tree: Tree, tests: Sequence[str], jobs: int) -> None:
     Raises:
         BaselineError: not all are green, or one does not exist.
     """
-    processes = ("-n", str(jobs), "--dist", "loadgroup", "--max-worker-restart", "0")
+    processes = ("-n", str(jobs), "--dist", "worksteal")
     ran = await tree.run([*processes, *tests], None)
     if ran.status != PYTEST_PASSED:
         raise BaselineError(ran.output)

@@ -16,9 +16,6 @@ from broker.testing.server import Server
 ROOT = Path(__file__).parents[2]
 NO_NETWORK = ("name resolution", "NewConnectionError", "ConnectTimeoutError", "ProxyError")
 
-# One worker builds and installs once for all of these.
-pytestmark = pytest.mark.xdist_group("wheel")
-
 WRITE_AND_LOOK = """
 import json, sys
 import broker, redis
@@ -82,6 +79,7 @@ def test_wheel_holds_nothing_else(wheel: Path) -> None:
     assert {"broker", "workers", metadata} == tops
 
 
+@pytest.mark.slow
 def test_wheel_writes(installed: Path, server: Server, namespace: str, tmp_path: Path) -> None:
     """A producer from the wheel alone runs the wheel's Lua: its deltas are pending in Redis."""
     script = tmp_path / "write_and_look.py"
@@ -93,6 +91,7 @@ def test_wheel_writes(installed: Path, server: Server, namespace: str, tmp_path:
     assert 1 <= told["pending"] <= 2
 
 
+@pytest.mark.slow
 def test_command_names_its_extra(installed: Path, tmp_path: Path) -> None:
     """Without the server extra `statebroker` says in one line what to install."""
     done = _run([str(installed / "statebroker"), "status"], cwd=tmp_path)

@@ -125,6 +125,7 @@ def test_a_certificate_that_ended(tls: NewTls, tmp_path: Path, namespace: str) -
     assert "its certificate is not valid now; renew it" in said
 
 
+@pytest.mark.slow
 def test_one_side_without_tls(
     tls: NewTls, certificates: Certificates, own_server: OwnServer, namespace: str
 ) -> None:

@@ -72,7 +72,7 @@ def examined(url: str, namespace: str) -> set[str]:
     return set(tls.servers)
 
 
-@pytest.mark.parametrize("host", [None, "localhost"])
+@pytest.mark.parametrize("host", [None, pytest.param("localhost", marks=pytest.mark.slow)])
 def test_a_cluster_of_which_every_node_wants_certificates(
     host: str | None,
     certificates: Certificates,

@@ -158,6 +158,7 @@ def test_a_replica_mends_itself_and_nothing_else(
         assert (type(replica["k7"]), type(other["k7"])) == (int, float), "0 is never"
 
 
+@pytest.mark.slow
 def test_a_replica_mends_itself_while_it_is_being_written_to(
     server: Server, namespace: str, serving: NewServing
 ) -> None:

@@ -258,6 +258,7 @@ def test_state_of_many_pages(server: Server, namespace: str, serving: NewServing
         assert inspector.state() == inspector.folded() == expected
 
 
+@pytest.mark.slow
 def test_renewing_the_lease_writes_nothing(
     server: Server, namespace: str, serving: NewServing, keys: ShardKeys
 ) -> None:

@@ -184,6 +184,7 @@ def test_reading_longer_than_the_lease_lasts(
     assert world.agree() == {"n": batches}
 
 
+@pytest.mark.slow
 def test_writing_longer_than_the_lease_lasts(
     world: World, raw: redis.Redis, keys: ShardKeys
 ) -> None:

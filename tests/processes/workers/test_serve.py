@@ -153,6 +153,7 @@ def test_a_ready_file_of_an_earlier_life_is_not_believed(
     eventually(ready.exists, START_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_stop_under_full_load_leaves_nothing_half_done(
     server: Server, namespace: str, serve: Serve, start: NewProgram
 ) -> None:

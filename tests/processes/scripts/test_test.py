@@ -1,0 +1,204 @@
+"""`scripts/test`: what it runs, what it leaves out, and what a test process that dies costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.testing.server import KINDS
+from tests.mutants.mutation import PROMISES, load
+
+ROOT = Path(__file__).parents[3]
+MAX_SECONDS = 110
+
+# -- processes that die ---------------------------------------------------------------------------
+
+DYING = """
+import os, signal
+from pathlib import Path
+import pytest
+
+@pytest.mark.parametrize("number", range(12))
+def test_one(number):
+    with Path(__file__).with_name("ran").open("a") as ran:
+        ran.write(f"{number}\\n")
+    if number in (2, 11):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run(command: list[str], folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as from a shell."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "COLUMNS": "200"} | settings,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=MAX_SECONDS,
+        check=False,
+    )
+
+
+def test_a_process_that_dies_fails_its_test_alone(tmp_path: Path) -> None:
+    """The test that ran is a failure, all others run, once each, and the exit status is 1."""
+    (tmp_path / "test_dying.py").write_text(DYING)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    script = str(ROOT / "scripts" / "test")
+    options = ["-q", "-c", str(tmp_path / "pytest.ini"), "--rootdir", str(tmp_path)]
+    done = run([script, *options, str(tmp_path)], tmp_path)
+    failed = re.findall(r"^FAILED \S*::test_one\[(\d+)\] - worker .* crashed", done.stdout, re.M)
+    assert sorted(failed, key=int) == ["2", "11"], done.stdout + done.stderr
+    assert "2 failed, 10 passed" in done.stdout
+    ran = (tmp_path / "ran").read_text().split()
+    assert sorted(ran, key=int) == [str(number) for number in range(12)]
+    assert done.returncode == 1
+
+
+# -- selection ------------------------------------------------------------------------------------
+
+SUITE = """
+import os
+import pytest
+
+def test_quick(): ...
+
+@pytest.mark.slow
+def test_slow(): ...
+
+@pytest.mark.slow
+@pytest.mark.docker
+def test_in_docker(): ...
+
+def test_effort():
+    assert os.environ.get("STATEBROKER_TEST_EFFORT") == os.environ.get("EXPECTED")
+"""
+INI = """
+[pytest]
+testpaths = suite
+markers =
+    slow: slow
+    docker: docker
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """Give a folder with a suite of four tests that are chosen from as ours are."""
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "test_it.py").write_text(SUITE)
+    (tmp_path / "pytest.ini").write_text(INI)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed", "left_out", "effort"),
+    [
+        ([], 2, 1, "0.25"),
+        (["-n", "2", "--dist", "worksteal"], 2, 1, "0.25"),
+        (["--all"], 3, 0, None),
+        (["suite"], 3, 0, None),
+        (["-k", "slow"], 1, 0, None),
+        (["-m", "docker"], 1, 0, None),
+    ],
+)
+def test_slow_tests_run_when_asked_for(
+    suite: Path, arguments: list[str], passed: int, left_out: int, effort: str | None
+) -> None:
+    """By `--all`, or by any name of tests; else they are left out, and one line tells how many."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.selection", *arguments]
+    done = run(command, suite, **({} if effort is None else {"EXPECTED": effort}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{passed} passed" in done.stdout
+    told = re.findall(r"^(\d+) slow tests left out; scripts/test --all runs them$", done.stdout, re.M)
+    assert told == ([str(left_out)] if left_out else [])
+
+
+# -- coverage of the tests that are run by default --------------------------------------------------
+
+COLLECT = """
+import json, sys
+import pytest
+
+class Collector:
+    def pytest_collection_finish(self, session):
+        for item in session.items:
+            given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            texts = [one for one in given if isinstance(one, str)]
+            is_slow = item.get_closest_marker("slow") is not None
+            print(json.dumps([item.nodeid, is_slow, texts]), file=sys.stderr)
+
+sys.exit(pytest.main(["--collect-only", "-q", "--all", "-p", "no:cacheprovider"], [Collector()]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One test of the whole suite.
+
+    Attributes:
+        name: as pytest calls it: file, test, parameters.
+        is_slow: it is left out by default.
+        texts: those of its parameters that are texts, such as a kind of server.
+    """
+
+    name: str
+    is_slow: bool
+    texts: frozenset[str]
+
+    @property
+    def file(self) -> str:
+        """The file, from the project's root."""
+        return self.name.partition("::")[0]
+
+
+@pytest.fixture(scope="module")
+def collected() -> list[Collected]:
+    """Give all tests that need no Docker."""
+    done = run([sys.executable, "-c", COLLECT], ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: list[Any] = [json.loads(line) for line in done.stderr.splitlines() if line[0] == "["]
+    return [Collected(name, is_slow, frozenset(texts)) for name, is_slow, texts in found]
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_every_break_is_noticed_by_default(collected: list[Collected], promise: str) -> None:
+    """Each test that the table of mutations names for a promise is run, in one variant at least."""
+    quick = {one.name for one in collected if not one.is_slow}
+    tests = {one.test for one in load() if one.promise == promise}
+    assert tests
+    assert [
+        test
+        for test in sorted(tests)
+        if not any(name == test or name.startswith((f"{test}[", f"{test}::")) for name in quick)
+    ] == []
+
+
+# What is covered by slow tests alone: of all processes at once, and of the wheel, installed.
+ONLY_SLOW = {
+    *(f"tests/processes with {kind}" for kind in KINDS),
+    "tests/processes/workers/test_idle.py",
+    "tests/processes/workers/test_kill.py",
+}
+
+
+def test_every_file_and_both_servers_are_covered_by_default(collected: list[Collected]) -> None:
+    """Of each test file something is run, and in each folder with every kind of server."""
+    everything: set[str] = set()
+    covered: set[str] = set()
+    for one in collected:
+        folder = Path(one.file).parent
+        places = {one.file, *(f"{folder} with {kind}" for kind in one.texts & {*KINDS})}
+        everything |= places
+        if not one.is_slow:
+            covered |= places
+    assert everything - covered == ONLY_SLOW
