@@ -40,7 +40,9 @@ def run(command: list[str], folder: Path, **settings: str) -> subprocess.Complet
     return subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "COLUMNS": "200"} | settings,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "COLUMNS": "200"}
+        | settings,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -119,11 +121,13 @@ def test_slow_tests_run_when_asked_for(
     done = run(command, suite, **({} if effort is None else {"EXPECTED": effort}))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
-    told = re.findall(r"^(\d+) slow tests left out; scripts/test --all runs them$", done.stdout, re.M)
+    told = re.findall(
+        r"^(\d+) slow tests left out; scripts/test --all runs them$", done.stdout, re.M
+    )
     assert told == ([str(left_out)] if left_out else [])
 
 
-# -- coverage of the tests that are run by default --------------------------------------------------
+# -- coverage of the tests that run by default ----------------------------------------------------
 
 COLLECT = """
 import json, sys

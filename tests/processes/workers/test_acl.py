@@ -20,9 +20,7 @@ from tests.processes.conftest import NewProgram, Run, Serve
 from tests.processes.programs import START_SECONDS, STOP_SECONDS
 
 
-@pytest.fixture(
-    params=[None, pytest.param(3, marks=pytest.mark.slow)], ids=["patterns", "exact"]
-)
+@pytest.fixture(params=[None, pytest.param(3, marks=pytest.mark.slow)], ids=["patterns", "exact"])
 def users(request: pytest.FixtureRequest, server: Server, namespace: str) -> Iterator[RoleUsers]:
     """Give a user of each role; the producers' is limited to the node bus1."""
     with RoleUsers([server.url], namespace, node="bus1", shards=request.param) as users:
