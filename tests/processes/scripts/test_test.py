@@ -58,7 +58,9 @@ def test_a_process_that_dies_fails_its_test_alone(tmp_path: Path) -> None:
     script = str(ROOT / "scripts" / "test")
     options = ["-q", "-c", str(tmp_path / "pytest.ini"), "--rootdir", str(tmp_path)]
     done = run([script, *options, str(tmp_path)], tmp_path)
-    failed = re.findall(r"^FAILED \S*::test_one\[(\d+)\] - worker .* crashed", done.stdout, re.M)
+    failed = re.findall(
+        r"^FAILED \S*::test_one\[(\d+)\] - worker .* crashed", done.stdout, re.MULTILINE
+    )
     assert sorted(failed, key=int) == ["2", "11"], done.stdout + done.stderr
     assert "2 failed, 10 passed" in done.stdout
     ran = (tmp_path / "ran").read_text().split()
@@ -122,7 +124,7 @@ def test_slow_tests_run_when_asked_for(
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
     told = re.findall(
-        r"^(\d+) slow tests left out; scripts/test --all runs them$", done.stdout, re.M
+        r"^(\d+) slow tests left out; scripts/test --all runs them$", done.stdout, re.MULTILINE
     )
     assert told == ([str(left_out)] if left_out else [])
 
