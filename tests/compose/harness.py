@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.testing.history import History
 from broker.testing.journal import Journal, Tail, read_journal
-from broker.testing.records import Forgot, Headed, Place, Seen
+from broker.testing.records import Forgot, Headed, Seen, ShardPosition
 from broker.testing.validators import VALIDATORS
 from tests.compose.project import RECOVERY_SECONDS, Project, until
 
@@ -40,7 +40,7 @@ class Harness:
         self.faults: list[tuple[float, str]] = []
         self._tails = {name: Tail(folder / f"{name}.journal") for name in (*READERS, WITNESS)}
         self._seen: dict[str, list[Seen]] = {name: [] for name in READERS}
-        self._head_of: dict[int, Place] = {}
+        self._head_of: dict[int, ShardPosition] = {}
         self._why = ""
 
     def note(self, fault: str, *, forgets: bool = False) -> None:
@@ -141,7 +141,7 @@ class Harness:
                     elif isinstance(record, Headed):
                         self._head_of[record.place.shard] = record.place
 
-    def _heads(self) -> tuple[Place, ...]:
+    def _heads(self) -> tuple[ShardPosition, ...]:
         self._look()
         return tuple(self._head_of[shard] for shard in sorted(self._head_of))
 

@@ -15,7 +15,7 @@ from broker.protocol.names import shard_of
 from broker.runtime.tasks import cancel_and_wait
 from broker.testing.history import WITNESS
 from broker.testing.journal import Journal
-from broker.testing.records import Final, Place, digest_of
+from broker.testing.records import Final, ShardPosition, digest_of
 from tests.chaos.keyspace import SHARDS
 from tests.chaos.witness import Witness
 
@@ -28,7 +28,7 @@ async def tell_finals(url: str, namespace: str, journal: Journal) -> None:
         state = await inspector.state()
         for shard in range(SHARDS):
             content, at = await inspector.folded_shard(shard, None)
-            place = Place(shard, at.epoch, at.offset, at.batch_id)
+            place = ShardPosition(shard, at.epoch, at.offset, at.batch_id)
             part = {key: value for key, value in state.items() if shard_of(key, SHARDS) == shard}
             now = monotonic()
             journal.write(Final(now, WITNESS, place, digest_of(content)))
