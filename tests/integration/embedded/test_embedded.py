@@ -703,7 +703,7 @@ class TestUrl:
             ("embedded://data#1", "no #fragment"),
             ("embedded://localhost:6379", "no host, port or password"),
             ("embedded://me:secret@data", "no host, port or password"),
-            ("embedded://~/data", "in full"),
+            ("embedded://~/data", "the full path"),
             ("embedded:///a%00b", "NUL"),
         ],
     )

@@ -250,8 +250,8 @@ def test_foreign_bytes_pass_untouched() -> None:
 def test_every_nth_reply_is_lost() -> None:
     """Of the requests that fit each n-th is taken, and no more than asked for."""
     lost = Loss(b"GET", b"k", times=2, every=3)
-    assert [lost.takes(b"GET", b"..k") for _ in range(12)].count(True) == 2
-    assert not lost.takes(b"SET", b"..k")
+    assert [lost.matches(b"GET", b"..k") for _ in range(12)].count(True) == 2
+    assert not lost.matches(b"SET", b"..k")
 
 
 def test_requests_after_the_first_are_swallowed(
