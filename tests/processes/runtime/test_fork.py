@@ -299,6 +299,7 @@ def test_a_forked_child_gets_clear_errors_and_can_start_anew(
     assert state_of(valkey, namespace) == {"before": 1, "n": 111}
 
 
+@pytest.mark.slow
 def test_forks_while_threads_write(
     valkey: Server, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
@@ -308,6 +309,7 @@ def test_forks_while_threads_write(
     assert (result.code, result.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_asyncio_objects_in_a_forked_child_never_hang(
     valkey: Server, namespace: str, serve: Serve, start: NewProgram
 ) -> None:

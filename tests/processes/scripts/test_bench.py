@@ -64,6 +64,7 @@ def run(
     return numbers, done.stdout
 
 
+@pytest.mark.slow
 def test_ours_and_a_peer_in_one_run(short_path: Path) -> None:
     """Each round both, with the right state; a ratio of each round; the page; and nothing left."""
     numbers, output = run(short_path, "statebroker", "hset-publish")
@@ -99,6 +100,7 @@ def test_latency_is_measured_from_set_to_sight(short_path: Path, scenario: Scena
         assert 0 < sample["measures"]["p50_ms"] <= sample["measures"]["p99_ms"]
 
 
+@pytest.mark.slow
 def test_a_late_reader_has_everything(short_path: Path) -> None:
     """Ours from the full state and bare HSCAN, both with every key."""
     numbers, _ = run(short_path, LOAD.name, scenario=LOAD.name, updates=3_000)
@@ -107,6 +109,7 @@ def test_a_late_reader_has_everything(short_path: Path) -> None:
     assert all(sample["measures"]["seconds"] > 0 for sample in numbers["samples"])
 
 
+@pytest.mark.slow
 def test_what_the_limit_is_made_of_ends_with_the_right_state(short_path: Path) -> None:
     """Those that write all of it several times, too; the more is taken away, the less CPU it is."""
     numbers, _ = run(short_path, LIMIT.name, scenario=LIMIT.name, updates=20_000)

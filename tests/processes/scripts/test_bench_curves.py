@@ -45,6 +45,7 @@ def swept(curve: Curve) -> Course:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curve", CURVES, ids=[curve.name for curve in CURVES])
 def test_each_curve_gives_what_it_draws(curve: Curve) -> None:
     """Every line has its point, and every measure that is drawn has a number on some line."""

@@ -78,6 +78,7 @@ def test_replicas_full_state_and_file_agree(some_flights: Path) -> None:
     assert summary["seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["flusher", "scheduler", "subscriber"])
 def test_a_killed_process_changes_nothing_in_the_end(some_flights: Path, victim: str) -> None:
     """SIGKILL in the middle of the replay, and every copy still equals the file's answer."""
@@ -87,6 +88,7 @@ def test_a_killed_process_changes_nothing_in_the_end(some_flights: Path, victim:
     assert set(summary["replica"]) == ({"b", "c"} if victim == "subscriber" else {"a", "b"})
 
 
+@pytest.mark.slow
 def test_a_difference_is_shown_and_ends_with_one(some_flights: Path) -> None:
     """Where the replicas do not hold what the file says, the demo fails and tells the keys."""
     altered = """if True:
@@ -116,6 +118,7 @@ def test_a_difference_is_shown_and_ends_with_one(some_flights: Path) -> None:
     assert len(summary["faults"]) == 4
 
 
+@pytest.mark.slow
 def test_one_airport_and_no_flights(tmp_path: Path) -> None:
     """Nodes without anything to write disturb nobody: neither two of them nor all three."""
     lines = gzip.decompress(DATA.read_bytes()).decode().splitlines()
@@ -128,6 +131,7 @@ def test_one_airport_and_no_flights(tmp_path: Path) -> None:
     assert (nothing["flights"], nothing["deltas"], nothing["batches"]) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_server_that_runs_already(some_flights: Path) -> None:
     """With --url two runs share a server, and neither meets what the other left."""
     with attach(None) as server:
@@ -136,6 +140,7 @@ def test_a_server_that_runs_already(some_flights: Path) -> None:
             assert_all_agree(summary_of(*arguments))
 
 
+@pytest.mark.slow
 def test_a_person_without_a_terminal_reads_plain_lines(some_flights: Path) -> None:
     """Without a terminal there is no board, but progress and the summary as plain text."""
     result = run("--flights", some_flights)
@@ -207,6 +212,7 @@ def running(some_flights: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         eventually(lambda: not processes_with(marker), 20)
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopping_it_leaves_nothing_behind(
@@ -221,6 +227,7 @@ def test_stopping_it_leaves_nothing_behind(
     eventually(lambda: not processes_with(marker), 20)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_process_that_dies_is_told(running: tuple[subprocess.Popen[str], str]) -> None:
     """When a producer dies that nobody killed on purpose, the demo says so and ends."""

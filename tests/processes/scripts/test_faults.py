@@ -57,6 +57,7 @@ def test_only_one_fault() -> None:
     assert report["largest_lag_while_live_s"] <= report["staleness_bound_s"] + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["twin_node", "half_snapshot"])
 def test_fault_that_needs_things_to_meet_is_felt(fault: str) -> None:
     """Two processes with one node name fence each other; a scheduler dies between two pages."""
@@ -65,6 +66,7 @@ def test_fault_that_needs_things_to_meet_is_felt(fault: str) -> None:
     assert report["faults_missing"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [("cluster", "slot_move"), ("cluster", "fail_over"), ("sentinel", "unreplicated_kill")],
@@ -90,6 +92,7 @@ def test_every_fault_is_made_or_left_out_with_a_reason(kind: str, tmp_path: Path
     assert ("slot_move" in faults_of(kind).keys() - left_out.keys()) == (kind == "cluster")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM stop every process of the run."""
@@ -127,6 +130,7 @@ def left_over(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_history_of_a_run_can_be_judged_again(tmp_path: Path) -> None:
     """`--keep` leaves histories that the validators read, and that show what was recorded."""
     from broker.testing import read_journal  # noqa: PLC0415 - only this test reads files

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
 from broker import Inspector, Producer, Replica
@@ -253,6 +254,7 @@ def test_verify_says_equal_while_writing_goes_on(here: Here) -> None:
     assert (human.code, human.out) == (0, "equal: 550 keys in 2 shards\n")
 
 
+@pytest.mark.slow
 def test_verify_prints_the_first_differences(here: Here) -> None:
     """Where replica and history differ, it says which keys, both values, and exits with 1."""
     place = here("--global-data-update-interval", "0.1")

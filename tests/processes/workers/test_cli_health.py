@@ -148,6 +148,7 @@ def assert_clear(ended: Result, command: tuple[str, ...]) -> None:
     assert line.startswith("Error: "), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$10\r\nabc"])
 def test_a_port_where_no_redis_answers(run: Run, reply: bytes) -> None:
     """Something that hangs up, speaks otherwise, or stops in the middle of a reply."""

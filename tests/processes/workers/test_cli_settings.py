@@ -181,6 +181,7 @@ def test_workers_take_over_what_the_file_says(
 # -- help ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_of_every_command_mentions_every_option(start: NewProgram) -> None:
     """--help exits with 0 and tells each option and what it does, in words and not in escapes."""
     commands: dict[str, click.Command] = {"": statebroker, **statebroker.commands}

@@ -141,6 +141,7 @@ def test_what_a_cluster_lacks_is_told(cluster: ClusterOfServers, run: Run) -> No
     assert missing["cluster-state"]["severity"] == "error"
 
 
+@pytest.mark.slow
 def test_sentinels_and_all_servers_behind_them_are_examined(
     watched: SentinelDeployment, namespace: str, run: Run
 ) -> None:

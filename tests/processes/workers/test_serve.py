@@ -186,6 +186,7 @@ def test_a_stop_under_full_load_leaves_nothing_half_done(
         assert {key: value for key, value in state.items() if key.startswith(name)} == last
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_full_state_is_being_written(
     valkey: Server, namespace: str, serve: Serve
 ) -> None:
@@ -375,6 +376,7 @@ def test_workers_that_are_gone_are_forgotten(valkey: Server, namespace: str, ser
 # -- many ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_serve_at_once(valkey: Server, namespace: str, serve: Serve, start: NewProgram) -> None:
     """Two machines may serve one namespace; either may die, and nothing is lost or doubled."""
     options = ("--global-data-update-interval", "200ms", "--workers", "2")
