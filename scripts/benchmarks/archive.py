@@ -1,4 +1,4 @@
-"""Numbers that were written before, put beside those that were made now; no I/O."""
+"""Numbers of an earlier report, merged with those of this one; no I/O."""
 
 from __future__ import annotations
 
@@ -6,60 +6,67 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scripts.benchmarks.curve import Course, Curve, Point
-from scripts.benchmarks.document import Run
-from scripts.benchmarks.model import BenchmarkError, Made, Result, Sample, Scenario
+from scripts.benchmarks.curve import Curve, CurveResult, Point
+from scripts.benchmarks.model import BenchmarkError, Provenance, Result, Sample, Scenario
+from scripts.benchmarks.report import Report
 
 
-def read(before: Mapping[str, Any], scenarios: Sequence[Scenario], curves: Sequence[Curve]) -> Run:
-    """Return the run that `document.as_object` made this of; what there is no more is left out."""
-    empty = Run(before["machine"], before["versions"], before["options"], ())
+def read(
+    before: Mapping[str, Any], scenarios: Sequence[Scenario], curves: Sequence[Curve]
+) -> Report:
+    """Return the report that `report.as_object` wrote, without what was removed since."""
+    empty = Report(before["machine"], before["versions"], before["options"], ())
     return merged(empty, before, scenarios, curves)
 
 
 def merged(
-    run: Run, before: Mapping[str, Any], scenarios: Sequence[Scenario], curves: Sequence[Curve]
-) -> Run:
-    """Return a run with what an earlier one measured and this one did not, each with its own date.
+    report: Report,
+    before: Mapping[str, Any],
+    scenarios: Sequence[Scenario],
+    curves: Sequence[Curve],
+) -> Report:
+    """Return a report completed by what an earlier one measured and this one did not.
+
+    Each part keeps its own provenance.
 
     Args:
-        run: made now.
-        before: what `document.as_object` made of the earlier one.
-        scenarios: all there are now; what is no more among them is left out.
-        curves: likewise.
+        report: the new one.
+        before: the earlier one, as `report.as_object` wrote it.
+        scenarios: all that exist now; results of others are left out.
+        curves: all that exist now; results of others are left out.
 
     Raises:
-        BenchmarkError: the earlier one was made on another machine or with other versions; says
-            what differs.
+        BenchmarkError: the earlier one was measured on another machine or with other versions; the
+            message says what differs.
     """
     for name in ("machine", "versions"):
-        then, now = before[name], dict(getattr(run, name))
+        then, now = before[name], dict(getattr(report, name))
         differing = sorted(one for one in then.keys() | now if then.get(one) != now.get(one))
         if differing:
             raise BenchmarkError(
-                f"the numbers there were made with another {', '.join(differing)}: numbers of "
-                "different machines do not belong on one page; leave --only out to make all anew"
+                f"the numbers there were measured with another {', '.join(differing)}; numbers of "
+                "different machines do not belong on one page. Leave --only out to measure all"
             )
-    results = {one.scenario.name: one for one in run.results}
-    courses = {one.curve.name: one for one in run.courses}
+    results = {one.scenario.name: one for one in report.results}
+    curve_results = {one.curve.name: one for one in report.curve_results}
     for scenario in scenarios:
         if scenario.name not in results and scenario.name in before["scenarios"]:
             results[scenario.name] = _result(scenario, before["scenarios"][scenario.name])
     for curve in curves:
-        if curve.name not in courses and curve.name in before.get("curves", {}):
-            courses[curve.name] = _course(curve, before["curves"][curve.name])
+        if curve.name not in curve_results and curve.name in before.get("curves", {}):
+            curve_results[curve.name] = _curve_result(curve, before["curves"][curve.name])
     return dataclasses.replace(
-        run,
+        report,
         results=[results[one.name] for one in scenarios if one.name in results],
-        courses=[courses[one.name] for one in curves if one.name in courses],
+        curve_results=[curve_results[one.name] for one in curves if one.name in curve_results],
     )
 
 
 def _result(scenario: Scenario, before: Mapping[str, Any]) -> Result:
     samples = tuple(Sample(**sample) for sample in before["samples"])
-    return Result(scenario, samples, before["skipped"], Made(**before["made"]))
+    return Result(scenario, samples, before["skipped"], Provenance(**before["provenance"]))
 
 
-def _course(curve: Curve, before: Mapping[str, Any]) -> Course:
+def _curve_result(curve: Curve, before: Mapping[str, Any]) -> CurveResult:
     points = tuple(Point(**point) for point in before["points"])
-    return Course(curve, points, Made(**before["made"]))
+    return CurveResult(curve, points, Provenance(**before["provenance"]))

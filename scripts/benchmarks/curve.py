@@ -1,4 +1,4 @@
-"""What a cost curve is, and what its points gave; no I/O."""
+"""Cost curves and their results; no I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scripts.benchmarks.model import Made, Measure
+from scripts.benchmarks.model import Measure, Provenance
 from scripts.benchmarks.stats import Summary, summary
 
 
@@ -16,10 +16,10 @@ class Line:
 
     Attributes:
         name: in samples.
-        title: for people.
-        xs: where it is measured.
-        quick_xs: where a quick run measures it; a part of `xs`.
-        settings: what is the same at each of its points, for the curve's `play`.
+        title: heading of its table.
+        xs: values of the axis at which it is measured.
+        quick_xs: those that `--quick` measures; a subset of `xs`.
+        settings: the same at each of its points; for the curve's `measure_point`.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing of a curve's picture.
+    """One chart in a curve's picture.
 
     Attributes:
-        label: of the upright axis.
-        measures: what is drawn; more than one of a line differ in their dashes.
-        is_log: the upright axis is logarithmic; else it begins at 0.
-        lines: names of those that are drawn here; empty for all that have the measures.
+        label: of the y axis.
+        measures: what is drawn; several measures of a line differ in their dashes.
+        is_log: the y axis is logarithmic; else it begins at 0.
+        lines: names of the lines drawn here; empty for all that have the measures.
     """
 
     label: str
@@ -47,43 +47,43 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Setting:
+class PointSpec:
     """One point to be measured.
 
     Attributes:
-        line: which.
-        x: where.
-        part: of the usual number of updates or seconds, 1 or less.
+        line: the line it belongs to.
+        x: value of the axis.
+        scale: share of the usual number of updates or seconds, above 0, up to 1.
         server: "redis" or "valkey".
     """
 
     line: Line
     x: float
-    part: float
+    scale: float
     server: str
 
     def scaled(self, count: float, least: int = 1) -> int:
-        """Return a number of updates for this run."""
-        return max(least, round(count * self.part))
+        """Return the number of updates of this run, at least `least`."""
+        return max(least, round(count * self.scale))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A cost, measured over one setting.
+    """A cost, measured over one spec.
 
     Attributes:
         name: for the command line and the names of files.
-        title: for people.
-        method: what is measured and how, in the words of the page; paragraphs.
+        title: heading in the page.
+        method: what is measured and how, as shown in the page; paragraphs.
         axis: what is varied.
         lines: at least one.
         panels: of the picture; their measures come first in the table.
-        play: measures one point; raises `BenchmarkError` if it does not count.
-        over: name of the measure that the points are drawn over, if that is not `axis` itself.
+        measure_point: measures one point; raises `BenchmarkError` if it does not count.
+        over: name of the measure on the x axis, if that is not `axis` itself.
         also: measures that are shown in the table only.
-        is_log: the level axis of the picture is logarithmic.
-        at_once: so many points may be measured at the same time, where that does not matter.
-        quick_part: of the usual updates, that a quick run makes.
+        is_log: the x axis of the picture is logarithmic.
+        at_once: number of points measured at the same time, where that does not matter.
+        quick_scale: share of the usual updates in a run of `--quick`.
     """
 
     name: str
@@ -92,27 +92,27 @@ class Curve:
     axis: Measure
     lines: tuple[Line, ...]
     panels: tuple[Panel, ...]
-    play: Callable[[Setting], Mapping[str, float]]
+    measure_point: Callable[[PointSpec], Mapping[str, float]]
     over: str = ""
     also: tuple[Measure, ...] = ()
     is_log: bool = True
     at_once: int = 1
-    quick_part: float = 0.5
+    quick_scale: float = 0.5
 
     @property
     def measures(self) -> list[Measure]:
-        """Everything that a point may give, each once."""
+        """All measures of its points, each once."""
         drawn = [one for panel in self.panels for one in panel.measures]
         return list(dict.fromkeys([*drawn, *self.also]))
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one run at one point gave.
+    """The result of one run at one point.
 
     Attributes:
-        line: its name.
-        x: where.
+        line: name of the line.
+        x: value of the axis.
         round: 1 and up.
         measures: by name; empty if the run does not count.
         fault: why it does not count; empty if it does.
@@ -126,21 +126,21 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Course:
-    """All runs of a curve, in the order in which they were made.
+class CurveResult:
+    """All runs of a curve.
 
     Attributes:
         curve: what was measured.
-        points: of all lines and rounds.
+        points: of all lines and rounds, in the order in which they were measured.
         made: when and from what.
     """
 
     curve: Curve
     points: tuple[Point, ...]
-    made: Made = field(default_factory=Made)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def at(self, line: str, x: float, measure: str) -> Summary | None:
-        """Return what the rounds at one point gave; None if nothing that counts."""
+        """Return the summary of the rounds at one point; None if none of them counts."""
         return summary(
             point.measures[measure]
             for point in self.points
@@ -148,11 +148,11 @@ class Course:
         )
 
     def xs(self, line: str) -> list[float]:
-        """Return where a line was measured, ascending, what does not count included."""
+        """Return where a line was measured, ascending, including runs that do not count."""
         return sorted({point.x for point in self.points if point.line == line})
 
     def drawn(self, line: str, measure: str) -> tuple[list[float], list[float]]:
-        """Return the medians of a line as two columns, where they are drawn and how high."""
+        """Return the medians of a line as two columns, x and y."""
         pairs = []
         for x in self.xs(line):
             height = self.at(line, x, measure)

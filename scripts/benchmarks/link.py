@@ -1,4 +1,4 @@
-"""A role's side of the handshake: JSON lines on stdin and stdout."""
+"""A role's side of the conversation with the measuring process: JSON lines on stdin and stdout."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from scripts.benchmarks.workload import digest, workload
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a role works.
+class RoleConfig:
+    """What a role needs to know.
 
     Attributes:
         folder: of this run, short enough for sockets in it.
@@ -25,7 +25,7 @@ class Place:
         nats: URL of the NATS server, empty if there is none.
         updates: how many are written.
         keys: how many different ones.
-        details: what else this role has to know.
+        details: further settings of this role; each role's docstring lists its own.
     """
 
     folder: str
@@ -41,71 +41,74 @@ class Place:
 
 
 class Link:
-    """Speaks with the process that measures. All times are of the clock that processes share."""
+    """Exchanges messages with the measuring process.
+
+    All times are of the monotonic clock, which the processes of a machine share, in nanoseconds.
+    """
 
     def ready(self) -> None:
-        """Tell that everything is connected; a reader hears all updates from here on."""
-        self.tell(ready=True)
+        """Report that everything is connected; a reader receives all updates from here on."""
+        self.send(ready=True)
 
     def wait_for_go(self) -> int:
-        """Wait until all are ready; return the time."""
+        """Wait until all roles are ready; return the time."""
         self.expect("go")
         return time.monotonic_ns()
 
     def wrote(self, began: int, note: str = "") -> None:
-        """Tell that all is written, and acknowledged where that is so; wait for the end.
+        """Report that everything is written, and acknowledged if it is; wait for the end.
 
         Args:
-            began: when the first update was about to be written.
+            began: the time just before the first update was written.
             note: for the reader, if it waits for one.
         """
-        self.tell(began=began, at=time.monotonic_ns(), note=note)
+        self.send(began=began, at=time.monotonic_ns(), note=note)
         self.expect("end")
 
     def note(self) -> str:
-        """Wait for the writer's note."""
+        """Wait for the writer's note and return it."""
         return str(self.expect("note")["note"])
 
     def read(
         self, state: Mapping[str, Any] | Callable[[], Mapping[str, Any]], **measures: float
     ) -> None:
-        """Tell that the state is complete, then show it.
+        """Report that the state is complete, then hand it over.
 
         Args:
-            state: what this reader holds, or a function that looks it up when the clock stopped.
+            state: what this reader holds, or a function that returns it once the clock has stopped.
             measures: what it measured itself.
         """
-        self.tell(at=time.monotonic_ns(), measures=measures)
+        self.send(at=time.monotonic_ns(), measures=measures)
         shown = self.expect("show")["file"]
         held = state() if callable(state) else state
         Path(shown).write_bytes(msgpack.packb(dict(held)))
-        self.tell(shown=True)
+        self.send(shown=True)
         self.expect("end")
 
     def show(self, *states: Mapping[str, Any]) -> None:
-        """Wait to be asked for these states, tell what they are, and wait for the end."""
+        """Wait to be asked for these states, report their digests, and wait for the end."""
         self.expect("show")
-        self.tell(states=[{"keys": len(state), "digest": digest(state)} for state in states])
+        self.send(states=[{"keys": len(state), "digest": digest(state)} for state in states])
         self.expect("end")
 
-    def tell(self, **report: object) -> None:
-        """Report to the process that measures."""
+    def send(self, **report: object) -> None:
+        """Report to the measuring process."""
         sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()
 
     def expect(self, order: str) -> dict[str, Any]:
-        """Wait for an order and return its details; end if told to end instead."""
+        """Wait for an order and return its details; exit if told to end instead."""
         while True:
-            told = self.order()
-            if told["order"] == order:
-                return told
-            if told["order"] == "end":
+            message = self.receive()
+            if message["order"] == order:
+                return message
+            if message["order"] == "end":
                 sys.exit(f"waited for {order!r}, and was told to end")
 
-    def order(self) -> dict[str, Any]:
-        """Wait for the next order, whatever it is, and return it with its details."""
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next order of any kind; return it with its details."""
         line = sys.stdin.readline()
         if not line:
-            sys.exit("nobody gives orders any more")
-        told: dict[str, Any] = json.loads(line)
-        return told
+            sys.exit("the measuring process is gone")
+        message: dict[str, Any] = json.loads(line)
+        return message

@@ -1,4 +1,4 @@
-"""Plays everything that was asked for, and notes when and from what."""
+"""Measures every scenario and curve that was asked for, and records when and from which commit."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from rich.console import Console
 
 from scripts.benchmarks.curve import Curve
 from scripts.benchmarks.curves import CURVES
-from scripts.benchmarks.document import Run
 from scripts.benchmarks.machine import machine, versions
-from scripts.benchmarks.model import Made, Scenario
+from scripts.benchmarks.model import Provenance, Scenario
 from scripts.benchmarks.processes import ROOT
-from scripts.benchmarks.rounds import play
+from scripts.benchmarks.progress import Progress
+from scripts.benchmarks.report import Report
+from scripts.benchmarks.rounds import run_rounds, selected, skip_reason
 from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.services import redis_binary
-from scripts.benchmarks.sweep import sweep
+from scripts.benchmarks.sweep import points_of, sweep
 
 ROUNDS = 3
-QUICK_ROUNDS = 2
 CURVE_ROUNDS = 1
+# Of one run, starts included, on two cores with nothing else to do.
+RUN_S, QUICK_RUN_S = 5.0, 2.0
 SCENARIO_NAMES = [scenario.name for scenario in SCENARIOS]
 CURVE_NAMES = [curve.name for curve in CURVES]
 CONTENDER_NAMES = list(
@@ -34,56 +36,63 @@ CONTENDER_NAMES = list(
 )
 
 
-def measure(options: argparse.Namespace, console: Console) -> Run:
-    """Play everything that is asked for.
+def measure(options: argparse.Namespace, console: Console) -> Report:
+    """Measure everything that is asked for.
+
+    Args:
+        options: those of `options.parse`.
+        console: where progress is printed.
 
     Raises:
         BenchmarkError: a server is missing.
     """
     server = options.server or ("redis" if shutil.which("redis-server") else "valkey")
     redis_binary(server)  # before anything runs
-    place = machine()
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
-
-    results, courses = [], []
-    for scenario in scenarios_of(options.only):
-        watch = Stopwatch(options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS))
-        result = play(
+    properties = machine()
+    total = planned_runs(options)
+    progress = Progress(total, console)
+    progress.note(f"{total} runs; {expectation(total, is_quick=options.quick)}")
+    results, curve_results = [], []
+    for scenario in scenarios_of(options.only, is_quick=options.quick):
+        stopwatch = Stopwatch(options.rounds or ROUNDS)
+        result = run_rounds(
             scenario,
-            only=[name for name in options.only if name in CONTENDER_NAMES],
-            rounds=watch.rounds,
+            only=_contenders_in(options.only),
+            rounds=stopwatch.rounds,
             updates=options.updates,
             server=server,
             seed=options.seed,
-            part=(scenario.quick_part if options.quick else 1.0) * options.part,
-            say=say,
+            scale=(scenario.quick_scale if options.quick else 1.0) * options.scale,
+            progress=progress,
         )
-        results.append(dataclasses.replace(result, made=watch.made()))
-    for curve in curves_of(options.only):
-        watch = Stopwatch(options.rounds or CURVE_ROUNDS)
-        course = sweep(
+        results.append(dataclasses.replace(result, provenance=stopwatch.provenance()))
+    for curve in curves_of(options.only, is_quick=options.quick):
+        stopwatch = Stopwatch(options.rounds or CURVE_ROUNDS)
+        curve_result = sweep(
             curve,
-            rounds=watch.rounds,
+            rounds=stopwatch.rounds,
             is_quick=options.quick,
-            part=(curve.quick_part if options.quick else 1.0) * options.part,
+            scale=(curve.quick_scale if options.quick else 1.0) * options.scale,
             server=server,
             seed=options.seed,
-            say=say,
+            progress=progress,
         )
-        courses.append(dataclasses.replace(course, made=watch.made()))
-    return Run(
-        machine=place,
+        curve_results.append(dataclasses.replace(curve_result, provenance=stopwatch.provenance()))
+    return Report(
+        machine=properties,
         versions=versions(server),
-        options={"server": server, "seed": options.seed},
+        options={"server": server, "seed": options.seed, "quick": options.quick},
         results=results,
-        courses=courses,
+        curve_results=curve_results,
     )
 
 
 class Stopwatch:
-    """Notes when and from what a part of the numbers is made; begins at once."""
+    """Records when and from which commit a part of the numbers is measured; starts at once.
+
+    Args:
+        rounds: how often each number is measured.
+    """
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
@@ -91,22 +100,53 @@ class Stopwatch:
         self._load = os.getloadavg()[0]
         self._began = time.monotonic()
 
-    def made(self) -> Made:
-        """Return what was noted, and the time since."""
+    def provenance(self) -> Provenance:
+        """Return the record, with the time that passed since the start."""
         seconds = round(time.monotonic() - self._began, 1)
-        return Made(self._at, revision(), round(self._load, 1), self.rounds, seconds)
+        return Provenance(self._at, revision(), round(self._load, 1), self.rounds, seconds)
 
 
-def curves_of(only: Sequence[str]) -> list[Curve]:
-    """Return the curves that names of scenarios, contenders and curves leave."""
-    return [curve for curve in CURVES if not only or curve.name in only]
+def planned_runs(options: argparse.Namespace) -> int:
+    """Return how many runs the options ask for; contenders that cannot run here are left out."""
+    only = _contenders_in(options.only)
+    each_round = sum(
+        not skip_reason(contender)
+        for scenario in scenarios_of(options.only, is_quick=options.quick)
+        for contender in selected(scenario, only)
+    )
+    points = sum(
+        len(points_of(curve, is_quick=options.quick))
+        for curve in curves_of(options.only, is_quick=options.quick)
+    )
+    return each_round * (options.rounds or ROUNDS) + points * (options.rounds or CURVE_ROUNDS)
 
 
-def scenarios_of(only: Sequence[str]) -> list[Scenario]:
-    """Return the scenarios that names of scenarios and contenders leave."""
+def expectation(runs: int, *, is_quick: bool) -> str:
+    """Return about how long so many runs take, as text."""
+    seconds = runs * (QUICK_RUN_S if is_quick else RUN_S)
+    duration = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"  # noqa: PLR2004
+    return f"about {duration} on two cores with nothing else to do"
+
+
+def curves_of(only: Sequence[str], *, is_quick: bool = False) -> list[Curve]:
+    """Return the curves that `only` names; if it is empty all, and none in a quick run."""
+    return [curve for curve in CURVES if (not only and not is_quick) or curve.name in only]
+
+
+def scenarios_of(only: Sequence[str], *, is_quick: bool = False) -> list[Scenario]:
+    """Return the scenarios to measure.
+
+    Args:
+        only: names of scenarios, contenders and curves. Scenarios and contenders narrow each other:
+            a scenario is measured if it is named, or none is, and if a named contender takes part,
+            or none is named.
+        is_quick: if `only` is empty, leave out the scenarios that a quick run does not measure.
+    """
+    if not only:
+        return [scenario for scenario in SCENARIOS if scenario.is_quick or not is_quick]
     scenarios = [name for name in only if name in SCENARIO_NAMES]
-    contenders = {name for name in only if name in CONTENDER_NAMES}
-    if only and not scenarios and not contenders:
+    contenders = set(_contenders_in(only))
+    if not scenarios and not contenders:
         return []
     return [
         scenario
@@ -116,10 +156,14 @@ def scenarios_of(only: Sequence[str]) -> list[Scenario]:
     ]
 
 
-def revision() -> str:
-    """Return the commit, with "+" if files differ from it; says so if git does not know it.
+def _contenders_in(only: Sequence[str]) -> list[str]:
+    return [name for name in only if name in CONTENDER_NAMES]
 
-    What this command writes does not count.
+
+def revision() -> str:
+    """Return the commit, followed by "+" if files differ from it; "an unknown commit" without git.
+
+    Changes in docs/benchmarks do not count: this command writes there.
     """
     try:
         commit = _git("rev-parse", "--short", "HEAD")

@@ -1,4 +1,4 @@
-"""What a scenario, a contender and a result are; no I/O."""
+"""Scenarios, contenders and results; no I/O."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ CPU = "cpu_ns."  # prefix of measures: nanoseconds of CPU for one update, of one
 
 
 class BenchmarkError(Exception):
-    """A run gives no number; the message says why."""
+    """A run does not count; the message says why."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """When and from what a part of the numbers was made.
+class Provenance:
+    """When, from which commit and how a part of the numbers was measured.
 
     Attributes:
         at: day and time, UTC.
-        revision: the commit; "+" behind it if files were changed.
-        load: of the machine before, as it tells its own average over a minute.
+        revision: the commit; followed by "+" if files were changed.
+        load: load average of the machine over the minute before.
         rounds: how often each number was measured.
-        seconds: how long it took.
+        seconds: how long all rounds took.
     """
 
     at: str = ""
@@ -34,18 +34,18 @@ class Made:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do what the scenario asks for.
+    """One implementation of what a scenario measures.
 
     Attributes:
         name: for the command line and the report.
-        title: for people.
+        title: in the page and in legends.
         module: with the functions `write` and `read`.
-        updates: in one run, so many that it takes one to three seconds.
-        services: what it needs running: "redis", "worker" (ours), "nats".
-        needs: modules that have to be installed.
-        how: what it does, in the words of the page.
-        keys: how many different ones are written, if there are so many updates.
-        settings: of our worker, as environment variables; others are the defaults.
+        updates: in one run; chosen so that a run takes one to three seconds.
+        services: that it needs: "redis", "worker" (ours), "nats".
+        needs: modules that must be installed.
+        how: what it does, as shown in the page.
+        keys: number of different keys written, if there are as many updates.
+        settings: of our worker, as environment variables; defaults for the rest.
     """
 
     name: str
@@ -61,14 +61,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that a run gives.
+    """A quantity that runs measure.
 
     Attributes:
         name: in samples.
-        label: for people.
-        unit: for people.
-        is_more_better: more of it is better.
-        digits: behind the point, that say something.
+        label: heading of its column.
+        unit: shown after a value.
+        is_more_better: whether a larger value is better.
+        digits: significant ones after the decimal point.
     """
 
     name: str
@@ -78,23 +78,25 @@ class Measure:
     digits: int = 0
 
     def shown(self, value: float) -> str:
-        """Return a value for people, without the unit."""
+        """Return a value as text, without the unit."""
         return f"{value:,.{self.digits}f}"
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A question that contenders answer in numbers.
+    """One comparison: what is measured, and for which contenders.
 
     Attributes:
         name: for the command line and the names of files.
-        title: for people.
-        method: what is measured and how, in the words of the page; paragraphs.
-        headline: what is compared.
-        contenders: the first is ours, the others are compared with it.
-        also: what is shown beside it.
-        quick_part: of the updates, that a quick run makes.
-        play: plays one run; what it gets is a `stage.Stage`, what it returns are the measures.
+        title: heading in the page and of tables.
+        method: what is measured and how, as shown in the page; paragraphs.
+        headline: the measure that is compared.
+        contenders: the first is ours; the others are compared with it.
+        also: further measures, shown beside the headline.
+        quick_scale: share of the usual updates in a run of `--quick`.
+        is_quick: whether `--quick` measures it without being told by `--only`.
+        measure_run: takes a `contender_run.ContenderRun` and returns its measures; raises
+            `BenchmarkError` if the run does not count.
     """
 
     name: str
@@ -102,9 +104,10 @@ class Scenario:
     method: str
     headline: Measure
     contenders: tuple[Contender, ...]
-    play: Callable[[Any], Mapping[str, float]]
+    measure_run: Callable[[Any], Mapping[str, float]]
     also: tuple[Measure, ...] = ()
-    quick_part: float = 1.0
+    quick_scale: float = 1.0
+    is_quick: bool = True
 
     @property
     def ours(self) -> str:
@@ -114,7 +117,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run of one contender gave.
+    """The result of one run of one contender.
 
     Attributes:
         contender: its name.
@@ -145,7 +148,7 @@ class Result:
     scenario: Scenario
     samples: tuple[Sample, ...]
     skipped: Mapping[str, str]
-    made: Made = field(default_factory=Made)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def of(self, contender: str, measure: str) -> dict[int, float]:
         """Return round -> value of one contender's measure, of runs that count."""
@@ -156,8 +159,8 @@ class Result:
         }
 
     @property
-    def played(self) -> list[Contender]:
-        """Contenders with a number, in the order of the scenario."""
+    def measured(self) -> list[Contender]:
+        """Contenders with at least one run that counts, in the order of the scenario."""
         headline = self.scenario.headline.name
         return [one for one in self.scenario.contenders if self.of(one.name, headline)]
 

@@ -41,7 +41,7 @@ def paced_at(items: Iterable[tuple[float, T]]) -> Iterator[T]:
         yield item
 
 
-def share(values: Sequence[float], part: float) -> float:
+def quantile(values: Sequence[float], part: float) -> float:
     """Return the value that this part of all does not exceed.
 
     Args:
@@ -54,7 +54,7 @@ def share(values: Sequence[float], part: float) -> float:
 def percentiles(latencies_ns: Sequence[float]) -> dict[str, float]:
     """Return p50, p99 and the most in milliseconds."""
     return {
-        "p50_ms": share(latencies_ns, 0.5) / NS_PER_MS,
-        "p99_ms": share(latencies_ns, 0.99) / NS_PER_MS,
+        "p50_ms": quantile(latencies_ns, 0.5) / NS_PER_MS,
+        "p99_ms": quantile(latencies_ns, 0.99) / NS_PER_MS,
         "max_ms": max(latencies_ns) / NS_PER_MS,
     }

@@ -1,12 +1,12 @@
-"""The page about a run, in Markdown: what, how, on what, numbers, limits; no I/O."""
+"""The page about a report, in Markdown: method, numbers, limits and machine; no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scripts.benchmarks.curve_page import section
-from scripts.benchmarks.document import Row, Run, rows
-from scripts.benchmarks.model import Made, Result
+from scripts.benchmarks.curve_section import section
+from scripts.benchmarks.model import Provenance, Result
+from scripts.benchmarks.report import Report, Row, rows
 from scripts.benchmarks.table import times
 from scripts.benchmarks.targets import target_lines
 
@@ -15,89 +15,92 @@ HEAD = """\
 
 <!-- Written by scripts/bench; change it there. -->
 
-What statebroker does, done by what a user would pick instead, on the same machine, in the same
-minutes, and by the same measuring code. One command makes the environment, starts every server,
-runs it all and writes this page:
+statebroker and what a user would pick instead, measured on the same machine, in the same minutes,
+by the same code. One command makes the environment, starts every server and prints the numbers:
 
-    scripts/bench            # all; --quick: fewer rounds and points, within three minutes
-    scripts/bench --only statebroker --only zeromq --json numbers.json
-    scripts/bench --only curve-load --docs docs/benchmarks    # this one anew, the others stay
+    scripts/bench --quick                          # the comparison, rough, within three minutes
+    scripts/bench --only statebroker --only zeromq # two contenders
+    scripts/bench --docs docs/benchmarks           # everything, and this page; 20 minutes
+    scripts/bench --only curve-load --docs docs/benchmarks   # one part of this page
 
-**Read the ratios, not the numbers.** A number depends on the machine and on what else it does;
-in a ratio both sides were measured there, one right after the other. The raw numbers of every
-run are in [numbers.json](numbers.json).
+**Read the ratios, not the rates.** A rate depends on the machine and its load; in a ratio both
+sides were measured there, one right after the other. The raw numbers of every run are in
+[numbers.json](numbers.json).
 """
 
 TARGETS_HEAD = """\
 ## The targets
 
-What the project set itself before it measured, and what came out. Ratios of throughput are the
-medians of the tables below.
+Targets that were set before measuring, and the results. Ratios of throughput are the medians of the
+tables below.
 """
 
 METHOD = """\
 ## How it was measured
 
-* Every run starts its own processes: servers, our worker, one reader, one writer, in a new
-  temporary directory; and ends them. So no run inherits anything from another.
-* Contenders take turns: each plays once a round, in an order that is shuffled for every round
-  (seed {seed}). A ratio is made of two runs of the same round; the table shows the median of these
+* Every run starts processes of its own (servers, our worker, one reader, one writer) in a new
+  temporary folder, and ends them. No run depends on another.
+* Contenders take turns: each runs once per round, in an order that is shuffled for every round
+  (seed {seed}). A ratio compares two runs of the same round; the table shows the median of these
   ratios, with the least and the most. Points of a curve are measured in a shuffled order, too.
-* All is on one machine: unix sockets, and loopback TCP for NATS and Redis Cluster, which have
-  none. Our runs and those of HSET and XADD use the same server program with the same options.
+* Everything runs on one machine, over unix sockets; NATS and Redis Cluster, which have none, over
+  loopback TCP. Our runs and those of HSET and XADD use the same server program with the same
+  options.
 * Nothing is persisted: the server has neither append-only file nor dumps, the NATS bucket is in
   memory.
-* Peers' sources are short, and beside ours: [contenders](../../scripts/benchmarks/contenders).
-  Whoever knows a faster way to write one of them is welcome to show it.
+* The peers' sources are short: [contenders](../../scripts/benchmarks/contenders). Faster versions
+  are welcome.
 """
 
 CURVES = """\
 # What it costs
 
-How the costs grow with what you may have more of. Every point is one run with processes of its own,
-and counts only if every subscriber's final state is right.
+How costs grow with load and size. Every point is one run with processes of its own, and counts only
+if every subscriber's final state is right.
 """
 
 LIMITS = """\
 ## Limits
 
-* Throughput is that of a writer that never pauses, and says nothing about the time that one update
-  takes to become visible: with default settings ours waits up to `local_delta_max_age` (50 ms) to
-  be batched, which bare ZeroMQ, NATS or PUBLISH do not. That is the trade. Even without a batch it
-  has one hop more than PUBLISH, our worker; see the latency.
-* Latency in the single milliseconds is as much the machine's as ours: where more processes want to
-  run than there are cores, each waits for its turn, and p99 is made of that.
-* The contenders do not promise the same. ZeroMQ has no state for who comes later, and loses what
-  a full or broken connection held; PUBLISH loses what a subscriber that is away misses,
-  unnoticed; XREAD resumes, but has no full state; NATS KV acknowledges and can store each put on
-  disk. Ours gives what README's table says.
-* One writer, one reader, one server, one machine with {cores} cores, on which all of them
-  compete for the processor. No network, no TLS. Keys of 13 bytes and floats, not large values.
-* Python on both ends: a Go or Rust client of NATS or ZeroMQ is much faster than theirs for
-  Python.
-* A few rounds are few: take a ratio near 1 as "equal". A point of a curve is one run unless its
+* Throughput is that of a writer that never pauses. It says nothing about latency: with default
+  settings an update of ours waits up to `local_delta_max_age` (50 ms) for its batch; with bare
+  ZeroMQ, NATS or PUBLISH it does not. That is the trade-off. Without batching ours still has one
+  hop more than PUBLISH, our worker; see the latency.
+* Latencies of a few milliseconds depend on the machine as much as on us: where more processes are
+  runnable than there are cores, each waits for its turn, and p99 consists of that.
+* The contenders' guarantees differ. ZeroMQ has no state for late joiners, and loses what a full or
+  broken connection held; PUBLISH loses, without notice, what a disconnected subscriber misses;
+  XREAD resumes, but has no full state; NATS KV acknowledges and can store each put on disk. Ours
+  are listed in the README.
+* One writer, one reader, one server, on one machine with {cores} cores that all of them share. No
+  network, no TLS. Keys of 13 bytes and floats, no large values.
+* Python on both ends: Go or Rust clients of NATS or ZeroMQ are much faster than those for Python.
+* Three rounds are few: read a ratio near 1 as "equal". A point of a curve is one run unless its
   table says otherwise.
 """
 
 
-def page(run: Run) -> str:
+def page(report: Report) -> str:
     """Return the whole page."""
-    parts = [HEAD, TARGETS_HEAD, "\n".join([*target_lines(run), ""])]
-    parts += [_section(result) for result in run.results]
-    if run.courses:
+    parts = [HEAD, TARGETS_HEAD, "\n".join([*target_lines(report), ""])]
+    parts += [_section(result) for result in report.results]
+    if report.curve_results:
         parts.append(CURVES)
-    parts += ["\n".join([*section(course), _made(course.made), ""]) for course in run.courses]
-    parts.append(METHOD.format(seed=run.options["seed"]))
-    parts.append(LIMITS.format(cores=run.machine["cores"]))
-    parts.append(_place(run))
+    parts += [
+        "\n".join([*section(curve_result), _provenance(curve_result.provenance), ""])
+        for curve_result in report.curve_results
+    ]
+    parts.append(METHOD.format(seed=report.options["seed"]))
+    parts.append(LIMITS.format(cores=report.machine["cores"]))
+    parts.append(_environment(report))
     return "\n".join(parts)
 
 
-def _made(made: Made) -> str:
-    rounds = "one round" if made.rounds == 1 else f"{made.rounds} rounds"
+def _provenance(provenance: Provenance) -> str:
+    rounds = "one round" if provenance.rounds == 1 else f"{provenance.rounds} rounds"
     return (
-        f"Made {made.at} at {made.revision}: {rounds} in {made.seconds:.0f} s; load of the machine "
-        f"before: {made.load:.1f}."
+        f"Measured {provenance.at} at {provenance.revision}: {rounds} in "
+        f"{provenance.seconds:.0f} s; load average of the machine before: {provenance.load:.1f}."
     )
 
 
@@ -111,7 +114,7 @@ def _section(result: Result) -> str:
         lines += _cpu_table(rows(result), result.roles)
     lines += ["", "### The contenders", ""]
     lines += [f"* **{one.title}**: {one.how}" for one in scenario.contenders]
-    lines += ["", "### Every run", "", *_raw(result), "", _made(result.made), ""]
+    lines += ["", "### Every run", "", *_raw(result), "", _provenance(result.provenance), ""]
     return "\n".join(lines)
 
 
@@ -128,7 +131,7 @@ def _table(found: Sequence[Row], result: Result) -> list[str]:
         cells = [_title(row, result), headline.shown(row.headline.median), spread]
         cells += [*(row.shown(one) for one in also), times(row.ratio)]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", "(!): the rounds differ by more than half, so the median says little."]
+    return [*lines, "", "(!): the rounds differ by more than half; the median is unreliable."]
 
 
 def _cpu_table(found: Sequence[Row], roles: Sequence[str]) -> list[str]:
@@ -145,7 +148,7 @@ def _cpu_table(found: Sequence[Row], roles: Sequence[str]) -> list[str]:
 
 
 def _raw(result: Result) -> list[str]:
-    """Return what each run gave, those that do not count included."""
+    """Return the headline of each run, including those that do not count."""
     scenario = result.scenario
     numbers = sorted({sample.round for sample in result.samples})
     lines = [
@@ -179,8 +182,8 @@ def _title(row: Row, result: Result) -> str:
     return f"**{title}**" if row.contender.name == result.scenario.ours else title
 
 
-def _place(run: Run) -> str:
-    lines = ["## On what", ""]
-    lines += [f"* {name}: {value}" for name, value in run.machine.items()]
-    lines += [f"* {name} {value}" for name, value in run.versions.items()]
+def _environment(report: Report) -> str:
+    lines = ["## Machine and versions", ""]
+    lines += [f"* {name}: {value}" for name, value in report.machine.items()]
+    lines += [f"* {name} {value}" for name, value in report.versions.items()]
     return "\n".join([*lines, ""])

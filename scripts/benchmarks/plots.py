@@ -1,4 +1,4 @@
-"""Pictures of a result, as PNG and SVG. Needs matplotlib."""
+"""Pictures of a result, as SVG: small in git, sharp at any size. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from scripts.benchmarks.document import Row, rows
 from scripts.benchmarks.model import Result
+from scripts.benchmarks.report import Row, rows
 
 OURS, PEER = "#1b6ca8", "#b8b8b8"
 ROLES = ("#1b6ca8", "#5aa9e6", "#f4a259", "#8cb369", "#bc4b51")
-FORMATS = ("png", "svg")
 
 
 def draw(result: Result, folder: Path) -> list[Path]:
-    """Draw the headline, and the CPU where it was measured; return the files.
-
-    Equal numbers give equal files.
-    """
+    """Draw the headline, and the CPU time if it was measured; return the files."""
     found = rows(result)
     scenario = result.scenario
     files = []
@@ -33,21 +29,18 @@ def draw(result: Result, folder: Path) -> list[Path]:
         paint(axes, found, result)
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
-        files += saved(figure, name, folder)
+        files.append(saved(figure, name, folder))
     return files
 
 
-def saved(figure: plt.Figure, name: str, folder: Path) -> list[Path]:
-    """Write a figure in every format and close it; return the files. Equal figures, equal files."""
+def saved(figure: plt.Figure, name: str, folder: Path) -> Path:
+    """Write a figure as SVG and close it; return the file. Equal figures give equal files."""
     # Dates and random ids would change the files of every run.
     mpl.rcParams["svg.hashsalt"] = name
-    files = []
-    for kind in FORMATS:
-        files.append(folder / f"{name}.{kind}")
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(files[-1], dpi=150, metadata=metadata)
+    file = folder / f"{name}.svg"
+    figure.savefig(file, dpi=150, metadata={"Date": None})
     plt.close(figure)
-    return files
+    return file
 
 
 def _headline(axes: plt.Axes, found: list[Row], result: Result) -> None:

@@ -1,10 +1,7 @@
-"""One run of a curve's point: a server, our worker, and as many actors as it takes."""
+"""The processes that measure one point of a curve: server, our worker, and any number of roles."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,9 +13,10 @@ from scripts.benchmarks.cluster import cluster
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.counters import Counters
 from scripts.benchmarks.cpu import cpu_ns
-from scripts.benchmarks.link import Place
+from scripts.benchmarks.link import RoleConfig
 from scripts.benchmarks.model import BenchmarkError
 from scripts.benchmarks.processes import Process
+from scripts.benchmarks.role_process import launch_role, start_role
 from scripts.benchmarks.services import start_redis, start_worker
 from scripts.benchmarks.workload import digest
 
@@ -27,7 +25,7 @@ PACKAGE = "scripts.benchmarks."
 
 
 class ProcessGroup:
-    """Everything of one run; leaving the context ends every process of it.
+    """All processes of one run; leaving the context ends every one of them.
 
     Args:
         server: "redis" or "valkey".
@@ -39,8 +37,8 @@ class ProcessGroup:
     Attributes:
         folder: of this run.
         redis: URL of the server, or of the cluster.
-        all_counters: the same of every primary.
-        nodes: process of every primary; of the server, if it is the only one.
+        all_counters: one for each primary.
+        nodes: process of each primary; of the server, if it is the only one.
         services: name -> process of the server, if there is no cluster; and of our worker.
     """
 
@@ -99,11 +97,11 @@ class ProcessGroup:
 
     @property
     def counters(self) -> Counters:
-        """What the server counts, or the first primary."""
+        """Counters of the server, or of the first primary."""
         return self.all_counters[0]
 
     def _start_servers(self) -> list[str]:
-        """Start what there is to start; return the URL of each server."""
+        """Start one server or a cluster; return the URL of each server."""
         if not self._primaries:
             process, self.redis = start_redis(self._server, self.folder)
             self.services["server"] = self._stack.enter_context(process)
@@ -117,25 +115,24 @@ class ProcessGroup:
         return [f"redis://{seed}" for seed in seeds]
 
     def start(self, name: str, role: str, /, *, redis: str = "", **details: object) -> Process:
-        """Start an actor; it is not ready yet.
+        """Start a role; it is not ready yet.
 
         Args:
             name: of the process, unique.
-            role: module of the benchmarks and its function, such as "actors.flow.write".
+            role: module below scripts.benchmarks and its function, such as "roles.flow.write".
             redis: another way to the server.
             details: for the role; `updates` and `keys` are those of the workload.
         """
         module, _, function = role.rpartition(".")
         updates, keys = (int(str(details.pop(one, 0))) for one in ("updates", "keys"))
-        place = Place(str(self.folder), redis or self.redis, "", updates, keys, details)
-        fields = json.dumps(dataclasses.asdict(place))
-        command = [sys.executable, "-P", "-m", "scripts.benchmarks.role", PACKAGE + module]
-        process = Process(name, [*command, function, fields], self.folder, is_role=True)
+        config = RoleConfig(str(self.folder), redis or self.redis, "", updates, keys, details)
+        process = launch_role(name, PACKAGE + module, function, self.folder)
+        start_role(process, config)
         return self._stack.enter_context(process)
 
-    def ready(self, *actors: Process) -> list[dict[str, Any]]:
-        """Wait until all of these are ready; return what they say."""
-        return [actor.report(TIMEOUT_S) for actor in actors]
+    def ready(self, *roles: Process) -> list[dict[str, Any]]:
+        """Wait until all of these are ready; return their reports."""
+        return [role.receive(TIMEOUT_S) for role in roles]
 
     def check(self, readers: Iterable[Process], right: Mapping[str, Any]) -> None:
         """Compare what each replica of these readers holds with the right state.
@@ -145,8 +142,8 @@ class ProcessGroup:
         """
         expected = {"keys": len(right), "digest": digest(right)}
         for reader in readers:
-            reader.tell("show")
-            for found in reader.report(TIMEOUT_S)["states"]:
+            reader.send("show")
+            for found in reader.receive(TIMEOUT_S)["states"]:
                 if found != expected:
                     raise BenchmarkError(
                         f"{reader.name} ends with a wrong state: {found['keys']} keys instead of "

@@ -86,14 +86,14 @@ class Process:
         """Whether it is still there."""
         return self._process.poll() is None
 
-    def tell(self, order: str, **details: object) -> None:
+    def send(self, order: str, **details: object) -> None:
         """Send an order; one to a process that is gone is noticed when its report is missing."""
         with suppress(BrokenPipeError):
             stdin = cast("IO[bytes]", self._process.stdin)
             stdin.write(json.dumps({"order": order, **details}).encode() + b"\n")
             stdin.flush()
 
-    def report(self, timeout_s: float) -> dict[str, Any]:
+    def receive(self, timeout_s: float) -> dict[str, Any]:
         """Return its next report.
 
         Raises:

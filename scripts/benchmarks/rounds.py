@@ -1,31 +1,37 @@
-"""Round after round, every contender once in each, in an order that changes."""
+"""Runs every contender once per round, in an order that is shuffled for each round."""
 
 from __future__ import annotations
 
 import importlib.util
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from scripts.benchmarks.contender_run import ContenderRun
 from scripts.benchmarks.model import BenchmarkError, Contender, Result, Sample, Scenario
-from scripts.benchmarks.stage import Stage
+from scripts.benchmarks.progress import Progress
 
 
-def obstacle(contender: Contender) -> str:
-    """Return why a contender cannot play here; empty if it can."""
+def skip_reason(contender: Contender) -> str:
+    """Return why a contender cannot run here; empty if it can."""
     missing = [name for name in contender.needs if importlib.util.find_spec(name) is None]
     if not missing:
         return ""
     return f"not installed here: {', '.join(missing)}; pip install 'statebroker[bench]'"
 
 
+def selected(scenario: Scenario, only: Sequence[str]) -> list[Contender]:
+    """Return the contenders of a scenario that `only` names; all if it is empty."""
+    return [one for one in scenario.contenders if not only or one.name in only]
+
+
 def order_of(names: Sequence[str], number: int, seed: int) -> list[str]:
-    """Return the names in the order of a round: a function of its arguments."""
+    """Return the names in the order of a round: the same for the same arguments."""
     order = sorted(names)
     random.Random(f"{seed}/{number}").shuffle(order)
     return order
 
 
-def play(
+def run_rounds(
     scenario: Scenario,
     *,
     only: Sequence[str],
@@ -33,50 +39,50 @@ def play(
     updates: int | None,
     server: str,
     seed: int,
-    part: float,
-    say: Callable[[str], None],
+    scale: float,
+    progress: Progress,
 ) -> Result:
-    """Play all rounds of a scenario.
+    """Run all rounds of a scenario.
 
     Args:
-        scenario: the question.
+        scenario: what is measured.
         only: names of contenders; empty for all.
         rounds: at least 1.
-        updates: in each run, instead of the contender's own number.
+        updates: in each run; None for the contender's own number times `scale`.
         server: "redis" or "valkey".
         seed: of the orders.
-        part: of the contender's own number of updates.
-        say: tells a person what happens.
+        scale: share of the contender's own number of updates, above 0, up to 1.
+        progress: is told each run.
     """
-    wanted = [one for one in scenario.contenders if not only or one.name in only]
-    skipped = {one.name: why for one in wanted if (why := obstacle(one))}
+    contenders = selected(scenario, only)
+    skipped = {one.name: why for one in contenders if (why := skip_reason(one))}
     for name, why in skipped.items():
-        say(f"skipped {name}: {why}")
-    playing = {one.name: one for one in wanted if one.name not in skipped}
+        progress.note(f"skipped {name}: {why}")
+    running = {one.name: one for one in contenders if one.name not in skipped}
     samples = []
     for number in range(1, rounds + 1):
-        for name in order_of(list(playing), number, seed):
-            contender = playing[name]
-            count = updates or round(contender.updates * part)
-            sample = _run(scenario, contender, number, count, server)
+        for name in order_of(list(running), number, seed):
+            contender = running[name]
+            count = updates or max(1, round(contender.updates * scale))
+            sample = _run_once(scenario, contender, number, count, server)
             samples.append(sample)
-            say(f"{scenario.name} {number}/{rounds}  {name:20} {_in_words(scenario, sample)}")
+            progress.done(f"{scenario.name}: {name} {_describe(scenario, sample)}")
     return Result(scenario, tuple(samples), skipped)
 
 
-def _run(
+def _run_once(
     scenario: Scenario, contender: Contender, number: int, updates: int, server: str
 ) -> Sample:
     try:
-        with Stage(contender, updates, server) as stage:
-            measures = scenario.play(stage)
+        with ContenderRun(contender, updates, server) as run:
+            measures = scenario.measure_run(run)
     except (BenchmarkError, OSError) as error:
         return Sample(contender.name, number, updates, fault=str(error))
     return Sample(contender.name, number, updates, measures)
 
 
-def _in_words(scenario: Scenario, sample: Sample) -> str:
+def _describe(scenario: Scenario, sample: Sample) -> str:
     if sample.fault:
         return f"does not count: {sample.fault}"
     headline = scenario.headline
-    return f"{headline.shown(sample.measures[headline.name]):>12} {headline.unit}"
+    return f"{headline.shown(sample.measures[headline.name])} {headline.unit}"

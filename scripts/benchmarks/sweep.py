@@ -1,13 +1,19 @@
-"""Every point of a curve, in an order that changes."""
+"""Measures every point of a curve, in an order that is shuffled for each round."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from scripts.benchmarks.curve import Course, Curve, Line, Point, Setting
+from scripts.benchmarks.curve import Curve, CurveResult, Line, Point, PointSpec
 from scripts.benchmarks.model import BenchmarkError
+from scripts.benchmarks.progress import Progress
 from scripts.benchmarks.rounds import order_of
+
+
+def points_of(curve: Curve, *, is_quick: bool) -> list[tuple[Line, float]]:
+    """Return the points that are measured in each round, as line and value of the axis."""
+    return [(line, x) for line in curve.lines for x in (line.quick_xs if is_quick else line.xs)]
 
 
 def sweep(
@@ -15,52 +21,51 @@ def sweep(
     *,
     rounds: int,
     is_quick: bool,
-    part: float,
+    scale: float,
     server: str,
     seed: int,
-    say: Callable[[str], None],
-) -> Course:
+    progress: Progress,
+) -> CurveResult:
     """Measure all points of all lines.
 
     Args:
         curve: what is measured.
         rounds: how often each point is measured, at least 1.
-        is_quick: only at the points of a quick run.
-        part: of the usual number of updates.
+        is_quick: only the points of a quick run.
+        scale: share of the usual number of updates, above 0, up to 1.
         server: "redis" or "valkey".
         seed: of the orders.
-        say: tells a person what happens.
+        progress: is told each point.
     """
+    places = {f"{line.name} {x:g}": (line, x) for line, x in points_of(curve, is_quick=is_quick)}
     points: list[Point] = []
+    for number in range(1, rounds + 1):
+        order = order_of(list(places), number, seed)
+        for point in _measured(curve, [places[name] for name in order], number, scale, server):
+            points.append(point)
+            progress.done(f"{curve.name}: {point.line} {point.x:g}: {describe(curve, point)}")
+    return CurveResult(curve, tuple(points))
 
-    def run(place: tuple[Line, float]) -> Point:
+
+def _measured(
+    curve: Curve, places: Sequence[tuple[Line, float]], number: int, scale: float, server: str
+) -> Iterator[Point]:
+    """Yield the points of one round in the order of their places."""
+
+    def measured(place: tuple[Line, float]) -> Point:
         line, x = place
-        number = len(points) // len(places) + 1
         try:
-            measures = curve.play(Setting(line, x, part, server))
+            measures = curve.measure_point(PointSpec(line, x, scale, server))
         except (BenchmarkError, OSError) as error:
             return Point(line.name, x, number, fault=str(error))
         return Point(line.name, x, number, measures)
 
-    places = {
-        f"{line.name} {x:g}": (line, x)
-        for line in curve.lines
-        for x in (line.quick_xs if is_quick else line.xs)
-    }
-    for number in range(1, rounds + 1):
-        order = order_of(list(places), number, seed)
-        with ThreadPoolExecutor(curve.at_once) as pool:
-            for point in pool.map(run, [places[name] for name in order]):
-                points.append(point)
-                say(
-                    f"{curve.name} {len(points)}/{rounds * len(places)}  {point.line} "
-                    f"{point.x:g}: {in_words(curve, point)}"
-                )
-    return Course(curve, tuple(points))
+    with ThreadPoolExecutor(curve.at_once) as pool:
+        yield from pool.map(measured, places)
 
 
-def in_words(curve: Curve, point: Point) -> str:
-    """Return what a point gave, for people."""
+def describe(curve: Curve, point: Point) -> str:
+    """Return the measures of a point as text, or why it does not count."""
     if point.fault:
         return f"does not count: {point.fault}"
     return ", ".join(

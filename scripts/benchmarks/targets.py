@@ -1,4 +1,4 @@
-"""The targets that the project set itself, and which of them a run reached; no I/O."""
+"""The project's performance targets, and which of them a report reaches; no I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scripts.benchmarks.curves.load import DICT, HELD, REPLICA
 from scripts.benchmarks.curves.nodes import BARE, SHARE
 from scripts.benchmarks.curves.snapshot import CPU_MS, FOLDED
 from scripts.benchmarks.curves.value import FLOAT_BYTES
-from scripts.benchmarks.document import Run
+from scripts.benchmarks.report import Report
 from scripts.benchmarks.scenarios.latency import ALL_P99
 from scripts.benchmarks.scenarios.numbers import BYTES
 from scripts.benchmarks.stats import advantage, compared, summary
@@ -21,13 +21,13 @@ class Target:
     """One target.
 
     Attributes:
-        what: for people.
+        what: first column of the page's table.
         bound: the number to be reached.
-        unit: behind the numbers.
-        sign: "≥" if the bound is the least, "≤" if it is the most.
-        digits: behind the point.
-        of: finds the number in a run; None if it was not measured.
-        why: what stands between, in the words of the page; told where it was not reached.
+        unit: shown after numbers.
+        sign: "≥" if the bound is a minimum, "≤" if it is a maximum.
+        digits: after the decimal point.
+        of: returns the number from a report; None if it was not measured.
+        why: the reason, shown if the target was missed.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Target:
     unit: str
     sign: Literal["≥", "≤"]
     digits: int
-    of: Callable[[Run], float | None]
+    of: Callable[[Report], float | None]
     why: str = ""
 
     def is_reached(self, value: float) -> bool:
@@ -43,11 +43,11 @@ class Target:
         return value >= self.bound if self.sign == "≥" else value <= self.bound
 
 
-def ratio(contender: str, scenario: str = "throughput") -> Callable[[Run], float | None]:
-    """Return what finds how many times ours is ahead of a peer's throughput."""
+def ratio(contender: str, scenario: str = "throughput") -> Callable[[Report], float | None]:
+    """Return a function that returns the ratio of our throughput to a peer's."""
 
-    def find(run: Run) -> float | None:
-        for result in run.results:
+    def find(report: Report) -> float | None:
+        for result in report.results:
             if result.scenario.name == scenario:
                 found = compared(result, contender)
                 return found.median if found else None
@@ -58,11 +58,11 @@ def ratio(contender: str, scenario: str = "throughput") -> Callable[[Run], float
 
 def median_of(
     scenario: str, contender: str, measure: str, least: int = 0
-) -> Callable[[Run], float | None]:
-    """Return what finds a median of a contender, if it wrote at least so many updates."""
+) -> Callable[[Report], float | None]:
+    """Return a function that returns a median, of runs with at least `least` updates."""
 
-    def find(run: Run) -> float | None:
-        for result in run.results:
+    def find(report: Report) -> float | None:
+        for result in report.results:
             samples = [one for one in result.samples if one.updates >= least]
             if result.scenario.name == scenario and samples:
                 found = summary(result.of(contender, measure).values())
@@ -72,9 +72,9 @@ def median_of(
     return find
 
 
-def load_ratio(run: Run) -> float | None:
-    """Return how many times as long as a bare HSCAN ours takes to load."""
-    for result in run.results:
+def load_ratio(report: Report) -> float | None:
+    """Return the ratio of our load time to that of a bare HSCAN."""
+    for result in report.results:
         if result.scenario.name == "load" and all(one.updates >= MILLION for one in result.samples):
             ours, theirs = (result.of(one, "seconds") for one in ("statebroker-load", "hscan"))
             found = advantage(ours, theirs, is_more_better=True)
@@ -82,13 +82,13 @@ def load_ratio(run: Run) -> float | None:
     return None
 
 
-def point(curve: str, line: str, x: float, measure: str) -> Callable[[Run], float | None]:
-    """Return what finds the median at a point of a curve."""
+def point(curve: str, line: str, x: float, measure: str) -> Callable[[Report], float | None]:
+    """Return a function that returns the median at a point of a curve."""
 
-    def find(run: Run) -> float | None:
-        for course in run.courses:
-            if course.curve.name == curve:
-                found = course.at(line, x, measure)
+    def find(report: Report) -> float | None:
+        for curve_result in report.curve_results:
+            if curve_result.curve.name == curve:
+                found = curve_result.at(line, x, measure)
                 return found.median if found else None
         return None
 
@@ -96,12 +96,14 @@ def point(curve: str, line: str, x: float, measure: str) -> Callable[[Run], floa
 
 
 def over(
-    above: Callable[[Run], float | None], below: Callable[[Run], float | None], times: float = 1.0
-) -> Callable[[Run], float | None]:
-    """Return what finds one number over another, if both were measured."""
+    above: Callable[[Report], float | None],
+    below: Callable[[Report], float | None],
+    times: float = 1.0,
+) -> Callable[[Report], float | None]:
+    """Return a function that divides one number by another, if both were measured."""
 
-    def find(run: Run) -> float | None:
-        one, other = above(run), below(run)
+    def find(report: Report) -> float | None:
+        one, other = above(report), below(report)
         return one / other * times if one is not None and other else None
 
     return find
@@ -109,8 +111,8 @@ def over(
 
 MILLION = 1_000_000
 MACHINE = (
-    "two cores carry writer, worker, server and reader: the least that Python takes for an update "
-    "by itself is in [the limit](#how-far-from-the-limit-of-the-machine)"
+    "writer, worker, server and reader share two cores; the minimum that Python itself needs for "
+    "an update is in [the limit](#how-far-from-the-limit-of-the-machine)"
 )
 PEERS = (
     "The peers are 1.6 (HSET + PUBLISH) to 8 times (ZeroMQ) as fast here as where the targets "
@@ -128,8 +130,8 @@ TARGETS = (
         "≥",
         0,
         ratio("numbers-hset-publish", "numbers"),
-        "A number costs about 90 ns in four processes on two cores, mostly copies of memory; where "
-        "system calls are cheap, HSET + PUBLISH gains more than copies do",
+        "A number costs about 90 ns in four processes on two cores, mostly for copying memory; "
+        "where system calls are cheap, HSET + PUBLISH gains more than copying does",
     ),
     Target(
         "bytes a delta on the wire, text keys, float64, chunks of 1,000",
@@ -148,18 +150,18 @@ TARGETS = (
         point("curve-value", "floats", FLOAT_BYTES, "overhead"),
     ),
     Target(
-        "batches by age, 10,000 deltas/s: p99 from set to sight, beyond max age",
+        "batches by age, 10,000 deltas/s: p99 latency beyond max age",
         5,
         " ms",
         "≤",
         2,
         median_of("latency-age", "statebroker-age", ALL_P99.name),
-        "Of the median about 1 ms is the drain's way to the replica, 1.5 ms unpacking a batch of "
-        "500 and making its changes; the rest, of p99 most, is processes waiting for one of two "
-        "cores",
+        "About 1 ms of the median is the way from the drain to the replica, 1.5 ms is unpacking a "
+        "batch of 500 and applying it; the rest, and most of p99, is processes waiting for one of "
+        "two cores",
     ),
     Target(
-        "batches by count 1, 1,000 deltas/s: p99 from set to sight",
+        "batches by count 1, 1,000 deltas/s: p99 latency",
         5,
         " ms",
         "≤",
@@ -173,13 +175,12 @@ TARGETS = (
         "≤",
         1,
         point("curve-nodes", BARE, 1_000, SHARE.name),
-        "Evenly spread, each delta is an append of its own. As many plain SETs, each of which "
-        "wakes Redis, is read and is answered, take about 10 % by themselves. An append is a "
-        "script of seven commands, which check incarnation and number, keep order and account for "
-        "all: of its 160,000 instructions in Redis (callgrind, beside those of the kernel) 27 % "
-        "are the call of a script with as many arguments that does nothing, 35 % the seven "
-        "commands, 38 % what it computes; the drain reads and empties up to a thousand lists in "
-        "every 50 ms",
+        "Evenly spread, each delta is an append of its own. The same number of plain SETs takes "
+        "about 10 %. An append is a script of seven commands, which check incarnation and number, "
+        "keep order and count everything: of its 160,000 instructions in Redis (callgrind, without "
+        "those of the kernel) 27 % are the call of an empty script with as many arguments, 35 % "
+        "the seven commands, 38 % the script's own computation; the drain reads and empties up to "
+        "a thousand lists every 50 ms",
     ),
     Target(
         "full load of 1,000,000 keys",
@@ -216,12 +217,12 @@ TARGETS = (
 )
 
 
-def target_lines(run: Run) -> list[str]:
-    """Return the page's table of targets, and below it why some were missed."""
+def target_lines(report: Report) -> list[str]:
+    """Return the page's table of targets, followed by the reasons why some were missed."""
     lines = ["| what | target | measured | |", "|---|--:|--:|---|"]
     reasons: list[str] = []
     for target in TARGETS:
-        value = target.of(run)
+        value = target.of(report)
         cells = [target.what, f"{target.sign} {target.bound:g}{target.unit}"]
         if value is None:
             cells += ["-", "not measured"]

@@ -1,4 +1,4 @@
-"""What every contender writes, and what its reader must hold in the end; no I/O."""
+"""The updates that every contender writes, and the state that must result; no I/O."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any
 
 import msgpack
 
-# Coprime to every number of keys: each comes once before any twice, and no neighbours in a row.
+# Coprime to every number of keys: each key comes once before any comes twice, in mixed order.
 STRIDE = 7_919
 NODE_KEYS = 10
 
 
 def workload(updates: int, keys: int) -> tuple[list[str], list[float]]:
-    """Return the keys and the values of so many updates, in the order in which they are written.
+    """Return the keys and the values of the updates, in the order in which they are written.
 
-    Values have all digits that a float can have. Made before the clock runs.
+    Values have all digits that a float can have. Provenance before the clock runs.
     """
-    names = [key_of(number) for number in range(keys)]
-    written = [names[number * STRIDE % keys] for number in range(updates)]
+    if updates < keys:
+        written = [key_of(number * STRIDE % keys) for number in range(updates)]
+    else:
+        names = [key_of(number) for number in range(keys)]
+        written = [names[number * STRIDE % keys] for number in range(updates)]
     return written, [value_of(number) for number in range(updates)]
 
 
@@ -29,19 +32,19 @@ def key_of(number: int) -> str:
 
 
 def value_of(number: int) -> float:
-    """Return what the update of this number writes."""
+    """Return the value that the update of this number writes."""
     return number / 7
 
 
 def final_state(updates: int, keys: int) -> dict[str, float]:
-    """Return key -> last value after so many updates."""
-    # Each key is among the last as many updates as there are keys.
+    """Return key -> last value after these updates."""
+    # Every key is among the last `keys` updates.
     last = range(max(0, updates - keys), updates)
     return {key_of(number * STRIDE % keys): value_of(number) for number in last}
 
 
 def texts(updates: int, keys: int, size: int) -> tuple[list[str], list[str]]:
-    """Return the same keys with texts of so many characters, each another one."""
+    """Return the same keys with texts of `size` characters, all different."""
     return workload(updates, keys)[0], [str(number).rjust(size, "x") for number in range(updates)]
 
 
@@ -57,7 +60,7 @@ def difference(found: dict[str, float], updates: int, keys: int) -> str:
 
 
 def digest(state: Mapping[str, Any]) -> str:
-    """Return the same text for equal states of plain values, in whatever order they are."""
+    """Return a digest that is the same for equal states, whatever the order of their keys."""
     return sha256(msgpack.packb(sorted(state.items()))).hexdigest()
 
 
@@ -66,8 +69,8 @@ def node_key(node: int, number: int) -> str:
     return f"node/{node:04d}/{number}"
 
 
-def fleet_state(nodes: int, each: int) -> dict[str, float]:
-    """Return what is there after each node wrote so many times to its keys in turn."""
+def nodes_state(nodes: int, each: int) -> dict[str, float]:
+    """Return the state after each node wrote `each` updates to its keys in turn."""
     last = {done % NODE_KEYS: float(done) for done in range(each)}
     return {
         node_key(node, number): value for node in range(nodes) for number, value in last.items()

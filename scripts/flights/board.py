@@ -1,4 +1,4 @@
-"""The live board: draws a `Picture` for a terminal of 100 by 30, or tells it in plain lines."""
+"""The live board: a `View` as panels for a terminal of 100 by 30, or as plain lines."""
 
 from rich import box
 from rich.columns import Columns
@@ -8,8 +8,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scripts.flights.picture import Picture
 from scripts.flights.records import NODES, clock_text
+from scripts.flights.view import View
 
 WIDTH = 98
 LEFT_WIDTH = 44
@@ -19,40 +19,40 @@ STATUS_STYLES = {"live": "bold green", "stale": "bold red", "failed": "bold red"
 MOVE_STYLES = {"departed": "cyan", "arrived": "green", "cancelled": "red", "diverted": "magenta"}
 
 
-def board(picture: Picture) -> RenderableType:
+def board(view: View) -> RenderableType:
     """Return the whole board."""
     middle = Columns(
         [
-            Panel(traffic(picture), title="through Redis", width=LEFT_WIDTH, height=10),
-            Panel(copies(picture), title="replicas", width=RIGHT_WIDTH, height=10),
+            Panel(traffic(view), title="through Redis", width=LEFT_WIDTH, height=10),
+            Panel(copies(view), title="replicas", width=RIGHT_WIDTH, height=10),
         ],
         padding=0,
     )
     return Group(
-        Panel(header(picture), width=WIDTH, box=box.HEAVY, border_style="blue"),
-        Panel(airport_table(picture), title="airports, as a replica sees them", width=WIDTH),
+        Panel(header(view), width=WIDTH, box=box.HEAVY, border_style="blue"),
+        Panel(airport_table(view), title="airports, as a replica sees them", width=WIDTH),
         middle,
-        Panel(moves(picture), title="last movements", width=WIDTH, height=MOVES_SHOWN + 2),
+        Panel(moves(view), title="last movements", width=WIDTH, height=MOVES_SHOWN + 2),
     )
 
 
-def header(picture: Picture) -> RenderableType:
+def header(view: View) -> RenderableType:
     """Return the simulated time and the progress of the replay."""
     line = Table.grid(expand=True, padding=(0, 1))
     line.add_column()
     line.add_column(ratio=1)
     line.add_column(justify="right")
-    fraction = picture.fraction()
+    fraction = view.fraction()
     line.add_row(
-        Text(clock_text(picture.minute()), style="bold yellow"),
+        Text(clock_text(view.minute()), style="bold yellow"),
         ProgressBar(total=1.0, completed=fraction),
-        Text(f"{fraction:4.0%}, {picture.remaining():.0f} s to go"),
+        Text(f"{fraction:4.0%}, {view.remaining():.0f} s left"),
     )
-    note = picture.notes[-1] if picture.notes else picture.pace()
+    note = view.notes[-1] if view.notes else view.pace()
     return Group(line, Text(note, style="dim", no_wrap=True, overflow="ellipsis"))
 
 
-def airport_table(picture: Picture) -> RenderableType:
+def airport_table(view: View) -> RenderableType:
     """Return one row for each airport."""
     table = Table(box=None, expand=True, header_style="dim")
     table.add_column("airport")
@@ -60,7 +60,7 @@ def airport_table(picture: Picture) -> RenderableType:
     for title in columns:
         table.add_column(title, justify="right")
     for name in NODES:
-        counts = picture.airports.get(name, {})
+        counts = view.airports.get(name, {})
         departed, arrived = counts.get("departures", 0), counts.get("arrivals", 0)
         diverted = counts.get("diversions", 0)
         delay = counts.get("delay_minutes", 0) / departed if departed else 0.0
@@ -77,9 +77,9 @@ def airport_table(picture: Picture) -> RenderableType:
     return table
 
 
-def traffic(picture: Picture) -> RenderableType:
-    """Return what goes through Redis: deltas, batches by trigger, bytes, the full state."""
-    totals, rates = picture.totals, picture.rates()
+def traffic(view: View) -> RenderableType:
+    """Return the traffic through Redis: deltas, batches by trigger, bytes, the full state."""
+    totals, rates = view.totals, view.rates()
     table = Table.grid(expand=True, padding=(0, 1))
     table.add_column(style="dim")
     table.add_column(justify="right")
@@ -100,51 +100,51 @@ def traffic(picture: Picture) -> RenderableType:
     return table
 
 
-def copies(picture: Picture) -> RenderableType:
+def copies(view: View) -> RenderableType:
     """Return one row for each replica, and one for each node that writes."""
     table = Table.grid(expand=True, padding=(0, 1))
     titles = ("replica", "status", "lag", "behind", "keys", "applied")
     for title in titles:
         table.add_column(title, justify="left" if title in ("replica", "status") else "right")
     table.add_row(*(Text(title, style="dim") for title in titles))
-    for name, replica in sorted(picture.replicas.items()):
+    for name, replica in sorted(view.replicas.items()):
         status = replica["status"]
         table.add_row(
             name,
             Text(status.replace("_", " "), style=STATUS_STYLES.get(status, "yellow")),
             milliseconds(replica["lag"]),
-            f"{picture.behind(name):,}",
+            f"{view.behind(name):,}",
             f"{replica['keys']:,}",
             f"{replica['stats']['deltas_applied']:,}",
         )
     table.add_row(*(Text(title, style="dim") for title in ("node", "", "", "", "", "written")))
-    for name, node in sorted(picture.nodes.items()):
+    for name, node in sorted(view.nodes.items()):
         state = "done" if node.done == node.total else "writing"
         table.add_row(name, Text(state, style="green"), "", "", "", f"{node.deltas:,}")
     return table
 
 
-def moves(picture: Picture) -> RenderableType:
+def moves(view: View) -> RenderableType:
     """Return the latest movements, the newest on top."""
     table = Table.grid(expand=True, padding=(0, 2))
-    for date, name, route, aircraft, status, delay in reversed(picture.moves[-MOVES_SHOWN:]):
+    for date, name, route, aircraft, status, delay in reversed(view.moves[-MOVES_SHOWN:]):
         style = MOVE_STYLES.get(status, "")
         table.add_row(date, Text(name, style="bold"), route, aircraft, Text(status, style), delay)
     return table
 
 
-def plain_line(picture: Picture) -> str:
-    """Return one line of progress, for a terminal that is none."""
-    if picture.started is None:
-        return picture.notes[-1]
-    totals, rates = picture.totals, picture.rates()
-    notes = "".join(f"  ({note})" for note in picture.notes[-1:])
+def plain_line(view: View) -> str:
+    """Return one line of progress, for output that is no terminal."""
+    if view.started is None:
+        return view.notes[-1]
+    totals, rates = view.totals, view.rates()
+    notes = "".join(f"  ({note})" for note in view.notes[-1:])
     statuses = ", ".join(
-        f"{name} {replica['status']} {milliseconds(replica['lag'])} {picture.behind(name)} behind"
-        for name, replica in sorted(picture.replicas.items())
+        f"{name} {replica['status']} {milliseconds(replica['lag'])} {view.behind(name)} behind"
+        for name, replica in sorted(view.replicas.items())
     )
     return (
-        f"{clock_text(picture.minute())}  {picture.fraction():4.0%}  "
+        f"{clock_text(view.minute())}  {view.fraction():4.0%}  "
         f"{totals.published:,} deltas ({rates.deltas:,.0f}/s)  {totals.batches:,} batches "
         f"({totals.by_count:,} by count, {totals.by_age:,} by age)  "
         f"{size(totals.bytes_published)}  {statuses}{notes}"
@@ -157,7 +157,7 @@ def share(part: int, whole: int) -> str:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
+    """Return a number of bytes as text, with a unit."""
     for unit, factor in (("MB", 1_000_000), ("kB", 1_000)):
         if count >= factor:
             return f"{count / factor:,.1f} {unit}"
@@ -165,7 +165,7 @@ def size(count: float) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Return a lag as a person reads it."""
+    """Return a lag as text."""
     if seconds is None:
         return "-"
     return f"{seconds * 1000:.0f} ms"

@@ -1,4 +1,4 @@
-"""Two states side by side: one digest each, and the keys in which they differ."""
+"""Comparison of two states: digests, and the keys that differ."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -18,7 +18,7 @@ def digest(state: Mapping[str, object]) -> str:
 
 
 def differences(state: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
-    """Return one line for each key that is missing, too much, or has another value; sorted."""
+    """Return one line for each key that is missing, unexpected, or has another value; sorted."""
     lines = []
     for key in sorted(state.keys() | expected.keys()):
         here, there = state.get(key, NOTHING), expected.get(key, NOTHING)
@@ -43,5 +43,5 @@ def ordered(value: object) -> object:
 
 
 def told(value: object) -> str:
-    """Return a value as a person reads it."""
+    """Return a value as text."""
     return "nothing" if value is NOTHING else repr(value)

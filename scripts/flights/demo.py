@@ -1,4 +1,4 @@
-"""The demo itself: three nodes replay, replicas follow, and in the end everything is compared."""
+"""The demo: three nodes replay, replicas follow, and the final states are compared."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from time import monotonic
 from typing import Any
 
 from broker import Inspector
-from scripts.flights.lines import Pace
+from scripts.flights.deployment import Deployment
+from scripts.flights.json_lines import Throttle
 from scripts.flights.oracle import final_state
-from scripts.flights.picture import Node, Picture, Totals
 from scripts.flights.processes import Child, DemoError
 from scripts.flights.records import NODES, Flight
-from scripts.flights.stage import Stage
 from scripts.flights.verdict import Verdict, judge
+from scripts.flights.view import Node, Totals, View
 
 REPLICAS = ("a", "b")
 SECONDS_A_MINUTE = 60
@@ -29,7 +29,7 @@ KILL_AT = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What came out."""
+    """The results of one run."""
 
     flights: int
     deltas: int
@@ -43,7 +43,7 @@ class Summary:
 
 
 def default_speed(flights: Sequence[Flight]) -> float:
-    """Return the simulated seconds a second at which a month lasts 33 s, less if short."""
+    """Return a speed, in simulated seconds per second, at which a month takes 33 s."""
     if not flights:
         return inf
     span = max(f.ended for f in flights) - min(f.announced for f in flights)
@@ -52,51 +52,64 @@ def default_speed(flights: Sequence[Flight]) -> float:
 
 
 class Demo:
-    """One run on a stage that is set."""
+    """One run.
+
+    Args:
+        deployment: server and workers.
+        path: the file of flights.
+        flights: its content.
+        speed: simulated seconds per second; infinity for no waiting.
+        kill: what to SIGKILL in the middle of the replay; None for nothing.
+    """
 
     def __init__(
-        self, stage: Stage, path: Path, flights: Sequence[Flight], speed: float, kill: str | None
+        self,
+        deployment: Deployment,
+        path: Path,
+        flights: Sequence[Flight],
+        speed: float,
+        kill: str | None,
     ) -> None:
-        self.stage = stage
+        self.deployment = deployment
         self.path = path
         self.flights = flights
         self.kill_next = kill
         self.killed: str | None = None
         first = min((flight.announced for flight in flights), default=0)
         last = max((flight.ended for flight in flights), default=0)
-        self.picture = Picture(len(flights), first, last, speed)
+        self.view = View(len(flights), first, last, speed)
         self.producers: dict[str, Child] = {}
         self.subscribers: dict[str, Child] = {}
         self.ready: set[str] = set()
         self.tokens: dict[str, str] = {}
         self.finals: dict[str, dict[str, Any]] = {}
         self.deltas = 0
-        self.status_pace = Pace(STATUS_INTERVAL_S)
+        self.status_throttle = Throttle(STATUS_INTERVAL_S)
 
-    def run(self, show: Callable[[Picture], None]) -> Summary:
-        """Play from the first movement to the verdict.
+    def run(self, show: Callable[[View], None]) -> Summary:
+        """Run the replay and the final check.
 
         Args:
-            show: called some ten times a second with what is known.
+            show: called about ten times a second with the current view.
 
         Raises:
-            DemoError: a process ended that should not have, or something took far too long.
+            DemoError: a process ended unexpectedly, or a step took too long.
         """
         self.start(show)
-        self.deltas = sum(node.planned_deltas for node in self.picture.nodes.values())
-        with Inspector(self.stage.url, namespace=self.stage.namespace) as inspector:
-            self.picture.notes.clear()
-            started = self.picture.started = monotonic()
+        self.deltas = sum(node.planned_deltas for node in self.view.nodes.values())
+        with Inspector(self.deployment.url, namespace=self.deployment.namespace) as inspector:
+            self.view.notes.clear()
+            started = self.view.started = monotonic()
             for child in self.producers.values():
-                child.tell({"go": True})
+                child.send({"go": True})
             while len(self.tokens) < len(NODES) or self.kill_next:
-                self.listen()
-                self.look(inspector)
+                self.take_reports()
+                self.poll_status(inspector)
                 self.kill_if_due()
-                show(self.picture)
+                show(self.view)
             seconds = monotonic() - started
-            self.settle(inspector, show)
-            totals = self.picture.totals
+            self.wait_until_settled(inspector, show)
+            totals = self.view.totals
             verdict = judge(
                 inspector.state(),
                 inspector.folded(),
@@ -111,132 +124,136 @@ class Demo:
             deltas=self.deltas,
             totals=totals,
             seconds=seconds,
-            speed=self.picture.speed,
+            speed=self.view.speed,
             killed=self.killed,
-            namespace=self.stage.namespace,
+            namespace=self.deployment.namespace,
             replicas=dict(sorted(self.finals.items())),
             verdict=verdict,
         )
 
-    def start(self, show: Callable[[Picture], None]) -> None:
-        """Start producers and subscribers, and wait until all are prepared."""
-        self.picture.notes.append("starting the server, workers, producers and subscribers")
+    def start(self, show: Callable[[View], None]) -> None:
+        """Start producers and subscribers, and wait until all are ready."""
+        self.view.notes.append("starting the server, workers, producers and subscribers")
         for name in REPLICAS:
             self.start_subscriber(name)
         for node in NODES:
-            self.producers[node] = self.stage.children.start(
+            self.producers[node] = self.deployment.children.start(
                 f"producer {node}",
                 "scripts.flights.producer",
                 *("--node", node),
                 *("--flights", str(self.path)),
-                *("--speed", str(self.picture.speed)),
+                *("--speed", str(self.view.speed)),
             )
-        everyone = {child.name for child in (*self.producers.values(), *self.subscribers.values())}
+        names = {child.name for child in (*self.producers.values(), *self.subscribers.values())}
 
         def is_ready() -> bool:
-            self.listen()
-            show(self.picture)
-            return everyone <= self.ready and self.stage.are_workers_ready()
+            self.take_reports()
+            show(self.view)
+            return names <= self.ready and self.deployment.are_workers_ready()
 
-        self.stage.wait_until(is_ready, "all processes to be ready")
+        self.deployment.wait_until(is_ready, "all processes to be ready")
 
     def start_subscriber(self, name: str) -> None:
-        """Start one more service that follows."""
-        self.subscribers[name] = self.stage.children.start(
+        """Start one more replica."""
+        self.subscribers[name] = self.deployment.children.start(
             f"replica {name}", "scripts.flights.subscriber"
         )
 
-    def listen(self) -> None:
-        """Take the reports that came, and notice processes that ended."""
-        for child, report in self.stage.children.received(TICK_S):
+    def take_reports(self) -> None:
+        """Handle the reports that arrived, and check that all processes run."""
+        for child, report in self.deployment.children.received(TICK_S):
             kind = report.pop("kind")
             if kind == "ready":
                 self.ready.add(child.name)
             for node, producer in self.producers.items():
                 if producer is child:
-                    self.hear_producer(node, kind, report)
+                    self.on_producer_report(node, kind, report)
             for name, subscriber in self.subscribers.items():
                 if subscriber is child:
-                    self.hear_subscriber(name, kind, report)
-        self.stage.children.check()
+                    self.on_subscriber_report(name, kind, report)
+        self.deployment.children.check()
 
-    def hear_producer(self, node: str, kind: str, report: dict[str, Any]) -> None:
-        """Take what a producer reports."""
+    def on_producer_report(self, node: str, kind: str, report: dict[str, Any]) -> None:
+        """Handle a report of a producer."""
         if kind == "ready":
-            self.picture.nodes[node] = Node(report["total"], report["deltas"])
+            self.view.nodes[node] = Node(report["total"], report["deltas"])
         elif kind == "progress":
-            progress = self.picture.nodes[node]
+            progress = self.view.nodes[node]
             progress.minute = report["minute"]
             progress.done = report["done"]
             progress.deltas = report["deltas"]
         elif kind == "done":
             self.tokens[node] = report["token"]
 
-    def hear_subscriber(self, name: str, kind: str, report: dict[str, Any]) -> None:
-        """Take what a subscriber reports."""
+    def on_subscriber_report(self, name: str, kind: str, report: dict[str, Any]) -> None:
+        """Handle a report of a subscriber."""
         if kind == "status":
-            # The first replica that lives is the one whose eyes the board uses.
+            # The board shows airports and movements as the first replica holds them.
             if name == min(self.subscribers):
-                self.picture.airports = report.pop("airports")
-                self.picture.moves = report.pop("moves")
-            self.picture.replicas[name] = report
+                self.view.airports = report.pop("airports")
+                self.view.moves = report.pop("moves")
+            self.view.replicas[name] = report
         elif kind == "final":
             self.finals[name] = report
 
-    def look(self, inspector: Inspector) -> None:
-        """Ask Redis for its counts, now and then."""
-        if self.status_pace.is_due():
-            self.picture.add_totals(Totals.of(inspector.status()))
+    def poll_status(self, inspector: Inspector) -> None:
+        """Ask Redis for its counts, at most twice a second."""
+        if self.status_throttle.is_due():
+            self.view.add_totals(Totals.of(inspector.status()))
 
     def kill_if_due(self) -> None:
-        """SIGKILL what was asked for, in the middle of the replay."""
-        if self.kill_next is None or self.picture.fraction() < KILL_AT:
+        """SIGKILL the chosen process in the middle of the replay."""
+        if self.kill_next is None or self.view.fraction() < KILL_AT:
             return
         if self.kill_next == "subscriber":
             name = min(self.subscribers)
             victim = self.subscribers.pop(name)
-            self.picture.replicas.pop(name, None)
+            self.view.replicas.pop(name, None)
             self.start_subscriber("c")
             note = "replica c takes its place"
         elif self.kill_next == "flusher":
-            victim, note = self.stage.workers["flusher"][0], "the other carries on"
+            victim, note = self.deployment.workers["flusher"][0], "the other continues"
         else:
             found = self.active_scheduler()
             if found is None:
                 return
             victim, note = found, "the other takes over when the lease has expired"
-        self.stage.children.kill(victim)
-        self.picture.notes.append(f"{victim.name} was killed; {note}")
+        self.deployment.children.kill(victim)
+        self.view.notes.append(f"{victim.name} was killed; {note}")
         self.killed, self.kill_next = victim.name, None
 
     def active_scheduler(self) -> Child | None:
-        """Return the scheduler that holds the lease, once Redis has told it."""
-        holder = self.picture.totals.lease_holder
-        for child in self.stage.workers["scheduler"]:
+        """Return the scheduler that holds the lease; None if not known yet."""
+        holder = self.view.totals.lease_holder
+        for child in self.deployment.workers["scheduler"]:
             if f"-{child.process.pid}-" in holder:
                 return child
         return None
 
-    def settle(self, inspector: Inspector, show: Callable[[Picture], None]) -> None:
-        """Wait until the replicas hold every write and the full state is current."""
+    def wait_until_settled(self, inspector: Inspector, show: Callable[[View], None]) -> None:
+        """Wait until the replicas hold every write and the full state is current.
+
+        Raises:
+            DemoError: nothing changed for too long.
+        """
         for name, child in self.subscribers.items():
-            path = self.stage.folder / f"replica-{name}.state"
-            child.tell({"tokens": list(self.tokens.values()), "path": str(path)})
+            path = self.deployment.folder / f"replica-{name}.state"
+            child.send({"tokens": list(self.tokens.values()), "path": str(path)})
         seen, deadline = -1, 0.0
-        self.picture.notes.append("all is written; waiting for the last snapshot")
+        self.view.notes.append("all deltas are written; waiting for the last snapshot")
         while not self.is_settled():
-            self.listen()
-            self.look(inspector)
-            show(self.picture)
-            progress = self.picture.totals.published + self.picture.applied()
+            self.take_reports()
+            self.poll_status(inspector)
+            show(self.view)
+            progress = self.view.totals.published + self.view.applied()
             if progress > seen:
                 seen, deadline = progress, monotonic() + SETTLE_TIMEOUT_S
             if monotonic() > deadline:
                 raise DemoError(self.unsettled())
 
     def is_settled(self) -> bool:
-        """Tell whether there is nothing left to wait for."""
-        totals = self.picture.totals
+        """Tell whether everything is published, folded and applied."""
+        totals = self.view.totals
         return (
             self.finals.keys() == self.subscribers.keys()
             and totals.accepted == self.deltas
@@ -245,11 +262,11 @@ class Demo:
         )
 
     def unsettled(self) -> str:
-        """Return what was waited for in vain."""
-        totals = self.picture.totals
+        """Return what is still missing, as text."""
+        totals = self.view.totals
         absent = sorted(self.subscribers.keys() - self.finals.keys())
         return (
-            f"nothing moved for {SETTLE_TIMEOUT_S:.0f} s: {self.deltas:,} deltas written, "
+            f"nothing changed for {SETTLE_TIMEOUT_S:.0f} s: {self.deltas:,} deltas written, "
             f"{totals.accepted:,} accepted, {totals.pending:,} pending, "
             f"snapshot {'current' if totals.is_snapshot_current else 'behind'}, "
             f"replicas that did not finish: {', '.join(absent) or 'none'}"

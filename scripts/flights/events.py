@@ -19,7 +19,7 @@ KEPT_AFTER_END = 4 * 60
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """What one node writes at one moment: sets together, then increments, then deletes."""
+    """What one node writes at one simulated minute: sets, then increments, then deletes."""
 
     minute: int
     node: str

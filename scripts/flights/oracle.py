@@ -1,7 +1,6 @@
-"""The state that must be there when the replay has ended, computed straight from the rows.
+"""The state that the replay must end with, computed from the rows of the file.
 
-Nothing here knows of movements or of the broker: it is the independent answer that the replicas
-are compared with.
+This is independent of movements and of the broker: replicas are compared with it.
 """
 
 from collections import Counter
@@ -13,12 +12,12 @@ KEPT_MINUTES = 240
 
 
 def final_state(flights: Sequence[Flight]) -> dict[str, object]:
-    """Return the expected state: late flights, the place of every aircraft, and the counters."""
+    """Return the expected state: late flights, places of all aircraft, and counters."""
     return {**last_flights(flights), **aircraft_places(flights), **totals(flights)}
 
 
 def last_flights(flights: Sequence[Flight]) -> dict[str, object]:
-    """Return the flights that ended so late that nobody has deleted them."""
+    """Return the flights that ended too late to be deleted."""
     final_minute = max((flight.ended for flight in flights), default=0)
     state: dict[str, object] = {}
     for flight in flights:
@@ -35,7 +34,7 @@ def last_flights(flights: Sequence[Flight]) -> dict[str, object]:
 
 
 def aircraft_places(flights: Sequence[Flight]) -> dict[str, object]:
-    """Return where each aircraft was seen last; at the same minute the later row counts."""
+    """Return the last known place of each aircraft; at the same minute the later row counts."""
     latest: dict[str, Flight] = {}
     for flight in flights:
         # All flights end before the replay does: an aircraft is seen last at its latest end.

@@ -1,4 +1,4 @@
-"""The demo's child processes: started, listened to, told, stopped, and their last words kept."""
+"""The demo's child processes: start, messages, logs and stop."""
 
 import json
 import os
@@ -18,14 +18,14 @@ LAST_LINES = 12
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why, for the person at the terminal."""
+    """The demo cannot continue; the message says why."""
 
 
 Report = tuple["Child", dict[str, Any]]
 
 
 class Child:
-    """One Python process whose JSON lines arrive in a queue shared by all."""
+    """One Python process; its JSON lines arrive in a queue shared by all."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                # Control-C is for the orchestrator, which stops its children in its own order.
+                # Control-C goes to the orchestrator, which stops its children.
                 start_new_session=True,
             )
         self.orders = cast("IO[bytes]", self.process.stdin)
@@ -56,7 +56,7 @@ class Child:
         self.reader.start()
 
     def listen(self) -> None:
-        """Hand on what the process reports; what is no JSON object goes to its log."""
+        """Put each report into the queue; other lines go to the log."""
         for line in self.output:
             try:
                 self.reports.put((self, json.loads(line)))
@@ -64,27 +64,27 @@ class Child:
                 with self.log.open("ab") as log:
                     log.write(line)
 
-    def tell(self, order: Mapping[str, object]) -> None:
-        """Send an order; a process that is gone is noticed elsewhere."""
+    def send(self, order: Mapping[str, object]) -> None:
+        """Send an order; `Children.check` notices a process that has ended."""
         with suppress(BrokenPipeError):
             self.orders.write(json.dumps(order).encode() + b"\n")
             self.orders.flush()
 
     def is_running(self) -> bool:
-        """Tell whether the process is still there."""
+        """Tell whether the process has not ended."""
         return self.process.poll() is None
 
     def close(self) -> None:
-        """Give back what an ended process leaves."""
+        """Close the pipes of an ended process."""
         self.reader.join()
         self.output.close()
         with suppress(BrokenPipeError):
             self.orders.close()
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """Return the end of its log."""
         lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        return "\n".join(f"  | {line}" for line in lines) or "  | (it said nothing)"
+        return "\n".join(f"  | {line}" for line in lines) or "  | (no output)"
 
 
 class Children:
@@ -97,7 +97,7 @@ class Children:
         self.all: list[Child] = []
 
     def __enter__(self) -> Self:
-        """Start with none."""
+        """Return itself; no process runs yet."""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -117,7 +117,7 @@ class Children:
         return child
 
     def received(self, timeout_s: float) -> list[Report]:
-        """Return the reports that came, waiting for the first at most so long."""
+        """Return all reports that arrived, waiting at most `timeout_s` for the first."""
         reports = []
         try:
             reports.append(self.reports.get(timeout=timeout_s))
@@ -127,27 +127,27 @@ class Children:
             return reports
 
     def check(self) -> None:
-        """Raise when a process ended: none of them does before it is told to.
+        """Check that all processes run.
 
         Raises:
-            DemoError: with its exit status and its last words.
+            DemoError: one has ended; with its exit status and the end of its log.
         """
         for child in self.all:
             if not child.is_running():
                 raise DemoError(
                     f"{child.name} ended unexpectedly (status {child.process.returncode}):\n"
-                    f"{child.last_words()}"
+                    f"{child.log_tail()}"
                 )
 
     def kill(self, child: Child) -> None:
-        """SIGKILL a process on purpose; from now on nobody expects anything of it."""
+        """SIGKILL a process, and stop checking it."""
         child.process.kill()
         child.process.wait()
         child.close()
         self.all.remove(child)
 
     def stop(self) -> None:
-        """Ask all processes to end, and end those that do not."""
+        """Ask all processes to end; kill those that do not."""
         for child in self.all:
             child.process.terminate()
         deadline = monotonic() + STOP_TIMEOUT_S

@@ -10,7 +10,7 @@ from time import monotonic, sleep
 
 from broker import Producer
 from scripts.flights.events import Movement, movements_of
-from scripts.flights.lines import Pace, one_line_errors, orders_queue, say
+from scripts.flights.json_lines import Throttle, one_line_errors, orders_queue, report
 from scripts.flights.records import MINUTES_A_DAY, NODES, read_flights
 
 SECONDS_A_MINUTE = 60
@@ -28,14 +28,14 @@ class Clock:
         self.started = monotonic()
 
     def now(self) -> float:
-        """Return the simulated minute; infinity when nothing is to be waited for."""
+        """Return the simulated minute; infinity at infinite speed."""
         if self.speed == inf:
             return inf
         return self.minute + (monotonic() - self.started) * self.speed / SECONDS_A_MINUTE
 
 
 def write(producer: Producer, movement: Movement) -> None:
-    """Hand one movement to the broker."""
+    """Write one movement."""
     if len(movement.sets) > 1:
         producer.set_many(movement.sets)
     else:
@@ -49,7 +49,7 @@ def write(producer: Producer, movement: Movement) -> None:
 
 def replay(producer: Producer, movements: Sequence[Movement], clock: Clock) -> None:
     """Write all movements, each when the clock has reached its minute."""
-    pace = Pace(REPORT_INTERVAL_S)
+    throttle = Throttle(REPORT_INTERVAL_S)
     done = deltas = 0
     while done < len(movements):
         now = clock.now()
@@ -57,19 +57,19 @@ def replay(producer: Producer, movements: Sequence[Movement], clock: Clock) -> N
             write(producer, movements[done])
             deltas += movements[done].deltas
             done += 1
-            if pace.is_due():
-                say("progress", minute=movements[done - 1].minute, done=done, deltas=deltas)
+            if throttle.is_due():
+                report("progress", minute=movements[done - 1].minute, done=done, deltas=deltas)
         if done < len(movements):
-            if pace.is_due():
-                say("progress", minute=int(now), done=done, deltas=deltas)
+            if throttle.is_due():
+                report("progress", minute=int(now), done=done, deltas=deltas)
             sleep(TICK_S)
     minute = movements[-1].minute if movements else clock.minute
-    say("progress", minute=minute, done=done, deltas=deltas)
+    report("progress", minute=minute, done=done, deltas=deltas)
 
 
 def planned(path: Path, node: str) -> tuple[int, list[Movement]]:
     """Return the minute at which the replay of all nodes begins, and the movements of one."""
-    # Nothing that is made here is garbage before the end: looking for it takes half of the time.
+    # Nothing created here becomes garbage: collections would take half of the time.
     gc.disable()
     movements = movements_of(read_flights(path))
     mine = [movement for movement in movements if movement.node == node]
@@ -79,7 +79,7 @@ def planned(path: Path, node: str) -> tuple[int, list[Movement]]:
 
 
 def arguments() -> argparse.Namespace:
-    """Return the command line."""
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default=os.environ.get("STATEBROKER_URL"))
     parser.add_argument("--namespace", default=os.environ.get("STATEBROKER_NAMESPACE", "default"))
@@ -90,16 +90,16 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Prepare, wait for the order to go, replay, and report the token of the last write."""
+    """Prepare, wait for the order to start, replay, and report the token of the last write."""
     options = arguments()
     first, mine = planned(options.flights, options.node)
     orders = orders_queue()
     with Producer(options.url, namespace=options.namespace, node=options.node) as producer:
-        say("ready", total=len(mine), deltas=sum(movement.deltas for movement in mine))
+        report("ready", total=len(mine), deltas=sum(movement.deltas for movement in mine))
         orders.get()
         replay(producer, mine, Clock(first, options.speed))
         token = producer.flush(timeout=FLUSH_TIMEOUT_S)
-        say("done", token=str(token), stats=producer.stats().as_dict())
+        report("done", token=str(token), stats=producer.stats().as_dict())
         orders.get()
 
 

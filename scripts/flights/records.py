@@ -1,4 +1,4 @@
-"""A file of flights, read and checked: one `Flight` a row, or a clear error that names the line.
+"""Reads and checks a file of flights: one `Flight` per row, or an error that names the line.
 
 Times are minutes on one clock, that of the three airports (New York's), counted from 1 January of
 the year 1.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 DATA = Path(__file__).parent / "data" / "flights-2013-01.csv.gz"
-"""The month that comes with the demo."""
+"""The month that the demo replays by default."""
 NODES = ("EWR", "JFK", "LGA")
 COLUMNS = (
     "year",
@@ -40,7 +40,7 @@ MINUTES_A_DAY = 24 * MINUTES_AN_HOUR
 ANNOUNCED_AHEAD = 3 * 60
 """Minutes before its scheduled departure at which a flight appears in the state."""
 MIN_TAXI = 5
-"""Minutes an aircraft rolls before and after its time in the air, at the very least."""
+"""Minutes that an aircraft taxis in all, at least."""
 LONGEST_DELAY = 7 * MINUTES_A_DAY
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -53,7 +53,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
-    """What one row says, with every time placed on one clock (minutes)."""
+    """One row, with all times on one clock (minutes)."""
 
     key: str
     name: str
@@ -99,19 +99,19 @@ def clock_text(minute: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the file, whose values are asked for by column and checked as they are."""
+    """One line of the file; values are checked when they are read."""
 
     path: Path
     line: int
     values: dict[str, str]
 
     def fault(self, column: str, reason: str) -> InputError:
-        """Return the error that tells file, line, column and value."""
+        """Return an error that names file, line, column and value."""
         value = self.values[column]
         return InputError(f"{self.path}, line {self.line}, column {column}: {value!r} {reason}")
 
     def text(self, column: str) -> str:
-        """Return a value that must be there."""
+        """Return a value that must not be missing."""
         value = self.values[column]
         if value in MISSING:
             raise self.fault(column, "is missing")
@@ -162,7 +162,7 @@ def rows_of(path: Path) -> Iterator[Row]:
         header = next(reader, [])
         absent = [column for column in COLUMNS if column not in header]
         if absent:
-            raise InputError(f"{path}, line 1: without the columns {', '.join(absent)}")
+            raise InputError(f"{path}, line 1: columns are missing: {', '.join(absent)}")
         for values in reader:
             if not values:
                 continue

@@ -1,7 +1,7 @@
-"""One airport in a cluster that runs for long: replays its movements, through whatever happens.
+"""One airport in a long-running cluster: replays its movements, through failures and restarts.
 
-It waits for a server that is away. It keeps in the state how many of its movements Redis has
-accepted; started again, however it ended, it goes on from there, and each delta counts once.
+It waits for a server that is away. It keeps a checkpoint in the state: how many of its movements
+Redis has accepted. After a restart it continues from there, and each delta counts once.
 """
 
 import argparse
@@ -16,50 +16,50 @@ from typing import TypeVar, cast
 
 from broker import AccessError, ConnectError, DataLostError, Inspector, Producer
 from scripts.flights.events import Movement
-from scripts.flights.lines import Pace, one_line_errors, say
+from scripts.flights.json_lines import Throttle, one_line_errors, report
 from scripts.flights.producer import Clock, planned, write
 from scripts.flights.records import DATA, MINUTES_A_DAY, NODES
 
-MARK_INTERVAL_S = 1.0
+CHECKPOINT_INTERVAL_S = 1.0
 RETRY_S = 1.0
 TICK_S = 0.01
-MARKS = "replay/"
+CHECKPOINTS = "replay/"
 
 T = TypeVar("T")
 
 
-def mark_of(node: str) -> str:
+def checkpoint_key(node: str) -> str:
     """Return the key that holds how many movements of a node Redis has accepted."""
-    return f"{MARKS}{node}"
+    return f"{CHECKPOINTS}{node}"
 
 
-def once_there(make: Callable[[], T]) -> T:
-    """Return what `make` returns, tried again for as long as the server is away."""
+def retry_until_connected(make: Callable[[], T]) -> T:
+    """Return what `make` returns; while the server cannot be reached, try again."""
     while True:
         try:
             return make()
         except AccessError:
             raise
         except ConnectError as error:
-            say("waiting", error=str(error))
+            report("waiting", error=str(error))
         sleep(RETRY_S)
 
 
-def left_over(
+def remaining(
     movements: Sequence[Movement], done: int, held: Mapping[str, object]
 ) -> tuple[list[Movement], set[str]]:
     """Return what is left to write, without the increments that are accepted already.
 
-    Sets and deletes may be written again; increments may not. Of each counter some beginning of
-    its increments is accepted, at least as far as the mark says: the sum tells how many.
+    Sets and deletes may be repeated; increments may not. Of each counter's increments a prefix is
+    accepted, at least as long as the checkpoint says: the counter's value tells how long.
 
     Args:
         movements: all of a node.
-        done: so many of them are accepted as a whole, by the mark.
+        done: number of movements that are accepted, by the checkpoint.
         held: the state, with everything that was accepted.
 
     Returns:
-        The movements, and the counters that hold no such sum: of those something was lost.
+        The movements, and the counters whose value matches no prefix: of those, deltas were lost.
     """
     sums: Counter[str] = Counter()
     later: defaultdict[str, list[int]] = defaultdict(list)
@@ -94,41 +94,41 @@ def increments(movements: Iterable[Movement]) -> Iterator[tuple[str, int]]:
 
 
 def accepted_state(url: str | None, namespace: str, node: str) -> dict[str, object]:
-    """Return the state once everything that was accepted of a node is in it."""
-    with once_there(lambda: Inspector(url, namespace=namespace)) as inspector:
+    """Return the state once it contains everything that was accepted from a node."""
+    with retry_until_connected(lambda: Inspector(url, namespace=namespace)) as inspector:
         while any(n.pending_deltas for n in inspector.status().nodes if n.node == node):
             sleep(TICK_S)
         return inspector.folded()
 
 
 def checkpoint(producer: Producer, done: int, total: int) -> None:
-    """Wait until Redis has accepted all that was written, however long it is away; mark that."""
+    """Wait until Redis has accepted everything written, however long it is away; record that."""
     try:
         producer.flush()
     except DataLostError as error:
-        say("lost", deltas=error.lost, error=str(error))
-    producer.set(mark_of(producer.node), done)
-    say("progress", node=producer.node, done=done, total=total)
+        report("lost", deltas=error.lost, error=str(error))
+    producer.set(checkpoint_key(producer.node), done)
+    report("progress", node=producer.node, done=done, total=total)
 
 
 def replay(producer: Producer, movements: Sequence[Movement], done: int, speed: float) -> None:
-    """Write the movements, each when its minute has come.
+    """Write the movements, each at its simulated minute.
 
     Args:
         producer: of their node.
         movements: those that are left.
-        done: how many there were before.
-        speed: simulated seconds a second.
+        done: number of movements written before.
+        speed: simulated seconds per second.
     """
     if not movements:
         return
     clock = Clock(movements[0].minute, speed)
-    pace = Pace(MARK_INTERVAL_S)
+    throttle = Throttle(CHECKPOINT_INTERVAL_S)
     total = done + len(movements)
     for number, movement in enumerate(movements, done):
         while movement.minute > clock.now():
             sleep(TICK_S)
-        if pace.is_due():
+        if throttle.is_due():
             checkpoint(producer, number, total)
         write(producer, movement)
     checkpoint(producer, total, total)
@@ -136,7 +136,7 @@ def replay(producer: Producer, movements: Sequence[Movement], done: int, speed: 
 
 
 def arguments() -> argparse.Namespace:
-    """Return the command line; what is left out comes from the environment."""
+    """Return the options; defaults come from the environment."""
     told = os.environ.get
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default=told("STATEBROKER_URL"))
@@ -148,16 +148,16 @@ def arguments() -> argparse.Namespace:
         "--speed",
         type=float,
         default=told("FLIGHTS_SPEED", str(MINUTES_A_DAY)),
-        help="simulated seconds a second (default: a day a minute); inf: no waiting",
+        help="simulated seconds per second (default: a day per minute); inf: no waiting",
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Replay what is left, and end."""
+    """Replay what is left."""
     options = arguments()
     _, mine = planned(options.flights, options.node)
-    with once_there(
+    with retry_until_connected(
         lambda: Producer(
             options.url,
             namespace=options.namespace,
@@ -165,15 +165,15 @@ def main() -> None:
             shards=options.shards,
         )
     ) as producer:
-        # Only now, when nothing more of an earlier process can be accepted.
+        # Now that our node name is taken, nothing more of an earlier process can be accepted.
         held = accepted_state(options.url, options.namespace, options.node)
-        done = cast("int", held.get(mark_of(options.node), 0))
-        left, lost = left_over(mine, done, held)
+        done = cast("int", held.get(checkpoint_key(options.node), 0))
+        left, lost = remaining(mine, done, held)
         if lost:
-            say("lost", counters=sorted(lost))
-        say("ready", node=options.node, done=done, total=len(mine))
+            report("lost", counters=sorted(lost))
+        report("ready", node=options.node, done=done, total=len(mine))
         replay(producer, left, done, options.speed)
-    say("done", node=options.node)
+    report("done", node=options.node)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One service that follows: holds a `Replica`, tells how it fares, at the end dumps the state."""
+"""One replica of the demo: reports its status, and writes its final state to a file."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ import msgpack
 
 from broker import ChangesOverflowError, Replica, Status
 from scripts.flights.comparison import digest
-from scripts.flights.lines import one_line_errors, orders_queue, say
+from scripts.flights.json_lines import one_line_errors, orders_queue, report
 from scripts.flights.records import NODES
 
 REPORT_INTERVAL_S = 0.2
@@ -40,9 +40,9 @@ def airports(replica: Replica) -> dict[str, dict[str, int]]:
 
 
 def follow(replica: Replica, moves: Moves) -> None:
-    """Keep the latest movements of flights, as they come by."""
+    """Append each movement of a flight, as it arrives."""
     while replica.status is not Status.CLOSED:
-        # Too slow for what came meanwhile: the board wants only what comes from now on.
+        # After an overflow it continues with the changes that come next; the board needs no others.
         with suppress(ChangesOverflowError):
             for change in replica.changes(prefix="flight/"):
                 flight = change.value
@@ -58,9 +58,9 @@ def move(key: str, flight: dict[str, Any]) -> list[str]:
     return [date, name, route, flight["aircraft"] or "", flight["status"], delay]
 
 
-def report(replica: Replica, moves: Moves) -> None:
-    """Tell how the replica is and what it sees."""
-    say(
+def report_status(replica: Replica, moves: Moves) -> None:
+    """Report the replica's status, and what the board shows of it."""
+    report(
         "status",
         status=str(replica.status),
         lag=finite(replica.lag),
@@ -72,7 +72,7 @@ def report(replica: Replica, moves: Moves) -> None:
 
 
 def stats(replica: Replica) -> dict[str, object]:
-    """Return the replica's counters; JSON has no word for the infinite lag before it is live."""
+    """Return the replica's counters; JSON has no infinity, which the lag is before it is live."""
     counters = replica.stats()
     return counters.as_dict() | {"lag_s": finite(counters.lag_s)}
 
@@ -83,7 +83,7 @@ def finite(number: float) -> float | None:
 
 
 def shows(replica: Replica, token: str) -> bool:
-    """Wait a little for the writes that a token tells of, and tell whether they are here."""
+    """Wait briefly for the writes of a token; tell whether the replica has them."""
     try:
         replica.wait_for(token, REPORT_INTERVAL_S)
     except TimeoutError:
@@ -92,13 +92,13 @@ def shows(replica: Replica, token: str) -> bool:
 
 
 def finish(replica: Replica, moves: Moves, order: dict[str, Any]) -> None:
-    """Wait until all writes that the tokens tell of are here, then write the state to a file."""
+    """Wait until the replica has all writes of the tokens, then write its state to a file."""
     for token in order["tokens"]:
         while not shows(replica, token):
-            report(replica, moves)
+            report_status(replica, moves)
     state, _ = replica.snapshot()
     Path(order["path"]).write_bytes(msgpack.packb(state, datetime=True))
-    say(
+    report(
         "final",
         status=str(replica.status),
         keys=len(state),
@@ -109,7 +109,7 @@ def finish(replica: Replica, moves: Moves, order: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Go live, report how it goes, and dump the state when ordered to."""
+    """Go live, report the status, and write the state to a file when told to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default=os.environ.get("STATEBROKER_URL"))
     parser.add_argument("--namespace", default=os.environ.get("STATEBROKER_NAMESPACE", "default"))
@@ -119,12 +119,12 @@ def main() -> None:
     with Replica(options.url, namespace=options.namespace) as replica:
         replica.wait_live(LIVE_TIMEOUT_S)
         Thread(target=follow, args=(replica, moves), name="moves", daemon=True).start()
-        say("ready")
+        report("ready")
         while True:
             try:
                 order = orders.get(timeout=REPORT_INTERVAL_S)
             except Empty:
-                report(replica, moves)
+                report_status(replica, moves)
                 continue
             finish(replica, moves, order)
 

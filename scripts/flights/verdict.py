@@ -1,4 +1,4 @@
-"""The end of the demo: are all copies equal, and equal to the file's answer; do the sums add up?"""
+"""The final check of the demo: all copies are equal and correct, and the counts add up."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import Any
 import msgpack
 
 from scripts.flights.comparison import differences, digest
-from scripts.flights.picture import Totals
+from scripts.flights.view import Totals
 
 State = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was compared; each list of faults is empty when all is well."""
+    """The result of the check; each list of faults is empty if there are none."""
 
     keys: int
     digest: str
@@ -25,7 +25,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        """Tell whether there is no fault at all."""
+        """Whether there is no fault."""
         return not (self.convergence or self.oracle or self.accounts)
 
 
@@ -42,11 +42,11 @@ def judge(
     """Compare every replica with the full-state hash, and both with the expected state.
 
     Args:
-        full: the full-state hash, when nothing is pending and the snapshot is current.
+        full: the full-state hash, read when nothing is pending and the snapshot is current.
         folded: the same with the log applied.
-        expected: the answer computed from the file alone.
+        expected: the state computed from the file.
         finals: what each replica reported in the end, by its name.
-        deltas: how many deltas the movements make.
+        deltas: number of deltas in all movements.
         totals: what Redis counted.
         from_start: names of the replicas that were live before the first delta.
     """
@@ -57,8 +57,8 @@ def judge(
         copy = msgpack.unpackb(Path(final["path"]).read_bytes(), timestamp=3)
         copies[f"replica {name}"] = copy
         if digest(copy) != final["digest"]:
-            verdict.convergence.append(f"replica {name}: its file is not what it reported")
-        # One that loaded the full state on the way has seen only the deltas since.
+            verdict.convergence.append(f"replica {name}: its file differs from its report")
+        # One that loaded the full state later has applied only the deltas since.
         if name in from_start and final["stats"]["loads"] <= 1:
             counts[f"applied by replica {name}"] = final["stats"]["deltas_applied"]
     for name, state in copies.items():
@@ -72,5 +72,5 @@ def judge(
 
 
 def labelled(label: str, state: State, expected: State) -> list[str]:
-    """Return the differences, each with what was compared."""
+    """Return the differences, each prefixed by the label."""
     return [f"{label}: {line}" for line in differences(state, expected)]

@@ -1,7 +1,7 @@
-"""The board of a cluster that runs for long: what one subscriber sees, and what Redis counts.
+"""The live board of a long-running cluster: what one replica holds, and what Redis counts.
 
-A terminal shows it as it changes; a log gets it every few seconds. It waits for a server that is
-away, and says of what it last saw that it is stale.
+In a terminal it is updated in place; in a log it is printed every few seconds. While the server is
+away it waits, and shows the last state as stale.
 """
 
 import argparse
@@ -20,19 +20,19 @@ from rich.live import Live
 from broker import AccessError, BrokerError, Inspector, Replica
 from scripts.flights.board import WIDTH, board
 from scripts.flights.events import Movement, movements_of
-from scripts.flights.lines import Pace, one_line_errors
-from scripts.flights.picture import Node, Picture, Totals
+from scripts.flights.json_lines import Throttle, one_line_errors
 from scripts.flights.records import DATA, MINUTES_A_DAY, NODES, read_flights
-from scripts.flights.replay import mark_of, once_there
+from scripts.flights.replay import checkpoint_key, retry_until_connected
 from scripts.flights.subscriber import MOVES_SHOWN, Moves, airports, finite, follow, stats
+from scripts.flights.view import Node, Totals, View
 
 LOG_INTERVAL_S = 5.0
-LOOK_INTERVAL_S = 1.0
+POLL_INTERVAL_S = 1.0
 FRAME_S = 0.25
 
 
 class Plan:
-    """What the producers are going to write, out of the same file that they have."""
+    """What the producers will write, computed from the same file."""
 
     def __init__(self, path: Path) -> None:
         flights = read_flights(path)
@@ -44,14 +44,14 @@ class Plan:
 
 
 class NodePlan:
-    """The part of one node: minutes, and deltas up to each movement."""
+    """The plan of one node: minutes, and the number of deltas up to each movement."""
 
     def __init__(self, movements: Sequence[Movement]) -> None:
         self.minutes = [movement.minute for movement in movements]
         self.deltas = [*accumulate((movement.deltas for movement in movements), initial=0)]
 
     def at(self, done: int) -> Node:
-        """Return how far the node is when so many movements are done."""
+        """Return the node's progress when `done` movements are written."""
         return Node(
             total=len(self.minutes),
             planned_deltas=self.deltas[-1],
@@ -61,25 +61,25 @@ class NodePlan:
         )
 
 
-def look(picture: Picture, url: str | None, namespace: str) -> None:
-    """Keep the totals current, whenever the server is there."""
+def poll_totals(view: View, url: str | None, namespace: str) -> None:
+    """Keep the totals current while the server is reachable."""
     while True:
         try:
             with Inspector(url, namespace=namespace) as inspector:
                 while True:
-                    picture.add_totals(Totals.of(inspector.status()))
-                    sleep(LOOK_INTERVAL_S)
+                    view.add_totals(Totals.of(inspector.status()))
+                    sleep(POLL_INTERVAL_S)
         except AccessError:
             raise
         except BrokerError:
-            sleep(LOOK_INTERVAL_S)
+            sleep(POLL_INTERVAL_S)
 
 
-def draw(picture: Picture, plan: Plan, replica: Replica, name: str) -> None:
-    """Put what the replica holds, and what it is worth, into the picture."""
-    picture.nodes = {node: plan.of[node].at(replica.get(mark_of(node), 0)) for node in NODES}
-    picture.airports = airports(replica)
-    picture.replicas = {
+def update_view(view: View, plan: Plan, replica: Replica, name: str) -> None:
+    """Copy the replica's state and status into the view."""
+    view.nodes = {node: plan.of[node].at(replica.get(checkpoint_key(node), 0)) for node in NODES}
+    view.airports = airports(replica)
+    view.replicas = {
         name: {
             "status": str(replica.status),
             "lag": finite(replica.lag),
@@ -90,50 +90,53 @@ def draw(picture: Picture, plan: Plan, replica: Replica, name: str) -> None:
 
 
 @contextmanager
-def display() -> Iterator[Callable[[Picture], None]]:
-    """Give the function that shows a picture: at once in a terminal, now and then in a log."""
+def display() -> Iterator[Callable[[View], None]]:
+    """Yield a function that shows a view: at once in a terminal, every few seconds in a log."""
     console = Console(highlight=False)
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, screen=True) as live:
-            yield lambda picture: live.update(board(picture), refresh=True)
+            yield lambda view: live.update(board(view), refresh=True)
         return
     plain = Console(highlight=False, width=WIDTH)
-    pace = Pace(LOG_INTERVAL_S)
+    throttle = Throttle(LOG_INTERVAL_S)
 
-    def show(picture: Picture) -> None:
-        if pace.is_due():
-            plain.print(board(picture))
+    def show(view: View) -> None:
+        if throttle.is_due():
+            plain.print(board(view))
 
     yield show
 
 
 def arguments() -> argparse.Namespace:
-    """Return the command line; what is left out comes from the environment."""
+    """Return the options; defaults come from the environment."""
     told = os.environ.get
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default=told("STATEBROKER_URL"))
     parser.add_argument("--namespace", default=told("STATEBROKER_NAMESPACE", "default"))
     parser.add_argument("--flights", type=Path, default=DATA)
     parser.add_argument("--speed", type=float, default=told("FLIGHTS_SPEED", str(MINUTES_A_DAY)))
-    parser.add_argument("--name", default="board", help="of the replica, on the board")
+    parser.add_argument("--name", default="board", help="name of the replica on the board")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Follow, and show the board until stopped."""
+    """Show the board until stopped."""
     options = arguments()
     plan = Plan(options.flights)
-    picture = Picture(plan.flights, plan.first, plan.last, options.speed)
-    picture.started = monotonic()
+    view = View(plan.flights, plan.first, plan.last, options.speed)
+    view.started = monotonic()
     moves: Moves = deque(maxlen=MOVES_SHOWN)
     place = (options.url, options.namespace)
-    with once_there(lambda: Replica(place[0], namespace=place[1])) as replica, display() as show:
+    with (
+        retry_until_connected(lambda: Replica(place[0], namespace=place[1])) as replica,
+        display() as show,
+    ):
         Thread(target=follow, args=(replica, moves), name="moves", daemon=True).start()
-        Thread(target=look, args=(picture, *place), name="totals", daemon=True).start()
+        Thread(target=poll_totals, args=(view, *place), name="totals", daemon=True).start()
         while True:
-            draw(picture, plan, replica, options.name)
-            picture.moves = list(moves)
-            show(picture)
+            update_view(view, plan, replica, options.name)
+            view.moves = list(moves)
+            show(view)
             sleep(FRAME_S)
 
 

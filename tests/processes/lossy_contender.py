@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import sys
 
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.workload import final_state
 
 GOOD, LOSES_A_KEY, CRASHES = 50, 51, 52
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Write nothing."""
     link.ready()
     began = link.wait_for_go()
-    if place.updates == CRASHES:
+    if config.updates == CRASHES:
         sys.exit("the writer has had enough")
     link.wrote(began, "the note")
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Know the answer, or nearly."""
-    state = final_state(place.updates, place.keys)
+    state = final_state(config.updates, config.keys)
     link.ready()
     if link.note() != "the note":
         state.clear()
-    if place.updates == LOSES_A_KEY:
+    if config.updates == LOSES_A_KEY:
         state.popitem()
     link.read(state)

@@ -8,7 +8,7 @@ from typing import Any
 from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.messages import Chunk, Run
 from broker.protocol.operations import OP_SET
-from scripts.benchmarks.link import Place
+from scripts.benchmarks.link import RoleConfig
 
 NODE = "bare"
 # What fits into `chunk_bytes` as our producers count; they fill it while they wait for Redis.
@@ -16,9 +16,9 @@ DELTAS_A_CHUNK = 7_000
 PASSES = 5
 
 
-def counted(place: Place) -> list[tuple[int, bytes]]:
+def counted(config: RoleConfig) -> list[tuple[int, bytes]]:
     """Return the workload as chunks, each with how many deltas it holds."""
-    keys, values = place.workload()
+    keys, values = config.workload()
     found = []
     for first in range(0, len(keys), DELTAS_A_CHUNK):
         page = slice(first, first + DELTAS_A_CHUNK)

@@ -7,14 +7,14 @@ from collections import deque
 from broker.protocol.codec import decode_packet
 from broker.protocol.messages import Batch
 from scripts.benchmarks.contenders.bare import NODE, PASSES, counted, unpacked
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.wire import KEYS, Wire, append, open_nodes, token
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Append chunk after chunk, as our producer does, each when the one before was accepted."""
-    chunks = counted(place)
-    with Wire(place.redis) as wire:
+    chunks = counted(config)
+    with Wire(config.redis) as wire:
         (incarnation,) = open_nodes(wire, [NODE])
         requests = [
             append(NODE, incarnation, number, deltas, data)
@@ -31,11 +31,11 @@ def write(place: Place, link: Link) -> None:
         link.wrote(began, token(reply))
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Take batch after batch as it comes; what is in them is looked at when the clock stopped."""
-    last: deque[bytes] = deque(maxlen=len(counted(place)))
-    left = place.updates * PASSES
-    with Wire(place.redis) as wire:
+    last: deque[bytes] = deque(maxlen=len(counted(config)))
+    left = config.updates * PASSES
+    with Wire(config.redis) as wire:
         for channel in (KEYS.bulk, KEYS.channel):
             wire.ask("SUBSCRIBE", channel)
         link.ready()

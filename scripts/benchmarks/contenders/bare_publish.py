@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from scripts.benchmarks.contenders.bare import PASSES, counted, unpacked
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.wire import Wire, command
 
 CHANNEL = "bare"
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Publish chunk after chunk; done when Redis has taken the last."""
-    requests = [command("PUBLISH", CHANNEL, data) for _, data in counted(place)]
-    with Wire(place.redis) as wire:
+    requests = [command("PUBLISH", CHANNEL, data) for _, data in counted(config)]
+    with Wire(config.redis) as wire:
         link.ready()
         began = link.wait_for_go()
         for _ in range(PASSES):
@@ -22,11 +22,11 @@ def write(place: Place, link: Link) -> None:
         link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Read as many bytes as will come, over and over into the same place."""
-    chunks = [data for _, data in counted(place)]
+    chunks = [data for _, data in counted(config)]
     frames = [command("message", CHANNEL, data) for data in chunks]
-    with Wire(place.redis) as wire:
+    with Wire(config.redis) as wire:
         wire.ask("SUBSCRIBE", CHANNEL)
         link.ready()
         found = wire.swallow(sum(map(len, frames)), PASSES)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 
 from scripts.benchmarks.contenders.bare import PASSES, counted, unpacked
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.wire import Wire
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Send chunk after chunk."""
-    chunks = [data for _, data in counted(place)]
-    with Wire(f"unix://{place.folder}/bare.sock") as wire:
+    chunks = [data for _, data in counted(config)]
+    with Wire(f"unix://{config.folder}/bare.sock") as wire:
         link.ready()
         began = link.wait_for_go()
         for _ in range(PASSES):
@@ -21,11 +21,11 @@ def write(place: Place, link: Link) -> None:
         link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Read as many bytes as will come, over and over into the same place."""
-    chunks = [data for _, data in counted(place)]
+    chunks = [data for _, data in counted(config)]
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"{place.folder}/bare.sock")
+        server.bind(f"{config.folder}/bare.sock")
         server.listen()
         link.ready()
         with Wire(server.accept()[0]) as wire:

@@ -7,17 +7,17 @@ from itertools import islice
 from typing import Any
 
 from scripts.benchmarks.contenders.hset_publish import client
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 
 WRITTEN_AT_ONCE = 1_000
 READ_AT_ONCE = 10_000
 FLOAT = struct.Struct("<d")
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Fill the hash, 1000 fields in one HSET."""
-    server = client(place)
-    updates = zip(*place.workload(), strict=True)
+    server = client(config)
+    updates = zip(*config.workload(), strict=True)
     link.ready()
     began = link.wait_for_go()
     while group := list(islice(updates, WRITTEN_AT_ONCE)):
@@ -26,17 +26,17 @@ def write(place: Place, link: Link) -> None:
     link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Scan it."""
     link.ready()
     began = link.wait_for_go()
-    link.read(scanned(place), began=began)
+    link.read(scanned(config), began=began)
 
 
-def scanned(place: Place) -> dict[str, float]:
+def scanned(config: RoleConfig) -> dict[str, float]:
     """Return what is there, page after page: the cursor of one comes with the one before."""
     state: dict[str, float] = {}
-    server = client(place)
+    server = client(config)
     cursor, as_float = 0, FLOAT.unpack
     while True:
         # Typed for both protocols at once, and both faces.

@@ -9,16 +9,16 @@ from typing import Any
 import msgpack
 
 from scripts.benchmarks.contenders.hset_publish import client, subscribed
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 
 BATCHED = 200
 IN_FLIGHT = 10
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Two commands for 200 updates, ten such pairs in one pipeline; done when all are answered."""
-    updates = zip(*place.workload(), strict=True)
-    pipeline = client(place).pipeline(transaction=False)
+    updates = zip(*config.workload(), strict=True)
+    pipeline = client(config).pipeline(transaction=False)
     pack, as_bytes = msgpack.Packer().pack, struct.Struct("<d").pack
     pipeline.ping()
     pipeline.execute()
@@ -34,12 +34,12 @@ def write(place: Place, link: Link) -> None:
     link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Put every message into a dict; done when the last one came."""
     state: dict[str, Any] = {}
-    messages = subscribed(place)
+    messages = subscribed(config)
     link.ready()
-    left = place.updates
+    left = config.updates
     for message in messages:
         group = msgpack.unpackb(message["data"])
         state.update(group)

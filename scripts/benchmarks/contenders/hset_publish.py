@@ -10,29 +10,29 @@ from typing import Any
 import msgpack
 import redis
 
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 
 PIPELINED = 200
 
 
-def client(place: Place) -> redis.Redis:
+def client(config: RoleConfig) -> redis.Redis:
     """RESP2: redis-py parses it faster."""
-    return redis.Redis.from_url(place.redis, protocol=2)
+    return redis.Redis.from_url(config.redis, protocol=2)
 
 
-def subscribed(place: Place) -> Iterator[dict[str, Any]]:
+def subscribed(config: RoleConfig) -> Iterator[dict[str, Any]]:
     """Return the messages from now on."""
-    subscription = client(place).pubsub()  # type: ignore[no-untyped-call]
+    subscription = client(config).pubsub()  # type: ignore[no-untyped-call]
     subscription.subscribe("updates")
     messages: Iterator[dict[str, Any]] = subscription.listen()
     next(messages)  # the server's word that it listens
     return messages
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Two commands for each update, 200 updates in one pipeline; done when all are answered."""
-    updates = zip(*place.workload(), strict=True)
-    pipeline = client(place).pipeline(transaction=False)
+    updates = zip(*config.workload(), strict=True)
+    pipeline = client(config).pipeline(transaction=False)
     pack, as_bytes = msgpack.Packer().pack, struct.Struct("<d").pack
     pipeline.ping()
     pipeline.execute()
@@ -46,12 +46,12 @@ def write(place: Place, link: Link) -> None:
     link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Put every message into a dict; done when the last one came."""
     state: dict[str, Any] = {}
-    messages = subscribed(place)
+    messages = subscribed(config)
     link.ready()
-    left = place.updates
+    left = config.updates
     unpack = msgpack.unpackb
     for message in messages:
         key, value = unpack(message["data"])

@@ -9,17 +9,17 @@ from itertools import islice
 import nats
 from nats.js.api import KeyValueConfig, StorageType
 
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 
 AT_ONCE = 200
 BUCKET = "state"
 FLOAT = struct.Struct("<d")
 
 
-async def write(place: Place, link: Link) -> None:
+async def write(config: RoleConfig, link: Link) -> None:
     """200 puts at a time, each acknowledged."""
-    updates = zip(*place.workload(), strict=True)
-    connection = await nats.connect(place.nats)
+    updates = zip(*config.workload(), strict=True)
+    connection = await nats.connect(config.nats)
     bucket = await connection.jetstream().key_value(BUCKET)
     put, as_bytes = bucket.put, FLOAT.pack
     link.ready()
@@ -30,13 +30,13 @@ async def write(place: Place, link: Link) -> None:
     await connection.close()
 
 
-async def read(place: Place, link: Link) -> None:
+async def read(config: RoleConfig, link: Link) -> None:
     """Watch all keys from before the first update on; done when the last revision came.
 
     Not when all came: of a key that changes faster than a watcher follows it may skip revisions.
     """
     state: dict[str, float] = {}
-    connection = await nats.connect(place.nats)
+    connection = await nats.connect(config.nats)
     bucket = await connection.jetstream().create_key_value(
         KeyValueConfig(bucket=BUCKET, storage=StorageType.MEMORY)
     )
@@ -47,7 +47,7 @@ async def read(place: Place, link: Link) -> None:
         if entry is None:  # the end of what was there before
             continue
         state[entry.key] = as_float(entry.value)[0]
-        if entry.revision == place.updates:
+        if entry.revision == config.updates:
             break
     link.read(state)
     await connection.close()

@@ -10,14 +10,14 @@ import msgpack
 
 from scripts.benchmarks.contenders.hset_publish import client, subscribed
 from scripts.benchmarks.contenders.statebroker_count import PER_S
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.pace import paced, percentiles
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Write at the rate, each update in a round trip of its own."""
-    updates = zip(*place.workload(), strict=True)
-    pipeline = client(place).pipeline(transaction=False)
+    updates = zip(*config.workload(), strict=True)
+    pipeline = client(config).pipeline(transaction=False)
     pack, as_bytes = msgpack.Packer().pack, struct.Struct("<d").pack
     pipeline.ping()
     pipeline.execute()
@@ -31,16 +31,16 @@ def write(place: Place, link: Link) -> None:
     link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Put every message into a dict, and take the time."""
     state: dict[str, Any] = {}
-    messages = subscribed(place)
+    messages = subscribed(config)
     link.ready()
     latencies = []
     for message in messages:
         key, value, at = msgpack.unpackb(message["data"])
         state[key] = value
         latencies.append(time.monotonic_ns() - at)
-        if len(latencies) == place.updates:
+        if len(latencies) == config.updates:
             break
     link.read(state, **percentiles(latencies))

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.wire import READ_BYTES, Wire
 
 PACKED = 1_000
@@ -27,16 +27,16 @@ class Columns:
         self.values.append(value)
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Call for each update; pack and send a thousand at a time."""
-    updates = zip(*place.workload(), strict=True)
+    updates = zip(*config.workload(), strict=True)
     pack = msgpack.Packer().pack
     columns = Columns()
     put = columns.set
-    with Wire(f"unix://{place.folder}/bare.sock") as wire:
+    with Wire(f"unix://{config.folder}/bare.sock") as wire:
         link.ready()
         began = link.wait_for_go()
-        for _ in range(0, place.updates, PACKED):
+        for _ in range(0, config.updates, PACKED):
             for key, value in islice(updates, PACKED):
                 put(key, value)
             wire.send(pack((columns.keys, columns.values)))
@@ -45,12 +45,12 @@ def write(place: Place, link: Link) -> None:
         link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Unpack, and update a dict column by column."""
     state: dict[str, Any] = {}
-    left = place.updates
+    left = config.updates
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"{place.folder}/bare.sock")
+        server.bind(f"{config.folder}/bare.sock")
         server.listen()
         link.ready()
         unpacker = msgpack.Unpacker()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from broker import Producer, Replica
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 
 NAMESPACE = "bench"
 TIMEOUT_S = 60.0
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Set key by key; done when Redis has accepted all."""
-    keys, values = place.workload()
-    with Producer(place.redis, namespace=NAMESPACE) as producer:
+    keys, values = config.workload()
+    with Producer(config.redis, namespace=NAMESPACE) as producer:
         link.ready()
         began = link.wait_for_go()
         put = producer.set
@@ -22,9 +22,9 @@ def write(place: Place, link: Link) -> None:
         link.wrote(began, str(token))
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Be live before the first update, and wait for the writer's token."""
-    with Replica(place.redis, namespace=NAMESPACE) as replica:
+    with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
         link.ready()
         replica.wait_for(link.note(), TIMEOUT_S)

@@ -9,31 +9,31 @@ from typing import Any
 
 from broker import Producer, Replica
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
-from scripts.benchmarks.link import Link, Place
-from scripts.benchmarks.pace import NS_PER_MS, paced, percentiles, share
+from scripts.benchmarks.link import Link, RoleConfig
+from scripts.benchmarks.pace import NS_PER_MS, paced, percentiles, quantile
 
 PER_S = 10_000
 MAX_AGE_S = 0.05
 MAX_AGE_NS = round(MAX_AGE_S * 1e9)
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Set at the rate; the value carries the time."""
-    updates = zip(*place.workload(), strict=True)
-    with Producer(place.redis, namespace=NAMESPACE, local_delta_max_age=MAX_AGE_S) as producer:
+    updates = zip(*config.workload(), strict=True)
+    with Producer(config.redis, namespace=NAMESPACE, local_delta_max_age=MAX_AGE_S) as producer:
         link.ready()
         began = link.wait_for_go()
-        for key, value in paced(updates, place.details.get("per_s", PER_S)):
+        for key, value in paced(updates, config.details.get("per_s", PER_S)):
             producer.set(key, [value, time.monotonic_ns()])
         link.wrote(began, str(producer.flush()))
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Follow every change; a batch is there when the first of its changes is."""
     lateness: list[int] = []
     oldest: dict[int, int] = {}
-    left, offset, now = place.updates, -1, 0
-    with Replica(place.redis, namespace=NAMESPACE) as replica:
+    left, offset, now = config.updates, -1, 0
+    with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
         gc.freeze()
         with closing(replica.changes()) as changes:
@@ -53,6 +53,6 @@ def read(place: Place, link: Link) -> None:
         link.read(
             state,
             batches=len(oldest),
-            all_p99_ms=share(lateness, 0.99) / NS_PER_MS,
+            all_p99_ms=quantile(lateness, 0.99) / NS_PER_MS,
             **percentiles(list(oldest.values())),
         )

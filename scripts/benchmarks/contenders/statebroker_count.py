@@ -8,34 +8,34 @@ from typing import Any
 
 from broker import Producer, Replica
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.pace import paced, percentiles
 
 PER_S = 1_000
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Set at the rate; the value carries the time."""
-    updates = zip(*place.workload(), strict=True)
-    with Producer(place.redis, namespace=NAMESPACE, local_delta_max_count=1, linger=0) as producer:
+    updates = zip(*config.workload(), strict=True)
+    with Producer(config.redis, namespace=NAMESPACE, local_delta_max_count=1, linger=0) as producer:
         link.ready()
         began = link.wait_for_go()
-        for key, value in paced(updates, place.details.get("per_s", PER_S)):
+        for key, value in paced(updates, config.details.get("per_s", PER_S)):
             producer.set(key, [value, time.monotonic_ns()])
         link.wrote(began, str(producer.flush()))
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Follow every change, and take the time when it is there."""
     latencies = []
-    with Replica(place.redis, namespace=NAMESPACE) as replica:
+    with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
         with closing(replica.changes()) as changes:
             link.ready()
             for change in changes:
                 stamped: Any = change.value
                 latencies.append(time.monotonic_ns() - stamped[1])
-                if len(latencies) == place.updates:
+                if len(latencies) == config.updates:
                     break
         replica.wait_for(link.note(), TIMEOUT_S)
         state = {key: value for key, (value, _) in replica.items()}

@@ -6,21 +6,21 @@ import time
 
 from broker import Inspector, Producer, Replica
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.model import BenchmarkError
 
 POLL_S = 0.05
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Write all, and wait until the scheduler has folded the last batch."""
     with (
-        Producer(place.redis, namespace=NAMESPACE) as producer,
-        Inspector(place.redis, namespace=NAMESPACE) as inspector,
+        Producer(config.redis, namespace=NAMESPACE) as producer,
+        Inspector(config.redis, namespace=NAMESPACE) as inspector,
     ):
         link.ready()
         began = link.wait_for_go()
-        for key, value in zip(*place.workload(), strict=True):
+        for key, value in zip(*config.workload(), strict=True):
             producer.set(key, value)
         producer.flush()
         deadline = time.monotonic() + TIMEOUT_S
@@ -39,10 +39,10 @@ def is_folded(inspector: Inspector) -> bool:
     )
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Join, and be live."""
     link.ready()
     began = link.wait_for_go()
-    with Replica(place.redis, namespace=NAMESPACE) as replica:
+    with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
         link.read(replica, began=began)

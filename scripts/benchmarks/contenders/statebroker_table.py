@@ -8,31 +8,31 @@ import numpy as np
 
 from broker import Producer, Replica
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.workload import STRIDE, key_of
 
 TABLE = "positions"
 COLUMN = 1_000
 
 
-def column_of(place: Place) -> int:
+def column_of(config: RoleConfig) -> int:
     """Return how many updates are handed over at once."""
-    return int(place.details.get("column", COLUMN))
+    return int(config.details.get("column", COLUMN))
 
 
-def numbers(place: Place) -> tuple[Any, Any]:
+def numbers(config: RoleConfig) -> tuple[Any, Any]:
     """Return the number of the key of each update, and its value."""
-    order = np.arange(place.updates)
-    return order * STRIDE % place.keys, order / 7
+    order = np.arange(config.updates)
+    return order * STRIDE % config.keys, order / 7
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Set column by column; done when Redis has accepted all."""
-    keys, values = numbers(place)
-    size = column_of(place)
-    columns = [slice(first, first + size) for first in range(0, place.updates, size)]
-    period = place.keys // size
-    with Producer(place.redis, namespace=NAMESPACE) as producer:
+    keys, values = numbers(config)
+    size = column_of(config)
+    columns = [slice(first, first + size) for first in range(0, config.updates, size)]
+    period = config.keys // size
+    with Producer(config.redis, namespace=NAMESPACE) as producer:
         table = producer.table(TABLE)
         # The keys come again in the same order: so each column is one of these.
         looked_up = [
@@ -47,11 +47,11 @@ def write(place: Place, link: Link) -> None:
         link.wrote(began, str(token))
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Be live before the first update, and wait for the writer's token."""
-    with Replica(place.redis, namespace=NAMESPACE) as replica:
+    with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
         link.ready()
         replica.wait_for(link.note(), TIMEOUT_S)
         received = replica.stats().bytes_received
-        link.read(lambda: dict(replica.table(TABLE)), bytes_per_update=received / place.updates)
+        link.read(lambda: dict(replica.table(TABLE)), bytes_per_update=received / config.updates)

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 
 PIPELINED = 200
 READ_AT_ONCE = 1_000
@@ -18,15 +18,15 @@ KEPT = 1_000_000
 FLOAT = struct.Struct("<d")
 
 
-def client(place: Place) -> redis.Redis:
+def client(config: RoleConfig) -> redis.Redis:
     """RESP2: redis-py parses it faster."""
-    return redis.Redis.from_url(place.redis, protocol=2)
+    return redis.Redis.from_url(config.redis, protocol=2)
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """200 entries in one pipeline; done when all are answered."""
-    updates = zip(*place.workload(), strict=True)
-    pipeline = client(place).pipeline(transaction=False)
+    updates = zip(*config.workload(), strict=True)
+    pipeline = client(config).pipeline(transaction=False)
     as_bytes = FLOAT.pack
     pipeline.ping()
     pipeline.execute()
@@ -39,13 +39,13 @@ def write(place: Place, link: Link) -> None:
     link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Put every entry into a dict; done when the last one came."""
     state: dict[str, float] = {}
-    server = client(place)
+    server = client(config)
     server.ping()
     link.ready()
-    left = place.updates
+    left = config.updates
     last: bytes | str = "0"
     as_float = FLOAT.unpack
     while left:

@@ -7,21 +7,21 @@ from typing import Any
 import msgpack
 import zmq
 
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 
 
-def address(place: Place) -> str:
+def address(config: RoleConfig) -> str:
     """Return the unix socket."""
-    return f"ipc://{place.folder}/zmq.sock"
+    return f"ipc://{config.folder}/zmq.sock"
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """One message for each update; done when the library has taken them all."""
-    keys, values = place.workload()
+    keys, values = config.workload()
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
         # Without limits, for a full queue drops messages.
         socket.set_hwm(0)
-        socket.bind(address(place))
+        socket.bind(address(config))
         # XPUB hears of subscriptions: what is sent before one is lost.
         socket.recv()
         link.ready()
@@ -32,16 +32,16 @@ def write(place: Place, link: Link) -> None:
         link.wrote(began)
 
 
-def read(place: Place, link: Link) -> None:
+def read(config: RoleConfig, link: Link) -> None:
     """Put every message into a dict; done when the last one came."""
     state: dict[str, Any] = {}
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.set_hwm(0)
-        socket.connect(address(place))
+        socket.connect(address(config))
         socket.subscribe(b"")
         link.ready()
         receive, unpack = socket.recv, msgpack.unpackb
-        for _ in range(place.updates):
+        for _ in range(config.updates):
             key, value = unpack(receive())
             state[key] = value
         link.read(state)

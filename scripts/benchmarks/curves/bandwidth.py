@@ -7,7 +7,7 @@ import time
 from broker import Inspector
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.contenders.statebroker_load import is_folded
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.flights import day, fold, timed
 from scripts.benchmarks.model import BenchmarkError, Measure
 from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup
@@ -21,39 +21,39 @@ TO_ONE = Measure("to_one_kb", "kB a second to a subscriber", "kB/s", is_more_bet
 ALL = Measure("all_kb", "kB a second, all that Redis moves", "kB/s", is_more_better=False, digits=1)
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Replay the day in one way, and count.
 
     Raises:
         BenchmarkError: a process failed, the state is not right, or the writer fell behind.
     """
-    kind = setting.line.settings[KIND]
-    seconds = DAY_S * setting.part
+    kind = spec.line.settings[KIND]
+    seconds = DAY_S * spec.scale
     before, during = day()
     right: dict[str, object] = {}
     fold(right, before)
     fold(right, during)
-    measures = _both(setting, seconds, right) if kind == BOTH else _alone(setting, seconds, right)
+    measures = _both(spec, seconds, right) if kind == BOTH else _alone(spec, seconds, right)
     return {name: value / 1e3 / seconds for name, value in measures.items()}
 
 
-def _both(setting: Setting, seconds: float, right: dict[str, object]) -> dict[str, float]:
+def _both(spec: PointSpec, seconds: float, right: dict[str, object]) -> dict[str, float]:
     """Ours, with the one setting that varies and the other that the line has."""
-    settings = {AGE: setting.x, INTERVAL: setting.x, **setting.line.settings}
+    settings = {AGE: spec.x, INTERVAL: spec.x, **spec.line.settings}
     worker = {
         "LOCAL_DELTA_MAX_AGE": f"{settings[AGE]}s",
         "GLOBAL_DATA_UPDATE_INTERVAL": f"{settings[INTERVAL]}s",
     }
-    with ProcessGroup(setting.server, worker) as group:
-        writer = group.start("writer", "actors.replay.both", seconds=seconds, max_age=settings[AGE])
-        reader = group.start("reader", "actors.flow.read", replicas=1, notes=2)
-        reader.tell("note", note=group.ready(writer, reader)[0]["note"])
+    with ProcessGroup(spec.server, worker) as group:
+        writer = group.start("writer", "roles.replay.both", seconds=seconds, max_age=settings[AGE])
+        reader = group.start("reader", "roles.flow.read", replicas=1, notes=2)
+        reader.send("note", note=group.ready(writer, reader)[0]["note"])
         group.ready(reader)
         _wait_until_folded(group.redis)
         began = group.counters.bytes()
         published = group.counters.meta("bytes")
-        writer.tell("go")
-        reader.tell("note", note=writer.report(TIMEOUT_S)["note"])
+        writer.send("go")
+        reader.send("note", note=writer.receive(TIMEOUT_S)["note"])
         group.ready(reader)
         moved = sum(group.counters.bytes()) - sum(began)
         to_one = group.counters.meta("bytes") - published
@@ -71,20 +71,20 @@ def _wait_until_folded(url: str) -> None:
             time.sleep(POLL_S)
 
 
-def _alone(setting: Setting, seconds: float, right: dict[str, object]) -> dict[str, float]:
+def _alone(spec: PointSpec, seconds: float, right: dict[str, object]) -> dict[str, float]:
     """Deltas or full states alone, by the shortest code that does it."""
-    kind = setting.line.settings[KIND]
-    with ProcessGroup(setting.server) as group:
-        writer = group.start("writer", f"actors.replay.{kind}", seconds=seconds, every=setting.x)
-        reader = group.start("reader", f"actors.replay.hear_{kind}")
+    kind = spec.line.settings[KIND]
+    with ProcessGroup(spec.server) as group:
+        writer = group.start("writer", f"roles.replay.{kind}", seconds=seconds, every=spec.x)
+        reader = group.start("reader", f"roles.replay.read_{kind}")
         group.ready(writer, reader)
         began = group.counters.bytes()
-        writer.tell("go")
-        wrote = writer.report(TIMEOUT_S)
+        writer.send("go")
+        wrote = writer.receive(TIMEOUT_S)
         group.ready(reader)
         moved = sum(group.counters.bytes()) - sum(began)
         group.check([reader], right)
-    periods = {int(at / setting.x) for at, _ in timed(day()[1], seconds)}
+    periods = {int(at / spec.x) for at, _ in timed(day()[1], seconds)}
     if kind == STATES and wrote["messages"] < MIN_SENT * len(periods):
         raise BenchmarkError(
             f"{wrote['messages']} full states instead of {len(periods)}: the writer fell behind"
@@ -132,9 +132,9 @@ BY_AGE = Curve(
         Line(STATES, "full states alone", AGES, (AGES[1],), {KIND: STATES}),
     ),
     panels=PANELS,
-    play=play,
+    measure_point=measure_point,
     at_once=5,
-    quick_part=0.3,
+    quick_scale=0.3,
 )
 
 BY_INTERVAL = Curve(
@@ -158,7 +158,7 @@ gets does not depend on it.""",
         Line(STATES, "full states alone", INTERVALS, (INTERVALS[1],), {KIND: STATES}),
     ),
     panels=PANELS,
-    play=play,
+    measure_point=measure_point,
     at_once=5,
-    quick_part=0.3,
+    quick_scale=0.3,
 )

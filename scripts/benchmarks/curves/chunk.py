@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.curves.flow import (
     OVERHEAD,
     RATE,
@@ -21,21 +21,21 @@ MAX_BYTES = 4 << 20
 ROUND_TRIP_S, DELTA_S = 400e-6, 1e-6
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Write with chunks of one size."""
-    with ProcessGroup(setting.server, {}) as group:
-        if setting.line.name == FREE:
+    with ProcessGroup(spec.server, {}) as group:
+        if spec.line.name == FREE:
             return flow(
                 group,
-                updates=setting.scaled(700_000),
-                settings={"chunk_bytes": round(setting.x)},
+                updates=spec.scaled(700_000),
+                settings={"chunk_bytes": round(spec.x)},
             )
-        size = round(setting.x)
+        size = round(spec.x)
         a_second = size / (ROUND_TRIP_S + size * DELTA_S)
         settings = {"local_delta_max_count": max(size, DEFAULT_COUNT), "chunk_bytes": MAX_BYTES}
         return flow(
             group,
-            updates=setting.scaled(a_second, least=size),
+            updates=spec.scaled(a_second, least=size),
             flush_every=size,
             settings=settings,
         )
@@ -77,5 +77,5 @@ chunk held on average.""",
         WRITER_NS,
         WORKER_NS,
     ),
-    play=play,
+    measure_point=measure_point,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.model import BenchmarkError, Measure
 from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
 from scripts.benchmarks.workload import final_state
@@ -16,33 +16,33 @@ SHARE = Measure("server_share", "Redis, % of a core", "%", is_more_better=False,
 SENT = Measure("sent", "kB sent a second", "", is_more_better=False)
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Write at the rate for so many who only take bytes, and for one replica that is compared.
 
     Raises:
         BenchmarkError: a process failed, the replica's state is not right, or somebody was not
             sent everything.
     """
-    per_s, subscribers = setting.line.settings["per_s"], round(setting.x)
-    updates = setting.scaled(per_s * SECONDS, least=100)
-    with ProcessGroup(setting.server, {}) as group:
-        writer = group.start("writer", "actors.flow.write", updates=updates, keys=KEYS, per_s=per_s)
-        reader = group.start("reader", "actors.flow.read", replicas=1)
-        crowd = group.start("crowd", "actors.fanout.take", subscribers=subscribers)
-        group.ready(crowd, reader, writer)
+    per_s, subscribers = spec.line.settings["per_s"], round(spec.x)
+    updates = spec.scaled(per_s * SECONDS, least=100)
+    with ProcessGroup(spec.server, {}) as group:
+        writer = group.start("writer", "roles.flow.write", updates=updates, keys=KEYS, per_s=per_s)
+        reader = group.start("reader", "roles.flow.read", replicas=1)
+        takers = group.start("subscribers", "roles.fanout.take", subscribers=subscribers)
+        group.ready(takers, reader, writer)
         server, counters = cpu_of(group.nodes), group.counters
         messages, published = counters.calls("publish"), counters.meta("bytes")
         sent, began = counters.bytes()[1], time.monotonic()
-        writer.tell("go")
-        reader.tell("note", note=writer.report(TIMEOUT_S)["note"])
-        reader.report(TIMEOUT_S)
+        writer.send("go")
+        reader.send("note", note=writer.receive(TIMEOUT_S)["note"])
+        reader.receive(TIMEOUT_S)
         spent, seconds = server(), time.monotonic() - began
         messages = counters.calls("publish") - messages
         sent = counters.bytes()[1] - sent
         published = counters.meta("bytes") - published
         group.check([reader], final_state(updates, KEYS))
-        crowd.tell("stop")
-        taken = crowd.report(TIMEOUT_S)["bytes"]
+        takers.send("stop")
+        taken = takers.receive(TIMEOUT_S)["bytes"]
     if taken < subscribers * published:
         raise BenchmarkError(f"took {taken} bytes; {subscribers} times {published} were published")
     return {
@@ -72,6 +72,6 @@ socket. The second line has as many messages as the first, of some seven times t
         Measure("messages_per_s", "messages published a second", "1/s", is_more_better=False),
         Measure("message_bytes", "bytes a message", "", is_more_better=False),
     ),
-    play=play,
+    measure_point=measure_point,
     is_log=False,
 )

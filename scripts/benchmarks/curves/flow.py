@@ -55,7 +55,7 @@ def flow(
     """
     writer = group.start(
         "writer",
-        "actors.flow.write",
+        "roles.flow.write",
         updates=updates,
         keys=keys,
         size=size,
@@ -66,7 +66,7 @@ def flow(
     readers = [
         group.start(
             f"reader-{first}",
-            "actors.flow.read",
+            "roles.flow.read",
             replicas=min(PER_PROCESS, replicas - first),
             notes=2 if preload else 1,
         )
@@ -75,7 +75,7 @@ def flow(
     note = group.ready(writer, *readers)[0]["note"]
     if preload:
         for reader in readers:
-            reader.tell("note", note=note)
+            reader.send("note", note=note)
         group.ready(*readers)
     roles = {"server": [group.services["server"]], "worker": [group.services["worker"]]}
     published = group.counters.meta("bytes")
@@ -83,11 +83,11 @@ def flow(
         role: cpu_of(processes)
         for role, processes in {**roles, "writer": [writer], "reader": readers}.items()
     }
-    writer.tell("go")
-    wrote = writer.report(TIMEOUT_S)
+    writer.send("go")
+    wrote = writer.receive(TIMEOUT_S)
     for reader in readers:
-        reader.tell("note", note=wrote["note"])
-    at = max(reader.report(TIMEOUT_S)["at"] for reader in readers)
+        reader.send("note", note=wrote["note"])
+    at = max(reader.receive(TIMEOUT_S)["at"] for reader in readers)
     measures = {f"{role}_ns": clock() / updates for role, clock in clocks.items()}
     columns = texts(updates, keys, size) if size else workload(updates, keys)
     right: dict[str, Any] = dict.fromkeys(workload(keys, keys)[0], 0.0) if preload else {}

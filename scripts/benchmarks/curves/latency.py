@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.contender_run import ContenderRun
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.model import Measure
-from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE, MOST, P50, P99
-from scripts.benchmarks.scenarios.latency import play as play_stage
-from scripts.benchmarks.stage import Stage
+from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE, MOST, P50, P99, measure_run
 
 COUNT, AGE = "count-1", "age"
 SECONDS = 3.0
 CONTENDERS = {COUNT: AT_ONCE.contenders[0], AGE: BY_AGE.contenders[0]}
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Write at one rate for some seconds."""
-    updates = setting.scaled(setting.x * SECONDS, least=100)
-    with Stage(
-        CONTENDERS[setting.line.name], updates, setting.server, {"per_s": setting.x}
-    ) as stage:
-        return play_stage(stage)
+    updates = spec.scaled(spec.x * SECONDS, least=100)
+    with ContenderRun(CONTENDERS[spec.line.name], updates, spec.server, {"per_s": spec.x}) as run:
+        return measure_run(run)
 
 
 LATENCY = Curve(
@@ -40,5 +37,5 @@ how much longer than `local_delta_max_age` (50 ms) the oldest delta of each batc
         Panel("by count 1: from set to sight, ms", (P50, P99, MOST), is_log=True, lines=(COUNT,)),
         Panel("by age: beyond max age, ms", (P50, P99, MOST), lines=(AGE,)),
     ),
-    play=play,
+    measure_point=measure_point,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.model import Measure
 from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup
 from scripts.benchmarks.workload import key_of, value_of, workload
@@ -16,25 +16,25 @@ PEAK = Measure("peak_mb", "most memory on the way, MB", "MB", is_more_better=Fal
 HELD = Measure("held_mb", "memory then held, MB", "MB", is_more_better=False, digits=1)
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Fill the server, let a reader join, and compare what it holds.
 
     Raises:
         BenchmarkError: a process failed, or the state is not right.
     """
-    keys = setting.scaled(setting.x, least=100)
+    keys = spec.scaled(spec.x, least=100)
     right = dict(zip(*workload(keys, keys), strict=True))
-    match setting.line.name:
+    match spec.line.name:
         case "replica":
-            with ProcessGroup(setting.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as group:
-                return _joined(group, "actors.join.replica", right, "statebroker_load")
+            with ProcessGroup(spec.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as group:
+                return _joined(group, "roles.join.replica", right, "statebroker_load")
         case "hscan":
-            with ProcessGroup(setting.server) as group:
-                return _joined(group, "actors.join.scan", right, "hscan")
+            with ProcessGroup(spec.server) as group:
+                return _joined(group, "roles.join.scan", right, "hscan")
         case _:
             right = {key_of(number): value_of(number) for number in range(keys)}
-            with ProcessGroup(setting.server) as group:
-                return _joined(group, "actors.join.fill", right, "")
+            with ProcessGroup(spec.server) as group:
+                return _joined(group, "roles.join.fill", right, "")
 
 
 def _joined(
@@ -46,12 +46,12 @@ def _joined(
         role_of = f"contenders.{contender}.write"
         writer = group.start("writer", role_of, updates=keys, keys=keys)
         group.ready(writer)
-        writer.tell("go")
+        writer.send("go")
         group.ready(writer)
     reader = group.start("reader", role, keys=keys)
     group.ready(reader)
-    reader.tell("go")
-    report = reader.report(TIMEOUT_S)
+    reader.send("go")
+    report = reader.receive(TIMEOUT_S)
     group.check([reader], right)
     return {
         "seconds": report["seconds"],
@@ -81,6 +81,6 @@ megabyte the numbers are about a process and not about the state.""",
         Panel("most memory on the way, MB", (PEAK,), is_log=True),
         Panel("memory then held, MB", (HELD,), is_log=True),
     ),
-    play=play,
-    quick_part=1.0,
+    measure_point=measure_point,
+    quick_scale=1.0,
 )

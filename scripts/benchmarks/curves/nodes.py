@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.curves.flow import RATE, SERVER_NS, WORKER_NS
 from scripts.benchmarks.model import BenchmarkError, Measure
 from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
-from scripts.benchmarks.workload import fleet_state
+from scripts.benchmarks.workload import nodes_state
 
 PACED, BARE, PLAIN, FREE = "paced", "bare", "plain", "free"
 PER_S = 10
@@ -23,48 +23,48 @@ WORKER_SHARE = Measure(
 )
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Play one point.
 
     Raises:
         BenchmarkError: a process failed, the state is not right, or the nodes fell behind.
     """
-    return _play_plain(setting) if setting.line.name == PLAIN else _play_nodes(setting)
+    return _measure_plain(spec) if spec.line.name == PLAIN else _measure_nodes(spec)
 
 
-def _play_plain(setting: Setting) -> dict[str, float]:
+def _measure_plain(spec: PointSpec) -> dict[str, float]:
     """Let as many connections send SETs; nothing of ours takes part."""
-    nodes, each = round(setting.x), setting.scaled(PER_S * SECONDS, least=10)
-    with ProcessGroup(setting.server) as group:
+    nodes, each = round(spec.x), spec.scaled(PER_S * SECONDS, least=10)
+    with ProcessGroup(spec.server) as group:
         writer = group.start(
-            "writer", "actors.fleet.plain", first=0, nodes=nodes, each=each, per_s=PER_S
+            "writer", "roles.fleet.plain", first=0, nodes=nodes, each=each, per_s=PER_S
         )
         group.ready(writer)
         server = cpu_of([group.services["server"]])
-        writer.tell("go")
-        wrote = writer.report(TIMEOUT_S)
+        writer.send("go")
+        wrote = writer.receive(TIMEOUT_S)
         server_ns = server()
     seconds = (wrote["written"] - wrote["began"]) / 1e9
     _check_pace(nodes, seconds, each)
     return {"server_ns": server_ns / (nodes * each), "server_share": server_ns / seconds / 1e7}
 
 
-def _play_nodes(setting: Setting) -> dict[str, float]:
+def _measure_nodes(spec: PointSpec) -> dict[str, float]:
     """Let so many nodes write, and compare what a replica holds with what they wrote."""
-    nodes = round(setting.x)
-    is_paced = setting.line.name != FREE
-    each = setting.scaled(PER_S * SECONDS if is_paced else FREE_DELTAS / nodes, least=10)
-    with ProcessGroup(setting.server, {}) as group:
+    nodes = round(spec.x)
+    is_paced = spec.line.name != FREE
+    each = spec.scaled(PER_S * SECONDS if is_paced else FREE_DELTAS / nodes, least=10)
+    with ProcessGroup(spec.server, {}) as group:
         # Before a thousand connect at once: asyncio takes a unix socket whose queue is full for one
         # that is connected.
-        reader = group.start("reader", "actors.flow.read", replicas=1)
+        reader = group.start("reader", "roles.flow.read", replicas=1)
         group.ready(reader)
-        processes = min(PROCESSES, nodes) if setting.line.name != BARE else 1
+        processes = min(PROCESSES, nodes) if spec.line.name != BARE else 1
         bounds = [nodes * number // processes for number in range(processes + 1)]
         writers = [
             group.start(
                 f"writers-{first}",
-                "actors.fleet.append" if setting.line.name == BARE else "actors.fleet.write",
+                "roles.fleet.append" if spec.line.name == BARE else "roles.fleet.write",
                 first=first,
                 nodes=end - first,
                 each=each,
@@ -75,12 +75,12 @@ def _play_nodes(setting: Setting) -> dict[str, float]:
         group.ready(*writers)
         server, worker = (cpu_of([group.services[name]]) for name in ("server", "worker"))
         for writer in writers:
-            writer.tell("go")
-        wrote = [writer.report(TIMEOUT_S) for writer in writers]
-        reader.tell("note", note=max(wrote, key=lambda one: one["append"])["note"])
-        at = reader.report(TIMEOUT_S)["at"]
+            writer.send("go")
+        wrote = [writer.receive(TIMEOUT_S) for writer in writers]
+        reader.send("note", note=max(wrote, key=lambda one: one["append"])["note"])
+        at = reader.receive(TIMEOUT_S)["at"]
         server_ns, worker_ns = server(), worker()
-        group.check([reader], fleet_state(nodes, each))
+        group.check([reader], nodes_state(nodes, each))
     began = min(one["began"] for one in wrote)
     written_s = (max(one["written"] for one in wrote) - began) / 1e9
     if is_paced:
@@ -135,5 +135,5 @@ wall time of the run, in percent of one core.""",
         WORKER_NS,
         Measure("deltas_a_chunk", "deltas a chunk", "", is_more_better=True, digits=1),
     ),
-    play=play,
+    measure_point=measure_point,
 )

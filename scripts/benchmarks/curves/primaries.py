@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.curves.flow import PER_PROCESS
 from scripts.benchmarks.model import BenchmarkError, Measure
 from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
@@ -30,20 +30,20 @@ READER_NS = Measure("reader_ns", "each replica, ns a delta", "ns", is_more_bette
 WRITER_NS = Measure("writer_ns", "writers, ns a delta", "ns", is_more_better=False)
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Let the writers write at the rate, and compare what each replica holds.
 
     Raises:
         BenchmarkError: a process failed, a state is not right, or the writers fell behind.
     """
-    replicas, primaries = setting.line.settings["replicas"], round(setting.x)
-    updates = WRITERS * setting.scaled(PER_S * SECONDS / WRITERS, least=100)
+    replicas, primaries = spec.line.settings["replicas"], round(spec.x)
+    updates = WRITERS * spec.scaled(PER_S * SECONDS / WRITERS, least=100)
     settings = {"SHARDS": str(SHARDS), "LOCAL_DELTA_MAX_AGE": f"{MAX_AGE_S}s"}
-    with ProcessGroup(setting.server, settings, primaries=primaries) as group:
+    with ProcessGroup(spec.server, settings, primaries=primaries) as group:
         writers = [
             group.start(
                 f"writer-{turn}",
-                "actors.flow.write",
+                "roles.flow.write",
                 updates=updates,
                 keys=KEYS,
                 per_s=PER_S / WRITERS,
@@ -53,7 +53,7 @@ def play(setting: Setting) -> dict[str, float]:
             )
             for turn in range(WRITERS)
         ]
-        reader = group.start("reader", "actors.flow.read", replicas=replicas, notes=WRITERS)
+        reader = group.start("reader", "roles.flow.read", replicas=replicas, notes=WRITERS)
         group.ready(reader, *writers)
         worker = group.services["worker"]
         idle = _idle(group.nodes, [worker])
@@ -62,11 +62,11 @@ def play(setting: Setting) -> dict[str, float]:
         others = {role: cpu_of(processes) for role, processes in roles.items()}
         before, began = _counted(group), time.monotonic()
         for writer in writers:
-            writer.tell("go")
-        wrote = [writer.report(TIMEOUT_S) for writer in writers]
+            writer.send("go")
+        wrote = [writer.receive(TIMEOUT_S) for writer in writers]
         for one in wrote:
-            reader.tell("note", note=one["note"])
-            reader.report(TIMEOUT_S)
+            reader.send("note", note=one["note"])
+            reader.receive(TIMEOUT_S)
         servers = [clock() for clock in clocks]
         spent = {role: clock() for role, clock in others.items()}
         seconds, after = time.monotonic() - began, _counted(group)
@@ -142,6 +142,6 @@ in the end.""",
         Measure("messages_per_s", "messages published a second", "1/s", is_more_better=False),
         Measure("sent", "kB sent a second", "", is_more_better=False),
     ),
-    play=play,
+    measure_point=measure_point,
     is_log=False,
 )

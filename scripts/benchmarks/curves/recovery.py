@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.model import BenchmarkError, Measure
 from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup
 from scripts.benchmarks.processes import Process
@@ -24,34 +24,34 @@ MISSED = Measure("missed_kb", "kB published meanwhile", "kB", is_more_better=Fal
 LOADS = Measure("loads", "full loads", "", is_more_better=False)
 
 
-def play_outage(setting: Setting) -> dict[str, float]:
+def measure_outage(spec: PointSpec) -> dict[str, float]:
     """Break the link for a while, and measure from the moment it is whole.
 
     Raises:
         BenchmarkError: a process failed, the replica did not get live, or its state is not right.
     """
-    total_s = BEFORE_S + setting.x + AFTER_S
+    total_s = BEFORE_S + spec.x + AFTER_S
     updates = round(PER_S * total_s)
-    keys = setting.scaled(KEYS)
-    with ProcessGroup(setting.server, setting.line.settings) as group:
-        proxy = group.start("proxy", "actors.broken.between")
+    keys = spec.scaled(KEYS)
+    with ProcessGroup(spec.server, spec.line.settings) as group:
+        proxy = group.start("proxy", "roles.faulty_link.proxy")
         (between,) = group.ready(proxy)
         writer = group.start(
-            "writer", "actors.flow.write", updates=updates, keys=keys, preload=True, per_s=PER_S
+            "writer", "roles.flow.write", updates=updates, keys=keys, preload=True, per_s=PER_S
         )
         group.ready(writer)
-        reader = group.start("reader", "actors.broken.follow", redis=between["url"])
+        reader = group.start("reader", "roles.faulty_link.follow", redis=between["url"])
         group.ready(reader)
-        writer.tell("go")
+        writer.send("go")
         time.sleep(BEFORE_S)
         before = group.counters.meta("bytes")
         _ask(proxy, "break")
-        time.sleep(setting.x)
+        time.sleep(spec.x)
         missed = group.counters.meta("bytes") - before
         mended = _ask(proxy, "mend")
         live_at, loads = _live(reader, mended["at"])
         passed = _ask(proxy, "count")
-        reader.tell("note", note=writer.report(TIMEOUT_S)["note"])
+        reader.send("note", note=writer.receive(TIMEOUT_S)["note"])
         group.ready(reader)
         group.check([reader], _right(updates, keys))
     return {
@@ -64,8 +64,8 @@ def play_outage(setting: Setting) -> dict[str, float]:
 
 
 def _ask(proxy: Process, order: str) -> dict[str, Any]:
-    proxy.tell(order)
-    return proxy.report(TIMEOUT_S)
+    proxy.send(order)
+    return proxy.receive(TIMEOUT_S)
 
 
 def _live(reader: Process, since: int) -> tuple[int, int]:
@@ -86,26 +86,28 @@ def _right(updates: int, keys: int) -> dict[str, float]:
     return right
 
 
-def play_loss(setting: Setting) -> dict[str, float]:
+def measure_loss(spec: PointSpec) -> dict[str, float]:
     """Lose a share of the messages for some seconds, and measure how late deltas are seen.
 
     Raises:
         BenchmarkError: a process failed, or the replica's state is not right.
     """
-    updates = setting.scaled(PER_S * 4, least=1_000)
-    with ProcessGroup(setting.server, setting.line.settings) as group:
-        proxy = group.start("proxy", "actors.broken.between", drop=setting.x / 100)
+    updates = spec.scaled(PER_S * 4, least=1_000)
+    with ProcessGroup(spec.server, spec.line.settings) as group:
+        proxy = group.start("proxy", "roles.faulty_link.proxy", drop=spec.x / 100)
         (between,) = group.ready(proxy)
         writer = group.start(
-            "writer", "actors.flow.write", updates=updates, keys=KEYS, per_s=PER_S, stamped=True
+            "writer", "roles.flow.write", updates=updates, keys=KEYS, per_s=PER_S, stamped=True
         )
-        reader = group.start("reader", "actors.broken.watch", redis=between["url"], updates=updates)
+        reader = group.start(
+            "reader", "roles.faulty_link.watch", redis=between["url"], updates=updates
+        )
         group.ready(writer, reader)
         before = _ask(proxy, "drop")
         published = group.counters.meta("bytes")
-        writer.tell("go")
-        writer.report(TIMEOUT_S)
-        report = reader.report(TIMEOUT_S)
+        writer.send("go")
+        writer.receive(TIMEOUT_S)
+        report = reader.receive(TIMEOUT_S)
         passed = _ask(proxy, "count")
         published = group.counters.meta("bytes") - published
         group.check([reader], dict(zip(*workload(updates, KEYS), strict=True)))
@@ -142,7 +144,7 @@ the full state. The state is compared after the writer ended.""",
         Panel("kB until live, and kB that were missed", (RECEIVED, MISSED), is_log=True),
     ),
     also=(LOADS,),
-    play=play_outage,
+    measure_point=measure_outage,
     at_once=2,
 )
 
@@ -181,7 +183,7 @@ end.""",
         Measure("lost", "messages lost", "", is_more_better=False),
         Measure("gaps", "gaps noticed", "", is_more_better=False),
     ),
-    play=play_loss,
+    measure_point=measure_loss,
     is_log=False,
     at_once=1,
 )

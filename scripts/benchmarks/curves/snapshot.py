@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker import Inspector
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.model import BenchmarkError, Measure
 from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup, cpu_of
 from scripts.benchmarks.processes import Process
@@ -18,31 +18,29 @@ SERVER_MS = Measure("server_ms", "of it Redis, ms", "ms", is_more_better=False, 
 KILOBYTES = Measure("kb", "bytes in and out of Redis, kB", "kB", is_more_better=False, digits=0)
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Write all keys, have them folded, change a share of them, and measure the next full state.
 
     Raises:
         BenchmarkError: a process failed, or the full state is not right.
     """
-    keys = setting.scaled(KEYS)
-    changed = max(1, round(keys * setting.x / 100))
-    with ProcessGroup(setting.server, {}, command="flush") as group:
-        if setting.line.name == PLAIN:
-            writer = group.start("writer", "actors.snapshot.write_plainly", updates=keys, keys=keys)
+    keys = spec.scaled(KEYS)
+    changed = max(1, round(keys * spec.x / 100))
+    with ProcessGroup(spec.server, {}, command="flush") as group:
+        if spec.line.name == PLAIN:
+            writer = group.start("writer", "roles.snapshot.write_plainly", updates=keys, keys=keys)
             group.ready(writer)
             return _measured(group, writer, keys)
-        writer = group.start("scheduler", "actors.snapshot.fold")
-        source = group.start(
-            "source", "actors.flow.write", updates=changed, keys=keys, preload=True
-        )
-        reader = group.start("reader", "actors.flow.read", replicas=1, notes=2)
+        writer = group.start("scheduler", "roles.snapshot.fold")
+        source = group.start("source", "roles.flow.write", updates=changed, keys=keys, preload=True)
+        reader = group.start("reader", "roles.flow.read", replicas=1, notes=2)
         note = group.ready(source, reader, writer)[0]["note"]
         # All is in the log once a replica has it.
-        reader.tell("note", note=note)
+        reader.send("note", note=note)
         group.ready(reader)
         _measured(group, writer, keys)
-        source.tell("go")
-        reader.tell("note", note=source.report(TIMEOUT_S)["note"])
+        source.send("go")
+        reader.send("note", note=source.receive(TIMEOUT_S)["note"])
         group.ready(reader)
         measures = _measured(group, writer, changed)
         right = dict.fromkeys(workload(keys, keys)[0], 0.0)
@@ -60,8 +58,8 @@ def _measured(group: ProcessGroup, writer: Process, fields: int) -> dict[str, fl
         cpu_of([group.services["server"], writer]),
         cpu_of([group.services["server"]]),
     )
-    writer.tell("go")
-    report = writer.report(TIMEOUT_S)
+    writer.send("go")
+    report = writer.receive(TIMEOUT_S)
     measures = {
         "seconds": report["seconds"],
         "cpu_ms": all_cpu() / 1e6,
@@ -94,6 +92,6 @@ The full state is compared with what was written.""",
         Panel("bytes in and out of Redis, kB", (KILOBYTES,), is_log=True),
     ),
     also=(SERVER_MS,),
-    play=play,
-    quick_part=0.33,
+    measure_point=measure_point,
+    quick_scale=0.33,
 )

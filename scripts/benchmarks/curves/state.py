@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.curves.flow import RATE, READER_NS, SERVER_NS, WORKER_NS, flow
 from scripts.benchmarks.model import Measure
 from scripts.benchmarks.process_group import ProcessGroup
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Write over so many keys that are all there before."""
-    with ProcessGroup(setting.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as group:
-        updates = setting.scaled(1_000_000)
-        return flow(group, updates=updates, keys=round(setting.x), preload=True)
+    with ProcessGroup(spec.server, {"GLOBAL_DATA_UPDATE_INTERVAL": "1s"}) as group:
+        updates = spec.scaled(1_000_000)
+        return flow(group, updates=updates, keys=round(spec.x), preload=True)
 
 
 STATE = Curve(
@@ -29,5 +29,5 @@ keys that change within a second, up to all of them.""",
         Panel("updates per second", (RATE,)),
         Panel("CPU for an update, ns", (SERVER_NS, WORKER_NS, READER_NS)),
     ),
-    play=play,
+    measure_point=measure_point,
 )

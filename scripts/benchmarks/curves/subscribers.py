@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.curves.flow import PER_PROCESS, RATE, READER_NS, SERVER_NS, flow
 from scripts.benchmarks.model import Measure
 from scripts.benchmarks.process_group import ProcessGroup
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Write once for so many replicas."""
-    with ProcessGroup(setting.server, {}) as group:
-        updates = setting.scaled(700_000 / (1 + setting.x / 25))
-        measures = flow(group, updates=updates, replicas=round(setting.x))
-    seen = measures["updates_per_s"] * setting.x
+    with ProcessGroup(spec.server, {}) as group:
+        updates = spec.scaled(700_000 / (1 + spec.x / 25))
+        measures = flow(group, updates=updates, replicas=round(spec.x))
+    seen = measures["updates_per_s"] * spec.x
     return {**measures, "seen_per_s": seen}
 
 
@@ -35,5 +35,5 @@ replicas share the machine with everything else here, which they would not elsew
         READER_NS,
         Measure("seen_per_s", "updates seen a second, by all", "1/s", is_more_better=True),
     ),
-    play=play,
+    measure_point=measure_point,
 )

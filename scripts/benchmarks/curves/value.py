@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.benchmarks.curve import Curve, Line, Panel, Setting
+from scripts.benchmarks.curve import Curve, Line, Panel, PointSpec
 from scripts.benchmarks.curves.flow import OVERHEAD, RATE, SERVER_NS, WORKER_NS, flow
 from scripts.benchmarks.model import Measure
 from scripts.benchmarks.process_group import ProcessGroup
@@ -13,12 +13,12 @@ MAX_BYTES = 60_000_000
 MEGABYTES = Measure("mb_per_s", "MB of values a second", "MB/s", is_more_better=True, digits=1)
 
 
-def play(setting: Setting) -> dict[str, float]:
+def measure_point(spec: PointSpec) -> dict[str, float]:
     """Write values of one size."""
-    size = round(setting.x)
-    updates = setting.scaled(min(700_000, MAX_BYTES // size))
-    is_text = setting.line.name == "texts"
-    with ProcessGroup(setting.server, {}) as group:
+    size = round(spec.x)
+    updates = spec.scaled(min(700_000, MAX_BYTES // size))
+    is_text = spec.line.name == "texts"
+    with ProcessGroup(spec.server, {}) as group:
         measures = flow(group, updates=updates, keys=KEYS, size=size if is_text else 0)
     return {**measures, "mb_per_s": measures["updates_per_s"] * size / 1e6}
 
@@ -47,5 +47,5 @@ MessagePack. Texts of more than 64 characters leave the producer's fast way.""",
         Panel("CPU of Redis for an update, ns", (SERVER_NS,), is_log=True),
     ),
     also=(WORKER_NS, OVERHEAD),
-    play=play,
+    measure_point=measure_point,
 )

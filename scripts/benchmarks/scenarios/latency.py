@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from scripts.benchmarks.contender_run import ContenderRun
 from scripts.benchmarks.model import Contender, Measure, Scenario
-from scripts.benchmarks.stage import Stage
 
 CONTENDERS = "scripts.benchmarks.contenders."
 P50 = Measure("p50_ms", "p50, ms", "ms", is_more_better=False, digits=2)
@@ -13,16 +13,16 @@ MOST = Measure("max_ms", "most, ms", "ms", is_more_better=False, digits=2)
 ALL_P99 = Measure("all_p99_ms", "p99 of all deltas, ms", "ms", is_more_better=False, digits=2)
 
 
-def play(stage: Stage) -> dict[str, float]:
+def measure_run(run: ContenderRun) -> dict[str, float]:
     """Let the writer write all at its rate, and return what the reader measured.
 
     Raises:
         BenchmarkError: a role failed, or the reader's state is not right.
     """
-    stage.writer.tell("go")
-    stage.wrote()
-    measures: dict[str, float] = stage.read()["measures"]
-    stage.check_state()
+    run.writer.send("go")
+    run.wait_until_written()
+    measures: dict[str, float] = run.wait_until_read()["measures"]
+    run.check_state()
     return measures
 
 
@@ -36,8 +36,8 @@ of a machine share. p50, p99 and the most are of all updates of a run, in millis
 better. The reader's state is checked as above.""",
     headline=P50,
     also=(P99, MOST),
-    quick_part=0.5,
-    play=play,
+    quick_scale=0.4,
+    measure_run=measure_run,
     contenders=(
         Contender(
             name="statebroker-count-1",
@@ -80,8 +80,8 @@ last column is p99 of all deltas: most are not late at all, for they came while 
 Nobody is compared.""",
     headline=P50,
     also=(P99, MOST, ALL_P99),
-    quick_part=0.5,
-    play=play,
+    quick_scale=0.4,
+    measure_run=measure_run,
     contenders=(
         Contender(
             name="statebroker-age",

@@ -6,7 +6,7 @@ import dataclasses
 
 from scripts.benchmarks.contenders.bare import DELTAS_A_CHUNK, PASSES
 from scripts.benchmarks.model import Contender, Scenario
-from scripts.benchmarks.scenarios.throughput import CONTENDERS, THROUGHPUT, play
+from scripts.benchmarks.scenarios.throughput import CONTENDERS, THROUGHPUT, measure_run
 
 OURS = dataclasses.replace(
     THROUGHPUT.contenders[0], name="statebroker-limit", title="statebroker, object plane"
@@ -33,8 +33,9 @@ Redis, and behind that copying bytes. *The least of Python* is no limit of the m
 language: a method call for each update, and a dict on the other side, with neither checks nor
 Redis.""",
     headline=THROUGHPUT.headline,
-    quick_part=0.5,
-    play=play,
+    quick_scale=0.25,
+    is_quick=False,
+    measure_run=measure_run,
     contenders=(
         OURS,
         _bare(

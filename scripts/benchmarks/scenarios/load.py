@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from scripts.benchmarks.contender_run import ContenderRun
 from scripts.benchmarks.model import Contender, Measure, Scenario
-from scripts.benchmarks.stage import Stage
 
 CONTENDERS = "scripts.benchmarks.contenders."
 KEYS = 1_000_000
 
 
-def play(stage: Stage) -> dict[str, float]:
+def measure_run(run: ContenderRun) -> dict[str, float]:
     """Let the writer write all, then let the reader join.
 
     Raises:
         BenchmarkError: a role failed, or the reader's state is not right.
     """
-    stage.writer.tell("go")
-    stage.wrote()
-    stage.reader.tell("go")
-    read = stage.read()
-    stage.check_state()
+    run.writer.send("go")
+    run.wait_until_written()
+    run.reader.send("go")
+    read = run.wait_until_read()
+    run.check_state()
     return {"seconds": (read["at"] - read["measures"]["began"]) / 1e9}
 
 
@@ -32,8 +32,8 @@ the moment before the reader connects until it holds everything; seconds, less i
 then live, and has checked that no batch came in between; a bare HSCAN is a pile of fields of
 different moments if somebody writes meanwhile. The reader's state is checked as above.""",
     headline=Measure("seconds", "seconds to join", "s", is_more_better=False, digits=2),
-    quick_part=0.25,
-    play=play,
+    quick_scale=0.1,
+    measure_run=measure_run,
     contenders=(
         Contender(
             name="statebroker-load",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scripts.benchmarks.model import Contender, Measure, Scenario
-from scripts.benchmarks.scenarios.throughput import CONTENDERS, THROUGHPUT, play
+from scripts.benchmarks.scenarios.throughput import CONTENDERS, THROUGHPUT, measure_run
 
 BYTES = "bytes_per_update"
 
@@ -28,8 +28,8 @@ The peers write each number as an update of its own, because that is all they ca
 the same as above, in the same run.""",
     headline=THROUGHPUT.headline,
     also=(Measure(BYTES, "bytes for each update", "B", is_more_better=False, digits=2),),
-    quick_part=0.5,
-    play=play,
+    quick_scale=0.2,
+    measure_run=measure_run,
     contenders=(
         Contender(
             name="statebroker-table",

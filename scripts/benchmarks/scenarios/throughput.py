@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from scripts.benchmarks.contender_run import ContenderRun
 from scripts.benchmarks.model import CPU, Contender, Measure, Scenario
-from scripts.benchmarks.stage import Stage
 
 CONTENDERS = "scripts.benchmarks.contenders."
 
 
-def play(stage: Stage) -> dict[str, float]:
+def measure_run(run: ContenderRun) -> dict[str, float]:
     """Let the writer write all, wait until the reader holds all, and compare.
 
     A reader whose writer wrote all of it more than once tells so as `passes`.
@@ -16,14 +16,14 @@ def play(stage: Stage) -> dict[str, float]:
     Raises:
         BenchmarkError: a role failed, or the reader's state is not right.
     """
-    before = stage.cpu_ns()
-    stage.writer.tell("go")
-    wrote = stage.wrote()
-    read = stage.read()
-    after = stage.cpu_ns()
-    stage.check_state()
+    before = run.cpu_ns()
+    run.writer.send("go")
+    wrote = run.wait_until_written()
+    read = run.wait_until_read()
+    after = run.cpu_ns()
+    run.check_state()
     measures = dict(read["measures"])
-    updates = stage.updates * measures.pop("passes", 1)
+    updates = run.updates * measures.pop("passes", 1)
     measures |= {
         "updates_per_s": updates * 1e9 / (read["at"] - wrote["began"]),
         "written_per_s": updates * 1e9 / (wrote["at"] - wrote["began"]),
@@ -49,8 +49,8 @@ After the clock stopped, the reader shows all that it holds, and the measuring p
 it with the last value of each key. A run whose reader lacks a key or holds a wrong value gives
 no number, and is listed.""",
     headline=Measure("updates_per_s", "updates per second", "1/s", is_more_better=True),
-    quick_part=0.5,
-    play=play,
+    quick_scale=0.25,
+    measure_run=measure_run,
     contenders=(
         Contender(
             name="statebroker",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,8 @@ import pytest
 
 from scripts.benchmarks.cpu import cpu_ns
 from scripts.benchmarks.model import Contender, Sample, Scenario
-from scripts.benchmarks.rounds import obstacle, play
+from scripts.benchmarks.progress import Progress
+from scripts.benchmarks.rounds import run_rounds, skip_reason
 from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE
 from scripts.benchmarks.scenarios.limit import LIMIT
 from scripts.benchmarks.scenarios.load import LOAD
@@ -45,11 +47,10 @@ def run(
     folder: Path, *names: str, scenario: str = "throughput", updates: int = UPDATES
 ) -> tuple[dict[str, Any], str]:
     """Run only these to the end; return numbers and output."""
-    file = folder / "numbers.json"
     only = [word for name in names for word in ("--only", name)]
     done = subprocess.run(
         [
-            *[*COMMAND, *only, "--json", str(file), "--docs", str(folder / "docs")],
+            *[*COMMAND, *only, "--docs", str(folder / "docs")],
             *["--updates", str(updates), "--rounds", str(ROUNDS)],
         ],
         cwd=ROOT,
@@ -60,7 +61,8 @@ def run(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    numbers: dict[str, Any] = json.loads(file.read_text())["scenarios"][scenario]
+    report = json.loads((folder / "docs" / "numbers.json").read_text())
+    numbers: dict[str, Any] = report["scenarios"][scenario]
     return numbers, done.stdout
 
 
@@ -78,13 +80,13 @@ def test_ours_and_a_peer_in_one_run(short_path: Path) -> None:
     assert f"{played['hset-publish']['ratio']['median']:.2f} x" in output
     assert "# How fast" in (short_path / "docs" / "README.md").read_text()
     # Of the runs nothing is left: no folder, hence no socket and no server in it.
-    assert {one.name for one in short_path.iterdir()} <= {"numbers.json", "docs", "matplotlib"}
+    assert {one.name for one in short_path.iterdir()} <= {"docs", "matplotlib"}
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=[peer.name for peer in PEERS])
 def test_a_peer_ends_with_the_right_state(short_path: Path, peer: Contender) -> None:
     """Those whose packages are here; scripts/bench has them all."""
-    if why := obstacle(peer):
+    if why := skip_reason(peer):
         pytest.skip(why)
     numbers, _ = run(short_path, peer.name)
     assert [one["fault"] for one in numbers["samples"]] == [""] * ROUNDS
@@ -131,21 +133,54 @@ def test_a_run_that_went_wrong_gives_no_number(
 ) -> None:
     """A state that is not right, or a process that fails, counts as a fault and as nothing else."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    said: list[str] = []
-    result = play(
+    progress = Progress()
+    result = run_rounds(
         dataclasses.replace(THROUGHPUT, contenders=(LOSSY,)),
         only=[],
         rounds=1,
         updates=updates,
         server="valkey",
         seed=1,
-        part=1.0,
-        say=said.append,
+        scale=1.0,
+        progress=progress,
     )
     assert [one.fault for one in result.samples] == [fault]
     assert bool(result.samples[0].measures) is not bool(fault)
     assert result.faults == ([] if not fault else [Sample("lossy", 1, updates, fault=fault)])
-    assert ("does not count" in said[-1]) is bool(fault)
+    assert ("does not count" in progress.lines[-1]) is bool(fault)
+
+
+def test_without_docs_a_run_changes_no_file(short_path: Path) -> None:
+    """Numbers go to stdout as one JSON object; git sees the same tree as before."""
+    before = git_status()
+    done = subprocess.run(
+        [
+            *[*COMMAND, "--quick", "--only", "statebroker", "--only", "throughput", "--json"],
+            *["--updates", "5000", "--rounds", "1"],
+        ],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "TMPDIR": str(short_path)},
+        capture_output=True,
+        text=True,
+        timeout=MAX_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["valid"] is True
+    assert done.stderr.startswith("1 runs; about 2 s on two cores")
+    assert "[1/1, " in done.stderr
+    assert git_status() == before
+
+
+def git_status() -> str:
+    """Return what git sees changed, contents included."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git working tree")
+    return "".join(
+        subprocess.run([git, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for words in (["status", "--porcelain"], ["diff", "--stat"])
+    )
 
 
 def test_cpu_time_counts_all_threads_of_another_process() -> None:

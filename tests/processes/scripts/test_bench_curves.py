@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmarks.curve import Course, Curve, Setting
+from scripts.benchmarks.curve import Curve, CurveResult, PointSpec
 from scripts.benchmarks.curves import CURVES
 from scripts.benchmarks.curves.flow import flow
 from scripts.benchmarks.model import BenchmarkError
 from scripts.benchmarks.process_group import ProcessGroup
 from scripts.benchmarks.processes import ROOT
+from scripts.benchmarks.progress import Progress
 from scripts.benchmarks.sweep import sweep
 from scripts.benchmarks.workload import final_state
 
 SERVER = "valkey"
-PART = 0.02
+SCALE = 0.02
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="scripts/bench needs Linux"),
@@ -32,7 +33,7 @@ def from_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def swept(curve: Curve) -> Course:
+def swept(curve: Curve) -> CurveResult:
     """Measure one point of each line, the cheapest that has something of what is varied."""
     least = {line.name: (next(x for x in line.xs if x),) for line in curve.lines}
     lines = tuple(
@@ -41,7 +42,7 @@ def swept(curve: Curve) -> Course:
     )
     small = dataclasses.replace(curve, lines=lines)
     return sweep(
-        small, rounds=1, is_quick=True, part=PART, server=SERVER, seed=1, say=lambda _: None
+        small, rounds=1, is_quick=True, scale=SCALE, server=SERVER, seed=1, progress=Progress()
     )
 
 
@@ -49,10 +50,10 @@ def swept(curve: Curve) -> Course:
 @pytest.mark.parametrize("curve", CURVES, ids=[curve.name for curve in CURVES])
 def test_each_curve_gives_what_it_draws(curve: Curve) -> None:
     """Every line has its point, and every measure that is drawn has a number on some line."""
-    course = swept(curve)
-    assert [point.fault for point in course.faults] == []
+    curve_result = swept(curve)
+    assert [point.fault for point in curve_result.faults] == []
     given = set[str]()
-    for point in course.points:
+    for point in curve_result.points:
         assert point.measures
         given |= set(point.measures)
     assert {one.name for one in curve.measures} <= given
@@ -65,7 +66,7 @@ def test_a_replica_that_holds_something_else_gives_no_number() -> None:
         assert measures["updates_per_s"] > 0
         right = final_state(300, 100)
         for number, wrong in enumerate(({"another": 1.0}, {"vehicle/00001": 1.0}, {})):
-            reader = group.start(f"late-{number}", "actors.flow.read", replicas=2, notes=0)
+            reader = group.start(f"late-{number}", "roles.flow.read", replicas=2, notes=0)
             group.ready(reader)
             if not wrong:
                 group.check([reader], right)
@@ -74,9 +75,9 @@ def test_a_replica_that_holds_something_else_gives_no_number() -> None:
                 group.check([reader], {**right, **wrong})
 
 
-def test_settings_scale_with_the_part() -> None:
+def test_updates_of_a_point_scale() -> None:
     """But never to nothing."""
     line = CURVES[0].lines[0]
     settings: dict[str, Any] = {"line": line, "x": 1.0, "server": SERVER}
-    assert Setting(part=0.5, **settings).scaled(1000) == 500
-    assert Setting(part=0.0001, **settings).scaled(1000, least=7) == 7
+    assert PointSpec(scale=0.5, **settings).scaled(1000) == 500
+    assert PointSpec(scale=0.0001, **settings).scaled(1000, least=7) == 7

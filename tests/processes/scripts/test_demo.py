@@ -146,7 +146,7 @@ def test_a_person_without_a_terminal_reads_plain_lines(some_flights: Path) -> No
     result = run("--flights", some_flights)
     assert result.returncode == 0, result.stderr
     assert "by count" in result.stdout
-    assert "both equal the file's answer" in result.stdout
+    assert "both equal the file's state" in result.stdout
     assert "\x1b" not in result.stdout
     assert result.stderr == ""
 
@@ -252,7 +252,7 @@ def test_nothing_outlives_a_killed_demo(running: tuple[subprocess.Popen[str], st
 def test_the_original_two_scenarios() -> None:
     """12 writes give 10 by count at once and 2 by age; one write after a pause goes by age."""
     result = subprocess.run(
-        command("--json", module="scripts.thresholds"),
+        command("--json", module="scripts.thresholds.run"),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -276,7 +276,7 @@ def test_the_original_two_scenarios() -> None:
 def test_the_scenarios_as_a_table() -> None:
     """A person sees trigger, size, age and bytes of each batch."""
     result = subprocess.run(
-        command(module="scripts.thresholds"),
+        command(module="scripts.thresholds.run"),
         cwd=ROOT,
         capture_output=True,
         text=True,

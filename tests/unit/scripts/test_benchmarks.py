@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import pytest
 
-from scripts.benchmarks.document import Run, as_object, rows
 from scripts.benchmarks.measure import scenarios_of
-from scripts.benchmarks.model import Made, Result, Sample
-from scripts.benchmarks.pace import paced, share
+from scripts.benchmarks.model import Provenance, Result, Sample
+from scripts.benchmarks.options import parse
+from scripts.benchmarks.pace import paced, quantile
 from scripts.benchmarks.page import page
-from scripts.benchmarks.rounds import obstacle, order_of
-from scripts.benchmarks.run import DOCS, arguments, docs_of
+from scripts.benchmarks.report import Report, as_object, rows
+from scripts.benchmarks.rounds import order_of, skip_reason
 from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.scenarios.latency import AT_ONCE
 from scripts.benchmarks.scenarios.throughput import THROUGHPUT
@@ -42,9 +43,9 @@ RESULT = Result(
         sample("statebroker", 3, 300.0),
     ),
     {"nats-kv": "not installed here: nats"},
-    Made("2026-11-22 12:00 UTC", "abc1234", 0.5, 3, 12.0),
+    Provenance("2026-11-22 12:00 UTC", "abc1234", 0.5, 3, 12.0),
 )
-RUN = Run(
+REPORT = Report(
     machine={"processor": "some processor", "cores": "2"},
     versions={"Python": "3.11.7"},
     options={"server": "redis", "seed": 1},
@@ -87,7 +88,7 @@ def test_rows_are_sorted_and_compare_with_ours() -> None:
 
 def test_the_page_shows_every_run_and_what_does_not_count() -> None:
     """Raw numbers, faults, what was skipped and why, the machine, and the versions."""
-    text = page(RUN)
+    text = page(REPORT)
     assert "| statebroker | 1,000 | 200 | 900 | 300 |" in text
     assert "| bare ZeroMQ PUB/SUB | 1,000 | 100 | 300 | does not count |" in text
     assert f"Round 3 of zeromq does not count:\n\n    {FAULT}" in text
@@ -100,14 +101,14 @@ def test_the_page_shows_every_run_and_what_does_not_count() -> None:
 
 def test_the_json_object_holds_every_run() -> None:
     """It can be written, is told to be bad, and gives the same ratios as the page."""
-    told = json.loads(json.dumps(as_object(RUN)))
+    told = json.loads(json.dumps(as_object(REPORT)))
     throughput = told["scenarios"]["throughput"]
-    assert told["good"] is False
+    assert told["valid"] is False
     assert len(throughput["samples"]) == len(RESULT.samples)
     assert throughput["samples"][4]["fault"] == FAULT
     assert throughput["contenders"]["zeromq"]["ratio"]["median"] == 2.5
     good = dataclasses.replace(RESULT, samples=RESULT.samples[:4])
-    assert as_object(dataclasses.replace(RUN, results=[good]))["good"] is True
+    assert as_object(dataclasses.replace(REPORT, results=[good]))["valid"] is True
 
 
 def test_each_round_has_an_order_of_its_own() -> None:
@@ -142,17 +143,19 @@ def test_a_state_that_is_wrong_is_told() -> None:
 def test_who_is_not_installed_is_skipped_with_the_fix() -> None:
     """The modules are named."""
     ours = THROUGHPUT.contenders[0]
-    assert obstacle(ours) == ""
-    told = obstacle(dataclasses.replace(ours, needs=("redis", "no_such_module")))
+    assert skip_reason(ours) == ""
+    told = skip_reason(dataclasses.replace(ours, needs=("redis", "no_such_module")))
     assert told == "not installed here: no_such_module; pip install 'statebroker[bench]'"
 
 
-def test_only_a_whole_run_writes_the_page() -> None:
-    """What was left out or changed must not replace the page; --docs says where else."""
-    assert docs_of(arguments(["--quick"])) == DOCS
-    for words in (["--only", "zeromq"], ["--updates", "5"], ["--part", "0.5"], ["--no-docs"]):
-        assert docs_of(arguments(words)) is None
-    assert str(docs_of(arguments(["--only", "zeromq", "--docs", "here"]))) == "here"
+def test_without_docs_no_folder_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever else is asked for, --docs alone names the folder; --redraw needs it."""
+    for words in ([], ["--quick"], ["--only", "zeromq"], ["--json"]):
+        assert parse(words).docs is None
+    assert parse(["--quick", "--docs", "here"]).docs == Path("here")
+    with pytest.raises(SystemExit):
+        parse(["--redraw"])
+    assert "--redraw needs --docs FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ def test_only_a_whole_run_writes_the_page() -> None:
         (["--only", "carrier-pigeon"], "xadd-xread"),
         (["--rounds", "0"], "0 is not from 1 to 100"),
         (["--updates", "many"], "invalid number value: 'many'"),
-        (["--part", "0"], "0 is not above 0, up to 1"),
+        (["--scale", "0"], "0 is not above 0, up to 1"),
     ],
 )
 def test_what_cannot_be_run_is_refused(
@@ -169,7 +172,7 @@ def test_what_cannot_be_run_is_refused(
 ) -> None:
     """With what can."""
     with pytest.raises(SystemExit):
-        arguments(words)
+        parse(words)
     assert told in capsys.readouterr().err
 
 
@@ -202,8 +205,8 @@ def test_only_leaves_the_scenarios_that_have_something_to_play(
 @pytest.mark.parametrize(("part", "value"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
 def test_a_share_is_a_value_that_was_there(part: float, value: float) -> None:
     """So much of all is not above it; of one value it is that value."""
-    assert share([float(number) for number in range(100, 0, -1)], part) == value
-    assert share([7.0], part) == 7.0
+    assert quantile([float(number) for number in range(100, 0, -1)], part) == value
+    assert quantile([7.0], part) == 7.0
 
 
 def test_a_paced_writer_keeps_the_rate_and_loses_nothing() -> None:
@@ -228,5 +231,5 @@ def test_less_is_better_where_the_measure_says_so() -> None:
     peer, ours = rows(result)
     assert (peer.contender.name, peer.also) == ("publish-paced", {"p99_ms": 0.375})
     assert (ours.ratio, peer.ratio) == (None, Summary(0.5, 0.5, 0.5, 1))
-    text = page(dataclasses.replace(RUN, results=[result]))
+    text = page(dataclasses.replace(REPORT, results=[result]))
     assert "| **statebroker, count 1** | 0.25 | 0.25 to 0.25 | 0.75 | - | - |" in text

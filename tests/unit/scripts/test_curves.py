@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from scripts.benchmarks import docs_folder
 from scripts.benchmarks.archive import merged
-from scripts.benchmarks.curve import Course, Curve, Line, Panel, Point, Setting
+from scripts.benchmarks.curve import Curve, CurveResult, Line, Panel, Point, PointSpec
 from scripts.benchmarks.curves import CURVES
-from scripts.benchmarks.document import Run, as_object
 from scripts.benchmarks.measure import curves_of
-from scripts.benchmarks.model import BenchmarkError, Made, Measure, Result, Sample
+from scripts.benchmarks.model import BenchmarkError, Measure, Provenance, Result, Sample
 from scripts.benchmarks.page import page
-from scripts.benchmarks.run import main, write_docs
+from scripts.benchmarks.progress import Progress
+from scripts.benchmarks.report import Report, as_object
+from scripts.benchmarks.run import main
 from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.stats import Summary
 from scripts.benchmarks.sweep import sweep
@@ -26,15 +28,15 @@ from scripts.benchmarks.workload import digest, texts
 
 RATE = Measure("rate", "per second", "1/s", is_more_better=True)
 SHOWN = Measure("ms", "late, ms", "ms", is_more_better=False, digits=1)
-MADE = Made("2026-11-22 12:00 UTC", "abc1234", 0.5, 1, 3.0)
+PROVENANCE = Provenance("2026-11-22 12:00 UTC", "abc1234", 0.5, 1, 3.0)
 LINES = (Line("a", "line a", (1, 10, 100), (1, 100)), Line("b", "line b", (5,), ()))
 
 
-def play(setting: Setting) -> Mapping[str, float]:
+def measure_point(spec: PointSpec) -> Mapping[str, float]:
     """Measure nothing, but fail at 10."""
-    if setting.x == 10:
+    if spec.x == 10:
         raise BenchmarkError("too much\nof it")
-    return {"rate": setting.x * 2, "ms": 0.25, "size": 1000 - setting.x}
+    return {"rate": spec.x * 2, "ms": 0.25, "size": 1000 - spec.x}
 
 
 CURVE = Curve(
@@ -44,75 +46,75 @@ CURVE = Curve(
     axis=Measure("x", "things", "", is_more_better=True),
     lines=LINES,
     panels=(Panel("rate", (RATE,)), Panel("more", (RATE, SHOWN))),
-    play=play,
+    measure_point=measure_point,
 )
 
 
-def course(curve: Curve = CURVE, *, rounds: int = 1, is_quick: bool = False) -> Course:
+def curve_result(curve: Curve = CURVE, *, rounds: int = 1, is_quick: bool = False) -> CurveResult:
     """Sweep over the curve above."""
     swept = sweep(
         curve,
         rounds=rounds,
         is_quick=is_quick,
-        part=1.0,
+        scale=1.0,
         server="redis",
         seed=1,
-        say=lambda _: None,
+        progress=Progress(),
     )
-    return dataclasses.replace(swept, made=MADE)
+    return dataclasses.replace(swept, provenance=PROVENANCE)
 
 
-def run(*courses: Course, results: tuple[Result, ...] = ()) -> Run:
+def run(*curve_results: CurveResult, results: tuple[Result, ...] = ()) -> Report:
     """Make a run of these."""
-    return Run({"cores": "2"}, {"Python": "3.11.7"}, {"seed": 1}, results, courses)
+    return Report({"cores": "2"}, {"Python": "3.11.7"}, {"seed": 1}, results, curve_results)
 
 
 def test_every_point_of_every_line_is_measured_in_each_round() -> None:
     """A quick run takes its part; what fails is a fault and no number."""
-    swept = course(rounds=2)
+    swept = curve_result(rounds=2)
     assert swept.xs("a") == [1, 10, 100]
     assert swept.xs("b") == [5]
     assert [point.round for point in swept.points] == [1] * 4 + [2] * 4
     assert swept.at("a", 100, "rate") == Summary(200.0, 200.0, 200.0, 2)
     assert swept.at("a", 10, "rate") is None
     assert [(point.x, point.fault) for point in swept.faults] == [(10, "too much\nof it")] * 2
-    assert course(is_quick=True).xs("a") == [1, 100]
-    assert course(is_quick=True).xs("b") == []
+    assert curve_result(is_quick=True).xs("a") == [1, 100]
+    assert curve_result(is_quick=True).xs("b") == []
 
 
 def test_points_are_drawn_over_what_was_measured_if_the_curve_says_so() -> None:
     """In ascending order of that; what does not count is not drawn."""
-    assert course().drawn("a", "rate") == ([1, 100], [2, 200])
-    over = course(dataclasses.replace(CURVE, over="size"))
+    assert curve_result().drawn("a", "rate") == ([1, 100], [2, 200])
+    over = curve_result(dataclasses.replace(CURVE, over="size"))
     assert over.drawn("a", "rate") == ([900, 999], [200, 2])
 
 
 def test_the_page_shows_every_point_and_what_does_not_count() -> None:
     """A table for each line, the picture, the method, and when it was made."""
-    text = page(run(course()))
+    text = page(run(curve_result()))
     assert "| line a: things | per second | late, ms |" in text
     assert "| 100 | 200 | 0.2 |" in text
     assert "| 10 | - | - |" in text
     assert "At 10 (a, round 1) it does not count:\n\n    too much\n    of it" in text
     assert "![Something against something](curve-test.svg)" in text
     assert "How it is done." in text
-    assert "Made 2026-11-22 12:00 UTC at abc1234: one round in 3 s" in text
-    assert "| 100 | 200 (200 to 200) |" in page(run(course(rounds=2)))
+    assert "Measured 2026-11-22 12:00 UTC at abc1234: one round in 3 s" in text
+    assert "| 100 | 200 (200 to 200) |" in page(run(curve_result(rounds=2)))
 
 
 def test_a_run_with_a_point_that_does_not_count_is_not_good() -> None:
     """As with the rounds of contenders."""
-    assert as_object(run(course()))["good"] is False
-    assert as_object(run(course(is_quick=True)))["good"] is True
+    assert as_object(run(curve_result()))["valid"] is False
+    assert as_object(run(curve_result(is_quick=True)))["valid"] is True
 
 
 def before(**changes: Any) -> dict[str, Any]:
     """Return what an earlier run wrote: a scenario, and two curves, one of which is no more."""
     sample = Sample("zeromq", 1, 1000, {"updates_per_s": 5.0})
-    result = Result(SCENARIOS[0], (sample,), {"nats-kv": "not here"}, MADE)
-    old = course(dataclasses.replace(CURVE, name="curve-gone"))
+    result = Result(SCENARIOS[0], (sample,), {"nats-kv": "not here"}, PROVENANCE)
+    old = curve_result(dataclasses.replace(CURVE, name="curve-gone"))
     written: dict[str, Any] = json.loads(
-        json.dumps(as_object(run(old, course(), results=(result,))))
+        json.dumps(as_object(run(old, curve_result(), results=(result,))))
     )
     return written | changes
 
@@ -120,14 +122,17 @@ def before(**changes: Any) -> dict[str, Any]:
 def test_what_is_not_made_anew_stays_with_its_own_date() -> None:
     """What was made anew takes the place of the old; what there is no more is left out."""
     other = dataclasses.replace(CURVE, name="curve-other")
-    now = run(course(other))
+    now = run(curve_result(other))
     whole = merged(now, before(), SCENARIOS, (other, CURVE))
-    assert [one.curve.name for one in whole.courses] == ["curve-other", "curve-test"]
-    assert whole.courses[1] == course()
+    assert [one.curve.name for one in whole.curve_results] == ["curve-other", "curve-test"]
+    assert whole.curve_results[1] == curve_result()
     assert whole.results[0].of("zeromq", "updates_per_s") == {1: 5.0}
-    assert (whole.results[0].made, whole.results[0].skipped) == (MADE, {"nats-kv": "not here"})
-    anew = dataclasses.replace(course(), made=Made("later"))
-    assert merged(run(anew), before(), SCENARIOS, (CURVE,)).courses == [anew]
+    assert (whole.results[0].provenance, whole.results[0].skipped) == (
+        PROVENANCE,
+        {"nats-kv": "not here"},
+    )
+    anew = dataclasses.replace(curve_result(), provenance=Provenance("later"))
+    assert merged(run(anew), before(), SCENARIOS, (CURVE,)).curve_results == [anew]
 
 
 def test_numbers_that_were_written_give_the_same_page(
@@ -136,7 +141,7 @@ def test_numbers_that_were_written_give_the_same_page(
     """--redraw measures nothing; where there are no numbers it says so."""
     (real,) = curves_of(["curve-state"])
     points = tuple(Point("floats", x, 1, {"updates_per_s": x}) for x in (1_000, 10_000))
-    write_docs(run(Course(real, points, MADE)), tmp_path)
+    docs_folder.write(run(CurveResult(real, points, PROVENANCE)), tmp_path)
     first = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     for file in tmp_path.glob("*[!n]"):
         file.unlink()
@@ -187,16 +192,16 @@ def test_texts_have_their_size_and_differ() -> None:
     assert len(set(keys)) == 10
 
 
-def measured(curve: str, points: dict[tuple[str, float], dict[str, float]]) -> Course:
-    """Make a course of a real curve with these points."""
+def measured(curve: str, points: dict[tuple[str, float], dict[str, float]]) -> CurveResult:
+    """Make a curve_result of a real curve with these points."""
     (found,) = curves_of([curve])
     made = tuple(Point(line, x, 1, numbers) for (line, x), numbers in points.items())
-    return Course(found, made, MADE)
+    return CurveResult(found, made, PROVENANCE)
 
 
-def row(run_: Run, what: str) -> list[str]:
+def row(report: Report, what: str) -> list[str]:
     """Return the cells of one row of the table of targets."""
-    (line,) = [line for line in target_lines(run_) if line.startswith("|") and what in line]
+    (line,) = [line for line in target_lines(report) if line.startswith("|") and what in line]
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
@@ -208,9 +213,9 @@ def test_a_target_is_reached_at_its_bound_and_a_miss_is_explained(
     share: float, told: list[str]
 ) -> None:
     """With the number that was measured."""
-    course_ = measured("curve-nodes", {("bare", 1_000): {"server_share": share}})
-    assert row(run(course_), "1,000 nodes") == told
-    notes = [line for line in target_lines(run(course_)) if line.startswith("1. Evenly spread")]
+    measured_ = measured("curve-nodes", {("bare", 1_000): {"server_share": share}})
+    assert row(run(measured_), "1,000 nodes") == told
+    notes = [line for line in target_lines(run(measured_)) if line.startswith("1. Evenly spread")]
     assert len(notes) == (share > 25)
 
 
@@ -223,7 +228,7 @@ def test_missed_for_the_same_reason_is_explained_once() -> None:
     """The table points to the reasons below it."""
     rates = (("statebroker", 2.0), ("hset-publish", 1.0), ("zeromq", 1.0))
     samples = tuple(Sample(name, 1, 9, {"updates_per_s": rate}) for name, rate in rates)
-    made = run(results=(Result(SCENARIOS[0], samples, {}, MADE),))
+    made = run(results=(Result(SCENARIOS[0], samples, {}, PROVENANCE),))
     assert row(made, "object plane against HSET")[1:] == ["2.0 x", "**missed** (1)"]
     assert row(made, "ZeroMQ")[1:] == ["2.0 x", "**missed** (1)"]
     assert [line[:2] for line in target_lines(made) if line[:1].isdigit()] == ["1."]
@@ -244,7 +249,7 @@ def test_ratios_of_throughput_and_medians_of_scenarios_reach_targets() -> None:
     throughput, load = SCENARIOS[0], next(one for one in SCENARIOS if one.name == "load")
     rates = (("statebroker", 80.0), ("hset-publish", 2.0), ("zeromq", 8.0))
     samples = tuple(Sample(name, 1, 9, {"updates_per_s": rate}) for name, rate in rates)
-    result = Result(throughput, samples, {}, MADE)
+    result = Result(throughput, samples, {}, PROVENANCE)
     assert row(run(results=(result,)), "object plane against HSET")[1:] == ["40.0 x", "reached"]
     assert row(run(results=(result,)), "ZeroMQ")[1] == "10.0 x"
     for updates, told in ((1_000_000, ["3.00 s", "1.50 x"]), (250_000, ["-", "-"])):
@@ -252,5 +257,5 @@ def test_ratios_of_throughput_and_medians_of_scenarios_reach_targets() -> None:
             Sample(name, 1, updates, {"seconds": seconds})
             for name, seconds in (("statebroker-load", 3.0), ("hscan", 2.0))
         )
-        loaded = run(results=(Result(load, loads, {}, MADE),))
+        loaded = run(results=(Result(load, loads, {}, PROVENANCE),))
         assert [row(loaded, "full load")[1], row(loaded, "bare HSCAN")[1]] == told

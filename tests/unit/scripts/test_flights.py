@@ -15,9 +15,9 @@ from scripts.flights.board import board, plain_line
 from scripts.flights.comparison import differences, digest
 from scripts.flights.events import Movement, movements_of
 from scripts.flights.oracle import final_state
-from scripts.flights.picture import Node, Picture, Totals
 from scripts.flights.records import DATA, Flight, InputError, clock_text, read_flights
 from scripts.flights.verdict import Verdict, judge
+from scripts.flights.view import Node, Totals, View
 
 HEADER = (
     "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,"
@@ -251,7 +251,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     """All columns that are not there are named at once."""
     path = tmp_path / "flights.csv"
     path.write_text(HEADER.replace("tailnum,", "").replace("air_time,", ""))
-    with pytest.raises(InputError, match="line 1: without the columns tailnum, air_time"):
+    with pytest.raises(InputError, match="line 1: columns are missing: tailnum, air_time"):
         read_flights(path)
 
 
@@ -259,7 +259,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (None, "cannot be read"),
-        (b"", "without the columns year, month"),
+        (b"", "columns are missing: year, month"),
         (b"\x1f\x8b\x08 broken", "cannot be read"),
         (b"\xff\xfe\x00", "not CSV text"),
         ((HEADER + "\n2013,1,1\n").encode(), "line 2: 3 values for 16 columns"),
@@ -304,39 +304,39 @@ def test_a_verdict_is_good_only_if_all_agrees(tmp_path: Path) -> None:
     assert reloaded.is_good
 
 
-def picture_halfway() -> Picture:
+def view_halfway() -> View:
     """What is known in the middle of a replay."""
     start = 1_057_000_000
-    picture = Picture(27_004, start, start + 44_640, speed=80_000.0)
-    picture.nodes = {
+    view = View(27_004, start, start + 44_640, speed=80_000.0)
+    view.nodes = {
         name: Node(40_000, 110_000, 20_000, 55_000, start + 22_320)
         for name in ("EWR", "JFK", "LGA")
     }
     stats = {"deltas_applied": 160_000, "offset": 397}
-    picture.replicas = {
+    view.replicas = {
         name: {"status": status, "lag": lag, "keys": 3_300, "stats": stats}
         for name, status, lag in (("a", "live", 0.012), ("b", "catching_up", None))
     }
     move = ["2013-01-15", "UA1545", "EWR → IAH", "N14228", "arrived", "+12 min"]
-    picture.moves = [move] * 6
-    picture.started = monotonic()
-    picture.add_totals(Totals())
-    picture.add_totals(Totals(published=160_000, offset=400, batches=400, by_count=180, by_age=220))
-    return picture
+    view.moves = [move] * 6
+    view.started = monotonic()
+    view.add_totals(Totals())
+    view.add_totals(Totals(published=160_000, offset=400, batches=400, by_count=180, by_age=220))
+    return view
 
 
 def test_the_board_fits_the_terminal() -> None:
     """The whole board is seen at 100 columns and 30 lines, before the start and in the middle."""
-    for picture in (Picture(0, 0, 0, speed=inf), picture_halfway()):
+    for view in (View(0, 0, 0, speed=inf), view_halfway()):
         console = Console(width=100, height=30, record=True, file=StringIO())
-        console.print(board(picture))
+        console.print(board(view))
         lines = console.export_text().splitlines()
         assert len(lines) <= 29
         assert max(map(len, lines)) <= 100
     text = "\n".join(lines)
-    for words in ("50%", "17 s to go", "catching up", "12 ms", "45%", "UA1545", "160,000"):
+    for words in ("50%", "17 s left", "catching up", "12 ms", "45%", "UA1545", "160,000"):
         assert words in text
-    assert "b catching_up - 3 behind" in plain_line(picture_halfway())
+    assert "b catching_up - 3 behind" in plain_line(view_halfway())
 
 
 def test_differences_tell_what_is_missing_extra_and_other() -> None:

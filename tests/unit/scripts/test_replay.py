@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scripts.flights.events import Movement, movements_of
 from scripts.flights.oracle import final_state
 from scripts.flights.records import DATA, read_flights
-from scripts.flights.replay import left_over
+from scripts.flights.replay import remaining
 from scripts.flights.watch import Plan
 
 
@@ -43,7 +43,7 @@ def test_started_again_a_replay_counts_every_increment_once(
         later = [n for m in movements[done:] for k, n in m.increments if k == key]
         beginnings = [*accumulate(later, initial=sum(before))]
         held[key] = data.draw(st.sampled_from(beginnings))
-    left, lost = left_over(movements, done, held)
+    left, lost = remaining(movements, done, held)
     assert not lost
     ended, expected = written(held, left), written({}, movements)
     assert {key: ended.get(key, 0) for key in "ab"} == {key: expected.get(key, 0) for key in "ab"}
@@ -52,7 +52,7 @@ def test_started_again_a_replay_counts_every_increment_once(
 def test_a_counter_that_was_forgotten_is_told() -> None:
     """The mark says that more was accepted than the counter holds: that is lost, and named."""
     movements = [Movement(0, "EWR", increments=(("a", 5), ("b", 1))) for _ in range(3)]
-    left, lost = left_over(movements, 2, {"a": 5, "b": 2})
+    left, lost = remaining(movements, 2, {"a": 5, "b": 2})
     assert lost == {"a"}
     assert [movement.increments for movement in left] == [(("a", 5), ("b", 1))]
 
@@ -64,7 +64,7 @@ def test_the_real_month_goes_on_where_it_was(share: float) -> None:
     movements = movements_of(flights)
     done = int(len(movements) * share)
     held = written({}, movements[: done + 1])
-    left, lost = left_over(movements, done, held)
+    left, lost = remaining(movements, done, held)
     assert not lost
     assert written(held, left) == final_state(flights)
 

@@ -10,33 +10,33 @@ from typing import Any
 from broker import Replica
 from scripts.benchmarks.contenders.hscan import scanned
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.memory import forget_peak, peak, resident
 from scripts.benchmarks.workload import key_of, value_of
 
 
-def replica(place: Place, link: Link) -> None:
+def replica(config: RoleConfig, link: Link) -> None:
     """Join, and be live."""
     with ExitStack() as stack:
 
         def join() -> Mapping[str, Any]:
-            joined = stack.enter_context(Replica(place.redis, namespace=NAMESPACE))
+            joined = stack.enter_context(Replica(config.redis, namespace=NAMESPACE))
             joined.wait_live(TIMEOUT_S)
             return joined
 
         _measure(link, join)
 
 
-def scan(place: Place, link: Link) -> None:
+def scan(config: RoleConfig, link: Link) -> None:
     """Scan a hash into a dict."""
-    _measure(link, lambda: scanned(place))
+    _measure(link, lambda: scanned(config))
 
 
-def fill(place: Place, link: Link) -> None:
+def fill(config: RoleConfig, link: Link) -> None:
     """Make a dict of the same content out of nothing."""
 
     def made() -> dict[str, float]:
-        return {key_of(number): value_of(number) for number in range(place.keys)}
+        return {key_of(number): value_of(number) for number in range(config.keys)}
 
     _measure(link, made)
 
@@ -49,5 +49,5 @@ def _measure(link: Link, join: Callable[[], Mapping[str, Any]]) -> None:
     began = time.monotonic()
     state = join()
     seconds = time.monotonic() - began
-    link.tell(seconds=seconds, peak=peak() - before, held=resident() - before)
+    link.send(seconds=seconds, peak=peak() - before, held=resident() - before)
     link.show(state)

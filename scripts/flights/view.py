@@ -1,4 +1,4 @@
-"""What is known of the running demo at one moment: the board draws it, the plain lines tell it."""
+"""What is known about the running demo at one moment; the board and the plain lines show it."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class Totals:
 
 @dataclass(slots=True)
 class Rates:
-    """How fast the totals grew lately, a second."""
+    """Growth of the totals per second, over the last seconds."""
 
     deltas: float = 0.0
     batches: float = 0.0
@@ -70,7 +70,7 @@ class Rates:
 
 @dataclass(slots=True)
 class Node:
-    """How far one producer is."""
+    """Progress of one producer."""
 
     total: int
     planned_deltas: int
@@ -80,8 +80,8 @@ class Node:
 
 
 @dataclass(slots=True)
-class Picture:
-    """Everything the board shows; the orchestrator keeps it current."""
+class View:
+    """Everything that the board shows; the orchestrator keeps it current."""
 
     flights: int
     first_minute: int
@@ -97,12 +97,12 @@ class Picture:
     samples: deque[tuple[float, Totals]] = field(default_factory=deque)
 
     def pace(self) -> str:
-        """Return what is replayed and how fast, in words."""
-        speed = "as fast as it goes" if self.speed == inf else f"{self.speed:,.0f} times real time"
+        """Return what is replayed and how fast, as text."""
+        speed = "as fast as possible" if self.speed == inf else f"{self.speed:,.0f} times real time"
         return f"{self.flights:,} real flights, {speed}"
 
     def add_totals(self, totals: Totals) -> None:
-        """Take new totals, and remember those of the last seconds for the rates."""
+        """Set new totals, and keep those of the last seconds for the rates."""
         now = monotonic()
         self.totals = totals
         self.samples.append((now, totals))
@@ -122,7 +122,7 @@ class Picture:
         )
 
     def behind(self, replica: str) -> int:
-        """Return how many batches of those that Redis published a replica has not shown yet."""
+        """Return how many published batches a replica has not applied yet."""
         offset: int = self.replicas[replica]["stats"]["offset"]
         return max(0, self.totals.offset - offset)
 
@@ -142,14 +142,14 @@ class Picture:
         return sum(node.done for node in self.nodes.values()) / total if total else 1.0
 
     def minute(self) -> int:
-        """Return the simulated time: that of the slowest node which is still writing."""
+        """Return the simulated time of the slowest node that is still writing."""
         if not self.nodes:
             return self.first_minute
         running = [node.minute for node in self.nodes.values() if node.done < node.total]
         return max(self.first_minute, min(running, default=self.last_minute))
 
     def remaining(self) -> float:
-        """Return the seconds that the replay still needs, as far as anybody can tell."""
+        """Return an estimate of the seconds that the replay still needs."""
         if self.speed == inf:
             return self.elapsed() * (1 / self.fraction() - 1) if self.fraction() else 0.0
         return (self.last_minute - self.minute()) * SECONDS_A_MINUTE / self.speed

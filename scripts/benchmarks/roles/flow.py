@@ -9,12 +9,12 @@ from itertools import islice
 
 from broker import Producer, aio
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.pace import paced
 from scripts.benchmarks.workload import texts, workload
 
 
-def write(place: Place, link: Link) -> None:
+def write(config: RoleConfig, link: Link) -> None:
     """Set key by key; done when Redis has accepted all.
 
     Details:
@@ -27,21 +27,21 @@ def write(place: Place, link: Link) -> None:
             1 if absent.
         settings: of the producer.
     """
-    size, flush_every = place.details.get("size", 0), place.details.get("flush_every", 0)
-    per_s, is_stamped = place.details.get("per_s", 0), place.details.get("stamped", False)
-    columns = (texts(place.updates, place.keys, size) if size else None) or place.workload()
-    turn, turns = place.details.get("turn", 0), place.details.get("turns", 1)
+    size, flush_every = config.details.get("size", 0), config.details.get("flush_every", 0)
+    per_s, is_stamped = config.details.get("per_s", 0), config.details.get("stamped", False)
+    columns = (texts(config.updates, config.keys, size) if size else None) or config.workload()
+    turn, turns = config.details.get("turn", 0), config.details.get("turns", 1)
     updates = islice(zip(*columns, strict=True), turn, None, turns)
     with Producer(
-        place.redis, namespace=NAMESPACE, **place.details.get("settings", {})
+        config.redis, namespace=NAMESPACE, **config.details.get("settings", {})
     ) as producer:
         note = ""
-        if place.details.get("preload"):
-            for key in workload(place.keys, place.keys)[0]:
+        if config.details.get("preload"):
+            for key in workload(config.keys, config.keys)[0]:
                 producer.set(key, 0.0)
             note = str(producer.flush())
         before = producer.stats()
-        link.tell(ready=True, note=note)
+        link.send(ready=True, note=note)
         began = link.wait_for_go()
         put = producer.set
         if flush_every:
@@ -57,7 +57,7 @@ def write(place: Place, link: Link) -> None:
                 put(key, value)
         token = producer.flush()
         after = producer.stats()
-        link.tell(
+        link.send(
             began=began,
             at=time.monotonic_ns(),
             note=str(token),
@@ -66,7 +66,7 @@ def write(place: Place, link: Link) -> None:
         link.expect("end")
 
 
-async def read(place: Place, link: Link) -> None:
+async def read(config: RoleConfig, link: Link) -> None:
     """Follow with some replicas of one process, until all show what they were told of.
 
     Details:
@@ -74,14 +74,14 @@ async def read(place: Place, link: Link) -> None:
     """
     async with AsyncExitStack() as stack:
         replicas = [
-            await stack.enter_async_context(aio.Replica(place.redis, namespace=NAMESPACE))
-            for _ in range(place.details["replicas"])
+            await stack.enter_async_context(aio.Replica(config.redis, namespace=NAMESPACE))
+            for _ in range(config.details["replicas"])
         ]
         for replica in replicas:
             await replica.wait_live(TIMEOUT_S)
         link.ready()
-        for _ in range(place.details.get("notes", 1)):
+        for _ in range(config.details.get("notes", 1)):
             note = (await asyncio.to_thread(link.expect, "note"))["note"]
             await asyncio.gather(*(replica.wait_for(note, TIMEOUT_S) for replica in replicas))
-            link.tell(at=time.monotonic_ns())
+            link.send(at=time.monotonic_ns())
         await asyncio.to_thread(link.show, *(replica.snapshot()[0] for replica in replicas))

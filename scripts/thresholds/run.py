@@ -1,7 +1,10 @@
-"""The original two scenarios, observed on the live channel: what makes a batch, and when.
+"""Shows when deltas are published: by count and by age.
 
-Thresholds 10 deltas and 500 ms. A burst of 12 writes gives a batch by count at once, and the rest
-by age without any further write. After a pause of 600 ms one more write is published by age.
+A worker publishes a batch when 10 deltas are pending, or when the oldest is
+500 ms old. Scenario 1: a burst of 12 writes; 10 are published at once by count,
+the other 2 by age. Scenario 2: after a pause of 600 ms one more write, published
+by age. The batches are observed on the live channel of a server that is started
+for it, and checked.
 """
 
 import argparse
@@ -31,7 +34,7 @@ MAX_COUNT = 10
 MAX_AGE_S = 0.5
 BURST = 12
 PAUSE_S = 0.6
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 # Times are sent and compared in whole milliseconds, rounded here and cut off there.
 CLOCK_STEP_MS = 2
 TRIGGERS = {TRIGGER_COUNT: "count", TRIGGER_AGE: "age"}
@@ -39,12 +42,16 @@ EXPECTED = [("burst", "count", 10), ("burst", "age", 2), ("one write", "age", 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One batch as it came over the channel.
+class ObservedBatch:
+    """One batch as received from the channel.
 
     Attributes:
-        age_ms: from its oldest write to its publication.
+        scenario: the scenario that it belongs to.
+        offset: of the batch in its shard.
+        trigger: "count" or "age".
         size: number of deltas.
+        age_ms: from its oldest write to its publication.
+        bytes: size of the packet.
     """
 
     scenario: str
@@ -57,7 +64,7 @@ class Seen:
 
 @asynccontextmanager
 async def live_channel(url: str) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Subscribe to the only shard; what is published from now on is yielded."""
+    """Subscribe to the only shard; yield the packets published from now on."""
     connections = Connections(url)
     pubsub = connections.blocking().pubsub()
     try:
@@ -70,20 +77,20 @@ async def live_channel(url: str) -> AsyncIterator[AsyncIterator[bytes]]:
         await connections.close()
 
 
-async def take(
+async def receive(
     packets: AsyncIterator[bytes], scenario: str, written: Sequence[float]
-) -> list[Seen]:
-    """Return the batches that come until all writes were in them.
+) -> list[ObservedBatch]:
+    """Return the batches that arrive until they contain all writes.
 
     Args:
         packets: of the live channel.
         scenario: its name.
-        written: wall clock of each write in its order, which the batches keep; the server has the
-            same clock.
+        written: wall-clock time of each write, in seconds and in the order of writing, which
+            batches keep; the server has the same clock.
     """
-    seen: list[Seen] = []
+    seen: list[ObservedBatch] = []
     arrived = 0
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while arrived < len(written):
             data = await anext(packets)
             packet = decode_packet(data)
@@ -91,14 +98,16 @@ async def take(
                 age_ms = round(packet.time_ms - written[arrived] * 1000)
                 trigger = TRIGGERS[packet.trigger]
                 seen.append(
-                    Seen(scenario, packet.offset, trigger, packet.deltas, age_ms, len(data))
+                    ObservedBatch(
+                        scenario, packet.offset, trigger, packet.deltas, age_ms, len(data)
+                    )
                 )
                 arrived += packet.deltas
     return seen
 
 
-async def observe(url: str) -> list[Seen]:
-    """Play both scenarios and return all batches."""
+async def observe(url: str) -> list[ObservedBatch]:
+    """Run both scenarios and return all batches."""
     async with (
         live_channel(url) as packets,
         Producer(
@@ -112,23 +121,23 @@ async def observe(url: str) -> list[Seen]:
         for number in range(BURST):
             written.append(time())
             await producer.set(str(number), number / 8)
-        seen = await take(packets, "burst", written)
+        seen = await receive(packets, "burst", written)
         await asyncio.sleep(PAUSE_S)
         written = [time()]
         await producer.set("99", 123.456)
-        return seen + await take(packets, "one write", written)
+        return seen + await receive(packets, "one write", written)
 
 
-def is_as_expected(seen: Sequence[Seen]) -> bool:
-    """Tell whether triggers and sizes are right, and each batch came when it had to."""
+def is_as_expected(seen: Sequence[ObservedBatch]) -> bool:
+    """Whether triggers and sizes are as expected, and no batch by age came early."""
     if [(batch.scenario, batch.trigger, batch.size) for batch in seen] != EXPECTED:
         return False
     due_ms = MAX_AGE_S * 1000 - CLOCK_STEP_MS
     return all((batch.age_ms >= due_ms) == (batch.trigger == "age") for batch in seen)
 
 
-def table(seen: Sequence[Seen]) -> Table:
-    """Return the batches for a person."""
+def table(seen: Sequence[ObservedBatch]) -> Table:
+    """Return the batches as a table."""
     drawn = Table(title=f"thresholds: {MAX_COUNT} deltas, {MAX_AGE_S * 1000:.0f} ms")
     for title in ("scenario", "trigger"):
         drawn.add_column(title)
@@ -142,14 +151,21 @@ def table(seen: Sequence[Seen]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/scenarios", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser = argparse.ArgumentParser(
+        prog="scripts/scenarios",
+        description=__doc__,
+        epilog="Exit status: 0 if the batches are as expected, 1 if not.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
     options = parser.parse_args(argv)
     try:
         with attach(None, workers_for=NAMESPACE) as server:
             seen = asyncio.run(observe(server.url))
     except (BrokerError, TimeoutError) as error:
-        print(f"scripts/scenarios: {error or 'a batch did not come'}", file=sys.stderr)
+        print(f"scripts/scenarios: {error or 'a batch did not arrive'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -12,14 +12,14 @@ from broker import Producer
 from scripts.benchmarks.contenders.hset_publish import client, subscribed
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.flights import apply, changes_of, day, fold, replayed
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.flights.producer import write
 from scripts.flights.records import NODES
 
 FINISHED = "finished"
 
 
-def both(place: Place, link: Link) -> None:
+def both(config: RoleConfig, link: Link) -> None:
     """Ours: three producers, one for each airport.
 
     Details:
@@ -27,11 +27,11 @@ def both(place: Place, link: Link) -> None:
         max_age: of the producers, in seconds.
     """
     before, during = day()
-    settings = {"local_delta_max_age": place.details["max_age"]}
+    settings = {"local_delta_max_age": config.details["max_age"]}
     with ExitStack() as stack:
         producers = {
             node: stack.enter_context(
-                Producer(place.redis, namespace=NAMESPACE, node=node, **settings)
+                Producer(config.redis, namespace=NAMESPACE, node=node, **settings)
             )
             for node in NODES
         }
@@ -42,15 +42,15 @@ def both(place: Place, link: Link) -> None:
 
         for movement in before:
             write(producers[movement.node], movement)
-        link.tell(ready=True, note=token())
+        link.send(ready=True, note=token())
         link.expect("go")
-        for movement in replayed(during, place.details["seconds"]):
+        for movement in replayed(during, config.details["seconds"]):
             write(producers[movement.node], movement)
-        link.tell(note=token(), messages=0, bytes=0)
+        link.send(note=token(), messages=0, bytes=0)
         link.expect("end")
 
 
-def deltas(place: Place, link: Link) -> None:
+def deltas(config: RoleConfig, link: Link) -> None:
     """Publish what changed, gathered for so long; who was not there, or lost one, has it never.
 
     Details:
@@ -58,7 +58,7 @@ def deltas(place: Place, link: Link) -> None:
         every: seconds between two messages, at least.
     """
     _, during = day()
-    server, every = client(place), place.details["every"]
+    server, every = client(config), config.details["every"]
     link.ready()
     link.expect("go")
     waiting: list[Any] = []
@@ -72,7 +72,7 @@ def deltas(place: Place, link: Link) -> None:
         messages, size = messages + 1, size + len(data)
         waiting.clear()
 
-    for movement in replayed(during, place.details["seconds"]):
+    for movement in replayed(during, config.details["seconds"]):
         now = time.monotonic()
         if waiting and now - oldest >= every:
             publish()
@@ -82,17 +82,17 @@ def deltas(place: Place, link: Link) -> None:
     if waiting:
         publish()
     server.publish("updates", msgpack.packb(FINISHED))
-    link.tell(note="", messages=messages, bytes=size)
+    link.send(note="", messages=messages, bytes=size)
     link.expect("end")
 
 
-def states(place: Place, link: Link) -> None:
+def states(config: RoleConfig, link: Link) -> None:
     """Publish all there is, every so often if it changed; who was not there has it the next time.
 
     Details: those of `deltas`.
     """
     before, during = day()
-    server, every, seconds = client(place), place.details["every"], place.details["seconds"]
+    server, every, seconds = client(config), config.details["every"], config.details["seconds"]
     state: dict[str, Any] = {}
     fold(state, before)
     link.ready()
@@ -115,34 +115,34 @@ def states(place: Place, link: Link) -> None:
         fold(state, [movement])
     publish()
     server.publish("updates", msgpack.packb(FINISHED))
-    link.tell(note="", messages=messages, bytes=size)
+    link.send(note="", messages=messages, bytes=size)
     link.expect("end")
 
 
-def hear_deltas(place: Place, link: Link) -> None:
+def read_deltas(config: RoleConfig, link: Link) -> None:
     """Apply what changed to a state that was handed over by other means."""
     state: dict[str, Any] = {}
     fold(state, day()[0])
-    messages = subscribed(place)
+    messages = subscribed(config)
     link.ready()
     for message in messages:
         changes = msgpack.unpackb(message["data"])
         if changes == FINISHED:
             break
         apply(state, changes)
-    link.tell(done=True)
+    link.send(done=True)
     link.show(state)
 
 
-def hear_states(place: Place, link: Link) -> None:
+def read_states(config: RoleConfig, link: Link) -> None:
     """Take the last of all states."""
     state: dict[str, Any] = {}
-    messages = subscribed(place)
+    messages = subscribed(config)
     link.ready()
     for message in messages:
         found = msgpack.unpackb(message["data"])
         if found == FINISHED:
             break
         state = found
-    link.tell(done=True)
+    link.send(done=True)
     link.show(state)

@@ -1,4 +1,4 @@
-"""What the demo is played on: a server, two flush workers and two schedulers, all of them ready."""
+"""What the demo runs on: a server, two flush workers and two schedulers."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -11,11 +11,11 @@ from time import monotonic, sleep
 from broker.backend.connections import Connections, attached, check_server
 from scripts.flights.processes import Child, Children, DemoError
 
-# Of two workers of a kind one can be killed, and the other carries on.
+# Two of each kind: one can be killed, and the other continues.
 WORKERS = {"flusher": ("flush", 2), "scheduler": ("schedule", 2)}
 SETTINGS = {
     "STATEBROKER_LOCAL_DELTA_MAX_AGE": "50ms",
-    # At the default speed a busy morning reaches the count first, and a quiet night the age.
+    # At the default speed a busy morning reaches the count first, a quiet night the age.
     "STATEBROKER_LOCAL_DELTA_MAX_COUNT": "200",
     "STATEBROKER_GLOBAL_DATA_UPDATE_INTERVAL": "1s",
 }
@@ -23,12 +23,12 @@ READY_TIMEOUT_S = 60.0
 POLL_S = 0.02
 
 
-class Stage:
-    """Where the processes meet, and the workers that are there.
+class Deployment:
+    """The server and the processes of one run.
 
     Args:
-        url: of the server.
-        namespace: of this run alone.
+        url: URL of the server.
+        namespace: used by this run alone.
         folder: for files of this run.
         children: all processes of this run.
     """
@@ -42,7 +42,7 @@ class Stage:
         self.ready_files: list[Path] = []
 
     def start_workers(self) -> None:
-        """Start all workers at once, and do not wait for them."""
+        """Start all workers, without waiting for them."""
         for kind, (command, count) in WORKERS.items():
             self.workers[kind] = []
             for number in range(1, count + 1):
@@ -56,11 +56,11 @@ class Stage:
                 self.ready_files.append(file)
 
     def are_workers_ready(self) -> bool:
-        """Tell whether all workers have told so."""
+        """Tell whether all workers have reported that they are ready."""
         return all(file.exists() for file in self.ready_files)
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for a condition while all processes live.
+        """Wait for a condition while all processes run.
 
         Raises:
             DemoError: a process ended, or the condition did not come true in time.
@@ -69,15 +69,15 @@ class Stage:
         while not condition():
             self.children.check()
             if monotonic() > deadline:
-                raise DemoError(f"waited {READY_TIMEOUT_S:.0f} s for {what}")
+                raise DemoError(f"waited {READY_TIMEOUT_S:.0f} s in vain for {what}")
             sleep(POLL_S)
 
 
 async def check(url: str) -> None:
-    """Ask the server whether it is fit for the demo.
+    """Check that the server can be used.
 
     Raises:
-        BrokerError: it is not there, or not fit; with the fix.
+        BrokerError: it cannot be reached or used; the message says how to fix it.
     """
     connections = Connections(url)
     try:
@@ -87,23 +87,26 @@ async def check(url: str) -> None:
 
 
 @contextmanager
-def stage(url: str | None) -> Iterator[Stage]:
-    """Set the stage, on a server of its own unless told one; clear it on leaving.
+def deployed(url: str | None) -> Iterator[Deployment]:
+    """Start the workers, and a server unless there is a URL; stop all of them on leaving.
+
+    Args:
+        url: of a running server; None starts one for this run.
 
     Raises:
-        BrokerError: the server is not there, or not fit; with the fix.
+        BrokerError: the server cannot be reached or used; the message says how to fix it.
     """
     with ExitStack() as exits:
         folder = Path(exits.enter_context(TemporaryDirectory(prefix="statebroker-demo-")))
         url, attachment = attached(url)
         if attachment is not None:
             exits.callback(attachment.close)
-        # What is wrong with a server is told here, in one line, and not by each process.
+        # So a problem of the server is reported once, and not by each process.
         asyncio.run(check(url))
-        # On a server that others use too, the demo must not meet what an earlier one left.
+        # A shared server may hold the state of an earlier demo.
         namespace = f"flights-{token_hex(4)}"
-        place = {"STATEBROKER_URL": url, "STATEBROKER_NAMESPACE": namespace}
-        children = exits.enter_context(Children(folder, place | SETTINGS))
-        there = Stage(url, namespace, folder, children)
-        there.start_workers()
-        yield there
+        environment = {"STATEBROKER_URL": url, "STATEBROKER_NAMESPACE": namespace}
+        children = exits.enter_context(Children(folder, environment | SETTINGS))
+        deployment = Deployment(url, namespace, folder, children)
+        deployment.start_workers()
+        yield deployment

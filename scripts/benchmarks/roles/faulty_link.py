@@ -10,19 +10,19 @@ from typing import Any
 from broker import Replica
 from broker.testing.proxy import FaultProxy
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.pace import percentiles
 
 
-def between(place: Place, orders: Link) -> None:
+def proxy(config: RoleConfig, link: Link) -> None:
     """Stand between a replica and the server; break and mend as told, and tell what passed.
 
     Details:
         drop: share of pub/sub messages that vanish from the order "drop" on.
     """
-    with FaultProxy(place.redis, seed=1) as proxy:
-        orders.tell(ready=True, url=proxy.url)
-        while (order := orders.order()["order"]) != "end":
+    with FaultProxy(config.redis, seed=1) as proxy:
+        link.send(ready=True, url=proxy.url)
+        while (order := link.receive()["order"]) != "end":
             match order:
                 case "break":
                     proxy.faults.refuse = True
@@ -30,14 +30,14 @@ def between(place: Place, orders: Link) -> None:
                 case "mend":
                     proxy.heal()
                 case "drop":
-                    proxy.faults.drop_messages = place.details["drop"]
-            orders.tell(at=time.monotonic_ns(), **proxy.counts)
+                    proxy.faults.drop_messages = config.details["drop"]
+            link.send(at=time.monotonic_ns(), **proxy.counts)
 
 
-def follow(place: Place, orders: Link) -> None:
+def follow(config: RoleConfig, link: Link) -> None:
     """Be live, and note when the status changes; then show what is held after the note."""
     changes: list[tuple[int, str, str]] = []
-    with Replica(place.redis, namespace=NAMESPACE) as replica:
+    with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
 
         def note() -> None:
@@ -46,26 +46,26 @@ def follow(place: Place, orders: Link) -> None:
             )
 
         Thread(target=note, daemon=True).start()
-        orders.ready()
-        while (order := orders.order())["order"] == "statuses":
-            orders.tell(changes=changes, loads=replica.stats().loads)
+        link.ready()
+        while (order := link.receive())["order"] == "statuses":
+            link.send(changes=changes, loads=replica.stats().loads)
         replica.wait_for(order["note"], TIMEOUT_S)
-        orders.tell(at=time.monotonic_ns())
-        orders.show(replica.snapshot()[0])
+        link.send(at=time.monotonic_ns())
+        link.show(replica.snapshot()[0])
 
 
-def watch(place: Place, orders: Link) -> None:
+def watch(config: RoleConfig, link: Link) -> None:
     """Follow every change, and note how long after its `set` it came."""
     late: list[float] = []
-    with Replica(place.redis, namespace=NAMESPACE) as replica:
+    with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
         with closing(replica.changes()) as changes:
-            orders.ready()
+            link.ready()
             for change in changes:
                 stamped: Any = change.value
                 late.append(time.monotonic_ns() - stamped[1])
-                if len(late) == place.updates:
+                if len(late) == config.updates:
                     break
         gaps = replica.stats().gaps
-        orders.tell(gaps=gaps, **percentiles(late))
-        orders.show({key: value for key, (value, _) in replica.snapshot()[0].items()})
+        link.send(gaps=gaps, **percentiles(late))
+        link.show({key: value for key, (value, _) in replica.snapshot()[0].items()})

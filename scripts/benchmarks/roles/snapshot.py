@@ -11,16 +11,16 @@ from broker.backend.session import Session
 from broker.config import SETTINGS
 from scripts.benchmarks.contenders.hset_publish import client
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from workers.snapshot import SnapshotWorker
 
 OFFSET = struct.Struct(">Q")
 WRITTEN_AT_ONCE = 1_000
 
 
-async def fold(place: Place, link: Link) -> None:
+async def fold(config: RoleConfig, link: Link) -> None:
     """Bring the full state up to date once for each "go", until told to end."""
-    session = Session(place.redis, NAMESPACE, None)
+    session = Session(config.redis, NAMESPACE, None)
     await session.connect(as_worker=True)
     await session.create_or_join()
     writer = SnapshotWorker(
@@ -36,16 +36,16 @@ async def fold(place: Place, link: Link) -> None:
         await asyncio.to_thread(link.expect, "go")
         began = time.monotonic()
         written = await writer.write_once()
-        link.tell(
+        link.send(
             seconds=time.monotonic() - began,
             written=0 if written is None else written.sets + written.deletes,
         )
 
 
-def write_plainly(place: Place, link: Link) -> None:
+def write_plainly(config: RoleConfig, link: Link) -> None:
     """Write every field into a hash of its own, a thousand in one HSET; once for each "go"."""
-    server = client(place)
-    keys, values = place.workload()
+    server = client(config)
+    keys, values = config.workload()
     link.ready()
     while True:
         link.expect("go")
@@ -58,4 +58,4 @@ def write_plainly(place: Place, link: Link) -> None:
                 for part in (key, struct.pack(">d", value))
             ]
             server.hset("plain", items=fields)
-        link.tell(seconds=time.monotonic() - began, written=len(keys))
+        link.send(seconds=time.monotonic() - began, written=len(keys))

@@ -10,13 +10,13 @@ from threading import Event, Thread
 from broker.protocol.names import ShardKeys
 from scripts.benchmarks import wire
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 
 READ_BYTES = 1 << 18
 LOOK_S = 0.2
 
 
-def take(place: Place, link: Link) -> None:
+def take(config: RoleConfig, link: Link) -> None:
     """Subscribe to the channels of the only shard; when told "stop", say how many bytes came.
 
     Details:
@@ -25,8 +25,8 @@ def take(place: Place, link: Link) -> None:
     keys = ShardKeys.of(NAMESPACE, 0, 1)
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        for _ in range(place.details["subscribers"]):
-            one = stack.enter_context(wire.Wire(place.redis))
+        for _ in range(config.details["subscribers"]):
+            one = stack.enter_context(wire.Wire(config.redis))
             for channel in (keys.bulk, keys.channel):
                 one.ask("SUBSCRIBE", channel)
             selector.register(one.socket, selectors.EVENT_READ, one.socket)
@@ -39,7 +39,7 @@ def take(place: Place, link: Link) -> None:
         finally:
             is_over.set()
             thread.join()
-        link.tell(bytes=taken[0])
+        link.send(bytes=taken[0])
         link.expect("end")
 
 

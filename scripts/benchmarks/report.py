@@ -1,4 +1,4 @@
-"""A run as one JSON object, and the rows that table, page and plots share; no I/O."""
+"""Everything that one command measured, as rows and as JSON; no I/O."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.benchmarks.curve import Course
+from scripts.benchmarks.curve import CurveResult
 from scripts.benchmarks.model import CPU, Contender, Measure, Result
 from scripts.benchmarks.stats import Summary, compared, cpu_compared, cpu_total, summary
 
 
 @dataclass(frozen=True)
-class Run:
+class Report:
     """Everything that one call of the command measured, and how.
 
     Attributes:
-        machine: name -> what it is.
+        machine: property -> value.
         versions: name -> version.
-        options: server, seed and so on.
+        options: server, seed and whether it was quick.
         results: one for each scenario.
-        courses: one for each curve.
+        curve_results: one for each curve.
     """
 
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     options: Mapping[str, Any]
     results: Sequence[Result]
-    courses: Sequence[Course] = ()
+    curve_results: Sequence[CurveResult] = ()
 
     @property
-    def is_good(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether every run counts."""
         faults = [result.faults for result in self.results]
-        return not any(faults) and not any(course.faults for course in self.courses)
+        return not any(faults) and not any(
+            curve_result.faults for curve_result in self.curve_results
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def rows(result: Result) -> list[Row]:
     """Return a row for each contender with a number, best headline first."""
     scenario = result.scenario
     found = []
-    for contender in result.played:
+    for contender in result.measured:
         name = contender.name
         headline = summary(result.of(name, scenario.headline.name).values())
         if headline is None:
@@ -98,21 +100,24 @@ def _medians(result: Result, contender: str, measures: Mapping[str, str]) -> dic
     return {shown: one.median for shown, one in found.items() if one is not None}
 
 
-def as_object(run: Run) -> dict[str, Any]:
-    """Return what `--json` writes: raw numbers of every run, and what was made of them."""
+def as_object(report: Report) -> dict[str, Any]:
+    """Return what `--json` prints: the raw numbers of every run, medians and ratios."""
     return {
-        "machine": dict(run.machine),
-        "versions": dict(run.versions),
-        "options": dict(run.options),
-        "good": run.is_good,
-        "scenarios": {result.scenario.name: _result(result) for result in run.results},
-        "curves": {course.curve.name: _course(course) for course in run.courses},
+        "machine": dict(report.machine),
+        "versions": dict(report.versions),
+        "options": dict(report.options),
+        "valid": report.is_valid,
+        "scenarios": {result.scenario.name: _result(result) for result in report.results},
+        "curves": {
+            curve_result.curve.name: _curve_result(curve_result)
+            for curve_result in report.curve_results
+        },
     }
 
 
 def _result(result: Result) -> dict[str, Any]:
     return {
-        "made": dataclasses.asdict(result.made),
+        "provenance": dataclasses.asdict(result.provenance),
         "headline": dataclasses.asdict(result.scenario.headline),
         "ours": result.scenario.ours,
         "contenders": {row.contender.name: _row(row) for row in rows(result)},
@@ -127,12 +132,12 @@ def _row(row: Row) -> dict[str, Any]:
     return {"title": row.contender.title, **fields}
 
 
-def _course(course: Course) -> dict[str, Any]:
-    curve = course.curve
+def _curve_result(curve_result: CurveResult) -> dict[str, Any]:
+    curve = curve_result.curve
     return {
-        "made": dataclasses.asdict(course.made),
+        "provenance": dataclasses.asdict(curve_result.provenance),
         "axis": dataclasses.asdict(curve.axis),
         "lines": {line.name: line.title for line in curve.lines},
         "measures": {one.name: dataclasses.asdict(one) for one in curve.measures},
-        "points": [dataclasses.asdict(point) for point in course.points],
+        "points": [dataclasses.asdict(point) for point in curve_result.points],
     }

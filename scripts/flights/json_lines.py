@@ -1,4 +1,4 @@
-"""How the demo's processes talk: one JSON object a line, orders on stdin and reports on stdout."""
+"""Messages between the demo's processes: JSON lines, orders on stdin and reports on stdout."""
 
 import json
 import os
@@ -15,25 +15,25 @@ from broker import BrokerError
 from scripts.flights.records import InputError
 
 
-def say(kind: str, **fields: object) -> None:
-    """Report one object to the orchestrator at once."""
+def report(kind: str, **fields: object) -> None:
+    """Send one report to the orchestrator."""
     print(json.dumps({"kind": kind, **fields}), flush=True)
 
 
 def orders() -> Iterator[dict[str, Any]]:
-    """Yield what the orchestrator orders, until it closes the pipe."""
+    """Yield the orchestrator's orders, until it closes the pipe."""
     for line in sys.stdin:
         yield json.loads(line)
 
 
 def orders_queue() -> SimpleQueue[dict[str, Any]]:
-    """Return a queue of orders that a thread fills; when the pipe closes this process ends."""
+    """Return a queue of orders that a thread fills; when the pipe closes, this process ends."""
     queue: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
     def read() -> None:
         for order in orders():
             queue.put(order)
-        # The orchestrator is gone, however it went: nobody would stop or read this process.
+        # The orchestrator is gone: nothing else would stop this process.
         os.kill(os.getpid(), signal.SIGTERM)
 
     Thread(target=read, name="orders", daemon=True).start()
@@ -42,22 +42,26 @@ def orders_queue() -> SimpleQueue[dict[str, Any]]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with what the broker or the file has to say, and without a traceback."""
+    """Exit with the message of an error of the broker or the file, without a traceback."""
     try:
         yield
     except (BrokerError, InputError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-class Pace:
-    """Says when the next report is due, so that reports stay few however fast the replay is."""
+class Throttle:
+    """Limits how often something happens, such as a report.
+
+    Args:
+        interval_s: seconds between two, at least.
+    """
 
     def __init__(self, interval_s: float) -> None:
         self.interval_s = interval_s
         self.next_at = 0.0
 
     def is_due(self) -> bool:
-        """Tell whether the interval has passed, and begin the next if so."""
+        """Tell whether the interval has passed; if so, the next one begins."""
         now = monotonic()
         if now < self.next_at:
             return False

@@ -1,10 +1,7 @@
-"""One run of one contender: its services, its two roles, and their CPU time."""
+"""One run of one contender: its services, its writer and reader, and their CPU time."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,27 +13,28 @@ import msgpack
 
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.cpu import cpu_ns
-from scripts.benchmarks.link import Place
+from scripts.benchmarks.link import RoleConfig
 from scripts.benchmarks.model import BenchmarkError, Contender
 from scripts.benchmarks.processes import Process
+from scripts.benchmarks.role_process import launch_role, start_role
 from scripts.benchmarks.services import start_nats, start_redis, start_worker
 from scripts.benchmarks.workload import difference
 
 RUN_TIMEOUT_S = 90.0
 
 
-class Stage:
-    """Everything of one run; leaving the context ends every process of it.
+class ContenderRun:
+    """All processes of one run; leaving the context ends every one of them.
 
     Args:
-        contender: who plays.
+        contender: what is measured.
         updates: how many are written.
         server: "redis" or "valkey".
         details: for both roles.
 
     Attributes:
         writer: the role; ready.
-        reader: the role; ready, and hearing.
+        reader: the role; ready, and connected.
     """
 
     writer: Process
@@ -66,9 +64,13 @@ class Stage:
             self.folder = Path(
                 self._stack.enter_context(TemporaryDirectory(prefix="statebroker-bench-"))
             )
-            place = self._start_services()
-            self.reader = self._start_role("reader", "read", place)
-            self.writer = self._start_role("writer", "write", place)
+            self.reader = self._launch("reader", "read")
+            self.writer = self._launch("writer", "write")
+            config = self._start_services()
+            # One after the other: a writer may need what its reader creates.
+            for role in (self.reader, self.writer):
+                start_role(role, config)
+                role.receive(RUN_TIMEOUT_S)
         except BaseException:
             self._stack.close()
             raise
@@ -85,33 +87,38 @@ class Stage:
 
     def cpu_ns(self) -> dict[str, int]:
         """Return role -> CPU time of its process so far, services included."""
-        everybody = {"writer": self.writer, "reader": self.reader, **self._services}
-        return {role: cpu_ns(process.pid) for role, process in everybody.items()}
+        processes = {"writer": self.writer, "reader": self.reader, **self._services}
+        return {role: cpu_ns(process.pid) for role, process in processes.items()}
 
-    def wrote(self) -> dict[str, Any]:
+    def wait_until_written(self) -> dict[str, Any]:
         """Return the writer's report that it is done, and hand its note to the reader."""
-        report = self.writer.report(RUN_TIMEOUT_S)
-        self.reader.tell("note", note=report["note"])
+        report = self.writer.receive(RUN_TIMEOUT_S)
+        self.reader.send("note", note=report["note"])
         return report
 
-    def read(self) -> dict[str, Any]:
+    def wait_until_read(self) -> dict[str, Any]:
         """Return the reader's report that it is done."""
-        return self.reader.report(RUN_TIMEOUT_S)
+        return self.reader.receive(RUN_TIMEOUT_S)
 
     def check_state(self) -> None:
         """Compare what the reader holds with what was written.
 
         Raises:
-            BenchmarkError: it is not the same; says how much is not.
+            BenchmarkError: they differ; the message says by how many keys.
         """
         file = self.folder / "state"
-        self.reader.tell("show", file=str(file))
-        self.reader.report(RUN_TIMEOUT_S)
+        self.reader.send("show", file=str(file))
+        self.reader.receive(RUN_TIMEOUT_S)
         fault = difference(msgpack.unpackb(file.read_bytes()), self.updates, self.contender.keys)
         if fault:
             raise BenchmarkError(fault)
 
-    def _start_services(self) -> Place:
+    def _launch(self, name: str, function: str) -> Process:
+        return self._stack.enter_context(
+            launch_role(name, self.contender.module, function, self.folder)
+        )
+
+    def _start_services(self) -> RoleConfig:
         redis = nats = ""
         for service in self.contender.services:
             match service:
@@ -125,14 +132,6 @@ class Stage:
                     raise BenchmarkError(f"unknown service {service!r}")
             self._stack.enter_context(process)
             self._services[process.name] = process
-        return Place(
+        return RoleConfig(
             str(self.folder), redis, nats, self.updates, self.contender.keys, self._details
         )
-
-    def _start_role(self, name: str, role: str, place: Place) -> Process:
-        fields = json.dumps(dataclasses.asdict(place))
-        module = self.contender.module
-        command = [sys.executable, "-P", "-m", "scripts.benchmarks.role", module, role, fields]
-        process = self._stack.enter_context(Process(name, command, self.folder, is_role=True))
-        process.report(RUN_TIMEOUT_S)
-        return process

@@ -15,13 +15,13 @@ from broker.protocol.messages import Chunk, Run
 from broker.protocol.operations import OP_SET
 from scripts.benchmarks import wire
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
-from scripts.benchmarks.link import Link, Place
+from scripts.benchmarks.link import Link, RoleConfig
 from scripts.benchmarks.workload import NODE_KEYS, node_key
 
 OPENED_AT_ONCE = 50
 
 
-async def write(place: Place, link: Link) -> None:
+async def write(config: RoleConfig, link: Link) -> None:
     """Write with every node, at a rate or as fast as they can; done when Redis has all.
 
     Details:
@@ -30,15 +30,15 @@ async def write(place: Place, link: Link) -> None:
         each: deltas of each node.
         per_s: of each node; 0 for as fast as it can.
     """
-    first, count = place.details["first"], place.details["nodes"]
-    each, per_s = place.details["each"], place.details["per_s"]
+    first, count = config.details["first"], config.details["nodes"]
+    each, per_s = config.details["each"], config.details["per_s"]
     async with AsyncExitStack() as stack:
         producers: dict[int, aio.Producer] = {}
         for begin in range(first, first + count, OPENED_AT_ONCE):
             numbers = range(begin, min(begin + OPENED_AT_ONCE, first + count))
             opened = [
                 stack.enter_async_context(
-                    aio.Producer(place.redis, namespace=NAMESPACE, node=f"node-{number}")
+                    aio.Producer(config.redis, namespace=NAMESPACE, node=f"node-{number}")
                 )
                 for number in numbers
             ]
@@ -57,7 +57,7 @@ async def write(place: Place, link: Link) -> None:
         tokens = await asyncio.gather(*(producer.flush() for producer in producers.values()))
         last = max(tokens, key=lambda token: token.marks[0][1])
         chunks = sum(producer.stats().chunks for producer in producers.values())
-        link.tell(
+        link.send(
             began=began * 1e9,
             written=written * 1e9,
             note=str(Token(last.marks)),
@@ -79,18 +79,18 @@ async def _write(
             await asyncio.sleep(0)
 
 
-def append(place: Place, link: Link) -> None:
+def append(config: RoleConfig, link: Link) -> None:
     """Append what such nodes would, chunk by chunk at the rate, without a producer's cost.
 
     Details: those of `write`; per_s above 0.
     """
-    first, count = place.details["first"], place.details["nodes"]
-    each, per_s = place.details["each"], place.details["per_s"]
+    first, count = config.details["first"], config.details["nodes"]
+    each, per_s = config.details["each"], config.details["per_s"]
     numbers = range(first, first + count)
     names = [f"node-{number}" for number in numbers]
     with ExitStack() as stack:
-        incarnations = wire.open_nodes(stack.enter_context(wire.Wire(place.redis)), names)
-        wires = [stack.enter_context(wire.Wire(place.redis)) for _ in names]
+        incarnations = wire.open_nodes(stack.enter_context(wire.Wire(config.redis)), names)
+        wires = [stack.enter_context(wire.Wire(config.redis)) for _ in names]
         requests = [
             wire.append(name, incarnation, done + 1, 1, _chunk(name, incarnation, number, done))
             for done in range(each)
@@ -99,19 +99,19 @@ def append(place: Place, link: Link) -> None:
         link.ready()
         link.expect("go")
         times, reply = _sent(wires, requests, per_s, wire.Wire.answer)
-        link.tell(**times, note=wire.token(reply), append=int(reply[1]), chunks=len(requests))
+        link.send(**times, note=wire.token(reply), append=int(reply[1]), chunks=len(requests))
         link.expect("end")
 
 
-def plain(place: Place, link: Link) -> None:
+def plain(config: RoleConfig, link: Link) -> None:
     """Send as many plain SETs in the same way, to a server that has nothing else to do.
 
     Details: those of `append`.
     """
-    first, count = place.details["first"], place.details["nodes"]
-    each, per_s = place.details["each"], place.details["per_s"]
+    first, count = config.details["first"], config.details["nodes"]
+    each, per_s = config.details["each"], config.details["per_s"]
     with ExitStack() as stack:
-        wires = [stack.enter_context(wire.Wire(place.redis)) for _ in range(count)]
+        wires = [stack.enter_context(wire.Wire(config.redis)) for _ in range(count)]
         requests = [
             wire.command("SET", node_key(number, done % NODE_KEYS), str(float(done)))
             for done in range(each)
@@ -120,7 +120,7 @@ def plain(place: Place, link: Link) -> None:
         link.ready()
         link.expect("go")
         times, _ = _sent(wires, requests, per_s, wire.Wire.reply)
-        link.tell(**times)
+        link.send(**times)
         link.expect("end")
 
 

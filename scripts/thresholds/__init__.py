@@ -1,0 +1,1 @@
+"""The two batching scenarios, by count and by age, as a command."""
