@@ -12,28 +12,28 @@ from typing import Any
 import redis
 
 from scripts.benchmarks.processes import Process
-from scripts.benchmarks.services import redis_binary, wait
+from scripts.benchmarks.services import redis_binary, wait_until_ready
 
 SLOTS = 16_384
 
 
 @contextmanager
 def cluster(kind: str, folder: Path, primaries: int) -> Iterator[tuple[list[Process], list[int]]]:
-    """Start so many primaries, each with an even share of the slots; end them afterwards.
+    """Start primaries, each with an even share of the slots; end them afterwards.
 
     Args:
         kind: "redis" or "valkey".
-        folder: where each gets one of its own.
+        folder: each primary gets a folder in it.
         primaries: at least 1.
 
     Yields:
         The processes and their ports on loopback, once each of them sees all slots served.
 
     Raises:
-        BenchmarkError: one did not start, or they do not see each other.
+        BenchmarkError: one did not start, or they did not form a cluster.
     """
     with ExitStack() as stack:
-        # Held until all are chosen, so that none is given out twice.
+        # Kept open until all are chosen, so that no port is chosen twice.
         probes = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             for _ in range(2 * primaries)
@@ -48,7 +48,7 @@ def cluster(kind: str, folder: Path, primaries: int) -> Iterator[tuple[list[Proc
             command = [str(redis_binary(kind)), *_options(home, port, bus)]
             nodes.append(stack.enter_context(Process(f"server-{number}", command, folder)))
         for node, port in zip(nodes, ports, strict=True):
-            wait(node, partial(_answers, port))
+            wait_until_ready(node, partial(_answers, port))
         for number, port in enumerate(ports):
             first, end = (SLOTS * bound // primaries for bound in (number, number + 1))
             _ask(port, "CLUSTER", "ADDSLOTSRANGE", first, end - 1)
@@ -56,7 +56,7 @@ def cluster(kind: str, folder: Path, primaries: int) -> Iterator[tuple[list[Proc
         for port, bus in zip(ports[1:], buses[1:], strict=True):
             _ask(ports[0], "CLUSTER", "MEET", "127.0.0.1", port, bus)
         for node, port in zip(nodes, ports, strict=True):
-            wait(node, partial(_is_whole, port, primaries))
+            wait_until_ready(node, partial(_is_whole, port, primaries))
         yield nodes, ports
 
 
@@ -69,7 +69,7 @@ def _options(home: Path, port: int, bus: int) -> list[str]:
         "--save": "",
         "--appendonly": "no",
         "--dir": home,
-        # A subscriber that falls behind is not thrown out: the run is as slow as it is.
+        # Otherwise the server would disconnect a subscriber that falls behind.
         "--client-output-buffer-limit": "pubsub 0 0 0",
     }
     return [str(word) for option in options.items() for word in option]

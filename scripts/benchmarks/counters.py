@@ -1,4 +1,4 @@
-"""What the server itself counts: bytes of all connections, batches, commands."""
+"""Counters of a server: bytes of all connections, batches, commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.benchmarks.contenders.statebroker import NAMESPACE
 
 
 class Counters:
-    """A connection of one's own to ask a server; what it costs is in what it counts.
+    """Reads the counters of a server, over a connection of its own that is counted, too.
 
     Args:
         url: of the server.
@@ -35,16 +35,16 @@ class Counters:
         self._client.close()
 
     def bytes(self) -> tuple[int, int]:
-        """Return how many bytes came in and went out over all connections so far."""
+        """Return the bytes received and sent over all connections so far."""
         info: Any = self._client.info("stats")
         return info["total_net_input_bytes"], info["total_net_output_bytes"]
 
     def calls(self, command: str) -> int:
-        """Return how often a command was carried out so far, by scripts too."""
+        """Return how often a command was executed so far, including by scripts."""
         info: Any = self._client.info("commandstats")
         return int(info.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
     def meta(self, field: str) -> int:
-        """Return a counter of shard 0 of ours, such as `published` or `bytes`; absent: 0."""
+        """Return a counter of our shard 0, such as `published` or `bytes`; 0 if absent."""
         found: Any = self._client.hget(ShardKeys.of(NAMESPACE, 0, 1).meta, field)
         return int(found or 0)

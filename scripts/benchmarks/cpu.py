@@ -12,7 +12,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def cpu_ns(pid: int) -> int:
     """Return the CPU time of a process so far: all threads, ended ones too; user and system.
 
-    /proc/PID/stat tells the same in hundredths of a second.
+    /proc/PID/stat has the same in hundredths of a second.
 
     Raises:
         OSError: no such process, or a system without such clocks.

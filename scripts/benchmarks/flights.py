@@ -1,4 +1,4 @@
-"""One day of the real flights that the demo replays, and what is there before and after it."""
+"""One day of the flights that the demo replays, and the state before and after it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def day(file: Path = FILE) -> tuple[list[Movement], list[Movement]]:
 
 
 def replayed(movements: list[Movement], seconds: float) -> Iterator[Movement]:
-    """Yield a day's movements in their order, each at its time, the day within so many seconds."""
+    """Yield a day's movements, each at its time; the day takes `seconds`."""
     return paced_at(timed(movements, seconds))
 
 
@@ -45,7 +45,7 @@ def fold(state: MutableMapping[str, Any], movements: Iterable[Movement]) -> None
 
 
 def changes_of(movement: Movement) -> list[tuple[int, str, Any]]:
-    """Return a movement as (what, key, value or amount); what is 0 set, 1 increment, 2 delete."""
+    """Return a movement as (operation, key, value or amount): 0 set, 1 increment, 2 delete."""
     return [
         *((0, key, value) for key, value in movement.sets.items()),
         *((1, key, amount) for key, amount in movement.increments),

@@ -1,4 +1,4 @@
-"""On what it was measured."""
+"""The machine and the versions that were measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("statebroker", "redis", "hiredis", "msgpack", "pyzmq", "nats-py")
 
 
 def machine() -> dict[str, str]:
-    """Return what a reader wants to know of the machine, by name."""
+    """Return property -> value of this machine."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
@@ -26,7 +26,7 @@ def machine() -> dict[str, str]:
 
 
 def versions(server: str) -> dict[str, str]:
-    """Return name -> version of everything that took part and is installed.
+    """Return name -> version of every program and package that is measured and installed.
 
     Args:
         server: "redis" or "valkey".
@@ -37,16 +37,17 @@ def versions(server: str) -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    found[f"{server}-server"] = _said([str(redis_binary(server)), "--version"], "v=")
-    with contextlib.suppress(BenchmarkError):  # then nobody played on it
-        found["nats-server"] = _said([str(nats_binary()), "--version"], "v")
+    found[f"{server}-server"] = _tool_version([str(redis_binary(server)), "--version"], "v=")
+    with contextlib.suppress(BenchmarkError):  # then no contender used it
+        found["nats-server"] = _tool_version([str(nats_binary()), "--version"], "v")
     return found
 
 
-def _said(command: list[str], mark: str) -> str:
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def _tool_version(command: list[str], mark: str) -> str:
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return next(
-        (word.removeprefix(mark) for word in told.split() if word.startswith(mark)), told.strip()
+        (word.removeprefix(mark) for word in output.split() if word.startswith(mark)),
+        output.strip(),
     )
 
 

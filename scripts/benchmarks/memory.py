@@ -1,4 +1,4 @@
-"""How much memory this process has, as Linux tells it."""
+"""Memory of this process, as Linux counts it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _libc = ctypes.CDLL(None)
 
 
 def resident() -> int:
-    """Return the bytes in use, after garbage went and freed pages were given back."""
+    """Return the bytes in use, after a garbage collection and returning freed pages."""
     gc.collect()
     _libc.malloc_trim(0)
-    return _told("VmRSS")
+    return _status_bytes("VmRSS")
 
 
-def forget_peak() -> None:
-    """Let the peak begin anew."""
+def reset_peak() -> None:
+    """Reset the peak."""
     CLEAR.write_text(RESET_PEAK)
 
 
 def peak() -> int:
-    """Return the most bytes that were in use since `forget_peak`, freed ones included."""
-    return _told("VmHWM")
+    """Return the maximum of bytes in use since `reset_peak`, including those freed later."""
+    return _status_bytes("VmHWM")
 
 
-def _told(name: str) -> int:
+def _status_bytes(name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
-    assert found is not None  # noqa: S101 - Linux tells both
+    assert found is not None  # noqa: S101 - Linux has both
     return int(found[1]) * 1024

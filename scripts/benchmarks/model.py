@@ -139,9 +139,9 @@ class Result:
     """All runs of a scenario.
 
     Attributes:
-        scenario: what was played.
-        samples: in the order in which they were played.
-        skipped: contender -> why it could not be played.
+        scenario: what was measured.
+        samples: in the order in which they were measured.
+        skipped: contender -> why it could not run.
         made: when and from what.
     """
 

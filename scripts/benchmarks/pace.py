@@ -1,4 +1,4 @@
-"""A writer that keeps a rate, and what its reader makes of the times."""
+"""Writing at a fixed rate, and percentiles of latencies."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NS_PER_MS = 1e6
 
 
 def paced(items: Iterator[T], per_s: float) -> Iterator[T]:
-    """Yield items at a rate: those that are due, then a nap of a millisecond at most.
+    """Yield items at a rate: those that are due, then sleep for a millisecond at most.
 
-    A writer that fell behind catches up at once; it stamps each item when it writes it.
+    If the caller falls behind, the items that are due follow without a pause.
     """
     began = time.monotonic()
     done = 0
@@ -32,7 +32,7 @@ def paced(items: Iterator[T], per_s: float) -> Iterator[T]:
 
 
 def paced_at(items: Iterable[tuple[float, T]]) -> Iterator[T]:
-    """Yield items that come with the seconds after the first call at which they are due."""
+    """Yield items, each at its time in seconds after the first call."""
     began = time.monotonic()
     for at, item in items:
         wait = began + at - time.monotonic()
@@ -42,7 +42,7 @@ def paced_at(items: Iterable[tuple[float, T]]) -> Iterator[T]:
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """Return the value that this part of all does not exceed.
+    """Return the value that this share of all values does not exceed.
 
     Args:
         values: at least one, in any order.
@@ -52,7 +52,7 @@ def quantile(values: Sequence[float], part: float) -> float:
 
 
 def percentiles(latencies_ns: Sequence[float]) -> dict[str, float]:
-    """Return p50, p99 and the most in milliseconds."""
+    """Return p50, p99 and maximum in milliseconds."""
     return {
         "p50_ms": quantile(latencies_ns, 0.5) / NS_PER_MS,
         "p99_ms": quantile(latencies_ns, 0.99) / NS_PER_MS,

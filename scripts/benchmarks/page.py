@@ -48,8 +48,8 @@ METHOD = """\
   options.
 * Nothing is persisted: the server has neither append-only file nor dumps, the NATS bucket is in
   memory.
-* The peers' sources are short: [contenders](../../scripts/benchmarks/contenders). Faster versions
-  are welcome.
+* The sources of all contenders are short: [contenders](../../scripts/benchmarks/contenders).
+  Faster versions are welcome.
 """
 
 CURVES = """\

@@ -1,4 +1,4 @@
-"""The measuring side's processes: started, heard, told, ended by their own handles."""
+"""Processes of a benchmark: start, messages, logs and end."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from scripts.benchmarks.model import BenchmarkError
 ROOT = Path(__file__).parents[2]
 STOP_TIMEOUT_S = 5.0
 LAST_LINES = 12
-# Put before a command: the kernel kills the process when its parent ends, however it ends. 1 is
-# PR_SET_PDEATHSIG, 9 is SIGKILL. The process id stays the same.
+# A prefix of commands: the kernel kills the process when its parent ends. 1 is PR_SET_PDEATHSIG,
+# 9 is SIGKILL. The process id stays the same.
 PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 DIE_WITH_PARENT = (sys.executable, "-I", "-S", "-c", PRCTL)
 
@@ -29,11 +29,11 @@ class Process:
     """One process; leaving the context ends it.
 
     Args:
-        name: for people, and of its log.
-        command: what runs; the first word is a path.
+        name: of the process and of its log.
+        command: the first word is a path.
         folder: where its log is written.
-        environment: in addition to ours.
-        is_role: it speaks JSON lines on stdin and stdout.
+        environment: variables in addition to ours.
+        is_role: it exchanges JSON lines on stdin and stdout.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Process:
                 stdin=subprocess.PIPE if is_role else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if is_role else log,
                 stderr=log,
-                # Control-C is for the one who measures.
+                # Control-C goes to the measuring process alone.
                 start_new_session=True,
             )
         self._listener = Thread(target=self._listen, name=f"{name} listener", daemon=True)
@@ -64,7 +64,7 @@ class Process:
             self._listener.start()
 
     def __enter__(self) -> Self:
-        """Return itself; it runs already."""
+        """Return itself; the process is running."""
         return self
 
     def __exit__(
@@ -83,11 +83,11 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is still there."""
+        """Whether it has not ended."""
         return self._process.poll() is None
 
     def send(self, order: str, **details: object) -> None:
-        """Send an order; one to a process that is gone is noticed when its report is missing."""
+        """Send an order; if the process has ended, `receive` reports it."""
         with suppress(BrokenPipeError):
             stdin = cast("IO[bytes]", self._process.stdin)
             stdin.write(json.dumps({"order": order, **details}).encode() + b"\n")
@@ -97,23 +97,23 @@ class Process:
         """Return its next report.
 
         Raises:
-            BenchmarkError: it ended instead, or said nothing in time.
+            BenchmarkError: it ended, or sent nothing in time.
         """
         try:
             report = self._reports.get(timeout=timeout_s)
         except Empty:
-            raise self.failure(f"said nothing within {timeout_s:g} s") from None
+            raise self.failure(f"sent no report within {timeout_s:g} s") from None
         if report is None:
             raise self.failure(f"ended with status {self._process.wait(STOP_TIMEOUT_S)}")
         return report
 
     def failure(self, what: str) -> BenchmarkError:
-        """Return an error that tells the end of the log, too."""
+        """Return an error with the end of the process's log."""
         lines = self._log.read_text(errors="replace").splitlines()[-LAST_LINES:]
         return BenchmarkError("\n  | ".join([f"{self.name} {what}", *lines]))
 
     def end(self) -> None:
-        """Ask it to end, and make it if it does not; the second time nothing happens."""
+        """End it: SIGTERM, then SIGKILL after a timeout. Does nothing if it has ended."""
         if self.is_running:
             self._process.terminate()
         try:

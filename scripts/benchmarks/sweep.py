@@ -35,7 +35,7 @@ def sweep(
         scale: share of the usual number of updates, above 0, up to 1.
         server: "redis" or "valkey".
         seed: of the orders.
-        progress: is told each point.
+        progress: prints each point.
     """
     places = {f"{line.name} {x:g}": (line, x) for line, x in points_of(curve, is_quick=is_quick)}
     points: list[Point] = []

@@ -1,6 +1,6 @@
-"""A client that costs next to nothing: whole commands as bytes, sent over a bare socket.
+"""A minimal client: prepared commands as bytes, sent over a socket.
 
-What is left of a run in which it takes the place of our producers and replicas is the server.
+In place of our producers and replicas, it leaves the cost of the server alone.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def command(*words: bytes | str | int) -> bytes:
 
 
 class Wire:
-    """One connection; replies as hiredis reads them, errors as they are.
+    """One connection; replies are parsed by hiredis, errors are raised.
 
     Args:
-        place: URL of the server, with a unix socket; or a connection that is made already.
+        place: URL of the server, with a unix socket; or an open connection.
     """
 
     def __init__(self, place: str | socket.socket) -> None:
         if isinstance(place, str):
             self.socket = socket.socket(socket.AF_UNIX)
-            # With a time limit a full backlog would be an error.
+            # Connect without a timeout: with one, a full backlog would be an error.
             self.socket.connect(urlsplit(place).path)
         else:
             self.socket = place
@@ -74,8 +74,8 @@ class Wire:
         """Return the next reply.
 
         Raises:
-            ConnectionError: the server has gone.
-            hiredis.ReplyError: what it answered.
+            ConnectionError: the server closed the connection.
+            hiredis.ReplyError: the server answered with an error.
         """
         while (found := self._reader.gets()) is False:
             data = self.socket.recv(READ_BYTES)
@@ -87,16 +87,16 @@ class Wire:
         return found
 
     def answer(self) -> Any:
-        """Return what an append is answered, of a bulk chunk too."""
+        """Return the reply to an append, also of a bulk chunk."""
         while type(found := self.reply()) is not list:
             pass
         return found[-1] if type(found[-1]) is list else found
 
-    def swallow(self, size: int, times: int) -> bytearray:
-        """Read so many bytes so many times; return the last of these times.
+    def read_repeatedly(self, size: int, times: int) -> bytearray:
+        """Read `size` bytes `times` times, into the same buffer; return the last ones.
 
         Raises:
-            ConnectionError: the other side has gone.
+            ConnectionError: the other side closed the connection.
         """
         buffer = bytearray(size)
         for _ in range(times):
@@ -114,7 +114,7 @@ class Wire:
         return self.reply()
 
     def load(self, name: str) -> str:
-        """Make one of our commands known to the server; return its hash."""
+        """Load one of our Lua commands into the server; return its hash."""
         found: bytes = self.ask("SCRIPT", "LOAD", source(name))
         return found.decode()
 
@@ -124,7 +124,7 @@ class Wire:
 
 
 def open_nodes(wire: Wire, nodes: Sequence[str]) -> list[int]:
-    """Make the namespace if it is new, take these names, and return their incarnations."""
+    """Create the namespace if necessary, open these nodes, and return their incarnations."""
     wire.run("join", [config_key(NAMESPACE)], PROTOCOL_VERSION, 1)
     wire.load("append")
     keys = [KEYS.meta, KEYS.writers]
@@ -132,7 +132,7 @@ def open_nodes(wire: Wire, nodes: Sequence[str]) -> list[int]:
 
 
 def append(node: str, incarnation: int, number: int, deltas: int, chunk: bytes) -> bytes:
-    """Return the requests that append a chunk; `Wire.answer` reads what they are answered."""
+    """Return the requests that append a chunk; `Wire.answer` reads the reply."""
     keys = [KEYS.meta, KEYS.writers, KEYS.order, KEYS.pending(node), KEYS.ready]
     values = (node, incarnation, SIGN, number, deltas, 0, "", "", PENDING_BYTES)
     call: tuple[bytes | str | int, ...] = ("EVALSHA", APPEND, len(keys), *keys, *values)
@@ -143,7 +143,7 @@ def append(node: str, incarnation: int, number: int, deltas: int, chunk: bytes) 
 
 
 def token(reply: Sequence[Any]) -> str:
-    """Return what a reader may wait for, from the reply to an append.
+    """Return the token of an append, from its reply.
 
     Raises:
         ValueError: it was not accepted.

@@ -23,7 +23,7 @@ def differences(state: Mapping[str, object], expected: Mapping[str, object]) -> 
     for key in sorted(state.keys() | expected.keys()):
         here, there = state.get(key, NOTHING), expected.get(key, NOTHING)
         if here is NOTHING or there is NOTHING or packed(here) != packed(there):
-            lines.append(f"{key}: {told(here)}, expected {told(there)}")
+            lines.append(f"{key}: {shown(here)}, expected {shown(there)}")
     return lines
 
 
@@ -42,6 +42,6 @@ def ordered(value: object) -> object:
     return value
 
 
-def told(value: object) -> str:
+def shown(value: object) -> str:
     """Return a value as text."""
     return "nothing" if value is NOTHING else repr(value)

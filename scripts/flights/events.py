@@ -105,7 +105,7 @@ def ending(flight: Flight, owners: Mapping[str, str]) -> list[Movement]:
 def with_aircraft(
     movement: Movement, flight: Flight, place: Fields, owners: Mapping[str, str]
 ) -> list[Movement]:
-    """Return the movement with the aircraft's place in it, or beside it for another owner."""
+    """Return the movement with the aircraft's place in it, or in a second one of another node."""
     if flight.aircraft is None:
         return [movement]
     fields = {**place, "flight": flight.name, "at": clock_text(movement.minute)}

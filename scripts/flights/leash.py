@@ -1,7 +1,7 @@
-"""Runs a module as `python -m` does, but stops it when whoever started it is gone.
+"""Runs a module as `python -m` does, and stops it when the parent process ends.
 
-A worker rightly outlives other processes and waits for its server to come back. Those of the demo
-must not: however the demo ended, nobody would ever stop them.
+A worker normally outlives other processes and waits for its server to come back. The workers of the
+demo must not: after a demo that was killed, nothing would stop them.
 """
 
 import os

@@ -221,7 +221,7 @@ def elapsed(row: Row, departure_delay: int, arrival_delay: int | None) -> int:
     by_the_clocks = planned + arrival_delay - departure_delay
     if not row.has("air_time"):
         return max(1, by_the_clocks % MINUTES_A_DAY)
-    # The arrival is told by the destination's clock, whose time zone the file does not name. Zones
+    # The arrival is in the destination's local time, whose zone the file does not name. Zones
     # differ by whole hours, so the minutes are right, and the air time says which hour it was.
     least = row.number("air_time", 0, MINUTES_A_DAY) + MIN_TAXI
     return least + (by_the_clocks - least) % MINUTES_AN_HOUR

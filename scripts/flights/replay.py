@@ -137,17 +137,17 @@ def replay(producer: Producer, movements: Sequence[Movement], done: int, speed: 
 
 def arguments() -> argparse.Namespace:
     """Return the options; defaults come from the environment."""
-    told = os.environ.get
+    setting = os.environ.get
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", default=told("STATEBROKER_URL"))
-    parser.add_argument("--namespace", default=told("STATEBROKER_NAMESPACE", "default"))
-    parser.add_argument("--shards", type=int, default=told("STATEBROKER_SHARDS"))
+    parser.add_argument("--url", default=setting("STATEBROKER_URL"))
+    parser.add_argument("--namespace", default=setting("STATEBROKER_NAMESPACE", "default"))
+    parser.add_argument("--shards", type=int, default=setting("STATEBROKER_SHARDS"))
     parser.add_argument("--node", required=True, choices=NODES)
     parser.add_argument("--flights", type=Path, default=DATA)
     parser.add_argument(
         "--speed",
         type=float,
-        default=told("FLIGHTS_SPEED", str(MINUTES_A_DAY)),
+        default=setting("FLIGHTS_SPEED", str(MINUTES_A_DAY)),
         help="simulated seconds per second (default: a day per minute); inf: no waiting",
     )
     return parser.parse_args()

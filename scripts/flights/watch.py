@@ -109,12 +109,12 @@ def display() -> Iterator[Callable[[View], None]]:
 
 def arguments() -> argparse.Namespace:
     """Return the options; defaults come from the environment."""
-    told = os.environ.get
+    setting = os.environ.get
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", default=told("STATEBROKER_URL"))
-    parser.add_argument("--namespace", default=told("STATEBROKER_NAMESPACE", "default"))
+    parser.add_argument("--url", default=setting("STATEBROKER_URL"))
+    parser.add_argument("--namespace", default=setting("STATEBROKER_NAMESPACE", "default"))
     parser.add_argument("--flights", type=Path, default=DATA)
-    parser.add_argument("--speed", type=float, default=told("FLIGHTS_SPEED", str(MINUTES_A_DAY)))
+    parser.add_argument("--speed", type=float, default=setting("FLIGHTS_SPEED", str(MINUTES_A_DAY)))
     parser.add_argument("--name", default="board", help="name of the replica on the board")
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""The chunks that our producers would send, packed before the clock runs, and what is in them."""
+"""The chunks that our producers would send, packed before the clock runs; and their content."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from broker.protocol.operations import OP_SET
 from scripts.benchmarks.link import RoleConfig
 
 NODE = "bare"
-# What fits into `chunk_bytes` as our producers count; they fill it while they wait for Redis.
+# What fits into `chunk_bytes`: producers fill chunks while they wait for Redis.
 DELTAS_A_CHUNK = 7_000
 PASSES = 5
 
 
 def counted(config: RoleConfig) -> list[tuple[int, bytes]]:
-    """Return the workload as chunks, each with how many deltas it holds."""
+    """Return the workload as chunks, each with its number of deltas."""
     keys, values = config.workload()
     found = []
     for first in range(0, len(keys), DELTAS_A_CHUNK):

@@ -12,7 +12,7 @@ from scripts.benchmarks.wire import KEYS, Wire, append, open_nodes, token
 
 
 def write(config: RoleConfig, link: Link) -> None:
-    """Append chunk after chunk, as our producer does, each when the one before was accepted."""
+    """Append chunk after chunk, as our producer does: each when the previous one was accepted."""
     chunks = counted(config)
     with Wire(config.redis) as wire:
         (incarnation,) = open_nodes(wire, [NODE])
@@ -32,7 +32,7 @@ def write(config: RoleConfig, link: Link) -> None:
 
 
 def read(config: RoleConfig, link: Link) -> None:
-    """Take batch after batch as it comes; what is in them is looked at when the clock stopped."""
+    """Receive all batches; their content is decoded after the clock has stopped."""
     last: deque[bytes] = deque(maxlen=len(counted(config)))
     left = config.updates * PASSES
     with Wire(config.redis) as wire:

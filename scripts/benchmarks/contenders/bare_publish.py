@@ -1,4 +1,4 @@
-"""Redis' own share at the very least: the same bytes by PUBLISH, to one who only counts them."""
+"""The least that Redis costs: the same bytes by PUBLISH, to a reader that only counts them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def write(config: RoleConfig, link: Link) -> None:
 
 
 def read(config: RoleConfig, link: Link) -> None:
-    """Read as many bytes as will come, over and over into the same place."""
+    """Read the expected number of bytes, repeatedly into the same buffer."""
     chunks = [data for _, data in counted(config)]
     frames = [command("message", CHANNEL, data) for data in chunks]
     with Wire(config.redis) as wire:
         wire.ask("SUBSCRIBE", CHANNEL)
         link.ready()
-        found = wire.swallow(sum(map(len, frames)), PASSES)
+        found = wire.read_repeatedly(sum(map(len, frames)), PASSES)
         link.read(lambda: unpacked(chunks) if found == b"".join(frames) else {}, passes=PASSES)

@@ -1,4 +1,4 @@
-"""The same bytes from process to process with nothing in between: what the machine can copy."""
+"""The same bytes from process to process over a socket: what the machine can copy."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def write(config: RoleConfig, link: Link) -> None:
 
 
 def read(config: RoleConfig, link: Link) -> None:
-    """Read as many bytes as will come, over and over into the same place."""
+    """Read the expected number of bytes, repeatedly into the same buffer."""
     chunks = [data for _, data in counted(config)]
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{config.folder}/bare.sock")
         server.listen()
         link.ready()
         with Wire(server.accept()[0]) as wire:
-            found = wire.swallow(sum(map(len, chunks)), PASSES)
+            found = wire.read_repeatedly(sum(map(len, chunks)), PASSES)
         link.read(lambda: unpacked(chunks) if found == b"".join(chunks) else {}, passes=PASSES)

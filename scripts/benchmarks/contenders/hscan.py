@@ -1,4 +1,4 @@
-"""A hash, and HSCAN into a dict: what was there at some moment, and nobody tells what changes."""
+"""A hash, and HSCAN into a dict: a state without updates, and not of one moment."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def read(config: RoleConfig, link: Link) -> None:
 
 
 def scanned(config: RoleConfig) -> dict[str, float]:
-    """Return what is there, page after page: the cursor of one comes with the one before."""
+    """Return the content of the hash, read page by page."""
     state: dict[str, float] = {}
     server = client(config)
     cursor, as_float = 0, FLOAT.unpack
     while True:
-        # Typed for both protocols at once, and both faces.
+        # redis-py's type covers both protocols and both faces.
         answer: Any = server.hscan("state", cursor, count=READ_AT_ONCE)
         cursor, page = answer
         for key, value in page.items():

@@ -1,4 +1,4 @@
-"""HSET and PUBLISH as before, but batched by hand: 200 updates in one HSET and one message."""
+"""HSET and PUBLISH batched by hand: 200 updates in one HSET and one message."""
 
 from __future__ import annotations
 

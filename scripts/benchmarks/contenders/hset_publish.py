@@ -1,4 +1,4 @@
-"""HSET for those who come later, PUBLISH for those who listen; redis-py with hiredis, pipelined."""
+"""HSET for late joiners, PUBLISH for subscribers; redis-py with hiredis, pipelined."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PIPELINED = 200
 
 
 def client(config: RoleConfig) -> redis.Redis:
-    """RESP2: redis-py parses it faster."""
+    """Return a client with RESP2, which redis-py parses faster."""
     return redis.Redis.from_url(config.redis, protocol=2)
 
 
 def subscribed(config: RoleConfig) -> Iterator[dict[str, Any]]:
-    """Return the messages from now on."""
+    """Subscribe, and return the messages from now on."""
     subscription = client(config).pubsub()  # type: ignore[no-untyped-call]
     subscription.subscribe("updates")
     messages: Iterator[dict[str, Any]] = subscription.listen()
-    next(messages)  # the server's word that it listens
+    next(messages)  # the confirmation of the subscription
     return messages
 
 

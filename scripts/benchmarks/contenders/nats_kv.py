@@ -33,7 +33,7 @@ async def write(config: RoleConfig, link: Link) -> None:
 async def read(config: RoleConfig, link: Link) -> None:
     """Watch all keys from before the first update on; done when the last revision came.
 
-    Not when all came: of a key that changes faster than a watcher follows it may skip revisions.
+    A watcher may skip revisions of a key that changes fast, so their number is not counted.
     """
     state: dict[str, float] = {}
     connection = await nats.connect(config.nats)

@@ -1,4 +1,4 @@
-"""HSET and PUBLISH without a batch: 1000 updates a second, each with its time."""
+"""HSET and PUBLISH without batches: 1000 updates per second, each with its time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(config: RoleConfig, link: Link) -> None:
 
 
 def read(config: RoleConfig, link: Link) -> None:
-    """Put every message into a dict, and take the time."""
+    """Put every message into a dict, and record when it arrives."""
     state: dict[str, Any] = {}
     messages = subscribed(config)
     link.ready()

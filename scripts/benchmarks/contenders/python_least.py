@@ -1,4 +1,4 @@
-"""The least that Python takes: a call for each update, columns over a bare socket, a dict."""
+"""The minimum in Python: a call for each update, columns over a socket, a dict."""
 
 from __future__ import annotations
 

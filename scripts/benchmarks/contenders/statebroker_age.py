@@ -1,4 +1,4 @@
-"""Ours with default settings at 10,000 deltas a second: how much later than their age they come."""
+"""Ours with default settings at 10,000 deltas per second: the delay beyond their maximum age."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(config: RoleConfig, link: Link) -> None:
 
 
 def read(config: RoleConfig, link: Link) -> None:
-    """Follow every change; a batch is there when the first of its changes is."""
+    """Receive every change; a batch arrives when the first of its changes does."""
     lateness: list[int] = []
     oldest: dict[int, int] = {}
     left, offset, now = config.updates, -1, 0

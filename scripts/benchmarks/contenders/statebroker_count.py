@@ -1,4 +1,4 @@
-"""Ours, every delta published at once: 1000 a second, each with the time of its `set`."""
+"""Ours, every delta published immediately: 1000 per second, each with the time of its `set`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(config: RoleConfig, link: Link) -> None:
 
 
 def read(config: RoleConfig, link: Link) -> None:
-    """Follow every change, and take the time when it is there."""
+    """Receive every change, and record when it arrives."""
     latencies = []
     with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)

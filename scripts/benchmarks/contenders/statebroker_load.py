@@ -1,4 +1,4 @@
-"""Ours: a replica that joins when everything is written and folded into the full state."""
+"""Ours: a replica that joins after everything was written and folded into the full state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def is_folded(inspector: Inspector) -> bool:
 
 
 def read(config: RoleConfig, link: Link) -> None:
-    """Join, and be live."""
+    """Join, until live."""
     link.ready()
     began = link.wait_for_go()
     with Replica(config.redis, namespace=NAMESPACE) as replica:

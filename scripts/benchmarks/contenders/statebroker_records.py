@@ -15,7 +15,7 @@ RECORD = [("key", "<u8"), ("value", "<f8"), ("timestamp", "<i8")]
 
 
 def write(config: RoleConfig, link: Link) -> None:
-    """Hand over slices of one array; done when Redis has accepted all."""
+    """Write slices of one array; done when Redis has accepted all."""
     keys, values = numbers(config)
     records = np.zeros(config.updates, dtype=RECORD)
     records["key"], records["value"], records["timestamp"] = keys, values, np.arange(values.size)

@@ -1,4 +1,4 @@
-"""Ours, a table with text keys: columns of numbers for keys that were looked up once."""
+"""Ours, a table with text keys: columns of numbers for keys that are prepared once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMN = 1_000
 
 
 def column_of(config: RoleConfig) -> int:
-    """Return how many updates are handed over at once."""
+    """Return how many updates each call writes."""
     return int(config.details.get("column", COLUMN))
 
 
@@ -34,7 +34,7 @@ def write(config: RoleConfig, link: Link) -> None:
     period = config.keys // size
     with Producer(config.redis, namespace=NAMESPACE) as producer:
         table = producer.table(TABLE)
-        # The keys come again in the same order: so each column is one of these.
+        # Keys repeat in the same order, so each column is one of these.
         looked_up = [
             table.keys([key_of(number) for number in keys[one].tolist()])
             for one in columns[:period]

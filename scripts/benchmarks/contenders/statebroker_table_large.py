@@ -1,4 +1,4 @@
-"""Ours, a table with text keys, ten thousand numbers handed over at once."""
+"""Ours, a table with text keys, ten thousand numbers in each call."""
 
 from __future__ import annotations
 

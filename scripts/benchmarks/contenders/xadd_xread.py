@@ -13,13 +13,13 @@ from scripts.benchmarks.link import Link, RoleConfig
 PIPELINED = 200
 READ_AT_ONCE = 1_000
 BLOCK_MS = 1_000
-# Of the entries kept, about; more than a run writes, for what is cut off is lost to a slow reader.
+# MAXLEN, approximate; more than a run writes, since a slow reader would lose trimmed entries.
 KEPT = 1_000_000
 FLOAT = struct.Struct("<d")
 
 
 def client(config: RoleConfig) -> redis.Redis:
-    """RESP2: redis-py parses it faster."""
+    """Return a client with RESP2, which redis-py parses faster."""
     return redis.Redis.from_url(config.redis, protocol=2)
 
 
@@ -49,7 +49,7 @@ def read(config: RoleConfig, link: Link) -> None:
     last: bytes | str = "0"
     as_float = FLOAT.unpack
     while left:
-        # Typed for both protocols at once, and both faces.
+        # redis-py's type covers both protocols and both faces.
         answer: Any = server.xread({"log": last}, count=READ_AT_ONCE, block=BLOCK_MS)
         for _, entries in answer:
             for _, fields in entries:

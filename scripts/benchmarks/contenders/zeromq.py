@@ -1,4 +1,4 @@
-"""Bare ZeroMQ PUB/SUB: no server, no history, nobody who comes later gets anything."""
+"""Bare ZeroMQ PUB/SUB: no server, no history, no state for late joiners."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def write(config: RoleConfig, link: Link) -> None:
     """One message for each update; done when the library has taken them all."""
     keys, values = config.workload()
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
-        # Without limits, for a full queue drops messages.
+        # No limits: a full queue would drop messages.
         socket.set_hwm(0)
         socket.bind(address(config))
-        # XPUB hears of subscriptions: what is sent before one is lost.
+        # Wait for the subscription: messages sent before it are lost.
         socket.recv()
         link.ready()
         began = link.wait_for_go()

@@ -1,4 +1,4 @@
-"""The cost curves; one file each, listed here."""
+"""The cost curves; one module each, listed here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bytes that the same flights take: as deltas, as full states, and as both."""
+"""The bandwidth of the same flights: as deltas, as full states, and as both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = Measure("all_kb", "kB a second, all that Redis moves", "kB/s", is_more_bet
 
 
 def measure_point(spec: PointSpec) -> dict[str, float]:
-    """Replay the day in one way, and count.
+    """Replay the day in one of the ways, and count bytes.
 
     Raises:
         BenchmarkError: a process failed, the state is not right, or the writer fell behind.
@@ -62,7 +62,7 @@ def _both(spec: PointSpec, seconds: float, right: dict[str, object]) -> dict[str
 
 
 def _wait_until_folded(url: str) -> None:
-    """Wait for the full state of what was there before, so that it is not counted."""
+    """Wait until the earlier state is folded, so that this is not counted."""
     deadline = time.monotonic() + TIMEOUT_S
     with Inspector(url, namespace=NAMESPACE) as inspector:
         while not is_folded(inspector):
@@ -95,18 +95,18 @@ def _alone(spec: PointSpec, seconds: float, right: dict[str, object]) -> dict[st
 METHOD = f"""\
 A day of real flights (the tenth of the demo's month: some 11,000 deltas over a state of 2,700 keys,
 which packed has 220 kB) is replayed in {DAY_S:g} seconds, after the nine days before it. Three ways
-to keep a subscriber current, each over a real server and compared in the end:
+to keep a subscriber current, each over a real server; the final states are compared:
 
-* *deltas alone*: what changed is gathered for so long and published. The least there is; but who
-  comes late gets nothing, and a message that is lost stays lost, unnoticed.
-* *full states alone*: all there is is packed and published every so often. Nothing can go wrong for
-  long; but a subscriber is as late as that period, and the bytes grow as it shrinks.
+* *deltas alone*: the changes of each period are published. The minimum; but a late joiner gets
+  nothing, and a lost message is never noticed.
+* *full states alone*: the whole state is packed and published every period. Errors do not last;
+  but a subscriber is up to a period late, and the bytes grow as the period shrinks.
 * *both*: ours, with its two settings.
 
 *To a subscriber* are the bytes of all messages that one subscriber gets; each further subscriber
 costs these again. *All that Redis moves* is what the server counted in and out over all its
-connections: producers' chunks, batches to one subscriber, and for ours the worker too, which hears
-its own batches, reads the log, and writes the full state. Nothing here is computed."""
+connections: producers' chunks, batches to one subscriber, and for ours also the worker, which
+receives its own batches, reads the log, and writes the full state. All bytes are measured."""
 
 PANELS = (
     Panel("kB a second to a subscriber", (TO_ONE,), is_log=True),
@@ -141,10 +141,10 @@ BY_INTERVAL = Curve(
     name="curve-bandwidth-interval",
     title="Bandwidth over `global_data_update_interval`: deltas, full states, both",
     method="""\
-The same day in the same three ways, over the other setting: how often the full state is written, or
-published where there is nothing else. Deltas alone have no such setting: see the points above. Ours
-writes full states incrementally and sends them to nobody who does not ask, so what a subscriber
-gets does not depend on it.""",
+The same day in the same ways, over the other setting: how often the full state is written, or
+published if there are no deltas. Deltas alone have no such setting: see the points above. Ours
+writes full states incrementally and sends them only on request, so what a subscriber gets does not
+depend on it.""",
     axis=Measure(
         "interval",
         "global_data_update_interval, or period, s",

@@ -47,10 +47,9 @@ CHUNK = Curve(
     method="""\
 One writer, one replica, 10,000 keys, floats, as in the throughput above. A chunk is what one append
 carries; its cost in Redis hardly depends on what it holds, so a delta's share of it falls with
-every delta that shares it. Two ways to get chunks of a size: *flushed* waits for Redis after every
-so many `set` (what a program does that wants to know), *free running* never waits, and
-`chunk_bytes` limits the chunk (the default is 256 KiB). The points are drawn over the deltas that a
-chunk held on average.""",
+every delta that shares it. Two ways to get chunks of a size: *flushed* waits for Redis after a
+fixed number of `set` calls, *free running* never waits, and `chunk_bytes` limits the chunk (the
+default is 256 KiB). The x axis is the mean number of deltas in a chunk.""",
     axis=Measure("x", "flush every, or `chunk_bytes`", "", is_more_better=True),
     over="deltas_a_chunk",
     lines=(

@@ -1,4 +1,4 @@
-"""What Redis spends to hand a batch to one subscriber more."""
+"""The cost of Redis for each further subscriber."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SENT = Measure("sent", "kB sent a second", "", is_more_better=False)
 
 
 def measure_point(spec: PointSpec) -> dict[str, float]:
-    """Write at the rate for so many who only take bytes, and for one replica that is compared.
+    """Write at the rate for bare subscribers, and for one replica that is compared.
 
     Raises:
-        BenchmarkError: a process failed, the replica's state is not right, or somebody was not
-            sent everything.
+        BenchmarkError: a process failed, the replica's state is not right, or a subscriber did
+            not receive everything.
     """
     per_s, subscribers = spec.line.settings["per_s"], round(spec.x)
     updates = spec.scaled(per_s * SECONDS, least=100)
@@ -58,10 +58,10 @@ FANOUT = Curve(
     title="CPU of Redis against subscribers that only take bytes",
     method="""\
 One writer sets floats over 1,000 keys at a fixed rate, with default settings; one replica, which is
-compared in the end, and so many bare subscribers: one process that reads their sockets and throws
-away what comes, so that a thousand of them fit on this machine. What Redis takes more with each of
-them is the price of one delivery: a copy of the batch into an output buffer, and a write to a
-socket. The second line has as many messages as the first, of some seven times the bytes.""",
+compared in the end, and bare subscribers: one process reads their sockets and discards the data, so
+that a thousand of them fit on this machine. What each of them adds to the CPU time of Redis is the
+cost of one delivery: a copy of the batch into an output buffer, and a write to a socket. The second
+line has as many messages as the first, with about seven times the bytes.""",
     axis=Measure("subscribers", "bare subscribers", "", is_more_better=True),
     lines=(
         Line("1000", "1,000 deltas/s", SUBSCRIBERS, (0, 100), {"per_s": 1_000}),

@@ -1,4 +1,4 @@
-"""What each curve does that drives one writer as fast as it can."""
+"""One writer at full speed, and replicas; shared by several curves."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def flow(
     replicas: int = 1,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Let one writer write, wait until every replica holds all, and compare.
+    """Write everything, wait until every replica holds it, and compare.
 
     Args:
         group: with a worker.
         updates: how many.
         keys: how many different ones.
         size: characters of each value; 0 for floats.
-        flush_every: deltas between two waits for Redis; 0 for one wait at the end.
+        flush_every: deltas between two waits for Redis; 0 waits once, at the end.
         preload: set every key once before the clock runs.
         replicas: how many, ten in a process.
         settings: of the producer.

@@ -1,4 +1,4 @@
-"""How long an update takes to be seen, by how many there are."""
+"""Latency against the rate of updates."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ LATENCY = Curve(
     method="""\
 One writer at a rate, one reader of `Replica.changes()`, as in the two latencies above, for three
 seconds each. *By count*: `local_delta_max_count` 1 and `linger` 0; measured is the time from `set`
-until the reader has the change. Above some thousand a second, what comes while an append is on its
-way shares the next one, so the rate does not stop there. *By age*: default settings; measured is
-how much longer than `local_delta_max_age` (50 ms) the oldest delta of each batch took.""",
+until the reader has the change. Above some thousand a second, updates that arrive during an append
+share the next one, so higher rates are possible. *By age*: default settings; measured is the delay
+of the oldest delta of each batch beyond `local_delta_max_age` (50 ms).""",
     axis=Measure("rate", "updates per second", "1/s", is_more_better=True),
     lines=(
         Line(COUNT, "by count 1", (100, 300, 1_000, 3_000, 10_000, 30_000), (1_000,)),
         Line(AGE, "by age, beyond 50 ms", (100, 1_000, 3_000, 10_000, 30_000, 100_000), (10_000,)),
     ),
     panels=(
-        Panel("by count 1: from set to sight, ms", (P50, P99, MOST), is_log=True, lines=(COUNT,)),
-        Panel("by age: beyond max age, ms", (P50, P99, MOST), lines=(AGE,)),
+        Panel("by count 1: latency, ms", (P50, P99, MOST), is_log=True, lines=(COUNT,)),
+        Panel("by age: delay beyond max age, ms", (P50, P99, MOST), lines=(AGE,)),
     ),
     measure_point=measure_point,
 )

@@ -1,4 +1,4 @@
-"""How long one who comes late waits, and how much memory that takes, by the size of the state."""
+"""Time and memory of loading the full state, against its size."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scripts.benchmarks.workload import key_of, value_of, workload
 REPLICA, HSCAN, DICT = "replica", "hscan", "dict"
 MEGABYTE = 1e6
 SECONDS = Measure("seconds", "seconds", "s", is_more_better=False, digits=3)
-PEAK = Measure("peak_mb", "most memory on the way, MB", "MB", is_more_better=False, digits=1)
-HELD = Measure("held_mb", "memory then held, MB", "MB", is_more_better=False, digits=1)
+PEAK = Measure("peak_mb", "peak memory, MB", "MB", is_more_better=False, digits=1)
+HELD = Measure("held_mb", "memory held afterwards, MB", "MB", is_more_better=False, digits=1)
 
 
 def measure_point(spec: PointSpec) -> dict[str, float]:
@@ -40,7 +40,7 @@ def measure_point(spec: PointSpec) -> dict[str, float]:
 def _joined(
     group: ProcessGroup, role: str, right: Mapping[str, float], contender: str
 ) -> dict[str, float]:
-    """Let a contender of the load write, if one is named, then let the role join."""
+    """Let a contender of the load scenario write, if one is named; then let the role join."""
     keys = len(right)
     if contender:
         role_of = f"contenders.{contender}.write"
@@ -65,11 +65,11 @@ LOAD = Curve(
     name="curve-load",
     title="Full load: time and memory against state size",
     method="""\
-So many keys with floats are there; a reader joins as above, and we ask Linux how much more memory
-its process has than before: the most on the way, and what is left once garbage was collected and
-freed pages were given back. A replica and HSCAN have the same content in the end; "a dict" is made
-of it in place, from no server at all: nothing that holds this content in Python takes less. Below a
-megabyte the numbers are about a process and not about the state.""",
+The keys hold floats; a reader joins as above. Measured is the growth of its process's memory, as
+Linux counts it: the peak, and what remains after a garbage collection and returning freed pages. A
+replica and HSCAN end with the same content; "a dict" is created from it in place, without a server:
+about the minimum for this content in Python. Below a megabyte the numbers say more about the
+process than about the state.""",
     axis=Measure("keys", "keys", "", is_more_better=True),
     lines=(
         Line(REPLICA, "a replica", SIZES, (10_000, 100_000)),
@@ -78,8 +78,8 @@ megabyte the numbers are about a process and not about the state.""",
     ),
     panels=(
         Panel("seconds", (SECONDS,), is_log=True),
-        Panel("most memory on the way, MB", (PEAK,), is_log=True),
-        Panel("memory then held, MB", (HELD,), is_log=True),
+        Panel("peak memory, MB", (PEAK,), is_log=True),
+        Panel("memory held afterwards, MB", (HELD,), is_log=True),
     ),
     measure_point=measure_point,
     quick_scale=1.0,

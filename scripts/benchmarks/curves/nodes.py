@@ -1,4 +1,4 @@
-"""What many writers cost: a few deltas each, and as many as they can."""
+"""The cost of many writers: at a low rate each, and at full speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PER_S = 10
 SECONDS = 4.0
 FREE_DELTAS = 400_000
 PROCESSES = 2
-# Of the wall time that the deltas should take: a fleet that is slower does not write at its rate.
+# Of the planned duration: slower nodes do not write at their rate.
 MAX_LATE = 1.1
 SHARE = Measure("server_share", "Redis, % of a core", "%", is_more_better=False, digits=1)
 WORKER_SHARE = Measure(
@@ -24,7 +24,7 @@ WORKER_SHARE = Measure(
 
 
 def measure_point(spec: PointSpec) -> dict[str, float]:
-    """Play one point.
+    """Measure one point.
 
     Raises:
         BenchmarkError: a process failed, the state is not right, or the nodes fell behind.
@@ -33,7 +33,7 @@ def measure_point(spec: PointSpec) -> dict[str, float]:
 
 
 def _measure_plain(spec: PointSpec) -> dict[str, float]:
-    """Let as many connections send SETs; nothing of ours takes part."""
+    """Send plain SETs over as many connections, without statebroker."""
     nodes, each = round(spec.x), spec.scaled(PER_S * SECONDS, least=10)
     with ProcessGroup(spec.server) as group:
         writer = group.start(
@@ -50,13 +50,13 @@ def _measure_plain(spec: PointSpec) -> dict[str, float]:
 
 
 def _measure_nodes(spec: PointSpec) -> dict[str, float]:
-    """Let so many nodes write, and compare what a replica holds with what they wrote."""
+    """Let the nodes write, and compare a replica's state with what they wrote."""
     nodes = round(spec.x)
     is_paced = spec.line.name != FREE
     each = spec.scaled(PER_S * SECONDS if is_paced else FREE_DELTAS / nodes, least=10)
     with ProcessGroup(spec.server, {}) as group:
-        # Before a thousand connect at once: asyncio takes a unix socket whose queue is full for one
-        # that is connected.
+        # Started before a thousand nodes connect: asyncio takes a unix socket whose backlog is
+        # full for one that is connected.
         reader = group.start("reader", "roles.flow.read", replicas=1)
         group.ready(reader)
         processes = min(PROCESSES, nodes) if spec.line.name != BARE else 1
@@ -109,15 +109,15 @@ NODES = Curve(
     name="curve-nodes",
     title="Throughput and CPU against nodes",
     method=f"""\
-So many nodes, each with its name, its buffer, its connection and {PER_S} keys of its own, in
+Each node has a name, a buffer, a connection and {PER_S} keys of its own; the nodes run in
 {PROCESSES} processes; one replica, floats, default settings. *Paced*: each node sets one key every
-{1000 // PER_S} ms, evenly, so that next to every delta is a chunk and an append of its own: the
-dearest way to write. A thousand Python writers need more than this machine has: then each waits for
-its turn, and its deltas gather. So a third line sends the very same appends, on a connection for
-each node, from a client that costs next to nothing. A fourth sends as many plain SETs in that way,
-with neither worker nor replica: what it takes Redis to be woken, to read and to answer. *As fast as
-they can*: all of them at once, where chunks fill up. The share of Redis is its CPU time over the
-wall time of the run, in percent of one core.""",
+{1000 // PER_S} ms, evenly, so that almost every delta is a chunk and an append of its own: the most
+expensive way to write. A thousand Python writers exceed this machine: then they wait for the CPU,
+and several deltas share a chunk. So another line sends the same appends, on a connection for each
+node, from a client of minimal cost. A further line sends as many plain SETs in the same way,
+without worker and replica: the cost of Redis to wake up, read and answer. *As fast as they can*:
+all nodes at full speed, with full chunks. The share of Redis is its CPU time over the duration of
+the run, in percent of one core.""",
     axis=Measure("nodes", "nodes", "", is_more_better=True),
     lines=(
         Line(PACED, f"{PER_S} deltas/s each", (1, 10, 100, 300, 1_000), (10,)),

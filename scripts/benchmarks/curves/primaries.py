@@ -1,4 +1,4 @@
-"""What it costs to spread the same deltas over more primaries of a Redis Cluster."""
+"""The cost of the same deltas on more primaries of a Redis Cluster."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WRITERS = 3
 KEYS = 9_000
 PER_S = 12_000
 SECONDS = 4.0
-# Long enough that time alone says how many deltas share an append, and not how busy the machine is.
+# Long enough that the deltas of an append depend on time alone, not on the load of the machine.
 LINGER_S, MAX_AGE_S = 0.02, 0.2
-# Of the wall time that the deltas should take: else it was not that rate.
+# Of the planned duration: slower writers do not write at their rate.
 MAX_LATE = 1.1
 IDLE_S = 2.0
 SERVER_NS = Measure("server_ns", "all primaries, ns a delta", "ns", is_more_better=False)
@@ -31,7 +31,7 @@ WRITER_NS = Measure("writer_ns", "writers, ns a delta", "ns", is_more_better=Fal
 
 
 def measure_point(spec: PointSpec) -> dict[str, float]:
-    """Let the writers write at the rate, and compare what each replica holds.
+    """Write at the rate, and compare every replica's state.
 
     Raises:
         BenchmarkError: a process failed, a state is not right, or the writers fell behind.
@@ -93,7 +93,7 @@ def measure_point(spec: PointSpec) -> dict[str, float]:
 
 
 def _idle(servers: list[Process], workers: list[Process]) -> dict[str, float]:
-    """Return what they take while nobody writes, in percent of a core."""
+    """Return the CPU use while no one writes, in percent of a core."""
     began, spent = time.monotonic(), [cpu_of(servers), cpu_of(workers)]
     time.sleep(IDLE_S)  # what is measured is this time
     seconds = time.monotonic() - began
@@ -114,14 +114,14 @@ PRIMARIES = Curve(
 {WRITERS} writers set {PER_S:,} floats a second in all, over {KEYS:,} keys in {SHARDS} shards; one
 worker (`statebroker serve`); the shards are on 1, 2 or 3 primaries, started for the run on loopback
 TCP, without replicas of Redis. `local_delta_max_age` is {MAX_AGE_S * 1000:g} ms and `linger`
-{LINGER_S * 1000:g} ms, so that about as many deltas share an append however busy the machine is.
-The rate is the same and low, for all of them share the machine's cores: shown is not how much more
-three can do, but what the same deltas cost on three instead of on one, and that each gets its
-share, so that primaries with a core of their own add up. *All primaries* is their CPU time over the
-deltas, over the appends, and in the {IDLE_S:g} s before anybody writes. *The busiest* is the one
-that took most, and its share of all: 100, 50 and 33.3 % are even. *Sent* is all that the primaries
-sent to anybody: replicas, the worker that hears its own batches, replies. Every replica is compared
-in the end.""",
+{LINGER_S * 1000:g} ms, so that the deltas of an append hardly depend on the load of the machine.
+The rate is the same and low, because all processes share the machine's cores: the curve does not
+show how much more three primaries can do, but what the same deltas cost on three instead of one,
+and that the load is even, so that primaries with cores of their own add up. *All primaries* is
+their CPU time divided by the deltas, by the appends, and idle in the {IDLE_S:g} s before the
+writers start. *The busiest* is the one with the most CPU time, and its share of all: 100, 50 and
+33.3 % are even. *Sent* is everything that the primaries sent: to replicas, to the worker, which
+receives its own batches, and replies. Every replica is compared in the end.""",
     axis=Measure("primaries", "primaries", "", is_more_better=True),
     lines=(
         Line(ONE, "one subscriber", (1, 2, 3), (1, 3), {"replicas": 1}),

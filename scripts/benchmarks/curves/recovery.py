@@ -1,4 +1,4 @@
-"""What a broken link, and lost messages, cost a replica: time, lateness, bytes."""
+"""Recovery of a replica from outages and lost messages: time, latency, bytes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LOADS = Measure("loads", "full loads", "", is_more_better=False)
 
 
 def measure_outage(spec: PointSpec) -> dict[str, float]:
-    """Break the link for a while, and measure from the moment it is whole.
+    """Break the connections for a while, and measure the recovery from their return.
 
     Raises:
-        BenchmarkError: a process failed, the replica did not get live, or its state is not right.
+        BenchmarkError: a process failed, or the replica did not become live or has a wrong state.
     """
     total_s = BEFORE_S + spec.x + AFTER_S
     updates = round(PER_S * total_s)
@@ -48,15 +48,15 @@ def measure_outage(spec: PointSpec) -> dict[str, float]:
         _ask(proxy, "break")
         time.sleep(spec.x)
         missed = group.counters.meta("bytes") - before
-        mended = _ask(proxy, "mend")
-        live_at, loads = _live(reader, mended["at"])
+        repaired = _ask(proxy, "repair")
+        live_at, loads = _live(reader, repaired["at"])
         passed = _ask(proxy, "count")
         reader.send("note", note=writer.receive(TIMEOUT_S)["note"])
         group.ready(reader)
         group.check([reader], _right(updates, keys))
     return {
-        "recovery_s": (live_at - mended["at"]) / 1e9,
-        "received_kb": (passed["bytes_to_client"] - mended["bytes_to_client"]) / 1e3,
+        "recovery_s": (live_at - repaired["at"]) / 1e9,
+        "received_kb": (passed["bytes_to_client"] - repaired["bytes_to_client"]) / 1e3,
         "missed_kb": missed / 1e3,
         # The first was when it joined.
         "loads": loads - 1,
@@ -69,7 +69,7 @@ def _ask(proxy: Process, order: str) -> dict[str, Any]:
 
 
 def _live(reader: Process, since: int) -> tuple[int, int]:
-    """Return when the replica was live again, and how often it has loaded the full state."""
+    """Return the time when the replica was live again, and its number of full loads."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         report = _ask(reader, "statuses")
@@ -77,7 +77,7 @@ def _live(reader: Process, since: int) -> tuple[int, int]:
             if at > since and status == "live":
                 return at, report["loads"]
         time.sleep(POLL_S)
-    raise BenchmarkError(f"the replica is not live {TIMEOUT_S:g} s after the link is whole")
+    raise BenchmarkError(f"the replica is not live {TIMEOUT_S:g} s after the end of the outage")
 
 
 def _right(updates: int, keys: int) -> dict[str, float]:
@@ -87,7 +87,7 @@ def _right(updates: int, keys: int) -> dict[str, float]:
 
 
 def measure_loss(spec: PointSpec) -> dict[str, float]:
-    """Lose a share of the messages for some seconds, and measure how late deltas are seen.
+    """Lose a share of the messages for some seconds, and measure the latency of deltas.
 
     Raises:
         BenchmarkError: a process failed, or the replica's state is not right.
@@ -123,17 +123,16 @@ OUTAGE = Curve(
     name="curve-outage",
     title="Recovery against the length of an outage",
     method=f"""\
-{PER_S:,} deltas a second over {KEYS:,} keys; the replica's connections run through a proxy of ours
-(loopback TCP), which breaks them all at once and lets no new one in for so long. The clock begins
-when the link is whole, and ends when the replica says `live`, which means that it has everything.
-The bytes are those that the proxy handed to the replica in this time. A replica tries again after
-pauses that grow to 2 s, so that a thousand of them do not come at once; most of the time is such a
-pause.
+{PER_S:,} deltas a second over {KEYS:,} keys; the replica's connections run through a proxy
+(loopback TCP), which breaks all of them and refuses new ones during the outage. The clock runs from
+the end of the outage until the replica is `live`, which means that it has everything. The bytes are
+those that the proxy sent to the replica in this time. A replica reconnects after pauses that grow
+to 2 s, so that a thousand of them do not reconnect together; most of the time is such a pause.
 
 *Log reaches back*: default settings; what was missed is read from the log. *Log too short*: the log
-is kept for a second only; after more than that the full state is read instead, as by one who comes
-new. Which of the two is less depends on how long it was: the log of a long outage may be more than
-the full state. The state is compared after the writer ended.""",
+is kept for a second only; after a longer outage the full state is read instead, as by a new
+replica. Which of the two is smaller depends on the outage: the log of a long one may be larger than
+the full state. The state is compared after the writer has ended.""",
     axis=Measure("outage", "outage, s", "s", is_more_better=False, digits=1),
     lines=(
         Line(LOG, "log reaches back", (0.1, 0.3, 1, 3, 10), (1,), {}),
@@ -150,14 +149,13 @@ the full state. The state is compared after the writer ended.""",
 
 LOSS = Curve(
     name="curve-loss",
-    title="Lateness and bytes against lost messages",
+    title="Latency and bytes against lost messages",
     method=f"""\
 {PER_S:,} deltas a second in batches of 10 ms (`local_delta_max_age`), so about a hundred messages a
-second; the proxy drops a share of them. Nothing says that a message was dropped: the replica
-notices by the next one, which names a batch that it does not have, and reads the log. Measured is
-the time from `set` until a reader of `Replica.changes()` has the delta, of all deltas; the bytes
-are all that the proxy handed to the replica, over what was published. The state is compared in the
-end.""",
+second; the proxy drops a share of them. The replica detects a lost message by the next one, whose
+offset leaves a gap, and reads the log. Measured is the latency of all deltas, from `set` until a
+reader of `Replica.changes()` has them; the bytes are all that the proxy sent to the replica,
+divided by what was published. The state is compared in the end.""",
     axis=Measure("loss", "% of messages lost", "%", is_more_better=False, digits=1),
     lines=(
         Line(
@@ -169,7 +167,7 @@ end.""",
         ),
     ),
     panels=(
-        Panel("from set to sight, ms", (P50, P99, MOST)),
+        Panel("latency, ms", (P50, P99, MOST)),
         Panel(
             "bytes received over bytes published",
             (

@@ -1,4 +1,4 @@
-"""What a full state costs, by how much of it changed since the last."""
+"""The cost of a full state, against the share of it that changed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def measure_point(spec: PointSpec) -> dict[str, float]:
 
 
 def _measured(group: ProcessGroup, writer: Process, fields: int) -> dict[str, float]:
-    """Let the writer write once, and return what that took."""
+    """Let the writer write once, and return the cost."""
     before = group.counters.bytes()
     all_cpu, server_cpu = (
         cpu_of([group.services["server"], writer]),
@@ -76,11 +76,11 @@ SNAPSHOT = Curve(
     title="Cost of a full state against the share of keys that changed",
     method=f"""\
 {KEYS:,} keys with floats are in the full state. Then a share of them changes, and the scheduler's
-writer is called once; nothing else goes on. Its cost follows what changed: it reads the log, asks
-for the old fields of those keys (for the digest), and writes the new ones. Compared with the
-plainest full write: every key and value in HSETs of 1,000 fields from prepared bytes, by redis-py
-with hiredis, which reads nothing, keeps no digest, and is no state of one moment while it goes on.
-The full state is compared with what was written.""",
+writer runs once, alone. Its cost depends on what changed: it reads the log, reads the old fields of
+those keys (for the digest), and writes the new ones. Compared with the simplest full write: every
+key and value in HSETs of 1,000 fields from prepared bytes, by redis-py with hiredis, which reads
+nothing, keeps no digest, and is inconsistent until it ends. The full state is compared with what
+was written.""",
     axis=Measure("share", "% of keys changed", "%", is_more_better=True, digits=2),
     lines=(
         Line(FOLDED, "our full state", (0.01, 0.1, 1, 10, 100), (1, 100)),

@@ -1,4 +1,4 @@
-"""What each further subscriber costs."""
+"""The cost of each further subscriber."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scripts.benchmarks.process_group import ProcessGroup
 
 
 def measure_point(spec: PointSpec) -> dict[str, float]:
-    """Write once for so many replicas."""
+    """Write for a number of replicas."""
     with ProcessGroup(spec.server, {}) as group:
         updates = spec.scaled(700_000 / (1 + spec.x / 25))
         measures = flow(group, updates=updates, replicas=round(spec.x))
@@ -21,10 +21,10 @@ SUBSCRIBERS = Curve(
     name="curve-subscribers",
     title="Throughput and CPU against subscribers",
     method=f"""\
-One writer, 10,000 keys, floats, and so many replicas ({PER_PROCESS} in a process, each with its own
+One writer, 10,000 keys, floats, and the replicas ({PER_PROCESS} in a process, each with its own
 connection and its own copy of the state). The clock runs until the last of them holds the last
-update; every one of them is compared. Redis copies each batch once for each subscriber; the
-replicas share the machine with everything else here, which they would not elsewhere.""",
+update; every one is compared. Redis copies each batch once for each subscriber; here the replicas
+share the machine with everything else, which they would not in production.""",
     axis=Measure("replicas", "subscribers", "", is_more_better=True),
     lines=(Line("floats", "floats", (1, 2, 5, 10, 20, 50), (1, 10)),),
     panels=(

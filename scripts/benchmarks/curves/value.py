@@ -1,4 +1,4 @@
-"""What the size of a value does to throughput, and how few bytes are not content."""
+"""Throughput, CPU and overhead in bytes against the size of values."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ VALUE = Curve(
     name="curve-value",
     title="Throughput, CPU and bytes against value size",
     method="""\
-One writer, one replica, 10,000 keys of 13 characters, default settings; values are texts of so many
-characters, and floats of 8 bytes. The overhead is what was published (every byte of every batch, as
-a subscriber gets it) divided by the sizes of the same keys and values, packed by themselves as
-MessagePack. Texts of more than 64 characters leave the producer's fast way.""",
+One writer, one replica, 10,000 keys of 13 characters, default settings; values are texts of a
+number of characters, and floats of 8 bytes. The overhead is the number of bytes published (every
+byte of every batch, as a subscriber gets it) divided by the size of the same keys and values, each
+packed as MessagePack. Texts of more than 64 characters do not use the producer's fast path.""",
     axis=Measure("size", "bytes of a value", "B", is_more_better=False),
     lines=(
         Line(

@@ -1,4 +1,4 @@
-"""Subscribers that take what the server sends, and do nothing with it."""
+"""Subscribers that read what the server sends, and discard it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.link import Link, RoleConfig
 
 READ_BYTES = 1 << 18
-LOOK_S = 0.2
+POLL_S = 0.2
 
 
 def take(config: RoleConfig, link: Link) -> None:
-    """Subscribe to the channels of the only shard; when told "stop", say how many bytes came.
+    """Subscribe to the channels of the only shard; on the order "stop", report the bytes received.
 
     Details:
         subscribers: how many, each with a connection of its own.
@@ -44,10 +44,10 @@ def take(config: RoleConfig, link: Link) -> None:
 
 
 def _take(selector: selectors.BaseSelector, taken: list[int], is_over: Event) -> None:
-    """Read until it is over and nothing more comes."""
+    """Read until `is_over` is set and nothing more arrives."""
     space = bytearray(READ_BYTES)
     while True:
-        found = selector.select(LOOK_S)
+        found = selector.select(POLL_S)
         if not found and is_over.is_set():
             return
         for key, _ in found:

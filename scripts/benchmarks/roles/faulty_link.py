@@ -1,4 +1,4 @@
-"""A link that breaks, and a replica behind it that has to find its way back."""
+"""A proxy that breaks connections or drops messages, and replicas behind it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from scripts.benchmarks.pace import percentiles
 
 
 def proxy(config: RoleConfig, link: Link) -> None:
-    """Stand between a replica and the server; break and mend as told, and tell what passed.
+    """Run a proxy between a replica and the server; break and repair it on order, report counts.
 
     Details:
-        drop: share of pub/sub messages that vanish from the order "drop" on.
+        drop: share of pub/sub messages that are dropped after the order "drop".
     """
     with FaultProxy(config.redis, seed=1) as proxy:
         link.send(ready=True, url=proxy.url)
@@ -27,7 +27,7 @@ def proxy(config: RoleConfig, link: Link) -> None:
                 case "break":
                     proxy.faults.refuse = True
                     proxy.cut()
-                case "mend":
+                case "repair":
                     proxy.heal()
                 case "drop":
                     proxy.faults.drop_messages = config.details["drop"]
@@ -35,7 +35,7 @@ def proxy(config: RoleConfig, link: Link) -> None:
 
 
 def follow(config: RoleConfig, link: Link) -> None:
-    """Be live, and note when the status changes; then show what is held after the note."""
+    """Be live, and record every change of status; in the end show the state."""
     changes: list[tuple[int, str, str]] = []
     with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)
@@ -55,7 +55,7 @@ def follow(config: RoleConfig, link: Link) -> None:
 
 
 def watch(config: RoleConfig, link: Link) -> None:
-    """Follow every change, and note how long after its `set` it came."""
+    """Receive every change, and record its latency since the `set`."""
     late: list[float] = []
     with Replica(config.redis, namespace=NAMESPACE) as replica:
         replica.wait_live(TIMEOUT_S)

@@ -75,12 +75,12 @@ async def _write(
             await asyncio.sleep(wait)
         await producer.set(node_key(number, done % NODE_KEYS), float(done))
         if not per_s and not done % 100:
-            # The others of this process want to write, too.
+            # Let the other producers of this process write.
             await asyncio.sleep(0)
 
 
 def append(config: RoleConfig, link: Link) -> None:
-    """Append what such nodes would, chunk by chunk at the rate, without a producer's cost.
+    """Append the same chunks at the rate, without the cost of producers.
 
     Details: those of `write`; per_s above 0.
     """
@@ -104,7 +104,7 @@ def append(config: RoleConfig, link: Link) -> None:
 
 
 def plain(config: RoleConfig, link: Link) -> None:
-    """Send as many plain SETs in the same way, to a server that has nothing else to do.
+    """Send as many plain SETs in the same way.
 
     Details: those of `append`.
     """
@@ -152,6 +152,6 @@ def _sent(
 
 
 def _chunk(node: str, incarnation: int, number: int, done: int) -> bytes:
-    """Return what a producer packs of one set."""
+    """Return the chunk that a producer makes of one set."""
     run = Run(OP_SET, [node_key(number, done % NODE_KEYS)], [float(done)], None)
     return encode_chunk(Chunk(node, incarnation, done + 1, round(time.time() * 1000), [run]))

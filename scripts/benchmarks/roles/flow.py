@@ -21,10 +21,10 @@ def write(config: RoleConfig, link: Link) -> None:
         size: characters of each value; 0 for floats.
         flush_every: deltas between two waits for Redis; 0 for one wait at the end.
         per_s: deltas a second; 0 for as fast as it can.
-        stamped: each value comes with the time of its `set`.
+        stamped: each value includes the time of its `set`.
         preload: set every key once before the clock runs.
-        turn, turns: of so many writers this one sets every so manieth update, from here on; 0 and
-            1 if absent.
+        turn, turns: this writer sets every `turns`-th update, starting at number `turn`; 0 and 1
+            if absent.
         settings: of the producer.
     """
     size, flush_every = config.details.get("size", 0), config.details.get("flush_every", 0)
@@ -67,7 +67,7 @@ def write(config: RoleConfig, link: Link) -> None:
 
 
 async def read(config: RoleConfig, link: Link) -> None:
-    """Follow with some replicas of one process, until all show what they were told of.
+    """Run replicas in one process; report when all hold the writes of each note.
 
     Details:
         replicas: how many.

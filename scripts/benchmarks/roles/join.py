@@ -1,4 +1,4 @@
-"""Those who come late and want everything, and how much memory they take for it."""
+"""Readers that load an existing state, and measure their time and memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from broker import Replica
 from scripts.benchmarks.contenders.hscan import scanned
 from scripts.benchmarks.contenders.statebroker import NAMESPACE, TIMEOUT_S
 from scripts.benchmarks.link import Link, RoleConfig
-from scripts.benchmarks.memory import forget_peak, peak, resident
+from scripts.benchmarks.memory import peak, reset_peak, resident
 from scripts.benchmarks.workload import key_of, value_of
 
 
 def replica(config: RoleConfig, link: Link) -> None:
-    """Join, and be live."""
+    """Join, until live."""
     with ExitStack() as stack:
 
         def join() -> Mapping[str, Any]:
@@ -33,7 +33,7 @@ def scan(config: RoleConfig, link: Link) -> None:
 
 
 def fill(config: RoleConfig, link: Link) -> None:
-    """Make a dict of the same content out of nothing."""
+    """Create a dict with the same content, without a server."""
 
     def made() -> dict[str, float]:
         return {key_of(number): value_of(number) for number in range(config.keys)}
@@ -45,7 +45,7 @@ def _measure(link: Link, join: Callable[[], Mapping[str, Any]]) -> None:
     link.ready()
     link.expect("go")
     before = resident()
-    forget_peak()
+    reset_peak()
     began = time.monotonic()
     state = join()
     seconds = time.monotonic() - began

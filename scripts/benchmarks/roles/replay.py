@@ -1,4 +1,4 @@
-"""A day of flights through Redis in three ways: deltas and full states, either alone, both."""
+"""A day of flights through Redis in three ways: deltas, full states, or both."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def both(config: RoleConfig, link: Link) -> None:
 
 
 def deltas(config: RoleConfig, link: Link) -> None:
-    """Publish what changed, gathered for so long; who was not there, or lost one, has it never.
+    """Publish the changes of each period; a subscriber that misses a message never gets it.
 
     Details:
         seconds: that the day takes.
-        every: seconds between two messages, at least.
+        every: minimum of seconds between two messages.
     """
     _, during = day()
     server, every = client(config), config.details["every"]
@@ -87,7 +87,7 @@ def deltas(config: RoleConfig, link: Link) -> None:
 
 
 def states(config: RoleConfig, link: Link) -> None:
-    """Publish all there is, every so often if it changed; who was not there has it the next time.
+    """Publish the whole state at an interval, if it changed.
 
     Details: those of `deltas`.
     """
@@ -120,7 +120,7 @@ def states(config: RoleConfig, link: Link) -> None:
 
 
 def read_deltas(config: RoleConfig, link: Link) -> None:
-    """Apply what changed to a state that was handed over by other means."""
+    """Apply the changes to a state that is known before."""
     state: dict[str, Any] = {}
     fold(state, day()[0])
     messages = subscribed(config)
@@ -135,7 +135,7 @@ def read_deltas(config: RoleConfig, link: Link) -> None:
 
 
 def read_states(config: RoleConfig, link: Link) -> None:
-    """Take the last of all states."""
+    """Keep the latest state."""
     state: dict[str, Any] = {}
     messages = subscribed(config)
     link.ready()

@@ -1,4 +1,4 @@
-"""The scheduler's own writer of the full state, called when told to; and the plainest one."""
+"""The scheduler's writer of the full state, run on order; and the simplest possible one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITTEN_AT_ONCE = 1_000
 
 
 async def fold(config: RoleConfig, link: Link) -> None:
-    """Bring the full state up to date once for each "go", until told to end."""
+    """Update the full state once for each order "go"."""
     session = Session(config.redis, NAMESPACE, None)
     await session.connect(as_worker=True)
     await session.create_or_join()

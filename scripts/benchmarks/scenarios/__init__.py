@@ -1,4 +1,4 @@
-"""The questions; one file each, listed here."""
+"""The scenarios; one module each, listed here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long one update takes from the call of one process to the eyes of another."""
+"""The latency of an update, from `set` in one process to a reader in another."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from scripts.benchmarks.model import Contender, Measure, Scenario
 CONTENDERS = "scripts.benchmarks.contenders."
 P50 = Measure("p50_ms", "p50, ms", "ms", is_more_better=False, digits=2)
 P99 = Measure("p99_ms", "p99, ms", "ms", is_more_better=False, digits=2)
-MOST = Measure("max_ms", "most, ms", "ms", is_more_better=False, digits=2)
-# Over every delta, most of which wait less than the age and so are not late at all.
+MOST = Measure("max_ms", "max, ms", "ms", is_more_better=False, digits=2)
+# Of all deltas; most wait less than the maximum age, and so have no delay beyond it.
 ALL_P99 = Measure("all_p99_ms", "p99 of all deltas, ms", "ms", is_more_better=False, digits=2)
 
 
 def measure_run(run: ContenderRun) -> dict[str, float]:
-    """Let the writer write all at its rate, and return what the reader measured.
+    """Write all updates at the writer's rate, and return the reader's measures.
 
     Raises:
         BenchmarkError: a role failed, or the reader's state is not right.
@@ -30,10 +30,10 @@ AT_ONCE = Scenario(
     name="latency",
     title="Latency of single updates",
     method="""\
-1,000 updates a second, every one of them published by itself: ours with `local_delta_max_count` 1
-and `linger` 0. The time of the call travels in the value; the clock is the one that all processes
-of a machine share. p50, p99 and the most are of all updates of a run, in milliseconds; less is
-better. The reader's state is checked as above.""",
+1,000 updates a second, each published by itself: ours with `local_delta_max_count` 1 and `linger`
+0. Each value carries the time of its `set`, of the clock that all processes of a machine share.
+p50, p99 and maximum are of all updates of a run, in milliseconds; less is better. The reader's
+state is checked as above.""",
     headline=P50,
     also=(P99, MOST),
     quick_scale=0.4,
@@ -60,8 +60,8 @@ better. The reader's state is checked as above.""",
             needs=("redis", "hiredis"),
             how=(
                 "redis-py with hiredis and RESP2; HSET and PUBLISH in one pipeline for each "
-                "update. No hop over a worker, no offset, no batch: about the least that Redis "
-                "can take from Python."
+                "update. No worker, no offset, no batch: about the minimum with Redis and "
+                "Python."
             ),
         ),
     ),
@@ -72,12 +72,12 @@ BY_AGE = Scenario(
     title="Lateness of batches",
     method="""\
 10,000 updates a second with default settings, under which a delta may wait `local_delta_max_age`,
-50 ms, before its batch is published. Measured is how much longer than that a delta took from its
-`set` until a reader of `Replica.changes()` had it, in milliseconds: what scheduling, packing, the
-worker, the server and the replica add to the promise. p50, p99 and the most are of the oldest delta
-of each batch, which waits longest; each run has about 80 batches, so p99 is nearly the worst. The
-last column is p99 of all deltas: most are not late at all, for they came while the oldest waited.
-Nobody is compared.""",
+50 ms, before its batch is published. Measured is the delay beyond that, from `set` until a reader
+of `Replica.changes()` has the delta, in milliseconds: what scheduling, packing, the worker, the
+server and the replica add. p50, p99 and maximum are of the oldest delta of each batch, which waits
+longest; a run has about 80 batches, so p99 is nearly the maximum. The last column is p99 of all
+deltas: most have no delay beyond 50 ms, since they arrived while the oldest waited. There is no
+comparison.""",
     headline=P50,
     also=(P99, MOST, ALL_P99),
     quick_scale=0.4,
@@ -92,7 +92,7 @@ Nobody is compared.""",
             needs=("redis",),
             how=(
                 "`Producer.set` at the rate; the worker with default settings; a reader that calls "
-                "`gc.freeze()` once it is live, as any service that has to be prompt."
+                "`gc.freeze()` once it is live, as any service with low latency should."
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""How far we are from what the machine can do."""
+"""The distance from what the machine and Python can do."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ LIMIT = Scenario(
     name="limit",
     title="How far from the limit of the machine",
     method=f"""\
-The same updates, with one part after the other taken away. Whoever is called *bare* never touches
-an update: chunks of {DELTAS_A_CHUNK:,} deltas (as our producer fills them while it waits for
-Redis) are packed before the clock runs and go over a bare socket, one system call each; the
-reader takes bytes, and looks into them when the clock stopped. A client in C could do no less for
-an update than nothing. The bare ones write all {PASSES} times over, to take long enough. What
-lies between them is what each part costs: between ours and the bare chunks is Python on both
-ends, between those and the bare PUBLISH are our two Lua commands and our worker, behind that is
-Redis, and behind that copying bytes. *The least of Python* is no limit of the machine but of the
-language: a method call for each update, and a dict on the other side, with neither checks nor
-Redis.""",
+The same updates, with one part removed after another. The *bare* contenders do no work per update:
+chunks of {DELTAS_A_CHUNK:,} deltas (as our producer fills them while it waits for Redis) are packed
+before the clock runs and sent over a socket, one system call each; the reader receives bytes, and
+decodes them after the clock has stopped. They write everything {PASSES} times, to take long enough.
+The differences show what each part costs: ours against the bare chunks, Python on both ends; the
+bare chunks against the bare PUBLISH, our two Lua commands and our worker; that against the socket,
+Redis. *The least of Python* is a limit of the language, not of the machine: a method call for each
+update, and a dict on the other side, with neither checks nor Redis.""",
     headline=THROUGHPUT.headline,
     quick_scale=0.25,
     is_quick=False,
@@ -42,14 +40,14 @@ Redis.""",
             "bare-chunks",
             "bare chunks through append, worker and channel",
             ("redis", "worker"),
-            "`append.lua`, each when the one before was accepted; our worker drains; a bare "
+            "`append.lua`, each when the previous one was accepted; our worker drains; a bare "
             "subscriber reads the headers of the batches.",
         ),
         _bare(
             "bare-publish",
             "the same bytes by bare PUBLISH",
             ("redis",),
-            "PUBLISH, each when the one before was answered; nothing is kept, nobody can resume.",
+            "PUBLISH, each when the previous one was answered; nothing is stored.",
         ),
         _bare(
             "bare-socket",

@@ -1,4 +1,4 @@
-"""How long one who comes late waits for everything."""
+"""The time that a late joiner needs to load the full state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEYS = 1_000_000
 
 
 def measure_run(run: ContenderRun) -> dict[str, float]:
-    """Let the writer write all, then let the reader join.
+    """Write everything, then let the reader join.
 
     Raises:
         BenchmarkError: a role failed, or the reader's state is not right.
@@ -27,10 +27,10 @@ LOAD = Scenario(
     name="load",
     title="Joining late: everything into a dict",
     method="""\
-N different keys are written before, and nobody writes while the reader joins. The clock runs from
-the moment before the reader connects until it holds everything; seconds, less is better. Ours is
-then live, and has checked that no batch came in between; a bare HSCAN is a pile of fields of
-different moments if somebody writes meanwhile. The reader's state is checked as above.""",
+N different keys are written before; no one writes while the reader joins. The clock runs from just
+before the reader connects until it holds everything; seconds, less is better. Ours is then live,
+and has checked that it missed no batch; a bare HSCAN mixes fields of different moments if someone
+writes meanwhile. The reader's state is checked as above.""",
     headline=Measure("seconds", "seconds to join", "s", is_more_better=False, digits=2),
     quick_scale=0.1,
     measure_run=measure_run,
@@ -45,8 +45,8 @@ different moments if somebody writes meanwhile. The reader's state is checked as
             settings={"STATEBROKER_GLOBAL_DATA_UPDATE_INTERVAL": "1s"},
             needs=("redis",),
             how=(
-                "The scheduler (interval 1 s, so that nobody waits for it) has folded all into "
-                "the full state; then `Replica()` and `wait_live()`."
+                "The scheduler (interval 1 s, to shorten the run) has folded everything into the "
+                "full state; then `Replica()` and `wait_live()`."
             ),
         ),
         Contender(

@@ -1,4 +1,4 @@
-"""How many numbers a second get from one process' arrays into another's."""
+"""Throughput of numbers, from the arrays of one process into those of another."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ The updates of the throughput, written as columns of float64 into a table, and h
 `Replica` as an array. Clock, CPU and the check of the final state are those of the throughput
 above. Bytes are those of the packets that the replica received, headers included, for each update.
 
-The peers write each number as an update of its own, because that is all they can do: they are
-the same as above, in the same run.""",
+The peers can only write each number as an update of its own: they are the same as above, in the
+same run.""",
     headline=THROUGHPUT.headline,
     also=(Measure(BYTES, "bytes for each update", "B", is_more_better=False, digits=2),),
     quick_scale=0.2,

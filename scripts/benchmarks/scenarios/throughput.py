@@ -1,4 +1,4 @@
-"""How many updates a second get from one process into the dict of another."""
+"""Throughput of updates, from one process into the dict of another."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ CONTENDERS = "scripts.benchmarks.contenders."
 
 
 def measure_run(run: ContenderRun) -> dict[str, float]:
-    """Let the writer write all, wait until the reader holds all, and compare.
+    """Write everything, wait until the reader holds it, and compare.
 
-    A reader whose writer wrote all of it more than once tells so as `passes`.
+    If the writer wrote all updates several times, the reader reports how often as `passes`.
 
     Raises:
         BenchmarkError: a role failed, or the reader's state is not right.
@@ -37,17 +37,17 @@ THROUGHPUT = Scenario(
     method="""\
 One process writes N updates as fast as it can, over 10,000 keys in turn, each value a float.
 Another process holds the last value of every key in a dict (ours: in a live `Replica`). The
-clock runs from the moment before the first update until the reader holds the result of the last
-one; updates per second is N divided by that. All keys and values are made before. N differs, so
-that each run takes a second or more.
+clock runs from just before the first update until the reader holds the result of the last one;
+updates per second is N divided by that. All keys and values are created before. N differs between
+contenders, so that each run takes a second or more.
 
-CPU is the time that the kernel accounts to each process (all its threads, user and system)
-between the same two moments, divided by N: of the writer, the reader, the server, and of our
-worker (`statebroker serve`, one process, default settings).
+CPU is the time that the kernel counts for each process (all threads, user and system) in the same
+period, divided by N: for the writer, the reader, the server, and our worker (`statebroker serve`,
+one process, default settings).
 
-After the clock stopped, the reader shows all that it holds, and the measuring process compares
-it with the last value of each key. A run whose reader lacks a key or holds a wrong value gives
-no number, and is listed.""",
+After the clock has stopped, the measuring process compares everything that the reader holds with
+the last value of each key. A run whose reader lacks a key or holds a wrong value does not count,
+and is listed.""",
     headline=Measure("updates_per_s", "updates per second", "1/s", is_more_better=True),
     quick_scale=0.25,
     measure_run=measure_run,
@@ -86,8 +86,8 @@ no number, and is listed.""",
             needs=("redis", "hiredis"),
             how=(
                 "as before, but 200 updates share one HSET and one message, and ten such pairs "
-                "one pipeline: what a careful user ends up with. An update that waits for its "
-                "batch to fill waits for ever."
+                "one pipeline: what a careful user would write. There is no timer: an update "
+                "waits until its batch is full."
             ),
         ),
         Contender(
@@ -113,7 +113,7 @@ no number, and is listed.""",
             how=(
                 "pyzmq over a unix socket, one MessagePack message for each update, no limit on "
                 "queues; the writer waits for the subscription first. No server, no history, no "
-                "state for who comes later."
+                "state for late joiners."
             ),
         ),
         Contender(
