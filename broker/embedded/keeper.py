@@ -14,9 +14,10 @@ import signal
 import socket
 import sys
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from broker.config import checked_name
@@ -25,7 +26,10 @@ from broker.embedded.server import Server
 from broker.embedded.worker_pool import WorkerPool
 from broker.errors import ConfigError, EmbeddedError
 
-WORKER_COMMAND = (sys.executable, "-m", "workers", "serve")
+# A package that can serve a namespace has an entry point `serve = "<package>"` in this group:
+# `python -m <package> serve` runs a worker.
+WORKERS_GROUP = "statebroker.workers"
+WORKERS_NAME = "serve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,16 @@ class Keeper:
     Args:
         location: directory of the server.
         lock: descriptor of the held lock.
-        worker_command: command that runs a worker.
+        find_workers: returns the command that runs a worker; called when one is needed.
     """
 
-    def __init__(self, location: EmbeddedDir, lock: int, worker_command: Sequence[str]) -> None:
+    def __init__(
+        self, location: EmbeddedDir, lock: int, find_workers: Callable[[], Sequence[str]]
+    ) -> None:
         self.location = location
         self.lock = lock
         self.server: Server | None = None
-        self.workers = WorkerPool(worker_command, url=location.url, directory=location.directory)
+        self.workers = WorkerPool(find_workers, url=location.url, directory=location.directory)
         self.attached = 0
         self.control: asyncio.Server | None = None
         self.stopping = asyncio.Event()
@@ -149,9 +155,25 @@ class Keeper:
             self.control.close()
 
 
+def find_workers() -> Sequence[str]:
+    """Return the command that runs a worker, from the entry points of installed packages.
+
+    `broker` does not import `workers`, so the keeper must not name them either.
+
+    Raises:
+        EmbeddedError: none is installed.
+    """
+    for found in entry_points(group=WORKERS_GROUP, name=WORKERS_NAME):
+        return (sys.executable, "-m", found.module, found.name)
+    raise EmbeddedError(
+        f"no workers are installed (entry point {WORKERS_NAME!r} of {WORKERS_GROUP!r}); run: "
+        "pip install 'statebroker[server]'"
+    )
+
+
 async def keep(directory: Path, *, is_private: bool, listener: int, lock: int) -> None:
     """Run a keeper on descriptors inherited from `attach`."""
-    keeper = Keeper(EmbeddedDir.of(directory, is_private=is_private), lock, WORKER_COMMAND)
+    keeper = Keeper(EmbeddedDir.of(directory, is_private=is_private), lock, find_workers)
     await keeper.run(socket.socket(fileno=listener))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker.embedded.child import Child
@@ -55,13 +55,16 @@ class WorkerPool:
     process starts to serve; it stops with the last user of the namespace.
 
     Args:
-        command: command that runs a worker.
+        find_command: returns the command that runs a worker; called when the first one is needed.
         url: of the server.
         directory: for the files of the workers.
     """
 
-    def __init__(self, command: Sequence[str], *, url: str, directory: Path) -> None:
-        self.command = command
+    def __init__(
+        self, find_command: Callable[[], Sequence[str]], *, url: str, directory: Path
+    ) -> None:
+        self.find_command = find_command
+        self.command: Sequence[str] = ()
         self.url = url
         self.directory = directory
         self.users: Counter[str] = Counter()
@@ -79,7 +82,12 @@ class WorkerPool:
         self.reconcile(namespace)
 
     def add_user(self, namespace: str) -> None:
-        """Count a user of the namespace; start a worker unless it is served."""
+        """Count a user of the namespace; start a worker unless it is served.
+
+        Raises:
+            EmbeddedError: No command that runs a worker was found; the user is not counted.
+        """
+        self.command = self.command or self.find_command()
         self.users[namespace] += 1
         self.reconcile(namespace)
 

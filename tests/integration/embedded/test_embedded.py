@@ -63,11 +63,13 @@ if then == "" or pid == os.getpid():
 KEEPER = """
 import asyncio, socket, sys
 from pathlib import Path
-from broker.embedded import worker_pool
+from broker.embedded import keeper, worker_pool
 from broker.embedded.keeper import Keeper
 from broker.embedded.location import EmbeddedDir
 
 worker_pool.START_TIMEOUT_S = 3.0
+keeper.WORKERS_GROUP = "a group without entries"
+find = (lambda: sys.argv[2:]) if sys.argv[2:] else keeper.find_workers
 place = EmbeddedDir.of(Path(sys.argv[1]))
 lock = place.try_lock()
 
@@ -75,7 +77,7 @@ async def run():
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(place.control))
         listener.listen()
-        await Keeper(place, lock, sys.argv[2:]).run(listener)
+        await Keeper(place, lock, find).run(listener)
 
 asyncio.run(run())
 """
@@ -169,9 +171,14 @@ def stub_keeper(directory: Path, tmp_path: Path) -> Iterator[None]:
     """Have the directory kept by a keeper with stub workers until the last attachment is gone."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    keeper = subprocess.Popen(
-        [sys.executable, "-c", KEEPER, directory, sys.executable, script], cwd=ROOT
-    )
+    with kept(directory, sys.executable, script):
+        yield
+
+
+@contextlib.contextmanager
+def kept(directory: Path, *worker_command: str | Path) -> Iterator[None]:
+    """Have the directory kept by a keeper whose workers are this command; without one, by none."""
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER, directory, *worker_command], cwd=ROOT)
     eventually(EmbeddedDir.of(directory).control.exists, message="keeper listens")
     yield
     keeper.terminate()
@@ -601,6 +608,16 @@ def test_worker(directory: Path) -> None:
     with attach(directory, workers_for="flights") as attachment:
         (ready_file,) = directory.glob("workers-flights-*.ready")
         assert ready_file.read_text().strip() == attachment.url
+
+
+def test_without_workers(directory: Path) -> None:
+    """Where no package brings workers, the error says what to install; the server runs anyway."""
+    with kept(directory), attach(directory) as bare:
+        with pytest.raises(
+            EmbeddedError, match=r"no workers .* pip install 'statebroker\[server\]'"
+        ):
+            attach(directory, workers_for="flights")
+        assert ask(bare.url, "PING") is True
 
 
 @pytest.mark.usefixtures("stub_keeper")
