@@ -12,19 +12,20 @@ import logging
 import os
 import time
 from collections import deque
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgpack
 
-from broker.backend import queries
+from broker.backend import page_sizes, queries
 from broker.backend.commands import lease_lost_error
 from broker.backend.replies import Lease
 from broker.backend.session import Session
 from broker.core.fold import BadChunk
 from broker.core.tables import need_numpy, new_tables
-from broker.engine.net_changes import PAGE_KEYS, NetChanges
-from broker.errors import BackendError
+from broker.engine.log_reader import log_pages
+from broker.engine.net_changes import NetChanges
 from broker.protocol.codec import decode_keys, pack_field
 from broker.protocol.constants import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
 from broker.protocol.digest import Digest
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOG_PAGE_BATCHES = 8  # a page is decoded in one go, and flush workers may share this process
-PORTION_KEYS = 100_000
-PAGE_BYTES = 1 << 20
 DEAD_LIMIT = 1000
 DEAD_BYTES = 16 << 10
 CUT_THRESHOLD = 0.5  # share of the log limit above which the retention is ignored
@@ -206,25 +204,27 @@ class SnapshotWorker:
         batches = 0
         # A portion must reach `fold_to`, up to where another scheduler wrote pages: otherwise it
         # could write a newer value of a key under its own, older offset.
-        while changes.position.offset < head.position.offset and (
-            len(changes.touched) < PORTION_KEYS or changes.position.offset < head.fold_to
-        ):
-            after = changes.position.offset
-            page = await queries.log_page(self._session.client, self._keys, after, LOG_PAGE_BATCHES)
-            if not page.entries:
-                raise BackendError(
-                    f"the log of shard {self.shard} has nothing after offset {after}, but its head "
-                    f"is {head.position.offset}; was the log deleted manually?"
-                )
-            for entry in page.entries:
-                await self._fold_batch(changes, entry)
-                batches += 1
-            if changes.table_deltas:
-                need_numpy()
-            # Renew during a long fold; a newly acquired lease does not cover what was read before.
-            await self.renew()
-            if self.fence != fence:
-                raise lease_lost_error(self.holder)
+        replay = changes.replay
+        pages = log_pages(
+            *(self._session.client, self._keys, replay),
+            goal=lambda: head.position,
+            batches=page_sizes.LOG_OF_SCHEDULER,
+        )
+        async with aclosing(pages):
+            async for page in pages:
+                for entry in replay.until(head.position, page.entries):
+                    await self._fold_batch(changes, entry)
+                    batches += 1
+                if changes.table_deltas:
+                    need_numpy()
+                # Renew during a long fold; a newly acquired lease does not cover what was read
+                # before.
+                await self.renew()
+                if self.fence != fence:
+                    raise lease_lost_error(self.holder)
+                is_full = len(changes.touched) >= page_sizes.PORTION_KEYS
+                if is_full and replay.position.offset >= head.fold_to:
+                    break
         return changes, batches
 
     async def _fold_batch(self, changes: NetChanges, entry: LogEntry) -> None:
@@ -241,8 +241,8 @@ class SnapshotWorker:
         names = list(changes.touched)
         sets = deletes = 0
         # At least one page, which writes the digest.
-        for first in range(0, max(1, len(names)), PAGE_KEYS):
-            page = names[first : first + PAGE_KEYS]
+        for first in range(0, max(1, len(names)), page_sizes.KEYS):
+            page = names[first : first + page_sizes.KEYS]
             before = await queries.state_fields(client, self._keys, page) if page else []
             fields: list[tuple[str, bytes]] = []
             gone: list[str] = []
@@ -271,7 +271,7 @@ class SnapshotWorker:
             page.append(one)
             size += len(one[1])
             written += 1
-            if size > PAGE_BYTES:
+            if size > page_sizes.BYTES:
                 await write(self._keys, self._lease, digest, page, [], of_tables=True)
                 page, size = [], 0
         # Ids that the remaining log uses stay, for readers that still load an earlier full state.

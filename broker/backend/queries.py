@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from broker.backend import page_sizes
 from broker.backend.connections import translated
 from broker.backend.topology import Client
 from broker.errors import ConnectError
@@ -14,9 +15,6 @@ from broker.protocol.constants import NO_ID
 from broker.protocol.digest import Digest
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys, config_key
-
-PAGE_FIELDS = 2000
-PAGE_BLOCKS = 200  # of 4 to 8 KiB each
 
 _HEAD_FIELDS = (
     "epoch",
@@ -92,7 +90,7 @@ def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
 async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict[str, bytes]:
     """Return the tables hash, empty if the shard has no tables. Args: see `state_pages`."""
     found: dict[str, bytes] = {}
-    async for names, fields in _pages(client, keys, keys.tables, PAGE_BLOCKS, run):
+    async for names, fields in _pages(client, keys, keys.tables, page_sizes.BLOCKS, run):
         found.update(zip(decode_keys(names), fields, strict=True))
     return found
 
@@ -130,7 +128,7 @@ async def state_pages(
     Raises:
         ConnectError: also if not all pages came from the same server process.
     """
-    async for page in _pages(client, keys, keys.state, PAGE_FIELDS, run):
+    async for page in _pages(client, keys, keys.state, page_sizes.FIELDS, run):
         yield page
 
 

@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from broker.backend import queries
+from broker.backend import page_sizes, queries
 from broker.backend.topology import Client
 from broker.core.fold import BadChunk, fold
+from broker.core.replay import LogReplay
 from broker.errors import DecodeError
-from broker.protocol.codec import decode_chunk, decode_following, unpack_fields
+from broker.protocol.codec import decode_chunk, unpack_fields
 from broker.protocol.messages import Chunk, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.protocol.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
-
-PAGE_KEYS = 250  # as many take about 3 ms, for which others in this process wait
 
 
 @dataclass(slots=True)
@@ -31,7 +30,7 @@ class NetChanges:
     offset that it carries.
 
     Attributes:
-        position: up to which batches were taken.
+        replay: of the log; `position` is its place.
         previous_id: batch id before that position's.
         values: what touched keys hold at the position; deleted ones are absent.
         floors: key -> offset up to which the hash held it when it was read; only where larger
@@ -43,7 +42,7 @@ class NetChanges:
         start: offset after which it begins.
     """
 
-    position: Position
+    replay: LogReplay
     previous_id: bytes
     values: dict[str, Any] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
@@ -56,7 +55,12 @@ class NetChanges:
     @classmethod
     def since(cls, position: Position, tables: ShardTables | None = None) -> NetChanges:
         """Begin with nothing changed; `tables` are those of the position."""
-        return cls(position, position.batch_id, tables=tables, start=position.offset)
+        return cls(LogReplay(position), position.batch_id, tables=tables, start=position.offset)
+
+    @property
+    def position(self) -> Position:
+        """Up to which batches were taken."""
+        return self.replay.position
 
     async def take(self, client: Client, keys: ShardKeys, entry: LogEntry) -> None:
         """Fold the next batch of the log; reads what its increments (and the like) go on from.
@@ -70,7 +74,8 @@ class NetChanges:
             DecodeError: it is not the batch after `position`.
             BackendError: Redis failed. After either it is of no use any more.
         """
-        batch = decode_following(entry, self.position)
+        previous_id = self.position.batch_id
+        batch = self.replay.take(entry)
         for index, chunk_data in enumerate(batch.chunks):
             # A batch may take half a second of a slow processor: a stop, and a flush worker that
             # shares this process, get their turn.
@@ -85,8 +90,7 @@ class NetChanges:
             note = partial(self._note, entry.nodes, batch.offset, index, chunk_data)
             fold(self.values, batch, (chunk,), self.floors, tables=self.tables, note_fault=note)
             self.touched.update(key for run in chunk.runs for key in run.keys)
-        self.previous_id = self.position.batch_id
-        self.position = batch.position
+        self.previous_id = previous_id
 
     def _note(self, names: Sequence[str], offset: int, index: int, data: bytes, fault: str) -> None:
         node = names[index] if index < len(names) else ""
@@ -103,8 +107,8 @@ class NetChanges:
             if not OPERATIONS[run.op].overwrites:
                 names |= dict.fromkeys(run.keys)
         wanted = [name for name in names if name not in self.touched]
-        for first in range(0, len(wanted), PAGE_KEYS):
-            page = wanted[first : first + PAGE_KEYS]
+        for first in range(0, len(wanted), page_sizes.KEYS):
+            page = wanted[first : first + page_sizes.KEYS]
             fields = await queries.state_fields(client, keys, page)
             found = [(name, one) for name, one in zip(page, fields, strict=True) if one is not None]
             if found:

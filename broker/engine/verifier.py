@@ -7,26 +7,24 @@ written. The rules are PROTOCOL.md's, "Proof".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from broker.backend import queries
+from broker.backend import page_sizes, queries
 from broker.backend.session import Session
 from broker.core.fold import decode_chunks, fold
+from broker.core.replay import LogReplay
 from broker.core.tables import made_tables
-from broker.engine.net_changes import PAGE_KEYS, NetChanges
+from broker.engine.log_reader import LogMovedError, log_pages
+from broker.engine.net_changes import NetChanges
 from broker.errors import BrokerError, DecodeError
-from broker.protocol.codec import decode_following, decode_keys, pack_value, unpack_fields
+from broker.protocol.codec import decode_keys, pack_value, unpack_fields
 from broker.protocol.constants import OFFSET_PREFIX_BYTES
 from broker.protocol.digest import DIGEST_BYTES, Digest, range_of
-from broker.protocol.messages import LogEntry, Position
+from broker.protocol.messages import Batch, LogEntry, Position
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
-
-LOG_PAGE_BATCHES = 8
-SCAN_FIELDS = 500
-SLICE_KEYS = 200
 
 
 class SnapshotMovedError(BrokerError):
@@ -69,18 +67,15 @@ class Verifier:
     async def _digest_at(self, position: Position) -> Digest:
         start = await self._marks(position)
         changes = NetChanges.since(start.snapshot)
-        while changes.position.offset < position.offset:
-            for entry in await self._log_after(changes.position):
-                if changes.position.offset < position.offset:
-                    await self._take(changes, entry)
+        async for entries in self._log(changes.replay, lambda: position):
+            for entry in changes.replay.until(position, entries):
+                await self._take(changes, entry)
         self.has_table_deltas |= changes.table_deltas
-        if changes.position != position:
-            raise SnapshotMovedError(f"{position.offset} of {self._keys.log} is another batch now")
         before = await self._marks(position)
         digest = self._known(before)
         names = list(changes.touched)
-        for first in range(0, len(names), PAGE_KEYS):
-            page = names[first : first + PAGE_KEYS]
+        for first in range(0, len(names), page_sizes.KEYS):
+            page = names[first : first + page_sizes.KEYS]
             fields = await queries.state_fields(self._client, self._keys, page)
             for name, one in zip(page, fields, strict=True):
                 if one is not None:
@@ -112,7 +107,7 @@ class Verifier:
         values, floors = await self._fields(ranges)
         await queries.ensure_same_server(self._client, self._keys, run)
         at = await self._replay(
-            at, until, lambda entry, at: _folded(values, floors, entry, at, None), self._keys.state
+            at, until, lambda batch: _fold(values, floors, batch, None), self._keys.state
         )
         return {key: values[key] for key in values if range_of(key) in ranges}, at
 
@@ -120,7 +115,7 @@ class Verifier:
         self,
         at: Position,
         until: Callable[[], Position],
-        fold_one: Callable[[LogEntry, Position], Position],
+        fold_one: Callable[[Batch], object],
         name: str,
     ) -> Position:
         """Fold the log from `at` to a position, and return that; arguments as `content`.
@@ -128,16 +123,16 @@ class Verifier:
         Called after the fields of the hash `name` were read, so that none of them is from beyond.
         """
         fold_to = (await self._marks(until())).fold_to
-        while True:
-            entries = await self._log_after(at, is_needed=at.offset < until().offset)
-            goal = until()
-            for entry in entries:
-                if at.offset < goal.offset:
-                    at = fold_one(entry, at)
-            if at == goal and fold_to <= at.offset:
-                return at
-            if at.offset >= goal.offset:
-                raise SnapshotMovedError(f"{name} is beyond {goal.offset}, or another history")
+        replay = LogReplay(at)
+        async for entries in self._log(replay, until):
+            for entry in replay.until(until(), entries):
+                try:
+                    fold_one(replay.take(entry))
+                except DecodeError as error:
+                    raise SnapshotMovedError(str(error)) from None
+        if fold_to > replay.position.offset:
+            raise SnapshotMovedError(f"{name} is beyond offset {replay.position.offset} already")
+        return replay.position
 
     async def has_tables(self) -> bool:
         """Whether full state, or the log that `differing` read, have anything of tables."""
@@ -155,9 +150,7 @@ class Verifier:
         fields = await queries.table_fields(self._client, self._keys, run)
         self.bytes_read += sum(map(len, fields.values()))
         tables = made_tables().loaded(fields, at.offset)
-        await self._replay(
-            at, until, lambda entry, at: _folded({}, {}, entry, at, tables), self._keys.tables
-        )
+        await self._replay(at, until, lambda batch: _fold({}, {}, batch, tables), self._keys.tables)
         return tables
 
     async def altered(self) -> dict[int, list[str]]:
@@ -177,7 +170,7 @@ class Verifier:
         sums = [0] * len(known.sums)
         cursor = "0"
         while True:
-            page = await self._commands.state_sums(self._keys, cursor, SCAN_FIELDS)
+            page = await self._commands.state_sums(self._keys, cursor, page_sizes.SCANNED_FIELDS)
             for at, one in page.sums.items():
                 sums[at] += one
             cursor = page.cursor
@@ -205,7 +198,7 @@ class Verifier:
         cursor = "0"
         while True:
             cursor, names, fields = await self._commands.state_ranges(
-                self._keys, cursor, SCAN_FIELDS, ranges
+                self._keys, cursor, page_sizes.SCANNED_FIELDS, ranges
             )
             if fields:
                 self.bytes_read += sum(map(len, fields))
@@ -237,12 +230,17 @@ class Verifier:
             )
         return Digest()
 
-    async def _log_after(self, at: Position, *, is_needed: bool = True) -> list[LogEntry]:
-        page = await queries.log_page(self._client, self._keys, at.offset, LOG_PAGE_BATCHES)
-        if is_needed and not page.entries:
-            raise SnapshotMovedError(f"{self._keys.log} has nothing after offset {at.offset}")
-        self.bytes_read += sum(entry.size for entry in page.entries)
-        return page.entries
+    async def _log(
+        self, replay: LogReplay, goal: Callable[[], Position]
+    ) -> AsyncIterator[list[LogEntry]]:
+        """Yield the log up to a position, a page at a time."""
+        size = page_sizes.LOG_OF_VERIFIER
+        try:
+            async for page in log_pages(self._client, self._keys, replay, goal, size):
+                self.bytes_read += sum(entry.size for entry in page.entries)
+                yield page.entries
+        except LogMovedError as error:
+            raise SnapshotMovedError(str(error)) from None
 
     async def _take(self, changes: NetChanges, entry: LogEntry) -> None:
         try:
@@ -256,7 +254,7 @@ async def digest_of(held: Mapping[str, Any]) -> Digest:
     digest = Digest()
     for number, (key, value) in enumerate(held.items(), 1):
         digest.add(key, pack_value(value))
-        if number % SLICE_KEYS == 0:
+        if number % page_sizes.SLICE_KEYS == 0:
             await asyncio.sleep(0)
     return digest
 
@@ -267,21 +265,12 @@ async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]
     for number, key in enumerate(held, 1):
         if range_of(key) in ranges:
             found.append(key)
-        if number % SLICE_KEYS == 0:
+        if number % page_sizes.SLICE_KEYS == 0:
             await asyncio.sleep(0)
     return found
 
 
-def _folded(
-    values: dict[str, Any],
-    floors: dict[str, int],
-    entry: LogEntry,
-    at: Position,
-    tables: ShardTables | None,
-) -> Position:
-    try:
-        batch = decode_following(entry, at)
-    except DecodeError as error:
-        raise SnapshotMovedError(str(error)) from None
+def _fold(
+    values: dict[str, Any], floors: dict[str, int], batch: Batch, tables: ShardTables | None
+) -> None:
     fold(values, batch, decode_chunks(batch)[0], floors, tables=tables)
-    return batch.position

@@ -237,7 +237,7 @@ def test_a_scheduler_that_dies_between_pages_leaves_no_trace(
     world: World, watched: Replica, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
     """Every field is a page here; readers at once, and the next scheduler, hold the history."""
-    monkeypatch.setattr("workers.snapshot.PAGE_BYTES", 1)
+    monkeypatch.setattr("broker.backend.page_sizes.BYTES", 1)
     fill(world.producer, 0, 700, 1)
     world.publish()
     world.write()

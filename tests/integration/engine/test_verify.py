@@ -371,7 +371,7 @@ def test_a_deletion_beyond_a_position_is_not_taken_for_its_content(
         assert (before.offset, head.fold_to) == (1, 2)
         # A replica that goes back while its repair reads.
         goals = iter([after, after, after])
-        with pytest.raises(SnapshotMovedError, match="is beyond 1"):
+        with pytest.raises(SnapshotMovedError, match="is beyond offset 1"):
             await Verifier(session, 0).content(set(range(256)), lambda: next(goals, before))
         right, at = await Verifier(session, 0).content(set(range(256)), lambda: after)
         assert (right, at) == ({"kept": 1}, after)

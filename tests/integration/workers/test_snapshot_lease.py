@@ -56,7 +56,7 @@ def test_who_lost_the_lease_cannot_write(world: World, raw: redis.Redis, keys: S
     world.publish()
 
     async def scenario(session: Session) -> None:
-        sleeper = snapshot_worker(session, lease_ttl=0.05)
+        sleeper = snapshot_worker(session, lease_ttl=0.5)
         other = snapshot_worker(session, lease_ttl=30)
         assert await sleeper.renew()
         folded = await folded_by(sleeper, session)
@@ -327,8 +327,8 @@ def test_the_digest_is_that_of_what_is_held(
 
 def test_a_backlog_is_written_in_portions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each portion is committed, so that a scheduler that dies has not worked for nothing."""
-    monkeypatch.setattr("workers.snapshot.PORTION_KEYS", 10)
-    monkeypatch.setattr("workers.snapshot.LOG_PAGE_BATCHES", 1)
+    monkeypatch.setattr("broker.backend.page_sizes.PORTION_KEYS", 10)
+    monkeypatch.setattr("broker.backend.page_sizes.LOG_OF_SCHEDULER", 1)
     for number in range(5):
         world.producer.set_many({f"k{number}/{n}": n for n in range(10)})
         world.producer.increment("n")
@@ -356,9 +356,9 @@ def test_a_backlog_is_written_in_portions(world: World, monkeypatch: pytest.Monk
         world.producer.set_many({f"k{number}/{n}": -n for n in range(10)})
         world.producer.increment("n")
         world.publish()
-    monkeypatch.setattr("workers.snapshot.PORTION_KEYS", 1000)
+    monkeypatch.setattr("broker.backend.page_sizes.PORTION_KEYS", 1000)
     world.run(half_written)
-    monkeypatch.setattr("workers.snapshot.PORTION_KEYS", 10)
+    monkeypatch.setattr("broker.backend.page_sizes.PORTION_KEYS", 10)
     for _ in range(2):
         world.producer.increment("n")
         world.producer.set_many({f"x/{n}": n for n in range(10)})

@@ -1,0 +1,53 @@
+"""The log of a shard, read page by page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+
+from broker.backend import queries
+from broker.backend.queries import LogPage
+from broker.backend.topology import Client
+from broker.core.replay import LogReplay, Progress
+from broker.errors import BackendError
+from broker.protocol.messages import Position
+from broker.protocol.names import ShardKeys
+
+
+class LogMovedError(BackendError):
+    """The log does not lead from one position to another (any more)."""
+
+
+async def log_pages(
+    client: Client,
+    keys: ShardKeys,
+    replay: LogReplay,
+    goal: Callable[[], Position | None],
+    batches: int,
+) -> AsyncGenerator[LogPage, None]:
+    """Yield pages of the log until a replay has come to its goal.
+
+    Args:
+        client: to read with.
+        keys: the shard.
+        replay: where to begin; the caller takes each page's entries before asking for the next.
+        goal: where to stop, asked before each page; None: where the log ends. Nothing is awaited
+            between its last answer and the end.
+        batches: of a page, at most; see `broker.backend.page_sizes`.
+
+    Raises:
+        LogMovedError: the goal cannot be reached.
+        BackendError: Redis failed.
+    """
+    while (progress := replay.progress(wanted := goal())) is Progress.READ:
+        page = await queries.log_page(client, keys, replay.position.offset, batches)
+        if page.entries:
+            yield page
+        else:
+            progress = replay.progress(wanted, is_at_end=True)
+            break
+    if progress is Progress.MOVED:
+        at = replay.position.offset
+        raise LogMovedError(
+            f"{keys.log} has nothing after offset {at} that leads to offset "
+            f"{wanted.offset if wanted else at}: it was cut, rewritten or deleted"
+        )
