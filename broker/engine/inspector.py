@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.backend import queries
+from broker.backend import page_sizes, queries
 from broker.backend.connections import translated
 from broker.backend.inspection import read_shard
 from broker.backend.session import Session
 from broker.config import checked_name
 from broker.core.fold import decode_chunks, fold
+from broker.core.replay import LogReplay
+from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.self_check import retry_until_stable
 from broker.engine.verifier import Verifier
 from broker.errors import BackendError, BrokerError, DecodeError
-from broker.protocol.codec import decode_following, decode_keys, unpack_fields
+from broker.protocol.codec import decode_keys, unpack_fields
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.messages import Head, Position
 from broker.protocol.names import ShardKeys, shard_of, slot_of_key
 from broker.stats import NamespaceStatus, NodeStats, ServerInfo, ShardStats, WorkerStatus
-
-LOG_PAGE_BATCHES = 64
 
 
 class InspectorEngine:
@@ -198,26 +198,25 @@ class InspectorEngine:
         floors: dict[str, int],
     ) -> Position | None:
         """Fold the log onto `values`; None if the history moved on under the reader."""
-        at = start
-        while True:
-            page = await queries.log_page(self._session.client, keys, at.offset, LOG_PAGE_BATCHES)
-            if page.head is None or page.head.position.epoch != at.epoch:
-                return None
-            for entry in page.entries:
-                if stop is not None and at.offset >= stop.offset:
-                    break
-                try:
-                    batch = decode_following(entry, at)
-                except DecodeError:
+        client, replay, head = self._session.client, LogReplay(start), None
+        pages = log_pages(client, keys, replay, lambda: stop, page_sizes.LOG_OF_INSPECTOR)
+        try:
+            async for page in pages:
+                head = page.head
+                if head is None or head.position.epoch != start.epoch:
                     return None
-                fold(values, batch, decode_chunks(batch)[0], floors)
-                at = batch.position
-            if not page.entries or (stop is not None and at.offset >= stop.offset):
-                break
+                for entry in replay.until(stop, page.entries):
+                    batch = replay.take(entry)
+                    fold(values, batch, decode_chunks(batch)[0], floors)
+        except (LogMovedError, DecodeError):
+            return None
+        finally:
+            await pages.aclose()
+        if head is None:
+            head = await self._head(keys)
         # A page of a full state beyond may have changed a field, or deleted it without a trace.
-        is_ahead = page.head.fold_to > at.offset
-        is_lost = stop is not None and at != stop
-        return None if is_ahead or is_lost else at
+        is_ahead = head.fold_to > replay.position.offset
+        return None if is_ahead else replay.position
 
 
 def _sum(one: NodeStats | None, other: NodeStats) -> NodeStats:

@@ -24,7 +24,7 @@ async def log_pages(
     goal: Callable[[], Position | None],
     batches: int,
 ) -> AsyncGenerator[LogPage, None]:
-    """Yield pages of the log until a replay has come to its goal.
+    """Yield pages of the log until a replay has come to its goal; the last one may be empty.
 
     Args:
         client: to read with.
@@ -40,9 +40,8 @@ async def log_pages(
     """
     while (progress := replay.progress(wanted := goal())) is Progress.READ:
         page = await queries.log_page(client, keys, replay.position.offset, batches)
-        if page.entries:
-            yield page
-        else:
+        yield page
+        if not page.entries:
             progress = replay.progress(wanted, is_at_end=True)
             break
     if progress is Progress.MOVED:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from broker.backend import queries
+from broker.backend import page_sizes, queries
 from broker.backend.session import Session
 from broker.core.effects import Effect, LoadState, Read, ReadLog, StopReading
 from broker.core.shard import ShardState
@@ -24,7 +24,6 @@ RETRY_MAX: Final = 2.0
 # The log is read by replicas that were live until now: a short outage must not cost them long.
 LOG_RETRY_MAX: Final = 0.1
 CREATION_RETRY_MAX: Final = 0.5
-LOG_PAGE_BATCHES: Final = 32
 
 
 class Recovery:
@@ -93,7 +92,7 @@ class Recovery:
     async def _read_log(self, request: ReadLog) -> None:
         asked_at = time.monotonic()
         page = await queries.log_page(
-            self._session.client, self._keys, request.after.offset, LOG_PAGE_BATCHES
+            self._session.client, self._keys, request.after.offset, page_sizes.LOG_OF_REPLICA
         )
         if self._request is request:
             self._give(
