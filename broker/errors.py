@@ -7,6 +7,7 @@ something that the caller must know or fix.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from warnings import warn
 
 
 class BrokerError(Exception):
@@ -82,21 +83,33 @@ class NotReplicatedError(FlushTimeoutError):
     Nothing is lost: the deltas stay accepted, and the producer keeps them to send them again.
 
     Attributes:
-        replicas: how many replicas had them, as far as known.
+        redis_replicas: how many Redis replicas had them, as far as known.
         wanted: how many were required.
     """
 
-    def __init__(self, replicas: int, wanted: int, *, fsynced: bool, trouble: str = "") -> None:
-        self.replicas, self.wanted = replicas, wanted
+    def __init__(
+        self, redis_replicas: int, wanted: int, *, fsynced: bool, trouble: str = ""
+    ) -> None:
+        self.redis_replicas, self.wanted = redis_replicas, wanted
         where = "on disk" if fsynced else "in memory"
-        state = f"{replicas} of {wanted} replicas have it {where}" if wanted else ""
-        if fsynced and replicas >= wanted:
+        state = f"{redis_replicas} of {wanted} replicas have it {where}" if wanted else ""
+        if fsynced and redis_replicas >= wanted:
             state = "its disk has not written it (or appendfsync is no: then it never says so)"
         super().__init__(
             f"Redis has accepted it, but in time {state}; it stays accepted and is kept here for "
             "keep_seconds: flush again, or look at `statebroker doctor`"
             + (f" ({trouble})" if trouble else "")
         )
+
+    @property
+    def replicas(self) -> int:
+        """The old name of `redis_replicas`; it goes with version 1.0."""
+        warn(
+            "NotReplicatedError.replicas is now redis_replicas; the old name goes with version 1.0",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.redis_replicas
 
 
 class DataLostError(BrokerError):

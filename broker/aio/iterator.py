@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from broker.core.queues import ReaderQueue
+from broker.engine.replica import ReplicaEngine
 
 T = TypeVar("T")
-
-
-class Source(Protocol):
-    """What a reader follows: an open replica."""
-
-    def check_fork(self) -> None:
-        """Return in the process that opened it, else raise ForkedError."""
-
-    def add_queue(self, queue: ReaderQueue[Any]) -> None:
-        """Begin to fill a queue."""
-
-    def remove_queue(self, queue: ReaderQueue[Any]) -> None:
-        """Close a queue."""
 
 
 class Reader(Generic[T]):
     """An async iterator over what a replica tells; `close()` ends it.
 
     Args:
-        source: the replica.
+        engine: of the replica.
         make: the queue, given what it has to notify.
     """
 
     def __init__(
-        self, source: Source, make: Callable[[Callable[[], object]], ReaderQueue[T]]
+        self, engine: ReplicaEngine, make: Callable[[Callable[[], object]], ReaderQueue[T]]
     ) -> None:
-        self._source = source
+        self._engine = engine
         self._ready = asyncio.Event()
         self._queue = make(self._ready.set)
         self._taken: list[T] = []
-        source.add_queue(self._queue)
+        engine.add_queue(self._queue)
 
     def __aiter__(self) -> AsyncIterator[T]:
         """Return itself."""
@@ -53,7 +41,7 @@ class Reader(Generic[T]):
             StopAsyncIteration: the replica or this iterator was closed.
         """
         while not self._taken:
-            self._source.check_fork()
+            self._engine.check_fork()
             self._ready.clear()
             try:
                 self._taken = self._queue.take()[::-1]
@@ -65,4 +53,4 @@ class Reader(Generic[T]):
 
     def close(self) -> None:
         """End the iteration; what was already told can still be read."""
-        self._source.remove_queue(self._queue)
+        self._engine.remove_queue(self._queue)

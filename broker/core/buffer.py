@@ -21,32 +21,35 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from enum import Enum, auto
+from typing import Any
 
-from broker.core.fast_path import (
-    MAX_KNOWN,
-    MAX_PLAIN,
-    PLAIN_BYTES,
-    PLAIN_TYPES,
-    SHORT,
-    Intake,
-    plain_size,
-)
+from broker.core.fast_path import MAX_PLAIN, PLAIN_BYTES, PlainKeys, plain_size
 from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
 from broker.errors import EncodeError
 from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import INT_MAX, INT_MIN, MAX_CHUNK_BYTES
+from broker.protocol.constants import MAX_CHUNK_BYTES
 from broker.protocol.messages import Chunk, Run, TableKey, TableOp, TableRun
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_SET
 from broker.protocol.table_codec import merged, table_run_size
 from broker.protocol.values import admit_key
 
-T = TypeVar("T")
-
 DEFINED_ALONG_BYTES = 64 << 10  # of ids in a chunk that carries deltas
 DEFINED_ALONE_BYTES = 1 << 20
 DEFINED_AGAIN_BYTES = 2 << 20
+
+
+class AddResult(Enum):
+    """What became of deltas that were given to the buffer."""
+
+    WAKE = auto()  # buffered, and the lane's sender has to look: a first delta, or a full chunk
+    BUFFERED = auto()  # buffered, and the sender knows that there is something
+    NO_ROOM = auto()  # not buffered
+
+
+# A module's own names are found faster than an enum's members.
+_WAKE, _BUFFERED, _NO_ROOM = AddResult
 
 
 class ProducerBuffer:
@@ -85,7 +88,7 @@ class ProducerBuffer:
         self.lanes = [Lane(shard) for shard in range(shards)]
         self.bytes = 0
         self.lock = threading.Lock()
-        self._known: dict[str, Intake] = {}
+        self.plain_keys = PlainKeys([lane.intake for lane in self.lanes])
         self._reserved = 0
         self._is_shut = False
         self._is_short = False
@@ -93,53 +96,11 @@ class ProducerBuffer:
         self._time_ms = 0
         self._places: dict[TableKey, dict[str, int]] = {}
 
+    def limit_count(self, max_count: int) -> None:
+        """Close chunks after so many deltas from now on."""
+        self.max_count = max_count
+
     # -- taking deltas ----------------------------------------------------------------------------
-
-    def make_fast_set(
-        self, exact: Callable[[str, Any], T], wake: Callable[[str], object]
-    ) -> Callable[[str, Any], T | None]:
-        """Return a function that buffers one plain set without a lock, from any thread.
-
-        Args:
-            exact: called instead for whatever cannot go the fast way; what it returns is returned.
-            wake: called with the key if its lane has to be woken (hardly ever).
-        """
-        known = self._known.get
-
-        # All in one place: a call to another function would cost a fifth of this one.
-        def put(key: str, value: Any) -> T | None:
-            try:
-                intake = known(key)
-            except TypeError:
-                return exact(key, value)
-            if intake is None and (intake := self._introduce(key)) is None:
-                return exact(key, value)
-            kind = type(value)
-            # A key may be equal to a known one and yet be none, as a proxy is.
-            if type(key) is str and (
-                kind is float
-                or kind in PLAIN_TYPES
-                or (kind is int and INT_MIN <= value <= INT_MAX)
-                or (kind is str and len(value) <= SHORT and value.isascii())
-            ):
-                items = intake.items
-                if len(items) < intake.limit:
-                    items += (key, value)
-                    if not intake.limit:
-                        wake(key)
-                    return None
-            return exact(key, value)
-
-        return put
-
-    def _introduce(self, key: Any) -> Intake | None:
-        """Return where plain sets of a key gather, and remember it; None: the key is not plain."""
-        if type(key) is not str or not key.isascii() or not 0 < len(key) <= SHORT:
-            return None
-        intake = self.lanes[shard_of(key, len(self.lanes))].intake
-        if len(self._known) < MAX_KNOWN:
-            self._known[key] = intake
-        return intake
 
     def shut(self) -> None:
         """Refuse the fast way from now on: whoever writes has to be told why he cannot."""
@@ -207,13 +168,8 @@ class ProducerBuffer:
 
     def add(  # noqa: PLR0917 - called for every delta, and keywords cost time
         self, shard: int, op: int, key: str, value: Any, size: int, stamp: int | None, now: float
-    ) -> bool | None:
-        """Buffer one admitted delta.
-
-        Returns:
-            True if the lane's sender has something new to look at (a first delta, a full chunk),
-            False if it knows already, None if there is no room and nothing was buffered.
-        """
+    ) -> AddResult:
+        """Buffer one admitted delta."""
         with self.lock:
             self._now = now
             lane = self.lanes[shard]
@@ -222,7 +178,7 @@ class ProducerBuffer:
             full = columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes
             room = size + (CHUNK_HEAD_BYTES + RUN_BYTES if full else columns.overhead(op))
             if not self._has_room(room):
-                return None
+                return _NO_ROOM
             if full:
                 columns = self._close_open(lane)
             first = not columns.count
@@ -233,9 +189,9 @@ class ProducerBuffer:
             lane.buffered += 1
             if columns.count >= self.max_count:
                 self._close_open(lane)
-                return True
+                return _WAKE
             self._grant(lane)
-            return first or closed
+            return _WAKE if first or closed else _BUFFERED
 
     @staticmethod
     def check_group(count: int, size: int) -> None:
@@ -258,12 +214,8 @@ class ProducerBuffer:
         size: int,
         stamp: int | None,
         now: float,
-    ) -> bool | None:
-        """Buffer many sets that have to become visible at once: they never part ways.
-
-        Returns:
-            As `add`.
-        """
+    ) -> AddResult:
+        """Buffer many sets that have to become visible at once: they never part ways."""
         with self.lock:
             return self._add_together(
                 self.lanes[shard],
@@ -275,8 +227,8 @@ class ProducerBuffer:
 
     def _add_together(
         self, lane: Lane, deltas: int, size: int, now: float, put: Callable[[Columns], None]
-    ) -> bool | None:
-        """Have `put` add deltas of so many bytes to one lane's columns, all or none; as `add`."""
+    ) -> AddResult:
+        """Have `put` add deltas of so many bytes to one lane's columns, all or none."""
         self._now = now
         closed = self._gather(lane)
         columns = lane.open
@@ -286,7 +238,7 @@ class ProducerBuffer:
         first = full or not columns.count
         room = size + (CHUNK_HEAD_BYTES if first else 0)
         if not self._has_room(room):
-            return None
+            return _NO_ROOM
         if full:
             columns = self._close_open(lane)
         if first:
@@ -296,9 +248,9 @@ class ProducerBuffer:
         lane.buffered += deltas
         if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
             self._close_open(lane)
-            return True
+            return _WAKE
         self._grant(lane)
-        return bool(first) or closed
+        return _WAKE if first or closed else _BUFFERED
 
     def intern(self, table: TableKey, keys: Iterable[str]) -> dict[str, int] | None:
         """Give an id to each text key that has none yet.
@@ -339,12 +291,8 @@ class ProducerBuffer:
                 "split them into calls"
             )
 
-    def add_table_run(self, shard: int, run: TableRun, now: float) -> bool | None:
-        """Buffer deltas of a table that have to become visible at once: they never part ways.
-
-        Returns:
-            As `add`.
-        """
+    def add_table_run(self, shard: int, run: TableRun, now: float) -> AddResult:
+        """Buffer deltas of a table that have to become visible at once: they never part ways."""
         size = table_run_size(run)
         with self.lock:
             return self._add_together(

@@ -1,23 +1,29 @@
-"""The fast way into a producer's buffer: plain sets gather without a lock, and move on in bulk.
+"""The fast path into a producer's buffer: plain sets gather without a lock, and move on in bulk.
 
 `Producer.set` is called a million times a second, from any thread. A plain delta (a short ASCII
 key, a number, bool, None or short ASCII text) is put behind the others in one step of the
 interpreter, and nothing else happens. The buffer takes what gathered, under its lock, whenever
-order or counts matter to anybody.
+order or counts matter.
 
 Invariants:
 1. Room for as many as `limit` allows was taken from the buffer before: they always fit.
-2. `limit` is 0 unless the lane's open columns hold a delta. So the first delta of a chunk goes the
-   exact way, which notes when it came and wakes the sender; whoever finds 0 goes that way.
-3. Who sets `limit` to 0 takes the items after; who added an item looks at `limit` after. One of the
-   two sees the other, so no item is forgotten.
+2. `limit` is 0 unless the lane's open columns hold a delta. So the first delta of a chunk takes the
+   exact path, which notes when it came and wakes the sender; a caller that finds 0 takes that path.
+3. The buffer sets `limit` to 0, then takes the items; a caller adds an item, then looks at `limit`.
+   One of the two sees the other, so no item is forgotten.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
 
+from broker.protocol.constants import INT_MAX, INT_MIN
+from broker.protocol.messages import Value
+from broker.protocol.names import shard_of
 from broker.protocol.values import HEAD_BYTES, SCALAR_BYTES
+
+T = TypeVar("T")
 
 SHORT: Final = 64
 PLAIN_BYTES: Final = 2 * SHORT + HEAD_BYTES + SCALAR_BYTES  # at most, as `plain_size` counts
@@ -30,14 +36,18 @@ PLAIN_TYPES: Final = frozenset((float, bool, type(None)))  # of any value
 class Intake:
     """Plain sets of one lane that are not in its columns yet.
 
+    Args:
+        shard: of the lane.
+
     Attributes:
         items: key, value, key, value ...
         limit: so many items may be there; 0: none may be added.
     """
 
-    __slots__ = ("items", "limit")
+    __slots__ = ("items", "limit", "shard")
 
-    def __init__(self) -> None:
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
         self.items: list[Any] = []
         self.limit = 0
 
@@ -49,6 +59,89 @@ class Intake:
         keys, values = items[0:count:2], items[1:count:2]
         del items[:count]
         return keys, values
+
+
+class PlainKeys(dict[str, Intake | None]):
+    """Plain key -> where its sets gather, remembered for `MAX_KNOWN` keys; None for other keys.
+
+    Args:
+        intakes: of each shard; without any no key is plain.
+    """
+
+    def __init__(self, intakes: Sequence[Intake] = ()) -> None:
+        super().__init__()
+        self._intakes = intakes
+
+    def __missing__(self, key: Any) -> Intake | None:
+        """Look at a key that is not remembered."""
+        intakes = self._intakes
+        if not intakes or type(key) is not str or not key.isascii() or not 0 < len(key) <= SHORT:
+            return None
+        intake = intakes[shard_of(key, len(intakes))]
+        if len(self) < MAX_KNOWN:
+            self[key] = intake
+        return intake
+
+
+class FastSet(Generic[T]):
+    """A producer's `set`: the whole fast path in one method, for any thread.
+
+    A subclass says what happens to everything else: `_set_exactly`.
+    """
+
+    def __init__(self) -> None:
+        self._plain_keys = PlainKeys()
+        self._notify: Callable[[int], object] = _nothing_gathers
+
+    def _open_fast_path(self, plain_keys: PlainKeys, notify: Callable[[int], object]) -> None:
+        """Let plain sets gather from now on.
+
+        Args:
+            plain_keys: of the buffer.
+            notify: called with the shard whose sender has to look again (hardly ever).
+        """
+        self._plain_keys, self._notify = plain_keys, notify
+
+    def _set_exactly(self, key: str, value: Value) -> T:
+        """Set a key to a value with all checks."""
+        raise NotImplementedError
+
+    # All in one place: a call to another function would cost a fifth of this one.
+    def set(self, key: str, value: Value) -> T | None:
+        """Set a key to a value.
+
+        Raises:
+            EncodeError: the key or value cannot be sent; nothing was buffered.
+            BufferFullError: no room (in time).
+            FencedError, ClosedError, ForkedError: this producer cannot write any more.
+        """
+        try:
+            intake = self._plain_keys[key]
+        except TypeError:  # what cannot be looked up is no key
+            return self._set_exactly(key, value)
+        kind = type(value)
+        # A key may be equal to a known one and yet be none, as a proxy is.
+        if (
+            intake is not None
+            and type(key) is str
+            and (
+                kind is float
+                or kind in PLAIN_TYPES
+                or (kind is int and INT_MIN <= value <= INT_MAX)  # type: ignore[operator]
+                or (kind is str and len(value) <= SHORT and value.isascii())  # type: ignore[union-attr, arg-type]
+            )
+        ):
+            items = intake.items
+            if len(items) < intake.limit:
+                items += (key, value)
+                if not intake.limit:
+                    self._notify(intake.shard)
+                return None
+        return self._set_exactly(key, value)
+
+
+def _nothing_gathers(_shard: int) -> None:
+    """Stand for `notify` before the fast path is open."""
 
 
 def plain_size(keys: list[str], values: list[Any]) -> int:

@@ -156,7 +156,7 @@ class Lane:
 
     shard: int
     incarnation: int = 0
-    intake: Intake = field(default_factory=Intake)
+    intake: Intake = field(init=False)
     names: LaneNames = field(default_factory=LaneNames)
     reserved: int = 0
     open: Columns = field(default_factory=Columns)
@@ -175,6 +175,14 @@ class Lane:
     lost: int = 0
     gone: list[tuple[int, int]] = field(default_factory=list)
     resent: int = 0
+
+    def __post_init__(self) -> None:
+        """Give it an intake of its own."""
+        self.intake = Intake(self.shard)
+
+    def begin(self, incarnation: int) -> None:
+        """Number chunks for this incarnation of the node name."""
+        self.incarnation = incarnation
 
     @property
     def pending(self) -> int:

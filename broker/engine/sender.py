@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
@@ -35,6 +35,14 @@ SEND_BYTES: Final = 1 << 20  # of chunks that go without waiting for an answer b
 AHEAD_AFTER: Final = 0.0005  # seconds after which they are on their way
 MAX_LINGER_SHARE: Final = 0.1  # of the max age
 
+# Has the sender's event loop call a function, from any thread.
+CallOnLoop = Callable[[Callable[[], object]], object]
+
+
+def call_here(function: Callable[[], object]) -> None:
+    """Call a function at once: for those who are on the sender's loop already."""
+    function()
+
 
 @dataclass(slots=True)
 class _Counts:
@@ -57,6 +65,7 @@ class Sender:
         max_age_ms: this node's own age threshold; None: the namespace's.
         max_count: likewise for the count.
         conflates: whether chunks leave out what they overwrite themselves.
+        call_on_loop: for deltas that come from other threads than the loop's.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class Sender:
         max_age_ms: int | None,
         max_count: int | None,
         conflates: bool = False,
+        call_on_loop: CallOnLoop = call_here,
     ) -> None:
         self.node = node
         self.progress = asyncio.Event()
@@ -76,7 +86,8 @@ class Sender:
         self.stopped: BrokerError | None = None
         # Why nothing is accepted at the moment, for those who wait; None while all is well.
         self.trouble: str | None = None
-        self.wakes = [asyncio.Event() for _ in session.keys]
+        self._wakes = [asyncio.Event() for _ in session.keys]
+        self._call_on_loop = call_on_loop
         self._session = session
         self._settings = settings
         self._max_age_ms = max_age_ms
@@ -112,7 +123,7 @@ class Sender:
                 deltas=0,
                 epoch=os.urandom(EPOCH_BYTES),
             )
-            lane.incarnation = opened.incarnation
+            lane.begin(opened.incarnation)
             self._learn(
                 opened.max_age_ms if self._max_age_ms is None else self._max_age_ms,
                 opened.max_count if self._max_count is None else self._max_count,
@@ -121,6 +132,15 @@ class Sender:
             asyncio.create_task(self._send_lane(shard), name=f"append-{shard}")
             for shard in range(len(self._session.keys))
         ]
+
+    def wake(self, shard: int) -> None:
+        """Have a shard's task look whether there is something to send; from any thread."""
+        self._call_on_loop(self._wakes[shard].set)
+
+    def wake_all(self) -> None:
+        """Have every task look, from the loop's own thread."""
+        for wake in self._wakes:
+            wake.set()
 
     @property
     def token(self) -> str:
@@ -155,7 +175,7 @@ class Sender:
 
     async def _send_lane(self, shard: int) -> None:
         """Send one shard's chunks, one after the other, for as long as the producer lives."""
-        wake, pause, asked = self.wakes[shard], 0.0, time.monotonic()
+        wake, pause, asked = self._wakes[shard], 0.0, time.monotonic()
         retry = Backoff(RETRY_FIRST, RETRY_MAX)
         while True:
             wake.clear()
@@ -301,7 +321,7 @@ class Sender:
 
     def _learn(self, max_age_ms: int, max_count: int) -> None:
         """Take over the thresholds that the namespace has now."""
-        self.buffer.max_count = max_count
+        self.buffer.limit_count(max_count)
         self._linger = min(self._settings["linger"], max_age_ms / 1000 * MAX_LINGER_SHARE)
 
     def _fail(self, error: BrokerError) -> None:

@@ -18,16 +18,13 @@ class ForkGuard:
         what: the object, for the error text.
         owner: kept alive in a child, because its connections belong to the parent: the garbage
             collector must neither close them nor warn about them.
-
-    Attributes:
-        in_child: called in the child, right after the fork.
     """
 
     def __init__(self, what: str, owner: object) -> None:
         self.what = what
         self._owner = weakref.ref(owner)
         self.is_forked = False
-        self.in_child: Callable[[], object] | None = None
+        self._in_child: Callable[[], object] | None = None
         _alive.add(self)
 
     def check(self) -> None:
@@ -42,11 +39,15 @@ class ForkGuard:
                 f"{os.getpid()}); make a new one there, or start processes with 'spawn'"
             )
 
+    def call_in_child(self, function: Callable[[], object]) -> None:
+        """Have a function called in every forked child, right after the fork."""
+        self._in_child = function
+
     def mark(self) -> None:
         """Record that this is a forked child."""
         self.is_forked = True
-        if self.in_child is not None:
-            self.in_child()
+        if self._in_child is not None:
+            self._in_child()
         owner = self._owner()
         if owner is not None:
             _inherited.append(owner)

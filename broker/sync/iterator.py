@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from broker.aio.iterator import Source
 from broker.core.queues import Bell, ReaderQueue
+from broker.engine.replica import ReplicaEngine
 from broker.sync.loop_thread import LoopThread
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ class Reader(Generic[T]):
     """An iterator over what a replica tells; `close()`, from any thread, ends it.
 
     Args:
-        source: the replica.
+        engine: of the replica.
         thread: on which the replica runs.
         make: the queue, given what it has to notify.
 
@@ -26,20 +26,20 @@ class Reader(Generic[T]):
 
     def __init__(
         self,
-        source: Source,
+        engine: ReplicaEngine,
         thread: LoopThread,
         make: Callable[[Callable[[], object]], ReaderQueue[T]],
     ) -> None:
-        self._source = source
+        self._engine = engine
         self._thread = thread
         self._bell = Bell()
         self._queue = make(self._bell.ring)
         self._taken: list[T] = []
         if thread.is_closed:
             thread.guard.check()
-            source.add_queue(self._queue)
+            engine.add_queue(self._queue)
         else:
-            thread.run(lambda: source.add_queue(self._queue))
+            thread.run(lambda: engine.add_queue(self._queue))
 
     def __iter__(self) -> Iterator[T]:
         """Return itself."""
@@ -63,4 +63,4 @@ class Reader(Generic[T]):
         """End the iteration; what was already told can still be read."""
         self._queue.close()
         if not self._thread.is_closed:
-            self._thread.loop.call_soon_threadsafe(self._source.remove_queue, self._queue)
+            self._thread.loop.call_soon_threadsafe(self._engine.remove_queue, self._queue)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self, Unpack
 
-from broker import aio
-from broker.aio.producer import CLOSE_TIMEOUT, HURRIED_CLOSE_TIMEOUT, ProducerSettings
+from broker.core.fast_path import FastSet
 from broker.core.tables.kinds import table_key
-from broker.errors import BrokerError
+from broker.engine.producer import (
+    CLOSE_TIMEOUT,
+    HURRIED_CLOSE_TIMEOUT,
+    ProducerEngine,
+    ProducerSettings,
+    Retry,
+    chosen_replicas,
+)
+from broker.errors import ClosedError
 from broker.model import Token
 from broker.protocol.messages import Value
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
@@ -22,10 +28,8 @@ from broker.sync.loop_thread import LoopThread
 if TYPE_CHECKING:
     from broker.sync.table_writer import TableWriter
 
-log = logging.getLogger(__name__)
 
-
-class Producer:
+class Producer(FastSet[None]):
     """A writer of one namespace: its calls buffer and return, a thread of its own appends to Redis.
 
     May be used from many threads. Connects when made; takes the arguments of `broker.aio.Producer`
@@ -43,23 +47,18 @@ class Producer:
         namespace: str = "default",
         **settings: Unpack[ProducerSettings],
     ) -> None:
-        self._engine = aio.Producer(url, namespace=namespace, **settings)
+        super().__init__()
+        self._engine = ProducerEngine(url, namespace, settings)
         self._thread = LoopThread(f"Producer({self._engine.node})")
-        self._engine.wake = self._wake
         try:
-            self._thread.call(self._engine.open())
+            self._thread.call(self._engine.open(self._thread.loop.call_soon_threadsafe))
         except BaseException:
             self._thread.stop()
             raise
-        if type(self).set is Producer.set:
-            # A call less for each delta: the buffer's own function takes the method's place.
-            vars(self)["set"] = self._engine.setter(partial(self._put, OP_SET))
+        self._open_fast_path(self._engine.plain_keys, self._engine.wake)
         # A program that ends without close() still gets its last deltas sent.
-        self._at_exit = weakref.finalize(self, _close_quietly, self._engine, self._thread)
+        self._at_exit = weakref.finalize(self, _close_logged, self._engine, self._thread)
         _run_at_end_of_child(self._at_exit)
-
-    def _wake(self, shard: int) -> None:
-        self._thread.loop.call_soon_threadsafe(self._engine.wake_here, shard)
 
     @property
     def node(self) -> str:
@@ -71,19 +70,14 @@ class Producer:
         """The state it writes to."""
         return self._engine.namespace
 
-    def set(self, key: str, value: Value) -> None:
-        """Set a key to a value.
+    # -- writing; `set` is FastSet's --------------------------------------------------------------
 
-        Raises:
-            EncodeError: the key or value cannot be sent; nothing was buffered.
-            BufferFullError: no room (in time).
-            FencedError, ClosedError, ForkedError: this producer cannot write any more.
-        """
-        self._put(OP_SET, key, value)
+    def _set_exactly(self, key: str, value: Value) -> None:
+        self._end(self._engine.put(OP_SET, key, value))
 
     def delete(self, key: str) -> None:
         """Remove a key; removing an absent key is no error. Raises as `set`."""
-        self._put(OP_DELETE, key, None)
+        self._end(self._engine.put(OP_DELETE, key, None))
 
     def increment(self, key: str, amount: float = 1) -> None:
         """Add a number to a key; an absent key counts as 0. Raises as `set`.
@@ -92,13 +86,16 @@ class Producer:
         something else, or an integer would leave the 64-bit range, every replica refuses the delta
         and counts it.
         """
-        self._put(OP_INCREMENT, key, amount)
+        self._end(self._engine.put(OP_INCREMENT, key, amount))
+
+    def _end(self, retry: Retry | None) -> None:
+        if retry is not None:
+            self._thread.call(self._engine.wait_for_room(retry))
 
     def set_many(self, mapping: Mapping[str, Value]) -> None:
         """Set many keys; those of one shard become visible at once. Raises as `set`."""
-        for group in self._engine.prepare_many(mapping):
-            if not self._engine.add_group(*group):
-                self._thread.call(self._engine.make_room(partial(self._engine.add_group, *group)))
+        for retry in self._engine.put_many(mapping):
+            self._thread.call(self._engine.wait_for_room(retry))
 
     def table(
         self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
@@ -120,24 +117,28 @@ class Producer:
 
         return TableWriter(self._engine, self._thread, key)
 
-    def _put(self, op: int, key: str, value: Any) -> None:
-        if not self._engine.put(op, key, value):
-            self._thread.call(self._engine.make_room(partial(self._engine.put, op, key, value)))
+    # -- waiting ----------------------------------------------------------------------------------
 
     def flush(
-        self, timeout: float | None = None, *, replicas: int = 0, fsynced: bool = False
+        self,
+        timeout: float | None = None,
+        *,
+        redis_replicas: int = 0,
+        fsynced: bool = False,
+        replicas: int | None = None,
     ) -> Token:
         """Wait until Redis accepted everything written so far, without lingering.
 
-        Accepted is in Redis' memory. With `replicas` it is in the memory of so many replicas too,
-        in each shard: it survives the server's end if one of these takes over. With `fsynced` it is
-        in the append-only file on the server's disk, and on the disks of these replicas: it
-        survives a crash of the machine, whatever `appendfsync` says but `no`.
+        Accepted is in Redis' memory. With `redis_replicas` it is in the memory of so many replicas
+        of the server too, in each shard: it survives the server's end if one of these takes over.
+        With `fsynced` it is in the append-only file on the server's disk, and on the disks of these
+        replicas: it survives a crash of the machine, whatever `appendfsync` says but `no`.
 
         Args:
             timeout: seconds; None waits for ever.
-            replicas: how many replicas have to have it; 0 asks for none.
+            redis_replicas: how many replicas of the server have to have it; 0 asks for none.
             fsynced: whether it has to be on disk; needs Redis 7.2 or Valkey, and `appendonly yes`.
+            replicas: the old name of `redis_replicas`; it goes with version 1.0.
 
         Returns:
             A token; `replica.wait_for(token)` returns once a replica shows all of it.
@@ -149,7 +150,8 @@ class Producer:
             FencedError: another process took the node name.
             DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
         """
-        return self._thread.call(self._engine.flush(timeout, replicas=replicas, fsynced=fsynced))
+        wanted = chosen_replicas(redis_replicas, replicas)
+        return self._thread.call(self._engine.flush(timeout, wanted, fsynced=fsynced))
 
     def stats(self) -> ProducerStats:
         """Return what it did since it was opened; docs/statistics.md explains each number.
@@ -157,6 +159,8 @@ class Producer:
         `buffered = accepted + conflated + pending` at any moment.
         """
         return self._engine.stats()
+
+    # -- life -------------------------------------------------------------------------------------
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Send what is buffered, then disconnect. Calling it again does nothing.
@@ -186,11 +190,8 @@ class Producer:
         """
         if kind is None:
             self.close()
-            return
-        try:
-            self.close(HURRIED_CLOSE_TIMEOUT)
-        except BrokerError as error:
-            log.error("producer_closed_with_loss node=%s error=%s", self.node, error)  # noqa: TRY400
+        elif self._at_exit.detach() is not None:
+            _close_logged(self._engine, self._thread, HURRIED_CLOSE_TIMEOUT)
 
 
 def _run_at_end_of_child(close: Callable[[], object]) -> None:
@@ -200,12 +201,13 @@ def _run_at_end_of_child(close: Callable[[], object]) -> None:
         util.Finalize(None, close, exitpriority=10)
 
 
-def _close_quietly(engine: aio.Producer, thread: LoopThread) -> None:
+def _close_logged(
+    engine: ProducerEngine, thread: LoopThread, timeout: float = CLOSE_TIMEOUT
+) -> None:
     if thread.guard.is_forked:
         return
     try:
-        thread.call(engine.close())
-    except BrokerError as error:
-        log.error("producer_closed_with_loss node=%s error=%s", engine.node, error)  # noqa: TRY400
+        with suppress(ClosedError):  # the thread has ended meanwhile
+            thread.call(engine.close_logged(timeout))
     finally:
         thread.stop()

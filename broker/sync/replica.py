@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from collections.abc import Callable
+from typing import Self, TypeVar, Unpack
 
-from broker import aio
-from broker.aio.replica import CHANGES_LIMIT, ReplicaSettings
 from broker.core.change_queue import ChangeQueue, OverflowPolicy
 from broker.core.status import StatusQueue
-from broker.model import Change, Health, Status, StatusChange, Token, Verification
-from broker.protocol.messages import Position
-from broker.stats import ReplicaStats
+from broker.engine.replica import CHANGES_LIMIT, ReplicaEngine, ReplicaSettings
+from broker.engine.replica_reads import ReplicaReads
+from broker.model import Change, StatusChange, Token, Verification
 from broker.sync.iterator import Reader
 from broker.sync.loop_thread import LoopThread
-
-if TYPE_CHECKING:
-    from broker.core.tables.view import TableView
 
 T = TypeVar("T")
 
 
-class Replica(Mapping[str, Any]):
+class Replica(ReplicaReads):
     """A live, read-only copy of one namespace in this process' memory.
 
     Reads of one key never wait and never touch the network. What reads many (`items`, `values`,
@@ -43,7 +38,7 @@ class Replica(Mapping[str, Any]):
         on_status: Callable[[StatusChange], object] | None = None,
         **settings: Unpack[ReplicaSettings],
     ) -> None:
-        self._engine = aio.Replica(url, namespace=namespace, on_status=on_status, **settings)
+        super().__init__(ReplicaEngine(url, namespace, on_status, settings))
         self._thread = LoopThread(f"Replica({namespace})")
         try:
             self._thread.call(self._engine.open())
@@ -52,106 +47,11 @@ class Replica(Mapping[str, Any]):
             raise
         self._at_exit = weakref.finalize(self, _close, self._engine, self._thread)
 
-    # -- reading ----------------------------------------------------------------------------------
-
-    def __getitem__(self, key: str) -> Any:
-        """Return a key's value.
-
-        Raises:
-            KeyError: absent (or not loaded yet: see `status`).
-        """
-        return self._engine[key]
-
-    def __len__(self) -> int:
-        """How many keys there are."""
-        return len(self._engine)
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the keys of one moment."""
-        return iter(self.snapshot()[0])
-
-    def items(self) -> ItemsView[str, Any]:
-        """Return keys and values of one moment, as a copy."""
-        return self.snapshot()[0].items()
-
-    def values(self) -> ValuesView[Any]:
-        """Return the values of one moment, as a copy."""
-        return self.snapshot()[0].values()
-
-    def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
-        """Return a copy of the whole content at one moment, and each shard's position for it."""
-        return self._between_batches(self._engine.snapshot)
-
-    def table(
-        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
-    ) -> TableView:
-        """Return a live view of a table: keys to numbers, as a mapping and as arrays.
-
-        Args:
-            name: of the table.
-            keys: `str`, or `int`, as its producers say.
-            values: `float` or `int`, likewise.
-
-        Raises:
-            NumpyMissingError: it is an extra.
-            ConfigError: the name or a type is not one.
-        """
-        return self._engine.table_read_by(self._between_batches, name, keys, values)
-
-    def tables(self) -> tuple[TableView, ...]:
-        """Return a view of each table that there is now, by name.
-
-        Raises:
-            NumpyMissingError: it is an extra.
-        """
-        return self._between_batches(lambda: self._engine.tables_read_by(self._between_batches))
-
-    def _between_batches(self, read: Callable[[], T]) -> T:
+    def _at_once(self, read: Callable[[], T]) -> T:
         # Batches are applied on the loop's thread only: what runs there sees no half of one.
         if self._thread.is_closed:
             return read()
         return self._thread.run(read)
-
-    @property
-    def namespace(self) -> str:
-        """The state it follows."""
-        return self._engine.namespace
-
-    @property
-    def status(self) -> Status:
-        """What the content is worth now; the worst shard decides.
-
-        Exact whenever and on whichever thread it is read: with a `lag` above the staleness bound it
-        never says `live`.
-        """
-        return self._engine.status
-
-    @property
-    def health(self) -> Health:
-        """Whether all is well: it is as long as the replica is live, and again once it is.
-
-        Else its reasons tell people the status, since when, why, and what to do.
-        """
-        return self._engine.health
-
-    @property
-    def position(self) -> Position:
-        """The position of shard 0, which is all there is unless the namespace has more."""
-        return self._engine.position
-
-    @property
-    def positions(self) -> tuple[Position, ...]:
-        """Each shard's position, in the order of the shards."""
-        return self._engine.positions
-
-    @property
-    def lag(self) -> float:
-        """Seconds since the content was last proved to be the whole history; inf before that."""
-        return self._engine.lag
-
-    def stats(self) -> ReplicaStats:
-        """Return what it is and did since it was opened; docs/statistics.md explains it all."""
-        return self._between_batches(self._engine.stats)
 
     def verify(self) -> Verification:
         """Prove that the content is what Redis' history says, while writing goes on.
@@ -162,7 +62,7 @@ class Replica(Mapping[str, Any]):
         Raises:
             BackendError: Redis failed; or for half a minute the replica was not live, or full
                 states followed each other too fast to be read in between.
-            ClosedError, ForkedError: it is closed, or another process'.
+            ClosedError, ForkedError: it is closed, or was made before a fork.
         """
         return self._thread.call(self._engine.verify())
 
@@ -242,7 +142,7 @@ class Replica(Mapping[str, Any]):
         self.close()
 
 
-def _close(engine: aio.Replica, thread: LoopThread) -> None:
+def _close(engine: ReplicaEngine, thread: LoopThread) -> None:
     if not thread.guard.is_forked:
         thread.call(engine.close())
         thread.stop()

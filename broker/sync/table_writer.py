@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
-from broker.aio.table_writer import Engine, TableInput
-from broker.core.tables.input import Keys, Part
+from broker.core.tables.input import Keys
+from broker.engine.producer import ProducerEngine, Retry
+from broker.engine.table_input import TableInput
 from broker.protocol.messages import TableKey
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.sync.loop_thread import LoopThread
@@ -19,7 +20,7 @@ class TableWriter:
     threads. What one call writes becomes visible at once in each shard. Made by `Producer.table`.
     """
 
-    def __init__(self, engine: Engine, thread: LoopThread, table: TableKey) -> None:
+    def __init__(self, engine: ProducerEngine, thread: LoopThread, table: TableKey) -> None:
         self._engine = engine
         self._thread = thread
         self._input = TableInput(engine, table)
@@ -36,8 +37,7 @@ class TableWriter:
             BufferFullError: no room (in time) for what has to be said of new keys.
         """
         found: list[Keys] = []
-        if not self._input.find(keys, found):
-            self._thread.call(self._engine.make_room(partial(self._input.find, keys, found)))
+        self._end(self._input.look_up(keys, found))
         return found[0]
 
     def set_many(self, keys: Any, values: Any, timestamps: Any = None) -> None:
@@ -53,18 +53,18 @@ class TableWriter:
             BufferFullError: no room (in time).
             FencedError, ClosedError, ForkedError: this producer cannot write any more.
         """
-        self._write(OP_SET, keys, values, timestamps)
+        self._end(self._input.write(OP_SET, keys, values, timestamps))
 
     def increment_many(self, keys: Any, amounts: Any, timestamps: Any = None) -> None:
         """Add to keys, an absent one counts as 0. Arguments and errors as `set_many`.
 
         An int64 that would leave its range stays as it is; every replica counts that as refused.
         """
-        self._write(OP_INCREMENT, keys, amounts, timestamps)
+        self._end(self._input.write(OP_INCREMENT, keys, amounts, timestamps))
 
     def delete_many(self, keys: Any) -> None:
         """Remove keys; removing an absent one is no error. Raises as `set_many`."""
-        self._write(OP_DELETE, keys, None, None)
+        self._end(self._input.write(OP_DELETE, keys, None, None))
 
     def set_records(self, records: Any) -> None:
         """Set keys from 24-byte records: key u64, value float64 or int64, timestamp int64.
@@ -76,26 +76,20 @@ class TableWriter:
         Raises:
             EncodeError: another layout; else as `set_many`.
         """
-        self._add(self._input.records(records))
+        self._end(self._input.write_records(records))
 
     def set(self, key: str | int, value: float, timestamp: int | None = None) -> None:
         """Set one key; for many a second use `set_many`. Raises as `set_many`."""
-        self._write(OP_SET, [key], value, timestamp)
+        self._end(self._input.write(OP_SET, [key], value, timestamp))
 
     def increment(self, key: str | int, amount: float = 1, timestamp: int | None = None) -> None:
         """Add to one key. Raises as `set_many`."""
-        self._write(OP_INCREMENT, [key], amount, timestamp)
+        self._end(self._input.write(OP_INCREMENT, [key], amount, timestamp))
 
     def delete(self, key: str | int) -> None:
         """Remove one key. Raises as `set_many`."""
-        self._write(OP_DELETE, [key], None, None)
+        self._end(self._input.write(OP_DELETE, [key], None, None))
 
-    def _write(self, op: int, keys: Any, values: Any, timestamps: Any) -> None:
-        self._add(self._input.runs(op, self.keys(keys), values, timestamps))
-
-    def _add(self, parts: list[Part]) -> None:
-        for part in parts:
-            if not self._engine.add_table_run(*part):
-                self._thread.call(
-                    self._engine.make_room(partial(self._engine.add_table_run, *part))
-                )
+    def _end(self, retries: Iterable[Retry]) -> None:
+        for retry in retries:
+            self._thread.call(self._engine.wait_for_room(retry))

@@ -24,7 +24,7 @@ def test_what_is_on_replicas_survives_a_primary(replicated: Deployment, namespac
         replicated.way("producer"), namespace=namespace, shards=SHARDS, keep_seconds=0
     ) as producer:
         producer.set_many(KEYS)
-        producer.flush(20, replicas=1)
+        producer.flush(20, redis_replicas=1)
         replicated.kill_primary(namespace)
         with Inspector(replicated.way("admin"), namespace=namespace) as inspector:
             assert sum(one.accepted for one in inspector.status().shards) == len(KEYS)
@@ -39,8 +39,8 @@ def test_replicas_that_are_not_there_confirm_nothing(
     """It says how many there were, and the next flush is as good as ever."""
     with Producer(replicated.way("producer"), namespace=namespace, shards=SHARDS) as producer:
         producer.set_many(KEYS)
-        producer.flush(20, replicas=1)
+        producer.flush(20, redis_replicas=1)
         with pytest.raises(NotReplicatedError, match="of 9 replicas have it in memory"):
-            producer.flush(0.5, replicas=9)
+            producer.flush(0.5, redis_replicas=9)
         producer.set_many(KEYS)
-        producer.flush(20, replicas=1)
+        producer.flush(20, redis_replicas=1)

@@ -218,5 +218,8 @@ def test_a_replica_names_every_wrong_setting_at_once() -> None:
     )
     assert caught.value.faults[1].startswith("staleness_bound=0 is out of range")
     for settings in ({}, {"staleness_bound": None}):
-        assert aio.Replica(**settings).staleness_bound == SETTINGS["staleness_bound"].default
-    assert aio.Replica(staleness_bound=7).staleness_bound == 7
+        assert (
+            aio.Replica(**settings)._engine._follower.staleness_bound
+            == SETTINGS["staleness_bound"].default
+        )
+    assert aio.Replica(staleness_bound=7)._engine._follower.staleness_bound == 7

@@ -81,7 +81,7 @@ def _replicas(survey: Survey) -> Iterator[Finding]:
             "replicas",
             WARNING,
             f"{len(unreplicated)} of {len(primaries)} primaries have none: {_some(unreplicated)}",
-            "while such a primary is down its shards accept nothing; flush(replicas=1) never "
+            "while such a primary is down its shards accept nothing; flush(redis_replicas=1) never "
             "returns",
             f"redis-cli --cluster add-node NEW:PORT {unreplicated[0]} --cluster-slave",
         )

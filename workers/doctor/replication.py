@@ -89,7 +89,7 @@ def assess_replicas(facts: Facts) -> Iterator[Finding]:
             "replicas",
             NOTE if facts.kind == "single" else WARNING,
             "none",
-            "while this server is down nothing is accepted; flush(replicas=1) never returns",
+            "while this server is down nothing is accepted; flush(redis_replicas=1) never returns",
             "run a replica (REPLICAOF) and Sentinels, if you need failover",
         )
         return

@@ -1,4 +1,4 @@
-"""`flush(replicas=, fsynced=)`: what it promises, with real replicas and append-only files."""
+"""`flush(redis_replicas=, fsynced=)`: its promises, with real replicas and append-only files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_what_is_on_a_replica_survives_the_primary(pair: Pair, namespace: str) -
     """The primary is killed right after; the replica takes over with everything."""
     with Producer(pair.primary.url, namespace=namespace, shards=4) as producer:
         producer.set_many({f"k{n}": n for n in range(1000)})
-        producer.flush(SECONDS, replicas=1)
+        producer.flush(SECONDS, redis_replicas=1)
         chunks = producer.stats().chunks
         pair.primary.kill()
         with redis.Redis.from_url(pair.replica.url) as client:
@@ -99,17 +99,17 @@ def test_a_replica_that_hangs_is_told_and_nothing_is_lost(pair: Pair, namespace:
     """In time with the number; accepted it is; once the replica is back the same call returns."""
     with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
         producer.set("a", 1)
-        producer.flush(SECONDS, replicas=1)
+        producer.flush(SECONDS, redis_replicas=1)
         pair.replica.pause()
         producer.set("b", 2)
         with pytest.raises(NotReplicatedError, match="0 of 1 replicas have it in memory") as caught:
-            producer.flush(SHORT, replicas=1)
-        assert (caught.value.replicas, caught.value.wanted) == (0, 1)
+            producer.flush(SHORT, redis_replicas=1)
+        assert (caught.value.redis_replicas, caught.value.wanted) == (0, 1)
         assert isinstance(caught.value, FlushTimeoutError)
         producer.flush(SECONDS)
         assert producer.stats().pending == 0
         pair.replica.resume()
-        producer.flush(SECONDS, replicas=1)
+        producer.flush(SECONDS, redis_replicas=1)
         assert pair.held(namespace, "n1") == 2
 
 
@@ -118,18 +118,18 @@ def test_more_replicas_than_there_are(pair: Pair, namespace: str) -> None:
     with Producer(pair.primary.url, namespace=namespace) as producer:
         producer.set("a", 1)
         # It may still be loading.
-        producer.flush(SECONDS, replicas=1)
+        producer.flush(SECONDS, redis_replicas=1)
         with pytest.raises(NotReplicatedError, match="1 of 2 replicas"):
-            producer.flush(SHORT, replicas=2)
-        with pytest.raises(ConfigError, match="replicas=-1"):
-            producer.flush(replicas=-1)
+            producer.flush(SHORT, redis_replicas=2)
+        with pytest.raises(ConfigError, match="redis_replicas=-1"):
+            producer.flush(redis_replicas=-1)
 
 
 def test_nothing_written_needs_no_replica(own_server: OwnServer, namespace: str, kind: str) -> None:
     """There is nothing that could be lost."""
     server = own_server(kind=kind)
     with Producer(server.url, namespace=namespace) as producer:
-        producer.flush(SECONDS, replicas=3)
+        producer.flush(SECONDS, redis_replicas=3)
 
 
 def waiting(pair: Pair) -> bool:
@@ -175,7 +175,7 @@ def test_a_connection_that_breaks_while_it_waits_confirms_nothing(
         producer.flush(SECONDS)
         pair.replica.pause()
         producer.set("a", 2)
-        flush = Flush(producer, replicas=1)
+        flush = Flush(producer, redis_replicas=1)
         with redis.Redis.from_url(pair.primary.url) as client:
             for _ in range(3):
                 eventually(lambda: waiting(pair), SECONDS, "it waits")
@@ -193,12 +193,12 @@ def test_a_primary_that_forgot_gets_it_again_before_it_is_confirmed(
     """It was accepted, and lost while the replica had it not yet: sent again, then confirmed."""
     with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
         producer.set("a", 1)
-        producer.flush(SECONDS, replicas=1)
+        producer.flush(SECONDS, redis_replicas=1)
         pair.replica.pause()
         for number in range(5):
             producer.set("a", number)
             producer.flush(SECONDS)
-        flush = Flush(producer, replicas=1)
+        flush = Flush(producer, redis_replicas=1)
         eventually(lambda: waiting(pair), SECONDS, "it waits")
         pair.primary.kill()
         pair.replica.resume()
@@ -215,9 +215,9 @@ def test_who_took_the_name_meanwhile_is_told(pair: Pair, namespace: str) -> None
     first.flush(SECONDS)
     with Producer(pair.primary.url, namespace=namespace, node="n1") as second:
         with pytest.raises(FencedError):
-            first.flush(SECONDS, replicas=1)
+            first.flush(SECONDS, redis_replicas=1)
         second.set("a", 2)
-        second.flush(SECONDS, replicas=1)
+        second.flush(SECONDS, redis_replicas=1)
     with suppress(FencedError):
         first.close(1)
 
@@ -230,7 +230,7 @@ def test_many_at_once_and_with_await(pair: Pair, namespace: str) -> None:
 
             async def one(number: int) -> None:
                 await producer.set(f"k{number}", number)
-                await producer.flush(SECONDS, replicas=1)
+                await producer.flush(SECONDS, redis_replicas=1)
 
             given_up = asyncio.create_task(one(-1))
             await asyncio.sleep(0)
@@ -249,13 +249,13 @@ def test_with_the_rights_of_a_producer(new_pair: NewPair, namespace: str, kind: 
         url = users.url("producer", pair.primary.url)
         with Producer(url, namespace=namespace, node="n1") as producer:
             producer.set("a", 1)
-            producer.flush(SECONDS, replicas=1)
+            producer.flush(SECONDS, redis_replicas=1)
             if kind == VALKEY:
-                producer.flush(SECONDS, replicas=1, fsynced=True)
+                producer.flush(SECONDS, redis_replicas=1, fsynced=True)
             with redis.Redis.from_url(pair.primary.url) as owner:
                 owner.execute_command("ACL", "SETUSER", users.user("producer"), "-wait")
             with pytest.raises(BackendError, match="check the ACL of this user"):
-                producer.flush(SECONDS, replicas=1)
+                producer.flush(SECONDS, redis_replicas=1)
 
 
 # -- disks ----------------------------------------------------------------------------------------
@@ -305,11 +305,11 @@ def test_disks_of_replicas_are_counted_apart(new_pair: NewPair, namespace: str, 
         owner.config_set("appendonly", "no")
         producer.set("a", 1)
         with pytest.raises(NotReplicatedError, match="0 of 1 replicas have it on disk"):
-            producer.flush(SHORT, replicas=1, fsynced=True)
-        producer.flush(SECONDS, replicas=1)
+            producer.flush(SHORT, redis_replicas=1, fsynced=True)
+        producer.flush(SECONDS, redis_replicas=1)
         producer.flush(SECONDS, fsynced=True)
         owner.config_set("appendonly", "yes")
-        producer.flush(SECONDS, replicas=1, fsynced=True)
+        producer.flush(SECONDS, redis_replicas=1, fsynced=True)
 
 
 def test_a_server_that_cannot_tell_of_disks_says_so(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.buffer import ProducerBuffer
+from broker.core.buffer import AddResult, ProducerBuffer
 from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Packed
 from broker.errors import EncodeError
 from broker.protocol.codec import decode_chunk, encode_chunk
@@ -46,12 +46,12 @@ def size_of(op: int, key: str, value: Any, *, stamped: bool = False) -> int:
 
 def put(
     one: ProducerBuffer, op: int, key: str, value: Any = None, *, now: float = 0.0, shard: int = 0
-) -> bool | None:
+) -> AddResult:
     """Add one delta."""
     return one.add(shard, op, key, value, size_of(op, key, value), None, now)
 
 
-def put_many(one: ProducerBuffer, pairs: dict[str, Any], *, now: float = 0.0) -> bool | None:
+def put_many(one: ProducerBuffer, pairs: dict[str, Any], *, now: float = 0.0) -> AddResult:
     """Add a group of sets."""
     size = sum(size_of(OP_SET, key, value) for key, value in pairs.items())
     return one.add_many(0, list(pairs), list(pairs.values()), size, None, now)
@@ -78,9 +78,9 @@ def test_the_first_delta_and_a_full_chunk_are_news() -> None:
     """The sender has to be woken for these, and for nothing in between."""
     one = buffer(max_count=3)
     assert [put(one, OP_SET, "k", n) for n in range(7)] == [
-        *(True, False, True),
-        *(True, False, True),
-        True,
+        *(AddResult.WAKE, AddResult.BUFFERED, AddResult.WAKE),
+        *(AddResult.WAKE, AddResult.BUFFERED, AddResult.WAKE),
+        AddResult.WAKE,
     ]
 
 
@@ -149,13 +149,15 @@ def test_a_chunk_says_whose_it_is() -> None:
 def test_what_does_not_fit_is_refused_and_leaves_no_trace() -> None:
     """The limit counts what is not accepted; room comes back with each acceptance."""
     one = buffer(max_bytes=1250)
-    assert [put(one, OP_SET, "k", "x" * 300) for _ in range(4)] == [True, False, False, None]
+    assert [put(one, OP_SET, "k", "x" * 300) for _ in range(4)] == [
+        *(AddResult.WAKE, AddResult.BUFFERED, AddResult.BUFFERED, AddResult.NO_ROOM)
+    ]
     assert 900 < one.bytes <= 1250
     assert (one.pending, one.lanes[0].buffered) == (3, 3)
-    assert put_many(one, {"k": "x" * 300}) is None
+    assert put_many(one, {"k": "x" * 300}) is AddResult.NO_ROOM
     send(one)
     assert (one.bytes, one.pending) == (0, 0)
-    assert put(one, OP_SET, "k", "x" * 300) is True
+    assert put(one, OP_SET, "k", "x" * 300) is AddResult.WAKE
 
 
 def test_limit_counts_what_surrounds_the_deltas() -> None:
@@ -163,7 +165,7 @@ def test_limit_counts_what_surrounds_the_deltas() -> None:
     one = buffer(max_bytes=2000, chunk_bytes=600)
     calls = [(OP_SET, "k", 1), (OP_DELETE, "k", None), (OP_INCREMENT, "k", 1)] * 100
     taken = [put(one, *call) for call in calls]
-    assert None in taken
+    assert AddResult.NO_ROOM in taken
     assert one.bytes <= 2000
     while one.pending:
         assert send(one) is not None
@@ -181,9 +183,9 @@ def test_a_group_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
     """It could never be written otherwise."""
     one = buffer(max_bytes=1024)
     group = {f"k{n}": "x" * 100 for n in range(20)}
-    assert put_many(one, group) is True
-    assert put_many(one, {"k": 1}) is None
-    assert put(one, OP_SET, "k", 1) is None
+    assert put_many(one, group) is AddResult.WAKE
+    assert put_many(one, {"k": 1}) is AddResult.NO_ROOM
+    assert put(one, OP_SET, "k", 1) is AddResult.NO_ROOM
     assert keys_of(send(one)) == list(group)
     assert one.bytes == 0
 
@@ -191,8 +193,8 @@ def test_a_group_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
 def test_a_delta_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
     """As a group does; waiting for room would never end."""
     one = buffer(max_bytes=1024)
-    assert put(one, OP_SET, "k", "x" * 5000) is True
-    assert put(one, OP_SET, "k", 1) is None
+    assert put(one, OP_SET, "k", "x" * 5000) is AddResult.WAKE
+    assert put(one, OP_SET, "k", 1) is AddResult.NO_ROOM
     assert keys_of(send(one)) == ["k"]
     assert one.bytes == 0
 
@@ -201,7 +203,7 @@ def test_a_group_is_in_one_chunk_even_if_that_is_too_long() -> None:
     """What becomes visible at once cannot part; what was before it goes before it."""
     one = buffer(max_count=3, chunk_bytes=600)
     put(one, OP_SET, "before", 1)
-    assert put_many(one, {f"k{n}": n for n in range(20)}) is True
+    assert put_many(one, {f"k{n}": n for n in range(20)}) is AddResult.WAKE
     put(one, OP_SET, "after", 1)
     assert [keys_of(send(one)) for _ in range(3)] == [
         ["before"],
@@ -301,7 +303,7 @@ def test_conflating_gives_back_no_more_room_than_there_is() -> None:
     one = buffer(max_bytes=20_000, chunk_bytes=8000)
     large = 0
     for n in range(100):
-        if put(one, OP_SET, f"large{n}", "x" * 1000) is None:
+        if put(one, OP_SET, f"large{n}", "x" * 1000) is AddResult.NO_ROOM:
             break
         large += 1
         for _ in range(20):
@@ -319,7 +321,7 @@ def test_conflating_never_takes_room() -> None:
     """Also where what stays is counted anew."""
     one = buffer(max_bytes=1000)
     put(one, OP_SET, "k", 1)
-    while put(one, OP_INCREMENT, "n", 1) is not None:
+    while put(one, OP_INCREMENT, "n", 1) is not AddResult.NO_ROOM:
         pass
     put(one, OP_DELETE, "k")
     before = one.bytes

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.core.buffer import ProducerBuffer
+from broker.core.buffer import AddResult, ProducerBuffer
 from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
 from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.messages import Chunk
@@ -143,14 +143,14 @@ class BufferMachine(RuleBasedStateMachine):
             size = size_of(op, key, value, stamped=True)
             before = self.buffer.bytes
             first, closed = not lane.open.count, len(lane.closed)
-            news = self.buffer.add(shard, op, key, value, size, len(calls), self.now)
-            if news is None:
+            result = self.buffer.add(shard, op, key, value, size, len(calls), self.now)
+            if result is AddResult.NO_ROOM:
                 assert before + size > self.buffer.max_bytes - CHUNK_HEAD_BYTES - RUN_BYTES
                 assert self.buffer.bytes == before
                 continue
             assert self.buffer.bytes > before
             assert self.buffer.bytes <= self.buffer.max_bytes or not before
-            assert news or not (first or len(lane.closed) > closed)
+            assert result is AddResult.WAKE or not (first or len(lane.closed) > closed)
             calls.append(Call((op, key, value)))
 
     @rule(shard=SHARD, group=GROUPS)
@@ -160,10 +160,10 @@ class BufferMachine(RuleBasedStateMachine):
         # All of a group carry one timestamp, so calls of a group are looked up by the first one.
         size = sum(size_of(OP_SET, key, value, stamped=True) for key, value in group.items())
         before = self.buffer.bytes
-        news = self.buffer.add_many(
+        result = self.buffer.add_many(
             shard, list(group), list(group.values()), size, len(calls), self.now
         )
-        if news is None:
+        if result is AddResult.NO_ROOM:
             assert before > 0
             assert self.buffer.bytes == before
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.core.buffer import ProducerBuffer
-from broker.core.fast_path import MAX_KNOWN, MAX_PLAIN, PLAIN_BYTES, SHORT, plain_size
+from broker.core.buffer import AddResult, ProducerBuffer
+from broker.core.fast_path import MAX_KNOWN, MAX_PLAIN, PLAIN_BYTES, SHORT, FastSet, plain_size
 from broker.core.lane import Packed
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN
@@ -40,17 +40,28 @@ CALLS = st.lists(
 )
 
 
-def quick(one: ProducerBuffer, key: Any, value: Any) -> bool | None:
-    """Set a key the fast way; whether its lane has to be woken, None if it could not go it."""
-    woken: list[str] = []
-    refused = one.make_fast_set(lambda *_: True, woken.append)(key, value)
-    return None if refused else woken == [key]
+class Fast(FastSet[bool]):
+    """The fast path into a buffer; `set` returns true for what cannot take it."""
+
+    def __init__(self, one: ProducerBuffer, notify: Callable[[int], object]) -> None:
+        super().__init__()
+        self._open_fast_path(one.plain_keys, notify)
+
+    def _set_exactly(self, _key: str, _value: Any) -> bool:
+        return True
 
 
-def write(one: ProducerBuffer, op: int, key: str, value: Any) -> bool | None:
+def quick(one: ProducerBuffer, key: Any, value: Any) -> AddResult | None:
+    """Set a key the fast way; None if it could not take it."""
+    woken: list[int] = []
+    if Fast(one, woken.append).set(key, value):
+        return None
+    return AddResult.WAKE if woken == [shard_of(key, len(one.lanes))] else AddResult.BUFFERED
+
+
+def write(one: ProducerBuffer, op: int, key: str, value: Any) -> AddResult:
     """Buffer a delta as a producer does."""
-    news = quick(one, key, value) if op == OP_SET else None
-    return news if news is not None else put(one, op, key, value)
+    return (quick(one, key, value) if op == OP_SET else None) or put(one, op, key, value)
 
 
 def deltas(packed: Packed | None) -> Iterator[Call]:
@@ -83,7 +94,7 @@ def test_what_was_called_is_sent_in_order_and_within_the_limits(
     sent: list[Call] = []
     for op, key, value in calls:
         if op:
-            if write(one, op, key, value) is not None:
+            if write(one, op, key, value) is not AddResult.NO_ROOM:
                 expected.append((op, key, value))
         elif key == "send":
             sent += take(one)
@@ -134,7 +145,7 @@ def test_only_what_needs_no_look_is_plain(key: Any, value: Any, *, plain: bool) 
     """Whatever could be refused, changed or large goes the exact way."""
     one = buffer()
     put(one, OP_SET, "first", 0)
-    assert quick(one, key, value) is (False if plain else None)
+    assert quick(one, key, value) is (AddResult.BUFFERED if plain else None)
     if plain:
         kept, size = admit(value)
         assert kept is value
@@ -145,17 +156,16 @@ def test_only_what_needs_no_look_is_plain(key: Any, value: Any, *, plain: bool) 
 def test_keys_go_to_their_shards_whether_they_are_known_or_not(shards: int) -> None:
     """Also where there are more of them than are remembered."""
     one = buffer(shards=shards, max_bytes=1 << 30, max_count=1 << 20)
-    put_one = one.make_fast_set(lambda *_: True, lambda _: None)
     for shard in range(shards):
         key = next(key for key in map(str, count()) if shard_of(key, shards) == shard)
         put(one, OP_SET, key, "first", shard=shard)
     keys = [f"key{n}" for n in range(40)]
-    one._known = dict.fromkeys(map(str, range(MAX_KNOWN - 20)), one.lanes[0].intake)
-    put_one = one.make_fast_set(lambda *_: True, lambda _: None)
+    one.plain_keys.update(dict.fromkeys(map(str, range(MAX_KNOWN - 20)), one.lanes[0].intake))
+    put_one = Fast(one, lambda _: None).set
     for value in (1, 2):
         for key in keys:
             assert put_one(key, value) is None
-    assert len(one._known) == MAX_KNOWN
+    assert len(one.plain_keys) == MAX_KNOWN
     one.close_all()
     for lane in one.lanes:
         packed, _ = one.next_chunk(lane.shard, 0.0, 0.0, 0)
@@ -204,7 +214,7 @@ def test_what_only_looks_plain_goes_the_exact_way() -> None:
 
     one = buffer()
     put(one, OP_SET, "first", 0)
-    assert quick(one, "k", 1) is False
+    assert quick(one, "k", 1) is AddResult.BUFFERED
     for key, value in [(Proxy("k"), 1), (Proxy("new"), 1), ("k", Proxy(1)), ("k", Proxy("a"))]:
         assert quick(one, key, value) is None
     assert one.counts()["buffered"] == 2
@@ -214,7 +224,7 @@ def test_a_million_sets_hardly_ever_take_the_lock() -> None:
     """The first delta of a chunk, and one in 256."""
     one = buffer(max_bytes=1 << 24)
     exact = sum(
-        quick(one, "key", n) is None and put(one, OP_SET, "key", n) is not None
+        quick(one, "key", n) is None and put(one, OP_SET, "key", n) is not AddResult.NO_ROOM
         for n in range(10_000)
     )
     assert exact <= 10_000 // MAX_PLAIN + 10_000 // 1000 + 20
@@ -226,7 +236,7 @@ def test_what_goes_the_fast_way_stays_within_the_buffer(max_bytes: int) -> None:
     """Also where nobody looks: room was set aside before."""
     one = buffer(max_bytes=max_bytes)
     written = 0
-    while write(one, OP_SET, f"key{written}", written) is not None:
+    while write(one, OP_SET, f"key{written}", written) is not AddResult.NO_ROOM:
         written += 1
     assert one.counts()["buffered"] == written > max_bytes // 40
     assert max_bytes - 300 < one.bytes <= max_bytes
@@ -247,7 +257,7 @@ def test_who_comes_when_the_sender_has_just_looked_wakes_it() -> None:
 
     lane = one.lanes[0]
     lane.intake.items = Raced()
-    assert quick(one, "raced", 1) is True
+    assert quick(one, "raced", 1) is AddResult.WAKE
     assert sent == [(OP_SET, "first", 0)]
     assert take(one) == [(OP_SET, "raced", 1)]
 
@@ -257,7 +267,7 @@ def test_when_shut_nothing_goes_the_fast_way() -> None:
     for shut in (ProducerBuffer.shut, ProducerBuffer.shut_in_child):
         one = buffer()
         put(one, OP_SET, "first", 0)
-        assert quick(one, "k", 1) is False
+        assert quick(one, "k", 1) is AddResult.BUFFERED
         shut(one)
         assert quick(one, "k", 2) is None
         put(one, OP_SET, "k", 3)
@@ -282,7 +292,7 @@ class Race:
     def write(self, name: int) -> None:
         """Set a key of one's own again and again, and delete it now and then."""
         for n in range(self.EACH):
-            if write(self.buffer, OP_SET, f"k{name}", n):
+            if write(self.buffer, OP_SET, f"k{name}", n) is AddResult.WAKE:
                 self.woken.set()
             if n % 1000 == 0:
                 put(self.buffer, OP_DELETE, f"k{name}")

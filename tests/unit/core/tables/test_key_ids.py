@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from broker.core import buffer as module
-from broker.core.buffer import ProducerBuffer
+from broker.core.buffer import AddResult, ProducerBuffer
 from broker.core.key_ids import DEFINE_BYTES
 from broker.core.lane import Columns, Packed
 from broker.core.tables.input import Keys, column_runs, number_keys, text_keys
@@ -123,7 +123,7 @@ class TableBufferMachine(RuleBasedStateMachine):
             self.calls.append((table, op, name, None if op == OP_DELETE else value))
         for shard, run in column_runs(op, keys, None if op == OP_DELETE else values, stamps):
             before = self.buffer.bytes
-            if self.buffer.add_table_run(shard, run, self.now) is None:
+            if self.buffer.add_table_run(shard, run, self.now) is AddResult.NO_ROOM:
                 assert before > 0
                 assert self.buffer.bytes == before
             else:
@@ -305,7 +305,7 @@ def write(buffer: ProducerBuffer, *numbers: int, table: TableKey = NAMED) -> Non
     keys = keys_of(buffer, table, [*numbers])
     assert keys is not None
     for shard, run in column_runs(OP_SET, keys, 1, None):
-        assert buffer.add_table_run(shard, run, 0.0) is not None
+        assert buffer.add_table_run(shard, run, 0.0) is not AddResult.NO_ROOM
     buffer.close_all()
 
 

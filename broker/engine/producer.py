@@ -1,0 +1,383 @@
+"""What both faces of the producer run: it buffers from any thread, and sends on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal, TypedDict
+from warnings import warn
+
+from broker.backend.session import Session
+from broker.config import checked_name, checked_of, default_node
+from broker.core.buffer import AddResult, ProducerBuffer
+from broker.core.fast_path import FastSet, PlainKeys
+from broker.engine.durability import Confirmer
+from broker.engine.sender import CallOnLoop, Sender, call_here
+from broker.errors import (
+    BrokerError,
+    BufferFullError,
+    ClosedError,
+    ConfigError,
+    DataLostError,
+    FlushTimeoutError,
+)
+from broker.model import Token
+from broker.protocol.messages import TableRun, Value
+from broker.protocol.names import shard_of
+from broker.protocol.operations import OP_INCREMENT, OP_SET
+from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
+from broker.stats import ProducerStats
+
+log = logging.getLogger(__name__)
+
+FullPolicy = Literal["block", "raise", "conflate"]
+FULL_POLICIES = ("block", "raise", "conflate")
+
+CLOSE_TIMEOUT = 10.0
+HURRIED_CLOSE_TIMEOUT = 1.0  # after an error of the caller's own
+
+# Buffers what had no room; false if there still is none.
+Retry = Callable[[], bool]
+
+
+class ProducerSettings(TypedDict, total=False):
+    """What producers of both faces may be given; `broker.aio.Producer` says what each is."""
+
+    node: str | None
+    shards: int | None
+    local_delta_max_age: float | None
+    local_delta_max_count: int | None
+    linger: float | None
+    chunk_bytes: int | None
+    buffer_bytes: int | None
+    when_full: FullPolicy
+    full_timeout: float | None
+    keep_seconds: float | None
+    keep_bytes: int | None
+    timestamps: bool
+    conflate: bool
+    pending_bytes: int | None
+
+
+class ProducerEngine(FastSet[Retry | None]):
+    """A producer without a face.
+
+    Whatever writes may be called from any thread, never waits, and returns or yields what had no
+    room: the face gives that to `wait_for_room`. The coroutines run on one event loop.
+
+    Args:
+        url: as the faces take it.
+        namespace: likewise.
+        settings: likewise.
+
+    Raises:
+        ConfigError: every fault of the arguments at once.
+    """
+
+    def __init__(self, url: str | None, namespace: str, settings: ProducerSettings) -> None:
+        super().__init__()
+        self._settings = checked_of(ProducerSettings.__annotations__, settings)
+        node = settings.get("node")
+        self._when_full = settings.get("when_full", "block")
+        max_age = settings.get("local_delta_max_age")
+        if self._when_full not in FULL_POLICIES:
+            raise ConfigError(
+                [f"when_full={self._when_full!r}; allowed: {', '.join(FULL_POLICIES)}"]
+            )
+        self.namespace = checked_name("namespace", namespace)
+        self.node = checked_name("node", node) if node is not None else default_node()
+        self._is_named = node is not None
+        self._full_timeout: float = self._settings["full_timeout"]
+        self._max_age_ms = None if max_age is None else round(max_age * 1000)
+        self._max_count = settings.get("local_delta_max_count")
+        self._timestamps = settings.get("timestamps", False)
+        self._conflate = settings.get("conflate", False)
+        self._session = Session(url, self.namespace, settings.get("shards"))
+        self._sender: Sender | None = None
+        self._confirmer: Confirmer
+        self._reported_lost = 0
+        self._closed_error: ClosedError | None = None
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def open(self, call_on_loop: CallOnLoop = call_here) -> None:
+        """Connect, join the namespace and take the node name.
+
+        Args:
+            call_on_loop: has this loop call a function, from whatever thread deltas come.
+
+        Raises:
+            ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
+        """
+        try:
+            await self._session.connect()
+            await self._session.create_or_join()
+            await self._session.ensure_workers()
+            sender = Sender(
+                self._session,
+                self.node,
+                self._settings,
+                max_age_ms=self._max_age_ms,
+                max_count=self._max_count,
+                conflates=self._conflate,
+                call_on_loop=call_on_loop,
+            )
+            await sender.start()
+        except BaseException:
+            await self._session.close()
+            raise
+        self._sender = sender
+        self._confirmer = Confirmer(self._session, sender)
+        self._session.guard.call_in_child(sender.buffer.shut_in_child)
+        self._open_fast_path(self.plain_keys, self.wake)
+
+    @property
+    def plain_keys(self) -> PlainKeys:
+        """Keys whose plain sets may gather: none, if each delta has a timestamp of its own."""
+        return PlainKeys() if self._timestamps else self.buffer.plain_keys
+
+    def wake(self, shard: int) -> None:
+        """Have a shard's sender look again; raises as `sender`."""
+        self.sender.wake(shard)
+
+    @property
+    def sender(self) -> Sender:
+        """What sends, if this producer can still write.
+
+        Raises:
+            ClosedError: not open, or closed.
+            FencedError: another process took the node name.
+        """
+        self._session.guard.check()
+        # Without its old traceback: an error that is raised again and again must not grow.
+        if self._sender is None or self._closed_error is not None:
+            raise (self._closed_error or _not_open()).with_traceback(None)
+        if self._sender.stopped is not None:
+            raise self._sender.stopped.with_traceback(None)
+        return self._sender
+
+    @property
+    def buffer(self) -> ProducerBuffer:
+        """Where deltas go. Raises as `sender`."""
+        return self.sender.buffer
+
+    @property
+    def shards(self) -> int:
+        """How many shards the namespace has."""
+        return len(self._session.keys)
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - as the faces
+        """Send what is buffered, then disconnect. Calling it again does nothing.
+
+        Raises:
+            FlushTimeoutError, FencedError, DataLostError: as `flush`.
+        """
+        sender = self._sender
+        if sender is None or self._closed_error is not None or self._session.guard.is_forked:
+            return
+        try:
+            await self.flush(timeout)
+        finally:
+            self._closed_error = ClosedError("this producer is closed; make a new one")
+            sender.buffer.shut()
+            # Who waits for room learns that there will be none.
+            sender.progress.set()
+            await sender.stop()
+            if not self._is_named:
+                await sender.leave()
+            await self._session.close()
+
+    async def close_logged(self, timeout: float) -> None:  # noqa: ASYNC109 - as the faces
+        """Close it where an error could only hide another one: that is logged instead."""
+        try:
+            await self.close(timeout)
+        except BrokerError as error:
+            log.error("producer_closed_with_loss node=%s error=%s", self.node, error)  # noqa: TRY400
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _set_exactly(self, key: str, value: Value) -> Retry | None:
+        return self.put(OP_SET, key, value)
+
+    def put(self, op: int, key: str, value: Any) -> Retry | None:
+        """Buffer one delta; return what is to be tried again if there is no room."""
+        sender = self.sender
+        size = admit_key(key)
+        if op == OP_SET:
+            value, value_size = admit(value)
+            size += value_size
+        elif op == OP_INCREMENT:
+            value, size = admit_amount(value), size + SCALAR_BYTES
+        stamp = None
+        if self._timestamps:
+            stamp, size = round(time.time() * 1000), size + STAMP_BYTES
+        shard = shard_of(key, self.shards)
+        result = sender.buffer.add(shard, op, key, value, size, stamp, time.monotonic())
+        if result is AddResult.NO_ROOM:
+            return partial(self._put_again, op, key, value)
+        if result is AddResult.WAKE:
+            sender.wake(shard)
+        return None
+
+    def _put_again(self, op: int, key: str, value: Any) -> bool:
+        return self.put(op, key, value) is None
+
+    def put_many(self, mapping: Mapping[str, Value]) -> Iterator[Retry]:
+        """Set many keys, each shard's at once; yield what had no room.
+
+        The whole mapping is checked before any of it is buffered.
+        """
+        for group in self._groups(mapping):
+            if not self._add_group(*group):
+                yield partial(self._add_group, *group)
+
+    def _groups(self, mapping: Mapping[str, Value]) -> list[tuple[int, list[str], list[Any], int]]:
+        """Return the sets of each shard: keys, values and how many bytes they may need."""
+        buffer = self.sender.buffer
+        groups: dict[int, tuple[int, list[str], list[Any], int]] = {}
+        extra = STAMP_BYTES if self._timestamps else 0
+        for key, given in mapping.items():
+            size = admit_key(key) + extra
+            value, value_size = admit(given)
+            shard = shard_of(key, self.shards)
+            _, keys, values, total = groups.setdefault(shard, (shard, [], [], 0))
+            keys.append(key)
+            values.append(value)
+            groups[shard] = (shard, keys, values, total + size + value_size)
+        for _, keys, _, size in groups.values():
+            buffer.check_group(len(keys), size)
+        return list(groups.values())
+
+    def _add_group(self, shard: int, keys: list[str], values: list[Any], size: int) -> bool:
+        stamp = round(time.time() * 1000) if self._timestamps else None
+        add_many = self.buffer.add_many
+        return self._is_in(shard, add_many(shard, keys, values, size, stamp, time.monotonic()))
+
+    def put_table_runs(self, runs: list[tuple[int, TableRun]]) -> Iterator[Retry]:
+        """Buffer runs of a table, each with its shard; yield what had no room."""
+        for shard, run in runs:
+            if not self._add_table_run(shard, run):
+                yield partial(self._add_table_run, shard, run)
+
+    def _add_table_run(self, shard: int, run: TableRun) -> bool:
+        return self._is_in(shard, self.buffer.add_table_run(shard, run, time.monotonic()))
+
+    def _is_in(self, shard: int, result: AddResult) -> bool:
+        """Wake the shard's sender if it has to look; false if there was no room."""
+        if result is AddResult.WAKE:
+            self.wake(shard)
+        return result is not AddResult.NO_ROOM
+
+    async def wait_for_room(self, retry: Retry) -> None:
+        """Do what the policy says about a full buffer, until `retry` finds room.
+
+        Raises:
+            BufferFullError: policy "raise", or no room within `full_timeout`.
+        """
+        sender = self.sender
+        # Lanes that hold nothing but ids of table keys wait for deltas, unless room is wanted.
+        sender.wake_all()
+        limit = f"producer buffer is full ({sender.buffer.max_bytes} bytes)"
+        if self._when_full == "raise":
+            raise BufferFullError(
+                f"{limit}; slow down, raise buffer_bytes, or use when_full='block' or 'conflate'"
+            )
+        if self._when_full == "conflate" and sender.buffer.conflate() and retry():
+            return
+        try:
+            async with asyncio.timeout(self._full_timeout):
+                while True:
+                    sender.progress.clear()
+                    if retry():
+                        return
+                    await sender.progress.wait()
+        except TimeoutError:
+            raise BufferFullError(
+                f"{limit} and still is after {self._full_timeout:g} s: "
+                + (sender.trouble or "Redis does not take more; see `statebroker status`")
+            ) from None
+
+    # -- waiting ----------------------------------------------------------------------------------
+
+    async def flush(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as the faces
+        redis_replicas: int = 0,
+        *,
+        fsynced: bool = False,
+    ) -> Token:
+        """Wait until Redis accepted everything written so far, as the faces' `flush` says."""
+        if redis_replicas < 0:
+            raise ConfigError(
+                [f"redis_replicas={redis_replicas} is out of range; allowed: 0 or more"]
+            )
+        sender = self.sender
+        tickets = sender.buffer.close_all()
+        sender.wake_all()
+        accepted = partial(self._accepted, sender, tickets)
+        if redis_replicas or fsynced:
+            await self._confirmer.confirm(
+                accepted, redis_replicas, fsynced=fsynced, timeout=timeout
+            )
+        else:
+            await accepted(timeout)
+        self._report_losses(sender)
+        return Token(dict(sender.marks))
+
+    async def _accepted(
+        self,
+        sender: Sender,
+        tickets: list[int],
+        timeout: float | None,  # noqa: ASYNC109 - as flush
+    ) -> None:
+        """Wait until Redis accepted everything up to these tickets."""
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    sender.progress.clear()
+                    if sender.stopped is not None:
+                        raise sender.stopped
+                    if sender.buffer.settled(tickets):
+                        return
+                    await sender.progress.wait()
+        except TimeoutError:
+            raise FlushTimeoutError(
+                f"Redis has not accepted {sender.buffer.pending} deltas within {timeout:g} s; they "
+                "stay buffered and are sent as soon as it does"
+                + (f" ({sender.trouble})" if sender.trouble else "")
+            ) from None
+
+    def _report_losses(self, sender: Sender) -> None:
+        lost = sum(lane.lost for lane in sender.buffer.lanes)
+        unreported, self._reported_lost = lost - self._reported_lost, lost
+        if unreported:
+            raise DataLostError(unreported)
+
+    def stats(self) -> ProducerStats:
+        """Return what it did since it was opened.
+
+        Raises:
+            ClosedError: it was never open.
+        """
+        if self._sender is None:
+            raise _not_open()
+        return self._sender.stats()
+
+
+def chosen_replicas(redis_replicas: int, replicas: int | None) -> int:
+    """Return what `flush` was given under its name, or under the old one, with a warning."""
+    if replicas is None:
+        return redis_replicas
+    warn(
+        "flush(replicas=) is now flush(redis_replicas=); the old name goes with version 1.0",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return replicas
+
+
+def _not_open() -> ClosedError:
+    return ClosedError("this producer is not open; call open() or use `async with`")

@@ -1,0 +1,138 @@
+"""What both faces of the replica read, and how: a mapping that never touches the network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from broker.core.tables import need_numpy
+from broker.core.tables.kinds import table_key
+from broker.engine.replica import ReplicaEngine
+from broker.model import Health, Status
+from broker.protocol.messages import Position, TableKey
+from broker.stats import ReplicaStats
+
+if TYPE_CHECKING:
+    from broker.core.tables.view import TableView
+
+T = TypeVar("T")
+
+
+class ReplicaReads(Mapping[str, Any]):
+    """The part of a replica that never waits for Redis.
+
+    Args:
+        engine: of the replica.
+    """
+
+    def __init__(self, engine: ReplicaEngine) -> None:
+        self._engine = engine
+
+    @abstractmethod
+    def _at_once(self, read: Callable[[], T]) -> T:
+        """Run what has to see one moment, not half of a batch."""
+
+    @property
+    def namespace(self) -> str:
+        """The state it follows."""
+        return self._engine.namespace
+
+    def __getitem__(self, key: str) -> Any:
+        """Return a key's value.
+
+        Raises:
+            KeyError: absent (or not loaded yet: see `status`).
+        """
+        return self._engine.value(key)
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return self._engine.count()
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys of one moment; later changes do not disturb it."""
+        return iter(self._at_once(self._engine.keys))
+
+    def items(self) -> ItemsView[str, Any]:
+        """Return keys and values of one moment, as a copy."""
+        return self.snapshot()[0].items()
+
+    def values(self) -> ValuesView[Any]:
+        """Return the values of one moment, as a copy."""
+        return self.snapshot()[0].values()
+
+    def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
+        """Return a copy of the whole content at one moment, and each shard's position for it."""
+        return self._at_once(self._engine.snapshot)
+
+    def table(
+        self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
+    ) -> TableView:
+        """Return a live view of a table: keys to numbers, as a mapping and as arrays.
+
+        Args:
+            name: of the table.
+            keys: `str`, or `int`, as its producers say.
+            values: `float` or `int`, likewise.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+            ConfigError: the name or a type is not one.
+        """
+        return self._view(table_key(name, keys, values))
+
+    def tables(self) -> tuple[TableView, ...]:
+        """Return a view of each table that there is now, by name.
+
+        Raises:
+            NumpyMissingError: it is an extra.
+        """
+        need_numpy()
+        return tuple(self._view(key) for key in self._at_once(self._engine.table_keys))
+
+    def _view(self, key: TableKey) -> TableView:
+        from broker.core.tables.view import TableView  # noqa: PLC0415 - needs numpy
+
+        return TableView(key, self._engine.tables, self._at_once)
+
+    @property
+    def status(self) -> Status:
+        """What the content is worth now; the worst shard decides.
+
+        Exact whenever and on whichever thread it is read: with a `lag` above the staleness bound it
+        never says `live`.
+        """
+        return self._engine.status
+
+    @property
+    def health(self) -> Health:
+        """Whether all is well: it is as long as the replica is live, and again once it is.
+
+        Else its reasons tell people the status, since when, why, and what to do.
+        """
+        return self._engine.health
+
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """Each shard's position, in the order of the shards; empty before the namespace exists."""
+        return self._engine.positions
+
+    @property
+    def position(self) -> Position:
+        """The position of shard 0, which is all there is unless the namespace has more."""
+        positions = self._engine.positions
+        return positions[0] if positions else Position()
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the moment for which the content is proved to be the whole history.
+
+        inf before that. While live it is at most the staleness bound; in quiet times it swings
+        between nothing and the heartbeat interval. Packets that waited somewhere count as old.
+        """
+        return self._engine.lag
+
+    def stats(self) -> ReplicaStats:
+        """Return what it is and did since it was opened; docs/statistics.md explains it all."""
+        return self._at_once(self._engine.stats)
