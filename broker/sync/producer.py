@@ -73,7 +73,9 @@ class Producer(FastSet[None]):
     # -- writing; `set` is FastSet's --------------------------------------------------------------
 
     def _set_exactly(self, key: str, value: Value) -> None:
-        self._end(self._engine.put(OP_SET, key, value))
+        retry = self._engine.put(OP_SET, key, value)
+        if retry is not None:
+            self._thread.call(self._engine.wait_for_room(retry))
 
     def delete(self, key: str) -> None:
         """Remove a key; removing an absent key is no error. Raises as `set`."""
