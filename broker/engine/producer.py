@@ -33,6 +33,9 @@ from broker.stats import ProducerStats
 
 log = logging.getLogger(__name__)
 
+# A module's own names are found faster than an enum's members.
+_WAKE, _, _NO_ROOM = AddResult
+
 FullPolicy = Literal["block", "raise", "conflate"]
 FULL_POLICIES = ("block", "raise", "conflate")
 
@@ -216,9 +219,9 @@ class ProducerEngine(FastSet[Retry | None]):
             stamp, size = round(time.time() * 1000), size + STAMP_BYTES
         shard = shard_of(key, self.shards)
         result = sender.buffer.add(shard, op, key, value, size, stamp, time.monotonic())
-        if result is AddResult.NO_ROOM:
+        if result is _NO_ROOM:
             return partial(self._put_again, op, key, value)
-        if result is AddResult.WAKE:
+        if result is _WAKE:
             sender.wake(shard)
         return None
 
@@ -267,9 +270,9 @@ class ProducerEngine(FastSet[Retry | None]):
 
     def _is_in(self, shard: int, result: AddResult) -> bool:
         """Wake the shard's sender if it has to look; false if there was no room."""
-        if result is AddResult.WAKE:
+        if result is _WAKE:
             self.wake(shard)
-        return result is not AddResult.NO_ROOM
+        return result is not _NO_ROOM
 
     async def wait_for_room(self, retry: Retry) -> None:
         """Do what the policy says about a full buffer, until `retry` finds room.

@@ -1,0 +1,123 @@
+"""What users may rely on: exported names, their public members, and old names until 1.0."""
+
+from __future__ import annotations
+
+import importlib
+from enum import Enum
+from typing import Any
+
+import pytest
+
+import broker
+import broker.aio
+import broker.sync
+import broker.testing
+from broker.aio.iterator import Reader as AsyncReader
+from broker.aio.table_writer import TableWriter as AsyncTableWriter
+from broker.core.tables.view import TableView
+from broker.engine.producer import chosen_replicas
+from broker.sync.iterator import Reader
+from broker.sync.table_writer import TableWriter
+
+PRODUCER = "close delete flush increment namespace node set set_many stats table"
+REPLICA = (
+    "changes close get health items keys lag namespace position positions snapshot stats status "
+    "statuses table tables values verify wait_for wait_live"
+)
+INSPECTOR = "accept altered close folded folded_shard get state status"
+TABLE_WRITER = "delete delete_many increment increment_many keys set set_many set_records"
+
+ERRORS = (
+    "AccessError BackendError BrokerError BufferFullError ChangesOverflowError ClosedError "
+    "ConfigError ConnectError DataLostError DecodeError EmbeddedError EncodeError FencedError "
+    "FlushTimeoutError ForkedError NamespaceMismatchError NotReplicatedError NumpyMissingError "
+    "ReplicaFailedError TokenError UnsupportedServerError"
+)
+EXPORTS = {
+    "broker": f"ABSENT {ERRORS} Change Difference Health Inspector Position Producer Replica "
+    "Status StatusChange Token Verification",
+    "broker.aio": "Inspector Producer Replica",
+    "broker.testing": "FaultProxy Journal Lineage read_journal",
+}
+
+MEMBERS = [
+    (broker.Producer, PRODUCER),
+    (broker.Replica, REPLICA),
+    (broker.Inspector, INSPECTOR),
+    (broker.aio.Producer, f"{PRODUCER} open"),
+    (broker.aio.Replica, f"{REPLICA} open"),
+    (broker.aio.Inspector, f"{INSPECTOR} open"),
+    (TableWriter, TABLE_WRITER),
+    (AsyncTableWriter, TABLE_WRITER),
+    (Reader, "close"),
+    (AsyncReader, "close"),
+    (TableView, "copy get items keys kind name parts read timestamp to_arrow to_pandas values"),
+    (broker.Change, "count index key operation position resync shard timestamp_ms value"),
+    (broker.Difference, "history key offset replica shard"),
+    (broker.Health, "ok reasons"),
+    (broker.Position, "batch_id epoch offset"),
+    (broker.StatusChange, "after at before reason shard"),
+    (broker.Token, "marks parse"),
+    (broker.Verification, "bytes_read differences is_equal keys ranges"),
+    (broker.testing.FaultProxy, "cut heal reset url"),
+    (broker.testing.Journal, "close write"),
+    (broker.testing.Lineage, "before chain contains states"),
+]
+STATUSES = "CATCHING_UP CLOSED CONNECTING FAILED LIVE LOADING STALE"
+
+
+@pytest.mark.parametrize("module", EXPORTS)
+def test_a_module_exports_these_names(module: str) -> None:
+    """A name that comes or goes is a decision: it is written down here too."""
+    found = importlib.import_module(module)
+    assert sorted(found.__all__) == sorted(EXPORTS[module].split())
+    assert all(getattr(found, name) is not None for name in found.__all__)
+
+
+def test_the_sync_face_is_exported_by_broker_itself() -> None:
+    """`broker.sync` holds modules only; users import from `broker`."""
+    assert not hasattr(broker.sync, "__all__")
+    assert broker.Producer.__module__ == "broker.sync.producer"
+
+
+@pytest.mark.parametrize(
+    ("kind", "members"),
+    [pytest.param(*one, id=f"{one[0].__module__}.{one[0].__name__}") for one in MEMBERS],
+)
+def test_a_class_has_these_public_members(kind: type, members: str) -> None:
+    """Whatever else an object has is private."""
+    assert sorted(name for name in dir(kind) if not name.startswith("_")) == sorted(members.split())
+
+
+def test_the_statuses_are_these() -> None:
+    """Programs compare with them."""
+    assert issubclass(broker.Status, Enum)
+    assert sorted(broker.Status.__members__) == STATUSES.split()
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("broker", "ServerUnfitError", broker.UnsupportedServerError),
+        ("broker", "UnconfirmedError", broker.NotReplicatedError),
+        ("broker.faults", "FaultProxy", broker.testing.FaultProxy),
+    ],
+)
+def test_an_old_name_works_and_warns(module: str, old: str, new: Any) -> None:
+    """Until version 1.0 it is the same object."""
+    with pytest.warns(DeprecationWarning, match=r"is now .* goes with version 1\.0"):
+        assert getattr(importlib.import_module(module), old) is new
+
+
+def test_the_old_argument_of_flush_works_and_warns() -> None:
+    """`replicas=` means `redis_replicas=`; who gives the new one hears nothing."""
+    with pytest.warns(DeprecationWarning, match=r"flush\(redis_replicas=\)"):
+        assert chosen_replicas(0, 2) == 2
+    assert chosen_replicas(3, None) == 3
+
+
+def test_the_old_attribute_of_an_error_works_and_warns() -> None:
+    """`NotReplicatedError.replicas` is `redis_replicas`."""
+    error = broker.NotReplicatedError(1, 2, fsynced=False)
+    with pytest.warns(DeprecationWarning, match="redis_replicas"):
+        assert error.replicas == error.redis_replicas == 1
