@@ -24,7 +24,7 @@ REPLICA = (
     "changes close get health items keys lag namespace position positions snapshot stats status "
     "statuses table tables values verify wait_for wait_live"
 )
-INSPECTOR = "accept altered close folded folded_shard get state status"
+INSPECTOR = "accept altered close folded folded_shard get namespace state status"
 TABLE_WRITER = "delete delete_many increment increment_many keys set set_many set_records"
 
 ERRORS = (
@@ -33,8 +33,11 @@ ERRORS = (
     "FlushTimeoutError ForkedError NamespaceMismatchError NotReplicatedError NumpyMissingError "
     "ReplicaFailedError TokenError UnsupportedServerError"
 )
+STATISTICS = (
+    "NamespaceStatus NodeStats ProducerStats ReplicaStats ServerInfo ShardStats WorkerStatus"
+)
 EXPORTS = {
-    "broker": f"ABSENT {ERRORS} Change Difference Health Inspector Position Producer Replica "
+    "broker": f"ABSENT {ERRORS} {STATISTICS} Change Difference Health Inspector Position Producer Replica "
     "Status StatusChange Token Verification",
     "broker.aio": "Inspector Producer Replica",
     "broker.testing": "FaultProxy Journal Lineage read_journal",
@@ -57,6 +60,31 @@ MEMBERS = [
     (broker.Health, "ok reasons"),
     (broker.Position, "batch_id epoch offset"),
     (broker.StatusChange, "after at before reason shard"),
+    (broker.NamespaceStatus, "as_dict get items namespace nodes protocol server shards workers"),
+    (broker.NodeStats, "as_dict chunks deltas get items node pending_deltas"),
+    (
+        broker.ProducerStats,
+        "accepted as_dict buffer_bytes buffered busy bytes chunks conflated duplicates "
+        "get items lost pending resent retries",
+    ),
+    (
+        broker.ReplicaStats,
+        "as_dict batches_applied batches_duplicate bytes_received catch_ups "
+        "changes_conflated chunks_skipped cuts deltas_applied deltas_refused "
+        "deltas_skipped deltas_superseded forks full_state_altered gaps get health items "
+        "keys keys_repaired lag_s loads offset packets packets_unreadable reconnects "
+        "self_checks self_checks_failed self_checks_undecided silences status "
+        "status_changes status_changes_conflated",
+    ),
+    (broker.ServerInfo, "as_dict deployment get items name version"),
+    (
+        broker.ShardStats,
+        "accepted appends as_dict batch_id batches by_age by_count bytes_published "
+        "covered dead epoch fence get held_by items last_packet_ms lease log_bytes "
+        "log_entries missing offset pending_bytes pending_chunks pending_deltas published "
+        "shard slot snapshot_age_ms snapshot_offset state_keys",
+    ),
+    (broker.WorkerStatus, "as_dict get health items reason role seen_ms worker"),
     (broker.Token, "marks parse"),
     (broker.Verification, "bytes_read differences is_equal keys ranges"),
     (broker.testing.FaultProxy, "cut heal reset url"),
@@ -86,7 +114,9 @@ def test_the_sync_face_is_exported_by_broker_itself() -> None:
 )
 def test_a_class_has_these_public_members(kind: type, members: str) -> None:
     """Whatever else an object has is private."""
-    assert sorted(name for name in dir(kind) if not name.startswith("_")) == sorted(members.split())
+    # Slots and fields without a default are not all in dir().
+    names = {*dir(kind), *getattr(kind, "__dataclass_fields__", ())}
+    assert sorted(name for name in names if not name.startswith("_")) == sorted(members.split())
 
 
 def test_the_statuses_are_these() -> None:
