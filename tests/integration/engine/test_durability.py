@@ -132,6 +132,27 @@ def test_nothing_written_needs_no_replica(own_server: OwnServer, namespace: str,
         producer.flush(SECONDS, redis_replicas=3)
 
 
+def test_the_old_name_of_the_argument_works_and_warns(
+    own_server: OwnServer, namespace: str, kind: str
+) -> None:
+    """Both faces take `replicas=`; the warning names the line that gave it."""
+    server = own_server(kind=kind)
+
+    async def wait() -> None:
+        async with aio.Producer(server.url, namespace=namespace) as producer:
+            await producer.set("b", 1)
+            with pytest.raises(NotReplicatedError, match="0 of 1"):
+                await producer.flush(SHORT, replicas=1)
+
+    with pytest.warns(DeprecationWarning, match=r"flush\(redis_replicas=\)") as told:
+        with Producer(server.url, namespace=namespace) as producer:
+            producer.set("a", 1)
+            with pytest.raises(NotReplicatedError, match="0 of 1"):
+                producer.flush(SHORT, replicas=1)
+        asyncio.run(wait())
+    assert [one.filename for one in told] == [__file__] * 2
+
+
 def waiting(pair: Pair) -> bool:
     """Whether somebody waits for replicas at the primary."""
     with redis.Redis.from_url(pair.primary.url) as client:
