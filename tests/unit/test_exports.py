@@ -64,25 +64,31 @@ MEMBERS = [
     (broker.NodeStats, "as_dict chunks deltas get items node pending_deltas"),
     (
         broker.ProducerStats,
-        "accepted as_dict buffer_bytes buffered busy bytes chunks conflated duplicates "
-        "get items lost pending resent retries",
+        (
+            "accepted as_dict buffer_bytes buffered busy bytes chunks conflated duplicates "
+            "get items lost pending resent retries"
+        ),
     ),
     (
         broker.ReplicaStats,
-        "as_dict batches_applied batches_duplicate bytes_received catch_ups "
-        "changes_conflated chunks_skipped cuts deltas_applied deltas_refused "
-        "deltas_skipped deltas_superseded forks full_state_altered gaps get health items "
-        "keys keys_repaired lag_s loads offset packets packets_unreadable reconnects "
-        "self_checks self_checks_failed self_checks_undecided silences status "
-        "status_changes status_changes_conflated",
+        (
+            "as_dict batches_applied batches_duplicate bytes_received catch_ups "
+            "changes_conflated chunks_skipped cuts deltas_applied deltas_refused "
+            "deltas_skipped deltas_superseded forks full_state_altered gaps get health items "
+            "keys keys_repaired lag_s loads offset packets packets_unreadable reconnects "
+            "self_checks self_checks_failed self_checks_undecided silences status "
+            "status_changes status_changes_conflated"
+        ),
     ),
     (broker.ServerInfo, "as_dict deployment get items name version"),
     (
         broker.ShardStats,
-        "accepted appends as_dict batch_id batches by_age by_count bytes_published "
-        "covered dead epoch fence get held_by items last_packet_ms lease log_bytes "
-        "log_entries missing offset pending_bytes pending_chunks pending_deltas published "
-        "shard slot snapshot_age_ms snapshot_offset state_keys",
+        (
+            "accepted appends as_dict batch_id batches by_age by_count bytes_published "
+            "covered dead epoch fence get held_by items last_packet_ms lease log_bytes "
+            "log_entries missing offset pending_bytes pending_chunks pending_deltas published "
+            "shard slot snapshot_age_ms snapshot_offset state_keys"
+        ),
     ),
     (broker.WorkerStatus, "as_dict get health items reason role seen_ms worker"),
     (broker.Token, "marks parse"),
