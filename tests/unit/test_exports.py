@@ -37,8 +37,8 @@ STATISTICS = (
     "NamespaceStatus NodeStats ProducerStats ReplicaStats ServerInfo ShardStats WorkerStatus"
 )
 EXPORTS = {
-    "broker": f"ABSENT {ERRORS} {STATISTICS} Change Difference Health Inspector Position Producer Replica "
-    "Status StatusChange Token Verification",
+    "broker": f"ABSENT {ERRORS} {STATISTICS} Change Difference Health Inspector Position Producer "
+    "Replica Status StatusChange Token Verification",
     "broker.aio": "Inspector Producer Replica",
     "broker.testing": "FaultProxy Journal Lineage read_journal",
 }

@@ -136,21 +136,24 @@ def test_the_old_name_of_the_argument_works_and_warns(
     own_server: OwnServer, namespace: str, kind: str
 ) -> None:
     """Both faces take `replicas=`; the warning names the line that gave it."""
-    server = own_server(kind=kind)
+    url = own_server(kind=kind).url
 
-    async def wait() -> None:
-        async with aio.Producer(server.url, namespace=namespace) as producer:
+    def flush() -> None:
+        with Producer(url, namespace=namespace) as producer:
+            producer.set("a", 1)
+            with pytest.raises(NotReplicatedError, match="0 of 1"):
+                producer.flush(SHORT, replicas=1)
+
+    async def flush_with_await() -> None:
+        async with aio.Producer(url, namespace=namespace) as producer:
             await producer.set("b", 1)
             with pytest.raises(NotReplicatedError, match="0 of 1"):
                 await producer.flush(SHORT, replicas=1)
 
-    with pytest.warns(DeprecationWarning, match=r"flush\(redis_replicas=\)") as told:
-        with Producer(server.url, namespace=namespace) as producer:
-            producer.set("a", 1)
-            with pytest.raises(NotReplicatedError, match="0 of 1"):
-                producer.flush(SHORT, replicas=1)
-        asyncio.run(wait())
-    assert [one.filename for one in told] == [__file__] * 2
+    for act in (flush, lambda: asyncio.run(flush_with_await())):
+        with pytest.warns(DeprecationWarning, match=r"flush\(redis_replicas=\)") as told:
+            act()
+        assert [one.filename for one in told] == [__file__]
 
 
 def waiting(pair: Pair) -> bool:
