@@ -358,7 +358,7 @@ replica.wait_for(producer.flush(10), 10)
 while "child" not in replica:
     next(changes)
 print(json.dumps({"child": answers, "status": status, "content": dict(replica.items()),
-                  "stats": producer.stats()}))
+                  "stats": producer.stats().as_dict()}))
 for one in (producer, replica, inspector):
     one.close()
 """
