@@ -101,7 +101,7 @@ def test_one_silent_shard_makes_the_replica_stale(
 
         def is_noticed() -> bool:
             # The worker forgets its second shard; a heartbeat under way sets the time once more.
-            flusher._shards[1].beat_at = flusher._shards[1].drain_at = 1e9
+            flusher._shards[1].heartbeat_at = flusher._shards[1].drain_at = 1e9
             return replica.status is not Status.LIVE
 
         eventually(is_noticed, 0.3 * 1.25 + LATE)
