@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from broker.backend.replies import DrainLimits
 from broker.backend.session import Session
 from broker.config import default_node
-from broker.embedded.child import tie_to_parent
 from broker.errors import AccessError, ConnectError
 from broker.runtime.backoff import Backoff
+from broker.runtime.processes import tie_to_parent
 from workers.flush import FlushWorker
 from workers.loop import Stopped, run_until_stopped, stop_on_signals, wait_for_any
 from workers.scheduler import Scheduler

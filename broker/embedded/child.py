@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
-import sys
 from abc import ABC, abstractmethod
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from broker.embedded.log import rotate, tail
 from broker.errors import EmbeddedError
 from broker.runtime.backoff import Backoff
+from broker.runtime.processes import tie_to_parent
 
-PR_SET_PDEATHSIG = 1
 READY_CHECK_S = 0.005
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -149,24 +147,3 @@ class Child(ABC):
         """Send a signal, unless it has ended already."""
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(number)
-
-
-def tie_to_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """Return what a forked child calls before exec so that the kernel signals it when we die.
-
-    The keeper has one thread, or on some systems others that only wait for children, so running
-    Python between fork and exec is safe. Only Linux can do this; elsewhere a child outlives a
-    killed keeper, and the lock that the server inherited keeps a second one off its data.
-    """
-    if sys.platform != "linux":
-        return None
-    parent = os.getpid()
-    prctl = ctypes.CDLL(None).prctl
-
-    def tie() -> None:
-        prctl(PR_SET_PDEATHSIG, int(number))
-        # The parent may have died before the call.
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return tie

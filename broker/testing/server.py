@@ -8,11 +8,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from broker.runtime.processes import tied
 from broker.testing.waiting import eventually
 
 VALKEY = "valkey"
@@ -22,11 +22,6 @@ KINDS = (VALKEY, REDIS)
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 OLDEST_REDIS = (7, 0)
-
-# Put before a command on Linux: the kernel then kills the process when its parent ends, however it
-# ends. 1 is PR_SET_PDEATHSIG, 9 is SIGKILL. (preexec_fn would run in a fork of a threaded process.)
-PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
-DIE_WITH_PARENT = [sys.executable, "-I", "-S", "-c", PRCTL] if sys.platform == "linux" else []
 
 
 class Certificates(Protocol):
@@ -148,7 +143,7 @@ class Server:
         if isinstance(binary, str):
             raise AssertionError(binary)  # noqa: TRY004 - what is missing is a program
         self._process = subprocess.Popen(
-            [*DIE_WITH_PARENT, str(binary), *self._options(), *self._args],
+            tied([str(binary), *self._options(), *self._args]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -101,7 +101,7 @@ class Demo:
             self.view.notes.clear()
             started = self.view.started = monotonic()
             for child in self.producers.values():
-                child.send({"go": True})
+                child.order({"go": True})
             while len(self.tokens) < len(NODES) or self.kill_next:
                 self.take_reports()
                 self.poll_status(inspector)
@@ -226,7 +226,7 @@ class Demo:
         """Return the scheduler that holds the lease; None if not known yet."""
         holder = self.view.totals.lease_holder
         for child in self.deployment.workers["scheduler"]:
-            if f"-{child.process.pid}-" in holder:
+            if f"-{child.pid}-" in holder:
                 return child
         return None
 
@@ -238,7 +238,7 @@ class Demo:
         """
         for name, child in self.subscribers.items():
             path = self.deployment.folder / f"replica-{name}.state"
-            child.send({"tokens": list(self.tokens.values()), "path": str(path)})
+            child.order({"tokens": list(self.tokens.values()), "path": str(path)})
         seen, deadline = -1, 0.0
         self.view.notes.append("all deltas are written; waiting for the last snapshot")
         while not self.is_settled():

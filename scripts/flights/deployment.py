@@ -49,7 +49,7 @@ class Deployment:
                 file = self.folder / f"{kind}-{number}.ready"
                 child = self.children.start(
                     f"{kind} {number}",
-                    "scripts.flights.leash",
+                    "broker.runtime.leash",
                     *("workers", command, "--ready-file", str(file)),
                 )
                 self.workers[kind].append(child)

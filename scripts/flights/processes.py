@@ -1,20 +1,19 @@
 """The demo's child processes: start, messages, logs and stop."""
 
-import json
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
 from time import monotonic
-from typing import IO, Any, Self, cast
+from typing import Any, Self
+
+from broker.testing.process import Process
 
 ROOT = Path(__file__).parents[2]
 STOP_TIMEOUT_S = 3.0
-LAST_LINES = 12
 
 
 class DemoError(Exception):
@@ -24,7 +23,7 @@ class DemoError(Exception):
 Report = tuple["Child", dict[str, Any]]
 
 
-class Child:
+class Child(Process):
     """One Python process; its JSON lines arrive in a queue shared by all."""
 
     def __init__(
@@ -37,54 +36,27 @@ class Child:
         reports: SimpleQueue[Report],
     ) -> None:
         self.name = name
-        self.log = log
         self.reports = reports
-        with self.log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                # Control-C goes to the orchestrator, which stops its children.
-                start_new_session=True,
-            )
-        self.orders = cast("IO[bytes]", self.process.stdin)
-        self.output = cast("IO[bytes]", self.process.stdout)
-        self.reader = Thread(target=self.listen, name=f"{name} reader", daemon=True)
-        self.reader.start()
+        super().__init__(
+            [sys.executable, "-m", *arguments],
+            log,
+            on_report=self.receive,
+            folder=ROOT,
+            environment=environment,
+            # Control-C goes to the orchestrator, which stops its children.
+            is_leader=True,
+            # Each child stops cleanly when its stdin ends; the kernel would kill it.
+            is_tied=False,
+        )
 
-    def listen(self) -> None:
-        """Put each report into the queue; other lines go to the log."""
-        for line in self.output:
-            try:
-                self.reports.put((self, json.loads(line)))
-            except ValueError:
-                with self.log.open("ab") as log:
-                    log.write(line)
-
-    def send(self, order: Mapping[str, object]) -> None:
-        """Send an order; `Children.check` notices a process that has ended."""
-        with suppress(BrokenPipeError):
-            self.orders.write(json.dumps(order).encode() + b"\n")
-            self.orders.flush()
-
-    def is_running(self) -> bool:
-        """Tell whether the process has not ended."""
-        return self.process.poll() is None
-
-    def close(self) -> None:
-        """Close the pipes of an ended process."""
-        self.reader.join()
-        self.output.close()
-        with suppress(BrokenPipeError):
-            self.orders.close()
+    def receive(self, report: dict[str, Any] | None) -> None:
+        """Put a report into the queue."""
+        if report is not None:
+            self.reports.put((self, report))
 
     def log_tail(self) -> str:
         """Return the end of its log."""
-        lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        return "\n".join(f"  | {line}" for line in lines) or "  | (no output)"
+        return "\n".join(f"  | {line}" for line in self.tail()) or "  | (no output)"
 
 
 class Children:
@@ -133,28 +105,23 @@ class Children:
             DemoError: one has ended; with its exit status and the end of its log.
         """
         for child in self.all:
-            if not child.is_running():
+            if not child.is_running:
                 raise DemoError(
-                    f"{child.name} ended unexpectedly (status {child.process.returncode}):\n"
-                    f"{child.log_tail()}"
+                    f"{child.name} ended unexpectedly (status {child.status}):\n{child.log_tail()}"
                 )
 
     def kill(self, child: Child) -> None:
         """SIGKILL a process, and stop checking it."""
-        child.process.kill()
-        child.process.wait()
-        child.close()
+        child.kill()
         self.all.remove(child)
 
     def stop(self) -> None:
         """Ask all processes to end; kill those that do not."""
         for child in self.all:
-            child.process.terminate()
+            child.send_signal(signal.SIGTERM)
         deadline = monotonic() + STOP_TIMEOUT_S
         for child in self.all:
-            try:
-                child.process.wait(max(0.0, deadline - monotonic()))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
-            child.close()
+            # Not `end`: a second SIGTERM ends a worker at once.
+            with suppress(AssertionError):
+                child.wait(max(0.0, deadline - monotonic()))
+            child.kill()

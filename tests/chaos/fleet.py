@@ -54,7 +54,7 @@ class Member:
         arguments = [part.replace("{life}", str(self.lives)) for part in self._command]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "scripts.flights.leash", *arguments],
+                [sys.executable, "-P", "-m", "broker.runtime.leash", *arguments],
                 cwd=ROOT,
                 env={**os.environ, **self._env},
                 stdin=subprocess.PIPE,

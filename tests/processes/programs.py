@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from broker.testing.server import DIE_WITH_PARENT
+from broker.testing.process import Process
 from broker.testing.waiting import POLL_SECONDS, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +54,7 @@ class Result:
         return json.loads(line)
 
 
-class Program:
+class Program(Process):
     """One process, with a directory to run in and its output in files there.
 
     Args:
@@ -75,53 +74,18 @@ class Program:
         *,
         is_leader: bool = False,
     ) -> None:
-        self._out = directory / f"{name}.out"
-        self._err = directory / f"{name}.err"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                [*DIE_WITH_PARENT, *command],
-                cwd=directory,
-                env=environment(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=is_leader,
-            )
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    @property
-    def out(self) -> str:
-        """What it printed so far."""
-        return self._out.read_text(errors="replace")
-
-    @property
-    def err(self) -> str:
-        """What it said on stderr so far."""
-        return self._err.read_text(errors="replace")
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has not ended yet."""
-        return self._process.poll() is None
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to it alone."""
-        self._process.send_signal(number)
-
-    def send_group(self, number: signal.Signals) -> None:
-        """Send a signal to all its group, as a terminal does; only for a leader."""
-        os.killpg(self.pid, number)
+        super().__init__(
+            command,
+            directory / f"{name}.err",
+            out=directory / f"{name}.out",
+            folder=directory,
+            environment=environment(settings),
+            is_leader=is_leader,
+        )
 
     def wait(self, timeout: float = END_SECONDS) -> int:
         """Return its exit status once it ended."""
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"runs on after {timeout:g} s; stderr:\n{self.err}") from None
+        return super().wait(timeout)
 
     def result(self, timeout: float = END_SECONDS) -> Result:
         """Wait for its end and return how it ended."""
@@ -135,7 +99,7 @@ class Program:
         """
         watch = Delays([self.pid, *children(self.pid)])
         began = time.monotonic()
-        (self.send_group if whole_group else self.send)(number)
+        (self.send_signal_to_group if whole_group else self.send_signal)(number)
         while not has_ended(self.pid):
             assert time.monotonic() < began + END_SECONDS, f"does not stop; stderr:\n{self.err}"
             watch.look()
@@ -144,11 +108,6 @@ class Program:
         watch.look()
         assert self.wait() == 0, self.err
         return took - watch.seconds
-
-    def kill(self) -> None:
-        """SIGKILL; returns once it is gone. Does nothing if it is."""
-        self._process.kill()
-        self._process.wait(END_SECONDS)
 
     def kill_all(self) -> None:
         """SIGKILL it and its children, so that a test that failed leaves nothing running."""

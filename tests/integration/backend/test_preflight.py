@@ -27,7 +27,8 @@ from broker import (
 )
 from broker.backend import connections
 from broker.protocol.names import config_key
-from broker.testing.server import DIE_WITH_PARENT, Server, find_binary, free_port
+from broker.runtime.processes import tied
+from broker.testing.server import Server, find_binary, free_port
 from broker.testing.waiting import eventually
 from tests.integration.lossy_proxy import Proxy
 from tests.integration.running_workers import NewServing, Serving
@@ -185,7 +186,7 @@ def test_a_sentinel(face: Face, kind: str, namespace: str, tmp_path: Path) -> No
     port = free_port()
     settings = tmp_path / "sentinel.conf"
     settings.write_text(f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n")
-    command = [*DIE_WITH_PARENT, str(binary), str(settings), "--sentinel"]
+    command = tied([str(binary), str(settings), "--sentinel"])
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as sentinel:
         try:
             eventually(lambda: is_listening(port))

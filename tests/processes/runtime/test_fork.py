@@ -354,7 +354,7 @@ def test_a_bare_script_needs_nothing_and_leaves_nothing(
     family = {*marked(mark), *(child for pid in marked(mark) for child in children(pid))}
     assert any("valkey-server" in command_line(pid) for pid in family)
     if end.startswith("SIG"):
-        program.send(signal.Signals[end])
+        program.send_signal(signal.Signals[end])
     else:
         (temporary / "go").touch()
     code = program.wait(10)

@@ -146,7 +146,7 @@ def test_killing_everything_changes_nothing(
 
     eventually(fleet.works, START_SECONDS)
     for producer in fleet.running["producer"]:
-        producer.send(signal.SIGTERM)
+        producer.send_signal(signal.SIGTERM)
         assert producer.wait(60) == 0, producer.err
     with (
         Inspector(server.url, namespace=namespace) as inspector,
@@ -165,7 +165,7 @@ def test_killing_everything_changes_nothing(
     assert_accounted(fleet, status, state)
     for subscriber in fleet.running["subscriber"]:
         # A last change wakes it from waiting for one.
-        subscriber.send(signal.SIGTERM)
+        subscriber.send_signal(signal.SIGTERM)
     assert fleet.run("set", "end", "true").wait() == 0
     for subscriber in fleet.running["subscriber"]:
         assert subscriber.wait(60) == 0, subscriber.err

@@ -173,7 +173,7 @@ def test_a_stop_under_full_load_leaves_nothing_half_done(
         assert "Traceback" not in workers.err
         eventually(lambda: inspector.status().shards[0].pending_deltas > 0)
     for writer in writers:
-        writer.send(signal.SIGTERM)
+        writer.send_signal(signal.SIGTERM)
     # Redis takes what is written although nobody publishes it.
     told = [writer.result() for writer in writers]
     serve(server.url, namespace, "--global-data-update-interval", "100ms")
@@ -268,11 +268,11 @@ def test_a_second_signal_ends_it_at_once(
     try:
         eventually(lambda: unread(server), message="it asks, and nobody answers")
         before = sleeps(workers.pid)
-        workers.send(number)
+        workers.send_signal(number)
         # It has seen the first one once it sleeps again.
         eventually(lambda: not workers.is_running or sleeps(workers.pid) > before)
         began = time.monotonic()
-        workers.send(number)
+        workers.send_signal(number)
         workers.wait(20)
         # Much less than the 10 s for which it would wait for the reply.
         assert time.monotonic() - began < 5
@@ -390,7 +390,7 @@ def test_two_serve_at_once(valkey: Server, namespace: str, serve: Serve, start: 
             os.kill(pid, signal.SIGKILL)
     third = serve(valkey.url, namespace, *options)
     assert second.stop() < STOP_SECONDS
-    writer.send(signal.SIGTERM)
+    writer.send_signal(signal.SIGTERM)
     told = writer.result()
     assert told.code == 0, told.err
     written = int(told.out.split('"written": ')[1].split(",")[0])

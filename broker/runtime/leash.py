@@ -1,8 +1,11 @@
-"""Runs a module as `python -m` does, and stops it when the parent process ends.
+"""Run a module as `python -m` does, and stop it with SIGTERM when the pipe on its stdin closes.
 
-A worker normally outlives other processes and waits for its server to come back. The workers of the
-demo must not: after a demo that was killed, nothing would stop them.
+`python -m broker.runtime.leash MODULE ARGUMENTS`. A worker normally outlives other processes and
+waits for its server to come back. The workers of a demo or a test must not: after a demo that was
+killed, nothing would stop them.
 """
+
+from __future__ import annotations
 
 import os
 import runpy
