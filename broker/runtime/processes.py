@@ -17,8 +17,11 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 # Run by the new process before it becomes the command; the process id stays the same.
 _TIE = (
-    "import ctypes, os, sys; "
-    "ctypes.CDLL(None).prctl(1, int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+    "import ctypes, os, sys; number, parent = map(int, sys.argv[1:3]); "
+    "ctypes.CDLL(None).prctl(1, number); "
+    # The parent may have died before the call.
+    "os.getppid() == parent or os.kill(os.getpid(), 9); "
+    "os.execv(sys.argv[3], sys.argv[3:])"
 )
 
 
@@ -47,7 +50,8 @@ def tied(
 ) -> list[str | Path]:
     """Return a command whose process the kernel signals when the thread that started it ends.
 
-    It costs the start of an interpreter. On other systems than Linux it is the command itself.
+    It costs the start of an interpreter. It has to be started by this process. On other systems
+    than Linux it is the command itself.
 
     Args:
         command: the first word is a path.
@@ -55,4 +59,4 @@ def tied(
     """
     if sys.platform != "linux":
         return [*command]
-    return [sys.executable, "-I", "-S", "-c", _TIE, str(int(number)), *command]
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(int(number)), str(os.getpid()), *command]
