@@ -23,6 +23,8 @@ from scripts.benchmarks.scenarios.latency import AT_ONCE, BY_AGE
 from scripts.benchmarks.scenarios.limit import LIMIT
 from scripts.benchmarks.scenarios.load import LOAD
 from scripts.benchmarks.scenarios.throughput import THROUGHPUT
+from scripts.benchmarks.stats import Summary
+from scripts.benchmarks.table import times
 from tests.processes.lossy_contender import CRASHES, GOOD, LOSES_A_KEY
 
 ROOT = Path(__file__).parents[3]
@@ -77,7 +79,7 @@ def test_ours_and_a_peer_in_one_run(short_path: Path) -> None:
         assert all(value > 0 for value in sample["measures"].values())
     assert set(played["statebroker"]["roles"]) == {"writer", "reader", "server", "worker"}
     assert played["hset-publish"]["ratio"]["count"] == ROUNDS
-    assert f"{played['hset-publish']['ratio']['median']:.2f} x" in output
+    assert times(Summary(**played["hset-publish"]["ratio"])) in output
     assert "# How fast" in (short_path / "docs" / "README.md").read_text()
     # Of the runs nothing is left: no folder, hence no socket and no server in it.
     assert {one.name for one in short_path.iterdir()} <= {"docs", "matplotlib"}
