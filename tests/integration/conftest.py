@@ -12,7 +12,7 @@ from broker import Inspector, Producer
 from broker.protocol.names import ShardKeys
 from broker.testing.server import KINDS, Server
 from tests.integration.running_workers import NewServing, Serving
-from tests.integration.watched_shard import World
+from tests.integration.watched_shard import WatchedShard
 
 
 @pytest.fixture
@@ -49,11 +49,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def world(server: Server, namespace: str, serving: NewServing) -> Iterator[World]:
+def watched_shard(server: Server, namespace: str, serving: NewServing) -> Iterator[WatchedShard]:
     """Give a namespace with a flush worker and no scheduler."""
     serving(server.url, namespace)
     with (
         Producer(server.url, namespace=namespace) as producer,
         Inspector(server.url, namespace=namespace) as inspector,
     ):
-        yield World(server.url, namespace, producer, inspector)
+        yield WatchedShard(server.url, namespace, producer, inspector)

@@ -1,4 +1,4 @@
-"""A flush worker by hand: one step when told, and its packets get lost when told."""
+"""A flush worker that does one step when told, and whose packets get lost when told."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 NOBODY = "a channel that nobody listens to"
 
 
-class Hand:
+class ManualFlush:
     """Publishes the only shard of a namespace, which it makes if it does not exist.
 
     Args:
@@ -32,7 +32,7 @@ class Hand:
     """
 
     def __init__(self, url: str, namespace: str) -> None:
-        self._thread = LoopThread(f"by hand: {namespace}")
+        self._thread = LoopThread(f"manual flush of {namespace}")
         self._session = self._thread.call(connected(url, namespace, 1))
         self._nodes: list[str] = []
 
@@ -61,7 +61,7 @@ class Hand:
         """Tell the head."""
         self._do(
             lambda session: session.commands.heartbeat(
-                self.keys, 0, 0, os.urandom(EPOCH_BYTES), "hand", max_age_ms=None, max_count=None
+                self.keys, 0, 0, os.urandom(EPOCH_BYTES), "manual", max_age_ms=None, max_count=None
             )
         )
 

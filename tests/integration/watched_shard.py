@@ -1,4 +1,4 @@
-"""One shard under a microscope: a served namespace, one producer, schedulers made by hand."""
+"""One shard, watched closely: a served namespace, one producer, schedulers made by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.running_workers import joined, snapshot_worker, write_sna
 from workers.snapshot import SnapshotWorker, Written
 
 
-class World:
+class WatchedShard:
     """A served namespace with one producer, and schedulers made by hand."""
 
     def __init__(self, url: str, namespace: str, producer: Producer, inspector: Inspector) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from broker.testing.server import VALKEY, Server
 from tests.processes.programs import WORKERS, Program, Result, await_file
-from tests.processes.served_namespace import Place
+from tests.processes.served_namespace import ServedNamespace
 
 Serve = Callable[..., Program]
 Run = Callable[..., Result]
-Here = Callable[..., Place]
+NewServed = Callable[..., ServedNamespace]
 
 
 @pytest.fixture
@@ -105,10 +105,10 @@ def serve(start: NewProgram) -> Serve:
 
 
 @pytest.fixture
-def here(valkey: Server, namespace: str, serve: Serve, start: NewProgram) -> Here:
-    """Give a function that starts `serve` with these options and returns the place."""
+def new_served(valkey: Server, namespace: str, serve: Serve, start: NewProgram) -> NewServed:
+    """Give a function that starts `serve` with these options and returns the namespace."""
 
-    def begin(*options: str) -> Place:
-        return Place(valkey.url, namespace, serve(valkey.url, namespace, *options), start)
+    def begin(*options: str) -> ServedNamespace:
+        return ServedNamespace(valkey.url, namespace, serve(valkey.url, namespace, *options), start)
 
     return begin

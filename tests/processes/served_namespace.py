@@ -20,7 +20,7 @@ class Start(Protocol):
         """Start it."""
 
 
-class Place:
+class ServedNamespace:
     """A namespace with workers, and `statebroker` beside it.
 
     Attributes:
@@ -35,12 +35,12 @@ class Place:
         self._start = start
 
     def start(self, *arguments: str, **settings: str) -> Program:
-        """Start a command here."""
+        """Start a command for this namespace."""
         place = {"STATEBROKER_URL": self.url, "STATEBROKER_NAMESPACE": self.namespace}
         return self._start(*arguments, **place, **settings)
 
     def run(self, *arguments: str, **settings: str) -> Result:
-        """Run a command here to its end."""
+        """Run a command for this namespace to its end."""
         return self.start(*arguments, **settings).result()
 
     def write(self, *arguments: str) -> Result:
@@ -56,12 +56,12 @@ class Place:
             eventually(lambda: not any(s.pending_deltas for s in inspector.status().shards), 30)
 
     def producer(self) -> Producer:
-        """Return a producer for here."""
+        """Return a producer of this namespace."""
         return Producer(self.url, namespace=self.namespace)
 
 
 @contextmanager
-def writing(place: Place) -> Iterator[Producer]:
+def writing(place: ServedNamespace) -> Iterator[Producer]:
     """Change a few keys without a pause, on a thread."""
     done = threading.Event()
     with place.producer() as producer:

@@ -1,4 +1,4 @@
-"""A small sound history, record by record, to be broken on purpose."""
+"""A small valid history, record by record, to be broken on purpose."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ ACCEPTED = [appended(1, ONE), appended(2, TWO), appended(3, THREE)]
 APPLIED = [applied(batch) for batch in BATCHES]
 
 
-def sound() -> list[Record]:
+def valid() -> list[Record]:
     """A history in which every promise was kept."""
     return [
         *ACCEPTED,
@@ -177,5 +177,5 @@ COUNTS = (tallied(), *[balanced(offset) for offset in range(4)])
 
 
 def without(*records: Record) -> list[Record]:
-    """The sound history less these records."""
-    return [record for record in sound() if record not in records]
+    """The valid history less these records."""
+    return [record for record in valid() if record not in records]

@@ -23,7 +23,7 @@ from broker.testing.waiting import eventually
 from tests.integration.engine.test_exactly_once import folded, with_session
 from tests.integration.lossy_proxy import Proxy, sha_of
 from tests.integration.running_workers import NewServing
-from tests.integration.watched_shard import World
+from tests.integration.watched_shard import WatchedShard
 
 LARGE = 150_000
 NODE = "n"
@@ -45,31 +45,33 @@ def follows(replica: Replica, content: dict[str, Any]) -> None:
     )
 
 
-def test_large_and_small_values_are_seen_in_the_order_of_the_calls(world: World) -> None:
+def test_large_and_small_values_are_seen_in_the_order_of_the_calls(
+    watched_shard: WatchedShard,
+) -> None:
     """Live, by who joins later, in the full state, and in the log that is folded."""
-    with Replica(world.url, namespace=world.namespace) as replica:
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         changes = replica.changes()
         for number in range(8):
-            world.producer.set("large", text(number))
-            world.producer.increment("n")
+            watched_shard.producer.set("large", text(number))
+            watched_shard.producer.increment("n")
             if number % 3:
-                world.producer.flush(10)
-        replica.wait_for(world.producer.flush(10), 10)
+                watched_shard.producer.flush(10)
+        replica.wait_for(watched_shard.producer.flush(10), 10)
         content = {"large": text(7), "n": 8}
         follows(replica, content)
         seen = [next(changes) for _ in range(16)]
         assert [change.value for change in seen if change.key == "large"] == [*map(text, range(8))]
         assert replica.stats().gaps == 0
         assert replica.verify().is_equal
-        assert world.inspector.folded() == content
-        assert world.write() is not None
-        assert world.agree() == content
+        assert watched_shard.inspector.folded() == content
+        assert watched_shard.write() is not None
+        assert watched_shard.agree() == content
         # Again, on a full state and with a log behind it.
-        world.producer.set("large", text(9))
-        world.producer.increment("n", 10)
-        replica.wait_for(world.producer.flush(10), 10)
-        with Replica(world.url, namespace=world.namespace) as late:
+        watched_shard.producer.set("large", text(9))
+        watched_shard.producer.increment("n", 10)
+        replica.wait_for(watched_shard.producer.flush(10), 10)
+        with Replica(watched_shard.url, namespace=watched_shard.namespace) as late:
             late.wait_live(10)
             assert dict(late.items()) == {"large": text(9), "n": 18}
 

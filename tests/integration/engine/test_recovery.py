@@ -20,20 +20,20 @@ from broker.stats import ReplicaStats
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.lossy_proxy import Proxy
-from tests.integration.manual_flush import Hand
+from tests.integration.manual_flush import ManualFlush
 from tests.integration.running_workers import NewServing
 
 # Long: these tests are about packets, not about silence.
 PATIENT = 60.0
 
 
-class Stage:
-    """One producer, one replica, and between them a hand that publishes or loses."""
+class FollowedShard:
+    """One producer, one replica, and between them a flush worker that we drive."""
 
-    def __init__(self, producer: Producer, replica: Replica, hand: Hand) -> None:
+    def __init__(self, producer: Producer, replica: Replica, flusher: ManualFlush) -> None:
         self.producer = producer
         self.replica = replica
-        self.hand = hand
+        self.flusher = flusher
         self.written = 0
 
     def write(self, *, is_lost: bool = False) -> int:
@@ -44,75 +44,77 @@ class Stage:
         self.producer.set(f"only{self.written}", self.written)
         self.producer.delete(f"only{self.written - 1}")
         self.producer.flush(10)
-        return self.hand.drain(is_lost=is_lost).offset
+        return self.flusher.drain(is_lost=is_lost).offset
 
     @property
-    def truth(self) -> dict[str, Any]:
+    def expected(self) -> dict[str, Any]:
         """What a replica has to hold."""
         return {"key": self.written, "n": self.written, f"only{self.written}": self.written}
 
     def is_right(self) -> bool:
-        """Whether the replica is live and holds the truth."""
-        return self.replica.status is Status.LIVE and dict(self.replica.items()) == self.truth
+        """Whether the replica is live and holds what was written."""
+        return self.replica.status is Status.LIVE and dict(self.replica.items()) == self.expected
 
     def settle(self) -> ReplicaStats:
         """Wait until the replica is right, and return its counters."""
         eventually(
             self.is_right,
-            message=lambda: f"{dict(self.replica.items())} is {self.truth}: {self.replica.stats()}",
+            message=lambda: (
+                f"{dict(self.replica.items())} is {self.expected}: {self.replica.stats()}"
+            ),
         )
         return self.replica.stats()
 
 
 @pytest.fixture
-def stage(server: Server, namespace: str) -> Iterator[Stage]:
+def followed(server: Server, namespace: str) -> Iterator[FollowedShard]:
     """Give a live replica that holds three batches."""
     with (
-        Hand(server.url, namespace) as hand,
+        ManualFlush(server.url, namespace) as flusher,
         Producer(
             server.url, namespace=namespace, local_delta_max_count=4, local_delta_max_age=60
         ) as producer,
     ):
-        hand.beat()
+        flusher.beat()
         with Replica(server.url, namespace=namespace, staleness_bound=PATIENT) as replica:
             replica.wait_live(10)
-            stage = Stage(producer, replica, hand)
+            followed = FollowedShard(producer, replica, flusher)
             for _ in range(3):
-                stage.write()
-            stage.settle()
-            yield stage
+                followed.write()
+            followed.settle()
+            yield followed
 
 
-def test_a_lost_packet_is_noticed_at_the_next(stage: Stage) -> None:
+def test_a_lost_packet_is_noticed_at_the_next(followed: FollowedShard) -> None:
     """After a gap the replica reads the log from where it was, and applies each delta once."""
-    changes = stage.replica.changes("key")
-    stage.write(is_lost=True)
-    stage.write(is_lost=True)
-    stage.write()
-    stats = stage.settle()
+    changes = followed.replica.changes("key")
+    followed.write(is_lost=True)
+    followed.write(is_lost=True)
+    followed.write()
+    stats = followed.settle()
     assert (stats.gaps, stats.loads, stats.batches_applied) == (1, 1, 6)
     assert [next(changes).value for _ in range(3)] == [4, 5, 6]
 
 
-def test_the_last_lost_packet_is_noticed_at_a_heartbeat(stage: Stage) -> None:
+def test_the_last_lost_packet_is_noticed_at_a_heartbeat(followed: FollowedShard) -> None:
     """When nothing comes after the lost packet, the next heartbeat tells."""
-    offset = stage.write(is_lost=True)
-    assert stage.replica.position.offset == offset - 1
-    stage.hand.beat()
-    stats = stage.settle()
+    offset = followed.write(is_lost=True)
+    assert followed.replica.position.offset == offset - 1
+    followed.flusher.beat()
+    stats = followed.settle()
     assert (stats.gaps, stats.loads) == (1, 1)
 
 
-def test_a_log_cut_beyond_a_replica_means_a_full_load(stage: Stage) -> None:
+def test_a_log_cut_beyond_a_replica_means_a_full_load(followed: FollowedShard) -> None:
     """Where the log no longer reaches, the full state is loaded; readers learn the difference."""
-    changes = stage.replica.changes()
+    changes = followed.replica.changes()
     for _ in range(5):
-        stage.write(is_lost=True)
-    stage.hand.snapshot(is_lost=True)
-    stage.hand.cut_log(7)
-    stage.write(is_lost=True)
-    stage.hand.beat()
-    stats = stage.settle()
+        followed.write(is_lost=True)
+    followed.flusher.snapshot(is_lost=True)
+    followed.flusher.cut_log(7)
+    followed.write(is_lost=True)
+    followed.flusher.beat()
+    stats = followed.settle()
     assert (stats.loads, stats.cuts) == (2, 1)
     changes.close()
     told = list(changes)
@@ -123,52 +125,52 @@ def test_a_log_cut_beyond_a_replica_means_a_full_load(stage: Stage) -> None:
         ("delete", "only3", None),
     }
     assert all(one.resync for one in told)
-    assert {one.position for one in told} == {stage.replica.position}
+    assert {one.position for one in told} == {followed.replica.position}
 
 
-def test_a_repeated_packet_counts_once(stage: Stage) -> None:
+def test_a_repeated_packet_counts_once(followed: FollowedShard) -> None:
     """Packets that come again, old and new, change nothing."""
-    offset = stage.write()
+    offset = followed.write()
     for number in (offset, 1, offset, 2):
-        stage.hand.publish(stage.hand.logged(number))
-    eventually(lambda: stage.replica.stats().batches_duplicate == 4)
-    stage.write()
-    stats = stage.settle()
+        followed.flusher.publish(followed.flusher.logged(number))
+    eventually(lambda: followed.replica.stats().batches_duplicate == 4)
+    followed.write()
+    stats = followed.settle()
     assert (stats.gaps, stats.forks, stats.loads) == (0, 0, 1)
     assert stats.batches_applied == 5
 
 
 def test_a_packet_older_than_a_replica_is_settled_with_the_server(
-    stage: Stage, server: Server, namespace: str
+    followed: FollowedShard, server: Server, namespace: str
 ) -> None:
     """A late packet from before the full state that a replica began with is no fork to it."""
-    stage.hand.snapshot()
+    followed.flusher.snapshot()
     with Replica(server.url, namespace=namespace, staleness_bound=PATIENT) as late:
         late.wait_live(10)
         before = late.stats()
-        stage.hand.publish(stage.hand.logged(1))
+        followed.flusher.publish(followed.flusher.logged(1))
         eventually(lambda: late.stats().catch_ups > before.catch_ups)
-        stage.replica, stage.written = late, 3
-        stage.write()
-        stats = stage.settle()
+        followed.replica, followed.written = late, 3
+        followed.write()
+        stats = followed.settle()
         assert (stats.loads, stats.batches_applied) == (1, 1)
 
 
-def test_packets_in_the_wrong_order_end_in_the_right_one(stage: Stage) -> None:
+def test_packets_in_the_wrong_order_end_in_the_right_one(followed: FollowedShard) -> None:
     """Batches that overtake each other are applied in the order of their offsets."""
-    changes = stage.replica.changes("key")
-    offsets = [stage.write(is_lost=True) for _ in range(4)]
+    changes = followed.replica.changes("key")
+    offsets = [followed.write(is_lost=True) for _ in range(4)]
     for offset in (offsets[2], offsets[0], offsets[3], offsets[1]):
-        stage.hand.publish(stage.hand.logged(offset))
-    stats = stage.settle()
+        followed.flusher.publish(followed.flusher.logged(offset))
+    stats = followed.settle()
     assert stats.batches_applied == 7
     assert [next(changes).value for _ in range(4)] == [4, 5, 6, 7]
 
 
-def test_packets_that_cannot_be_read_are_counted(stage: Stage) -> None:
+def test_packets_that_cannot_be_read_are_counted(followed: FollowedShard) -> None:
     """Garbage on the channel is skipped and counted, and the replica stays right."""
-    good = stage.hand.logged(3)
-    packet = stage.hand.batch(3)
+    good = followed.flusher.logged(3)
+    packet = followed.flusher.batch(3)
     garbage = [
         b"",
         b"\xc1",
@@ -181,52 +183,52 @@ def test_packets_that_cannot_be_read_are_counted(stage: Stage) -> None:
         bytes([0x9D, 2, 9]) + good[3:],
     ]
     for data in garbage:
-        stage.hand.publish(data)
-    eventually(lambda: stage.replica.stats().packets_unreadable == len(garbage))
-    stage.write()
-    stats = stage.settle()
+        followed.flusher.publish(data)
+    eventually(lambda: followed.replica.stats().packets_unreadable == len(garbage))
+    followed.write()
+    stats = followed.settle()
     assert (stats.gaps, stats.forks, stats.loads) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("forged", ["previous id", "id", "epoch", "heartbeat ahead", "old id"])
-def test_a_packet_of_another_history_is_found_out(stage: Stage, forged: str) -> None:
+def test_a_packet_of_another_history_is_found_out(followed: FollowedShard, forged: str) -> None:
     """Whatever contradicts what a replica holds makes it ask the server, and end with its truth."""
-    last = stage.hand.batch(3)
+    last = followed.flusher.batch(3)
     beat = Heartbeat(0, last.epoch, 3, last.id, last.previous_id, last.time_ms, last.covered)
     packet = {
         "previous id": replace(last, offset=4, id=b"otherone", previous_id=b"otherold"),
         "id": replace(last, id=b"otherone"),
         "epoch": replace(beat, epoch=b"otherone"),
         "heartbeat ahead": replace(beat, offset=9, id=b"otherone"),
-        "old id": replace(stage.hand.batch(2), id=b"otherone"),
+        "old id": replace(followed.flusher.batch(2), id=b"otherone"),
     }[forged]
-    before = stage.replica.stats()
-    stage.hand.publish(encode_packet(packet))
+    before = followed.replica.stats()
+    followed.flusher.publish(encode_packet(packet))
     eventually(
         lambda: (
-            stage.replica.status is Status.LIVE
-            and stage.replica.stats().catch_ups > before.catch_ups
+            followed.replica.status is Status.LIVE
+            and followed.replica.stats().catch_ups > before.catch_ups
         )
     )
-    stats = stage.settle()
+    stats = followed.settle()
     assert stats.loads == (1 if forged == "heartbeat ahead" else 2)
-    stage.write()
-    stage.settle()
+    followed.write()
+    followed.settle()
 
 
-def test_a_believed_forgery_ends_at_the_next_packet(stage: Stage) -> None:
+def test_a_believed_forgery_ends_at_the_next_packet(followed: FollowedShard) -> None:
     """A batch that fits but was never logged is thrown out as soon as the true history goes on."""
-    last = stage.hand.batch(3)
+    last = followed.flusher.batch(3)
     lie = encode_chunk(Chunk("liar", 1, 1, 0, [Run(OP_SET, ["key", "lie"], ["lie", 1])]))
-    stage.hand.publish(
+    followed.flusher.publish(
         encode_packet(
             replace(last, offset=4, id=b"otherone", previous_id=last.id, deltas=2, chunks=[lie])
         )
     )
-    eventually(lambda: "lie" in stage.replica)
-    changes = stage.replica.changes()
-    stage.write()
-    stats = stage.settle()
+    eventually(lambda: "lie" in followed.replica)
+    changes = followed.replica.changes()
+    followed.write()
+    stats = followed.settle()
     assert (stats.forks, stats.loads) == (1, 2)
     changes.close()
     told = {(one.operation, one.key): one.resync for one in changes}

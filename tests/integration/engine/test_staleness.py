@@ -11,7 +11,7 @@ from broker import Producer, Replica, Status
 from broker.aio import Replica as AioReplica
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
-from tests.integration.manual_flush import Hand
+from tests.integration.manual_flush import ManualFlush
 from tests.integration.running_workers import NewServing
 
 HEARTBEAT = 0.1
@@ -119,20 +119,20 @@ def test_packets_that_prove_nothing_do_not_keep_a_replica_live(
 ) -> None:
     """Old packets that come again and again are no sign of life."""
     with (
-        Hand(server.url, namespace) as hand,
+        ManualFlush(server.url, namespace) as flusher,
         Producer(server.url, namespace=namespace, local_delta_max_count=1) as producer,
     ):
-        hand.beat()
+        flusher.beat()
         with Replica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
             producer.set("key", 1)
             producer.flush(10)
-            hand.drain()
-            hand.beat()
+            flusher.drain()
+            flusher.beat()
             replica.wait_live(10)
             beaten_at = time.monotonic()
 
             def is_stale() -> bool:
-                hand.publish(hand.logged(1))
+                flusher.publish(flusher.logged(1))
                 return replica.status is Status.STALE
 
             eventually(is_stale)

@@ -23,7 +23,7 @@ from broker.testing import FaultProxy
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
-from tests.integration.manual_flush import Hand
+from tests.integration.manual_flush import ManualFlush
 from tests.integration.running_workers import NewServing
 
 BOUND = 0.5
@@ -60,9 +60,9 @@ def test_beyond_the_bound_it_is_not_live_though_nothing_else_runs(
 ) -> None:
     """With the loop held up, so that no timer comes, status, wait_live and health still say so."""
 
-    async def scenario(hand: Hand) -> None:
+    async def scenario(flusher: ManualFlush) -> None:
         async with AioReplica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
-            await asyncio.to_thread(hand.beat)
+            await asyncio.to_thread(flusher.beat)
             await replica.wait_live(10)
             statuses = replica.statuses()
             # No await until the bound is over: the replica's own tasks cannot run.
@@ -79,9 +79,9 @@ def test_beyond_the_bound_it_is_not_live_though_nothing_else_runs(
                 (Status.STALE, "silence"),
             ]
 
-    with Hand(server.url, namespace) as hand:
-        hand.beat()
-        asyncio.run(scenario(hand))
+    with ManualFlush(server.url, namespace) as flusher:
+        flusher.beat()
+        asyncio.run(scenario(flusher))
 
 
 def test_other_threads_read_an_exact_status_too(
@@ -111,21 +111,21 @@ def test_silence_is_told_within_milliseconds_of_the_bound(
     bound, left = 40.0, 0.2
     over: list[float] = []
     with (
-        Hand(server.url, namespace) as hand,
+        ManualFlush(server.url, namespace) as flusher,
         Replica(server.url, namespace=namespace, staleness_bound=bound) as replica,
     ):
-        hand.beat()
+        flusher.beat()
         statuses = begin(replica)
         mine = replica.position
         for _ in range(5):
             seconds, microseconds = raw.time()  # type: ignore[misc]
             sent = round((seconds + microseconds / 1e6 - bound + left) * 1000)
             old = Heartbeat(0, mine.epoch, mine.offset, mine.batch_id, NO_ID, sent, 0)
-            hand.publish(encode_packet(old))
+            flusher.publish(encode_packet(old))
             change = next(statuses)
             over.append(replica.lag - bound)
             assert (change.after, change.reason) == (Status.STALE, "silence")
-            hand.beat()
+            flusher.beat()
             assert steps_until_live(statuses) == [("stale", "live", "current")]
     assert min(over) > 0
     # The others may have met a busy machine.

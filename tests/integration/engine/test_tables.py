@@ -19,7 +19,7 @@ from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing, snapshot_worker
-from tests.integration.watched_shard import World, folded_by
+from tests.integration.watched_shard import WatchedShard, folded_by
 
 Content = dict[Any, tuple[float, int]]
 KINDS: list[tuple[type, type]] = [(str, float), (str, int), (int, float), (int, int)]
@@ -138,12 +138,12 @@ def test_both_faces_write_and_show_the_same(
     asyncio.run(scenario())
 
 
-def test_one_call_becomes_visible_at_once(world: World) -> None:
+def test_one_call_becomes_visible_at_once(watched_shard: WatchedShard) -> None:
     """In each shard; `read` sees one moment of all arrays."""
     count = 5000
     names = [f"k{n}" for n in range(count)]
-    with Replica(world.url, namespace=world.namespace) as replica:
-        table, view = world.producer.table("t"), replica.table("t")
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
+        table, view = watched_shard.producer.table("t"), replica.table("t")
         keys = table.keys(names)
 
         def looked(shown: TableView) -> set[float]:
@@ -153,24 +153,26 @@ def test_one_call_becomes_visible_at_once(world: World) -> None:
             table.set_many(keys, float(number))
             found = view.read(looked)
             assert len(found) <= 1
-        replica.wait_for(world.producer.flush(10), 10)
+        replica.wait_for(watched_shard.producer.flush(10), 10)
         assert view.read(looked) == {29.0}
 
 
-def test_int64_that_would_leave_its_range_is_refused_and_counted(world: World) -> None:
+def test_int64_that_would_leave_its_range_is_refused_and_counted(
+    watched_shard: WatchedShard,
+) -> None:
     """By every replica alike; the full state too."""
-    table = world.producer.table("n", values=int)
-    with Replica(world.url, namespace=world.namespace) as replica:
+    table = watched_shard.producer.table("n", values=int)
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         table.set("most", (1 << 63) - 1)
         table.increment("most")
         table.increment("most", -1)
-        replica.wait_for(world.producer.flush(10), 10)
+        replica.wait_for(watched_shard.producer.flush(10), 10)
         view = replica.table("n", values=int)
         assert content(view) == {"most": ((1 << 63) - 2, 0)}
         assert replica.stats().deltas_refused == 1
-    world.write()
-    with Replica(world.url, namespace=world.namespace) as newcomer:
+    watched_shard.write()
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as newcomer:
         newcomer.wait_live(10)
         assert newcomer.table("n", values=int)["most"] == (1 << 63) - 2
 
@@ -193,56 +195,56 @@ def test_definitions_that_need_a_batch_of_their_own_are_published(
         assert replica.positions[0].offset > 1
 
 
-def test_calls_that_cannot_be_sent_leave_no_trace(world: World) -> None:
+def test_calls_that_cannot_be_sent_leave_no_trace(watched_shard: WatchedShard) -> None:
     """The whole call is checked before any of it is buffered."""
-    table = world.producer.table("t")
+    table = watched_shard.producer.table("t")
     for bad in (["x"], [[1.0]], np.ones(3)):
         with pytest.raises(EncodeError):
             table.set_many(["a", "b"], bad)
     with pytest.raises(EncodeError, match="split them"):
         table.set_many([f"k{n}" for n in range(600_000)], 0.0)
-    other = world.producer.table("other")
+    other = watched_shard.producer.table("other")
     with pytest.raises(EncodeError, match="look them up with its own"):
         table.set_many(other.keys(["a"]), 1.0)
-    assert world.producer.stats().buffered == 0
+    assert watched_shard.producer.stats().buffered == 0
 
 
 # -- the full state -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def watched(world: World) -> Iterator[Replica]:
+def watched(watched_shard: WatchedShard) -> Iterator[Replica]:
     """Give a replica that saw everything from the beginning."""
-    with Replica(world.url, namespace=world.namespace) as replica:
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         yield replica
 
 
-def test_a_newcomer_holds_what_others_hold(world: World, watched: Replica) -> None:
+def test_a_newcomer_holds_what_others_hold(watched_shard: WatchedShard, watched: Replica) -> None:
     """From the full state alone, from state and log, and where the scheduler is another one."""
     for base in (0, 1000, 2500):
-        fill(world.producer, base, 1500, base + 1)
-        world.publish()
-        watched.wait_for(world.producer.flush(10), 10)
+        fill(watched_shard.producer, base, 1500, base + 1)
+        watched_shard.publish()
+        watched.wait_for(watched_shard.producer.flush(10), 10)
         for _ in range(2):
-            with Replica(world.url, namespace=world.namespace) as newcomer:
+            with Replica(watched_shard.url, namespace=watched_shard.namespace) as newcomer:
                 newcomer.wait_live(10)
                 assert tables_of(newcomer) == tables_of(watched)
                 assert newcomer.verify().is_equal
-            world.write()
+            watched_shard.write()
 
 
 @pytest.mark.parametrize("pages", [1, 3, 6, 9, 100])
 def test_a_scheduler_that_dies_between_pages_leaves_no_trace(
-    world: World, watched: Replica, monkeypatch: pytest.MonkeyPatch, pages: int
+    watched_shard: WatchedShard, watched: Replica, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
     """Every field is a page here; readers at once, and the next scheduler, hold the history."""
     monkeypatch.setattr("broker.backend.page_sizes.BYTES", 1)
-    fill(world.producer, 0, 700, 1)
-    world.publish()
-    world.write()
-    fill(world.producer, 300, 900, 500)
-    world.publish()
+    fill(watched_shard.producer, 0, 700, 1)
+    watched_shard.publish()
+    watched_shard.write()
+    fill(watched_shard.producer, 300, 900, 500)
+    watched_shard.publish()
 
     async def die(session: Session) -> None:
         worker = snapshot_worker(session, lease_ttl=0.05)
@@ -264,21 +266,21 @@ def test_a_scheduler_that_dies_between_pages_leaves_no_trace(
         else:
             await worker._write_pages(folded)
 
-    world.run(die)
-    watched.wait_for(world.producer.flush(10), 10)
+    watched_shard.run(die)
+    watched.wait_for(watched_shard.producer.flush(10), 10)
     for _ in range(3):
-        with Replica(world.url, namespace=world.namespace) as newcomer:
+        with Replica(watched_shard.url, namespace=watched_shard.namespace) as newcomer:
             newcomer.wait_live(10)
             assert tables_of(newcomer) == tables_of(watched)
             assert newcomer.verify().is_equal
-        fill(world.producer, 100, 50, 900)
-        world.publish()
-        watched.wait_for(world.producer.flush(10), 10)
-        eventually(lambda: world.write() is not None)
+        fill(watched_shard.producer, 100, 50, 900)
+        watched_shard.publish()
+        watched.wait_for(watched_shard.producer.flush(10), 10)
+        eventually(lambda: watched_shard.write() is not None)
 
 
 def test_ids_of_a_node_that_left_go_with_the_log(
-    world: World, raw: redis.Redis, keys: ShardKeys, watched: Replica
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, watched: Replica
 ) -> None:
     """Not those of one that is back under the same name by then."""
 
@@ -286,38 +288,40 @@ def test_ids_of_a_node_that_left_go_with_the_log(
         names: Any = raw.hkeys(keys.tables)
         return sorted(name.decode().rsplit(":", 1)[1] for name in names if b":d:" in name)
 
-    with Producer(world.url, namespace=world.namespace) as passing:  # a name of its own: it leaves
+    with Producer(
+        watched_shard.url, namespace=watched_shard.namespace
+    ) as passing:  # a name of its own: it leaves
         passing.table("t").set_many(["a", "b"], [1.0, 2.0])
         passing.flush(10)
-    world.producer.table("t").set("c", 3.0)
-    world.publish()
+    watched_shard.producer.table("t").set("c", 3.0)
+    watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         # The first leaves the log as it is, the second cuts it at once.
         for log_limit, left in ((1 << 30, 2), (1, 1)):
             worker = snapshot_worker(session, log_limit=log_limit)
             for _ in range(4):
-                await asyncio.to_thread(world.producer.table("t").increment, "c")
-                await asyncio.to_thread(world.publish)
+                await asyncio.to_thread(watched_shard.producer.table("t").increment, "c")
+                await asyncio.to_thread(watched_shard.publish)
                 assert await worker.write_once() is not None
             assert len(ids()) == left
             await worker.release()
 
-    world.run(scenario)
-    watched.wait_for(world.producer.flush(10), 10)
-    with Replica(world.url, namespace=world.namespace) as newcomer:
+    watched_shard.run(scenario)
+    watched.wait_for(watched_shard.producer.flush(10), 10)
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as newcomer:
         newcomer.wait_live(10)
         assert content(newcomer.table("t")) == content(watched.table("t"))
-        world.producer.table("t").increment("c")
-        newcomer.wait_for(world.producer.flush(10), 10)
+        watched_shard.producer.table("t").increment("c")
+        newcomer.wait_for(watched_shard.producer.flush(10), 10)
         assert newcomer.table("t")["c"] == 12.0
 
 
 def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
-    world: World, watched: Replica, monkeypatch: pytest.MonkeyPatch
+    watched_shard: WatchedShard, watched: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It left when the scheduler asked, and is a new incarnation when it reads the log."""
-    url, namespace = world.url, world.namespace
+    url, namespace = watched_shard.url, watched_shard.namespace
     back: list[Producer] = []
 
     def leave(node: str) -> None:
@@ -330,11 +334,11 @@ def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
         back.append(Producer(url, namespace=namespace, node=node))
         back[0].table("t").set_many(["b", "a"], [2.0, 3.0])
         back[0].flush(10)
-        world.publish()
+        watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         await asyncio.to_thread(leave, "n")
-        await asyncio.to_thread(world.publish)
+        await asyncio.to_thread(watched_shard.publish)
         worker = snapshot_worker(session)
         assert await worker.write_once() is not None
         assert await session.client.hdel(session.keys[0].writers, "n") == 1
@@ -354,7 +358,7 @@ def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
         monkeypatch.setattr(queries, "gone_nodes", ask)
         await worker.release()
 
-    world.run(scenario)
+    watched_shard.run(scenario)
     try:
         with Replica(url, namespace=namespace) as newcomer:
             newcomer.wait_live(10)
@@ -368,10 +372,10 @@ def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
 
 
 def test_another_process_that_takes_the_name_has_ids_of_its_own(
-    world: World, watched: Replica
+    watched_shard: WatchedShard, watched: Replica
 ) -> None:
     """Who held it is fenced; what both wrote is there, from the log and from the full state."""
-    url, namespace = world.url, world.namespace
+    url, namespace = watched_shard.url, watched_shard.namespace
     right = {"a": (7.0, 0), "b": (20.0, 0), "c": (4.0, 0)}
     seen: list[Content] = []
     with (
@@ -395,8 +399,8 @@ def test_another_process_that_takes_the_name_has_ids_of_its_own(
                 return False
 
             eventually(is_fenced)
-            world.publish()
-            world.write()
+            watched_shard.publish()
+            watched_shard.write()
             second.table("t").increment_many(["c", "a"], 1.0)
             other.table("t").increment("a", 5.0)
             tokens = [second.flush(10), other.flush(10)]
@@ -429,17 +433,17 @@ def spoil_presence(table: Any) -> None:
 
 @pytest.mark.parametrize("spoil", [spoil_value, spoil_stamp, spoil_presence])
 def test_a_replica_that_differs_is_found_and_mends_itself(
-    world: World, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], None]
+    watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], None]
 ) -> None:
     """Values, timestamps and what is there; told with both sides, repaired, counted."""
     monkeypatch.setattr("broker.engine.replication.NOTICE_WAIT", 0.01)
-    table = world.producer.table("t", keys=int)
+    table = watched_shard.producer.table("t", keys=int)
     table.set_many([*range(600)], np.arange(600), 5)
-    world.publish()
-    world.write()
+    watched_shard.publish()
+    watched_shard.write()
     table.increment_many([*range(10)], 1.0, 6)
-    world.publish()
-    url, namespace = world.url, world.namespace
+    watched_shard.publish()
+    url, namespace = watched_shard.url, watched_shard.namespace
     with (
         Replica(url, namespace=namespace, self_check_interval=0) as replica,
         Replica(url, namespace=namespace, self_check_interval=0.05) as careful,
@@ -462,14 +466,14 @@ def test_a_replica_that_differs_is_found_and_mends_itself(
 
 
 def test_a_tables_hash_that_another_hand_altered_is_found(
-    world: World, raw: redis.Redis, keys: ShardKeys, watched: Replica
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, watched: Replica
 ) -> None:
     """By a replica that followed the history; the key is named."""
-    table = world.producer.table("t", keys=int)
+    table = watched_shard.producer.table("t", keys=int)
     table.set_many([*range(600)], np.arange(600))
-    world.publish()
-    world.write()
-    watched.wait_for(world.producer.flush(10), 10)
+    watched_shard.publish()
+    watched_shard.write()
+    watched.wait_for(watched_shard.producer.flush(10), 10)
     assert watched.verify().is_equal
     name = "t:u64-f64:v:1"
     field: Any = raw.hget(keys.tables, name)

@@ -25,7 +25,7 @@ from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing
-from tests.integration.watched_shard import World, half_written
+from tests.integration.watched_shard import WatchedShard, half_written
 
 
 def memory(replica: Replica, shard: int = 0) -> ShardState:
@@ -86,19 +86,19 @@ def test_a_replica_is_proved_equal_while_writing_goes_on(
 
 
 @pytest.mark.parametrize("when", ["in the log", "in the full state", "half written"])
-def test_what_differs_is_told_and_only_that_is_read(world: World, when: str) -> None:
+def test_what_differs_is_told_and_only_that_is_read(watched_shard: WatchedShard, when: str) -> None:
     """Wrong, missing and surplus keys are named with both values; nothing is changed."""
     keys = 20_000
-    world.producer.set_many({f"k{n}": n for n in range(keys)})
-    world.publish()
+    watched_shard.producer.set_many({f"k{n}": n for n in range(keys)})
+    watched_shard.publish()
 
     if when != "in the log":
-        world.write()
-        world.producer.set_many({f"k{n}": -n for n in range(100)})
-        world.publish()
+        watched_shard.write()
+        watched_shard.producer.set_many({f"k{n}": -n for n in range(100)})
+        watched_shard.publish()
     if when == "half written":
-        world.run(half_written)
-    with Replica(world.url, namespace=world.namespace) as replica:
+        watched_shard.run(half_written)
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         assert replica.verify().is_equal
         held = memory(replica).values
@@ -122,16 +122,20 @@ def test_what_differs_is_told_and_only_that_is_read(world: World, when: str) -> 
 
 
 def test_a_replica_mends_itself_and_nothing_else(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Found in the background, put right key by key, told as changes, counted and logged."""
     monkeypatch.setattr("broker.engine.replication.NOTICE_WAIT", 0.01)
-    world.producer.set_many({f"k{n}": n for n in range(1000)})
-    world.publish()
-    world.write()
+    watched_shard.producer.set_many({f"k{n}": n for n in range(1000)})
+    watched_shard.publish()
+    watched_shard.write()
     with (
-        Replica(world.url, namespace=world.namespace, self_check_interval=0.05) as replica,
-        Replica(world.url, namespace=world.namespace, self_check_interval=0) as other,
+        Replica(
+            watched_shard.url, namespace=watched_shard.namespace, self_check_interval=0.05
+        ) as replica,
+        Replica(
+            watched_shard.url, namespace=watched_shard.namespace, self_check_interval=0
+        ) as other,
     ):
         replica.wait_live(10)
         other.wait_live(10)
@@ -195,17 +199,21 @@ async def spoil(shard: ShardState, number: int) -> None:
 
 @pytest.mark.parametrize("how", ["set", "deleted", "added"])
 def test_a_full_state_that_another_hand_altered_is_found(
-    world: World, raw: redis.Redis, keys: ShardKeys, caplog: pytest.LogCaptureFixture, how: str
+    watched_shard: WatchedShard,
+    raw: redis.Redis,
+    keys: ShardKeys,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
 ) -> None:
     """By those who join after it, by those who were there, and by the sums of the hash itself."""
-    world.producer.set_many({f"k{n}": n for n in range(300)})
-    world.publish()
-    world.write()
+    watched_shard.producer.set_many({f"k{n}": n for n in range(300)})
+    watched_shard.publish()
+    watched_shard.write()
     at = range_of("k7") if how != "added" else range_of("other")
     neighbours = sorted(f"k{n}" for n in range(300) if range_of(f"k{n}") == at)
-    with Replica(world.url, namespace=world.namespace) as before:
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as before:
         before.wait_live(10)
-        assert world.inspector.altered() == {}
+        assert watched_shard.inspector.altered() == {}
         if how == "set":
             raw.hset(keys.state, "k7", pack_field(1, 99))
         elif how == "deleted":
@@ -214,9 +222,9 @@ def test_a_full_state_that_another_hand_altered_is_found(
         else:
             raw.hset(keys.state, "other", pack_field(1, 99))
             neighbours = sorted([*neighbours, "other"])
-        assert world.inspector.altered() == {(0, at): neighbours}
+        assert watched_shard.inspector.altered() == {(0, at): neighbours}
         assert before.verify().is_equal, "it loaded what the schedulers wrote"
-        with Replica(world.url, namespace=world.namespace) as after:
+        with Replica(watched_shard.url, namespace=watched_shard.namespace) as after:
             after.wait_live(10)
             found = after.verify()
             assert (found.ranges, found.differences) == (1, ())
@@ -226,30 +234,30 @@ def test_a_full_state_that_another_hand_altered_is_found(
             assert after.stats().full_state_altered == 1
             assert after.stats().keys_repaired == 0
             assert f"full_state_altered shard=0 ranges={at:02x}" in caplog.text
-    world.producer.set_many({"k7": 7})
-    world.producer.delete("other")
-    world.publish()
-    world.write()
-    assert world.inspector.altered() != {}, "the digest still counts what was taken away"
-    world.inspector.accept()
+    watched_shard.producer.set_many({"k7": 7})
+    watched_shard.producer.delete("other")
+    watched_shard.publish()
+    watched_shard.write()
+    assert watched_shard.inspector.altered() != {}, "the digest still counts what was taken away"
+    watched_shard.inspector.accept()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("broker.engine.self_check.PAUSE_MAX", 0.001)
         with pytest.raises(BackendError, match="has no digest; the scheduler"):
-            world.inspector.altered()
-    world.write()
-    assert world.inspector.altered() == {}
-    with Replica(world.url, namespace=world.namespace) as replica:
+            watched_shard.inspector.altered()
+    watched_shard.write()
+    assert watched_shard.inspector.altered() == {}
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         assert replica.verify().is_equal
         assert replica["k7"] == 7
 
 
 def test_nothing_is_proved_about_a_replica_that_is_not_live(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error says why; a closed one says that it is closed."""
     monkeypatch.setattr("broker.engine.self_check.PAUSE_MAX", 0.001)
-    replica = Replica(world.url, namespace=world.namespace)
+    replica = Replica(watched_shard.url, namespace=watched_shard.namespace)
     replica.wait_live(10)
     replica._thread.call(lose(memory(replica)))
     with pytest.raises(BackendError, match="shard 0 is stale"):
@@ -265,36 +273,36 @@ async def lose(shard: ShardState) -> None:
     shard.packet = lambda *_: None  # type: ignore[assignment, method-assign]
 
 
-def test_an_empty_state_without_a_scheduler_is_proved_too(world: World) -> None:
+def test_an_empty_state_without_a_scheduler_is_proved_too(watched_shard: WatchedShard) -> None:
     """Nobody wrote a digest yet: that of nothing holds, and the log."""
-    with Replica(world.url, namespace=world.namespace) as replica:
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         assert replica.verify().is_equal
-        world.producer.set_many({"a": 1, "b": [1.5, None]})
-        world.producer.increment("a", 2)
-        replica.wait_for(world.producer.flush(10), 10)
+        watched_shard.producer.set_many({"a": 1, "b": [1.5, None]})
+        watched_shard.producer.increment("a", 2)
+        replica.wait_for(watched_shard.producer.flush(10), 10)
         assert replica.verify().is_equal
         memory(replica).values["a"] = 4
         (one,) = replica.verify().differences
         assert (one.key, one.replica, one.history) == ("a", 4, 3)
-        assert world.inspector.altered() == {}
+        assert watched_shard.inspector.altered() == {}
 
 
 def test_a_full_state_that_is_written_during_a_proof_spoils_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The digest was read before, the fields after: the proof is made again, and right then."""
-    world.producer.set_many({f"k{n}": n for n in range(100)})
-    world.publish()
+    watched_shard.producer.set_many({f"k{n}": n for n in range(100)})
+    watched_shard.publish()
     read, written = queries.state_fields, threading.Event()
 
     async def late(*arguments: Any) -> Any:
         if not written.is_set():
             written.set()
-            assert await asyncio.to_thread(world.write) is not None
+            assert await asyncio.to_thread(watched_shard.write) is not None
         return await read(*arguments)
 
-    with Replica(world.url, namespace=world.namespace) as replica:
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         monkeypatch.setattr(queries, "state_fields", late)
         found = replica.verify()
@@ -302,7 +310,9 @@ def test_a_full_state_that_is_written_during_a_proof_spoils_it(
         assert (found.is_equal, found.ranges) == (True, 0)
 
 
-def test_nothing_is_proved_of_a_position_that_the_full_state_has_left(world: World) -> None:
+def test_nothing_is_proved_of_a_position_that_the_full_state_has_left(
+    watched_shard: WatchedShard,
+) -> None:
     """Also if it is only half written: a replica that is behind it has to come nearer first."""
 
     async def scenario(session: Session) -> None:
@@ -313,29 +323,29 @@ def test_nothing_is_proved_of_a_position_that_the_full_state_has_left(world: Wor
             position = head.position
             assert position.offset == number
             assert await verifier.differing(held, position) == set()
-            await asyncio.to_thread(world.producer.set, "k", number + 1)
-            await asyncio.to_thread(world.publish)
+            await asyncio.to_thread(watched_shard.producer.set, "k", number + 1)
+            await asyncio.to_thread(watched_shard.publish)
             if number == 1:
                 await half_written(session)
             elif number == 2:
-                assert await asyncio.to_thread(eventually, world.write)
+                assert await asyncio.to_thread(eventually, watched_shard.write)
             if number:
                 with pytest.raises(SnapshotMovedError, match=f"beyond offset {number} already"):
                     await verifier.differing(held, position)
                 with pytest.raises(SnapshotMovedError, match=f"beyond offset {number} already"):
                     await verifier.content({range_of("k")}, lambda at=position: at)  # type: ignore[misc]
 
-    world.run(scenario)
+    watched_shard.run(scenario)
 
 
 def test_a_history_that_was_rewritten_is_not_compared_with(
-    world: World, raw: redis.Redis, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A position that is not in the history any more proves nothing: neither equal nor wrong."""
     monkeypatch.setattr("broker.engine.self_check.PAUSE_MAX", 0.001)
-    world.producer.set("a", 1)
-    world.publish()
-    with Replica(world.url, namespace=world.namespace) as replica:
+    watched_shard.producer.set("a", 1)
+    watched_shard.publish()
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         entries: Any = raw.xrange(keys.log)
         raw.delete(keys.log)
@@ -349,20 +359,20 @@ def test_a_history_that_was_rewritten_is_not_compared_with(
 
 
 def test_a_deletion_beyond_a_position_is_not_taken_for_its_content(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later page leaves no trace of what it deleted: who reads for an earlier moment is told."""
     monkeypatch.setattr("broker.engine.self_check.PAUSE_MAX", 0.001)
-    world.producer.set_many({"kept": 1, "gone": 1})
-    world.publish()
-    world.write()
-    world.producer.delete("gone")
-    world.publish()
-    with Replica(world.url, namespace=world.namespace) as replica:
+    watched_shard.producer.set_many({"kept": 1, "gone": 1})
+    watched_shard.publish()
+    watched_shard.write()
+    watched_shard.producer.delete("gone")
+    watched_shard.publish()
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         after = replica.position
-    world.run(half_written)
-    assert world.inspector.folded_shard(0, after) == ({"kept": 1}, after)
+    watched_shard.run(half_written)
+    assert watched_shard.inspector.folded_shard(0, after) == ({"kept": 1}, after)
 
     async def scenario(session: Session) -> None:
         head = (await queries.log_page(session.client, session.keys[0], 0, 0)).head
@@ -376,19 +386,19 @@ def test_a_deletion_beyond_a_position_is_not_taken_for_its_content(
         right, at = await Verifier(session, 0).content(set(range(256)), lambda: after)
         assert (right, at) == ({"kept": 1}, after)
         with pytest.raises(BackendError, match="did not fit together"):
-            await asyncio.to_thread(world.inspector.folded_shard, 0, before)
+            await asyncio.to_thread(watched_shard.inspector.folded_shard, 0, before)
 
-    world.run(scenario)
+    watched_shard.run(scenario)
 
 
 def test_tables_of_another_server_than_the_position_are_not_believed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replaced between position and fields: what is read need not fit, so it is refused."""
-    world.producer.table("t").set("a", 1.0)
-    world.publish()
-    world.write()
-    with Replica(world.url, namespace=world.namespace) as replica:
+    watched_shard.producer.table("t").set("a", 1.0)
+    watched_shard.publish()
+    watched_shard.write()
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         here = replica.position
 
@@ -411,18 +421,20 @@ def test_tables_of_another_server_than_the_position_are_not_believed(
         with pytest.raises(BackendError, match="replaced or restarted"):
             await verifier.tables(lambda: here)
 
-    world.run(scenario)
+    watched_shard.run(scenario)
 
 
 def test_a_damaged_full_state_does_not_end_the_self_check(
-    world: World, raw: redis.Redis, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told as undecided, again and again, until somebody mends it."""
     monkeypatch.setattr("broker.engine.replication.NOTICE_WAIT", 0.01)
-    world.producer.set("a", 1)
-    world.publish()
-    world.write()
-    with Replica(world.url, namespace=world.namespace, self_check_interval=0.05) as replica:
+    watched_shard.producer.set("a", 1)
+    watched_shard.publish()
+    watched_shard.write()
+    with Replica(
+        watched_shard.url, namespace=watched_shard.namespace, self_check_interval=0.05
+    ) as replica:
         replica.wait_live(10)
         wanted = range_of("a")
         damaged = next(key for n in range(99_999) if name_range(key := b"\xff%d" % n) == wanted)

@@ -26,100 +26,104 @@ from tests.integration.running_workers import (
     unique,
     write_snapshots,
 )
-from tests.integration.watched_shard import World, first_logged
+from tests.integration.watched_shard import WatchedShard, first_logged
 from workers.snapshot import SnapshotWorker
 
 
-def test_only_what_changed_is_written(world: World) -> None:
+def test_only_what_changed_is_written(watched_shard: WatchedShard) -> None:
     """The second full state writes what changed since the first, each key once; the third none."""
-    world.producer.set_many({f"k{number}": number for number in range(500)})
-    world.publish()
-    first = world.write()
+    watched_shard.producer.set_many({f"k{number}": number for number in range(500)})
+    watched_shard.publish()
+    first = watched_shard.write()
     assert first is not None
     assert (first.sets, first.deletes) == (500, 0)
     for number in range(50):
-        world.producer.set("k1", number)
-        world.producer.increment("k2")
-    world.producer.delete("k3")
-    world.producer.set("new", 1)
-    world.publish()
-    second = world.write()
+        watched_shard.producer.set("k1", number)
+        watched_shard.producer.increment("k2")
+    watched_shard.producer.delete("k3")
+    watched_shard.producer.set("new", 1)
+    watched_shard.publish()
+    second = watched_shard.write()
     assert second is not None
     assert (second.sets, second.deletes) == (3, 1)
-    assert world.write() is None
-    state = world.agree()
+    assert watched_shard.write() is None
+    state = watched_shard.agree()
     assert (state["k1"], state["k2"], "k3" in state, state["new"]) == (49, 52, False, 1)
     assert len(state) == 500
 
 
-def test_every_field_carries_its_offset(world: World, raw: redis.Redis, keys: ShardKeys) -> None:
+def test_every_field_carries_its_offset(
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
+) -> None:
     """A field of the hash says up to which offset it was folded."""
-    world.producer.set("old", 1)
-    world.publish()
-    world.write()
-    world.producer.set("young", 1)
-    world.publish()
-    world.write()
+    watched_shard.producer.set("old", 1)
+    watched_shard.publish()
+    watched_shard.write()
+    watched_shard.producer.set("young", 1)
+    watched_shard.publish()
+    watched_shard.write()
     content: Any = raw.hgetall(keys.state)
     offsets, values = unpack_fields([content[b"old"], content[b"young"]])
     assert (offsets, values) == ([1, 2], [1, 1])
 
 
-def test_deletes_reach_the_full_state(world: World) -> None:
+def test_deletes_reach_the_full_state(watched_shard: WatchedShard) -> None:
     """Deleted keys leave the hash; set again they stay; set and deleted they never come."""
-    world.producer.set_many({"a": 1, "b": 1, "c": 1})
-    world.publish()
-    world.write()
-    world.producer.delete("a")
-    world.producer.delete("b")
-    world.producer.set("b", 2)
-    world.producer.set("d", 1)
-    world.producer.delete("d")
-    world.producer.delete("never")
-    world.producer.delete("c")
-    world.producer.increment("c", 5)
-    world.publish()
-    world.write()
-    assert world.agree() == {"b": 2, "c": 5}
+    watched_shard.producer.set_many({"a": 1, "b": 1, "c": 1})
+    watched_shard.publish()
+    watched_shard.write()
+    watched_shard.producer.delete("a")
+    watched_shard.producer.delete("b")
+    watched_shard.producer.set("b", 2)
+    watched_shard.producer.set("d", 1)
+    watched_shard.producer.delete("d")
+    watched_shard.producer.delete("never")
+    watched_shard.producer.delete("c")
+    watched_shard.producer.increment("c", 5)
+    watched_shard.publish()
+    watched_shard.write()
+    assert watched_shard.agree() == {"b": 2, "c": 5}
 
 
-def test_increments_go_on_from_the_full_state(world: World) -> None:
+def test_increments_go_on_from_the_full_state(watched_shard: WatchedShard) -> None:
     """Increments are added to what the hash holds and to each other, batch after batch, exactly."""
     expected: dict[str, Any] = {"float": 0.1, "int": 2**62, "text": "x"}
-    world.producer.set_many(expected)
+    watched_shard.producer.set_many(expected)
     dice = random.Random(7)
     for _ in range(6):
         for number in range(30):
             amount = dice.choice([0.1, 1e-17, -1e16, 3.3, 1e300, -1e300])
             expected["float"] += amount
-            world.producer.increment("float", amount)
+            watched_shard.producer.increment("float", amount)
             expected["int"] += 7
-            world.producer.increment("int", 7)
-            world.producer.increment("text", 1)
+            watched_shard.producer.increment("int", 7)
+            watched_shard.producer.increment("text", 1)
             if number % 10 == 9:
-                world.publish()
-        world.write()
-    assert packed(world.agree()) == packed(expected)
+                watched_shard.publish()
+        watched_shard.write()
+    assert packed(watched_shard.agree()) == packed(expected)
 
 
-def test_the_log_is_kept_for_its_retention(world: World, raw: redis.Redis, keys: ShardKeys) -> None:
+def test_the_log_is_kept_for_its_retention(
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
+) -> None:
     """Within the retention nothing is cut, however many full states are written."""
 
     async def scenario(session: Session) -> None:
         worker = snapshot_worker(session, log_retention=60)
         for number in range(4):
-            await asyncio.to_thread(world.producer.set, "key", number)
-            await asyncio.to_thread(world.publish)
+            await asyncio.to_thread(watched_shard.producer.set, "key", number)
+            await asyncio.to_thread(watched_shard.publish)
             await worker.write_once()
         await worker.release()
 
-    world.run(scenario)
-    assert (first_logged(raw, keys), world.shard.log_entries) == (1, 4)
+    watched_shard.run(scenario)
+    assert (first_logged(raw, keys), watched_shard.shard.log_entries) == (1, 4)
 
 
 @pytest.mark.parametrize("why", ["age", "size"])
 def test_the_log_is_cut_behind_the_full_state(
-    world: World, raw: redis.Redis, keys: ShardKeys, why: str
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, why: str
 ) -> None:
     """By age or by size the log is cut, never beyond what the full state holds."""
     settings: dict[str, Any] = {"log_retention": 0} if why == "age" else {"log_limit": 1000}
@@ -127,25 +131,25 @@ def test_the_log_is_cut_behind_the_full_state(
     async def scenario(session: Session) -> None:
         worker = snapshot_worker(session, **settings)
         for number in range(8):
-            await asyncio.to_thread(world.producer.set, f"k{number}", "x" * 300)
-            await asyncio.to_thread(world.publish)
+            await asyncio.to_thread(watched_shard.producer.set, f"k{number}", "x" * 300)
+            await asyncio.to_thread(watched_shard.publish)
             await worker.write_once()
-            snapshot = world.shard.snapshot_offset
+            snapshot = watched_shard.shard.snapshot_offset
             assert snapshot == 2 * number + 1
             # What comes after the full state has to be in the log, for nobody else has it.
-            await asyncio.to_thread(world.producer.set, "after", number)
-            await asyncio.to_thread(world.publish)
+            await asyncio.to_thread(watched_shard.producer.set, "after", number)
+            await asyncio.to_thread(watched_shard.publish)
             assert 0 < first_logged(raw, keys) <= snapshot + 1
         await worker.release()
 
-    world.run(scenario)
+    watched_shard.run(scenario)
     assert first_logged(raw, keys) != 1
     logged: Any = raw.xrange(keys.log)
-    assert world.shard.log_bytes == sum(len(fields[b"b"]) for _, fields in logged)
-    assert len(world.inspector.folded()) == 9
-    with Replica(world.url, namespace=world.namespace) as replica:
+    assert watched_shard.shard.log_bytes == sum(len(fields[b"b"]) for _, fields in logged)
+    assert len(watched_shard.inspector.folded()) == 9
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
-        assert dict(replica.items()) == world.inspector.folded()
+        assert dict(replica.items()) == watched_shard.inspector.folded()
 
 
 class Interrupted(SnapshotWorker):
@@ -160,14 +164,14 @@ class Interrupted(SnapshotWorker):
 
 @pytest.mark.parametrize("why", ["age", "size"])
 def test_what_came_while_it_was_written_stays_in_the_log(
-    world: World, raw: redis.Redis, keys: ShardKeys, why: str
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, why: str
 ) -> None:
     """Batches that are published while a full state is written are not cut with it."""
 
     def write() -> None:
         for _ in range(4):
-            world.producer.increment("n")
-            world.publish()
+            watched_shard.producer.increment("n")
+            watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         worker = Interrupted(
@@ -181,28 +185,28 @@ def test_what_came_while_it_was_written_stays_in_the_log(
         worker.meanwhile = write
         for _ in range(3):
             await worker.write_once()
-            shard = world.shard
+            shard = watched_shard.shard
             assert shard.offset == shard.snapshot_offset + 4
             assert 0 < first_logged(raw, keys) <= shard.snapshot_offset + 1
-            assert world.inspector.folded()["n"] == shard.offset
+            assert watched_shard.inspector.folded()["n"] == shard.offset
         await worker.release()
 
     write()
-    world.run(scenario)
+    watched_shard.run(scenario)
     assert first_logged(raw, keys) > 1
 
 
-def test_a_notice_tells_of_the_full_state(world: World, keys: ShardKeys) -> None:
+def test_a_notice_tells_of_the_full_state(watched_shard: WatchedShard, keys: ShardKeys) -> None:
     """A committed full state is announced with its position, also if only the log was cut."""
-    with Channel(world.url, keys) as channel:
+    with Channel(watched_shard.url, keys) as channel:
         for number in range(3):
-            world.producer.set("key", number)
-            world.publish()
+            watched_shard.producer.set("key", number)
+            watched_shard.publish()
         eventually(lambda: len(channel.batches) == 3)
         batch = channel.batches[-1]
-        assert world.write(log_limit=1 << 30) is not None
+        assert watched_shard.write(log_limit=1 << 30) is not None
         # Nothing is new, but the log is too large for this one.
-        assert world.write(log_limit=1) is not None
+        assert watched_shard.write(log_limit=1) is not None
 
         def notices() -> list[Packet]:
             return [one.packet for one in channel.seen if isinstance(one.packet, Notice)]

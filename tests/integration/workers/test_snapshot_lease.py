@@ -24,36 +24,38 @@ from tests.integration.running_workers import (
     snapshot_worker,
     unique,
 )
-from tests.integration.watched_shard import World, folded_by, half_written
+from tests.integration.watched_shard import WatchedShard, folded_by, half_written
 from workers.snapshot import SnapshotWorker, Written
 
 
-def test_only_the_holder_of_the_lease_writes(world: World) -> None:
+def test_only_the_holder_of_the_lease_writes(watched_shard: WatchedShard) -> None:
     """Of two schedulers one writes; the other does nothing until the lease is given back."""
-    world.producer.set("key", 1)
-    world.publish()
+    watched_shard.producer.set("key", 1)
+    watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         one, two = snapshot_worker(session), snapshot_worker(session)
         assert await one.write_once() is not None
         assert not await two.renew()
-        await asyncio.to_thread(world.producer.set, "key", 2)
-        await asyncio.to_thread(world.publish)
+        await asyncio.to_thread(watched_shard.producer.set, "key", 2)
+        await asyncio.to_thread(watched_shard.publish)
         assert await two.write_once() is None
-        assert world.shard.lease == one.holder
+        assert watched_shard.shard.lease == one.holder
         await one.release()
         assert await two.write_once() is not None
         assert two.fence > one.fence
         await two.release()
 
-    world.run(scenario)
-    assert world.agree() == {"key": 2}
+    watched_shard.run(scenario)
+    assert watched_shard.agree() == {"key": 2}
 
 
-def test_who_lost_the_lease_cannot_write(world: World, raw: redis.Redis, keys: ShardKeys) -> None:
+def test_who_lost_the_lease_cannot_write(
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
+) -> None:
     """A scheduler that slept through the end of its lease is refused, page and commit alike."""
-    world.producer.set("key", 1)
-    world.publish()
+    watched_shard.producer.set("key", 1)
+    watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         sleeper = snapshot_worker(session, lease_ttl=0.5)
@@ -61,27 +63,27 @@ def test_who_lost_the_lease_cannot_write(world: World, raw: redis.Redis, keys: S
         assert await sleeper.renew()
         folded = await folded_by(sleeper, session)
         await asyncio.to_thread(eventually, lambda: not raw.exists(keys.lease))
-        await asyncio.to_thread(world.producer.set, "key", 2)
-        await asyncio.to_thread(world.publish)
+        await asyncio.to_thread(watched_shard.producer.set, "key", 2)
+        await asyncio.to_thread(watched_shard.publish)
         assert await other.write_once() is not None
         with pytest.raises(FencedError, match="lease"):
             await sleeper._write_pages(folded)
         with pytest.raises(FencedError, match="lease"):
             await sleeper._commit(folded, pressed=False)
         await sleeper.release()
-        assert world.shard.lease == other.holder, "only the holder can give it back"
+        assert watched_shard.shard.lease == other.holder, "only the holder can give it back"
 
-    world.run(scenario)
-    assert world.shard.snapshot_offset == world.shard.offset
-    assert world.agree() == {"key": 2}
+    watched_shard.run(scenario)
+    assert watched_shard.shard.snapshot_offset == watched_shard.shard.offset
+    assert watched_shard.agree() == {"key": 2}
 
 
 def test_a_lease_that_was_lost_and_taken_again_is_another_one(
-    world: World, raw: redis.Redis, keys: ShardKeys
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """Fencing numbers only grow: nothing begun under an older lease ends under a newer."""
-    world.producer.set("key", 1)
-    world.publish()
+    watched_shard.producer.set("key", 1)
+    watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         holder = unique("s")
@@ -95,7 +97,7 @@ def test_a_lease_that_was_lost_and_taken_again_is_another_one(
         with pytest.raises(FencedError):
             await before._write_pages(await folded_by(before, session))
 
-    world.run(scenario)
+    watched_shard.run(scenario)
 
 
 class Sleeper(SnapshotWorker):
@@ -113,20 +115,20 @@ class Sleeper(SnapshotWorker):
 
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_who_lost_the_lease_and_finds_it_free_begins_anew(
-    world: World, raw: redis.Redis, keys: ShardKeys, *, is_cut: bool
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, *, is_cut: bool
 ) -> None:
     """A scheduler whose lease another one had meanwhile does not finish what it had begun."""
-    world.producer.set_many({"n": 1, "gone": 1})
-    world.publish()
+    watched_shard.producer.set_many({"n": 1, "gone": 1})
+    watched_shard.publish()
     naps: list[Written | None] = []
 
     def nap() -> None:
         raw.delete(keys.lease)
-        world.producer.increment("n", 10)
-        world.publish()
-        world.producer.delete("gone")
-        world.publish()
-        naps.append(world.write(log_limit=1 if is_cut else 1 << 30))
+        watched_shard.producer.increment("n", 10)
+        watched_shard.publish()
+        watched_shard.producer.delete("gone")
+        watched_shard.publish()
+        naps.append(watched_shard.write(log_limit=1 if is_cut else 1 << 30))
 
     async def scenario(session: Session) -> None:
         sleeper = Sleeper(session, 0, unique("s"), lease_ttl=5.0, log_retention=60, log_limit=1)
@@ -137,12 +139,12 @@ def test_who_lost_the_lease_and_finds_it_free_begins_anew(
         assert naps[0] is not None
         await sleeper.release()
 
-    world.run(scenario)
-    assert world.inspector.folded() == {"n": 11}
-    world.producer.increment("n", 100)
-    world.publish()
-    world.write()
-    assert world.agree() == {"n": 111}
+    watched_shard.run(scenario)
+    assert watched_shard.inspector.folded() == {"n": 11}
+    watched_shard.producer.increment("n", 100)
+    watched_shard.publish()
+    watched_shard.write()
+    assert watched_shard.agree() == {"n": 111}
 
 
 def grow_old(raw: redis.Redis, keys: ShardKeys, ms: int) -> None:
@@ -162,13 +164,13 @@ class Plodder(SnapshotWorker):
 
 
 def test_reading_longer_than_the_lease_lasts(
-    world: World, raw: redis.Redis, keys: ShardKeys
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """However long a backlog takes to read, its scheduler keeps the lease: else it never ends."""
     batches = 40
     for _ in range(batches):
-        world.producer.increment("n")
-        world.publish()
+        watched_shard.producer.increment("n")
+        watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         plodder = Plodder(
@@ -180,18 +182,18 @@ def test_reading_longer_than_the_lease_lasts(
         assert written.batches == batches
         await plodder.release()
 
-    world.run(scenario)
-    assert world.agree() == {"n": batches}
+    watched_shard.run(scenario)
+    assert watched_shard.agree() == {"n": batches}
 
 
 @pytest.mark.slow
 def test_writing_longer_than_the_lease_lasts(
-    world: World, raw: redis.Redis, keys: ShardKeys
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """However many pages there are, their scheduler keeps the lease: else it never ends."""
     count = 12_000
-    world.producer.set_many({f"k{number}": number for number in range(count)})
-    world.publish()
+    watched_shard.producer.set_many({f"k{number}": number for number in range(count)})
+    watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         worker = snapshot_worker(session, lease_ttl=0.3)
@@ -207,54 +209,56 @@ def test_writing_longer_than_the_lease_lasts(
         assert written.sets == count
         await worker.release()
 
-    world.run(scenario)
-    assert len(world.agree()) == count
+    watched_shard.run(scenario)
+    assert len(watched_shard.agree()) == count
 
 
-def test_a_half_written_full_state_is_finished_by_another(world: World) -> None:
+def test_a_half_written_full_state_is_finished_by_another(watched_shard: WatchedShard) -> None:
     """Killed between pages and commit: readers are right at once, the next scheduler after."""
-    world.producer.set_many({"n": 10, "f": 0.1, "gone": 1, "same": "x"})
-    world.publish()
-    world.write()
+    watched_shard.producer.set_many({"n": 10, "f": 0.1, "gone": 1, "same": "x"})
+    watched_shard.publish()
+    watched_shard.write()
     for _ in range(5):
-        world.producer.increment("n")
-        world.producer.increment("f", 0.1)
-    world.producer.delete("gone")
-    world.publish()
-    world.run(half_written)
+        watched_shard.producer.increment("n")
+        watched_shard.producer.increment("f", 0.1)
+    watched_shard.producer.delete("gone")
+    watched_shard.publish()
+    watched_shard.run(half_written)
     expected = {"n": 15, "f": 0.1 + 0.1 + 0.1 + 0.1 + 0.1 + 0.1, "same": "x"}
-    assert world.inspector.folded() == expected
-    with Replica(world.url, namespace=world.namespace) as replica:
+    assert watched_shard.inspector.folded() == expected
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         assert dict(replica.items()) == expected
         assert replica.stats().deltas_superseded > 0
-    world.producer.increment("n")
-    world.producer.increment("gone", 3)
-    world.publish()
-    eventually(lambda: world.write() is not None)
-    assert world.agree() == expected | {"n": 16, "gone": 3}
+    watched_shard.producer.increment("n")
+    watched_shard.producer.increment("gone", 3)
+    watched_shard.publish()
+    eventually(lambda: watched_shard.write() is not None)
+    assert watched_shard.agree() == expected | {"n": 16, "gone": 3}
 
 
 @pytest.mark.parametrize("deaths", [1, 3])
-def test_schedulers_may_die_again_and_again(world: World, deaths: int) -> None:
+def test_schedulers_may_die_again_and_again(watched_shard: WatchedShard, deaths: int) -> None:
     """However many schedulers die half way, sums stay exact."""
     for death in range(deaths):
         for _ in range(10):
-            world.producer.increment("n")
-            world.producer.increment(f"of{death}", 2)
-        world.publish()
-        eventually(lambda: world.shard.lease is None)
-        world.run(half_written)
-    eventually(lambda: world.write() is not None)
-    assert world.agree() == {"n": deaths * 10} | {f"of{death}": 20 for death in range(deaths)}
+            watched_shard.producer.increment("n")
+            watched_shard.producer.increment(f"of{death}", 2)
+        watched_shard.publish()
+        eventually(lambda: watched_shard.shard.lease is None)
+        watched_shard.run(half_written)
+    eventually(lambda: watched_shard.write() is not None)
+    assert watched_shard.agree() == {"n": deaths * 10} | {
+        f"of{death}": 20 for death in range(deaths)
+    }
 
 
 def test_a_rewritten_shard_refuses_what_was_folded_before(
-    world: World, raw: redis.Redis, keys: ShardKeys
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """A full state folded from a history that is gone is not written onto the new one."""
-    world.producer.set("key", 1)
-    world.publish()
+    watched_shard.producer.set("key", 1)
+    watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         worker = snapshot_worker(session)
@@ -281,8 +285,8 @@ def test_a_rewritten_shard_refuses_what_was_folded_before(
         await worker._commit(folded, pressed=False)
         await worker.release()
 
-    world.run(scenario)
-    assert world.shard.snapshot_offset == 1
+    watched_shard.run(scenario)
+    assert watched_shard.shard.snapshot_offset == 1
 
 
 def digest_of(state: dict[str, Any]) -> Digest:
@@ -294,7 +298,7 @@ def digest_of(state: dict[str, Any]) -> Digest:
 
 
 def test_the_digest_is_that_of_what_is_held(
-    world: World, raw: redis.Redis, keys: ShardKeys
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """After sets, increments, deletes, a scheduler that died half way, and a digest deleted."""
 
@@ -302,37 +306,39 @@ def test_the_digest_is_that_of_what_is_held(
         found: Any = raw.hget(keys.meta, "digest")
         return Digest.of_bytes(found)
 
-    world.producer.set_many({f"k{n}": n for n in range(2500)})
-    world.publish()
-    world.write()
-    assert digest() == digest_of(world.agree())
-    world.producer.increment("k1", 5)
-    world.producer.delete("k2")
-    world.producer.delete("never")
-    world.producer.set("k3", 3)
-    world.producer.set("k4", [1, {"a": 2.5}])
-    world.publish()
-    world.run(half_written)
+    watched_shard.producer.set_many({f"k{n}": n for n in range(2500)})
+    watched_shard.publish()
+    watched_shard.write()
+    assert digest() == digest_of(watched_shard.agree())
+    watched_shard.producer.increment("k1", 5)
+    watched_shard.producer.delete("k2")
+    watched_shard.producer.delete("never")
+    watched_shard.producer.set("k3", 3)
+    watched_shard.producer.set("k4", [1, {"a": 2.5}])
+    watched_shard.publish()
+    watched_shard.run(half_written)
     held = digest()
-    assert held == digest_of(world.inspector.state())
-    world.producer.increment("k1", 5)
-    world.publish()
-    eventually(lambda: world.write() is not None)
-    assert digest() == digest_of(world.agree()) != held
+    assert held == digest_of(watched_shard.inspector.state())
+    watched_shard.producer.increment("k1", 5)
+    watched_shard.publish()
+    eventually(lambda: watched_shard.write() is not None)
+    assert digest() == digest_of(watched_shard.agree()) != held
     raw.hdel(keys.meta, "digest")
-    assert world.write() is not None
-    assert digest() == digest_of(world.agree())
-    assert world.write() is None
+    assert watched_shard.write() is not None
+    assert digest() == digest_of(watched_shard.agree())
+    assert watched_shard.write() is None
 
 
-def test_a_backlog_is_written_in_portions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backlog_is_written_in_portions(
+    watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each portion is committed, so that a scheduler that dies has not worked for nothing."""
     monkeypatch.setattr("broker.backend.page_sizes.PORTION_KEYS", 10)
     monkeypatch.setattr("broker.backend.page_sizes.LOG_OF_SCHEDULER", 1)
     for number in range(5):
-        world.producer.set_many({f"k{number}/{n}": n for n in range(10)})
-        world.producer.increment("n")
-        world.publish()
+        watched_shard.producer.set_many({f"k{number}/{n}": n for n in range(10)})
+        watched_shard.producer.increment("n")
+        watched_shard.publish()
     commits: list[int] = []
 
     async def scenario(session: Session) -> None:
@@ -341,33 +347,33 @@ def test_a_backlog_is_written_in_portions(world: World, monkeypatch: pytest.Monk
 
         async def noted(*arguments: Any, **options: Any) -> int:
             stays = await commit(*arguments, **options)
-            commits.append(world.shard.snapshot_offset)
+            commits.append(watched_shard.shard.snapshot_offset)
             return stays
 
         session.commands.snapshot_commit = noted  # type: ignore[method-assign]
         assert await worker.write_once() is not None
         await worker.release()
 
-    world.run(scenario)
+    watched_shard.run(scenario)
     assert commits == [1, 2, 3, 4, 5]
-    assert world.agree()["n"] == 5
+    assert watched_shard.agree()["n"] == 5
     # After a death the first portion reaches as far as the pages of the dead.
     for number in range(3):
-        world.producer.set_many({f"k{number}/{n}": -n for n in range(10)})
-        world.producer.increment("n")
-        world.publish()
+        watched_shard.producer.set_many({f"k{number}/{n}": -n for n in range(10)})
+        watched_shard.producer.increment("n")
+        watched_shard.publish()
     monkeypatch.setattr("broker.backend.page_sizes.PORTION_KEYS", 1000)
-    world.run(half_written)
+    watched_shard.run(half_written)
     monkeypatch.setattr("broker.backend.page_sizes.PORTION_KEYS", 10)
     for _ in range(2):
-        world.producer.increment("n")
-        world.producer.set_many({f"x/{n}": n for n in range(10)})
-        world.publish()
-    eventually(lambda: world.shard.lease is None)
+        watched_shard.producer.increment("n")
+        watched_shard.producer.set_many({f"x/{n}": n for n in range(10)})
+        watched_shard.publish()
+    eventually(lambda: watched_shard.shard.lease is None)
     commits.clear()
-    world.run(scenario)
+    watched_shard.run(scenario)
     assert commits[0] == 8
-    assert world.agree()["n"] == 10
+    assert watched_shard.agree()["n"] == 10
 
 
 def test_a_second_scheduler_takes_over_at_once_when_the_first_stops(

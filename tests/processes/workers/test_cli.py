@@ -22,9 +22,9 @@ from broker.protocol.digest import range_of
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
-from tests.processes.conftest import Here, NewProgram, Serve
+from tests.processes.conftest import NewProgram, NewServed, Serve
 from tests.processes.programs import Result
-from tests.processes.served_namespace import Place, writing
+from tests.processes.served_namespace import ServedNamespace, writing
 
 # What was given on the command line, and what JSON says it is.
 PAIRS = {
@@ -50,9 +50,9 @@ PAIRS = {
 # -- content -------------------------------------------------------------------------------------
 
 
-def test_values_of_each_json_type_come_back(here: Here) -> None:
+def test_values_of_each_json_type_come_back(new_served: NewServed) -> None:
     """What `set` is given as JSON or text, `get` prints as JSON of the same type."""
-    place = here()
+    place = new_served()
     pairs = itertools.chain(*((key, text) for key, (text, _) in PAIRS.items()))
     place.write("set", "--", *pairs)
     expected = {key: value for key, (_, value) in PAIRS.items()}
@@ -77,16 +77,16 @@ def test_values_of_each_json_type_come_back(here: Here) -> None:
     assert place.run("get", "whole", "true").out == "whole\t3.0\ntrue\ttrue\n"
 
 
-def test_negative_numbers_are_values_and_not_options(here: Here) -> None:
+def test_negative_numbers_are_values_and_not_options(new_served: NewServed) -> None:
     """`set KEY -5` sets a number, as it does in `increment`."""
-    place = here()
+    place = new_served()
     place.write("set", "--json", "a", "-5", "b", "-0.5")
     assert place.run("get", "--json").json == {"a": -5, "b": -0.5}
 
 
-def test_bytes_and_times_are_printed_as_json(here: Here) -> None:
+def test_bytes_and_times_are_printed_as_json(new_served: NewServed) -> None:
     """What JSON has no type for is told in a form that a script can read back."""
-    place, moment = here(), datetime(2013, 1, 1, 5, 15, tzinfo=UTC)
+    place, moment = new_served(), datetime(2013, 1, 1, 5, 15, tzinfo=UTC)
     with place.producer() as producer:
         producer.set("bytes", b"\x00\xff")
         producer.set("deep", [{"at": moment}])
@@ -96,9 +96,9 @@ def test_bytes_and_times_are_printed_as_json(here: Here) -> None:
     assert datetime.fromisoformat(told["deep"][0]["at"]) == moment
 
 
-def test_an_absent_key_is_exit_status_1(here: Here) -> None:
+def test_an_absent_key_is_exit_status_1(new_served: NewServed) -> None:
     """`get` tells which keys are absent, prints the others, and exits with 1."""
-    place = here()
+    place = new_served()
     place.write("set", "a", "1", "none", "null")
     absent = place.run("get", "zz")
     assert (absent.code, absent.out) == (1, "")
@@ -109,9 +109,9 @@ def test_an_absent_key_is_exit_status_1(here: Here) -> None:
     assert "'zz'" in some.err
 
 
-def test_set_says_what_is_wrong_and_writes_nothing(here: Here) -> None:
+def test_set_says_what_is_wrong_and_writes_nothing(new_served: NewServed) -> None:
     """A key without a value, an empty key, a number that does not fit: told, nothing written."""
-    place = here()
+    place = new_served()
     odd = place.run("set", "a", "1", "b")
     assert odd.code == 2
     assert "'b' has no value" in odd.err
@@ -128,9 +128,9 @@ def test_set_says_what_is_wrong_and_writes_nothing(here: Here) -> None:
     assert place.run("get", "--json").json == {}
 
 
-def test_increment_and_delete(here: Here) -> None:
+def test_increment_and_delete(new_served: NewServed) -> None:
     """Amounts may be left out, negative or fractions; deleting takes any number of keys."""
-    place = here()
+    place = new_served()
     assert place.write("increment", "n").out == ""
     place.write("increment", "n", "-5")
     told = place.write("increment", "--json", "n", "2.5").json
@@ -149,9 +149,9 @@ def test_increment_and_delete(here: Here) -> None:
     assert place.run("get", "--json").json == {"m": -7}
 
 
-def test_a_token_on_the_command_line_is_one_in_the_api(here: Here) -> None:
+def test_a_token_on_the_command_line_is_one_in_the_api(new_served: NewServed) -> None:
     """What a script got from `set --json` a service can wait for."""
-    place = here()
+    place = new_served()
     with Replica(place.url, namespace=place.namespace) as replica:
         told = place.run("set", "--json", "a", "1", "b", "2").json
         assert told["deltas"] == 2
@@ -162,9 +162,9 @@ def test_a_token_on_the_command_line_is_one_in_the_api(here: Here) -> None:
 # -- status --------------------------------------------------------------------------------------
 
 
-def test_status_tells_shards_nodes_and_workers(here: Here) -> None:
+def test_status_tells_shards_nodes_and_workers(new_served: NewServed) -> None:
     """`status --json` has the numbers that add up; the table shows them to people."""
-    place = here("--shards", "2")
+    place = new_served("--shards", "2")
     with Producer(place.url, namespace=place.namespace, node="writer") as producer:
         producer.set_many({f"k{n}": n for n in range(100)})
         producer.flush(10)
@@ -198,7 +198,7 @@ def test_status_check_is_for_monitoring(
 ) -> None:
     """`status --check` exits with 1, and says who is missing, unless both roles are alive."""
     flusher = serve(valkey.url, namespace, command="flush")
-    place = Place(valkey.url, namespace, flusher, start)
+    place = ServedNamespace(valkey.url, namespace, flusher, start)
     half = place.run("status", "--check", "--json")
     assert half.code == 1
     assert "schedule" in half.err
@@ -210,9 +210,9 @@ def test_status_check_is_for_monitoring(
     assert place.run("status", "--check", "--json").code == 1
 
 
-def test_status_check_notices_that_all_workers_stopped(here: Here) -> None:
+def test_status_check_notices_that_all_workers_stopped(new_served: NewServed) -> None:
     """Workers that stopped in order do not count as alive."""
-    place = here("--workers", "2")
+    place = new_served("--workers", "2")
     eventually(lambda: len(roles(place)) == 3, 20)
     place.workers.stop()
     nobody = place.run("status", "--check", "--json")
@@ -222,7 +222,7 @@ def test_status_check_notices_that_all_workers_stopped(here: Here) -> None:
     assert json.loads(nobody.out)["workers"] == []
 
 
-def roles(place: Place) -> list[str]:
+def roles(place: ServedNamespace) -> list[str]:
     """Return the roles of the workers that are told."""
     with Inspector(place.url, namespace=place.namespace) as inspector:
         return [worker.role for worker in inspector.status().workers]
@@ -231,9 +231,9 @@ def roles(place: Place) -> list[str]:
 # -- verify --------------------------------------------------------------------------------------
 
 
-def test_verify_says_equal_while_writing_goes_on(here: Here) -> None:
+def test_verify_says_equal_while_writing_goes_on(new_served: NewServed) -> None:
     """Both sides are brought to one position, so a busy system verifies as a quiet one does."""
-    place = here("--global-data-update-interval", "0.1", "--shards", "2")
+    place = new_served("--global-data-update-interval", "0.1", "--shards", "2")
     with writing(place) as producer:
         producer.set_many({f"more{n}": n for n in range(500)})
         producer.flush(10)
@@ -255,9 +255,9 @@ def test_verify_says_equal_while_writing_goes_on(here: Here) -> None:
 
 
 @pytest.mark.slow
-def test_verify_prints_the_first_differences(here: Here) -> None:
+def test_verify_prints_the_first_differences(new_served: NewServed) -> None:
     """Where replica and history differ, it says which keys, both values, and exits with 1."""
-    place = here("--global-data-update-interval", "0.1")
+    place = new_served("--global-data-update-interval", "0.1")
     keys = [f"k{n:02}" for n in range(100)]
     with place.producer() as producer:
         producer.set_many(dict.fromkeys(keys, 0))
@@ -281,9 +281,9 @@ def test_verify_prints_the_first_differences(here: Here) -> None:
     assert human.out.endswith(" of 100 keys differ\n")
 
 
-def test_verify_finds_a_full_state_that_was_altered(here: Here) -> None:
+def test_verify_finds_a_full_state_that_was_altered(new_served: NewServed) -> None:
     """What no scheduler wrote is found by its key range, and accepted once it is right again."""
-    place = here("--global-data-update-interval", "0.1")
+    place = new_served("--global-data-update-interval", "0.1")
     place.write("set", "a", "1", "b", "2")
     with Inspector(place.url, namespace=place.namespace) as inspector:
         eventually(lambda: inspector.state() == {"a": 1, "b": 2})
@@ -306,7 +306,7 @@ def test_verify_finds_a_full_state_that_was_altered(here: Here) -> None:
 
 
 @contextmanager
-def falsifying(place: Place, keys: list[str]) -> Iterator[None]:
+def falsifying(place: ServedNamespace, keys: list[str]) -> Iterator[None]:
     """Keep writing wrong values into the full state by hand: no two readers see the same."""
     done = threading.Event()
     state = ShardKeys.of(place.namespace, 0, 1).state

@@ -17,9 +17,9 @@ from broker.testing import FaultProxy
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
-from tests.processes.conftest import Here, NewProgram, Run, Serve
+from tests.processes.conftest import NewProgram, NewServed, Run, Serve
 from tests.processes.programs import Result
-from tests.processes.served_namespace import Place
+from tests.processes.served_namespace import ServedNamespace
 from workers.cli.status import Joined, faults
 
 COMMANDS = (
@@ -67,7 +67,7 @@ def test_status_shows_red_and_green(
     server = own_server(port=0)
     with FaultProxy(server.url) as proxy:
         workers = serve(proxy.url, namespace, "--heartbeat-interval", "500ms")
-        place = Place(server.url, namespace, workers, start)
+        place = ServedNamespace(server.url, namespace, workers, start)
 
         def told(color: str) -> dict[str, dict[str, Any]] | None:
             ended = place.run("status", "--json")
@@ -105,9 +105,9 @@ def strict(ended: Result) -> Any:
     return json.loads(ended.out, parse_constant=refuse)
 
 
-def test_json_is_json_whatever_the_numbers(here: Here) -> None:
+def test_json_is_json_whatever_the_numbers(new_served: NewServed) -> None:
     """NaN and the infinities are printed as text, at every depth, by every command."""
-    place = here()
+    place = new_served()
     place.write("set", "nan", "NaN", "list", "[Infinity, [-Infinity, 1.5]]", "map", '{"a": NaN}')
     expected = {"nan": "NaN", "list": ["Infinity", ["-Infinity", 1.5]], "map": {"a": "NaN"}}
     assert strict(place.run("get", "--json")) == expected
@@ -171,7 +171,7 @@ def test_watch_tells_people_that_the_server_is_away(
     """Once, not with every attempt; it goes on when the server is back, and ends with status 0."""
     server = own_server(port=0)
     workers = serve(server.url, namespace)
-    place = Place(server.url, namespace, workers, start)
+    place = ServedNamespace(server.url, namespace, workers, start)
     place.write("set", "a", "1")
     watch = place.start("watch", "--initial", PYTHONWARNINGS="default")
     eventually(lambda: "a\t1" in watch.out, 20, lambda: watch.err)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from broker import Producer
-from tests.processes.conftest import Here
+from tests.processes.conftest import NewServed
 
 
-def test_tables_are_listed_and_printed_as_they_were_written(here: Here) -> None:
+def test_tables_are_listed_and_printed_as_they_were_written(new_served: NewServed) -> None:
     """Every kind is listed with its size; one prints key, value and timestamp; absent ones fail."""
-    place = here()
+    place = new_served()
     with Producer(place.url, namespace=place.namespace) as producer:
         prices = producer.table("price")
         prices.set_many(["b", "a", "gone"], [2.5, float("nan"), 0], timestamps=[20, 10, 5])

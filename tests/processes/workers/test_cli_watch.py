@@ -11,7 +11,7 @@ import redis
 
 from broker.protocol.names import shard_of
 from broker.testing.waiting import eventually
-from tests.processes.conftest import Here, NewProgram
+from tests.processes.conftest import NewProgram, NewServed
 from tests.processes.programs import STOP_SECONDS, Program
 from tests.processes.served_namespace import writing
 
@@ -46,9 +46,9 @@ def lines(program: Program) -> list[str]:
     return [line for line in program.out.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def test_watch_prints_what_there_is_and_what_changes(here: Here) -> None:
+def test_watch_prints_what_there_is_and_what_changes(new_served: NewServed) -> None:
     """--initial, --prefix, --count and --json do what their help says."""
-    place = here()
+    place = new_served()
     place.write("set", "a.1", "1", "a.2", "[2]", "b.1", "true")
     watch = place.start("watch", "--initial", "--prefix", "a.", "--count", "3", "--json")
     eventually(lambda: len(lines(watch)) == 2, 20, lambda: watch.err)
@@ -70,9 +70,9 @@ def test_watch_prints_what_there_is_and_what_changes(here: Here) -> None:
     assert all(one["timestamp_ms"] > 0 for one in told[2:])
 
 
-def test_watch_tells_each_keys_own_shard(here: Here) -> None:
+def test_watch_tells_each_keys_own_shard(new_served: NewServed) -> None:
     """In a namespace of several shards, what there is already is told with its shard too."""
-    place = here("--shards", "4")
+    place = new_served("--shards", "4")
     keys = [f"k{n}" for n in range(12)]
     place.write("set", *itertools.chain(*((key, "0") for key in keys)))
     watch = place.start("watch", "--initial", "--json", "--count", "12")
@@ -88,9 +88,9 @@ def test_watch_tells_each_keys_own_shard(here: Here) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("is_busy", [False, True])
-def test_watch_ends_quietly(here: Here, number: signal.Signals, is_busy: bool) -> None:  # noqa: FBT001
+def test_watch_ends_quietly(new_served: NewServed, number: signal.Signals, is_busy: bool) -> None:  # noqa: FBT001
     """Ctrl-C ends `watch` with status 0 and no word about it, also while much is changing."""
-    place = here("--local-delta-max-age", "1ms")
+    place = new_served("--local-delta-max-age", "1ms")
     watch = place.start("watch")
     with writing(place) if is_busy else place.producer() as producer:
         # It may start to watch after any one of these.
@@ -104,9 +104,9 @@ def test_watch_ends_quietly(here: Here, number: signal.Signals, is_busy: bool) -
     assert "\tset\t" in watch.out
 
 
-def test_watch_says_when_its_status_changes(here: Here) -> None:
+def test_watch_says_when_its_status_changes(new_served: NewServed) -> None:
     """On stderr, with the reason, from when it first was live; the end is no change to tell."""
-    place = here()
+    place = new_served()
     watch = place.start("watch")
     with place.producer() as producer, redis.Redis.from_url(place.url, protocol=2) as raw:
         for n in itertools.count():
@@ -126,8 +126,10 @@ def test_watch_says_when_its_status_changes(here: Here) -> None:
     ]
 
 
-def test_closing_changes_in_a_signal_handler_never_hangs(here: Here, start: NewProgram) -> None:
+def test_closing_changes_in_a_signal_handler_never_hangs(
+    new_served: NewServed, start: NewProgram
+) -> None:
     """Ctrl-C may come at any moment of an iteration, also while it takes what changed."""
-    place = here()
+    place = new_served()
     result = start.script(CLOSE_BY_SIGNAL, place.url, place.namespace).result(60)
     assert (result.code, result.out) == (0, "done\n"), result.err

@@ -1,4 +1,4 @@
-"""Each validator passes a sound history, and finds one that was broken on purpose."""
+"""Each validator passes a valid history, and finds one that was broken on purpose."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ from tests.unit.valid_history import (
     logged,
     newer,
     place,
-    sound,
     tallied,
+    valid,
     without,
 )
 
 
-def test_sound_history_has_no_violation() -> None:
+def test_a_valid_history_has_no_violation() -> None:
     """A history in which every promise was kept passes every validator."""
-    found = {name: validate(History(sound())) for name, validate in VALIDATORS.items()}
+    found = {name: validate(History(valid())) for name, validate in VALIDATORS.items()}
     assert found == {name: [] for name in VALIDATORS}
 
 
@@ -92,7 +92,7 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         "other bytes",
         [*without(ACCEPTED[0]), appended(1, ONE, digest=b"")],
     ),
-    ("atomic", "a torn group", "showed parts of", [*sound(), Torn(1.0, "r", "g", ("1", "2"))]),
+    ("atomic", "a torn group", "showed parts of", [*valid(), Torn(1.0, "r", "g", ("1", "2"))]),
     (
         "atomic",
         "half a batch",
@@ -103,20 +103,20 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         "resumable",
         "other content than the history",
         "showed something else",
-        [*sound(), Content(20.0, "r", "live", place(2), WRONG)],
+        [*valid(), Content(20.0, "r", "live", place(2), WRONG)],
     ),
     (
         "never_silently_stale",
         "live without the last batch",
         "did not hold batch 3",
-        [*sound(), Seen(35.0, "r", "live", 0.1, (place(2),))],
+        [*valid(), Seen(35.0, "r", "live", 0.1, (place(2),))],
     ),
     (
         "never_silently_stale",
         "live on a history that was given up",
         "did not hold batch 3",
         [
-            *sound(),
+            *valid(),
             logged(3, THREE, line="b"),
             Seen(35.0, "r", "live", 0.1, (place(3, "b"),)),
         ],
@@ -125,25 +125,25 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         "never_silently_stale",
         "live with a lag beyond the bound",
         "lag of 9.00",
-        [*sound(), Seen(35.0, "r", "live", 9.0, (place(3),))],
+        [*valid(), Seen(35.0, "r", "live", 9.0, (place(3),))],
     ),
     (
         "never_silently_stale",
         "live with a lag just beyond the bound",
         "lag of 3.06",
-        [*sound(), Seen(35.0, "r", "live", 3.06, (place(3),))],
+        [*valid(), Seen(35.0, "r", "live", 3.06, (place(3),))],
     ),
     (
         "convergent",
         "a replica that holds something else",
         "q holds something else",
-        [*sound(), Final(41.0, "q", place(3), WRONG)],
+        [*valid(), Final(41.0, "q", place(3), WRONG)],
     ),
     (
         "convergent",
         "a replica that stopped before the head",
         "q ended at batch 2",
-        [*sound(), Final(41.0, "q", place(2), digest_of(STATES[3]))],
+        [*valid(), Final(41.0, "q", place(2), digest_of(STATES[3]))],
     ),
     (
         "convergent",
@@ -152,7 +152,7 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         without(BATCHES[0]),
     ),
     ("convergent", "no final state", "no final state was recorded", without(*FINALS)),
-    ("accounted", "deltas that went nowhere", "is not accepted", [*sound(), counted(pending=1)]),
+    ("accounted", "deltas that went nowhere", "is not accepted", [*valid(), counted(pending=1)]),
     (
         "accounted",
         "a loss counted and not told",
@@ -193,19 +193,19 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         "accounted",
         "a shard that lost count of what it published",
         "its batches hold 8",
-        [*sound(), balanced(2, published=7, accepted=8)],
+        [*valid(), balanced(2, published=7, accepted=8)],
     ),
     (
         "accounted",
         "a shard that forgot a pending chunk",
         "pending 0 (by node; 1 in the order list)",
-        [*sound(), balanced(2, by_node=0)],
+        [*valid(), balanced(2, by_node=0)],
     ),
     (
         "accounted",
         "a shard whose order list is short",
         "pending 1 (by node; 0 in the order list)",
-        [*sound(), balanced(2, in_order=0)],
+        [*valid(), balanced(2, in_order=0)],
     ),
     (
         "accounted",
@@ -249,7 +249,7 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
         "deltas are not",
         [*without(APPLIED[0]), applied(BATCHES[0], applied=1)],
     ),
-    ("bounded", "a log beyond its limit", "log reached 11", [*sound(), Measured(2, "log", 11, 10)]),
+    ("bounded", "a log beyond its limit", "log reached 11", [*valid(), Measured(2, "log", 11, 10)]),
 ]
 
 
@@ -279,7 +279,7 @@ def test_fencing_is_no_violation() -> None:
 
 def test_chunk_accepted_again_may_be_in_the_history_of_either_time() -> None:
     """A server that went back twice may hold it where it was first; only one of them has to fit."""
-    again = [*sound(), appended(1, ONE, append=9)]
+    again = [*valid(), appended(1, ONE, append=9)]
     assert VALIDATORS["ordered"](History(again)) == []
     never = [*without(ACCEPTED[0]), appended(1, ONE, append=8), appended(1, ONE, append=9)]
     assert VALIDATORS["ordered"](History(never))
@@ -294,7 +294,7 @@ def test_one_chunk_in_flight_at_a_death_is_nobodys_fault() -> None:
 def test_violations_say_when() -> None:
     """What shows at a moment is told with it, so that a fault can be held responsible."""
     late = Seen(35.0, "r", "live", 9.0, (place(3),))
-    (found,) = VALIDATORS["never_silently_stale"](History([*sound(), late]))
+    (found,) = VALIDATORS["never_silently_stale"](History([*valid(), late]))
     assert found.at == late.at
 
 
@@ -315,7 +315,7 @@ def test_loss_that_was_told_is_none() -> None:
 def test_rollback_excuses_what_nobody_could_know() -> None:
     """While the server goes back, the head seen before it proves nothing about a replica."""
     back = [Headed(34.2, 34.3, place(2))]
-    records = [*sound(), *back, Seen(34.5, "r", "live", 0.6, (place(2),))]
+    records = [*valid(), *back, Seen(34.5, "r", "live", 0.6, (place(2),))]
     records.sort(key=lambda record: record.at)
     assert VALIDATORS["never_silently_stale"](History(records)) == []
 
@@ -348,7 +348,7 @@ def test_lineage_folds_each_fork() -> None:
 def test_journal_gives_back_what_was_written(tmp_path: Path) -> None:
     """Every kind of record survives the file, and a record cut short by a kill is left out."""
     path = tmp_path / "journal"
-    records = [*sound(), Torn(1.0, "r", "g", ("a",)), Died(1.0, "n"), Forgot(1.0, "why"), fenced()]
+    records = [*valid(), Torn(1.0, "r", "g", ("a",)), Died(1.0, "n"), Forgot(1.0, "why"), fenced()]
     with Journal(path) as journal:
         for record in records:
             journal.write(record)
