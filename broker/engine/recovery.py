@@ -95,6 +95,8 @@ class Recovery:
             self._session.client, self._keys, request.after.offset, page_sizes.LOG_OF_REPLICA
         )
         if self._request is request:
+            # It is answered: the shard requests again what it still needs.
+            self._request = None
             self._give(
                 self._shard,
                 self._shard.log_page(page.head, page.entries, asked_at, watched=self._is_watched()),
@@ -123,5 +125,6 @@ class Recovery:
             if self._request is not request:
                 return True
             shard.load_tables(fields_of_tables)
+        self._request = None
         self._give(shard, shard.end_load())
         return True

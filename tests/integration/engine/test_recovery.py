@@ -105,6 +105,24 @@ def test_the_last_lost_packet_is_noticed_at_a_heartbeat(followed: FollowedShard)
     assert (stats.gaps, stats.loads) == (1, 1)
 
 
+def test_a_live_replica_stops_reading_the_log(followed: FollowedShard, server: Server) -> None:
+    """Batches that fit are applied as they arrive, without a read of the log."""
+    with redis.Redis.from_url(server.url) as client:
+
+        def reads() -> int:
+            found: Any = client.info("commandstats")
+            return int(found.get("cmdstat_xrange", {"calls": 0})["calls"])
+
+        followed.write()
+        followed.settle()
+        before = reads()
+        for _ in range(20):
+            followed.write()
+            followed.settle()
+        # The background check of a replica may read it once.
+        assert reads() - before <= 1
+
+
 def test_a_log_cut_beyond_a_replica_means_a_full_load(followed: FollowedShard) -> None:
     """Where the log no longer reaches, the full state is loaded; readers learn the difference."""
     changes = followed.replica.changes()
