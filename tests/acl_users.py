@@ -1,4 +1,4 @@
-"""Users with the rights of the roles, on servers that a test has the owner's way to."""
+"""Redis users with the rights of each role, created with the server owner's rights."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class RoleUsers:
         return f"{self.namespace}-{role}"
 
     def url(self, role: str, url: str) -> str:
-        """Return the way of a role to where this URL leads."""
+        """Return this URL with the login of a role."""
         return with_login(url, self.user(role))
 
     def refused(self) -> set[tuple[str, str]]:
-        """Return (role, object) of everything that these users were refused so far."""
+        """Return (role, object) of each command that the server refused to these users so far."""
         users = {self.user(role): role for role in ROLES}
         entries: list[dict[str, Any]] = [
             entry for admin in self._admins for entry in admin.acl_log(1000)
@@ -84,7 +84,7 @@ class RoleUsers:
         }
 
     def __enter__(self) -> Self:
-        """They are there already."""
+        """Return the users, which the constructor created."""
         return self
 
     def __exit__(

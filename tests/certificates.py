@@ -1,4 +1,4 @@
-"""Certificates for a test, and a server that wants them."""
+"""Certificates for a test, and the settings of a server that requires them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Files of one authority, and what it signed.
+    """The files of one certificate authority, and what it signed.
 
     Attributes:
         authority: its own certificate.
@@ -53,7 +53,7 @@ class Certificates:
         return files
 
     def server_args(self, port: int, *, wants_client: bool = True) -> list[str]:
-        """Return what a server is started with: TLS on this port, plaintext on none."""
+        """Return the server's arguments for TLS on this port, and plaintext on none."""
         return [
             *("--tls-port", str(port), "--tls-ca-cert-file", str(self.authority)),
             *("--tls-cert-file", str(self.server), "--tls-key-file", str(self.server)),
@@ -61,7 +61,7 @@ class Certificates:
         ]
 
     def options(self, client: Path | None = None) -> str:
-        """Return the options of a URL: whom to trust, and as whom to come."""
+        """Return the TLS options of a URL: the authority to trust and the client certificate."""
         told = {"ssl_ca_certs": str(self.authority)}
         if client is not None:
             told |= {"ssl_certfile": str(client), "ssl_keyfile": str(client)}

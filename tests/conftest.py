@@ -33,7 +33,7 @@ def undisturbed(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def shared_servers() -> Iterator[Callable[[str], Server]]:
-    """Give the one server of a kind that this test process shares, started at its first use."""
+    """Give the server of a kind that this test process shares; it starts at its first use."""
     running: dict[str, Server] = {}
     with ExitStack() as stack:
 
@@ -61,7 +61,7 @@ def server(request: pytest.FixtureRequest, shared_servers: Callable[[str], Serve
 
 @pytest.fixture
 def namespace() -> str:
-    """Give a namespace that nothing else uses; tests are apart by it, never by FLUSHALL."""
+    """Give a unique namespace; it separates the tests of a shared server, not FLUSHALL."""
     return f"t-{uuid.uuid4().hex[:12]}"
 
 

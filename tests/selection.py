@@ -1,4 +1,4 @@
-"""A pytest plugin: which tests run when none is named, and how that is told.
+"""A pytest plugin that selects the tests to run when the command line names none.
 
 Slow tests run when `--all` is given, or when anything says which tests to run: a path, -k, -m or
 --last-failed. Otherwise they are left out, and one line at the end tells how many.
@@ -56,7 +56,7 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let a process of pytest-xdist hand over its number; all have collected the same tests."""
+    """Let a pytest-xdist process report its number; all processes collect the same tests."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left_out"] = session.config.stash[_left_out]
 
@@ -71,6 +71,6 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Tell how many were left out."""
+    """Report how many tests were left out."""
     if count := config.stash[_left_out]:
         terminalreporter.write_line(f"{count} slow tests left out; scripts/test --all runs them")

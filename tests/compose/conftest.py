@@ -1,4 +1,4 @@
-"""Fixtures of the compose tests: an engine or the reason why not, and each profile, running."""
+"""Fixtures of the compose tests: an engine or the reason for its absence, and each profile."""
 
 from __future__ import annotations
 

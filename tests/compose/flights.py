@@ -1,4 +1,4 @@
-"""Run in a container of a compose test: is the state of the flights what the file says?
+"""Runs in a container of a compose test: compares the flights' state with the file's answer.
 
 Prints the keys that differ, one a line, and ends with 1 if there are any.
 """

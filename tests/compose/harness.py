@@ -1,4 +1,4 @@
-"""Watching a profile while it is broken, and the judgement at the end."""
+"""Observes a profile under faults, and checks the records at the end."""
 
 from __future__ import annotations
 
@@ -109,19 +109,19 @@ class Harness:
         )
 
     def told(self) -> str:
-        """Return what is known of a profile that does not recover."""
+        """Describe a profile that does not recover."""
         parts = [self._why, f"not live at the head: {self.stragglers()}"]
         for service in (*WRITERS, *READERS, WITNESS, self.worker):
             parts += [f"--- {one.name}\n{one.logs(15)}" for one in self.project.of(service)]
         return "\n".join(parts)
 
     def statuses(self, reader: str, since: float) -> set[str]:
-        """Return every status that a reader showed since a moment."""
+        """Return every status that a reader reported since a moment."""
         self._look()
         return {one.status for one in self._seen[reader] if one.at >= since}
 
     def stragglers(self) -> list[str]:
-        """Return the readers that are not live now, with what they are."""
+        """Return the readers that are not live now, with their status."""
         self._look()
         now = monotonic()
         found = []
@@ -132,7 +132,7 @@ class Harness:
         return found
 
     def _look(self) -> None:
-        """Take what is new in the journals of the readers and the witness."""
+        """Read new records from the journals of the readers and the witness."""
         for name, tail in self._tails.items():
             with suppress(FileNotFoundError):
                 for record in tail.new():

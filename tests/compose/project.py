@@ -1,4 +1,4 @@
-"""One compose project that runs: its containers by service, and ways to break them."""
+"""A running compose project: its containers by service, and ways to inject faults."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Container:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its readable name."""
         return str(self.inspect()["Name"]).lstrip("/")
 
     @property
     def lives(self) -> tuple[bool, str]:
-        """Whether it runs, and since when; another time is another life."""
+        """Whether it runs, and when its present run started."""
         state = self.inspect()["State"]
         return bool(state["Running"]), str(state["StartedAt"])
 
@@ -75,7 +75,7 @@ class Container:
         return subprocess.run(words, capture_output=True, text=True)  # noqa: PLW1510 - the caller looks
 
     def crash(self) -> None:
-        """SIGKILL what runs in it, as a crash would; only the engine can bring it back."""
+        """SIGKILL its program, as in a crash; only the engine restarts it."""
         self.run(*KILL_ALL)
 
     def crash_and_return(self) -> None:
@@ -105,7 +105,7 @@ class Container:
         docker("start", self.identity)
 
     def disconnect(self) -> None:
-        """Take it off its network, as a broken cable would."""
+        """Disconnect it from its network."""
         found = self.inspect()
         ((network, facts),) = found["NetworkSettings"]["Networks"].items()
         # The address only where it is its own for ever.
@@ -115,7 +115,7 @@ class Container:
         docker("network", "disconnect", network, self.identity)
 
     def connect(self) -> None:
-        """Put it back, under the name that it had."""
+        """Connect it again, under its former name."""
         docker("network", "connect", *self._plug, self.identity)
 
 

@@ -32,8 +32,8 @@ SLOTS = [
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A node as another one sees it."""
+class NodeLine:
+    """A node as another node reports it."""
 
     identity: str
     name: str
@@ -43,7 +43,7 @@ class Seen:
     slots: tuple[range, ...]
 
     @classmethod
-    def of(cls, line: str) -> Seen:
+    def of(cls, line: str) -> NodeLine:
         """Read a line of `CLUSTER NODES`."""
         identity, address, flags, follows, _, _, _, link, *slots = line.split()
         ends = [one.split("-") for one in slots if not one.startswith("[")]
@@ -59,14 +59,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """What a node says: of all others, and of itself."""
+    """One node's view: of all others and of itself."""
 
-    nodes: tuple[Seen, ...]
+    nodes: tuple[NodeLine, ...]
     text: str
 
 
 def views(harness: Harness) -> dict[str, View]:
-    """Return what each node says; those that are away say nothing."""
+    """Return each node's view; unreachable nodes have none."""
     script = f"""
     for node in {" ".join((*NODES, NEW))}; do
         for question in "cluster nodes" "cluster info" "info replication"; do
@@ -84,7 +84,7 @@ def views(harness: Harness) -> dict[str, View]:
     return {
         node: View(
             tuple(
-                Seen.of(line)
+                NodeLine.of(line)
                 for line in text.splitlines()
                 if " connected" in line or " disconnected" in line
             ),
@@ -96,7 +96,7 @@ def views(harness: Harness) -> dict[str, View]:
 
 
 def owner(harness: Harness, slot: int) -> str:
-    """Return the node that most take for a slot's owner; "" where none is agreed on."""
+    """Return the node that most consider a slot's owner; "" without agreement."""
     votes = [
         other.name
         for view in views(harness).values()
@@ -108,7 +108,7 @@ def owner(harness: Harness, slot: int) -> str:
 
 
 def is_whole(harness: Harness) -> bool:
-    """Tell whether all nodes agree on who owns what, and three replicas follow."""
+    """Whether all nodes agree on the owners, and three replicas follow."""
     agreed = set()
     found = views(harness)
     for node in NODES:
@@ -132,7 +132,7 @@ def becomes_whole(harness: Harness) -> None:
 
 
 def told(harness: Harness) -> str:
-    """Return what the nodes think of each other."""
+    """Return the nodes' views of each other."""
     return "\n".join(f"--- {node}\n{view.text}" for node, view in views(harness).items())
 
 
@@ -157,7 +157,7 @@ def move(harness: Harness, slot: int, target: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_any_container_is_killed(harness: Harness, service: str) -> None:
-    """No hand is needed: the engine starts it again, and data flows as before."""
+    """The engine restarts each container, and data flows again without intervention."""
     container = harness.project.one(service)
     assert not container.has_ended_well, "the replay ended before it could be broken"
     harness.note(f"{container.name} was killed")
@@ -166,7 +166,7 @@ def test_any_container_is_killed(harness: Harness, service: str) -> None:
 
 
 def test_a_primary_is_killed_and_back_at_once(harness: Harness) -> None:
-    """Whether its replica took over or not: everybody goes on."""
+    """All parts continue, whether or not the replica took over."""
     becomes_whole(harness)
     harness.note("a primary was killed", forgets=True)
     harness.project.one(owner(harness, SLOTS[1])).crash_and_return()
@@ -176,7 +176,7 @@ def test_a_primary_is_killed_and_back_at_once(harness: Harness) -> None:
 
 
 def test_a_primary_dies(harness: Harness) -> None:
-    """Its replica takes over with no hand; started again, it is a replica."""
+    """Its replica takes over without intervention; the old primary returns as a replica."""
     becomes_whole(harness)
     before = owner(harness, SLOTS[0])
     harness.note(f"{before} died", forgets=True)
@@ -196,7 +196,7 @@ def test_a_primary_dies(harness: Harness) -> None:
 
 
 def test_slots_move_while_writing_goes_on(harness: Harness) -> None:
-    """Every shard to the next node's primary: nothing is lost, nobody is told."""
+    """Moving every shard to the next primary loses nothing and raises no error."""
     becomes_whole(harness)
     harness.note("slots move")
     owners = [owner(harness, slot) for slot in SLOTS]
@@ -207,7 +207,7 @@ def test_slots_move_while_writing_goes_on(harness: Harness) -> None:
 
 
 def test_a_node_joins_and_takes_over_shards(harness: Harness) -> None:
-    """Clients learn of a node that nobody told them of."""
+    """Clients discover a node that joined after they started."""
     harness.note(f"{NEW} joins")
     address = harness.project.one("node-1").run("getent", "hosts", NEW).stdout.split()[0]
     met = harness.project.one("node-1").run("redis-cli", "cluster", "meet", address, "6379")
@@ -230,7 +230,7 @@ def test_a_node_joins_and_takes_over_shards(harness: Harness) -> None:
 
 
 def test_in_the_end_every_delta_counts_once(harness: Harness) -> None:
-    """All promises hold over what was recorded, and the flights add up to the file's answer."""
+    """The recorded history keeps all promises, and the flights match the file's answer."""
     harness.ends_as_the_file_says(PRODUCERS)
     harness.settle()
     assert harness.violations() == []

@@ -30,7 +30,7 @@ def disconnected(containers: Sequence[Container]) -> float:
 
 
 def test_the_board_is_shown_within_a_minute(harness: Harness) -> None:
-    """What a person sees first: airports with numbers, and a live replica."""
+    """The demo shows airports with numbers and a live replica."""
     subscriber = harness.project.one("subscriber")
 
     def shows() -> bool:
@@ -42,7 +42,7 @@ def test_the_board_is_shown_within_a_minute(harness: Harness) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_any_container_is_killed(harness: Harness, service: str) -> None:
-    """No hand is needed: the engine starts it again, and data flows as before."""
+    """The engine restarts each container, and data flows again without intervention."""
     for container in harness.project.of(service):
         assert not container.has_ended_well, "the replay ended before it could be broken"
         harness.note(f"{container.name} was killed", forgets=service == "redis")
@@ -55,7 +55,7 @@ def test_any_container_is_killed(harness: Harness, service: str) -> None:
 
 
 def test_redis_is_away_for_long(harness: Harness) -> None:
-    """Stopped until every reader has said that it is stale, then started by hand: all go on."""
+    """While Redis is stopped every reader is stale; after its start all continue."""
     harness.note("redis was stopped")
     began = monotonic()
     harness.project.one("redis").stop()
@@ -70,7 +70,7 @@ def test_redis_is_away_for_long(harness: Harness) -> None:
 
 
 def test_a_subscriber_loses_its_network(harness: Harness) -> None:
-    """It says so within the staleness bound, while the other stays live; then it catches up."""
+    """A disconnected replica is stale within the bound, then catches up; the other stays live."""
     harness.note("reader-1 lost its network")
     reader = harness.project.one("reader-1")
     began = disconnected([reader])
@@ -81,7 +81,7 @@ def test_a_subscriber_loses_its_network(harness: Harness) -> None:
 
 
 def test_a_producer_loses_its_network(harness: Harness) -> None:
-    """Nobody else notices; back again it sends what it gathered, each delta once."""
+    """A disconnected producer affects no other part, and then sends its deltas once."""
     harness.note("writer-1 lost its network")
     writers = [harness.project.one("writer-1"), harness.project.one("producer-ewr")]
     began = disconnected(writers)
@@ -95,7 +95,7 @@ def test_a_producer_loses_its_network(harness: Harness) -> None:
 
 @pytest.mark.parametrize("service", ["flush", "schedule"])
 def test_a_worker_loses_its_network(harness: Harness, service: str) -> None:
-    """The other of its kind carries on; with both away everything waits, and then goes on."""
+    """One worker of each role is enough; without any, work waits for the next."""
     first, second = harness.project.of(service)
     harness.note(f"one {service} worker lost its network")
     disconnected([first])
@@ -116,7 +116,7 @@ def test_a_worker_loses_its_network(harness: Harness, service: str) -> None:
 
 
 def test_in_the_end_every_delta_counts_once(harness: Harness) -> None:
-    """All promises hold over what was recorded, and the flights add up to the file's answer."""
+    """The recorded history keeps all promises, and the flights match the file's answer."""
     harness.ends_as_the_file_says(PRODUCERS)
     harness.settle()
     assert harness.violations() == []

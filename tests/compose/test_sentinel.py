@@ -22,7 +22,7 @@ SERVICES = (PRODUCERS[0], "sentinel-flush", "sentinel-schedule", "sentinel-subsc
 
 
 def said(harness: Harness, *questions: str) -> list[list[str]]:
-    """Return the words that each sentinel answers to each question; [] where it does not."""
+    """Return each sentinel's reply to each question; [] without one."""
     asked = [
         f"echo =; timeout 2 redis-cli -h {one} -p 26379 sentinel {question}"
         for one in SENTINELS
@@ -34,7 +34,7 @@ def said(harness: Harness, *questions: str) -> list[list[str]]:
 
 
 def primary(harness: Harness) -> str:
-    """Return the store that most sentinels take for the primary; "" while none answers."""
+    """Return the server that most sentinels name as primary; "" without a reply."""
     hosts = [answer[0] for answer in said(harness, "get-master-addr-by-name main") if answer]
     return STORES.get(max(hosts, key=hosts.count, default=""), "")
 
@@ -64,21 +64,21 @@ def is_replaced(harness: Harness, before: str) -> None:
 
 
 def told(harness: Harness) -> str:
-    """Return what the servers said last."""
+    """Return the servers' last replies."""
     services = (*STORES.values(), *SENTINELS)
     return "\n".join(f"--- {one}\n{harness.project.one(one).logs(12)}" for one in services)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def hurried(harness: Harness) -> None:
-    """Have sentinels look more often than every ten seconds, so that waiting for them is short."""
+    """Shorten the sentinels' polling interval of ten seconds."""
     told = said(harness, "debug info-period 1000 publish-period 500")
     assert told == [["OK"]] * len(SENTINELS)
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_any_part_of_ours_is_killed(harness: Harness, service: str) -> None:
-    """No hand is needed: the engine starts it again, and data flows as before."""
+    """The engine restarts each container, and data flows again without intervention."""
     container = harness.project.one(service)
     assert not container.has_ended_well, "the replay ended before it could be broken"
     harness.note(f"{container.name} was killed")
@@ -87,7 +87,7 @@ def test_any_part_of_ours_is_killed(harness: Harness, service: str) -> None:
 
 
 def test_a_failover_is_asked_for(harness: Harness) -> None:
-    """Nothing is lost, and nobody is told."""
+    """A requested failover loses nothing and raises no error."""
     becomes_whole(harness)
     before = primary(harness)
     harness.note("a failover was asked for")
@@ -103,7 +103,7 @@ def test_a_failover_is_asked_for(harness: Harness) -> None:
 
 @pytest.mark.parametrize("service", ["sentinel-2", "replica", "primary"])
 def test_any_server_is_killed(harness: Harness, service: str) -> None:
-    """Started again by the engine at once, it is what it was."""
+    """A primary that the engine restarts at once stays primary."""
     becomes_whole(harness)
     first = primary(harness)
     name = {"primary": first, "replica": next(one for one in STORES.values() if one != first)}
@@ -116,7 +116,7 @@ def test_any_server_is_killed(harness: Harness, service: str) -> None:
 
 @pytest.mark.parametrize("how", ["dies", "loses its network"])
 def test_the_primary_is_away_for_long(harness: Harness, how: str) -> None:
-    """Another takes over with no hand; the old one comes back, and nobody believes it."""
+    """A replica takes over without intervention; the returning old primary is not used."""
     becomes_whole(harness)
     before = primary(harness)
     container = harness.project.one(before)
@@ -140,7 +140,7 @@ def test_the_primary_is_away_for_long(harness: Harness, how: str) -> None:
 
 
 def test_in_the_end_every_delta_counts_once(harness: Harness) -> None:
-    """All promises hold over what was recorded, and the flights add up to the file's answer."""
+    """The recorded history keeps all promises, and the flights match the file's answer."""
     harness.ends_as_the_file_says(PRODUCERS)
     harness.settle()
     assert harness.violations() == []

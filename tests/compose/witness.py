@@ -1,4 +1,4 @@
-"""The witness of a compose test, in a container: records Redis' side, at the end what it holds."""
+"""The witness of a compose test, in a container: records Redis' data and its final state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def tell_finals(url: str, namespace: str, journal: Journal) -> None:
 
 
 async def watch(url: str, namespace: str, journal: Journal) -> None:
-    """Watch until SIGTERM, then tell the finals."""
+    """Watch until SIGTERM, then record the final state."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     limits = (SETTINGS["pending_bytes"].default, SETTINGS["log_bytes"].default)

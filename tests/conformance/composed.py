@@ -1,4 +1,4 @@
-"""The Redis of docker-compose.yml's default profile, as a deployment of the conformance suite."""
+"""The Redis of docker-compose.yml's default profile, as a conformance deployment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Published:
 
 
 class Composed(Deployment):
-    """One container that the engine starts again; whoever writes and reads is outside."""
+    """One container that the engine restarts; writers and readers run outside."""
 
     def __init__(self) -> None:
         self._compose = compose_command()
@@ -57,7 +57,7 @@ class Composed(Deployment):
         self._run("down", "--volumes", "--remove-orphans", "--timeout", "5")
 
     def heal(self) -> None:
-        """Wait for the engine to have started it."""
+        """Wait until the container engine has started it again."""
         self._until_it_answers()
 
     def servers(self) -> list[Published]:
@@ -76,7 +76,7 @@ class Composed(Deployment):
 
     @contextmanager
     def forgetting(self, namespace: str) -> Iterator[None]:  # noqa: ARG002
-        """Go back to the disk of before."""
+        """Restore the data of before the block."""
         container = self._container
         self._in(container, f"rm -rf copy && cp -a {LOG} copy")
         yield

@@ -91,7 +91,7 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
 def deployment(
     request: pytest.FixtureRequest, running: Callable[[str], Deployment], namespace: str
 ) -> Iterator[Deployment]:
-    """Give each deployment, whole; what a test killed is started again after it.
+    """Return each deployment, intact; killed servers are started again after the test.
 
     On some every process has the rights of its role alone: see `Deployment.way`.
     """
@@ -106,7 +106,7 @@ def deployment(
 
 @pytest.fixture
 def with_slots(deployment: Deployment) -> Deployment:
-    """Give those of them whose slots can be moved."""
+    """Return the deployments whose slots can be moved."""
     if not deployment.has_slots:
         pytest.skip("no slots to move")
     return deployment

@@ -1,4 +1,4 @@
-"""What the conformance suite runs on: a URL, a way to have workers, and ways to break it.
+"""The deployments of the conformance suite: URL, workers, and ways to inject faults.
 
 Another deployment is another subclass of `Deployment`, and a line in conftest.py.
 """
@@ -28,7 +28,7 @@ SHARDS = 6
 
 
 class Deployment(ABC):
-    """Servers under one URL, shared by the tests of a session; each test leaves them whole.
+    """Servers under one URL, shared by the tests of a session; each test leaves them intact.
 
     Attributes:
         has_slots: slots can be moved, and nodes added.
@@ -43,16 +43,16 @@ class Deployment(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where everything is, with the rights of the owner."""
+        """The URL, with the owner's rights."""
 
     def way(self, role: str, url: str | None = None) -> str:
-        """Return what a process of a role is given; to one server if its URL is."""
+        """Return the URL for a process of a role; of one server if its URL is."""
         url = url or self.url
         return self.users.url(role, url) if self.users else url
 
     @contextmanager
     def with_roles(self, namespace: str) -> Iterator[None]:
-        """Give a block in which each process has the rights of its role and no others."""
+        """Restrict each process to the rights of its role for a block."""
         users = RoleUsers(
             [server.url for server in self.servers()],
             namespace,
@@ -71,15 +71,15 @@ class Deployment(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start everything; returns once it is whole."""
+        """Start all servers; returns once all are ready."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End everything."""
+        """Stop all servers."""
 
     @abstractmethod
     def heal(self) -> None:
-        """Start what was killed; returns once everything is whole again."""
+        """Restart killed servers; returns once all are ready."""
 
     @abstractmethod
     def servers(self) -> Sequence[Reachable]:
@@ -87,26 +87,26 @@ class Deployment(ABC):
 
     @abstractmethod
     def replace_primary(self, namespace: str) -> None:
-        """Replace the server of the namespace's first shard, in order; returns once it is done."""
+        """Replace the first shard's server in order; returns once that is done."""
 
     @abstractmethod
     def kill_primary(self, namespace: str) -> None:
-        """SIGKILL it; returns once another one, or it again, serves."""
+        """SIGKILL it; returns once it or another one serves."""
 
     @abstractmethod
     def forgetting(self, namespace: str) -> AbstractContextManager[None]:
-        """Give a block after which the server of the first shard is killed, with what came in it.
+        """Kill the server of the first shard after a block, which loses the block's writes.
 
         What is accepted in the block is forgotten, for certain: it is not replicated.
         """
 
     def beside_first(self, namespace: str) -> list[int]:  # noqa: ARG002
-        """Return the shards on the server of the first one, this among them."""
+        """Return all shards on the server of the first one, that included."""
         return list(range(SHARDS))
 
     @contextmanager
     def serve(self, namespace: str, **settings: Any) -> Iterator[None]:
-        """Give workers for a namespace: two flush workers and a scheduler if nobody objects."""
+        """Run workers for a namespace: two flush workers, and a scheduler by default."""
         flushing = {"shards": SHARDS, "flushers": 2, **settings}
         with ExitStack() as stack:
             workers = Serving(self.way("flusher"), namespace, **flushing)
@@ -118,7 +118,7 @@ class Deployment(ABC):
             yield
 
     def cut_subscribers(self) -> int:
-        """Break every subscription; return how many there were."""
+        """Disconnect every subscriber; return how many there were."""
         # Sentinels subscribe at their servers too.
         return sum(ask(server, "CLIENT", "KILL", "TYPE", "pubsub") for server in self.servers())
 
@@ -185,7 +185,7 @@ class Single(Deployment):
 
     @contextmanager
     def forgetting(self, namespace: str) -> Iterator[None]:  # noqa: ARG002
-        """Go back to the disk of before."""
+        """Restore the data of before the block."""
         here = self._server.directory
         copy = here.with_name(f"{here.name}-copy")
         shutil.copytree(here / "appendonlydir", copy)
@@ -210,15 +210,15 @@ class BehindSentinels(Deployment):
         return self._set.url
 
     def start(self) -> None:
-        """Start everything."""
+        """Start all servers."""
         self._set.start()
 
     def stop(self) -> None:
-        """End everything."""
+        """Stop all servers."""
         self._set.stop()
 
     def heal(self) -> None:
-        """Start what was killed; it becomes a replica."""
+        """Restart killed servers; a former primary becomes a replica."""
         for server in self._set.servers:
             if not server.is_running:
                 server.start()
@@ -238,9 +238,9 @@ class BehindSentinels(Deployment):
 
     @contextmanager
     def forgetting(self, namespace: str) -> Iterator[None]:  # noqa: ARG002
-        """Let the replicas hear nothing."""
+        """Stop the replicas meanwhile."""
         replicas = self._set.replicas()
-        with _deaf(self._set.primary, replicas):
+        with _replicas_stopped(self._set.primary, replicas):
             yield
             before = self._set.primary
             before.kill()
@@ -262,15 +262,15 @@ class Clustered(Deployment):
         return self.cluster.url
 
     def start(self) -> None:
-        """Start everything."""
+        """Start all servers."""
         self.cluster.start()
 
     def stop(self) -> None:
-        """End everything."""
+        """Stop all servers."""
         self.cluster.stop()
 
     def heal(self) -> None:
-        """Start what was killed; it becomes a replica."""
+        """Restart killed servers; a former primary becomes a replica."""
         for node in self.cluster.nodes:
             if not node.is_running:
                 node.start()
@@ -290,10 +290,10 @@ class Clustered(Deployment):
 
     @contextmanager
     def forgetting(self, namespace: str) -> Iterator[None]:
-        """Let its replica hear nothing."""
+        """Stop its replica meanwhile."""
         slot = first_slot(namespace)
         before = self.cluster.owner(slot)
-        with _deaf(before, [self.cluster.replica_of(before)]):
+        with _replicas_stopped(before, [self.cluster.replica_of(before)]):
             yield
             before.kill()
         eventually(lambda: self.cluster.owner(slot) is not before, 30, "a failover")
@@ -305,8 +305,8 @@ class Clustered(Deployment):
 
 
 @contextmanager
-def _deaf(primary: Server, replicas: list[Server]) -> Iterator[None]:
-    """Give a block in which replicas stand still; they have what came before, and no more."""
+def _replicas_stopped(primary: Server, replicas: list[Server]) -> Iterator[None]:
+    """Stop the replicas for a block; they have what was written before, and no more."""
     written = ask(primary, "INFO", "replication")["master_repl_offset"]
     try:
         for replica in replicas:
@@ -322,6 +322,6 @@ def _deaf(primary: Server, replicas: list[Server]) -> Iterator[None]:
 
 
 def _has_read(replica: Server, written: int) -> bool:
-    """Whether a replica has all that its primary had written at an offset, and follows on."""
+    """Whether a replica has everything up to its primary's offset, and still follows."""
     told = ask(replica, "INFO", "replication")
     return bool(told.get("master_link_status") == "up" and told["slave_repl_offset"] >= written)

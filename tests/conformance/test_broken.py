@@ -1,4 +1,4 @@
-"""What is promised holds on every deployment while it is broken: nothing lost, nothing twice.
+"""Under faults every deployment keeps its promises: each delta counts exactly once.
 
 Every test accounts for each increment: what a replica holds, and what a producer was told is lost,
 is what was written.
@@ -30,7 +30,7 @@ KEYS = [
 
 
 class Writers:
-    """Producers that count up one key in each shard, and one of each round's number, all the time.
+    """Producers that continuously increment one key per shard, and set one by round.
 
     Attributes:
         rounds: how many each has made.
@@ -75,7 +75,7 @@ class Writers:
         )
 
     def end(self) -> None:
-        """Stop; everything is accepted then."""
+        """Stop once everything is accepted."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -84,7 +84,7 @@ class Writers:
 
 @contextmanager
 def writing(deployment: Deployment, namespace: str) -> Iterator[tuple[Writers, Replica]]:
-    """Give writers and a live replica; in the end nothing is lost, nothing is twice."""
+    """Run writers and a live replica; at the end check that each delta counts once."""
     ordered = Ordered()
     with (
         deployment.serve(namespace),
@@ -121,7 +121,7 @@ def writing(deployment: Deployment, namespace: str) -> Iterator[tuple[Writers, R
 
 
 class Ordered:
-    """Sees to it that of what one writer sets every value comes, in order."""
+    """Checks that the values of one writer arrive in order."""
 
     def __init__(self) -> None:
         self.wrong: list[str] = []
@@ -139,7 +139,7 @@ class Ordered:
 
 
 def test_subscribers_that_are_cut_off_catch_up(deployment: Deployment, namespace: str) -> None:
-    """A subscription that breaks costs nothing but a moment, and the replica says so."""
+    """A broken subscription recovers within moments, and the replica reports it."""
     with writing(deployment, namespace) as (writers, replica):
         for _ in range(3):
             before = replica.stats().reconnects
@@ -150,7 +150,7 @@ def test_subscribers_that_are_cut_off_catch_up(deployment: Deployment, namespace
 
 
 def test_a_server_replaced_in_order_loses_nothing(deployment: Deployment, namespace: str) -> None:
-    """A restart, or a failover that was asked for."""
+    """A restart or a requested failover loses nothing."""
     with writing(deployment, namespace) as (writers, replica):
         deployment.replace_primary(namespace)
         writers.go_on()
@@ -160,7 +160,7 @@ def test_a_server_replaced_in_order_loses_nothing(deployment: Deployment, namesp
 def test_a_killed_server_loses_nothing_that_producers_keep(
     deployment: Deployment, namespace: str
 ) -> None:
-    """What a new primary lacks is sent again, once."""
+    """Deltas that a new primary lacks are sent again, once."""
     with writing(deployment, namespace) as (writers, replica):
         deployment.kill_primary(namespace)
         writers.go_on()
@@ -168,7 +168,7 @@ def test_a_killed_server_loses_nothing_that_producers_keep(
 
 
 def test_what_the_server_forgot_is_sent_again(deployment: Deployment, namespace: str) -> None:
-    """Accepted, published and read, then forgotten with the primary: it comes back, once."""
+    """Deltas that were accepted, published, read and then lost are sent again, once."""
     with (
         deployment.serve(namespace),
         Producer(deployment.way("producer"), namespace=namespace) as producer,
@@ -188,7 +188,7 @@ def test_what_the_server_forgot_is_sent_again(deployment: Deployment, namespace:
 def test_what_nobody_kept_is_told_as_lost_to_the_number(
     deployment: Deployment, namespace: str
 ) -> None:
-    """A producer that keeps nothing is told exactly how many deltas its server forgot."""
+    """A producer that keeps nothing reports exactly how many deltas its server lost."""
     with (
         deployment.serve(namespace),
         Producer(deployment.way("producer"), namespace=namespace, keep_seconds=0) as producer,
@@ -197,7 +197,7 @@ def test_what_nobody_kept_is_told_as_lost_to_the_number(
         replica.wait_for(_counted(producer, 10), SETTLE)
         forgotten = deployment.beside_first(namespace)
         with deployment.forgetting(namespace):
-            # All but the last chunk of each shard is let go at once.
+            # All but the last chunk of each shard is dropped at once.
             for _ in range(5):
                 _counted(producer, 1)
 
@@ -215,7 +215,7 @@ def test_what_nobody_kept_is_told_as_lost_to_the_number(
 
 
 def answered(ask: Callable[[], T]) -> T:
-    """Return an answer, once there is one: on a busy machine servers are replaced unasked."""
+    """Return an answer after retries: on a busy machine servers may fail over unasked."""
     found: list[T] = []
 
     def is_answered() -> bool:
@@ -238,7 +238,7 @@ def _counted(producer: Producer, times: int) -> str:
 
 
 def test_slots_may_move_while_writing_goes_on(with_slots: Clustered, namespace: str) -> None:
-    """Every shard to another node, and back: nothing is lost, and nobody is deaf after it."""
+    """Moving every shard to another node and back loses nothing and breaks no subscription."""
     cluster = with_slots.cluster
     primaries = [cluster.owner(shard * 16384 // 3) for shard in range(3)]
     with writing(with_slots, namespace) as (writers, replica):
@@ -256,7 +256,7 @@ def test_slots_may_move_while_writing_goes_on(with_slots: Clustered, namespace: 
 
 @pytest.mark.slow
 def test_a_node_may_join_and_take_over_shards(with_slots: Clustered, namespace: str) -> None:
-    """Clients learn of a node that they were never told of."""
+    """Clients discover a node that joined after they started."""
     cluster = with_slots.cluster
     with writing(with_slots, namespace) as (writers, replica):
         node = cluster.add_node()
@@ -271,7 +271,7 @@ def test_a_node_may_join_and_take_over_shards(with_slots: Clustered, namespace: 
 
 
 def test_shards_of_other_nodes_stay_live(with_slots: Clustered, namespace: str) -> None:
-    """Where a node is away, what is written to the others is read as ever."""
+    """While one node is away, shards of the others stay live."""
     cluster = with_slots.cluster
     slots = _slots(namespace)
     with (

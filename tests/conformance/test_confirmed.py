@@ -1,4 +1,4 @@
-"""A flush that waits for replicas does so at every primary, and what it confirmed survives one."""
+"""A flush waits for the replicas of every primary, and its deltas survive a failover."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def replicated(deployment: Deployment) -> Deployment:
 
 
 def test_what_is_on_replicas_survives_a_primary(replicated: Deployment, namespace: str) -> None:
-    """Killed right after: whoever takes over has all of it, and nothing is sent again."""
+    """A confirmed write survives the primary's death, and is not sent again."""
     with Producer(
         replicated.way("producer"), namespace=namespace, shards=SHARDS, keep_seconds=0
     ) as producer:
@@ -36,7 +36,7 @@ def test_what_is_on_replicas_survives_a_primary(replicated: Deployment, namespac
 def test_replicas_that_are_not_there_confirm_nothing(
     replicated: Deployment, namespace: str
 ) -> None:
-    """It says how many there were, and the next flush is as good as ever."""
+    """The error says how many replicas confirmed; the next flush works as usual."""
     with Producer(replicated.way("producer"), namespace=namespace, shards=SHARDS) as producer:
         producer.set_many(KEYS)
         producer.flush(20, redis_replicas=1)

@@ -1,4 +1,4 @@
-"""What is promised holds on every deployment, while nothing is broken."""
+"""Without faults every deployment keeps its promises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = 120
 
 
 def test_what_is_written_is_what_is_read(deployment: Deployment, namespace: str) -> None:
-    """Set, delete, increment and set_many in all shards: every reader holds the same."""
+    """All readers agree after set, delete, increment and set_many in all shards."""
     expected: dict[str, Any] = {}
     with (
         deployment.serve(namespace),
@@ -59,7 +59,7 @@ def test_what_is_written_is_what_is_read(deployment: Deployment, namespace: str)
 def test_a_token_tells_another_process_when_it_is_visible(
     deployment: Deployment, namespace: str
 ) -> None:
-    """A token goes as text, and whoever waits for it reads what was written before it."""
+    """A process that waits for a token, passed as text, reads the writes before it."""
     with (
         deployment.serve(namespace),
         Producer(deployment.way("producer"), namespace=namespace) as producer,
@@ -76,7 +76,7 @@ def test_a_token_tells_another_process_when_it_is_visible(
 
 
 def test_changes_come_in_the_order_of_writing(deployment: Deployment, namespace: str) -> None:
-    """Of each key every change, in order; of each shard positions that only grow."""
+    """Every change of a key arrives in order, and positions of a shard only grow."""
     rounds = 60
     with (
         deployment.serve(namespace),
@@ -109,7 +109,7 @@ def test_changes_come_in_the_order_of_writing(deployment: Deployment, namespace:
 def test_writers_side_by_side_lose_nothing(
     deployment: Deployment, namespace: str, producers: int
 ) -> None:
-    """Increments of several producers add up, and the replica can prove what it holds."""
+    """Concurrent increments add up, and the replica verifies its content."""
     each = 400
 
     def write(node: int) -> None:
@@ -142,7 +142,7 @@ def test_writers_side_by_side_lose_nothing(
 
 
 def test_a_replica_says_when_it_is_not_current(deployment: Deployment, namespace: str) -> None:
-    """Without flush workers nobody tells the head: the replica is stale within its bound."""
+    """Without flush workers a replica is stale within its bound."""
     with Producer(deployment.way("producer"), namespace=namespace, shards=SHARDS) as producer:
         with (
             deployment.serve(namespace),

@@ -1,4 +1,4 @@
-"""A primary is believed only while nobody who knows better says otherwise."""
+"""A primary is trusted only while no sentinel contradicts it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def serving() -> Iterator[NewServing]:
 
 # Both kinds take several seconds; the installed one is what the others are tested with.
 @pytest.fixture(params=[pytest.param(VALKEY, marks=pytest.mark.slow), REDIS])
-def watched(request: pytest.FixtureRequest) -> Iterator[SentinelDeployment]:
-    """Give a set of its own: its sentinels are killed."""
+def sentinel_set(request: pytest.FixtureRequest) -> Iterator[SentinelDeployment]:
+    """Start a Sentinel deployment for one test, which kills its sentinels."""
     if isinstance(reason := find_binary(request.param), str):
         pytest.skip(reason)
     with ExitStack() as stack:
@@ -56,7 +56,7 @@ def watched(request: pytest.FixtureRequest) -> Iterator[SentinelDeployment]:
 
 
 class Fence:
-    """Watches whom a producer's directory names from when it heard of a promotion to its end.
+    """Records which primary a producer's directory names after a promotion starts.
 
     Attributes:
         heard: when it heard that another server is about to be promoted (seconds since 1970).
@@ -75,7 +75,7 @@ class Fence:
         directory.owner = self.owner  # type: ignore[method-assign]
 
     def announced(self, event: str, text: str) -> None:
-        """Pass on what a sentinel says."""
+        """Forward a sentinel's message."""
         if event == PROMOTING:
             self.heard.append(time.time())
             self._replaced = self._directory._primary
@@ -84,7 +84,7 @@ class Fence:
             self._replaced = None
 
     async def owner(self, key: str | bytes | None) -> Address:
-        """Pass on whom it names."""
+        """Forward the primary that it names."""
         found = await self._owner(key)
         if found == self._replaced and time.time() < self.heard[-1] + FENCE_MAX_S:
             self.wrong.append(f"{found} {time.time() - self.heard[-1]:.3f} s after it heard")
@@ -92,17 +92,17 @@ class Fence:
 
 
 def test_nobody_writes_to_a_primary_that_is_being_replaced(
-    watched: SentinelDeployment, namespace: str, serving: NewServing
+    sentinel_set: SentinelDeployment, namespace: str, serving: NewServing
 ) -> None:
-    """In a failover that was asked for nothing is lost, even by producers that keep nothing.
+    """A requested failover loses nothing, even for producers that keep nothing.
 
     Who hears of it only after the promotion (the machine is busy) may lose, and tells how much.
     """
-    serving(watched.url, namespace)
+    serving(sentinel_set.url, namespace)
     stop = threading.Event()
     with (
-        Producer(watched.url, namespace=namespace, keep_seconds=0, linger=0) as producer,
-        Inspector(watched.url, namespace=namespace) as inspector,
+        Producer(sentinel_set.url, namespace=namespace, keep_seconds=0, linger=0) as producer,
+        Inspector(sentinel_set.url, namespace=namespace) as inspector,
     ):
         fence = Fence(producer)
 
@@ -116,10 +116,10 @@ def test_nobody_writes_to_a_primary_that_is_being_replaced(
             for _ in range(2):
                 before = producer.stats().accepted
                 eventually(lambda before=before: producer.stats().accepted > before + 50, 20)
-                watched.fail_over()
+                sentinel_set.fail_over()
                 before = producer.stats().accepted
                 eventually(lambda before=before: producer.stats().accepted > before + 50, 20)
-                watched.until_whole()
+                sentinel_set.until_whole()
         finally:
             stop.set()
             writing.join()
@@ -134,17 +134,17 @@ def test_nobody_writes_to_a_primary_that_is_being_replaced(
             lambda: str((inspector.folded(), producer.stats())),
         )
         # Each promotion is heard of once, by the sentinel that leads it.
-        promoted = _promotions(watched)
+        promoted = _promotions(sentinel_set)
         assert len(fence.heard) == len(promoted) == 2
         if all(heard + IN_FLIGHT < at for heard, at in zip(fence.heard, promoted, strict=True)):
             assert producer.stats().lost == 0
 
 
-def _promotions(watched: SentinelDeployment) -> list[float]:
+def _promotions(sentinel_set: SentinelDeployment) -> list[float]:
     """Return when sentinels told a replica to be the primary (seconds since 1970)."""
     lines = re.findall(
         r"^\d+:X (.*?) [*#] \+failover-state-wait-promotion ",
-        "".join(sentinel.log for sentinel in watched.sentinels),
+        "".join(sentinel.log for sentinel in sentinel_set.sentinels),
         re.MULTILINE,
     )
     # Logs tell local time, as time.time() is understood without a zone.
@@ -154,28 +154,28 @@ def _promotions(watched: SentinelDeployment) -> list[float]:
 
 
 def test_a_sentinel_that_knows_less_is_not_believed(
-    watched: SentinelDeployment, namespace: str, serving: NewServing
+    sentinel_set: SentinelDeployment, namespace: str, serving: NewServing
 ) -> None:
-    """One that was away in a failover names a server that still takes itself for the primary."""
-    serving(watched.url, namespace)
-    old, (*others, away) = watched.primary, watched.sentinels
-    with Producer(watched.url, namespace=namespace) as producer:
+    """A sentinel that missed a failover names the old primary, and is ignored."""
+    serving(sentinel_set.url, namespace)
+    old, (*others, away) = sentinel_set.primary, sentinel_set.sentinels
+    with Producer(sentinel_set.url, namespace=namespace) as producer:
         producer.set("key", 0)
         producer.flush(20)
         away.kill()
         old.pause()
-        watched.sentinels.remove(away)
-        eventually(lambda: watched.primary is not old, 30, "a failover")
+        sentinel_set.sentinels.remove(away)
+        eventually(lambda: sentinel_set.primary is not old, 30, "a failover")
         producer.set("key", 1)
         producer.flush(30)
         for sentinel in others:
             sentinel.kill()
         old.resume()
         away.start()
-        watched.sentinels.append(away)
+        sentinel_set.sentinels.append(away)
         new = next(
             server
-            for server in watched.servers
+            for server in sentinel_set.servers
             if server is not old and b"master" in str(ask(server, "ROLE")).encode()
         )
         assert "master" in str(ask(old, "ROLE"))

@@ -1,4 +1,4 @@
-"""What happens to a shard while its slot is on its way from one node to another."""
+"""A shard while its slot moves from one node to another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.integration.running_workers import joined
 
 
 async def drained(session: Session, nodes: list[str]) -> Drained | NotDue:
-    """Drain the first shard, by a worker that knows these nodes."""
+    """Drain the first shard with a worker that knows these nodes."""
     reply = await session.commands.drain(session.keys[0], 0, os.urandom(8), nodes, DrainLimits())
     if isinstance(reply, Undeclared):
         return await drained(session, reply.nodes)
@@ -26,7 +26,7 @@ async def drained(session: Session, nodes: list[str]) -> Drained | NotDue:
 
 
 def test_a_shard_pauses_while_its_slot_is_on_its_way(with_slots: Clustered, namespace: str) -> None:
-    """What runs meanwhile runs whole, what cannot run does nothing, and all of it comes after."""
+    """Commands during a move run completely or not at all, and all deltas arrive."""
     cluster, slot = with_slots.cluster, first_slot(namespace)
     source = cluster.owner(slot)
     target = next(node for node in cluster.nodes if cluster.owner(0 if slot else 1) is not node)
@@ -74,7 +74,7 @@ def test_a_shard_pauses_while_its_slot_is_on_its_way(with_slots: Clustered, name
 
 
 def test_a_reader_does_not_notice_that_a_slot_moved(with_slots: Clustered, namespace: str) -> None:
-    """A command that a node refuses goes to the other one; nobody gets to see an error."""
+    """A redirected command runs on the other node without an error to the caller."""
     cluster, slot = with_slots.cluster, first_slot(namespace)
     source = cluster.owner(slot)
     with (
@@ -96,7 +96,7 @@ def test_a_reader_does_not_notice_that_a_slot_moved(with_slots: Clustered, names
 def test_any_node_of_a_cluster_leads_to_all_of_it(
     with_slots: Clustered, namespace: str, seed: int
 ) -> None:
-    """A plain URL of one node, a replica even, is enough."""
+    """The plain URL of one node is enough, even of a replica."""
     url = with_slots.cluster.nodes[seed].url
     assert url.startswith("redis://")
     with (

@@ -33,7 +33,7 @@ def places(url: str, namespace: str) -> list[tuple[int | None, str | None]]:
 def test_status_tells_where_each_shard_is(
     deployment: Deployment, told_at: str, namespace: str
 ) -> None:
-    """Slot and node on a Cluster, the primary behind Sentinels, nothing for a single server."""
+    """Status shows slot and node on a Cluster, the primary behind Sentinels, else nothing."""
     found = places(told_at, namespace)
     if isinstance(deployment, Clustered):
         slots = [
@@ -50,7 +50,7 @@ def test_status_tells_where_each_shard_is(
 
 
 def test_status_follows_a_failover(deployment: Deployment, told_at: str, namespace: str) -> None:
-    """Afterwards it names the new server."""
+    """After a failover the status names the new server."""
     if not isinstance(deployment, BehindSentinels | Clustered):
         pytest.skip("one server stays what it is")
     _, before = places(told_at, namespace)[0]
@@ -69,7 +69,7 @@ def test_status_follows_a_slot(with_slots: Clustered, told_at: str, namespace: s
 
 
 def test_the_command_shows_it(deployment: Deployment, told_at: str, namespace: str) -> None:
-    """Both for people and as JSON."""
+    """The command shows it as a table and as JSON."""
     where = ["status", "--url", told_at, "--namespace", namespace]
     with deployment.serve(namespace):
         human = CliRunner(env={"COLUMNS": "200"}).invoke(statebroker, where)

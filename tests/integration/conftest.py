@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: workers, and a way to Redis behind the product's back."""
+"""Fixtures of the integration tests: workers, and a plain Redis client."""
 
 from __future__ import annotations
 

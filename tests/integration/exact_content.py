@@ -1,4 +1,4 @@
-"""Comparing contents bit by bit: to Python 1, 1.0 and True are equal, and nan is not nan."""
+"""Compares contents bit by bit, since in Python 1, 1.0 and True are equal and NaN is not NaN."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Writer:
             return self.client.evalsha(sha, len(keys), *keys, *args)
 
     def join(self, shards: int) -> int:
-        """Make the namespace if nobody has; how many shards it has."""
+        """Create the namespace if it is absent; return how many shards it has."""
         version, count, _ = self.call("join", [self.config], VERSION, shards)
         assert version == b"2"
         return int(count)
@@ -197,7 +197,7 @@ class Writer:
             self.append(shard, self.chunks[shard][self.accepted[shard]])
 
     def append(self, shard: int, chunk: Unsent) -> None:
-        """Append one chunk and do what the answer demands."""
+        """Append one chunk and act on the reply."""
         prefix = self.prefixes[shard]
         names = ("meta", "writers", "order", f"pending:{self.node}", "ready")
         keys = [prefix + name for name in names]
@@ -226,7 +226,7 @@ class Writer:
         return pipe.execute()[-1]
 
     def missing(self, shard: int, number: int, deltas: int) -> None:
-        """Redis forgot; everything is kept here, so nothing is lost."""
+        """Send again what Redis lost; everything is kept here, so nothing is lost."""
         base = number - 1
         total = self.chunks[shard][base - 1].total if base else 0
         self.lost += total - deltas
@@ -235,7 +235,7 @@ class Writer:
         self.accepted[shard] = base
 
     def leave(self) -> None:
-        """The name will not be taken again."""
+        """Give up the name for good."""
         for shard, prefix in enumerate(self.prefixes):
             args = (self.node, self.incarnations[shard], self.token)
             assert self.call("leave", [prefix + "writers"], *args) == 1
@@ -347,7 +347,7 @@ PHASES = {event: dict(zip(HEAD[1:], cells, strict=True)) for event, *cells in RO
 
 
 def stood_for(fields: list[Any], bulk: list[bytes]) -> bool:
-    """Put bulk chunks in the places of their stand-ins; false if they are not there."""
+    """Replace stand-ins by their bulk chunks; false if one is missing."""
     if fields[1] != BATCH:
         return True
     places = [n for n, item in enumerate(fields[12]) if type(item) is list]
@@ -378,7 +378,7 @@ class Follower:
 
     @property
     def copy(self) -> Copy:
-        """What is being read into."""
+        """The copy that a read fills."""
         return self.load or self.shown
 
     def enter(self, event: str) -> None:
@@ -399,7 +399,7 @@ class Follower:
         self.enter("subscribed")
 
     def packet(self, data: bytes) -> None:
-        """Take what came on the channel."""
+        """Handle a message of the channel."""
         fields = msgpack.unpackb(data)
         bulk, self.bulk = self.bulk, []
         if (
@@ -575,7 +575,7 @@ class Reader:
                 shard.enter("lost")
 
     def pump(self) -> None:
-        """Take what came, then read what is needed, once."""
+        """Handle what arrived, then send the reads that are needed, once."""
         if self.socket is None:
             self.connect()
         assert self.socket is not None
@@ -593,7 +593,7 @@ class Reader:
                 shard.catch_up(self.client)
 
     def take_replies(self) -> None:
-        """Hand what came to the shards."""
+        """Pass replies to their shards."""
         while (reply := self.replies.gets()) is not False:
             if reply == b"OK":
                 continue
@@ -626,7 +626,7 @@ class Reader:
         return found
 
     def until(self, predicate: Callable[[], object], what: str) -> None:
-        """Pump until it is so."""
+        """Pump until a condition holds."""
         deadline = time.monotonic() + SECONDS
         while not predicate():
             phases = [(one.phase, one.shown.offset, dict(one.counts)) for one in self.shards]

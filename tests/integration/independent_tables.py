@@ -47,7 +47,7 @@ class Table:
     floors: dict[int, int] = field(default_factory=dict)
 
     def slot(self, key: Any) -> int:
-        """The key's slot; the next one if it never occurred."""
+        """The key's slot; the next free one for a new key."""
         return self.slots.setdefault(key, len(self.slots))
 
     def content(self) -> dict[Any, tuple[float, int]]:
@@ -66,7 +66,7 @@ class Tables:
     # -- the history ------------------------------------------------------------------------------
 
     def apply(self, node: str, incarnation: int, parts: Any, offset: int) -> bool:
-        """Apply a chunk's seventh element, or nothing of it: then false."""
+        """Apply a chunk's seventh element; false if it is refused as a whole."""
         try:
             assert type(parts) is list
             known: dict[Name, int] = {}
@@ -145,7 +145,7 @@ def load(kind: str, parts: dict[str, dict[str, tuple[int, Any]]], position: int)
 
 
 def check(part: Any) -> None:
-    """What can be said of a part without the history."""
+    """Check a part as far as possible without the history."""
     assert type(part) is list
     op, name, kind, keys, values, stamps = part[:6]
     assert type(name) is str
@@ -182,7 +182,7 @@ def check(part: Any) -> None:
 
 
 def check_ids(part: list[Any], known: int) -> int:
-    """How many ids the node has after a part; it must not use others."""
+    """Return how many ids the node has after a part; a larger one is an error."""
     op, _, kind, keys, first, _ = part[:6]
     if op == DEFINE:
         assert first <= known
@@ -193,7 +193,7 @@ def check_ids(part: list[Any], known: int) -> int:
 
 
 def define(table: Table, node: str, incarnation: int, keys: list[str], first: int) -> None:
-    """Give ids to keys, and end those that this ends."""
+    """Assign ids to keys, and end the ids that this replaces."""
     if first == 0:
         for who in [who for who in table.ids if who[0] == node]:
             if who[1] != incarnation or not keys:

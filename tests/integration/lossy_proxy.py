@@ -1,4 +1,4 @@
-"""A TCP port in front of a server, which loses things the way a network does."""
+"""A proxy in front of a server that loses replies and connections as a network does."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from broker.testing.server import Server
 
 
 def sha_of(command: str) -> bytes:
-    """Return what a call of one of our commands carries on the wire."""
+    """Return the SHA1 bytes that a call of one of our commands carries on the wire."""
     return hashlib.sha1(source(command).encode()).hexdigest().encode()  # noqa: S324
 
 
 class Proxy:
-    """Passes bytes between clients and a server, until told otherwise.
+    """Forwards bytes between clients and a server until a fault is switched on.
 
     Attributes:
         lose_replies_to: requests that contain these bytes are carried out, and then the connection
@@ -28,7 +28,7 @@ class Proxy:
         rewrite: (old, new) in replies, of the same length.
         mute_after: a connection that asks for something with these bytes gets no answer any more,
             and stays open; counted in `muted`. None: none.
-        is_deaf: what the server sends is thrown away.
+        drops_replies: what the server sends is thrown away.
         is_closed: new connections end at once.
     """
 
@@ -37,7 +37,7 @@ class Proxy:
         self.lose_every = 1
         self.lost = 0
         self.rewrite: tuple[bytes, bytes] | None = None
-        self.is_deaf = False
+        self.drops_replies = False
         self.is_closed = False
         self.mute_after: bytes | None = None
         self.muted = 0
@@ -110,7 +110,7 @@ class Proxy:
             if doomed.is_set():
                 self.lost += 1
                 return
-            if self.is_deaf or mute.is_set():
+            if self.drops_replies or mute.is_set():
                 continue
             if self.rewrite is not None:
                 data = data.replace(*self.rewrite)
@@ -118,7 +118,7 @@ class Proxy:
             await answer.drain()
 
     def cut(self) -> None:
-        """Break every connection there is; new ones are let in."""
+        """Break every open connection; new ones are accepted."""
         self._thread.call(self._cut())
 
     async def _cut(self) -> None:

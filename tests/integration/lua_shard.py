@@ -1,4 +1,4 @@
-"""One shard of a fresh namespace, its Lua commands called by hand.
+"""One shard of a new namespace, whose Lua commands a test calls one by one.
 
 Every call runs as a user who may touch the keys declared in it, and publish to the shard's channel.
 """
@@ -32,7 +32,7 @@ NOT_PERMITTED = "(?i)permission|can't (access|publish)"
 
 
 class Subscription:
-    """A subscriber that sees the bytes as they come, without a client library between."""
+    """A subscriber that reads the raw bytes without a client library."""
 
     def __init__(self, server: Server, keys: ShardKeys) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -72,7 +72,7 @@ class Subscription:
         return packet
 
     def none_came(self) -> bool:
-        """Whether nothing was published: the answer to a PING is the next thing to come."""
+        """Whether nothing was published: the next message is the reply to a PING."""
         self._send("PING")
         return bool(self._read()[0] == b"pong")
 
@@ -82,7 +82,7 @@ class Subscription:
 
 
 class Shard:
-    """One shard of a fresh namespace, its commands with fitting defaults."""
+    """One shard of a new namespace, its commands with suitable defaults."""
 
     def __init__(self, server: Server, namespace: str) -> None:
         self.keys = ShardKeys.of(namespace, 0, 1)
@@ -99,7 +99,7 @@ class Shard:
         self.changed: dict[str, set[str]] = defaultdict(set)
 
     def close(self) -> None:
-        """Leave nothing on the shared server but the namespace's keys."""
+        """Remove everything but the namespace's keys from the shared server."""
         self.admin.execute_command("ACL", "DELUSER", self._user)
         if self._subscription is not None:
             self._subscription.close()
@@ -144,7 +144,7 @@ class Shard:
         return int(self.admin.hget(self.keys.meta, field) or 0)
 
     def put(self, **fields: Any) -> None:
-        """Put the meta hash into a state that would take long to reach."""
+        """Set fields of the meta hash, for a state that would take long to reach."""
         self.admin.hset(self.keys.meta, mapping=fields)
 
     def now(self) -> int:
@@ -153,14 +153,14 @@ class Shard:
         return int(seconds * 1000 + micros // 1000)
 
     def lists(self) -> dict[str, Any]:
-        """Everything that a command which does nothing must leave alone."""
+        """Everything that a command without effect must not change."""
         names = sorted(self.admin.keys(self.keys.prefix.replace("[", "\\[") + "*"))
         return {name.decode(): self.admin.dump(name) for name in names}
 
     # -- the commands -----------------------------------------------------------------------------
 
     def join(self, protocol: int = 2, shards: int = 1) -> Any:
-        """Make or look at the namespace."""
+        """Create the namespace, or read its settings."""
         return self.call("join", [self.config], protocol, shards)
 
     def open(
@@ -231,7 +231,7 @@ class Shard:
         log_limit: int = PLENTY,
         shard: int = 0,
     ) -> Any:
-        """Drain what is due, with the lists of these nodes declared (n1 if none is named)."""
+        """Drain what is due, with the lists of these nodes declared (n1 by default)."""
         k, nodes = self.keys, nodes or ("n1",)
         self.batch_ids += 1
         return self.call(
@@ -252,7 +252,7 @@ class Shard:
         shard: int = 0,
         red: str = "",
     ) -> Any:
-        """Tell the head if it is time."""
+        """Publish a heartbeat if it is due."""
         k = self.keys
         return self.call(
             "heartbeat",
@@ -330,7 +330,7 @@ class Shard:
         return self.commit(offset, batch_id, *rest, **options)
 
     def opened(self, *nodes: str) -> None:
-        """Let nodes hold their names as incarnation 5."""
+        """Let nodes open their names as incarnation 5."""
         for node in nodes or ("n1",):
             assert self.open(node)[0] == b"OPEN"
             self.admin.hset(self.keys.writers, node, f"5 {TOKEN} 0 0")

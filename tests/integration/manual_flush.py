@@ -42,7 +42,7 @@ class ManualFlush:
         return self._session.keys[0]
 
     def drain(self, *, is_lost: bool = False) -> Drained:
-        """Publish what is due as one batch, to nobody if it is to get lost; the log has it."""
+        """Publish what is due as one batch, on an unused channel if lost; the log has it."""
 
         async def step(session: Session) -> Drained:
             keys = replace(self.keys, channel=NOBODY) if is_lost else self.keys
@@ -58,7 +58,7 @@ class ManualFlush:
         return self._do(step)
 
     def beat(self) -> None:
-        """Tell the head."""
+        """Publish a heartbeat."""
         self._do(
             lambda session: session.commands.heartbeat(
                 self.keys, 0, 0, os.urandom(EPOCH_BYTES), "manual", max_age_ms=None, max_count=None
@@ -83,7 +83,7 @@ class ManualFlush:
         return packet
 
     def snapshot(self, *, is_lost: bool = False) -> Written | None:
-        """Bring the full state up to the head; the notice of it may get lost."""
+        """Write the full state up to the head; its notice may be lost."""
 
         async def write(session: Session) -> Written | None:
             worker = snapshot_worker(session)

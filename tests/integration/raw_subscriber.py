@@ -1,4 +1,4 @@
-"""A plain Redis subscriber on one shard's channel: what goes over the wire, and when."""
+"""A plain Redis subscriber on one shard's channel that records each packet and its time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from broker.sync.loop_thread import LoopThread
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReceivedPacket:
     """One packet: when it arrived (monotonic seconds), its bytes and what they say."""
 
     at: float
@@ -33,7 +33,7 @@ class Channel:
     """
 
     def __init__(self, url: str, keys: ShardKeys) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[ReceivedPacket] = []
         self._name = keys.channel
         self._client = redis.asyncio.Redis.from_url(url, protocol=2)
         self._pubsub = self._client.pubsub()
@@ -60,7 +60,7 @@ class Channel:
         while True:
             data = await self._next()
             assert isinstance(data, bytes)
-            self.seen.append(Seen(time.monotonic(), data, decode_packet(data)))
+            self.seen.append(ReceivedPacket(time.monotonic(), data, decode_packet(data)))
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The workers of a test: as in production, on a thread with its own event loop."""
+"""The workers of a test, as in production, on a thread with its own event loop."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ class Serving:
         return [asyncio.create_task(part.run(self._stop)) for part in parts]
 
     def stop(self) -> None:
-        """End in order, as on SIGTERM; what a worker raised is raised here."""
+        """Stop in order, as on SIGTERM; an error of a worker is raised here."""
         self._end(self._finish)
 
     def kill(self) -> None:
-        """End wherever they are."""
+        """Cancel the workers at any point."""
         self._end(self._cancel)
 
     def _end(self, how: Callable[[], Any]) -> None:
@@ -119,13 +119,13 @@ class Serving:
 
 
 def unique(prefix: str) -> str:
-    """Return a name that nobody else has."""
+    """Return a unique name."""
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
 
 @asynccontextmanager
 async def joined(url: str, namespace: str, shards: int | None = None) -> AsyncIterator[Session]:
-    """Give a session as the workers have it."""
+    """Open a session as the workers have it."""
     session = await connected(url, namespace, shards)
     try:
         yield session
@@ -142,7 +142,7 @@ def snapshot_worker(
     log_retention: float = 60.0,
     log_limit: int = 256 << 20,
 ) -> SnapshotWorker:
-    """Return a snapshot worker under a name of its own."""
+    """Return a snapshot worker with a unique name."""
     return SnapshotWorker(
         session,
         shard,
@@ -154,7 +154,7 @@ def snapshot_worker(
 
 
 def write_snapshots(url: str, namespace: str, **settings: Any) -> list[Written | None]:
-    """Bring every shard's full state up to its head, by a scheduler that then leaves."""
+    """Write every shard's full state up to its head, with a scheduler that ends afterwards."""
 
     async def write() -> list[Written | None]:
         written = []

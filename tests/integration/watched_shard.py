@@ -20,7 +20,7 @@ from workers.snapshot import SnapshotWorker, Written
 
 
 class WatchedShard:
-    """A served namespace with one producer, and schedulers made by hand."""
+    """A served namespace with one producer, whose schedulers a test runs step by step."""
 
     def __init__(self, url: str, namespace: str, producer: Producer, inspector: Inspector) -> None:
         self.url = url
@@ -29,13 +29,13 @@ class WatchedShard:
         self.inspector = inspector
 
     def publish(self) -> None:
-        """Let everything written so far be in the log."""
+        """Wait until everything written so far is in the log."""
         self.producer.flush(10)
         eventually(lambda: self.shard.pending_deltas == 0)
 
     @property
     def shard(self) -> ShardStats:
-        """What the status says of the only shard."""
+        """The status of the only shard."""
         return self.inspector.status().shards[0]
 
     def write(self, **settings: Any) -> Written | None:
@@ -43,7 +43,7 @@ class WatchedShard:
         return write_snapshots(self.url, self.namespace, **settings)[0]
 
     def run(self, scenario: Callable[[Session], Awaitable[None]]) -> None:
-        """Run a scenario on the workers' own level."""
+        """Run a scenario on a session as the workers have it."""
 
         async def run() -> None:
             async with joined(self.url, self.namespace) as session:
@@ -52,7 +52,7 @@ class WatchedShard:
         asyncio.run(run())
 
     def agree(self) -> dict[str, Any]:
-        """Check that full state, log and a fresh replica say the same, and return it."""
+        """Check that full state, log and a new replica agree, and return the content."""
         state = self.inspector.state()
         assert packed(self.inspector.folded()) == packed(state)
         with Replica(self.url, namespace=self.namespace) as replica:
@@ -69,7 +69,7 @@ async def folded_by(worker: SnapshotWorker, session: Session) -> Any:
 
 
 async def half_written(session: Session) -> None:
-    """Do what a scheduler does until it is killed between its pages and its commit."""
+    """Run a scheduler that is killed between its pages and its commit."""
     worker = snapshot_worker(session, lease_ttl=0.05)
     assert await worker.renew()
     await worker._write_pages(await folded_by(worker, session))

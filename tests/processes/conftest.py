@@ -1,4 +1,4 @@
-"""Fixtures of the process tests: programs that are gone when the test is."""
+"""Fixtures of the process tests: programs that are killed at the end of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NewServed = Callable[..., ServedNamespace]
 
 @pytest.fixture
 def valkey(shared_servers: Callable[[str], Server]) -> Server:
-    """Give the bundled server alone, for what does not depend on the kind of server."""
+    """Give only the bundled server, for tests that do not depend on the kind of server."""
     return shared_servers(VALKEY)
 
 
@@ -67,7 +67,7 @@ def start(tmp_path: Path) -> Iterator[NewProgram]:
 
 @pytest.fixture
 def run(start: NewProgram) -> Run:
-    """Give a function that runs `statebroker` to its end, and returns how that was."""
+    """Return a function that runs `statebroker` to its end, and returns the result."""
 
     def run_shielded(*arguments: str, **settings: str) -> Result:
         return start(*arguments, **settings).result()
@@ -106,7 +106,7 @@ def serve(start: NewProgram) -> Serve:
 
 @pytest.fixture
 def new_served(valkey: Server, namespace: str, serve: Serve, start: NewProgram) -> NewServed:
-    """Give a function that starts `serve` with these options and returns the namespace."""
+    """Return a function that starts `serve` with these options, and returns the namespace."""
 
     def begin(*options: str) -> ServedNamespace:
         return ServedNamespace(valkey.url, namespace, serve(valkey.url, namespace, *options), start)

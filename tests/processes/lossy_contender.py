@@ -1,4 +1,4 @@
-"""A contender of scripts/bench that goes wrong in the way that the number of updates asks for."""
+"""A contender of scripts/bench with a fault that depends on the number of updates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(config: RoleConfig, link: Link) -> None:
 
 
 def read(config: RoleConfig, link: Link) -> None:
-    """Know the answer, or nearly."""
+    """Return the expected state, or one with a fault."""
     state = final_state(config.updates, config.keys)
     link.ready()
     if link.note() != "the note":

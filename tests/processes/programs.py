@@ -1,4 +1,4 @@
-"""Programs of the project as real processes, and what the kernel says about them."""
+"""Programs of the project as real processes, and the kernel's data about them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended: exit status, and what it printed."""
+    """The result of a command: exit status and output."""
 
     code: int
     out: str
@@ -119,14 +119,14 @@ class Program(Process):
 
 
 class Delays:
-    """How long processes have waited for a CPU since this was made."""
+    """The time that processes waited for a CPU since this was created."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._first = {pid: run_delay(pid) for pid in pids}
         self._last = dict(self._first)
 
     def look(self) -> None:
-        """Take the numbers; those of a process that is gone stay."""
+        """Read the numbers; those of an ended process stay."""
         for pid in self._last:
             self._last[pid] = max(self._last[pid], run_delay(pid))
 
@@ -171,13 +171,13 @@ def children(pid: int) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Whether a process is alive; a zombie is not."""
     found = fields(pid)
     return bool(found) and found[0] != "Z"
 
 
 def command_line(pid: int) -> str:
-    """Return what everybody on the machine can see of how a process was started."""
+    """Return the command line of a process, which every user of the machine can see."""
     try:
         return (PROC / str(pid) / "cmdline").read_text(errors="replace").replace("\0", " ")
     except OSError:

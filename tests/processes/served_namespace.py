@@ -1,4 +1,4 @@
-"""A namespace with workers, and the command line beside it."""
+"""A namespace with running workers, and commands for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Start(Protocol):
 
 
 class ServedNamespace:
-    """A namespace with workers, and `statebroker` beside it.
+    """A namespace with running workers, and `statebroker` commands for it.
 
     Attributes:
         url, namespace: where it is.
@@ -44,7 +44,7 @@ class ServedNamespace:
         return self.start(*arguments, **settings).result()
 
     def write(self, *arguments: str) -> Result:
-        """Run a command that writes, and wait until everybody can see it."""
+        """Run a command that writes, and wait until its deltas are visible."""
         result = self.run(*arguments)
         assert result.code == 0, result
         self.publish()
@@ -62,7 +62,7 @@ class ServedNamespace:
 
 @contextmanager
 def writing(place: ServedNamespace) -> Iterator[Producer]:
-    """Change a few keys without a pause, on a thread."""
+    """Change a few keys continuously, on a thread."""
     done = threading.Event()
     with place.producer() as producer:
 

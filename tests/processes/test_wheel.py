@@ -73,7 +73,7 @@ def test_wheel_is_complete(wheel: Path) -> None:
 
 
 def test_wheel_holds_nothing_else(wheel: Path) -> None:
-    """No test, script or data of the demo ends up in other people's site-packages."""
+    """The wheel holds no test, script or demo data."""
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     [metadata] = [top for top in tops if top.endswith(".dist-info")]
     assert {"broker", "workers", metadata} == tops

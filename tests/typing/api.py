@@ -192,7 +192,7 @@ def reads_tables(url: str | None) -> None:
 
 
 async def refuses_wrong_settings(url: str | None) -> None:
-    """A misspelt setting, a wrong type, a setting of somebody else: found on both faces."""
+    """A misspelt setting, a wrong type or an unknown setting is a type error in both APIs."""
     Producer(url, lingre=0.1)  # type: ignore[call-arg]
     Producer(url, linger="2ms")  # type: ignore[arg-type]
     Producer(url, when_full="drop")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How hard the randomised tests try: `STATEBROKER_TEST_EFFORT=20` tries twenty times the examples.
+"""How many examples the randomised tests try: `STATEBROKER_TEST_EFFORT=20` means 20 times as many.
 
 Up to effort 1 every run tries the same examples, so that a red build stays red; above, other ones
 each time. `scripts/test --all` has effort 1, `scripts/test` a quarter of it.

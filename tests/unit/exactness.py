@@ -1,4 +1,4 @@
-"""Equality as a reader of another language would see it."""
+"""Equality by type and value, as a reader in another language compares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One shard as Redis holds it, in memory, and the truth about it, computed apart from the product.
+"""One shard as Redis holds it, in memory, and a reference state computed independently.
 
 The server's side is told in the plainest words that keep its promises: appends wait, a drain makes
 them a batch with the next offset, a random id and the id before it, pages of the full state are
@@ -46,7 +46,7 @@ EARLIER = 12  # writes that a crash can undo
 
 
 def apply_delta(values: dict[str, Any], delta: Delta) -> bool:
-    """Do one delta to a dict, independent of `broker.core.fold`; false if refused."""
+    """Apply one delta to a dict, independent of `broker.core.fold`; false if refused."""
     op, key, given = delta
     if op == OP_SET:
         values[key] = given
@@ -78,7 +78,7 @@ def runs_of(deltas: Iterable[Delta]) -> list[Run]:
 
 @dataclass(frozen=True)
 class Moment:
-    """What a history held at one position.
+    """The content of a history at one position.
 
     Attributes:
         values: the truth.

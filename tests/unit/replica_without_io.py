@@ -1,4 +1,4 @@
-"""A replica of one shard without I/O: `ShardState`, and a shell whose every step is a call.
+"""A replica of one shard without I/O: `ShardState` driven call by call.
 
 The shell does what `broker.aio.Replica` does, but each read is asked and answered apart, so that
 anything can happen in between.
@@ -24,7 +24,7 @@ CLOCK_ERROR = 770.0  # a replica's monotonic clock has nothing to do with the se
 
 @dataclass
 class LogRead:
-    """An answer on its way: head and log of one moment."""
+    """A pending reply: head and log at one moment."""
 
     head: Head | None
     entries: list[LogEntry]
@@ -34,7 +34,7 @@ class LogRead:
 
 @dataclass
 class LoadRead:
-    """A load on its way: the head was read, then the pages, then which server it was."""
+    """A pending load: the head is read first, then the pages, then the server's run id."""
 
     head: Head | None
     run: int
@@ -64,7 +64,7 @@ class Follower:
         self.changes: list[Change] = []
 
     def perform(self, effects: Sequence[Effect]) -> None:
-        """Carry out what the shard answered."""
+        """Carry out the actions that the shard asks for."""
         for effect in effects:
             if isinstance(effect, ReadLog | LoadState):
                 self.wanted = effect
@@ -82,14 +82,14 @@ class Follower:
                 self.copy[change.key] = change.value
 
     def events_of(self, data: bytes) -> list[Event]:
-        """Take a packet; return the events that it was."""
+        """Apply a packet; return the events that it caused."""
         before = dict(self.state.counts)
         self.packet(data)
         counts = self.state.counts
         return [event for event in Event if counts[event] > before.get(event, 0)]
 
     def packet(self, data: bytes) -> None:
-        """Take a packet, wherever it comes from."""
+        """Apply a packet from any source."""
         self.perform(self.state.packet(data, self.now, watched=self.watched))
 
     @property
@@ -104,13 +104,13 @@ class Follower:
 
     @property
     def inbox(self) -> list[Message]:
-        """Messages on their way to it."""
+        """Messages that are not delivered yet."""
         return self.history.channels.get(self.name, [])
 
     # -- the subscription -------------------------------------------------------------------------
 
     def subscribe(self) -> None:
-        """Get a new subscription; what was on its way over an older one is gone."""
+        """Open a new subscription; messages of the older one are discarded."""
         self.history.channels[self.name] = []
         self.knows = self.history.life
         self.perform(self.state.subscribed(self.now))
@@ -121,7 +121,7 @@ class Follower:
         self.perform(self.state.disconnected())
 
     def receive(self, place: int = 0, *, again: bool = False) -> None:
-        """Take the message at this place of the inbox; `again` leaves it to come once more."""
+        """Deliver the message at this index of the inbox; `again` keeps it for another delivery."""
         message = self.inbox[place] if again else self.inbox.pop(place)
         if message.is_bulk:
             self.state.bulk(message.data)
@@ -129,14 +129,14 @@ class Follower:
             self.packet(message.data)
 
     def receive_all(self) -> None:
-        """Take all packets in their order."""
+        """Deliver all packets in their order."""
         while self.inbox:
             self.receive()
 
     # -- reading ----------------------------------------------------------------------------------
 
     def ask(self, count: int = 2) -> None:
-        """Ask for what it needs; the server answers at once, but the answer is on its way."""
+        """Send the read that the shard needs; the reply stays pending."""
         history = self.history
         if isinstance(self.wanted, ReadLog):
             after = self.wanted.after.offset
@@ -145,7 +145,7 @@ class Follower:
             self.reading = LoadRead(history.read_head(), history.run)
 
     def answer(self) -> None:
-        """Let the answer arrive; of a load, the next step."""
+        """Deliver the reply; of a load, its next step."""
         reading = self.reading
         if isinstance(reading, LogRead):
             self.reading = None
@@ -189,7 +189,7 @@ class Follower:
         raise AssertionError(f"still reading in phase {self.state.phase}: {self.state.counts}")
 
     def settle(self) -> None:
-        """Do what ends every trouble: subscribe, read, hear one heartbeat, read."""
+        """Recover: subscribe, read, receive one heartbeat, read."""
         if not self.is_subscribed:
             self.subscribe()
         self.receive_all()
@@ -207,7 +207,7 @@ class Follower:
         return self.history.moments[position]
 
     def check(self) -> None:
-        """Fail where a promise is broken that holds at any time."""
+        """Fail if a promise is broken that must hold at any time."""
         state, moment = self.state, self.moment
         assert exact(state.values) == exact(moment.values), "values are not those of the position"
         assert state.covered <= moment.covered, "claims to show appends that it does not show"

@@ -1,4 +1,4 @@
-"""What tables mean, in plain dicts and lists: told apart from the product, key by key.
+"""A reference model of tables in plain dicts and lists, independent of the product.
 
 Also producers that keep the rules, to make histories of: each call becomes a part of a chunk.
 """
@@ -54,7 +54,7 @@ class OneTable:
 
 
 class Model:
-    """All tables of a shard, changed a delta at a time."""
+    """All tables of a shard, updated one delta at a time."""
 
     def __init__(self) -> None:
         self.tables: dict[TableKey, OneTable] = {}
@@ -123,7 +123,7 @@ class Model:
         return True
 
     def told(self) -> Any:
-        """What `told` returns for tables that are right."""
+        """What `told` returns for a table with this content."""
         return {
             key: (list(table.keys), exact({str(one): list(table.held[one]) for one in table.held}))
             for key, table in self.tables.items()
@@ -153,7 +153,7 @@ def told(tables: ShardTables) -> Any:
 
 
 class Writer:
-    """One node: its incarnation and what its ids mean, by table."""
+    """One node: its incarnation and the keys of its ids, by table."""
 
     def __init__(self, node: str) -> None:
         self.node = node
@@ -161,12 +161,12 @@ class Writer:
         self.ids: dict[TableKey, dict[str, int]] = {}
 
     def restart(self) -> None:
-        """Let another process take the name."""
+        """Start a new incarnation of the name."""
         self.incarnation += 1
         self.ids = {}
 
     def parts(self, call: Call) -> Iterator[TableOp]:
-        """Return what a chunk says for one call: maybe a define, then the run."""
+        """Return the parts of a chunk for one call: a define if needed, then the run."""
         table, kind = call.table, value_kind(call.table)
         values = None if call.op == OP_DELETE else packed(kind, call.values)
         stamps = None if call.stamps is None else packed("q", call.stamps)
@@ -202,7 +202,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Call:
-    """What somebody writes: one operation on some keys of a table, numbers or `k<number>`.
+    """One operation of a caller on some keys of a table: numbers or `k<number>`.
 
     `OP_DEFINE` only says that they are there; where it is `again`, every id is defined anew.
     """

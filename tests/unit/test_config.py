@@ -1,4 +1,4 @@
-"""Settings: read from text, filled in, and refused all at once with what is allowed."""
+"""Settings: parsed from text, completed with defaults, and all faults reported at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from broker.errors import ConfigError
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_explained_and_its_default_is_allowed(name: str) -> None:
-    """A table that contradicts itself would refuse what it suggests."""
+    """Every default lies within the limits that the table allows."""
     setting = SETTINGS[name]
     assert setting.default is not None
     assert setting.low <= setting.default <= setting.high
@@ -28,7 +28,7 @@ def test_every_setting_is_explained_and_its_default_is_allowed(name: str) -> Non
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(name: str, end: str) -> None:
-    """The message tells the range, with its unit."""
+    """The message names the range, with its unit."""
     setting = SETTINGS[name]
     edge = getattr(setting, end)
     assert checked(**{name: edge}) == {name: edge}
@@ -39,7 +39,7 @@ def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(name: str, end: str
 
 
 def test_all_faults_are_named_at_once() -> None:
-    """So that they can be mended in one go; what is right is not mentioned."""
+    """One error names all faults, and no valid setting."""
     with pytest.raises(ConfigError) as caught:
         checked(
             linger="soon",
@@ -139,7 +139,7 @@ def test_counts_and_bytes_have_no_unit(text: str) -> None:
 
 @given(st.text(max_size=12))
 def test_any_text_is_a_number_or_a_value_error(text: str) -> None:
-    """Nothing else comes of what somebody puts into the environment."""
+    """Any text gives a number of at least 0, or a ValueError and no other error."""
     for name in SETTINGS:
         try:
             number = parse_setting(name, text)
@@ -158,13 +158,13 @@ def test_names_of_letters_digits_and_three_signs(name: str) -> None:
     "name", ["", "x" * 65, "a b", "a:b", "a{b}", "ü", "a\n", "\n", "a/b", "*", None, 5, b"a"]
 )
 def test_other_names_are_refused(name: object) -> None:
-    """Nothing that could end a hash tag, or look like another key."""
+    """Characters that could close a hash tag, or collide with another key, are refused."""
     with pytest.raises(ConfigError, match=r"^namespace .* is not a name; use 1 to 64 letters"):
         checked_name("namespace", name)
 
 
 def test_made_up_node_names_are_names_and_differ() -> None:
-    """Two producers that say nothing must not fence each other."""
+    """Two producers without a configured name must not fence each other."""
     names = {default_node() for _ in range(50)}
     assert len(names) == 50
     for name in names:
@@ -182,7 +182,7 @@ def test_no_host_name_makes_a_bad_node_name(host: str, monkeypatch: pytest.Monke
 
 
 def test_a_producer_names_every_wrong_setting_at_once() -> None:
-    """Misspelt, out of range, of somebody else: told together, in the caller's words."""
+    """Misspelt, out-of-range and unknown options are reported together, by the caller's names."""
     wrong: dict[str, Any] = {"lingre": 1, "linger": -1, "staleness_bound": 3, "keep_bytes": "1"}
     with pytest.raises(ConfigError) as caught:
         aio.Producer(**wrong)

@@ -1,4 +1,4 @@
-"""README and docs: short enough, every link leads somewhere, every path and name exists."""
+"""README and docs: length limit, valid links, existing paths and names."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ NAMED = sorted({(path, name) for path, names in paths_and_names() for name in na
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in paths_and_names()}))
 def test_every_path_of_the_architecture_exists(path: str) -> None:
-    """Whoever follows the page finds the file or folder."""
+    """Every path on the page exists."""
     assert (ROOT / path).exists()
 
 

@@ -52,13 +52,13 @@ def test_the_empty_token_waits_for_nothing() -> None:
 
 
 def test_the_beginning_is_a_position_of_no_epoch() -> None:
-    """Before anything is known a replica is nowhere, and not at offset 0 of some epoch."""
+    """Before its first read a replica has no position, which differs from offset 0 of an epoch."""
     assert Position() == Position(b"", 0, NO_ID)
     assert Position() != Position(b"epoch--1", 0, NO_ID)
 
 
 def test_models_do_not_change() -> None:
-    """They are handed to other threads as they are."""
+    """They are immutable, since other threads read them."""
     batch = Batch(0, b"epoch--1", 2, b"batch--2", b"batch--1", 5, 9)
     assert batch.position == Position(b"epoch--1", 2, b"batch--2")
     with pytest.raises(FrozenInstanceError):

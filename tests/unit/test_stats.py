@@ -128,7 +128,7 @@ def test_the_dict_of_a_replica_is_plain() -> None:
     ],
 )
 def test_access_as_to_a_dict_works_and_warns(access: Any, expected: Any) -> None:
-    """What read the dict of older versions gets the same until 1.0, with a warning at its line."""
+    """Code for the dict of older versions works until 1.0, with a warning at the caller's line."""
     told = NodeStats(node="n", chunks=2, deltas=3, pending_deltas=0)
     with pytest.warns(DeprecationWarning, match=r"NodeStats\.as_dict") as caught:
         assert access(told) == expected
@@ -160,7 +160,7 @@ def test_dict_access_gives_nested_dicts() -> None:
     ],
 )
 def test_what_is_counted_is_what_is_told(counted: type[Any], kind: type[Statistics]) -> None:
-    """Each counter that runs along has the name of a field."""
+    """Each internal counter has the name of a field."""
     assert {one.name for one in dataclasses.fields(counted)} <= {
         one.name for one in dataclasses.fields(kind)
     }

@@ -65,7 +65,7 @@ BATCHES = (logged(1, ONE), logged(2, POISON, TWO), logged(3, THREE))
 
 
 def applied(batch: Logged, replica: str = "r", **changes: object) -> Applied:
-    """What a replica records of a batch."""
+    """A replica's record of a batch."""
     skipped = sum(DELTAS[data] for data in batch.chunks if data == POISON)
     record = Applied(
         at=batch.at,
@@ -85,7 +85,7 @@ def applied(batch: Logged, replica: str = "r", **changes: object) -> Applied:
 
 
 def appended(number: int, data: bytes, **changes: object) -> Appended:
-    """What a producer records of a chunk."""
+    """A producer's record of a chunk."""
     record = Appended(
         at=number * 10.0 - 1,
         node="n",
@@ -128,7 +128,7 @@ def balanced(offset: int, **changes: int) -> Balanced:
 
 
 def fenced(told: str = "another process took the node name 'n'") -> Fenced:
-    """The producer heard that another one holds its name."""
+    """The producer learns that another one holds its name."""
     return Fenced(39.0, "n", (INCARNATION,), told)
 
 
@@ -156,7 +156,7 @@ APPLIED = [applied(batch) for batch in BATCHES]
 
 
 def valid() -> list[Record]:
-    """A history in which every promise was kept."""
+    """A history in which every promise is kept."""
     return [
         *ACCEPTED,
         *BATCHES,

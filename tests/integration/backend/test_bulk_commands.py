@@ -95,7 +95,7 @@ def test_a_chunk_of_an_unknown_node_is_taken_back(shard: Shard) -> None:
 def test_a_chunk_is_taken_back_where_append_fails(
     shard: Shard, spoil: Callable[[Shard], object]
 ) -> None:
-    """Somebody damaged what we store: however often it is sent again, nothing piles up."""
+    """After damage to stored data, repeated sends do not accumulate."""
     shard.append(1, b"small")
     shard.admin.delete(shard.keys.order)
     spoil(shard)

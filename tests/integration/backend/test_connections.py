@@ -1,4 +1,4 @@
-"""Connections of a process: what is let go is closed, whatever breaks on the way."""
+"""Connections of a process: every released one is closed, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from broker.testing.server import Server
 def test_a_client_is_closed_though_its_subscription_would_not(
     server: Server, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client has connections of its own, and nobody else knows of them any more."""
+    """The client has its own connections, which no other part uses."""
 
     async def fails() -> None:
         raise error("broken")

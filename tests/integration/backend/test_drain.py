@@ -206,7 +206,7 @@ def test_age_is_due_to_the_millisecond(shard: Shard) -> None:
 
 
 def test_a_clock_that_was_set_back_makes_everything_due(shard: Shard) -> None:
-    """Nothing waits for an old time to come again, whoever notices first."""
+    """After a clock was set back nothing waits for the old time to return."""
     shard.opened()
     shard.append(1)
     assert shard.drain()[0] == b"IDLE"
@@ -266,7 +266,7 @@ def test_a_full_log_stops_draining(shard: Shard) -> None:
 
 
 def test_chunks_that_are_gone_are_counted(shard: Shard) -> None:
-    """Somebody trimmed a pending list: what is left is published, the rest counted as missing."""
+    """A trimmed pending list: what is left is published, the rest counted as missing."""
     subscription = shard.subscription
     shard.opened("n1", "n2")
     shard.append(1, b"one", "n1", waited=HOUR)
@@ -282,7 +282,7 @@ def test_chunks_that_are_gone_are_counted(shard: Shard) -> None:
 
 
 def test_an_order_list_that_is_gone_is_not_due(shard: Shard) -> None:
-    """Somebody deleted the order list: nothing spins on it."""
+    """A deleted order list causes no endless loop."""
     shard.opened()
     shard.append(1, deltas=1000)
     shard.admin.delete(shard.keys.order)
@@ -338,7 +338,7 @@ def test_a_batch_counts_as_a_heartbeat(shard: Shard) -> None:
 def test_a_heartbeat_is_due_after_the_interval_or_a_clock_set_back(
     shard: Shard, ago: int, *, due: bool
 ) -> None:
-    """The interval is kept to the millisecond; a clock that was set back silences nobody."""
+    """The interval is exact to the millisecond, and heartbeats continue after a clock step back."""
     subscription = shard.subscription
     # The server's clock goes on between the two calls: a moment of slack for what lies ahead.
     slack = 0 if ago >= 0 else 5000
@@ -362,7 +362,7 @@ def test_a_heartbeat_tells_when_something_is_due(shard: Shard) -> None:
 
 
 def test_a_heartbeat_starts_an_epoch_and_keeps_thresholds(shard: Shard) -> None:
-    """The first caller's epoch stays; a threshold stays until somebody gives another."""
+    """The first caller's epoch stays; a threshold stays until a caller sets another."""
     shard.heartbeat(epoch=b"epoch--1", max_age=70)
     shard.heartbeat(epoch=b"epoch--2", max_count=80)
     shard.heartbeat(max_age=70, max_count=90)

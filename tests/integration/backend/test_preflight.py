@@ -197,7 +197,7 @@ def test_a_sentinel(face: Face, kind: str, namespace: str, tmp_path: Path) -> No
 
 
 def is_listening(port: int) -> bool:
-    """Tell whether somebody takes connections."""
+    """Whether a server accepts connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -265,7 +265,7 @@ def test_keys_of_somebody_else(
 
 
 def test_an_inspector_needs_a_namespace(server: Server, namespace: str) -> None:
-    """Looking at a namespace that nobody made: its name, and what to start."""
+    """The error for a missing namespace has its name, and what to start."""
     said = refusal(Inspector, server.url, namespace, BrokerError)
     assert f"namespace {namespace!r} does not exist" in said
     assert "start `statebroker serve`" in said

@@ -343,7 +343,7 @@ class TestDirectory:
             assert info(told["url"], "run_id") == info(attachment.url, "run_id")
 
     def test_shared_when_racing(self, directory: Path, user: NewUser) -> None:
-        """Processes that attach at the same moment to a directory nobody serves share a server."""
+        """Processes that attach at the same moment to a directory without a server share one."""
         users = [user(directory) for _ in range(6)]
         for racing in users:
             racing.go()
@@ -458,7 +458,7 @@ class TestDirectory:
             assert ask(attachment.url, "GET", "key") == "value"
 
     def test_control_socket_takes_nonsense(self, directory: Path) -> None:
-        """Who talks nonsense to the keeper is told so, and nobody else is disturbed."""
+        """The keeper refuses an invalid request with a message; other clients are not affected."""
         with attach(directory) as attachment:
             for line in (b"\n", b"PING\r\n", b"[]\n", b'{"use": 1, "serves": null}\n'):
                 with socket.socket(socket.AF_UNIX) as connection:
@@ -566,7 +566,7 @@ class TestFailures:
     def test_keeper_cannot_be_reached(
         self, directory: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A directory that stays locked while nobody listens is an error, not a hang."""
+        """A directory that stays locked without a listening server is an error, not a hang."""
         client = importlib.import_module("broker.embedded.client")
         monkeypatch.setattr(client, "REACH_TIMEOUT_S", 0.2)
         lock = EmbeddedDir.of(directory).try_lock()

@@ -1,4 +1,4 @@
-"""Large chunks from producers to replicas, and several on their way at once: each delta once."""
+"""Large chunks, and several chunks in flight, reach replicas: each delta once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIMITS: dict[str, Any] = {"now": 0.0, "max_age_ms": None, "max_count": None}
 
 
 def text(number: int, size: int = LARGE) -> str:
-    """Return a value that makes a chunk bulk, another one for each number."""
+    """Return a value large enough for a bulk chunk, different for each number."""
     return f"{number}:" + "x" * size
 
 
@@ -48,7 +48,7 @@ def follows(replica: Replica, content: dict[str, Any]) -> None:
 def test_large_and_small_values_are_seen_in_the_order_of_the_calls(
     watched_shard: WatchedShard,
 ) -> None:
-    """Live, by who joins later, in the full state, and in the log that is folded."""
+    """Existing and new replicas, full state and log show them in the order of the calls."""
     with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         changes = replica.changes()
@@ -79,7 +79,7 @@ def test_large_and_small_values_are_seen_in_the_order_of_the_calls(
 def test_bulk_chunks_that_got_lost_are_read_from_the_log(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Some of the messages of a batch, or all; a replica is live only with everything."""
+    """A replica that misses some or all messages of a batch is live only after it read them."""
     serving(server.url, namespace)
     with (
         FaultProxy(server.url, seed=3) as proxy,
@@ -104,7 +104,7 @@ def test_bulk_chunks_that_got_lost_are_read_from_the_log(
 def test_a_lost_reply_to_a_large_chunk_counts_once(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """Redis took it, the connection broke: it is pushed again, recognised, and taken back."""
+    """A chunk whose reply was lost is pushed again, recognised and removed."""
     serving(server.url, namespace)
     with Proxy(server) as proxy:
         proxy.lose_replies_to, proxy.lose_every = sha_of("append"), 3
@@ -124,7 +124,7 @@ def test_a_lost_reply_to_a_large_chunk_counts_once(
 def test_a_server_that_forgot_the_scripts_is_told_them_before_it_is_given_a_chunk(
     server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """A chunk that is pushed is appended; none lies in the list that was not accepted."""
+    """Every pushed chunk is appended; no unaccepted one stays in the list."""
     with Producer(server.url, namespace=namespace, linger=0) as producer:
         for number in range(5):
             raw.script_flush()
@@ -137,7 +137,7 @@ def test_a_server_that_forgot_the_scripts_is_told_them_before_it_is_given_a_chun
 def test_large_chunks_wait_for_memory(
     kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing
 ) -> None:
-    """At maxmemory nothing is pushed; later each is there once."""
+    """At maxmemory nothing is pushed; later each chunk is there once."""
     server = own_server(kind=kind)
     serving(server.url, namespace)
     with (
@@ -161,7 +161,7 @@ def test_large_chunks_wait_for_memory(
 def test_whose_name_was_taken_leaves_nothing_in_the_list(
     server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """What a fenced producer pushes is taken back, from behind what the newer one has there."""
+    """A fenced producer's chunk is removed from the list behind the newer producer's."""
     first = Producer(server.url, namespace=namespace, node=NODE)
     with Producer(server.url, namespace=namespace, node=NODE) as second:
         second.set("large", text(2))
@@ -191,7 +191,7 @@ def packed(incarnation: int, number: int, amount: int, size: int = 0) -> Packed:
 def test_chunks_in_one_go_are_taken_in_their_order(
     server: Server, namespace: str, serving: NewServing, sizes: list[int]
 ) -> None:
-    """Each once; a repeat of all, or of some with new ones, is recognised chunk by chunk."""
+    """Each chunk counts once; repeats are recognised chunk by chunk."""
 
     async def scenario(session: Session) -> None:
         keys, commands = session.keys[0], session.commands
@@ -217,7 +217,7 @@ def test_chunks_in_one_go_are_taken_in_their_order(
 def test_behind_a_chunk_that_is_put_off_none_is_taken(
     server: Server, namespace: str, size: int
 ) -> None:
-    """Not even one that would find room; nothing of what was refused stays."""
+    """After a BUSY chunk no later one is taken, even if it would fit."""
 
     async def scenario(session: Session) -> None:
         keys, commands = session.keys[0], session.commands
@@ -239,11 +239,11 @@ def test_behind_a_chunk_that_is_put_off_none_is_taken(
 def test_a_backlog_goes_out_several_chunks_at_a_time(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis
 ) -> None:
-    """In far fewer round trips than chunks; every delta once, in order."""
+    """A backlog needs far fewer round trips than chunks; every delta once, in order."""
     serving(server.url, namespace)
 
     def trips() -> int:
-        """How often several chunks went together: each time the script is made known first."""
+        """Count the transactions with several chunks: each loads the script first."""
         found: Any = raw.info("commandstats")
         return int(found.get("cmdstat_script|load", {"calls": 0})["calls"])
 
@@ -264,7 +264,7 @@ def test_a_backlog_goes_out_several_chunks_at_a_time(
 def test_several_on_their_way_survive_cuts_and_a_full_server(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Connections break in the middle, Redis says BUSY in between: the sums are exact."""
+    """Sums are exact when connections break and Redis answers BUSY in between."""
     serving(server.url, namespace)
     with (
         Proxy(server) as proxy,

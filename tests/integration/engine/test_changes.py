@@ -1,4 +1,4 @@
-"""The iterator over changes: what it tells, in which order, and what becomes of a slow reader."""
+"""The iterator over changes: content, order, and how it treats a slow reader."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_counters_of_changes_do_not_go_back(
 def test_changes_carry_the_producers_clock(
     server: Server, namespace: str, serving: NewServing, *, timestamps: bool
 ) -> None:
-    """A change says when it was written: to the chunk, or where asked for to each delta."""
+    """A change has the time of its writing: that of the chunk, or of each delta if requested."""
     serving(server.url, namespace)
     with (
         Producer(server.url, namespace=namespace, timestamps=timestamps, linger=1) as producer,

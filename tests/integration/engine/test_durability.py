@@ -80,7 +80,7 @@ def pair(new_pair: NewPair) -> Iterator[Pair]:
 
 
 def test_what_is_on_a_replica_survives_the_primary(pair: Pair, namespace: str) -> None:
-    """The primary is killed right after; the replica takes over with everything."""
+    """A confirmed write survives when the primary is killed and the replica takes over."""
     with Producer(pair.primary.url, namespace=namespace, shards=4) as producer:
         producer.set_many({f"k{n}": n for n in range(1000)})
         producer.flush(SECONDS, redis_replicas=1)
@@ -96,7 +96,7 @@ def test_what_is_on_a_replica_survives_the_primary(pair: Pair, namespace: str) -
 
 
 def test_a_replica_that_hangs_is_told_and_nothing_is_lost(pair: Pair, namespace: str) -> None:
-    """In time with the number; accepted it is; once the replica is back the same call returns."""
+    """A hanging replica makes the flush time out with its count; a later flush succeeds."""
     with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
         producer.set("a", 1)
         producer.flush(SECONDS, redis_replicas=1)
@@ -114,7 +114,7 @@ def test_a_replica_that_hangs_is_told_and_nothing_is_lost(pair: Pair, namespace:
 
 
 def test_more_replicas_than_there_are(pair: Pair, namespace: str) -> None:
-    """It says how many there were."""
+    """The error says how many replicas confirmed."""
     with Producer(pair.primary.url, namespace=namespace) as producer:
         producer.set("a", 1)
         # It may still be loading.
@@ -126,7 +126,7 @@ def test_more_replicas_than_there_are(pair: Pair, namespace: str) -> None:
 
 
 def test_nothing_written_needs_no_replica(own_server: OwnServer, namespace: str, kind: str) -> None:
-    """There is nothing that could be lost."""
+    """Without a write there is nothing to confirm."""
     server = own_server(kind=kind)
     with Producer(server.url, namespace=namespace) as producer:
         producer.flush(SECONDS, redis_replicas=3)
@@ -157,14 +157,14 @@ def test_the_old_name_of_the_argument_works_and_warns(
 
 
 def waiting(pair: Pair) -> bool:
-    """Whether somebody waits for replicas at the primary."""
+    """Whether a client waits for replicas at the primary."""
     with redis.Redis.from_url(pair.primary.url) as client:
         told: Any = client.info("clients")
     return bool(told["blocked_clients"])
 
 
 class Flush:
-    """A flush on a thread of its own, and how it ends."""
+    """A flush on its own thread, and its outcome."""
 
     def __init__(self, producer: Producer, **asked: Any) -> None:
         self.error: BaseException | None = None
@@ -193,7 +193,7 @@ class Flush:
 def test_a_connection_that_breaks_while_it_waits_confirms_nothing(
     pair: Pair, namespace: str
 ) -> None:
-    """WAIT knows only what its own connection wrote: on a new one it starts from the beginning."""
+    """A new connection starts from the beginning: WAIT covers only its own connection's writes."""
     with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
         producer.set("a", 1)
         producer.flush(SECONDS)
@@ -214,7 +214,7 @@ def test_a_connection_that_breaks_while_it_waits_confirms_nothing(
 def test_a_primary_that_forgot_gets_it_again_before_it_is_confirmed(
     pair: Pair, namespace: str
 ) -> None:
-    """It was accepted, and lost while the replica had it not yet: sent again, then confirmed."""
+    """A write that was accepted and lost is sent again, then confirmed."""
     with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
         producer.set("a", 1)
         producer.flush(SECONDS, redis_replicas=1)
@@ -233,7 +233,7 @@ def test_a_primary_that_forgot_gets_it_again_before_it_is_confirmed(
 
 
 def test_who_took_the_name_meanwhile_is_told(pair: Pair, namespace: str) -> None:
-    """A flush that waits for replicas notices that it is fenced, and does not claim success."""
+    """A flush that waits for replicas raises FencedError when the node is fenced."""
     first = Producer(pair.primary.url, namespace=namespace, node="n1")
     first.set("a", 1)
     first.flush(SECONDS)
@@ -247,7 +247,7 @@ def test_who_took_the_name_meanwhile_is_told(pair: Pair, namespace: str) -> None
 
 
 def test_many_at_once_and_with_await(pair: Pair, namespace: str) -> None:
-    """Any number of callers may wait, and give up; the others are not disturbed."""
+    """Many callers may wait and give up without effect on others."""
 
     async def go() -> None:
         async with aio.Producer(pair.primary.url, namespace=namespace, shards=2) as producer:
@@ -267,7 +267,7 @@ def test_many_at_once_and_with_await(pair: Pair, namespace: str) -> None:
 
 
 def test_with_the_rights_of_a_producer(new_pair: NewPair, namespace: str, kind: str) -> None:
-    """The role is enough; without the right to wait it is told which."""
+    """The producer role suffices; a user without the right to WAIT gets an error that names it."""
     pair = new_pair("--appendonly", "yes")
     with RoleUsers([pair.primary.url], namespace, node="n1") as users:
         url = users.url("producer", pair.primary.url)
@@ -289,7 +289,7 @@ def test_with_the_rights_of_a_producer(new_pair: NewPair, namespace: str, kind: 
 def test_what_is_on_disk_survives_a_crash(
     fsync: str, own_server: OwnServer, namespace: str
 ) -> None:
-    """Killed right after, and started again: it is all there, and nothing is sent again."""
+    """A confirmed write is there after a crash and a restart, and is not sent again."""
     server = own_server("--appendonly", "yes", "--appendfsync", fsync)
     with Producer(server.url, namespace=namespace) as producer:
         producer.set_many({f"k{n}": n for n in range(1000)})
@@ -306,7 +306,7 @@ def test_what_is_on_disk_survives_a_crash(
 def test_a_disk_that_is_never_told_of_is_never_confirmed(
     own_server: OwnServer, namespace: str
 ) -> None:
-    """With appendfsync no the server never knows what is on disk; it does not say that it is."""
+    """With `appendfsync no` the server cannot confirm a write to disk."""
     server = own_server("--appendonly", "yes", "--appendfsync", "no")
     with Producer(server.url, namespace=namespace) as producer:
         producer.set("a", 1)
@@ -318,7 +318,7 @@ def test_a_disk_that_is_never_told_of_is_never_confirmed(
 
 
 def test_disks_of_replicas_are_counted_apart(new_pair: NewPair, namespace: str, kind: str) -> None:
-    """A replica without an append-only file has it in memory, not on disk."""
+    """A replica without an append-only file counts for memory, not for disk."""
     if kind != VALKEY:
         pytest.skip("Redis 7.0 has no WAITAOF")
     pair = new_pair("--appendonly", "yes", "--appendfsync", "always")
@@ -339,7 +339,7 @@ def test_disks_of_replicas_are_counted_apart(new_pair: NewPair, namespace: str, 
 def test_a_server_that_cannot_tell_of_disks_says_so(
     own_server: OwnServer, namespace: str, kind: str
 ) -> None:
-    """No WAITAOF, or no append-only file: the fix; and that it was accepted all the same."""
+    """Without WAITAOF or append-only file the error names the fix and that Redis accepted it."""
     server = own_server(kind=kind)
     with Producer(server.url, namespace=namespace) as producer:
         producer.set("a", 1)

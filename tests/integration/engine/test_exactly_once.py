@@ -27,7 +27,7 @@ NODE, TOKEN = "node", "0123456789abcdef"
 
 
 class Writer:
-    """A producer by hand: it appends whatever chunk number it is told to."""
+    """A producer whose chunk numbers the test chooses."""
 
     def __init__(self, session: Session, token: str = TOKEN) -> None:
         self._session = session
@@ -36,7 +36,7 @@ class Writer:
         self.incarnation = 0
 
     async def open(self, incarnation: int | None = None, chunk: int = 0, deltas: int = 0) -> None:
-        """Take the node name, or go on with it."""
+        """Open the node name, or continue with it."""
         opened = await self._session.commands.open(
             self._keys,
             NODE,
@@ -66,7 +66,7 @@ class Writer:
 
 
 def with_session(url: str, namespace: str, scenario: Callable[[Session], Awaitable[None]]) -> None:
-    """Run a scenario that works on the commands themselves."""
+    """Run a scenario on the Lua commands."""
 
     async def run() -> None:
         async with joined(url, namespace) as session:
@@ -76,7 +76,7 @@ def with_session(url: str, namespace: str, scenario: Callable[[Session], Awaitab
 
 
 def folded(url: str, namespace: str) -> dict[str, Any]:
-    """Return the state once nothing is pending any more."""
+    """Return the state after everything pending is published."""
     with Inspector(url, namespace=namespace) as inspector:
         eventually(
             lambda: all(one.pending_deltas == 0 for one in inspector.status().shards),
@@ -86,7 +86,7 @@ def folded(url: str, namespace: str) -> dict[str, Any]:
 
 
 def test_a_repeated_chunk_counts_once(server: Server, namespace: str, serving: NewServing) -> None:
-    """A chunk appended again, before and after it was published, is acknowledged and not taken."""
+    """A repeated chunk is acknowledged and not applied, before and after its publication."""
     serving(server.url, namespace)
 
     async def scenario(session: Session) -> None:
@@ -116,7 +116,7 @@ def test_a_repeated_chunk_counts_once(server: Server, namespace: str, serving: N
 def test_a_hole_in_the_chunk_numbers_is_refused(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A chunk after a missing one is not taken; the reply says from where to send again."""
+    """A chunk after a missing number is refused; the reply names where to resume."""
     serving(server.url, namespace)
 
     async def scenario(session: Session) -> None:
@@ -136,7 +136,7 @@ def test_a_hole_in_the_chunk_numbers_is_refused(
 def test_an_older_incarnation_is_fenced(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Once a newer process opened a node, nothing that the older one sends is taken."""
+    """After a newer process opened a node, chunks of the older one are refused."""
     serving(server.url, namespace)
 
     async def scenario(session: Session) -> None:
@@ -157,7 +157,7 @@ def test_an_older_incarnation_is_fenced(
 
 
 def test_two_claims_of_one_incarnation_are_told_apart(server: Server, namespace: str) -> None:
-    """After Redis forgot a node, only one of two processes can hold the same incarnation number."""
+    """After Redis lost a node, only one of two processes can hold one incarnation number."""
 
     async def scenario(session: Session) -> None:
         one, two = Writer(session), Writer(session, "fedcba9876543210")
@@ -173,7 +173,7 @@ def test_two_claims_of_one_incarnation_are_told_apart(server: Server, namespace:
 
 
 def test_a_chunk_above_the_pending_limit_is_put_off(server: Server, namespace: str) -> None:
-    """At the limit of pending bytes the answer is BUSY, nothing is taken, and a repeat is."""
+    """At the limit of pending bytes the answer is BUSY and nothing is taken, on a retry too."""
 
     async def scenario(session: Session) -> None:
         writer = Writer(session)
@@ -194,7 +194,7 @@ def test_a_chunk_above_the_pending_limit_is_put_off(server: Server, namespace: s
 def test_a_second_producer_fences_the_first(
     server: Server, namespace: str, serving: NewServing, *, is_writing: bool
 ) -> None:
-    """A producer whose node name was taken over gets FencedError, also if it only idles."""
+    """A producer whose node name another one opened gets FencedError, also when idle."""
     serving(server.url, namespace)
     first = Producer(server.url, namespace=namespace, node="n")
     first.increment("n", 1)
@@ -233,7 +233,7 @@ def test_a_second_producer_fences_the_first(
 def test_a_producer_that_idles_hears_that_its_name_was_taken(
     server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys, claim: str
 ) -> None:
-    """It asks, though it has nothing to send: also after Redis forgot it, and numbers met."""
+    """An idle producer asks regularly, and notices it also after Redis lost the node."""
     producer = Producer(server.url, namespace=namespace, node="n")
     producer.increment("n", 1)
     producer.flush(10)
@@ -248,7 +248,7 @@ def test_a_producer_that_idles_hears_that_its_name_was_taken(
 
 
 def test_a_lost_reply_counts_once(server: Server, namespace: str, serving: NewServing) -> None:
-    """Redis took the chunk, the connection broke before it said so: sent again, it counts once."""
+    """A chunk whose reply was lost is sent again and counts once."""
     serving(server.url, namespace)
     with Proxy(server) as proxy:
         proxy.lose_replies_to, proxy.lose_every = sha_of("append"), 3
@@ -273,7 +273,7 @@ def test_a_lost_reply_counts_once(server: Server, namespace: str, serving: NewSe
 def test_connections_cut_at_any_moment_change_nothing(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """While two nodes write, their connections are killed again and again: the sums are exact."""
+    """Sums are exact while the connections of two nodes are killed again and again."""
     serving(server.url, namespace)
     with (
         Proxy(server) as proxy,
@@ -296,7 +296,7 @@ def test_connections_cut_at_any_moment_change_nothing(
 def test_an_unreachable_server_loses_nothing(
     kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing
 ) -> None:
-    """While the server hangs, flush() ends in time and keeps all; later it is accepted."""
+    """While the server hangs, flush() times out and keeps all; later it is accepted."""
     server = own_server(kind=kind)
     serving(server.url, namespace)
     with (
@@ -318,7 +318,7 @@ def test_an_unreachable_server_loses_nothing(
 def test_a_wiped_writers_record_is_made_again(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """Where Redis forgot the node itself, the producer goes on, and what it kept is sent again."""
+    """After Redis lost the node's record, the producer continues and sends again what it kept."""
     serving(server.url, namespace)
     with Producer(server.url, namespace=namespace) as producer:
         producer.set("key", 1)

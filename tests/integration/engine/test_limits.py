@@ -1,4 +1,4 @@
-"""At every limit something slows down or says no; nothing is dropped unsaid."""
+"""At every limit calls block or raise; nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUE = "x" * 100
 
 
 def busy_producer(server: Server, namespace: str, **settings: Any) -> Producer:
-    """Return a producer whose shard is at its limit, since no worker publishes."""
+    """Return a producer whose shard is at its limit, since no worker runs."""
     producer = Producer(
         server.url,
         namespace=namespace,
@@ -41,7 +41,7 @@ def busy_producer(server: Server, namespace: str, **settings: Any) -> Producer:
 
 
 def fill(producer: Producer) -> int:
-    """Write until the buffer is full; return how many sets it took."""
+    """Write until the buffer is full; return the number of sets."""
     taken = 0
     while True:
         try:
@@ -105,7 +105,7 @@ def test_a_full_buffer_blocks_until_the_timeout(server: Server, namespace: str) 
 def test_a_full_buffer_blocks_until_there_is_room(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A blocked set goes on as soon as workers make room, and all of it arrives in order."""
+    """A blocked set continues once workers make room, and everything arrives in order."""
     with busy_producer(server, namespace) as producer:
         done = threading.Event()
 
@@ -131,7 +131,7 @@ def test_a_full_buffer_blocks_until_there_is_room(
 def test_a_full_buffer_keeps_the_newest_if_asked(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """With when_full='conflate' only overwritten sets go, counted; increments are exact."""
+    """With when_full='conflate' only overwritten sets are dropped and counted."""
     with busy_producer(server, namespace, when_full="conflate", full_timeout=0.3) as producer:
         for number in range(3000):
             producer.set(f"hot{number % 5}", f"{number} {VALUE}")
@@ -166,7 +166,7 @@ def test_conflation_cannot_make_room_from_nothing(server: Server, namespace: str
 
 
 def test_an_error_inside_the_with_block_is_not_hidden(server: Server, namespace: str) -> None:
-    """When the body fails, and then closing cannot send all, the body's error can still be seen."""
+    """If the `with` body raises and closing fails too, the first error stays visible."""
     body = KeyError("the body's own")
     with pytest.raises((KeyError, FlushTimeoutError)) as caught, busy_producer(server, namespace):
         raise body
@@ -175,7 +175,7 @@ def test_an_error_inside_the_with_block_is_not_hidden(server: Server, namespace:
 
 
 def test_closing_wakes_who_waits_for_room(server: Server, namespace: str) -> None:
-    """A set that waits for room in one thread ends with an error when another thread closes."""
+    """A set that waits for room raises when another thread closes the producer."""
     producer = busy_producer(server, namespace, full_timeout=60)
     ended: list[BaseException] = []
 
@@ -199,7 +199,7 @@ def test_closing_wakes_who_waits_for_room(server: Server, namespace: str) -> Non
 def full_log(
     server: Server, namespace: str, serving: NewServing, producer: Producer, total: int
 ) -> None:
-    """Write until the log is full and the producer is told BUSY."""
+    """Write until the log is full and the producer gets BUSY."""
     serving(server.url, namespace, limits=DrainLimits(batch_bytes=4096, log_bytes=LOG_LIMIT))
     for number in range(total):
         producer.set(f"k{number}", VALUE)
@@ -211,7 +211,7 @@ def full_log(
 def test_without_a_scheduler_the_log_fills_and_nothing_is_lost(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A full log stops draining and slows producers; once a scheduler runs, everything arrives."""
+    """A full log stops draining and slows producers; a scheduler resolves it."""
     total = 500
     with (
         Producer(
@@ -242,7 +242,7 @@ def test_without_a_scheduler_the_log_fills_and_nothing_is_lost(
 def test_a_log_near_its_limit_is_cut_in_time(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """With a scheduler the log stays below its limit while far more than it holds is written."""
+    """With a scheduler the log stays below its limit under far more writes than it holds."""
     serving(
         server.url,
         namespace,
@@ -272,7 +272,7 @@ def test_a_log_near_its_limit_is_cut_in_time(
 def test_a_server_out_of_memory_slows_down_and_loses_nothing(
     kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing
 ) -> None:
-    """At maxmemory appends are refused, not lost; they go on when there is memory again."""
+    """At maxmemory appends are refused, not lost, and resume once memory is free."""
     server = own_server(kind=kind)
     serving(server.url, namespace)
     with (
@@ -295,7 +295,7 @@ def test_a_server_out_of_memory_slows_down_and_loses_nothing(
 def test_what_is_pending_is_published_without_memory(
     kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing
 ) -> None:
-    """Draining works at maxmemory, for it is what frees memory."""
+    """Draining works at maxmemory, since it frees memory."""
     server = own_server(kind=kind)
     with (
         Producer(server.url, namespace=namespace) as producer,

@@ -1,4 +1,4 @@
-"""A subscriber that starts late, with a million keys in the state, while writing goes on."""
+"""A replica starts with a million keys in the state while writes continue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PER_CALL = 10_000
 def test_a_late_subscriber_of_a_large_state_goes_live(
     kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing
 ) -> None:
-    """Complete and current, though deltas come and full states are written while it loads."""
+    """The replica is complete and live, although writes and full states continue."""
     server, keys = own_server(kind=kind), KEYS[kind]
     serving(server.url, namespace, interval=1.0, max_age=0.02, heartbeat=0.5)
     with (

@@ -1,4 +1,4 @@
-"""Bad input and wrong use: an error to the caller at the call, and nothing else is hurt."""
+"""Bad input and misuse raise an error at the call and damage nothing else."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ BAD_KEYS: dict[str, Any] = {
 def test_what_cannot_be_sent_is_refused_at_the_call(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A bad key, value or amount raises EncodeError where it is given; the buffer is untouched."""
+    """A bad key, value or amount raises EncodeError at the call; the buffer is unchanged."""
     serving(server.url, namespace)
     with Producer(server.url, namespace=namespace) as producer:
         calls: list[tuple[str, Callable[[], object]]] = []
@@ -106,7 +106,7 @@ def test_what_cannot_be_sent_is_refused_at_the_call(
 def test_a_call_too_large_to_be_seen_at_once_is_refused(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """set_many of more than a chunk can hold raises, and none of it was buffered."""
+    """set_many of more than one chunk raises, and buffers nothing."""
     serving(server.url, namespace)
     with Producer(server.url, namespace=namespace) as producer:
         lot = {f"k{number}": "x" * 1_000_000 for number in range(MAX_CHUNK_BYTES // 1_000_000 + 1)}
@@ -123,7 +123,7 @@ def good(number: int) -> bytes:
 
 
 def bad_chunks() -> dict[str, bytes]:
-    """Return chunks that break one rule each, most of them after a part that does not."""
+    """Return chunks that break one rule each, most of them after a valid part."""
     whole = [1, NODE, 1, 1, 0, [[OP_SET, ["poison"], [1], None]]]
 
     def with_runs(*runs: Any) -> bytes:
@@ -151,7 +151,7 @@ def bad_chunks() -> dict[str, bytes]:
 
 
 def append_raw(url: str, namespace: str, chunks: list[bytes], deltas: int) -> None:
-    """Append any bytes as a node would, each said to hold so many deltas."""
+    """Append raw bytes as a node, each with a declared number of deltas."""
 
     async def append() -> None:
         async with joined(url, namespace) as session:
@@ -178,7 +178,7 @@ def append_raw(url: str, namespace: str, chunks: list[bytes], deltas: int) -> No
 def test_a_poisoned_chunk_is_skipped_by_all_alike(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A chunk that breaks a rule is skipped whole, by replicas and full state, and counted."""
+    """A chunk that breaks a rule is skipped whole and counted, by replicas and full state."""
     bad = bad_chunks()
     chunks = [chunk for number, one in enumerate(bad.values()) for chunk in (good(number), one)]
     serving(server.url, namespace)
@@ -208,7 +208,7 @@ def test_a_poisoned_chunk_is_skipped_by_all_alike(
 def test_poisoned_chunks_are_kept_for_inspection(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """The dead-letter list keeps each bad chunk: where it was, why, its node, how it began."""
+    """The dead-letter list has each bad chunk's place, reason, node and first bytes."""
     bad = bad_chunks()
     serving(server.url, namespace)
     append_raw(server.url, namespace, list(bad.values()), deltas=1)
@@ -230,7 +230,7 @@ def test_poisoned_chunks_are_kept_for_inspection(
 def test_the_dead_letter_list_is_bounded(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """However many chunks are bad and however large, the list keeps the last ones, cut short."""
+    """The list keeps the newest bad chunks, truncated, whatever their number and size."""
     serving(server.url, namespace)
     append_raw(server.url, namespace, [b"%d" % number for number in range(1100)], deltas=1)
     append_raw(server.url, namespace, [b"\xc1" * 500_000], deltas=1)
@@ -246,7 +246,7 @@ def test_the_dead_letter_list_is_bounded(
 def test_use_after_close_is_a_clear_error(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Every call on what is closed raises ClosedError, and closing again does nothing."""
+    """Every call on a closed object raises ClosedError; closing again does nothing."""
     serving(server.url, namespace)
     producer = Producer(server.url, namespace=namespace)
     replica = Replica(server.url, namespace=namespace)
@@ -407,7 +407,7 @@ asyncio.run(main())
 
 
 def run_script(script: str, *arguments: str) -> dict[str, Any]:
-    """Run a program of its own, which prints one JSON object."""
+    """Run a Python program that prints one JSON object."""
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *arguments],
         cwd=ROOT,
@@ -441,7 +441,7 @@ def test_in_a_forked_child_nothing_hangs(
 def test_in_a_forked_child_of_a_loop_nothing_is_swallowed(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """The asyncio faces refuse to work in a forked child, instead of buffering for nobody."""
+    """The asyncio API raises in a forked child instead of buffering without a sender."""
     serving(server.url, namespace)
     told = run_script(FORK_AIO, server.url, namespace)
     assert told["content"] == {"before": 1, "after": 1}

@@ -1,4 +1,4 @@
-"""One order for all: across nodes, shards and replicas."""
+"""One order of changes across nodes, shards and replicas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMES = 400
 
 
 def write_all(producers: list[Producer], key: str = "contested") -> None:
-    """Let every producer fight for the same keys, each in a thread of its own."""
+    """Let every producer write the same keys, each in its own thread."""
 
     def write(producer: Producer) -> None:
         for number in range(TIMES):
@@ -36,7 +36,7 @@ def write_all(producers: list[Producer], key: str = "contested") -> None:
 
 
 def told_by(changes: Reader[Change]) -> list[Change]:
-    """Return all changes that were told until now."""
+    """Return all changes that were reported until now."""
     changes.close()
     return list(changes)
 
@@ -44,7 +44,7 @@ def told_by(changes: Reader[Change]) -> list[Change]:
 def test_every_replica_sees_one_order_across_nodes(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Three nodes fight for the same keys: all replicas tell the same changes in one order."""
+    """All replicas report the changes of three concurrent nodes in one order."""
     serving(server.url, namespace, max_count=20)
     with ExitStack() as stack:
         producers = [
@@ -72,7 +72,7 @@ def test_every_replica_sees_one_order_across_nodes(
 def test_what_was_accepted_first_is_applied_first(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Nodes that take turns, each waiting for acceptance, are applied in just that order."""
+    """Writes of nodes that take turns, each after acceptance, are applied in that order."""
     serving(server.url, namespace, max_age=0.05)
     with (
         Producer(server.url, namespace=namespace, node="b") as one,
@@ -96,7 +96,7 @@ def test_what_was_accepted_first_is_applied_first(
 def test_everything_agrees_for_any_number_of_shards(
     server: Server, namespace: str, serving: NewServing, shards: int
 ) -> None:
-    """Replicas, full state and full state folded with the log agree, as do their positions."""
+    """Replicas, full state, and full state plus log have the same content and positions."""
     serving(server.url, namespace, shards=shards, max_count=50)
     with ExitStack() as stack:
         producers = [
@@ -134,7 +134,7 @@ def test_everything_agrees_for_any_number_of_shards(
 
 
 def test_the_counters_add_up(server: Server, namespace: str, serving: NewServing) -> None:
-    """What was buffered was accepted and published, and is applied or refused on a replica."""
+    """Every buffered delta is accepted, published, and applied or refused by a replica."""
     serving(server.url, namespace, shards=2)
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -162,7 +162,7 @@ def test_the_counters_add_up(server: Server, namespace: str, serving: NewServing
 
 
 def test_pending_deltas_are_told(server: Server, namespace: str, serving: NewServing) -> None:
-    """The status tells what was accepted and not published, by shard and by node."""
+    """The status shows accepted, unpublished deltas by shard and node."""
     with (
         Producer(server.url, namespace=namespace, node="one") as one,
         Producer(server.url, namespace=namespace, node="two") as two,

@@ -1,4 +1,4 @@
-"""A replica that missed, repeated or got wrong packets ends where the others are."""
+"""A replica that missed packets or got repeated or wrong ones ends with the right state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENT = 60.0
 
 
 class FollowedShard:
-    """One producer, one replica, and between them a flush worker that we drive."""
+    """One producer, one replica, and a flush worker that the test runs step by step."""
 
     def __init__(self, producer: Producer, replica: Replica, flusher: ManualFlush) -> None:
         self.producer = producer
@@ -48,11 +48,11 @@ class FollowedShard:
 
     @property
     def expected(self) -> dict[str, Any]:
-        """What a replica has to hold."""
+        """The content that a replica must have."""
         return {"key": self.written, "n": self.written, f"only{self.written}": self.written}
 
     def is_right(self) -> bool:
-        """Whether the replica is live and holds what was written."""
+        """Whether the replica is live and has the expected content."""
         return self.replica.status is Status.LIVE and dict(self.replica.items()) == self.expected
 
     def settle(self) -> ReplicaStats:
@@ -97,7 +97,7 @@ def test_a_lost_packet_is_noticed_at_the_next(followed: FollowedShard) -> None:
 
 
 def test_the_last_lost_packet_is_noticed_at_a_heartbeat(followed: FollowedShard) -> None:
-    """When nothing comes after the lost packet, the next heartbeat tells."""
+    """The next heartbeat reveals a lost packet when no other packet follows."""
     offset = followed.write(is_lost=True)
     assert followed.replica.position.offset == offset - 1
     followed.flusher.beat()
@@ -124,7 +124,7 @@ def test_a_live_replica_stops_reading_the_log(followed: FollowedShard, server: S
 
 
 def test_a_log_cut_beyond_a_replica_means_a_full_load(followed: FollowedShard) -> None:
-    """Where the log no longer reaches, the full state is loaded; readers learn the difference."""
+    """Where the log is cut, the full state is loaded and readers get the difference."""
     changes = followed.replica.changes()
     for _ in range(5):
         followed.write(is_lost=True)
@@ -147,7 +147,7 @@ def test_a_log_cut_beyond_a_replica_means_a_full_load(followed: FollowedShard) -
 
 
 def test_a_repeated_packet_counts_once(followed: FollowedShard) -> None:
-    """Packets that come again, old and new, change nothing."""
+    """Repeated packets, old and new, change nothing."""
     offset = followed.write()
     for number in (offset, 1, offset, 2):
         followed.flusher.publish(followed.flusher.logged(number))
@@ -161,7 +161,7 @@ def test_a_repeated_packet_counts_once(followed: FollowedShard) -> None:
 def test_a_packet_older_than_a_replica_is_settled_with_the_server(
     followed: FollowedShard, server: Server, namespace: str
 ) -> None:
-    """A late packet from before the full state that a replica began with is no fork to it."""
+    """A late packet from before the loaded full state is no sign of another history."""
     followed.flusher.snapshot()
     with Replica(server.url, namespace=namespace, staleness_bound=PATIENT) as late:
         late.wait_live(10)
@@ -175,7 +175,7 @@ def test_a_packet_older_than_a_replica_is_settled_with_the_server(
 
 
 def test_packets_in_the_wrong_order_end_in_the_right_one(followed: FollowedShard) -> None:
-    """Batches that overtake each other are applied in the order of their offsets."""
+    """Batches that arrive out of order are applied in the order of their offsets."""
     changes = followed.replica.changes("key")
     offsets = [followed.write(is_lost=True) for _ in range(4)]
     for offset in (offsets[2], offsets[0], offsets[3], offsets[1]):
@@ -186,7 +186,7 @@ def test_packets_in_the_wrong_order_end_in_the_right_one(followed: FollowedShard
 
 
 def test_packets_that_cannot_be_read_are_counted(followed: FollowedShard) -> None:
-    """Garbage on the channel is skipped and counted, and the replica stays right."""
+    """Invalid packets are skipped and counted, and the replica stays right."""
     good = followed.flusher.logged(3)
     packet = followed.flusher.batch(3)
     garbage = [
@@ -210,7 +210,7 @@ def test_packets_that_cannot_be_read_are_counted(followed: FollowedShard) -> Non
 
 @pytest.mark.parametrize("forged", ["previous id", "id", "epoch", "heartbeat ahead", "old id"])
 def test_a_packet_of_another_history_is_found_out(followed: FollowedShard, forged: str) -> None:
-    """Whatever contradicts what a replica holds makes it ask the server, and end with its truth."""
+    """A packet that contradicts the replica's history makes it read the server's state."""
     last = followed.flusher.batch(3)
     beat = Heartbeat(0, last.epoch, 3, last.id, last.previous_id, last.time_ms, last.covered)
     packet = {
@@ -235,7 +235,7 @@ def test_a_packet_of_another_history_is_found_out(followed: FollowedShard, forge
 
 
 def test_a_believed_forgery_ends_at_the_next_packet(followed: FollowedShard) -> None:
-    """A batch that fits but was never logged is thrown out as soon as the true history goes on."""
+    """A batch that was never logged is removed as soon as the logged history continues."""
     last = followed.flusher.batch(3)
     lie = encode_chunk(Chunk("liar", 1, 1, 0, [Run(OP_SET, ["key", "lie"], ["lie", 1])]))
     followed.flusher.publish(
@@ -256,7 +256,7 @@ def test_a_believed_forgery_ends_at_the_next_packet(followed: FollowedShard) -> 
 def test_a_killed_subscription_misses_nothing(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis
 ) -> None:
-    """While writing goes on, subscriptions are killed: every change is told once and in order."""
+    """Each change is reported once and in order while subscriptions are killed."""
     serving(server.url, namespace, max_age=0.001)
     with (
         Producer(server.url, namespace=namespace, linger=0) as producer,
@@ -297,7 +297,7 @@ def test_a_killed_subscription_misses_nothing(
 def test_a_load_that_breaks_again_and_again_ends_well(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Connections cut in the middle of loading delay a replica; it never shows half a state."""
+    """Connections cut during a load delay a replica; it never shows a partial state."""
     serving(server.url, namespace, interval=0.1)
     keys = 20_000
     with Proxy(server) as proxy, Producer(server.url, namespace=namespace) as producer:
@@ -322,7 +322,7 @@ def test_a_load_that_two_servers_answered_is_repeated(
     raw: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where another server answers after the pages than before them, they are read again."""
+    """If the server changes during the read of the pages, they are read again."""
     serving(server.url, namespace)
     info: Any = raw.info("server")
     run = info["run_id"].encode()
@@ -348,7 +348,7 @@ def test_a_load_that_two_servers_answered_is_repeated(
 def test_a_deaf_connection_is_noticed_and_replaced(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A connection that stays open and delivers nothing makes a replica stale; it recovers."""
+    """A connection that delivers nothing makes a replica stale; it then recovers."""
     bound = 0.5
     serving(server.url, namespace)
     with (
@@ -357,14 +357,14 @@ def test_a_deaf_connection_is_noticed_and_replaced(
         Replica(proxy.url, namespace=namespace, staleness_bound=bound) as replica,
     ):
         replica.wait_live(10)
-        proxy.is_deaf = True
+        proxy.drops_replies = True
         producer.set("key", 1)
         token = producer.flush(10)
         eventually(lambda: replica.status is not Status.LIVE, bound * 1.25 + 0.5)
         assert "key" not in replica
         # It may never speak again: another one is tried.
         eventually(lambda: replica.stats().reconnects >= 1)
-        proxy.is_deaf = False
+        proxy.drops_replies = False
         replica.wait_for(token, 15)
         replica.wait_live(10)
         assert replica["key"] == 1
@@ -374,7 +374,7 @@ def test_a_deaf_connection_is_noticed_and_replaced(
 def test_a_connection_that_is_never_answered_is_given_up(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis, after: bytes
 ) -> None:
-    """A new subscription that is taken and never answered, a half-open link, is not waited for."""
+    """A subscription on a half-open connection times out and is retried."""
     serving(server.url, namespace)
     with (
         Proxy(server) as proxy,

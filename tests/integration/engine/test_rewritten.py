@@ -1,4 +1,4 @@
-"""History is taken back under everybody: wiped, rolled back, restarted. All end with one truth."""
+"""The server's history is wiped, rolled back or restarted; all parts agree in the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OwnServer = Callable[..., Server]
 
 @pytest.fixture
 def own(kind: str, own_server: OwnServer) -> Server:
-    """Give a server of each kind that may be wiped and killed."""
+    """Give a server of each kind that a test may wipe and kill."""
     return own_server(kind=kind)
 
 
@@ -63,7 +63,7 @@ def agree(url: str, namespace: str, *replicas: Replica, content: dict[str, Any])
 def test_flushes_without_writes_do_not_hide_a_loss(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """Who flushes again and again, with nothing to send, hears of a loss and sends again."""
+    """An idle producer that flushes notices a loss and sends again."""
     serving(own.url, namespace)
     with Producer(own.url, namespace=namespace, node="one") as producer:
         producer.set("key", 1)
@@ -81,7 +81,7 @@ def test_flushes_without_writes_do_not_hide_a_loss(
 def test_a_wiped_server_is_filled_again(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing, shards: int
 ) -> None:
-    """FLUSHALL: producers send again what they kept, though nobody writes; sums are exact."""
+    """After FLUSHALL producers send again what they kept, without a new write; sums are exact."""
     serving(own.url, namespace, shards=shards, interval=0.2)
     with (
         Producer(own.url, namespace=namespace, node="one") as one,
@@ -120,7 +120,7 @@ def test_a_wiped_server_is_filled_again(
 def test_a_wiped_namespace_keeps_its_shards(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """After FLUSHALL newcomers find the namespace as it was made, not one of another shape."""
+    """After FLUSHALL new parts find the namespace with its former number of shards."""
     workers = serving(own.url, namespace, shards=4)
     with (
         Producer(own.url, namespace=namespace) as producer,
@@ -145,7 +145,7 @@ def test_a_wiped_namespace_keeps_its_shards(
 def test_a_wipe_is_told_to_readers_of_changes(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """When what was lost cannot be sent again, the replica empties, and tells so key by key."""
+    """If lost data cannot be sent again, the replica removes and reports each key."""
     serving(own.url, namespace)
     with Replica(own.url, namespace=namespace) as replica:
         with Producer(own.url, namespace=namespace) as producer:
@@ -164,7 +164,7 @@ def test_a_wipe_is_told_to_readers_of_changes(
 def test_what_was_not_kept_is_reported_lost_by_count(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """A producer that keeps nothing says once how many deltas a wipe cost, and goes on."""
+    """A producer that keeps nothing reports once how many deltas a wipe lost, and continues."""
     serving(own.url, namespace)
     with (
         Producer(own.url, namespace=namespace, keep_bytes=0) as producer,
@@ -187,7 +187,7 @@ def test_what_was_not_kept_is_reported_lost_by_count(
 def test_a_rollback_is_made_good(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """A server back from an older dump: what came after is sent again, and counts once."""
+    """After a restart from an older dump later deltas are sent again and count once."""
     serving(own.url, namespace, interval=0.2)
     with (
         Producer(own.url, namespace=namespace, node="one") as one,
@@ -225,7 +225,7 @@ def test_a_rollback_is_made_good(
 def test_a_rollback_while_nobody_writes_is_made_good(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """The forgotten last write is found out by the quiet producer itself."""
+    """An idle producer notices itself that its last write was lost."""
     serving(own.url, namespace)
     with (
         Producer(own.url, namespace=namespace) as producer,
@@ -247,7 +247,7 @@ def test_a_rollback_while_nobody_writes_is_made_good(
 def test_a_full_state_of_a_history_that_is_gone_is_not_written(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing, how: str
 ) -> None:
-    """A scheduler caught between reading and writing does not write the old into the new."""
+    """A scheduler interrupted between reading and writing writes no outdated state."""
     serving(own.url, namespace)
     keys = ShardKeys.of(namespace, 0, 1)
 
@@ -284,7 +284,7 @@ def test_a_full_state_of_a_history_that_is_gone_is_not_written(
 def test_a_rewritten_offset_is_not_taken_for_the_old_one(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """After a rollback other deltas get the same offsets: replicas with the old ones follow."""
+    """Replicas with rolled-back offsets follow when other deltas get the same offsets."""
     workers = serving(own.url, namespace)
     with Replica(own.url, namespace=namespace) as replica:
         with Producer(own.url, namespace=namespace) as producer:
@@ -314,7 +314,7 @@ def test_a_rewritten_offset_is_not_taken_for_the_old_one(
 def test_a_token_of_after_a_rollback_is_not_shown_by_what_came_before(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """A replica that has not heard of a rollback does not take a new write for an old one."""
+    """A replica that missed a rollback does not mistake a new write for an old one."""
     workers = serving(own.url, namespace)
     with (
         Proxy(own) as proxy,
@@ -349,7 +349,7 @@ def test_a_token_of_after_a_rollback_is_not_shown_by_what_came_before(
 def test_a_clean_restart_costs_nothing(
     kind: str, own_server: OwnServer, namespace: str, serving: NewServing
 ) -> None:
-    """A server that kept everything: nothing is sent again, nobody loads again."""
+    """After a restart without loss nothing is sent or loaded again."""
     own = own_server("--appendonly", "yes", kind=kind)
     serving(own.url, namespace)
     with (
@@ -372,7 +372,7 @@ def test_a_clean_restart_costs_nothing(
 def test_while_the_server_is_away_nobody_storms(
     own: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Tries to connect again come later and later, and all parts are back soon after the server."""
+    """Reconnects back off, and all parts recover soon after the server."""
     workers = serving(own.url, namespace)
     with (
         Producer(own.url, namespace=namespace) as producer,

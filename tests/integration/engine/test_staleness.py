@@ -1,4 +1,4 @@
-"""A replica is live and knows its lag, or says that it is not, within the bound."""
+"""A replica is live and knows its lag, or shows another status within the bound."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATE = 0.5
 def test_without_workers_a_replica_is_stale_within_the_bound(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """When the last worker dies a replica is stale within the bound, and live when one is back."""
+    """Without workers a replica is stale within the bound, and live when one returns."""
     workers = serving(server.url, namespace, heartbeat=HEARTBEAT)
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -49,7 +49,7 @@ def test_without_workers_a_replica_is_stale_within_the_bound(
 def test_a_stale_replica_never_looks_live_while_nothing_publishes(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Over many tries to connect again the status never says live, for no worker does."""
+    """Without a worker, repeated reconnects never make the status live."""
     workers = serving(server.url, namespace, heartbeat=HEARTBEAT)
     with Replica(server.url, namespace=namespace, staleness_bound=0.2) as replica:
         replica.wait_live(10)
@@ -65,7 +65,7 @@ def test_a_stale_replica_never_looks_live_while_nothing_publishes(
 
 
 def test_while_live_the_lag_is_small(server: Server, namespace: str, serving: NewServing) -> None:
-    """A live replica's lag stays below a heartbeat and what a packet takes."""
+    """A live replica's lag stays below a heartbeat interval plus the delivery time."""
     serving(server.url, namespace, heartbeat=HEARTBEAT)
     with Replica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
         assert replica.lag > 0
@@ -79,7 +79,7 @@ def test_while_live_the_lag_is_small(server: Server, namespace: str, serving: Ne
 
 
 def test_a_new_replica_is_not_live_before_a_worker_was(server: Server, namespace: str) -> None:
-    """Full state and log alone prove nothing about now: without a worker a newcomer is stale."""
+    """Without a worker a new replica is stale: full state and log do not prove the present."""
     with (
         Producer(server.url, namespace=namespace) as producer,
         Replica(server.url, namespace=namespace, staleness_bound=BOUND) as replica,
@@ -93,7 +93,7 @@ def test_a_new_replica_is_not_live_before_a_worker_was(server: Server, namespace
 def test_one_silent_shard_makes_the_replica_stale(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """The worst shard decides: while one of two is silent, the replica is at no moment live."""
+    """While one of two shards is silent, the replica is never live."""
     workers = serving(server.url, namespace, shards=2, heartbeat=HEARTBEAT)
     with Replica(server.url, namespace=namespace, staleness_bound=0.3) as replica:
         replica.wait_live(10)
@@ -117,7 +117,7 @@ def test_one_silent_shard_makes_the_replica_stale(
 def test_packets_that_prove_nothing_do_not_keep_a_replica_live(
     server: Server, namespace: str
 ) -> None:
-    """Old packets that come again and again are no sign of life."""
+    """Repeated old packets do not keep a replica live."""
     with (
         ManualFlush(server.url, namespace) as flusher,
         Producer(server.url, namespace=namespace, local_delta_max_count=1) as producer,
@@ -143,7 +143,7 @@ def test_packets_that_prove_nothing_do_not_keep_a_replica_live(
 def test_a_paused_server_makes_the_replica_stale(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A server that hangs makes the replica stale; when it goes on, the replica is live again."""
+    """A hanging server makes the replica stale; it is live again once the server resumes."""
     serving(server.url, namespace, heartbeat=HEARTBEAT)
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -164,7 +164,7 @@ def test_a_paused_server_makes_the_replica_stale(
 def test_the_asyncio_replica_says_the_same(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """wait_live of the asyncio face ends in time too, with what to do."""
+    """wait_live of the asyncio replica times out with the fix in its message."""
     workers = serving(server.url, namespace, heartbeat=HEARTBEAT)
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""The status of a replica is exact when read, and can be followed, with reasons."""
+"""The status of a replica is exact when read, and its changes have reasons."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Step = tuple[str, str, str]
 
 
 def steps_until_live(statuses: Iterator[StatusChange]) -> list[Step]:
-    """Return the next changes up to the one that makes it live; each begins where one ended."""
+    """Return the next changes up to `live`; each begins where the one before ended."""
     changes: list[StatusChange] = []
     while not changes or changes[-1].after is not Status.LIVE:
         changes.append(next(statuses))
@@ -58,7 +58,7 @@ def begin(replica: Replica) -> Iterator[StatusChange]:
 def test_beyond_the_bound_it_is_not_live_though_nothing_else_runs(
     server: Server, namespace: str
 ) -> None:
-    """With the loop held up, so that no timer comes, status, wait_live and health still say so."""
+    """While the event loop is blocked, status, wait_live and health are still exact."""
 
     async def scenario(flusher: ManualFlush) -> None:
         async with AioReplica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
@@ -87,7 +87,7 @@ def test_beyond_the_bound_it_is_not_live_though_nothing_else_runs(
 def test_other_threads_read_an_exact_status_too(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """While the replica's own thread is held up, no other thread sees it live beyond the bound."""
+    """While the replica's thread is blocked, other threads see it stale beyond the bound."""
     serving(server.url, namespace)
     go_on = threading.Event()
     with Replica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
@@ -100,14 +100,14 @@ def test_other_threads_read_an_exact_status_too(
             assert not replica.health.ok
         finally:
             go_on.set()
-        # What was sent meanwhile is read; what readers saw is told first.
+        # What was sent meanwhile is read; what readers saw is reported first.
         assert steps_until_live(statuses)[0] == ("live", "stale", "silence")
 
 
 def test_silence_is_told_within_milliseconds_of_the_bound(
     server: Server, namespace: str, raw: redis.Redis
 ) -> None:
-    """Each shard is watched to its own deadline, also one that a late packet made a near one."""
+    """Each shard has its own deadline, which a late packet may shorten."""
     bound, left = 40.0, 0.2
     over: list[float] = []
     with (
@@ -137,7 +137,7 @@ def test_silence_is_told_within_milliseconds_of_the_bound(
 
 
 def test_a_half_open_link(server: Server, namespace: str, serving: NewServing) -> None:
-    """A link that says nothing and does not break: stale by silence, live once it is healed."""
+    """A silent open connection makes the replica stale; it is live once data flows."""
     serving(server.url, namespace)
     with (
         FaultProxy(server.url) as proxy,
@@ -171,7 +171,7 @@ def test_a_half_open_link(server: Server, namespace: str, serving: NewServing) -
 def test_a_subscriber_that_is_cut_off_for_being_slow(
     kind: str, own_server: OwnServer, namespace: str, serving: NewServing
 ) -> None:
-    """A process that does not read is cut off by the server, says so, and catches up."""
+    """A reader that the server disconnects for slowness reports it and catches up."""
     limits = ("--client-output-buffer-limit", "pubsub 64kb 0 0")
     server = own_server(*limits, kind=kind)
     serving(server.url, namespace)
@@ -214,7 +214,7 @@ def test_a_subscriber_that_is_cut_off_for_being_slow(
 def test_a_connection_that_the_server_kills(
     kind: str, own_server: OwnServer, namespace: str, serving: NewServing
 ) -> None:
-    """The loss is told at once, not only at the bound, and what came meanwhile is caught up."""
+    """The loss is reported at once, and missed packets are read."""
     server = own_server(kind=kind)
     serving(server.url, namespace)
     with (
@@ -238,8 +238,8 @@ def test_a_subscription_that_is_renewed_silently(
     serving: NewServing,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A client library that subscribes anew by itself hides no gap: that too is caught up."""
-    # What redis-py does by default; ours is told not to.
+    """A silent resubscription of the client library is noticed, and missed packets are read."""
+    # What redis-py does by default; our client has it disabled.
     monkeypatch.setattr(
         "broker.backend.connections.Retry", lambda backoff, _retries: Retry(backoff, 3)
     )
@@ -265,7 +265,7 @@ def test_a_subscription_that_is_renewed_silently(
 def test_statuses_from_the_beginning_to_the_end(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Every change from connecting to closed; the end comes after the last; then one tells all."""
+    """All changes from `connecting` to `closed` are reported; then the iteration ends."""
     replica = Replica(server.url, namespace=namespace)
     statuses = replica.statuses()
     serving(server.url, namespace)
@@ -285,7 +285,7 @@ def test_statuses_from_the_beginning_to_the_end(
 
 
 def test_closing_statuses_ends_a_reader_that_waits(server: Server, namespace: str) -> None:
-    """From another thread; the replica goes on."""
+    """Closing the iteration from another thread ends it; the replica continues."""
     with Replica(server.url, namespace=namespace) as replica:
         statuses = replica.statuses()
         told: SimpleQueue[Status | None] = SimpleQueue()
@@ -313,7 +313,7 @@ def test_closing_statuses_ends_a_reader_that_waits(server: Server, namespace: st
 def test_statuses_of_the_asyncio_replica(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """The same with `async for`, and the same ends."""
+    """`async for` yields the same changes and the same end."""
     serving(server.url, namespace)
 
     async def scenario() -> None:
@@ -338,7 +338,7 @@ def test_statuses_of_the_asyncio_replica(
 def test_a_callback_that_blocks_does_not_make_the_replica_stale(
     server: Server, namespace: str, serving: NewServing, *, is_aio: bool
 ) -> None:
-    """Held up over several bounds, the replica stays live; then every change comes in order."""
+    """While a callback blocks, the replica stays live; then all changes arrive in order."""
     serving(server.url, namespace)
     bound = 1.0
     go_on = threading.Event()
@@ -391,7 +391,7 @@ def test_a_callback_that_blocks_does_not_make_the_replica_stale(
 def test_a_callback_may_use_its_replica(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Reading, waiting, and even closing it do not hang there."""
+    """A callback may read, wait and close its replica without a deadlock."""
     serving(server.url, namespace)
     seen: SimpleQueue[str] = SimpleQueue()
     made = threading.Event()
@@ -418,7 +418,7 @@ async def coroutine(change: StatusChange) -> None:
 
 @pytest.mark.parametrize("wrong", [coroutine, "print"])
 def test_what_cannot_be_called_is_refused(wrong: object) -> None:
-    """At once, with what to use instead, before anything connects."""
+    """A wrong callback is refused before connecting, with what to use instead."""
     with pytest.raises(ConfigError, match=r"on_status=.*allowed: a plain function; .*statuses\(\)"):
         Replica("redis://127.0.0.1:1", on_status=wrong)  # type: ignore[arg-type]
 
@@ -426,7 +426,7 @@ def test_what_cannot_be_called_is_refused(wrong: object) -> None:
 def test_a_slow_reader_of_changes_is_no_illness_of_the_replica(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A queue of changes that overflowed or was conflated leaves health as it is."""
+    """An overflowing or conflating queue of changes does not affect health."""
     serving(server.url, namespace)
     with (
         Producer(server.url, namespace=namespace) as producer,

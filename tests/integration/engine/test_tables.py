@@ -1,4 +1,4 @@
-"""Tables on real servers: what is written to a column is what every replica shows."""
+"""Tables on real servers: every replica shows what was written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tables_of(replica: Replica) -> list[Content]:
 
 
 def fill(producer: Producer, first: int, count: int, base: int) -> None:
-    """Do every operation to keys of all kinds of table; other numbers for each base."""
+    """Apply every operation to keys of all kinds of table; each base has its own numbers."""
     for keys, values in KINDS:
         table = producer.table("t", keys=keys, values=values)
         numbers = [*range(first, first + count)]
@@ -55,7 +55,7 @@ def fill(producer: Producer, first: int, count: int, base: int) -> None:
 
 
 def expected(first: int, count: int, base: int, keys: type, values: type) -> Content:
-    """What `fill` leaves behind, computed apart."""
+    """The content after `fill`, computed independently."""
     found: Content = {}
     for n in range(count):
         value, stamp = n + base, base
@@ -79,7 +79,7 @@ def all_expected(first: int, count: int, base: int) -> list[Content]:
 def test_every_kind_and_operation_arrives(
     server: Server, namespace: str, serving: NewServing, shards: int
 ) -> None:
-    """As columns, one by one and as records; in a replica that was there, and in a newcomer."""
+    """All kinds arrive as columns, single keys and records, in existing and new replicas."""
     serving(server.url, namespace, shards=shards, interval=0.1)
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -112,7 +112,7 @@ def test_every_kind_and_operation_arrives(
 def test_both_faces_write_and_show_the_same(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Asyncio as threads."""
+    """The asyncio and the threaded API write and show the same."""
     serving(server.url, namespace)
 
     async def scenario() -> None:
@@ -139,7 +139,7 @@ def test_both_faces_write_and_show_the_same(
 
 
 def test_one_call_becomes_visible_at_once(watched_shard: WatchedShard) -> None:
-    """In each shard; `read` sees one moment of all arrays."""
+    """In each shard one call is visible at once; `read` returns arrays of one moment."""
     count = 5000
     names = [f"k{n}" for n in range(count)]
     with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
@@ -160,7 +160,7 @@ def test_one_call_becomes_visible_at_once(watched_shard: WatchedShard) -> None:
 def test_int64_that_would_leave_its_range_is_refused_and_counted(
     watched_shard: WatchedShard,
 ) -> None:
-    """By every replica alike; the full state too."""
+    """Every replica and the full state refuse the same deltas."""
     table = watched_shard.producer.table("n", values=int)
     with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
@@ -180,7 +180,7 @@ def test_int64_that_would_leave_its_range_is_refused_and_counted(
 def test_definitions_that_need_a_batch_of_their_own_are_published(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A batch of no deltas at all is one like any other."""
+    """A batch without deltas is published like any other."""
     serving(server.url, namespace, limits=DrainLimits(batch_chunks=1))
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -196,7 +196,7 @@ def test_definitions_that_need_a_batch_of_their_own_are_published(
 
 
 def test_calls_that_cannot_be_sent_leave_no_trace(watched_shard: WatchedShard) -> None:
-    """The whole call is checked before any of it is buffered."""
+    """A call is checked as a whole before anything is buffered."""
     table = watched_shard.producer.table("t")
     for bad in (["x"], [[1.0]], np.ones(3)):
         with pytest.raises(EncodeError):
@@ -221,7 +221,7 @@ def watched(watched_shard: WatchedShard) -> Iterator[Replica]:
 
 
 def test_a_newcomer_holds_what_others_hold(watched_shard: WatchedShard, watched: Replica) -> None:
-    """From the full state alone, from state and log, and where the scheduler is another one."""
+    """A new replica is right from the full state, with the log, and after another scheduler."""
     for base in (0, 1000, 2500):
         fill(watched_shard.producer, base, 1500, base + 1)
         watched_shard.publish()
@@ -238,7 +238,7 @@ def test_a_newcomer_holds_what_others_hold(watched_shard: WatchedShard, watched:
 def test_a_scheduler_that_dies_between_pages_leaves_no_trace(
     watched_shard: WatchedShard, watched: Replica, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
-    """Every field is a page here; readers at once, and the next scheduler, hold the history."""
+    """With one field a page, replicas and the next scheduler still hold the history."""
     monkeypatch.setattr("broker.backend.page_sizes.BYTES", 1)
     fill(watched_shard.producer, 0, 700, 1)
     watched_shard.publish()
@@ -282,7 +282,7 @@ def test_a_scheduler_that_dies_between_pages_leaves_no_trace(
 def test_ids_of_a_node_that_left_go_with_the_log(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, watched: Replica
 ) -> None:
-    """Not those of one that is back under the same name by then."""
+    """Ids of a node that returned under the same name stay."""
 
     def ids() -> list[str]:
         names: Any = raw.hkeys(keys.tables)
@@ -320,7 +320,7 @@ def test_ids_of_a_node_that_left_go_with_the_log(
 def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
     watched_shard: WatchedShard, watched: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It left when the scheduler asked, and is a new incarnation when it reads the log."""
+    """A node that returns before the scheduler reads the log keeps its new ids."""
     url, namespace = watched_shard.url, watched_shard.namespace
     back: list[Producer] = []
 
@@ -374,7 +374,7 @@ def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
 def test_another_process_that_takes_the_name_has_ids_of_its_own(
     watched_shard: WatchedShard, watched: Replica
 ) -> None:
-    """Who held it is fenced; what both wrote is there, from the log and from the full state."""
+    """The former holder is fenced, and log and full state hold the deltas of both."""
     url, namespace = watched_shard.url, watched_shard.namespace
     right = {"a": (7.0, 0), "b": (20.0, 0), "c": (4.0, 0)}
     seen: list[Content] = []
@@ -427,7 +427,7 @@ def spoil_stamp(table: Any) -> None:
 
 
 def spoil_presence(table: Any) -> None:
-    """Lose a key."""
+    """Remove a key."""
     table.present[3] = False
 
 
@@ -435,7 +435,7 @@ def spoil_presence(table: Any) -> None:
 def test_a_replica_that_differs_is_found_and_mends_itself(
     watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any], None]
 ) -> None:
-    """Values, timestamps and what is there; told with both sides, repaired, counted."""
+    """Differences in values, timestamps and keys are reported, repaired and counted."""
     monkeypatch.setattr("broker.engine.replication.NOTICE_WAIT", 0.01)
     table = watched_shard.producer.table("t", keys=int)
     table.set_many([*range(600)], np.arange(600), 5)
@@ -468,7 +468,7 @@ def test_a_replica_that_differs_is_found_and_mends_itself(
 def test_a_tables_hash_that_another_hand_altered_is_found(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, watched: Replica
 ) -> None:
-    """By a replica that followed the history; the key is named."""
+    """A replica that followed the history detects the change and names the key."""
     table = watched_shard.producer.table("t", keys=int)
     table.set_many([*range(600)], np.arange(600))
     watched_shard.publish()

@@ -1,4 +1,4 @@
-"""Tables while things fail: servers that forget, full logs, and programs without numpy."""
+"""Tables under faults: lost data, full logs, and programs without NumPy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OwnServer = Callable[..., Server]
 
 @pytest.fixture
 def own(kind: str, own_server: OwnServer) -> Server:
-    """Give a server of each kind that may be wiped and killed."""
+    """Give a server of each kind that a test may wipe and kill."""
     return own_server(kind=kind)
 
 
@@ -38,7 +38,7 @@ def admin(own: Server) -> Iterator[redis.Redis]:
 
 
 def agree(url: str, namespace: str, replica: Replica, right: dict[Any, Any]) -> None:
-    """Wait until the replica holds this in its table; a newcomer and Redis say the same."""
+    """Wait until the replica's table has this content, as do a new replica and Redis."""
     eventually(
         lambda: replica.status is Status.LIVE and content(replica.table("t")) == right,
         15,
@@ -52,7 +52,7 @@ def agree(url: str, namespace: str, replica: Replica, right: dict[Any, Any]) -> 
 
 
 def forget_kept(producer: Producer, chunks: int) -> None:
-    """Let the kept window of the producer be over for its oldest chunks."""
+    """Expire the producer's oldest kept chunks."""
     (lane,) = producer._engine.sender.buffer.lanes
     for _ in range(chunks):
         lane.kept.popleft()
@@ -62,7 +62,7 @@ def forget_kept(producer: Producer, chunks: int) -> None:
 def test_a_wiped_server_gets_its_tables_again(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing, *, is_lost: bool
 ) -> None:
-    """Also where the chunk that defined the ids is gone for good: the rest means the same keys."""
+    """Deltas keep their keys, also where the chunk that defined the ids is lost."""
     serving(own.url, namespace, interval=0.1)
     with (
         Producer(own.url, namespace=namespace) as producer,
@@ -93,7 +93,7 @@ def test_a_wiped_server_gets_its_tables_again(
 def test_a_server_that_comes_back_with_less_gets_the_rest_once(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """Killed after a save: sums are exact, slots are numbered anew, replicas load again."""
+    """After a restart from a dump sums are exact and replicas load again."""
     serving(own.url, namespace, interval=0.1)
     with (
         Producer(own.url, namespace=namespace) as producer,
@@ -120,7 +120,7 @@ def test_a_server_that_comes_back_with_less_gets_the_rest_once(
 def test_a_replica_that_lost_its_subscription_catches_up(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """From the log, without another load; what it shows meanwhile stays."""
+    """The replica reads the log without another load, and keeps its content meanwhile."""
     serving(server.url, namespace)
     with (
         Proxy(server) as proxy,
@@ -142,7 +142,7 @@ def test_a_replica_that_lost_its_subscription_catches_up(
 def test_schedulers_come_and_go_under_sustained_writing(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Killed at any moment and restarted, the log cut behind them; newcomers are always right."""
+    """New replicas are right while schedulers are killed, restarted and cut the log."""
     serving(server.url, namespace, shards=2, max_age=0.002)
     stop = threading.Event()
     totals = {"n": 0}
@@ -192,7 +192,7 @@ def test_schedulers_come_and_go_under_sustained_writing(
 def test_more_than_a_log_within_an_interval_is_written_without_a_stall(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A scheduler whose log is half full does not wait for its interval, which is an hour here."""
+    """A scheduler with a half-full log writes at once, although its interval is an hour."""
     limit = 2 << 20
     serving(
         server.url,
@@ -223,7 +223,7 @@ def test_more_than_a_log_within_an_interval_is_written_without_a_stall(
 def test_a_flush_worker_does_not_spin_while_the_log_is_full(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Producers go on waking it; it asks a few times a second, and goes on once there is room."""
+    """Despite wake-ups it polls a few times a second, and resumes once there is room."""
     limits = DrainLimits(log_bytes=20_000)
     served = serving(server.url, namespace, limits=limits, heartbeat=10.0, max_count=1)
     commands = served.session.commands
@@ -300,7 +300,7 @@ print("fine")
 def test_without_numpy_objects_work_and_the_scheduler_says_what_is_missing(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """No half of a state is ever written: the log waits for a scheduler that has numpy."""
+    """No partial state is written: the log waits for a scheduler with NumPy."""
     serving(server.url, namespace)
     with (
         Producer(server.url, namespace=namespace) as producer,

@@ -1,4 +1,4 @@
-"""When a batch is made: by count at once, else by age, without any further write."""
+"""A batch is made at once by count, else by age, without another write."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def waited(batch: Batch) -> float:
 
 
 def by_age(batch: Batch) -> bool:
-    """Tell whether a batch is by age, and came neither early nor late."""
+    """Tell whether a batch was made by age, neither early nor late."""
     return batch.trigger == TRIGGER_AGE and AGE - EARLY <= waited(batch) <= AGE + LATE
 
 
@@ -37,7 +37,7 @@ def by_age(batch: Batch) -> bool:
 def test_the_original_two_scenarios(
     server: Server, namespace: str, serving: NewServing, keys: ShardKeys, who: str
 ) -> None:
-    """12 writes: 10 by count at once, 2 by age with no other write; after a pause 1 more by age.
+    """12 writes make a batch of 10 by count and one of 2 by age; a later write goes by age.
 
     It does not matter who was told the thresholds.
     """
@@ -75,7 +75,7 @@ def test_the_original_two_scenarios(
 def test_a_flush_does_not_make_a_batch(
     server: Server, namespace: str, serving: NewServing, keys: ShardKeys
 ) -> None:
-    """flush() waits for acceptance only: the thresholds alone decide when a batch is made."""
+    """flush() waits for acceptance only; the thresholds alone decide about batches."""
     serving(server.url, namespace, max_age=AGE, max_count=COUNT)
     with (
         Channel(server.url, keys) as channel,
@@ -93,7 +93,7 @@ def test_a_flush_does_not_make_a_batch(
 def test_one_node_at_its_count_takes_others_along(
     server: Server, namespace: str, serving: NewServing, keys: ShardKeys
 ) -> None:
-    """A batch by count holds all that was accepted before: the order across nodes is kept."""
+    """A batch by count holds everything accepted before, in order across nodes."""
     serving(server.url, namespace, max_age=30, max_count=COUNT)
     with (
         Channel(server.url, keys) as channel,
@@ -112,7 +112,7 @@ def test_one_node_at_its_count_takes_others_along(
 def test_nodes_below_their_counts_do_not_add_up(
     server: Server, namespace: str, serving: NewServing, keys: ShardKeys
 ) -> None:
-    """The count threshold is per node: many nodes with a few deltas each wait for the age."""
+    """The count threshold is per node: few deltas of each of many nodes wait for the age."""
     serving(server.url, namespace, max_age=AGE, max_count=COUNT)
     producers = [
         Producer(server.url, namespace=namespace, node=f"n{number}") for number in range(4)
@@ -133,7 +133,7 @@ def test_nodes_below_their_counts_do_not_add_up(
 def test_a_producer_may_be_more_hasty_than_the_namespace(
     server: Server, namespace: str, serving: NewServing, keys: ShardKeys
 ) -> None:
-    """A producer's own max age counts for its deltas, also while another one's still have time."""
+    """A producer's own maximum age holds for its deltas, whatever other producers set."""
     serving(server.url, namespace, max_age=30, heartbeat=1.0)
     with (
         Channel(server.url, keys) as channel,
@@ -153,7 +153,7 @@ def test_a_producer_may_be_more_hasty_than_the_namespace(
 def test_new_thresholds_of_the_workers_reach_running_producers(
     server: Server, namespace: str, serving: NewServing, keys: ShardKeys
 ) -> None:
-    """Workers restarted with another max age change it for producers that run on."""
+    """A new maximum age of restarted workers applies to running producers."""
     first = serving(server.url, namespace, max_age=30, max_count=100_000)
     with (
         Channel(server.url, keys) as channel,

@@ -1,4 +1,4 @@
-"""A replica proves that it holds the history, and mends what differs: loudly, and nothing else."""
+"""A replica verifies its content against the history, and repairs only what differs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.integration.watched_shard import WatchedShard, half_written
 
 
 def memory(replica: Replica, shard: int = 0) -> ShardState:
-    """Give what the replica holds of a shard, to be spoilt."""
+    """Return the replica's content of a shard, for the test to alter."""
     return replica._engine._follower.shards[shard]
 
 
@@ -64,7 +64,7 @@ def writing(url: str, namespace: str) -> Iterator[Callable[[], int]]:
 def test_a_replica_is_proved_equal_while_writing_goes_on(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """At one common position, on two shards, through full states and cuts of the log."""
+    """Replica and history are equal at one position, on two shards, while both change."""
     serving(server.url, namespace, shards=2, interval=0.3, max_age=0.005, log_retention=0.5)
     with (
         writing(server.url, namespace) as rounds,
@@ -87,7 +87,7 @@ def test_a_replica_is_proved_equal_while_writing_goes_on(
 
 @pytest.mark.parametrize("when", ["in the log", "in the full state", "half written"])
 def test_what_differs_is_told_and_only_that_is_read(watched_shard: WatchedShard, when: str) -> None:
-    """Wrong, missing and surplus keys are named with both values; nothing is changed."""
+    """Wrong, missing and surplus keys are listed with both values, and nothing is changed."""
     keys = 20_000
     watched_shard.producer.set_many({f"k{n}": n for n in range(keys)})
     watched_shard.publish()
@@ -124,7 +124,7 @@ def test_what_differs_is_told_and_only_that_is_read(watched_shard: WatchedShard,
 def test_a_replica_mends_itself_and_nothing_else(
     watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Found in the background, put right key by key, told as changes, counted and logged."""
+    """The self-check repairs only what differs, reports it as changes, counts and logs it."""
     monkeypatch.setattr("broker.engine.replication.NOTICE_WAIT", 0.01)
     watched_shard.producer.set_many({f"k{n}": n for n in range(1000)})
     watched_shard.publish()
@@ -166,7 +166,7 @@ def test_a_replica_mends_itself_and_nothing_else(
 def test_a_replica_mends_itself_while_it_is_being_written_to(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """The repair fits the position that the replica has by then: sums stay exact."""
+    """The repair matches the replica's position at that time, so sums stay exact."""
     # A check has so long before the next full state is beyond its position.
     serving(server.url, namespace, interval=1.0, max_age=0.005)
     with Producer(server.url, namespace=namespace) as producer:
@@ -192,7 +192,7 @@ def test_a_replica_mends_itself_while_it_is_being_written_to(
 
 
 async def spoil(shard: ShardState, number: int) -> None:
-    """Spoil a key that is not written any more, and a sum that is."""
+    """Alter a key that is not written any longer, and a sum that is."""
     shard.values[f"calm/{number}"] = "spoilt"
     shard.values["n"] += 1000
 
@@ -205,7 +205,7 @@ def test_a_full_state_that_another_hand_altered_is_found(
     caplog: pytest.LogCaptureFixture,
     how: str,
 ) -> None:
-    """By those who join after it, by those who were there, and by the sums of the hash itself."""
+    """New replicas, existing replicas and the hash's own digest detect the change."""
     watched_shard.producer.set_many({f"k{n}": n for n in range(300)})
     watched_shard.publish()
     watched_shard.write()
@@ -255,7 +255,7 @@ def test_a_full_state_that_another_hand_altered_is_found(
 def test_nothing_is_proved_about_a_replica_that_is_not_live(
     watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error says why; a closed one says that it is closed."""
+    """The error says why the replica is not live, or that it is closed."""
     monkeypatch.setattr("broker.engine.self_check.PAUSE_MAX", 0.001)
     replica = Replica(watched_shard.url, namespace=watched_shard.namespace)
     replica.wait_live(10)
@@ -268,13 +268,13 @@ def test_nothing_is_proved_about_a_replica_that_is_not_live(
 
 
 async def lose(shard: ShardState) -> None:
-    """Act as if the connection was lost, for ever."""
+    """Simulate a lost connection that never returns."""
     shard.disconnected()
     shard.packet = lambda *_: None  # type: ignore[assignment, method-assign]
 
 
 def test_an_empty_state_without_a_scheduler_is_proved_too(watched_shard: WatchedShard) -> None:
-    """Nobody wrote a digest yet: that of nothing holds, and the log."""
+    """Without a digest the proof starts from an empty state and the log."""
     with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         assert replica.verify().is_equal
@@ -291,7 +291,7 @@ def test_an_empty_state_without_a_scheduler_is_proved_too(watched_shard: Watched
 def test_a_full_state_that_is_written_during_a_proof_spoils_it(
     watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The digest was read before, the fields after: the proof is made again, and right then."""
+    """A full state that is committed during a proof makes the proof start again."""
     watched_shard.producer.set_many({f"k{n}": n for n in range(100)})
     watched_shard.publish()
     read, written = queries.state_fields, threading.Event()
@@ -313,7 +313,7 @@ def test_a_full_state_that_is_written_during_a_proof_spoils_it(
 def test_nothing_is_proved_of_a_position_that_the_full_state_has_left(
     watched_shard: WatchedShard,
 ) -> None:
-    """Also if it is only half written: a replica that is behind it has to come nearer first."""
+    """A partially written full state cannot prove an older position."""
 
     async def scenario(session: Session) -> None:
         verifier = Verifier(session, 0)
@@ -341,7 +341,7 @@ def test_nothing_is_proved_of_a_position_that_the_full_state_has_left(
 def test_a_history_that_was_rewritten_is_not_compared_with(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A position that is not in the history any more proves nothing: neither equal nor wrong."""
+    """A position that was rolled back is neither equal nor different."""
     monkeypatch.setattr("broker.engine.self_check.PAUSE_MAX", 0.001)
     watched_shard.producer.set("a", 1)
     watched_shard.publish()
@@ -361,7 +361,7 @@ def test_a_history_that_was_rewritten_is_not_compared_with(
 def test_a_deletion_beyond_a_position_is_not_taken_for_its_content(
     watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later page leaves no trace of what it deleted: who reads for an earlier moment is told."""
+    """A read for an older position fails once a later page deleted a key."""
     monkeypatch.setattr("broker.engine.self_check.PAUSE_MAX", 0.001)
     watched_shard.producer.set_many({"kept": 1, "gone": 1})
     watched_shard.publish()
@@ -394,7 +394,7 @@ def test_a_deletion_beyond_a_position_is_not_taken_for_its_content(
 def test_tables_of_another_server_than_the_position_are_not_believed(
     watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Replaced between position and fields: what is read need not fit, so it is refused."""
+    """If the server is replaced between position and fields, the read is refused."""
     watched_shard.producer.table("t").set("a", 1.0)
     watched_shard.publish()
     watched_shard.write()
@@ -427,7 +427,7 @@ def test_tables_of_another_server_than_the_position_are_not_believed(
 def test_a_damaged_full_state_does_not_end_the_self_check(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told as undecided, again and again, until somebody mends it."""
+    """The result stays undecided until the full state is repaired."""
     monkeypatch.setattr("broker.engine.replication.NOTICE_WAIT", 0.01)
     watched_shard.producer.set("a", 1)
     watched_shard.publish()

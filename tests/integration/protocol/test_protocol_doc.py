@@ -187,7 +187,7 @@ class World:
         return all(meta.get(b"accepted") == meta.get(b"published") for meta in metas)
 
     def all_agree(self, reader: Reader, replica: Replica) -> dict[str, Any]:
-        """What everybody holds, once they hold the same."""
+        """The common content, once all parts agree."""
         truth = self.folded()
         reader.until(lambda: reader.is_live and reader.values == truth, "the reader has all")
         eventually(
@@ -276,7 +276,7 @@ COLUMNS: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
 
 
 def tables_agree(world: World, reader: Reader, replica: Replica) -> dict[str, Any]:
-    """What everybody shows of table `t` of each kind, once all is there, NaN and all."""
+    """The common content of table `t` of each kind, NaN included, once all parts agree."""
     found: dict[str, Any] = {}
     world.all_agree(reader, replica)
     metas = [world.admin.hgetall(world.name_of("meta", shard)) for shard in range(world.count)]

@@ -317,7 +317,7 @@ def test_a_late_replica_equals_an_early_one(
 def test_a_replica_may_come_before_the_namespace(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A replica of a namespace that nobody made yet waits, says so, and then goes live."""
+    """A replica of a missing namespace waits, says so, and then becomes live."""
     with Replica(server.url, namespace=namespace) as replica:
         assert replica.status is Status.CONNECTING
         assert (len(replica), replica.get("key"), replica.positions) == (0, None, ())

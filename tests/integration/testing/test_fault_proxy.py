@@ -257,7 +257,7 @@ def test_every_nth_reply_is_lost() -> None:
 def test_requests_after_the_first_are_swallowed(
     proxy: FaultProxy, connect: Callable[[], redis.Redis], namespace: str
 ) -> None:
-    """The server never sees them, nobody answers, and healing does not bring them back."""
+    """The server never receives them, no reply comes, and healing does not restore them."""
     proxy.faults.lose_requests("SET", after=1, containing=namespace.encode())
     first, second, other = connect(), connect(0.3), connect()
     assert first.set(namespace, "1")

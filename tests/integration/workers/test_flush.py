@@ -1,4 +1,4 @@
-"""Flush workers: interchangeable, any number at once, and none is missed when it dies."""
+"""Flush workers are interchangeable; several may run at once and any may crash."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_several_workers_at_once_keep_the_order(
 def test_workers_killed_one_after_the_other_change_nothing(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """While a producer writes, workers are killed and others come: every delta counts once."""
+    """Every delta counts once while workers are killed and replaced."""
     with (
         Producer(server.url, namespace=namespace) as producer,
         Replica(server.url, namespace=namespace) as replica,
@@ -99,7 +99,7 @@ def test_workers_killed_one_after_the_other_change_nothing(
 def test_a_wake_up_taken_by_a_dead_worker_is_found(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """Work whose wake-up went to a worker that died is published within a heartbeat interval."""
+    """A wake-up taken by a dead worker delays its batch by one heartbeat interval at most."""
     heartbeat = 0.5
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -131,7 +131,7 @@ def test_a_wake_up_taken_by_a_dead_worker_is_found(
 def test_a_late_worker_finds_what_is_waiting(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """What was accepted while no worker ran is published as soon as one does."""
+    """A new worker publishes at once what was accepted without one."""
     with (
         Producer(server.url, namespace=namespace) as producer,
         Replica(server.url, namespace=namespace) as replica,
@@ -170,7 +170,7 @@ def test_a_batch_has_a_size_and_the_rest_follows_at_once(
 
 
 def test_many_nodes_come_and_go(server: Server, namespace: str, serving: NewServing) -> None:
-    """Nodes that a worker never heard of are drained in the order of acceptance."""
+    """Nodes unknown to a worker are drained in the order of acceptance."""
     serving(server.url, namespace)
     nodes = 40
     with Replica(server.url, namespace=namespace) as replica:
@@ -190,7 +190,7 @@ def test_many_nodes_come_and_go(server: Server, namespace: str, serving: NewServ
 def test_a_worker_remembers_the_newest_nodes_only(
     server: Server, namespace: str, serving: NewServing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fleet's comings and goings do not pile up in it; one that comes again is drained too."""
+    """A worker remembers a bounded number of nodes, and drains returning ones too."""
     monkeypatch.setattr("workers.flush.MAX_KNOWN_NODES", 3)
     (worker,) = serving(server.url, namespace).flushers
     names = [f"n{number}" for number in (0, 1, 2, 3, 4, 0, 5)]
@@ -204,7 +204,7 @@ def test_a_worker_remembers_the_newest_nodes_only(
 
 
 def test_a_batch_by_age_is_looked_for_before_it_is_due(server: Server, namespace: str) -> None:
-    """By a millisecond, for timers round up: not late by what the answer took or what they add."""
+    """The poll is one millisecond before a batch is due by age, whatever the last one took."""
 
     async def look() -> None:
         async with joined(server.url, namespace) as session:
@@ -234,7 +234,7 @@ def redis_ms(server: Server) -> int:
 def test_one_heartbeat_a_shard_however_many_workers(
     server: Server, namespace: str, serving: NewServing, keys: ShardKeys
 ) -> None:
-    """A quiet shard tells its head once an interval, not once a worker."""
+    """An idle shard has one heartbeat per interval, whatever the number of workers."""
     heartbeat = 0.2
     for _ in range(4):
         serving(server.url, namespace, heartbeat=heartbeat)
@@ -248,7 +248,7 @@ def test_one_heartbeat_a_shard_however_many_workers(
 
 
 def test_a_worker_stops_in_order(server: Server, namespace: str, serving: NewServing) -> None:
-    """A worker told to stop ends within 2 s, also with much to do, and nothing is half done."""
+    """A stopped worker ends within 2 s under load, and leaves nothing half done."""
     workers = serving(server.url, namespace, max_age=0.001, interval=0.1)
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -273,7 +273,7 @@ def test_a_worker_stops_in_order(server: Server, namespace: str, serving: NewSer
 def test_scripts_that_the_server_forgot_are_loaded_again(
     server: Server, namespace: str, serving: NewServing, raw: redis.Redis
 ) -> None:
-    """SCRIPT FLUSH at any moment is not noticed."""
+    """SCRIPT FLUSH at any moment has no visible effect."""
     serving(server.url, namespace, interval=0.1)
     with (
         Producer(server.url, namespace=namespace) as producer,

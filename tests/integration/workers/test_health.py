@@ -1,4 +1,4 @@
-"""Workers turn red when data stops flowing through the real path, and green again by themselves."""
+"""Workers turn red when the data path fails, and recover by themselves."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Shown = Callable[[], dict[str, tuple[str, str]]]
 
 @contextlib.contextmanager
 def shown(url: str, namespace: str) -> Iterator[Shown]:
-    """Give a function that says what `statebroker status` tells of each role: health, reason."""
+    """Return a function that reads health and reason of each role from `statebroker status`."""
     with Inspector(url, namespace=namespace) as inspector:
         yield lambda: {one.role: (one.health, one.reason) for one in inspector.status().workers}
 
 
 def becomes(status: Shown, health: str, reason: str = "", role: str = "flush") -> None:
-    """Wait until the worker of a role is shown like this, with a reason that contains `reason`."""
+    """Wait until a role's worker has this health and a reason that contains `reason`."""
 
     def is_so() -> bool:
         found = status().get(role, ("", ""))
@@ -57,7 +57,7 @@ def logged(caplog: pytest.LogCaptureFixture, serving: Serving) -> list[str]:
 
 @pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Give pytest's own, which keeps all that workers say."""
+    """Return pytest's `caplog`, which records every message of the workers."""
     caplog.set_level(logging.INFO, "workers")
     return caplog
 
@@ -65,7 +65,7 @@ def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_dropped_messages_turn_it_red(
     server: Server, namespace: str, serving: NewServing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every command works and every heartbeat is sent: only the canary can tell."""
+    """Only the canary notices lost messages: commands and heartbeats all succeed."""
     with FaultProxy(server.url) as proxy, shown_after(server, namespace) as status:
         worker = serving(proxy.url, namespace, heartbeat=HEARTBEAT)
         becomes(status, "green")
@@ -84,7 +84,7 @@ def test_dropped_messages_turn_it_red(
 def test_a_canary_that_heard_enough_rests_and_notices_all_the_same(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Where much is published it costs next to nothing; once nothing arrives it is red in time."""
+    """With many packets the canary rests; once none arrives the worker is red in time."""
     keys = ShardKeys.of(namespace, 0, 1)
     with (
         FaultProxy(server.url) as proxy,
@@ -117,7 +117,7 @@ def test_a_canary_that_heard_enough_rests_and_notices_all_the_same(
 
 @contextlib.contextmanager
 def shown_after(server: Server, namespace: str) -> Iterator[Shown]:
-    """As `shown`, behind the proxy's back, of a namespace that is made here."""
+    """As `shown`, without the proxy, for a namespace that this creates."""
     Producer(server.url, namespace=namespace).close()
     with shown(server.url, namespace) as status:
         yield status
@@ -126,7 +126,7 @@ def shown_after(server: Server, namespace: str) -> Iterator[Shown]:
 def test_a_batch_that_is_not_heard_turns_it_red(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Heartbeats of an older head do not hide that a batch never arrived."""
+    """A batch that never arrives is noticed despite heartbeats of an older head."""
     with (
         FaultProxy(server.url) as proxy,
         shown_after(server, namespace) as status,
@@ -146,7 +146,7 @@ def test_a_batch_that_is_not_heard_turns_it_red(
 def test_a_stalled_link_is_red_in_the_log_alone(
     server: Server, namespace: str, serving: NewServing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half open, nothing fails: the worker says so within the bound, and is green afterwards."""
+    """On a half-open link the worker logs red within the bound, and green afterwards."""
     with FaultProxy(server.url) as proxy, shown_after(server, namespace) as status:
         worker = serving(proxy.url, namespace, heartbeat=HEARTBEAT)
         becomes(status, "green")
@@ -163,7 +163,7 @@ def test_a_stalled_link_is_red_in_the_log_alone(
 def test_a_broken_subscription_is_made_anew(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Connections that are cut again and again heal without a restart."""
+    """Connections that are cut repeatedly recover without a restart."""
     with FaultProxy(server.url) as proxy, shown_after(server, namespace) as status:
         (flusher,) = serving(proxy.url, namespace, heartbeat=HEARTBEAT).flushers
         for _ in range(3):
@@ -184,7 +184,7 @@ def test_a_server_that_goes_and_comes_back(
     caplog: pytest.LogCaptureFixture,
     interval: float,
 ) -> None:
-    """Both roles turn red while it is away, and green when an empty one is back in its place."""
+    """Both roles are red while the server is away, and green with an empty one in its place."""
     server = own_server(port=0)
     workers = serving(server.url, namespace, heartbeat=HEARTBEAT, interval=interval)
     assert workers.scheduler is not None
@@ -208,7 +208,7 @@ def test_a_server_that_goes_and_comes_back(
 def test_a_worker_that_is_not_heard_of_is_gone(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Neither green nor red, whatever it said last, once it was killed 10 s ago."""
+    """A worker killed 10 s ago is shown neither green nor red."""
     worker = serving(server.url, namespace, heartbeat=HEARTBEAT)
     name = ShardKeys.of(namespace, 0, 1).workers
     with (
@@ -231,7 +231,7 @@ def test_a_worker_that_is_not_heard_of_is_gone(
 def test_a_full_log_is_red_until_a_scheduler_comes(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """The drain is refused: nothing is published although every packet is heard."""
+    """With a full log nothing is published, although every packet is received."""
     limits = DrainLimits(log_bytes=100_000)
     serving(server.url, namespace, heartbeat=HEARTBEAT, limits=limits)
     with (
@@ -254,7 +254,7 @@ def test_a_full_log_is_red_until_a_scheduler_comes(
 def test_a_scheduler_whose_writes_fail_is_red_and_a_standby_green(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """It holds the lease and renews it, but no full state succeeds; then one does."""
+    """A scheduler that renews its lease but cannot write is red until a write succeeds."""
     serving(server.url, namespace, heartbeat=HEARTBEAT)
     keys = ShardKeys.of(namespace, 0, 1)
     with (
@@ -282,7 +282,7 @@ def test_a_scheduler_whose_writes_fail_is_red_and_a_standby_green(
 
 
 def red_one(inspector: Inspector) -> tuple[WorkerStatus, ...] | None:
-    """Return the workers once one of them is red."""
+    """Return the workers as soon as one is red."""
     workers = inspector.status().workers
     return workers if any(one.health == "red" for one in workers) else None
 
@@ -290,7 +290,7 @@ def red_one(inspector: Inspector) -> tuple[WorkerStatus, ...] | None:
 def test_a_worker_without_the_right_to_listen_says_so(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A user that may not subscribe is told as the reason; data flows on meanwhile."""
+    """The reason names the missing right to subscribe; data flows meanwhile."""
     with user_without(server, namespace, "subscribe") as (url, allow):
         serving(url, namespace, heartbeat=HEARTBEAT)
         with (
@@ -310,7 +310,7 @@ def test_a_worker_without_the_right_to_listen_says_so(
 def user_without(
     server: Server, namespace: str, command: str
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Give the URL of a user who may do all but one command, and what lets him do it too."""
+    """Return the URL of a user without one command, and a function that grants it."""
     with redis.Redis.from_url(server.url, protocol=2) as raw:
 
         def acl(*rules: str) -> None:

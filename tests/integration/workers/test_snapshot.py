@@ -1,4 +1,4 @@
-"""The full state in Redis: incremental, fenced, exact, and the log behind it cut in time."""
+"""The full state in Redis is incremental, fenced and exact; the log is cut behind it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_field_carries_its_offset(
 
 
 def test_deletes_reach_the_full_state(watched_shard: WatchedShard) -> None:
-    """Deleted keys leave the hash; set again they stay; set and deleted they never come."""
+    """Deleted keys are removed from the hash, and return when set again."""
     watched_shard.producer.set_many({"a": 1, "b": 1, "c": 1})
     watched_shard.publish()
     watched_shard.write()
@@ -86,7 +86,7 @@ def test_deletes_reach_the_full_state(watched_shard: WatchedShard) -> None:
 
 
 def test_increments_go_on_from_the_full_state(watched_shard: WatchedShard) -> None:
-    """Increments are added to what the hash holds and to each other, batch after batch, exactly."""
+    """Increments add exactly to the hash's values and to each other across batches."""
     expected: dict[str, Any] = {"float": 0.1, "int": 2**62, "text": "x"}
     watched_shard.producer.set_many(expected)
     dice = random.Random(7)
@@ -153,7 +153,7 @@ def test_the_log_is_cut_behind_the_full_state(
 
 
 class Interrupted(SnapshotWorker):
-    """A scheduler that is slow: something happens between its reading and its writing."""
+    """A slow scheduler: something happens between its reading and its writing."""
 
     meanwhile: Callable[[], None]
 
@@ -221,7 +221,7 @@ def test_a_notice_tells_of_the_full_state(watched_shard: WatchedShard, keys: Sha
 def test_the_scheduler_writes_every_interval(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """With a scheduler running the full state follows by itself, and is complete when it stops."""
+    """A running scheduler writes the full state regularly, and once more when it stops."""
     workers = serving(server.url, namespace, shards=2, interval=0.1)
     with (
         Producer(server.url, namespace=namespace) as producer,

@@ -1,4 +1,4 @@
-"""Schedulers that lose their lease, die half way or meet each other: one truth in the end."""
+"""Schedulers that lose their lease, crash or overlap write one consistent full state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from workers.snapshot import SnapshotWorker, Written
 
 
 def test_only_the_holder_of_the_lease_writes(watched_shard: WatchedShard) -> None:
-    """Of two schedulers one writes; the other does nothing until the lease is given back."""
+    """Only one of two schedulers writes, until it releases the lease."""
     watched_shard.producer.set("key", 1)
     watched_shard.publish()
 
@@ -53,7 +53,7 @@ def test_only_the_holder_of_the_lease_writes(watched_shard: WatchedShard) -> Non
 def test_who_lost_the_lease_cannot_write(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """A scheduler that slept through the end of its lease is refused, page and commit alike."""
+    """Page and commit of a scheduler whose lease expired are refused."""
     watched_shard.producer.set("key", 1)
     watched_shard.publish()
 
@@ -81,7 +81,7 @@ def test_who_lost_the_lease_cannot_write(
 def test_a_lease_that_was_lost_and_taken_again_is_another_one(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """Fencing numbers only grow: nothing begun under an older lease ends under a newer."""
+    """Fencing numbers only grow: a write under an older lease is refused under a newer one."""
     watched_shard.producer.set("key", 1)
     watched_shard.publish()
 
@@ -101,7 +101,7 @@ def test_a_lease_that_was_lost_and_taken_again_is_another_one(
 
 
 class Sleeper(SnapshotWorker):
-    """A scheduler that falls asleep while it reads the log, and is killed before it commits."""
+    """A scheduler that sleeps while it reads the log, and is killed before it commits."""
 
     meanwhile: Callable[[], None]
 
@@ -117,7 +117,7 @@ class Sleeper(SnapshotWorker):
 def test_who_lost_the_lease_and_finds_it_free_begins_anew(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, *, is_cut: bool
 ) -> None:
-    """A scheduler whose lease another one had meanwhile does not finish what it had begun."""
+    """A scheduler does not finish a write if another one had the lease meanwhile."""
     watched_shard.producer.set_many({"n": 1, "gone": 1})
     watched_shard.publish()
     naps: list[Written | None] = []
@@ -148,13 +148,13 @@ def test_who_lost_the_lease_and_finds_it_free_begins_anew(
 
 
 def grow_old(raw: redis.Redis, keys: ShardKeys, ms: int) -> None:
-    """Return when the lease has so much less to live; keeps the processor, and awaits nothing."""
+    """Return when the lease has so much less time left; blocks the thread."""
     before: Any = raw.pttl(keys.lease)
     eventually(lambda: raw.pttl(keys.lease) <= before - ms)
 
 
 class Plodder(SnapshotWorker):
-    """A scheduler on a slow machine: each batch takes a while of the lease."""
+    """A scheduler on a slow machine: each batch takes part of the lease time."""
 
     pause: Callable[[], None]
 
@@ -166,7 +166,7 @@ class Plodder(SnapshotWorker):
 def test_reading_longer_than_the_lease_lasts(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """However long a backlog takes to read, its scheduler keeps the lease: else it never ends."""
+    """A scheduler keeps its lease while it reads a long backlog."""
     batches = 40
     for _ in range(batches):
         watched_shard.producer.increment("n")
@@ -190,7 +190,7 @@ def test_reading_longer_than_the_lease_lasts(
 def test_writing_longer_than_the_lease_lasts(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """However many pages there are, their scheduler keeps the lease: else it never ends."""
+    """A scheduler keeps its lease while it writes many pages."""
     count = 12_000
     watched_shard.producer.set_many({f"k{number}": number for number in range(count)})
     watched_shard.publish()
@@ -214,7 +214,7 @@ def test_writing_longer_than_the_lease_lasts(
 
 
 def test_a_half_written_full_state_is_finished_by_another(watched_shard: WatchedShard) -> None:
-    """Killed between pages and commit: readers are right at once, the next scheduler after."""
+    """After a kill between pages and commit, readers are right and another scheduler finishes."""
     watched_shard.producer.set_many({"n": 10, "f": 0.1, "gone": 1, "same": "x"})
     watched_shard.publish()
     watched_shard.write()
@@ -239,7 +239,7 @@ def test_a_half_written_full_state_is_finished_by_another(watched_shard: Watched
 
 @pytest.mark.parametrize("deaths", [1, 3])
 def test_schedulers_may_die_again_and_again(watched_shard: WatchedShard, deaths: int) -> None:
-    """However many schedulers die half way, sums stay exact."""
+    """Sums stay exact when many schedulers crash during a write."""
     for death in range(deaths):
         for _ in range(10):
             watched_shard.producer.increment("n")
@@ -256,7 +256,7 @@ def test_schedulers_may_die_again_and_again(watched_shard: WatchedShard, deaths:
 def test_a_rewritten_shard_refuses_what_was_folded_before(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """A full state folded from a history that is gone is not written onto the new one."""
+    """A full state folded from a rolled-back history is not written."""
     watched_shard.producer.set("key", 1)
     watched_shard.publish()
 
@@ -300,7 +300,7 @@ def digest_of(state: dict[str, Any]) -> Digest:
 def test_the_digest_is_that_of_what_is_held(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """After sets, increments, deletes, a scheduler that died half way, and a digest deleted."""
+    """The digest matches after every operation, an unfinished write and a deleted digest."""
 
     def digest() -> Digest:
         found: Any = raw.hget(keys.meta, "digest")
@@ -332,7 +332,7 @@ def test_the_digest_is_that_of_what_is_held(
 def test_a_backlog_is_written_in_portions(
     watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each portion is committed, so that a scheduler that dies has not worked for nothing."""
+    """A long backlog is committed in portions, so a crash loses only the last one."""
     monkeypatch.setattr("broker.backend.page_sizes.PORTION_KEYS", 10)
     monkeypatch.setattr("broker.backend.page_sizes.LOG_OF_SCHEDULER", 1)
     for number in range(5):
@@ -379,7 +379,7 @@ def test_a_backlog_is_written_in_portions(
 def test_a_second_scheduler_takes_over_at_once_when_the_first_stops(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Two schedulers: one writes; when it stops in order, the other goes on at its next turn."""
+    """When the active scheduler stops in order, the other one writes at its next turn."""
     first = serving(server.url, namespace, interval=0.1)
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -402,7 +402,7 @@ def test_a_second_scheduler_takes_over_at_once_when_the_first_stops(
 def test_whoever_reads_while_it_is_written_sees_one_moment(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Newcomers and inspections in the middle of full states, cuts and writes see a prefix."""
+    """New replicas and inspectors see a consistent prefix at any time."""
     serving(server.url, namespace, max_age=0.002, interval=0.1, log_retention=0.2)
     stop = threading.Event()
     with (

@@ -1,4 +1,4 @@
-"""Forks, spawned processes, and programs that end without a word."""
+"""Forks, spawned processes, and programs that end without closing."""
 
 from __future__ import annotations
 
@@ -201,12 +201,12 @@ async def write(producer):
 
 with asyncio.Runner() as runner:
     producer, replica = runner.run(open_all())
-    # As if another thread were reading at the moment of the fork: in the child it never lets go.
+    # As if another thread read at the moment of the fork: in the child it never releases the lock.
     held = replica.statuses()
     held._queue._lock.acquire()
     pid = os.fork()
     if pid == 0:
-        # From then on the change to stale waits to be told.
+        # From then on the change to stale waits to be delivered.
         while replica.lag <= 0.5:
             pass
         told = {"write": asyncio.run(use(write(producer))),
@@ -258,7 +258,7 @@ with Producer() as producer:
 
 
 def state_of(server: Server, namespace: str) -> dict[str, Any]:
-    """Return what is published, once nothing is pending."""
+    """Return the published state once nothing is pending."""
     with Inspector(server.url, namespace=namespace) as inspector:
         eventually(lambda: not inspector.status().shards[0].pending_deltas)
         return inspector.folded()
@@ -267,7 +267,7 @@ def state_of(server: Server, namespace: str) -> dict[str, Any]:
 def test_a_forked_child_gets_clear_errors_and_can_start_anew(
     valkey: Server, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
-    """In the child old objects say ForkedError at once, new ones work, and the parent goes on."""
+    """In the child old objects raise ForkedError and new ones work; the parent continues."""
     serve(valkey.url, namespace)
     result = start.script(FORK, valkey.url, namespace).result(CHILD_SECONDS + 40)
     assert (result.code, result.err) == (0, "")
@@ -313,7 +313,7 @@ def test_forks_while_threads_write(
 def test_asyncio_objects_in_a_forked_child_never_hang(
     valkey: Server, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
-    """The asyncio faces too raise in a forked child, and the parent's go on."""
+    """Objects of the asyncio API raise in a forked child, and the parent's continue."""
     serve(valkey.url, namespace)
     result = start.script(ASYNCIO, valkey.url, namespace).result(CHILD_SECONDS)
     assert result.code == 0, result.err
@@ -345,7 +345,7 @@ def temporary() -> Iterator[Path]:
 def test_a_bare_script_needs_nothing_and_leaves_nothing(
     start: NewProgram, namespace: str, temporary: Path, end: str
 ) -> None:
-    """Producer() and Replica() just work, and all they started is gone soon after the script."""
+    """Producer() and Replica() work without settings; their processes end with the script."""
     mark = f"mark-{namespace}"
     program = start.script(BARE, MARK=mark, TMPDIR=str(temporary), END=end)
     eventually(lambda: program.out or not program.is_running, 30, lambda: program.err)

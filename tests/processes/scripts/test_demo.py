@@ -120,7 +120,7 @@ def test_a_difference_is_shown_and_ends_with_one(some_flights: Path) -> None:
 
 @pytest.mark.slow
 def test_one_airport_and_no_flights(tmp_path: Path) -> None:
-    """Nodes without anything to write disturb nobody: neither two of them nor all three."""
+    """Nodes without anything to write do not disturb the demo: neither two nor all three."""
     lines = gzip.decompress(DATA.read_bytes()).decode().splitlines()
     path = tmp_path / "flights.csv"
     path.write_text("\n".join([lines[0], *(line for line in lines[1:900] if ",LGA," in line)]))
@@ -230,7 +230,7 @@ def test_stopping_it_leaves_nothing_behind(
 @pytest.mark.slow
 @needs_proc
 def test_a_process_that_dies_is_told(running: tuple[subprocess.Popen[str], str]) -> None:
-    """When a producer dies that nobody killed on purpose, the demo says so and ends."""
+    """When a producer dies unexpectedly, the demo says so and ends."""
     process, marker = running
     (producer,) = processes_with(marker, "scripts.flights.producer --node JFK")
     os.kill(producer, signal.SIGKILL)

@@ -21,7 +21,7 @@ NAMES = set(re.findall(r"`(\w+)", FIRST_CELLS))
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    """Copied out and run by itself it shows what it says: a gap filled, and no false `live`."""
+    """The example runs on its own, recovers from a gap, and shows no false `live`."""
     (example,) = EXAMPLES
     with attach(tmp_path / "data", workers_for="fleet") as attachment:
         result = subprocess.run(
@@ -44,7 +44,7 @@ def test_every_fault_is_told(fault: str) -> None:
 
 @pytest.mark.parametrize("validator", VALIDATORS)
 def test_every_validator_is_told(validator: str) -> None:
-    """Each judge, too."""
+    """Each validator has a row in its table."""
     assert validator in NAMES
 
 

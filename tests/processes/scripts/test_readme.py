@@ -101,7 +101,7 @@ def test_every_setting_is_in_the_table(name: str) -> None:
 
 @pytest.mark.parametrize("script", ["scripts/demo", "scripts/test"])
 def test_the_readme_names_the_two_commands(script: str) -> None:
-    """A newcomer is told two commands to run, each alone on its line."""
+    """The README tells new users two commands to run, each alone on its line."""
     assert f"\n    {script}\n" in README
 
 

@@ -1,4 +1,4 @@
-"""Every process under its own user, with what `statebroker acl` prints for it in force."""
+"""Every process with its own user, under the rules that `statebroker acl` prints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.processes.programs import START_SECONDS, STOP_SECONDS
 
 @pytest.fixture(params=[None, pytest.param(3, marks=pytest.mark.slow)], ids=["patterns", "exact"])
 def users(request: pytest.FixtureRequest, server: Server, namespace: str) -> Iterator[RoleUsers]:
-    """Give a user of each role; the producers' is limited to the node bus1."""
+    """Create a user of each role; the producers' is limited to the node bus1."""
     with RoleUsers([server.url], namespace, node="bus1", shards=request.param) as users:
         yield users
 
@@ -30,7 +30,7 @@ def users(request: pytest.FixtureRequest, server: Server, namespace: str) -> Ite
 def test_every_process_works_with_the_rights_of_its_role(
     server: Server, users: RoleUsers, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
-    """Flusher, scheduler, producer and subscriber do all their work, and are refused nothing."""
+    """Flusher, scheduler, producer and subscriber do all their work without a refused command."""
     # The namespace is made by the first role that comes, which may be any.
     with Producer(
         users.url("producer", server.url), namespace=namespace, node="bus1", shards=3
@@ -161,7 +161,7 @@ def test_what_makes_no_rule_is_told(run: Run, words: tuple[str, ...], message: s
 
 
 def test_a_rule_without_a_password_says_so(run: Run) -> None:
-    """It is no way in; what to add is told beside it, where a pipe does not see it."""
+    """A rule without a password gives no access, and stderr says what to add."""
     told = run("acl", "subscriber", "--namespace", "fleet")
     assert told.out.startswith("ACL SETUSER fleet-subscriber reset on +")
     assert ("#" in told.out, "nopass" in told.out, len(told.out.splitlines())) == (False, False, 1)

@@ -1,4 +1,4 @@
-"""Workers whose server is away: they wait for it, and end at once when waiting would not help."""
+"""Workers wait for a missing server, and end at once where waiting cannot help."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = needs_proc
 
 
 def waits(program: Program, times: int = 3) -> None:
-    """Wait until it has said so often that the server is away."""
+    """Wait until it has logged so often that the server is away."""
     eventually(
         lambda: program.err.count("server_away") >= times, START_SECONDS, lambda: program.err
     )
@@ -38,7 +38,7 @@ def waits(program: Program, times: int = 3) -> None:
 def test_a_worker_waits_for_its_server(
     own_server: OwnServer, namespace: str, start: NewProgram, command: str
 ) -> None:
-    """It says that it waits, is not ready before it is up, and then works as always."""
+    """A worker logs that it waits, and is ready only once its server is up."""
     server = own_server(port=0)
     place = {"STATEBROKER_URL": server.url, "STATEBROKER_NAMESPACE": namespace}
     server.kill()
@@ -67,7 +67,7 @@ def test_a_worker_waits_for_its_server(
 def test_a_worker_that_waits_stops_at_once(
     own_server: OwnServer, namespace: str, start: NewProgram, command: str
 ) -> None:
-    """Also between two attempts that are far apart; with status 0, for nothing went wrong."""
+    """A signal ends the wait between two attempts with status 0."""
     server = own_server(port=0)
     server.kill()
     place = {"STATEBROKER_URL": server.url, "STATEBROKER_NAMESPACE": namespace}
@@ -91,7 +91,7 @@ main()
 
 
 def test_a_worker_stops_at_once_while_a_name_is_looked_up(start: NewProgram) -> None:
-    """Also where no name server answers, which a system tells only after 20 seconds."""
+    """A worker stops in time also while a name look-up takes 20 seconds."""
     program = start.script(NO_NAMES, "serve", STATEBROKER_URL="redis://nowhere.example:6379")
     eventually(lambda: "asked for nowhere" in program.err, START_SECONDS, lambda: program.err)
     assert program.stop() < STOP_SECONDS
@@ -101,7 +101,7 @@ def test_a_worker_stops_at_once_while_a_name_is_looked_up(start: NewProgram) -> 
 def test_a_link_that_breaks_while_a_worker_starts_is_waited_for(
     valkey: Server, namespace: str, start: NewProgram
 ) -> None:
-    """It is let in, and then cannot tell its first heartbeat: not ready before it can."""
+    """A worker that cannot write its first heartbeat is not ready."""
     first = hashlib.sha1(source("heartbeat").encode()).hexdigest()  # noqa: S324 - as Redis does
     with FaultProxy(valkey.url) as proxy:
         proxy.faults.lose_replies("EVALSHA", times=1000, containing=first.encode())
@@ -140,7 +140,7 @@ def test_what_does_not_pass_by_itself_ends_it(
 
 
 def test_an_unfit_server_ends_it(own_server: OwnServer, namespace: str, run: Run) -> None:
-    """A server that may drop keys is not waited for."""
+    """A server that may evict keys is an error, and not waited for."""
     server = own_server("--maxmemory-policy", "allkeys-lru")
     ended = run("serve", STATEBROKER_URL=server.url, STATEBROKER_NAMESPACE=namespace)
     assert ended.code == 1
@@ -152,7 +152,7 @@ def test_an_unfit_server_ends_it(own_server: OwnServer, namespace: str, run: Run
 def test_helpers_are_as_verbose_as_their_parent(
     valkey: Server, namespace: str, serve: Serve, start: NewProgram, options: tuple[str, ...]
 ) -> None:
-    """`--verbose` reaches every process; a settings file that lies around reaches none."""
+    """`--verbose` applies to every process; a settings file in the folder to none."""
     workers = serve(valkey.url, namespace, "--workers", "2", *options)
 
     def helpers() -> list[int]:

@@ -1,4 +1,4 @@
-"""`statebroker` as people and scripts run it: content, status, verify."""
+"""The commands of `statebroker`: content, status, verify."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_negative_numbers_are_values_and_not_options(new_served: NewServed) -> N
 
 
 def test_bytes_and_times_are_printed_as_json(new_served: NewServed) -> None:
-    """What JSON has no type for is told in a form that a script can read back."""
+    """Values without a JSON type are printed in a form that scripts can read back."""
     place, moment = new_served(), datetime(2013, 1, 1, 5, 15, tzinfo=UTC)
     with place.producer() as producer:
         producer.set("bytes", b"\x00\xff")
@@ -110,7 +110,7 @@ def test_an_absent_key_is_exit_status_1(new_served: NewServed) -> None:
 
 
 def test_set_says_what_is_wrong_and_writes_nothing(new_served: NewServed) -> None:
-    """A key without a value, an empty key, a number that does not fit: told, nothing written."""
+    """Wrong arguments of `set` are reported and nothing is written."""
     place = new_served()
     odd = place.run("set", "a", "1", "b")
     assert odd.code == 2
@@ -211,7 +211,7 @@ def test_status_check_is_for_monitoring(
 
 
 def test_status_check_notices_that_all_workers_stopped(new_served: NewServed) -> None:
-    """Workers that stopped in order do not count as alive."""
+    """Workers that stopped in order do not count as running."""
     place = new_served("--workers", "2")
     eventually(lambda: len(roles(place)) == 3, 20)
     place.workers.stop()
@@ -223,7 +223,7 @@ def test_status_check_notices_that_all_workers_stopped(new_served: NewServed) ->
 
 
 def roles(place: ServedNamespace) -> list[str]:
-    """Return the roles of the workers that are told."""
+    """Return the roles of the listed workers."""
     with Inspector(place.url, namespace=place.namespace) as inspector:
         return [worker.role for worker in inspector.status().workers]
 
@@ -307,7 +307,7 @@ def test_verify_finds_a_full_state_that_was_altered(new_served: NewServed) -> No
 
 @contextmanager
 def falsifying(place: ServedNamespace, keys: list[str]) -> Iterator[None]:
-    """Keep writing wrong values into the full state by hand: no two readers see the same."""
+    """Overwrite the full state continuously, so that no two readers see the same."""
     done = threading.Event()
     state = ShardKeys.of(place.namespace, 0, 1).state
 

@@ -1,4 +1,4 @@
-"""`status` about health, and commands whose server fails them: clear words, and nothing raw."""
+"""Health in `status`, and commands whose server fails: clear messages, no traceback."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ COMMANDS = (
 
 
 def worker(role: str, health: str = "green", reason: str = "") -> WorkerStatus:
-    """A worker as `Inspector.status` tells it."""
+    """A worker as `Inspector.status` reports it."""
     return WorkerStatus(worker=f"{role}-1", role=role, seen_ms=5, health=health, reason=reason)
 
 
 def test_the_check_names_every_fault() -> None:
-    """Nobody there, somebody red, a replica that does not become live: each its sentence."""
+    """Missing workers, red workers and a replica that is not live each have a message."""
     both = worker("flush"), worker("schedule")
     live = Joined("live")
     assert faults(both, live) == []
@@ -63,7 +63,7 @@ def test_the_check_names_every_fault() -> None:
 def test_status_shows_red_and_green(
     own_server: OwnServer, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
-    """A worker whose packets nobody hears: told in table, JSON and exit status until it heals."""
+    """A worker whose packets get lost is red in table, JSON and exit status until it recovers."""
     server = own_server(port=0)
     with FaultProxy(server.url) as proxy:
         workers = serve(proxy.url, namespace, "--heartbeat-interval", "500ms")
@@ -125,7 +125,7 @@ def test_json_is_json_whatever_the_numbers(new_served: NewServed) -> None:
 
 @contextmanager
 def answering(reply: bytes) -> Iterator[str]:
-    """Give the URL of a port where something else answers whatever is asked, then hangs up."""
+    """Return the URL of a port that gives a fixed answer to any request, then disconnects."""
 
     class Answer(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -141,7 +141,7 @@ def answering(reply: bytes) -> Iterator[str]:
 
 
 def assert_clear(ended: Result, command: tuple[str, ...]) -> None:
-    """One line says what is wrong; no traceback, no warning, nothing on stdout."""
+    """Check for one line with the fault, no traceback, no warning, and empty stdout."""
     assert ended.code == 1, (command, ended)
     assert ended.out == ""
     (line,) = ended.err.splitlines()
@@ -151,14 +151,14 @@ def assert_clear(ended: Result, command: tuple[str, ...]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"$10\r\nabc"])
 def test_a_port_where_no_redis_answers(run: Run, reply: bytes) -> None:
-    """Something that hangs up, speaks otherwise, or stops in the middle of a reply."""
+    """A server that disconnects, speaks another protocol or stops in a reply is reported."""
     with answering(reply) as url:
         for command in COMMANDS:
             assert_clear(run(*command, STATEBROKER_URL=url, PYTHONWARNINGS="default"), command)
 
 
 def test_a_port_where_nobody_listens_and_a_wrong_password(own_server: OwnServer, run: Run) -> None:
-    """The two mistakes that everybody makes once."""
+    """The two most common mistakes have clear messages."""
     server = own_server(port=0, password="right")
     for url in ("redis://127.0.0.1:1/0", f"redis://:wrong@127.0.0.1:{server.port}"):
         for command in COMMANDS:
@@ -168,7 +168,7 @@ def test_a_port_where_nobody_listens_and_a_wrong_password(own_server: OwnServer,
 def test_watch_tells_people_that_the_server_is_away(
     own_server: OwnServer, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
-    """Once, not with every attempt; it goes on when the server is back, and ends with status 0."""
+    """The loss is logged once; the process resumes with the server, and ends with status 0."""
     server = own_server(port=0)
     workers = serve(server.url, namespace)
     place = ServedNamespace(server.url, namespace, workers, start)

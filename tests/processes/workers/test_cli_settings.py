@@ -1,4 +1,4 @@
-"""`statebroker`: settings and where they come from, what is wrong with them, help and errors."""
+"""`statebroker`: sources of settings, their errors, help and usage errors."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_all_faults_are_told_at_once(run: Run, tmp_path: Path, command: tuple[st
 def test_a_file_that_cannot_be_read_is_told(
     run: Run, tmp_path: Path, text: str | None, word: str
 ) -> None:
-    """A file that is missing, no TOML or no UTF-8: told in one line, exit status 2."""
+    """A missing, invalid or non-UTF-8 file is one line of error and exit status 2."""
     if text is not None:
         (tmp_path / "settings.toml").write_bytes(text.encode("latin-1"))
     told = run("--config", "settings.toml", "get", "a")
@@ -157,7 +157,7 @@ def test_a_file_that_cannot_be_read_is_told(
 def test_workers_take_over_what_the_file_says(
     valkey: Server, namespace: str, serve: Serve, run: Run, tmp_path: Path
 ) -> None:
-    """Place and thresholds may all come from the file; helpers of `serve` get them too."""
+    """A file may hold all settings; helpers of `serve` get them too."""
     (tmp_path / "statebroker.toml").write_text(
         f'url = "{valkey.url}"\nnamespace = "{namespace}"\nlocal_delta_max_age = "1us"\n'
     )
@@ -183,7 +183,7 @@ def test_workers_take_over_what_the_file_says(
 
 @pytest.mark.slow
 def test_help_of_every_command_mentions_every_option(start: NewProgram) -> None:
-    """--help exits with 0 and tells each option and what it does, in words and not in escapes."""
+    """--help exits with 0 and describes each option, without escape codes."""
     commands: dict[str, click.Command] = {"": statebroker, **statebroker.commands}
     programs = {
         name: start(*([name] if name else []), "--help", COLUMNS="100") for name in commands
@@ -202,7 +202,7 @@ def test_help_of_every_command_mentions_every_option(start: NewProgram) -> None:
 
 
 def test_a_mistyped_command_or_option_is_told(run: Run) -> None:
-    """What does not exist is exit status 2 and no traceback."""
+    """An unknown command is exit status 2 without a traceback."""
     for arguments in (("gte", "a"), ("get", "--jsno", "a"), ("serve", "--workers", "0"), ("set",)):
         told = run(*arguments)
         assert told.code == 2
@@ -216,7 +216,7 @@ COMMANDS = (("get", "a"), ("set", "a", "1"), ("serve",), ("status",), ("watch",)
 
 
 def test_an_unreachable_server_is_one_line(start: NewProgram, tmp_path: Path) -> None:
-    """Every command but the workers, who wait, says where it found no server, and what to do."""
+    """Commands report the missing server and the fix; only workers wait for it."""
     url = f"unix://{tmp_path}/nobody.sock"
     commands = [command for command in COMMANDS if command != ("serve",)]
     programs = [start(*command, STATEBROKER_URL=url) for command in commands]
@@ -230,7 +230,7 @@ def test_an_unreachable_server_is_one_line(start: NewProgram, tmp_path: Path) ->
 def test_a_wrong_password_is_one_line(
     own_server: OwnServer, start: NewProgram, password: str
 ) -> None:
-    """It says that the password is refused, and tells nobody which."""
+    """A refused password is reported without showing it."""
     server = own_server(port=0, password="right")
     urls = [
         f"redis://:{password}@127.0.0.1:{server.port}/0",
@@ -255,7 +255,7 @@ def test_a_wrong_password_is_one_line(
     ],
 )
 def test_a_url_that_cannot_be_read_is_one_line(run: Run, url: str) -> None:
-    """A URL with a bad port, address or option is told like a wrong setting, password hidden."""
+    """A bad port, address or option in a URL is reported as a wrong setting, without password."""
     told = run("get", "a", STATEBROKER_URL=url)
     assert "Traceback" not in told.err
     assert (told.code, len(told.err.splitlines())) in ((1, 1), (2, 1)), told
@@ -282,7 +282,7 @@ def test_a_url_of_another_kind_is_a_wrong_setting(
 
 @pytest.fixture
 def talker() -> Iterator[NewTalker]:
-    """Give a factory of servers that answer everything with these bytes; returns their URL."""
+    """Return a factory of servers with one fixed answer; it returns their URL."""
     running: list[socketserver.ThreadingTCPServer] = []
 
     def listen(answer: bytes) -> str:
@@ -306,14 +306,14 @@ def talker() -> Iterator[NewTalker]:
     "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"ERROR\r\n", b"SSH-2.0-OpenSSH_9\r\n"]
 )
 def test_something_else_on_the_port_is_one_line(talker: NewTalker, run: Run, answer: bytes) -> None:
-    """A server that is no Redis is told as that."""
+    """A server that is not Redis is reported as such."""
     line = only_line(run("get", "a", STATEBROKER_URL=talker(answer)))
     assert "is not a Redis or Valkey" in line
     assert "check host and port" in line
 
 
 def test_an_evicting_server_is_one_line(own_server: OwnServer, start: NewProgram) -> None:
-    """A server that may drop keys is refused, with the command that mends it."""
+    """A server that may evict keys is refused, with the command that fixes it."""
     server = own_server("--maxmemory-policy", "allkeys-lru")
     programs = [start(*command, STATEBROKER_URL=server.url) for command in COMMANDS[:3]]
     for program in programs:
@@ -342,7 +342,7 @@ def test_a_missing_server_program_is_one_line(start: NewProgram, tmp_path: Path)
 def test_another_shard_count_is_one_line(
     valkey: Server, namespace: str, serve: Serve, run: Run
 ) -> None:
-    """Both counts are told, and what to do."""
+    """The error names both shard counts and the fix."""
     serve(valkey.url, namespace, "--shards", "2")
     place = {"STATEBROKER_URL": valkey.url, "STATEBROKER_NAMESPACE": namespace}
     line = only_line(run("serve", "--shards", "3", **place))

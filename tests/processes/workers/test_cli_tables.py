@@ -1,4 +1,4 @@
-"""`statebroker tables` as people and scripts run it."""
+"""The command `statebroker tables`."""
 
 from __future__ import annotations
 

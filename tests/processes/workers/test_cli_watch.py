@@ -1,4 +1,4 @@
-"""`statebroker watch`, and closing an iteration from a signal handler as it does."""
+"""`statebroker watch`, and closing an iteration from a signal handler."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def lines(program: Program) -> list[str]:
 
 
 def test_watch_prints_what_there_is_and_what_changes(new_served: NewServed) -> None:
-    """--initial, --prefix, --count and --json do what their help says."""
+    """--initial, --prefix, --count and --json work as described in their help."""
     place = new_served()
     place.write("set", "a.1", "1", "a.2", "[2]", "b.1", "true")
     watch = place.start("watch", "--initial", "--prefix", "a.", "--count", "3", "--json")
@@ -71,7 +71,7 @@ def test_watch_prints_what_there_is_and_what_changes(new_served: NewServed) -> N
 
 
 def test_watch_tells_each_keys_own_shard(new_served: NewServed) -> None:
-    """In a namespace of several shards, what there is already is told with its shard too."""
+    """With several shards the initial content names its shard too."""
     place = new_served("--shards", "4")
     keys = [f"k{n}" for n in range(12)]
     place.write("set", *itertools.chain(*((key, "0") for key in keys)))
@@ -89,7 +89,7 @@ def test_watch_tells_each_keys_own_shard(new_served: NewServed) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_watch_ends_quietly(new_served: NewServed, number: signal.Signals, is_busy: bool) -> None:  # noqa: FBT001
-    """Ctrl-C ends `watch` with status 0 and no word about it, also while much is changing."""
+    """Ctrl-C ends `watch` silently with status 0, also under many changes."""
     place = new_served("--local-delta-max-age", "1ms")
     watch = place.start("watch")
     with writing(place) if is_busy else place.producer() as producer:
@@ -105,7 +105,7 @@ def test_watch_ends_quietly(new_served: NewServed, number: signal.Signals, is_bu
 
 
 def test_watch_says_when_its_status_changes(new_served: NewServed) -> None:
-    """On stderr, with the reason, from when it first was live; the end is no change to tell."""
+    """Status changes after the first `live` go to stderr with reason; closing is not one."""
     place = new_served()
     watch = place.start("watch")
     with place.producer() as producer, redis.Redis.from_url(place.url, protocol=2) as raw:
@@ -129,7 +129,7 @@ def test_watch_says_when_its_status_changes(new_served: NewServed) -> None:
 def test_closing_changes_in_a_signal_handler_never_hangs(
     new_served: NewServed, start: NewProgram
 ) -> None:
-    """Ctrl-C may come at any moment of an iteration, also while it takes what changed."""
+    """Ctrl-C at any moment of an iteration ends it, also while it takes changes."""
     place = new_served()
     result = start.script(CLOSE_BY_SIGNAL, place.url, place.namespace).result(60)
     assert (result.code, result.out) == (0, "done\n"), result.err

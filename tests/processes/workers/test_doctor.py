@@ -1,4 +1,4 @@
-"""`statebroker doctor` and real servers: it sees what is there, and its fixes fix."""
+"""`statebroker doctor` on real servers: it reports the settings, and its fixes work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.processes.programs import Result
 
 
 def findings(result: Result) -> dict[str, dict[str, str]]:
-    """What was found, by check; the worst of each."""
+    """The findings by check; the worst of each."""
     order = ["ok", "note", "warning", "error"]
     told = json.loads(result.out)["findings"]
     return {one["check"]: one for one in sorted(told, key=lambda one: order.index(one["severity"]))}
@@ -29,7 +29,7 @@ def findings(result: Result) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_fixes_fix(kind: str, own_server: OwnServer, run: Run) -> None:
-    """Each command that it tells for a setting is taken by the server, and heals the finding."""
+    """The server accepts each suggested command, which resolves the finding."""
     server = own_server(
         *("--maxmemory-policy", "allkeys-lru", "--appendfsync", "no"),
         *("--client-output-buffer-limit", "pubsub 1mb 512kb 10"),
@@ -77,7 +77,7 @@ def test_exit_status_and_words_for_people(own_server: OwnServer, run: Run) -> No
 
 
 def test_it_changes_nothing(own_server: OwnServer, namespace: str, run: Run) -> None:
-    """Not one key, not one setting, and nobody's data, though it tries every right."""
+    """The doctor changes no key, setting or data, although it tests every right."""
     server = own_server(port=0)
     with Producer(server.url, namespace=namespace) as producer:
         producer.set("a", 1)
@@ -97,7 +97,7 @@ def test_it_changes_nothing(own_server: OwnServer, namespace: str, run: Run) -> 
 def test_each_role_is_known_by_its_rights(
     role: str, own_server: OwnServer, namespace: str, run: Run
 ) -> None:
-    """As what a user may come, and what it lacks for another role."""
+    """Findings name the roles that a user has, and what it lacks for another."""
     server = own_server(port=0)
     with RoleUsers([server.url], namespace, node="bus1") as users:
         place = {
@@ -130,7 +130,7 @@ def test_each_role_is_known_by_its_rights(
 def test_a_producer_of_another_node_is_told(
     own_server: OwnServer, namespace: str, run: Run
 ) -> None:
-    """What a user limited to one node lacks for another is that node's list alone."""
+    """A user limited to one node lacks only the list of another node."""
     server = own_server(port=0)
     with RoleUsers([server.url], namespace, node="bus1") as users:
         told = run(
@@ -147,7 +147,7 @@ def test_a_producer_of_another_node_is_told(
 
 
 def test_a_server_that_cannot_be_asked_is_a_finding(own_server: OwnServer, run: Run) -> None:
-    """Nobody there, or a wrong password: an error with exit status 1, also as JSON."""
+    """A missing server or wrong password is an error with exit status 1, also as JSON."""
     away = run("doctor", "--json", STATEBROKER_URL=f"redis://127.0.0.1:{free_port()}")
     assert (away.code, away.err) == (1, "")
     assert "cannot reach redis://127.0.0.1" in findings(away)["connection"]["seen"]
@@ -159,7 +159,7 @@ def test_a_server_that_cannot_be_asked_is_a_finding(own_server: OwnServer, run: 
 
 
 def test_replication_is_seen_from_both_sides(own_server: OwnServer, run: Run) -> None:
-    """A primary tells of its replicas and what it may lose when cut off; a replica refuses us."""
+    """A primary's findings name replicas and possible loss; a replica is refused."""
     primary = own_server(port=0)
     replica = own_server("--replicaof", "127.0.0.1", str(primary.port), port=0)
     with redis.Redis.from_url(primary.url) as owner:
@@ -177,7 +177,7 @@ def test_replication_is_seen_from_both_sides(own_server: OwnServer, run: Run) ->
 
 
 def test_tls_is_seen(own_server: OwnServer, run: Run, tmp_path: Path) -> None:
-    """By the URL that it came with; a certificate that is wrong is told."""
+    """The doctor uses the TLS options of its URL, and reports a wrong certificate."""
     certificates = Certificates.made(tmp_path / "certificates")
     port = free_port()
     own_server(*certificates.server_args(port), kind="redis")

@@ -1,4 +1,4 @@
-"""`statebroker doctor` and deployments of many servers: each of them is looked at, and named."""
+"""`statebroker doctor` checks every server of a deployment, and names it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def cluster(kind: str, new_directory: Callable[[], Path]) -> Iterator[ClusterOfServers]:
-    """Give a Cluster of its own."""
+    """Start a Cluster for one test."""
     one = ClusterOfServers(kind, new_directory)
     try:
         one.start()
@@ -54,8 +54,8 @@ def cluster(kind: str, new_directory: Callable[[], Path]) -> Iterator[ClusterOfS
 
 
 @pytest.fixture
-def watched(kind: str, new_directory: Callable[[], Path]) -> Iterator[SentinelDeployment]:
-    """Give a set of its own."""
+def sentinel_set(kind: str, new_directory: Callable[[], Path]) -> Iterator[SentinelDeployment]:
+    """Start a Sentinel deployment for one test."""
     one = SentinelDeployment(kind, new_directory)
     try:
         one.start()
@@ -72,7 +72,7 @@ def name_of(server: Server) -> str:
 def test_every_node_of_a_cluster_is_examined(
     cluster: ClusterOfServers, namespace: str, run: Run
 ) -> None:
-    """By any URL; what is wrong with one node is told of that one, replicas and rights too."""
+    """Any URL leads to all nodes; a finding names its node, rights and replicas included."""
     place = {"STATEBROKER_URL": cluster.url, "STATEBROKER_NAMESPACE": namespace}
     with Producer(cluster.url, namespace=namespace, shards=6) as producer:
         producer.set("a", 1)
@@ -116,7 +116,7 @@ def told_findings(out: str) -> list[dict[str, Any]]:
 
 
 def test_what_a_cluster_lacks_is_told(cluster: ClusterOfServers, run: Run) -> None:
-    """A replica that is away, then its primary as well: who is alone, and which slots are gone."""
+    """A missing replica and a missing primary are findings, with the slots that are lost."""
     place = {"STATEBROKER_URL": cluster.url}
     primary = cluster.owner(0)
     replica = cluster.replica_of(primary)
@@ -143,14 +143,14 @@ def test_what_a_cluster_lacks_is_told(cluster: ClusterOfServers, run: Run) -> No
 
 @pytest.mark.slow
 def test_sentinels_and_all_servers_behind_them_are_examined(
-    watched: SentinelDeployment, namespace: str, run: Run
+    sentinel_set: SentinelDeployment, namespace: str, run: Run
 ) -> None:
-    """Quorum, who sees the primary, replicas, and what a cut-off primary may lose."""
-    place = {"STATEBROKER_URL": watched.url, "STATEBROKER_NAMESPACE": namespace}
+    """Findings cover quorum, each sentinel's view, replicas, and writes at risk in a partition."""
+    place = {"STATEBROKER_URL": sentinel_set.url, "STATEBROKER_NAMESPACE": namespace}
     well = run("doctor", "--json", **place)
     found = findings(well)
     assert (well.code, well.err) == (0, "")
-    primary = watched.primary
+    primary = sentinel_set.primary
     assert found["sentinels"]["seen"] == "all 3 answer"
     assert found["quorum"]["seen"].startswith("2, ")
     assert found["primary"]["seen"] == f"{name_of(primary)}, seen by 3 sentinels"
@@ -158,26 +158,26 @@ def test_sentinels_and_all_servers_behind_them_are_examined(
         "2 online",
         [name_of(primary)],
     )
-    assert set(found["link"]["servers"]) == {name_of(one) for one in watched.replicas()}
-    assert set(found["version"]["servers"]) == {name_of(one) for one in watched.servers}
+    assert set(found["link"]["servers"]) == {name_of(one) for one in sentinel_set.replicas()}
+    assert set(found["version"]["servers"]) == {name_of(one) for one in sentinel_set.servers}
     assert found["min-replicas"]["severity"] == "warning"
-    # One sentinel of the URL is enough to find the others, and one that is away is told.
-    one_seed = f"redis+sentinel://127.0.0.1:{watched.sentinels[0].port}/{watched.SERVICE}"
+    # One sentinel of the URL is enough to find the others, and a missing one is reported.
+    one_seed = f"redis+sentinel://127.0.0.1:{sentinel_set.sentinels[0].port}/{sentinel_set.SERVICE}"
     assert (
         findings(run("doctor", "--json", STATEBROKER_URL=one_seed))["sentinels"]
         == (found["sentinels"])
     )
-    gone = watched.sentinels[2]
+    gone = sentinel_set.sentinels[2]
     gone.kill()
     less = findings(run("doctor", "--json", STATEBROKER_URL=one_seed))
     assert less["sentinels"]["severity"] == "warning"
     assert f"1 of 3 cannot be asked: {name_of(gone)}" in less["sentinels"]["seen"]
-    watched.sentinels[1].kill()
-    alone = watched.sentinels[0]
+    sentinel_set.sentinels[1].kill()
+    alone = sentinel_set.sentinels[0]
 
     def is_stuck() -> bool:
         try:
-            raw(alone, "SENTINEL", "CKQUORUM", watched.SERVICE)
+            raw(alone, "SENTINEL", "CKQUORUM", sentinel_set.SERVICE)
         except redis.ResponseError:
             return True
         return False

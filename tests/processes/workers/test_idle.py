@@ -1,4 +1,4 @@
-"""What everything together costs while nothing happens."""
+"""The cost of all parts together while idle."""
 
 from __future__ import annotations
 

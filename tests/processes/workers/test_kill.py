@@ -1,4 +1,4 @@
-"""Every kind of process is killed again and again, and in the end everything adds up."""
+"""Every kind of process is killed repeatedly, and the sums stay exact."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ with Replica(url, namespace=namespace) as replica:
 
 
 class Fleet:
-    """Producers, workers and subscribers of one namespace, each of which can be replaced."""
+    """Producers, workers and subscribers of one namespace, each replaceable."""
 
     def __init__(self, url: str, namespace: str, start: NewProgram) -> None:
         self.url = url
@@ -99,11 +99,11 @@ class Fleet:
         return program
 
     def run(self, *arguments: str) -> Program:
-        """Start `statebroker` here."""
+        """Start `statebroker` for this namespace."""
         return self._start(*arguments, **self._place)
 
     def works(self) -> bool:
-        """Whether all have begun with what they do: each says so."""
+        """Whether all processes have printed that they work."""
         return all(program.out or "serving" in program.err for program in self.all())
 
     def all(self) -> list[Program]:
@@ -119,7 +119,7 @@ class Fleet:
 
 
 def told(program: Program, words: str) -> int:
-    """Return the last number that a producer told after these words, 0 if it told none."""
+    """Return the last number that a producer printed after these words, else 0."""
     numbers = [
         int(line.removeprefix(words))
         for line in program.out.splitlines(keepends=True)
@@ -134,7 +134,7 @@ def told(program: Program, words: str) -> int:
 def test_killing_everything_changes_nothing(
     server: Server, namespace: str, start: NewProgram
 ) -> None:
-    """Whoever is killed, every accepted delta counts once, and all copies end up equal."""
+    """Every accepted delta counts once and all copies are equal, whatever is killed."""
     fleet = Fleet(server.url, namespace, start)
     eventually(fleet.works, START_SECONDS)
     rng = random.Random(namespace)
@@ -179,7 +179,7 @@ def test_killing_everything_changes_nothing(
 
 
 def assert_accounted(fleet: Fleet, status: NamespaceStatus, state: dict[str, Any]) -> None:
-    """See that every producer's deltas count once: what was accepted, no less and no more."""
+    """Check that every producer's accepted deltas count exactly once."""
     counts = {node: state.get(f"count.{node}", 0) for node in fleet.producers}
     for node, program in fleet.producers.items():
         assert told(program, "at least ") <= counts[node] <= told(program, "at most "), node

@@ -1,4 +1,4 @@
-"""Where passwords come from, and that they show nowhere."""
+"""Passwords are read from each source, and never shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = "s3cret/w@rd:%20 ü"
 
 @pytest.fixture
 def secret_server(own_server: OwnServer) -> Server:
-    """Give a server that wants a password, with characters that have a meaning in URLs."""
+    """Start a server whose password has characters with a meaning in URLs."""
     server = own_server(port=0)
     with redis.Redis.from_url(server.url) as owner:
         owner.execute_command("ACL", "SETUSER", "me", "on", f">{SECRET}", "~*", "&*", "+@all")
@@ -37,7 +37,7 @@ def secret_server(own_server: OwnServer) -> Server:
 
 @pytest.fixture
 def secret_file(tmp_path: Path) -> str:
-    """Give a file with the password, as a secret store mounts it."""
+    """Return a file with the password, as a secret store mounts it."""
     file = tmp_path / "password"
     file.write_text(SECRET + "\nwhat follows is not read\n")
     return str(file)
@@ -89,7 +89,7 @@ def test_a_password_from_a_file_shows_nowhere(
     ],
 )
 def test_a_password_on_the_command_line_is_refused(run: Run, option: str) -> None:
-    """Everybody can read it there: it says so, and where else it may come from."""
+    """A password in an option is refused with one line that names the alternatives."""
     told = run("get", "a", "--url", option)
     assert (told.code, len(told.err.splitlines())) == (2, 1), told
     assert "s3cret" not in told.err
@@ -139,7 +139,7 @@ def test_a_password_file_that_is_no_use_is_told(
     ],
 )
 def test_where_a_url_has_its_password(url: str, has: bool, shown: str) -> None:  # noqa: FBT001
-    """It is found, hidden, and not put in twice."""
+    """A password in a URL is found, hidden, and not inserted twice."""
     assert has_password(url) == has
     assert redacted(url) == shown
     if has or url.startswith("embedded"):
@@ -153,7 +153,7 @@ def test_where_a_url_has_its_password(url: str, has: bool, shown: str) -> None: 
 
 
 def test_sentinels_have_a_password_of_their_own(run: Run, tmp_path: Path) -> None:
-    """It counts as one, and shows nowhere; the servers' own still comes out of a file."""
+    """A sentinel password is never shown; that of the data servers may come from a file."""
     url = "redis+sentinel://me@127.0.0.1:1/fleet?sentinel_username=w&sentinel_password=sentinel-s3c"
     assert has_password(url)
     full = with_password(url, "data-s3c")
@@ -174,7 +174,7 @@ def test_sentinels_have_a_password_of_their_own(run: Run, tmp_path: Path) -> Non
 def test_errors_of_the_api_hide_it_too(
     secret_server: Server, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither a wrong password nor a server that is gone shows it, in no cause and no log."""
+    """Neither a refused password nor a missing server shows it, in no error, cause or log."""
     url = with_password(f"redis://me@127.0.0.1:{secret_server.port}/0", "wrong-s3cret")
     said = []
     for _ in range(2):

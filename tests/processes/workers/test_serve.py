@@ -70,7 +70,7 @@ def status(url: str, namespace: str) -> NamespaceStatus:
 
 
 def roles(url: str, namespace: str) -> dict[str, int]:
-    """Return how many workers of each role were heard of in the last three seconds."""
+    """Return how many workers of each role sent a heartbeat in the last three seconds."""
     found: dict[str, int] = {}
     for worker in status(url, namespace).workers:
         if worker.seen_ms < 3000:
@@ -80,13 +80,13 @@ def roles(url: str, namespace: str) -> dict[str, int]:
 
 @contextmanager
 def holding(url: str, namespace: str) -> Iterator[Callable[[], str | None]]:
-    """Give a function that says which scheduler holds the lease of the only shard."""
+    """Return a function that names the scheduler with the lease of the only shard."""
     with Inspector(url, namespace=namespace) as inspector:
         yield lambda: inspector.status().shards[0].lease
 
 
 def assert_complete(url: str, namespace: str, deltas: int) -> dict[str, Any]:
-    """See everything published and in the full state, and return that."""
+    """Wait until everything is published and in the full state; return the content."""
     with (
         Inspector(url, namespace=namespace) as inspector,
         Replica(url, namespace=namespace) as replica,
@@ -113,7 +113,7 @@ def assert_complete(url: str, namespace: str, deltas: int) -> dict[str, Any]:
 def test_ready_until_a_signal(
     valkey: Server, namespace: str, start: NewProgram, command: str, number: signal.Signals
 ) -> None:
-    """The ready file appears, whole and private, when clients may come, and goes at the stop."""
+    """The complete, private ready file exists from readiness to the stop."""
     ready = start.directory / "ready"
     place = {"STATEBROKER_URL": valkey.url, "STATEBROKER_NAMESPACE": namespace}
     program = start(command, "--ready-file", str(ready), **place)
@@ -138,7 +138,7 @@ def test_ready_until_a_signal(
 def test_a_ready_file_of_an_earlier_life_is_not_believed(
     own_server: OwnServer, namespace: str, start: NewProgram, tmp_path: Path
 ) -> None:
-    """What a killed process left is gone before the next one is up."""
+    """The ready file of a killed process is removed before the next one is ready."""
     server = own_server()
     place = {"STATEBROKER_URL": server.url, "STATEBROKER_NAMESPACE": namespace}
     ready = tmp_path / "ready"
@@ -157,7 +157,7 @@ def test_a_ready_file_of_an_earlier_life_is_not_believed(
 def test_a_stop_under_full_load_leaves_nothing_half_done(
     server: Server, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
-    """While producers write at full speed workers stop in time; the next ones publish the rest."""
+    """Workers stop in time under full load; the next ones publish the rest."""
     number = SIGNALS[server.kind == REDIS]
     workers = serve(server.url, namespace, "--global-data-update-interval", "100ms")
     names = ("one", "two")
@@ -190,7 +190,7 @@ def test_a_stop_under_full_load_leaves_nothing_half_done(
 def test_a_stop_while_the_full_state_is_being_written(
     valkey: Server, namespace: str, serve: Serve
 ) -> None:
-    """A scheduler stops in time in the middle of a long write, lets others go on, loses nothing."""
+    """A scheduler stops in time during a long write; another one takes over without loss."""
     keys = 400_000
     flusher = serve(valkey.url, namespace, command="flush")
     with Producer(valkey.url, namespace=namespace) as producer:
@@ -226,7 +226,7 @@ def test_a_stop_while_the_full_state_is_being_written(
 def test_a_stop_while_the_server_hangs(
     own_server: OwnServer, namespace: str, serve: Serve, command: str
 ) -> None:
-    """Also when Redis says nothing any more, a worker stops in time."""
+    """A worker stops in time also when Redis hangs."""
     server = own_server(port=0)
     beat = ("--heartbeat-interval", "50ms")
     write = ("--global-data-update-interval", "100ms")
@@ -244,7 +244,7 @@ def test_a_stop_while_the_server_hangs(
 
 
 def test_a_stop_while_it_starts(own_server: OwnServer, namespace: str, start: NewProgram) -> None:
-    """A signal that comes while a worker waits for its server ends it in time."""
+    """A signal ends a worker in time while it waits for its server."""
     server = own_server(port=0)
     server.pause()
     try:
@@ -260,7 +260,7 @@ def test_a_stop_while_it_starts(own_server: OwnServer, namespace: str, start: Ne
 def test_a_second_signal_ends_it_at_once(
     own_server: OwnServer, namespace: str, serve: Serve, number: signal.Signals
 ) -> None:
-    """Whoever does not want to wait for a clean stop sends the signal again."""
+    """A second signal ends the process at once."""
     server = own_server(port=0)
     workers = serve(server.url, namespace, "--heartbeat-interval", "50ms")
     await_listener(server)
@@ -342,7 +342,7 @@ def test_helpers_share_the_work_and_are_kept(valkey: Server, namespace: str, ser
 
 
 def test_control_c_ends_helpers_too(valkey: Server, namespace: str, serve: Serve) -> None:
-    """In a terminal all get the signal at once; all end with status 0 and no word about it."""
+    """In a terminal all processes get the signal at once, and end silently with status 0."""
     workers = serve(valkey.url, namespace, "--workers", "3", is_leader=True)
     helpers = helpers_of(workers, 2)
     eventually(lambda: roles(valkey.url, namespace) == {"flush": 3, "schedule": 1}, 20)
@@ -353,7 +353,7 @@ def test_control_c_ends_helpers_too(valkey: Server, namespace: str, serve: Serve
 
 
 def test_helpers_end_with_a_killed_parent(valkey: Server, namespace: str, serve: Serve) -> None:
-    """A SIGKILL of `serve` leaves nothing behind that nobody watches over."""
+    """After a SIGKILL of `serve` all its helpers end."""
     workers = serve(valkey.url, namespace, "--workers", "3")
     helpers = helpers_of(workers, 2)
     workers.kill()
@@ -366,7 +366,7 @@ def test_helpers_end_with_a_killed_parent(valkey: Server, namespace: str, serve:
 
 
 def test_workers_that_are_gone_are_forgotten(valkey: Server, namespace: str, serve: Serve) -> None:
-    """Restarts do not fill Redis: a worker that stopped in order leaves no record."""
+    """A worker that stopped in order leaves no record in Redis."""
     for _ in range(3):
         serve(valkey.url, namespace, command="flush").stop()
         serve(valkey.url, namespace, command="schedule").stop()
@@ -378,7 +378,7 @@ def test_workers_that_are_gone_are_forgotten(valkey: Server, namespace: str, ser
 
 @pytest.mark.slow
 def test_two_serve_at_once(valkey: Server, namespace: str, serve: Serve, start: NewProgram) -> None:
-    """Two machines may serve one namespace; either may die, and nothing is lost or doubled."""
+    """Two `serve` processes share a namespace; when either dies nothing is lost or doubled."""
     options = ("--global-data-update-interval", "200ms", "--workers", "2")
     first, second = (serve(valkey.url, namespace, *options) for _ in range(2))
     writer = start.script(WRITER, valkey.url, namespace, "writer")
@@ -406,7 +406,7 @@ def test_a_standby_scheduler_takes_over(
     serve: Serve,
     is_killed: bool,  # noqa: FBT001
 ) -> None:
-    """A killed holder is followed when its lease is over, one that stops in order right away."""
+    """A killed lease holder is replaced after the lease, a stopped one at once."""
     serve(valkey.url, namespace, command="flush")
     interval = ("--global-data-update-interval", "1s")
     schedulers = [serve(valkey.url, namespace, *interval, command="schedule") for _ in range(2)]
@@ -442,7 +442,7 @@ def test_a_standby_scheduler_takes_over(
 def test_a_password_is_nowhere_to_be_read(
     own_server: OwnServer, namespace: str, serve: Serve, tmp_path: Path
 ) -> None:
-    """No command line, log or error of a worker or helper shows it; the ready file is private."""
+    """No command line, log or error shows the password; the ready file is private."""
     server = own_server(port=0, password="s3cret-word")
     mark = f"mark-{namespace}"
     workers = serve(
@@ -485,7 +485,7 @@ def test_a_password_is_nowhere_to_be_read(
 def test_embedded_workers_take_everything_with_them(
     tmp_path: Path, namespace: str, serve: Serve, end: Callable[[Program], object]
 ) -> None:
-    """`serve` on embedded:// ends server and keeper with itself, also when it is killed."""
+    """`serve` on embedded:// ends server and keeper with itself, also when killed."""
     mark = f"mark-{namespace}"
     workers = serve("embedded://", namespace, MARK=mark)
     url = (tmp_path / "ready1").read_text().strip()

@@ -95,7 +95,7 @@ def test_fault_that_nobody_felt_spoils_a_long_run_only(happened: Sequence[Inject
 
 @pytest.mark.parametrize("rung", RECOVERIES)
 def test_way_of_recovery_not_taken_spoils_a_long_run_only(rung: str) -> None:
-    """Each of them; unless the faults were chosen by hand."""
+    """A missing recovery spoils only a long run that expects every recovery."""
     records = [without(RECOVERIES[rung], one) for one in EVERY_RUNG]
     assert missing_recoveries(outcome(records)) == [rung]
     assert verdict(outcome(records)) == INCOMPLETE

@@ -1,4 +1,4 @@
-"""The producer's buffer: what Redis accepted is what was called, once, in order, or counted."""
+"""The producer's buffer: each call is accepted once and in order, or counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def buffer(**options: Any) -> ProducerBuffer:
 
 
 def size_of(op: int, key: str, value: Any, *, stamped: bool = False) -> int:
-    """Return the size that the producer tells for a delta."""
+    """Return the size that the producer counts for a delta."""
     size = admit_key(key) + (STAMP_BYTES if stamped else 0)
     if op == OP_SET:
         size += admit(value)[1]
@@ -75,7 +75,7 @@ def keys_of(packed: Packed | None) -> list[str]:
 
 
 def test_the_first_delta_and_a_full_chunk_are_news() -> None:
-    """The sender has to be woken for these, and for nothing in between."""
+    """The sender is woken for these deltas and for no others."""
     one = buffer(max_count=3)
     assert [put(one, OP_SET, "k", n) for n in range(7)] == [
         *(AddResult.WAKE, AddResult.BUFFERED, AddResult.WAKE),
@@ -85,7 +85,7 @@ def test_the_first_delta_and_a_full_chunk_are_news() -> None:
 
 
 def test_deltas_linger_from_the_first_of_them() -> None:
-    """Later ones do not put it off; a full chunk, or `close_all`, does not wait."""
+    """Later deltas do not extend the wait; a full chunk, or `close_all`, ends it."""
     one = buffer(max_count=3)
     assert one.next_chunk(0, 10.0, 0.5, 0) == (None, None)
     put(one, OP_SET, "k", 1, now=10.0)
@@ -132,7 +132,7 @@ def test_chunks_in_flight_are_the_same_until_they_are_answered() -> None:
 
 
 def test_a_chunk_says_whose_it_is() -> None:
-    """Node, incarnation, number; number by number for each shard."""
+    """A chunk names node, incarnation and number; each shard counts on its own."""
     one = buffer(shards=2, node="EWR")
     for lane, incarnation in zip(one.lanes, (7, 8), strict=True):
         lane.incarnation = incarnation
@@ -180,7 +180,7 @@ def test_head_of_a_chunk_is_never_larger_than_counted() -> None:
 
 
 def test_a_group_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
-    """It could never be written otherwise."""
+    """A group larger than the buffer is taken when the buffer is empty."""
     one = buffer(max_bytes=1024)
     group = {f"k{n}": "x" * 100 for n in range(20)}
     assert put_many(one, group) is AddResult.WAKE
@@ -191,7 +191,7 @@ def test_a_group_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
 
 
 def test_a_delta_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
-    """As a group does; waiting for room would never end."""
+    """A delta larger than the buffer is taken when the buffer is empty."""
     one = buffer(max_bytes=1024)
     assert put(one, OP_SET, "k", "x" * 5000) is AddResult.WAKE
     assert put(one, OP_SET, "k", 1) is AddResult.NO_ROOM
@@ -200,7 +200,7 @@ def test_a_delta_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
 
 
 def test_a_group_is_in_one_chunk_even_if_that_is_too_long() -> None:
-    """What becomes visible at once cannot part; what was before it goes before it."""
+    """A group that becomes visible at once is never split, and keeps its place in the order."""
     one = buffer(max_count=3, chunk_bytes=600)
     put(one, OP_SET, "before", 1)
     assert put_many(one, {f"k{n}": n for n in range(20)}) is AddResult.WAKE
@@ -248,7 +248,7 @@ def test_no_chunk_is_too_big_for_readers(
 
 
 def test_conflating_keeps_what_still_matters() -> None:
-    """Older than a newer set or delete of its key: gone. Increments after it: kept, all of them."""
+    """Deltas before the newest set or delete of a key go; increments after it stay."""
     one = buffer(max_count=4)
     put(one, OP_INCREMENT, "a", 1)
     put(one, OP_SET, "a", 1)
@@ -318,7 +318,7 @@ def test_conflating_gives_back_no_more_room_than_there_is() -> None:
 
 
 def test_conflating_never_takes_room() -> None:
-    """Also where what stays is counted anew."""
+    """Conflating never increases the counted size."""
     one = buffer(max_bytes=1000)
     put(one, OP_SET, "k", 1)
     while put(one, OP_INCREMENT, "n", 1) is not AddResult.NO_ROOM:
@@ -376,7 +376,7 @@ def test_what_is_no_longer_kept_is_lost_and_counted() -> None:
 
 
 def test_a_loss_is_counted_once() -> None:
-    """Also where Redis says it again, because the answer to it was lost on the way."""
+    """A loss is counted once, also if Redis reports it again after a lost reply."""
     one = buffer(keep_bytes=0)
     put(one, OP_SET, "k", 1)
     send(one)
@@ -386,7 +386,7 @@ def test_a_loss_is_counted_once() -> None:
 
 
 def test_an_older_loss_is_not_counted_with_a_newer_one() -> None:
-    """Redis forgets twice; what was lost the first time is not lost again."""
+    """A second loss does not count the chunks of the first one again."""
     one = buffer(keep_bytes=0)
     for _ in range(2):
         put(one, OP_SET, "k", 1)
@@ -396,7 +396,7 @@ def test_an_older_loss_is_not_counted_with_a_newer_one() -> None:
 
 
 def test_waiting_for_tickets_is_waiting_for_what_was_before() -> None:
-    """Not for what is added later; and again, if Redis forgot it meanwhile."""
+    """A wait covers only earlier calls, and again if Redis lost them meanwhile."""
     one = buffer()
     assert one.settled(one.close_all())
     put(one, OP_SET, "k", 1)
@@ -458,7 +458,7 @@ def test_many_threads_lose_and_double_nothing() -> None:
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(300, 2000))
 def test_chunks_are_filled_to_their_limit_and_not_beyond(lengths: list[int], limit: int) -> None:
-    """In bytes; only a single delta may be more, for it cannot be divided."""
+    """Chunks are filled up to the limit in bytes; only a single delta may exceed it."""
     one = buffer(chunk_bytes=limit)
     for length in lengths:
         put(one, OP_SET, "k", "x" * length)

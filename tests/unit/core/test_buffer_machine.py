@@ -1,4 +1,4 @@
-"""The producer's buffer against a server that accepts once by number, and may forget."""
+"""The producer's buffer against a server that accepts each number once, and may lose data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Call:
 
 @dataclass
 class Record:
-    """What the server has of one lane: `append.lua` in a few lines."""
+    """The server's record of one lane: `append.lua` in a few lines."""
 
     last: int = 0
     total: int = 0
@@ -69,11 +69,11 @@ class Record:
         return "OK", 0, 0
 
     def open(self, base: int, total: int) -> None:
-        """Let the producer go on after what is lost."""
+        """Let the producer continue after a loss."""
         self.last, self.total = base, total
 
     def forget(self, chunks: int) -> None:
-        """Come back with less than was accepted; holes that were opened over are a part of it."""
+        """Restart with fewer chunks; gaps that were opened are included."""
         for _ in range(min(chunks, len(self.chunks))):
             number = max(self.chunks)
             packed = self.chunks.pop(number)
@@ -137,7 +137,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(shard=SHARD, deltas=st.lists(DELTAS, min_size=1, max_size=5))
     def add(self, shard: int, deltas: list[Delta]) -> None:
-        """Buffer deltas one by one; what is refused leaves no trace."""
+        """Buffer deltas one by one; a refused one leaves no trace."""
         lane, calls = self.buffer.lanes[shard], self.calls[shard]
         for op, key, value in deltas:
             size = size_of(op, key, value, stamped=True)
@@ -173,14 +173,14 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule()
     def conflate(self) -> None:
-        """Make room by dropping what is overwritten anyway."""
+        """Make room by dropping overwritten deltas."""
         before = self.buffer.bytes
         freed = self.buffer.conflate()
         assert freed == before - self.buffer.bytes >= 0
 
     @rule()
     def close_all(self) -> None:
-        """Let nothing linger."""
+        """Close every open chunk."""
         self.buffer.close_all()
         assert all(not lane.open.count for lane in self.buffer.lanes)
 
@@ -193,7 +193,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(shard=SHARD)
     def take(self, shard: int) -> None:
-        """Take the next chunk into flight; those before it need not be answered yet."""
+        """Send the next chunk; earlier ones may still be unanswered."""
         lane = self.buffer.lanes[shard]
         in_flight, waits = list(lane.in_flight), bool(lane.resend or lane.closed)
         since, count = lane.open.since, lane.open.count
@@ -216,7 +216,7 @@ class BufferMachine(RuleBasedStateMachine):
         answers=st.sampled_from(["arrive", "arrive", "are lost", "busy"]),
     )
     def answer(self, shard: int, chunks: int, answers: str) -> None:
-        """Let chunks reach the server; the answers, and the one to `open`, may be lost."""
+        """Deliver chunks to the server; replies, and the reply to `open`, may be lost."""
         lane, record = self.buffer.lanes[shard], self.records[shard]
         for packed in list(lane.in_flight)[:chunks]:
             if answers == "busy":
@@ -237,12 +237,12 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(shard=SHARD, chunks=st.integers(1, 4))
     def forget(self, shard: int, chunks: int) -> None:
-        """Let the server come back with less."""
+        """Restart the server with fewer chunks."""
         self.records[shard].forget(chunks)
 
     @rule(shard=SHARD)
     def probe(self, shard: int) -> None:
-        """Ask what the server has, as a quiet producer does."""
+        """Ask for the server's last chunk, as an idle producer does."""
         lane, record = self.buffer.lanes[shard], self.records[shard]
         if not (lane.in_flight or lane.resend or lane.closed or lane.open.count) and (
             record.last < lane.number
@@ -308,7 +308,7 @@ class BufferMachine(RuleBasedStateMachine):
             assert self.buffer.bytes == 0
 
     def _groups_are_whole(self, lane: Lane) -> None:
-        """What is left of a group after conflating is in one place."""
+        """The rest of a conflated group is in one chunk."""
         homes: dict[int, int] = {}
         calls = self.calls[lane.shard]
         for home, columns in enumerate((lane.open, *lane.closed)):
@@ -319,7 +319,7 @@ class BufferMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_server_has_what_was_called_in_order(self) -> None:
-        """Nothing twice, nothing before what was called earlier."""
+        """No call is accepted twice or before an earlier call."""
         for shard, record in enumerate(self.records):
             arrived = record.calls
             assert arrived == sorted(arrived)
@@ -327,7 +327,7 @@ class BufferMachine(RuleBasedStateMachine):
             assert len(singles) == len(set(singles))
 
     def teardown(self) -> None:
-        """In the end everything arrives, but for what was dropped for a newer call, or lost."""
+        """At the end everything is accepted, except for conflated and lost deltas."""
         if not hasattr(self, "buffer"):
             return
         tickets = self.buffer.close_all()
@@ -368,6 +368,6 @@ class BufferMachine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(900)  # shrinking a failure takes minutes
 def test_every_call_arrives_once_in_order_or_is_counted() -> None:
-    """See the machine: whatever is lost on the way, forgotten or dropped to make room."""
+    """Every call is accepted once and in order, or counted as lost or conflated."""
     effort = settings(max_examples=examples(200), stateful_step_count=30)
     run_state_machine_as_test(BufferMachine, settings=effort)

@@ -21,12 +21,12 @@ def change(key: str, value: object, operation: Operation = "set") -> Change:
 def queue(
     prefix: str | None = None, limit: int = 10, overflow: OverflowPolicy = "conflate"
 ) -> ChangeQueue:
-    """Return a queue that nobody waits at."""
+    """Return a queue without a waiting reader."""
     return ChangeQueue(prefix, limit, overflow, lambda: None)
 
 
 def test_changes_come_out_once_in_their_order() -> None:
-    """Also several of one key, as long as the reader keeps up."""
+    """Each change comes out once, also of a repeated key, while the reader keeps up."""
     changes = queue()
     told = [change("a", 1), change("b", 1), change("a", 2)]
     changes.put(told[:2])
@@ -40,7 +40,7 @@ def test_changes_come_out_once_in_their_order() -> None:
     [(None, ["bus/1", "car/1", ""]), ("", ["bus/1", "car/1", ""]), ("bus/", ["bus/1"]), ("x", [])],
 )
 def test_a_prefix_lets_only_its_keys_through(prefix: str | None, keys: list[str]) -> None:
-    """Others take no room and wake nobody."""
+    """Changes of other keys take no room and wake no reader."""
     woken: list[int] = []
     changes = ChangeQueue(prefix, 10, "raise", lambda: woken.append(1))
     changes.put([change("bus/1", 1), change("car/1", 1), change("", 1)])
@@ -61,7 +61,7 @@ def test_a_reader_that_is_behind_gets_the_newest_of_each_key() -> None:
 
 @pytest.mark.parametrize("overflow", ["raise", "conflate"])
 def test_what_does_not_fit_is_said_after_what_fits(overflow: OverflowPolicy) -> None:
-    """The reader gets the beginning without a hole, then the error, again and again."""
+    """The reader gets the first changes without a gap, then the error on every call."""
     woken: list[int] = []
     changes = ChangeQueue(None, 2, overflow, lambda: woken.append(1))
     changes.put([change(key, 1) for key in "abc"])
@@ -84,7 +84,7 @@ def test_raise_never_leaves_anything_out() -> None:
 
 
 def test_what_waits_can_be_read_after_the_end() -> None:
-    """Then it ends; what comes later is not taken. The reader is woken to see it."""
+    """The reader is woken, reads what is left and ends; later changes are ignored."""
     woken: list[int] = []
     changes = ChangeQueue(None, 10, "raise", lambda: woken.append(1))
     changes.put([change("a", 1)])
@@ -102,7 +102,7 @@ def test_what_waits_can_be_read_after_the_end() -> None:
     [(0, "raise", "limit=0; allowed: 1"), (5, "drop", "overflow='drop'; allowed: conflate, raise")],
 )
 def test_wrong_settings_are_refused(limit: int, overflow: str, message: str) -> None:
-    """At once, with what is allowed."""
+    """A wrong setting raises at once, and the error names the allowed values."""
     with pytest.raises(ConfigError, match=message) as caught:
         queue(limit=limit, overflow=overflow)  # type: ignore[arg-type]
     assert isinstance(caught.value, BrokerError)
@@ -117,7 +117,7 @@ CHANGES = st.lists(
 def test_a_slow_reader_ends_with_the_same_content(
     steps: list[list[Change] | None], limit: int
 ) -> None:
-    """Whenever it reads: what it read makes the newest state, or it is told that it does not."""
+    """The changes add up to the newest state, or the reader gets an error."""
     changes = queue(limit=limit)
     truth: dict[str, object] = {}
     copy: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""The fast way into the buffer: the same deltas in the same order, whoever races."""
+"""The fast path of the buffer: same deltas, same order, under any race."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Fast(FastSet[bool]):
 
 
 def quick(one: ProducerBuffer, key: Any, value: Any) -> AddResult | None:
-    """Set a key the fast way; None if it could not take it."""
+    """Set a key on the fast path; whether to wake its lane, None if the slow path is needed."""
     woken: list[int] = []
     if Fast(one, woken.append).set(key, value):
         return None
@@ -88,7 +88,7 @@ def take(one: ProducerBuffer, *, linger: float = 0.0) -> list[Call]:
 def test_what_was_called_is_sent_in_order_and_within_the_limits(
     calls: list[Call], max_count: int, chunk_bytes: int, max_bytes: int
 ) -> None:
-    """Mixed with other calls, sending and counting at any moment; what has no room is refused."""
+    """Order and limits hold when fast calls mix with other calls, sending and counting."""
     one = buffer(max_count=max_count, chunk_bytes=chunk_bytes, max_bytes=max_bytes)
     expected: list[Call] = []
     sent: list[Call] = []
@@ -142,7 +142,7 @@ def test_what_was_called_is_sent_in_order_and_within_the_limits(
     ],
 )
 def test_only_what_needs_no_look_is_plain(key: Any, value: Any, *, plain: bool) -> None:
-    """Whatever could be refused, changed or large goes the exact way."""
+    """Keys or values that may be refused, changed or large take the slow path."""
     one = buffer()
     put(one, OP_SET, "first", 0)
     assert quick(one, key, value) is (AddResult.BUFFERED if plain else None)
@@ -154,7 +154,7 @@ def test_only_what_needs_no_look_is_plain(key: Any, value: Any, *, plain: bool) 
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_keys_go_to_their_shards_whether_they_are_known_or_not(shards: int) -> None:
-    """Also where there are more of them than are remembered."""
+    """Keys reach their shards, also when there are more than the cache holds."""
     one = buffer(shards=shards, max_bytes=1 << 30, max_count=1 << 20)
     for shard in range(shards):
         key = next(key for key in map(str, count()) if shard_of(key, shards) == shard)
@@ -176,7 +176,7 @@ def test_keys_go_to_their_shards_whether_they_are_known_or_not(shards: int) -> N
 
 @pytest.mark.parametrize("key", [[1], {}, {1}, None, 1, b"k"])
 def test_what_is_no_key_goes_the_exact_way(key: Any) -> None:
-    """Which says why, also of what cannot be looked up."""
+    """The slow path reports the reason, also for an unhashable key."""
     one = buffer()
     put(one, OP_SET, "first", 0)
     assert quick(one, key, 1) is None
@@ -184,7 +184,7 @@ def test_what_is_no_key_goes_the_exact_way(key: Any) -> None:
 
 
 def test_what_only_looks_plain_goes_the_exact_way() -> None:
-    """A proxy says that it is a str or an int, and cannot be packed."""
+    """A proxy that claims to be a str or an int cannot be packed."""
 
     class Proxy:
         def __init__(self, of: object) -> None:
@@ -221,7 +221,7 @@ def test_what_only_looks_plain_goes_the_exact_way() -> None:
 
 
 def test_a_million_sets_hardly_ever_take_the_lock() -> None:
-    """The first delta of a chunk, and one in 256."""
+    """Only the first delta of a chunk, and one in 256, takes the lock."""
     one = buffer(max_bytes=1 << 24)
     exact = sum(
         quick(one, "key", n) is None and put(one, OP_SET, "key", n) is not AddResult.NO_ROOM
@@ -233,7 +233,7 @@ def test_a_million_sets_hardly_ever_take_the_lock() -> None:
 
 @pytest.mark.parametrize("max_bytes", [1000, 5000, 30_000])
 def test_what_goes_the_fast_way_stays_within_the_buffer(max_bytes: int) -> None:
-    """Also where nobody looks: room was set aside before."""
+    """The buffer's limit holds without a check, since room is reserved before."""
     one = buffer(max_bytes=max_bytes)
     written = 0
     while write(one, OP_SET, f"key{written}", written) is not AddResult.NO_ROOM:
@@ -243,13 +243,13 @@ def test_what_goes_the_fast_way_stays_within_the_buffer(max_bytes: int) -> None:
 
 
 def test_who_comes_when_the_sender_has_just_looked_wakes_it() -> None:
-    """A set that raced with the sender's last look says so; nothing waits for ever."""
+    """A set that races with the sender's last check wakes it; nothing waits for ever."""
     one = buffer()
     put(one, OP_SET, "first", 0)
     sent: list[Call] = []
 
     class Raced(list[Any]):
-        """Between the look at the limit and the adding, the sender takes all there is."""
+        """A buffer whose chunks are sent between the check of the limit and the addition."""
 
         def __iadd__(self, more: Any) -> Any:
             sent.extend(take(one))
@@ -263,7 +263,7 @@ def test_who_comes_when_the_sender_has_just_looked_wakes_it() -> None:
 
 
 def test_when_shut_nothing_goes_the_fast_way() -> None:
-    """Whoever writes to a closed or forked producer has to be told."""
+    """Writing to a closed or forked producer takes the slow path, which raises."""
     for shut in (ProducerBuffer.shut, ProducerBuffer.shut_in_child):
         one = buffer()
         put(one, OP_SET, "first", 0)
@@ -276,7 +276,7 @@ def test_when_shut_nothing_goes_the_fast_way() -> None:
 
 
 class Race:
-    """Writers of one buffer, and a sender that sleeps when there is nothing, until it is woken."""
+    """Concurrent writers of one buffer, and a sender that sleeps while it is empty."""
 
     THREADS = 4
     EACH = 5000
@@ -290,7 +290,7 @@ class Race:
         self.writers = [threading.Thread(target=self.write, args=(n,)) for n in range(self.THREADS)]
 
     def write(self, name: int) -> None:
-        """Set a key of one's own again and again, and delete it now and then."""
+        """Set an own key again and again, and delete it at times."""
         for n in range(self.EACH):
             if write(self.buffer, OP_SET, f"k{name}", n) is AddResult.WAKE:
                 self.woken.set()
@@ -299,7 +299,7 @@ class Race:
                 self.woken.set()
 
     def send(self) -> None:
-        """Take what there is."""
+        """Send all chunks."""
         while not self.is_done or self.buffer.pending:
             self.woken.clear()
             found = take(self.buffer)
@@ -308,7 +308,7 @@ class Race:
                 assert self.woken.wait(10), "a delta waits, and nobody woke the sender"
 
     def run(self) -> None:
-        """Let all race, and count meanwhile."""
+        """Run all threads, and count meanwhile."""
         self.sender.start()
         for writer in self.writers:
             writer.start()

@@ -1,4 +1,4 @@
-"""What a delta means: by example, and against a reference that does one delta after the other."""
+"""How deltas change values: examples, and a reference that applies one delta at a time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_numbers_add_up_and_keep_their_kind(value: float, amount: float, total: 
 
 
 def test_infinities_of_both_signs_are_not_a_number() -> None:
-    """As IEEE has it; it is a value like any other, and stays so."""
+    """The sum of both infinities is NaN, as in IEEE 754, and stays NaN."""
     assert exact(incremented(INF, -INF)) == exact(float("nan"))
     assert exact(incremented(float("nan"), 1)) == exact(float("nan"))
 
@@ -90,7 +90,7 @@ def test_what_is_not_a_number_is_not_incremented(value: object, amount: float) -
 
 @pytest.mark.parametrize(("value", "amount"), [(INT_MAX, 1), (INT_MIN, -1), (1, INT_MAX)])
 def test_integers_do_not_leave_their_range(value: int, amount: int) -> None:
-    """The delta that would do it is refused; those before and after count."""
+    """A delta beyond the range is refused; those before and after it count."""
     assert incremented(value, amount) is None
     values = {"k": value}
     tally = folded(values, Run(OP_INCREMENT, ["k", "k", "l"], [amount, 0, 2]))
@@ -109,7 +109,7 @@ def test_an_absent_key_counts_as_zero() -> None:
 
 
 def test_runs_and_keys_apply_in_their_order() -> None:
-    """What came later wins, within a run, between runs, chunks and batches."""
+    """The later delta wins, within a run and between runs, chunks and batches."""
     values: dict[str, Any] = {}
     folded(
         values,
@@ -169,7 +169,7 @@ def test_broken_chunks_come_apart_and_the_others_count() -> None:
 
 
 def test_tallies_add_up_part_by_part() -> None:
-    """Over the life of a replica."""
+    """Counters add up over the lifetime of a replica."""
     total = Tally(10, 5, 2, 2, 1)
     total.add(Tally(100, 50, 20, 20, 10))
     assert total == Tally(110, 55, 22, 22, 11)
@@ -177,7 +177,7 @@ def test_tallies_add_up_part_by_part() -> None:
 
 @given(st.integers(0, 5))
 def test_a_producer_that_told_too_few_deltas_makes_no_part_negative(promised: int) -> None:
-    """The parts are counts; what nobody promised must not be taken off another part."""
+    """Every part is at least 0 when a producer promised too few deltas."""
     chunk = Chunk("n", 1, 1, 0, [Run(OP_INCREMENT, ["bad", "k", "k"], [1, 1, 1])])
     values: dict[str, Any] = {"bad": "text"}
     tally = fold(values, batch_of(chunk, promised=promised), [chunk])
@@ -201,7 +201,7 @@ FLOORS = st.dictionaries(FEW_KEYS, st.integers(0, 6))
 def test_both_ways_through_the_fold_agree_with_the_reference(
     before: dict[str, Any], chunks_of_deltas: list[list[Delta]], floors: dict[str, int]
 ) -> None:
-    """Whole columns at once, one by one while somebody watches, and written apart: the same."""
+    """Whole columns, single deltas with an observer, and the reference agree."""
     chunks = [Chunk("n", 1, n, n, runs_of(deltas)) for n, deltas in enumerate(chunks_of_deltas, 1)]
     batch = batch_of(*chunks, offset=4)
     reference, refused, superseded = deepcopy(before), 0, 0
@@ -241,7 +241,7 @@ def test_a_fold_leaves_the_chunk_as_it_was(deltas: list[Delta], watched: bool) -
 
 
 def test_an_observer_hears_the_time_of_each_delta() -> None:
-    """Its own where the producer sent one, else the chunk's."""
+    """An observer gets the delta's timestamp if it has one, else the chunk's."""
     heard: list[tuple[Any, ...]] = []
     folded(
         {"c": 1},

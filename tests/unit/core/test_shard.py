@@ -1,4 +1,4 @@
-"""One shard of a replica: what it shows, what it tells, and what it makes of old news."""
+"""One shard of a replica: visible content, changes, and outdated packets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(history: History, *deltas: Delta) -> None:
 
 
 def snapshot(history: History, *, cut: int = 0) -> None:
-    """Write the full state to its end."""
+    """Write the full state completely."""
     run = SnapshotRun(history)
     while run.pages:
         run.write_page()
@@ -68,7 +68,7 @@ def replica(history: History) -> Follower:
 
 
 def test_nothing_is_shown_before_a_load_has_caught_up(history: History) -> None:
-    """A half-loaded state is never visible, whatever the phase; then all of it is, at once."""
+    """A partial load is never visible in any phase; a complete one appears at once."""
     snapshot(history)
     write(history, plus("a"), (OP_SET, "b", "x"))
     replica = Follower("replica", history, watched=True)
@@ -88,7 +88,7 @@ def test_nothing_is_shown_before_a_load_has_caught_up(history: History) -> None:
 def test_old_content_stays_readable_while_loading_again(
     history: History, replica: Follower
 ) -> None:
-    """A load takes the place of what was held in one step, and only when it is complete."""
+    """A complete load replaces the content in one step."""
     write(history, (OP_SET, "b", 1))
     history.wipe()
     write(history, (OP_SET, "c", 1))
@@ -102,7 +102,7 @@ def test_old_content_stays_readable_while_loading_again(
 def test_packets_that_came_during_a_read_are_applied_at_its_end(
     history: History, replica: Follower
 ) -> None:
-    """They need no other read; nothing between the read and them is missed."""
+    """They need no second read, and no packet in between is missed."""
     replica.subscribe()
     replica.ask()
     write(history, plus("a"))
@@ -116,7 +116,7 @@ def test_packets_that_came_during_a_read_are_applied_at_its_end(
 def test_a_hole_among_packets_kept_is_filled_from_the_log(
     history: History, replica: Follower
 ) -> None:
-    """What was lost while reading is found by the packet after it."""
+    """The next packet reveals what was lost during the read."""
     replica.subscribe()
     replica.ask()
     write(history, plus("a"))
@@ -147,11 +147,11 @@ def test_a_key_that_a_scan_gives_twice_counts_as_given_last(history: History) ->
     assert replica.state.tally.superseded == 1
 
 
-# -- what is told ---------------------------------------------------------------------------------
+# -- changes -------------------------------------------------------------------------------------
 
 
 def test_each_change_is_told_once_with_what_it_made(history: History, replica: Follower) -> None:
-    """Key, value after it, operation, position and time; deltas without effect are not told."""
+    """A change has key, new value, operation, position and time; refused deltas make none."""
     replica.changes.clear()
     runs = [
         Run(OP_SET, ["s"], ["x"], [77]),
@@ -173,7 +173,7 @@ def test_each_change_is_told_once_with_what_it_made(history: History, replica: F
 
 
 def test_after_a_load_exactly_the_differences_are_told(history: History, replica: Follower) -> None:
-    """They are marked as such; a value of another type is a difference, an equal one is not."""
+    """Differences are marked; a value of another type differs, an equal one does not."""
     write(history, (OP_SET, "gone", 1), (OP_SET, "typed", 1), (OP_SET, "same", [1]))
     replica.receive_all()
     replica.changes.clear()
@@ -206,7 +206,7 @@ def test_a_broken_chunk_is_skipped_whole_and_counted(history: History, replica: 
 
 
 def test_memory_for_ids_is_bounded(history: History, replica: Follower) -> None:
-    """Ids of old offsets are forgotten; a packet from before is settled by asking the server."""
+    """Ids of old offsets are dropped; an older packet is checked with a read."""
     first = history.stored.log[2].packet
     for _ in range(RECENT_IDS + 5):
         history.append("n1", [])
@@ -219,7 +219,7 @@ def test_memory_for_ids_is_bounded(history: History, replica: Follower) -> None:
 
 
 def test_memory_for_bulk_chunks_is_bounded(replica: Follower) -> None:
-    """What no batch asks for makes room, and a batch that asks for what is gone is in the log."""
+    """Unused bulk chunks are dropped; a batch that needs a dropped one is read from the log."""
     chunk = bytes(MAX_CHUNK_BYTES)
     for _ in range(10):
         replica.state.bulk(chunk)
@@ -229,7 +229,7 @@ def test_memory_for_bulk_chunks_is_bounded(replica: Follower) -> None:
 
 
 def test_memory_for_packets_kept_is_bounded(history: History, replica: Follower) -> None:
-    """While a read takes long the oldest packets are let go; the log gives them back."""
+    """During a long read the oldest packets are dropped, then read from the log."""
     replica.subscribe()
     replica.ask()
     big = "x" * (1 << 20)
@@ -256,7 +256,7 @@ def test_memory_for_packets_kept_is_bounded(history: History, replica: Follower)
 def test_packets_that_are_not_for_it_change_nothing_and_keep_nothing_alive(
     replica: Follower, data: bytes
 ) -> None:
-    """A writer of another version, say, must not make silence look like news."""
+    """A packet of another protocol version, for example, does not prove that data is current."""
     for _ in range(10):
         replica.history.now += 0.5
         assert not replica.state.packet(data, replica.now)
@@ -267,7 +267,7 @@ def test_packets_that_are_not_for_it_change_nothing_and_keep_nothing_alive(
 
 
 def test_repeats_and_notices_keep_nothing_alive(history: History, replica: Follower) -> None:
-    """Only what proves that nothing is missing does."""
+    """Only packets that prove completeness renew the staleness bound."""
     notice = encode_packet(Notice(0, history.head.epoch, 2, history.head.batch_id, NO_ID, 0, 99))
     for _ in range(10):
         history.now += 0.5
@@ -294,7 +294,7 @@ def test_repeats_and_notices_keep_nothing_alive(history: History, replica: Follo
 def test_a_damaged_full_state_is_an_error_and_never_shown(
     history: History, replica: Follower, keys: list[bytes], fields: list[bytes]
 ) -> None:
-    """The shell hears of it and may try again; what was held stays."""
+    """The caller gets the error and may retry; the content is kept."""
     history.wipe()
     write(history, plus("z"))
     replica.receive_all()
@@ -332,7 +332,7 @@ def test_a_log_that_does_not_continue_mine_is_not_applied(
 
 
 def test_loading_for_ever_ends_loudly(history: History, replica: Follower) -> None:
-    """When no load ever fits what is published, the replica fails instead of loading on and on."""
+    """A replica fails when repeated loads never match the published history."""
     stranger = Heartbeat(0, b"stranger", 5, b"x" * 8, NO_ID, 0, 5)
     for _ in range(LOADS_BEFORE_GIVING_UP):
         assert replica.state.phase is Status.LIVE
@@ -351,7 +351,7 @@ def test_loading_for_ever_ends_loudly(history: History, replica: Follower) -> No
 
 
 def test_an_epoch_is_told_from_another_even_before_its_first_batch() -> None:
-    """Two empty shards look alike but for the epoch; tokens would be waited for in vain."""
+    """Two empty shards differ only in the epoch, and a token names it."""
     history = History()
     history.heartbeat()
     replica = Follower("replica", history, watched=True)
@@ -365,7 +365,7 @@ def test_an_epoch_is_told_from_another_even_before_its_first_batch() -> None:
 
 
 def test_ids_of_an_older_history_are_forgotten(history: History, replica: Follower) -> None:
-    """A late packet of it must not pass for a repeat, nor a true one for a contradiction."""
+    """A late packet of the older history is neither a repeat nor a contradiction."""
     write(history, plus("a"))
     write(history, plus("a"))
     replica.receive_all()
@@ -383,7 +383,7 @@ def test_ids_of_an_older_history_are_forgotten(history: History, replica: Follow
 
 
 def test_covered_is_that_of_the_present_history(history: History, replica: Follower) -> None:
-    """Who waits for a token after a wipe must not be told that it is there because it once was."""
+    """A token from before a wipe is not covered, although its offset once was."""
     assert replica.state.covered == 2
     history.wipe()
     history.append("n1", [plus("a")])
@@ -394,7 +394,7 @@ def test_covered_is_that_of_the_present_history(history: History, replica: Follo
 def test_what_came_over_an_older_subscription_is_not_applied_after_a_new_one(
     history: History, replica: Follower
 ) -> None:
-    """Between the two the server may have lost it."""
+    """The server may have lost the packet between both subscriptions."""
     replica.subscribe()
     write(history, plus("a"))
     replica.receive_all()
@@ -419,7 +419,7 @@ def half_written(history: History) -> Follower:
 
 
 def test_a_load_is_not_finished_from_another_server(history: History) -> None:
-    """After a new subscription the server may be one that never had what the load holds."""
+    """A new subscription restarts the load: another server may have answered."""
     replica = half_written(history)
     history.roll_back(3)
     replica.disconnect()
@@ -430,7 +430,7 @@ def test_a_load_is_not_finished_from_another_server(history: History) -> None:
 
 
 def test_a_key_from_beyond_the_head_is_from_another_history(history: History) -> None:
-    """A load that holds more than the server has is thrown away."""
+    """A load with a key from beyond the head is discarded."""
     replica = half_written(history)
     history.roll_back(3)
     replica.ask()
@@ -441,7 +441,7 @@ def test_a_key_from_beyond_the_head_is_from_another_history(history: History) ->
 def test_a_packet_from_beyond_a_cut_back_head_is_asked_for_once(
     history: History, replica: Follower
 ) -> None:
-    """The log has what was published; what it has not will never come, and is not waited for."""
+    """The log has every published batch, so a packet beyond its head is dropped."""
     write(history, plus("a"))
     replica.inbox.clear()
     write(history, plus("a"))
@@ -456,7 +456,7 @@ def test_a_packet_from_beyond_a_cut_back_head_is_asked_for_once(
 
 
 def test_an_answer_does_not_make_a_replica_live_that_hears_nothing(replica: Follower) -> None:
-    """Without a subscription the next batch would be missed, so nothing is live."""
+    """Without a subscription a replica is not live: it would miss the next batch."""
     replica.subscribe()
     replica.ask()
     replica.disconnect()
@@ -470,7 +470,7 @@ def test_an_answer_does_not_make_a_replica_live_that_hears_nothing(replica: Foll
 def test_lag_counts_from_publication_and_not_from_arrival(
     history: History, replica: Follower
 ) -> None:
-    """A packet that waited on the way proves only what was true when it was sent."""
+    """A delayed packet proves the state at its publication, not at its arrival."""
     assert ShardState(0, STALENESS_BOUND).lag(replica.now) == float("inf")
     history.now += 1.0
     write(history, plus("a"))
@@ -483,7 +483,7 @@ def test_lag_counts_from_publication_and_not_from_arrival(
 def test_packets_older_than_the_bound_do_not_make_it_live(
     history: History, replica: Follower
 ) -> None:
-    """They are applied, but how far behind that is has to be asked."""
+    """Old packets are applied, but the current lag needs a read."""
     write(history, plus("a"))
     history.now += STALENESS_BOUND + 1
     assert Event.LATE in replica.events_of(replica.inbox.pop().data)
@@ -493,7 +493,7 @@ def test_packets_older_than_the_bound_do_not_make_it_live(
 def test_a_server_whose_clock_was_set_back_is_followed_again(
     history: History, replica: Follower
 ) -> None:
-    """Its packets look old until the next answer tells its clock anew."""
+    """Its packets look old until a reply updates the clock offset."""
     at, time_ms = history.head, round(history.now * 1000) - 100_000
     beat = Heartbeat(0, at.epoch, at.offset, at.batch_id, NO_ID, time_ms, 2)
     assert replica.events_of(encode_packet(beat)) == [Event.LATE]
@@ -507,7 +507,7 @@ def test_a_server_whose_clock_was_set_back_is_followed_again(
 
 
 def test_a_shard_of_which_nobody_speaks_is_complete_but_not_live(history: History) -> None:
-    """Where no worker runs the content is shown as stale, until a heartbeat comes."""
+    """Without a worker the content is stale until a heartbeat arrives."""
     history.now += STALENESS_BOUND + 1
     replica = Follower("replica", history, watched=True)
     replica.subscribe()

@@ -1,4 +1,4 @@
-"""Replicas against everything that can happen to packets, reads and the server's history."""
+"""Replicas under any mix of packet loss, reads, and changes of the server's history."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REWRITTEN = st.lists(CHUNKS, max_size=2)
 
 
 class HistoryMachine(RuleBasedStateMachine):
-    """Any mix of writes, snapshots, losses, repeats, cuts, roll backs and half-done reads.
+    """A state machine of writes, snapshots, losses, repeats, cuts, rollbacks and partial reads.
 
     At every moment each replica's values are those of its position in one history, never a mixture;
     and once the trouble stops, one heartbeat makes it live at the head.
@@ -63,7 +63,7 @@ class HistoryMachine(RuleBasedStateMachine):
         steps=STEPS,
     )
     def begin(self, chunks: list[list[Delta]], pages: int, number: int, steps: int) -> None:
-        """Begin amid things: a snapshot half written, one replica live, the other one loading."""
+        """Start with a half-written snapshot, one live replica and one that loads."""
         for chunk in chunks:
             self.write([chunk])
         self.snapshot_fully()
@@ -100,7 +100,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(pages=st.sampled_from([0, 1, 1, 2, 4]), share=st.sampled_from([0.0, 0.5, 1.0]))
     def snapshot_on(self, pages: int, share: float) -> None:
-        """Let the scheduler begin, write some pages, and commit once all are written."""
+        """Run the scheduler in steps: begin, write pages, commit once all are written."""
         stored = self.history.stored
         if self.snapshot is None:
             if stored.offset <= stored.snapshot[0]:
@@ -115,7 +115,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule()
     def snapshot_fully(self) -> None:
-        """Let the scheduler do all of it, and cut the log as far as it may."""
+        """Run the scheduler to the end, and cut the log as far as allowed."""
         while (
             self.snapshot is not None
             or self.history.head.offset > (self.history.stored.snapshot[0])
@@ -160,7 +160,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(chunks=REWRITTEN)
     def wipe(self, chunks: list[list[Delta]]) -> None:
-        """Lose everything, as with FLUSHALL: nobody is told."""
+        """Delete everything, as FLUSHALL does, without a notice."""
         self.snapshot = None
         self.history.wipe()
         for chunk in chunks:
@@ -178,14 +178,14 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(number=FOLLOWERS, count=st.integers(1, 4))
     def receive(self, number: int, count: int) -> None:
-        """Take the next packets."""
+        """Deliver the next packets."""
         follower = self.followers[number]
         for _ in range(min(count, len(follower.inbox))):
             follower.receive()
 
     @rule(number=FOLLOWERS, place=PLACES, fate=st.sampled_from(["late", "twice", "lost"]))
     def disturb(self, number: int, place: int, fate: str) -> None:
-        """Take a packet out of order, or for the first of two times, or never."""
+        """Deliver a packet out of order, or twice, or drop it."""
         follower = self.followers[number]
         if not follower.inbox:
             return
@@ -197,19 +197,19 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(number=FOLLOWERS, steps=STEPS)
     def subscribe(self, number: int, steps: int) -> None:
-        """Get a new subscription, be it that the loss of the old one was noticed or not."""
+        """Open a new subscription, whether or not the loss of the old one was noticed."""
         self.followers[number].subscribe()
         self.read_on(number, steps, 1)
 
     @rule(number=FOLLOWERS, steps=STEPS)
     def disconnect(self, number: int, steps: int) -> None:
-        """Lose the subscription; answers may still be on their way."""
+        """Lose the subscription; replies may still arrive."""
         self.followers[number].disconnect()
         self.read_on(number, steps, 1)
 
     @rule(number=FOLLOWERS, steps=STEPS)
     def restart(self, number: int, steps: int) -> None:
-        """Let another replica take this one's place; it begins with nothing, and to load."""
+        """Replace this replica by a new one that holds nothing."""
         old = self.followers[number]
         self.followers[number] = Follower(old.name, self.history, watched=old.watched)
         self.followers[number].subscribe()
@@ -219,7 +219,7 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(number=FOLLOWERS, steps=STEPS, count=st.integers(1, 3))
     def read_on(self, number: int, steps: int, count: int) -> None:
-        """Ask for, or get, the next answers."""
+        """Send the next reads, or deliver their replies."""
         follower = self.followers[number]
         for _ in range(steps):
             if follower.reading is None:
@@ -238,7 +238,7 @@ class HistoryMachine(RuleBasedStateMachine):
         noise=st.sampled_from([None, None, "repeats", "unreadable"]),
     )
     def pass_time(self, seconds: float, noise: str | None) -> None:
-        """Let time pass, maybe with packets that prove nothing; whoever is live has young proof."""
+        """Let time pass with packets that prove nothing; a live replica has a recent proof."""
         for _ in range(round(seconds / 0.5)):
             self.history.now += 0.5
             for follower in self.followers:
@@ -260,11 +260,11 @@ class HistoryMachine(RuleBasedStateMachine):
 
     @rule(number=FOLLOWERS)
     def settle(self, number: int) -> None:
-        """Once the trouble stops, one heartbeat makes a replica live at the head, and equal."""
+        """Once faults stop, one heartbeat makes a replica live at the head, and equal."""
         self._settled(self.followers[number])
 
     def join(self) -> None:
-        """Who comes later loads the full state and the log, and gets the same."""
+        """A later replica loads the full state and the log, with the same result."""
         self.newcomers += 1
         newcomer = Follower(f"newcomer-{self.newcomers}", self.history, watched=True)
         self._settled(newcomer)
@@ -280,7 +280,7 @@ class HistoryMachine(RuleBasedStateMachine):
         follower.check()
 
     def teardown(self) -> None:
-        """Every example ends in peace."""
+        """Every example ends with all replicas live and equal."""
         for follower in self.followers:
             self._settled(follower)
         self.join()
@@ -291,7 +291,7 @@ class HistoryMachine(RuleBasedStateMachine):
 def test_replicas_hold_one_history_whatever_happens(
     bulk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """See the machine: never a mixture of histories, and equal once the trouble stops.
+    """Content is never a mixture of histories, and equals the server's once faults stop.
 
     Also where most chunks are bulk chunks, which get lost, repeated and mixed up like packets.
     """

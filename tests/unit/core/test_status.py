@@ -1,4 +1,4 @@
-"""The status of all shards together: exact when read, and every change told with its reason."""
+"""The combined status of all shards: exact when read, each change reported with its reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Step = tuple[str, str, str, int | None]
 
 
 class TrackedShard:
-    """A shard whose changes of phase reach the track; else as it is."""
+    """A shard that reports its phase changes to the tracker."""
 
     def __init__(self, number: int, track: StatusTrack) -> None:
         self.shard = ShardState(number, BOUND)
@@ -50,7 +50,7 @@ class TrackedShard:
 
 
 class Tracked:
-    """Shards of one replica, a clock that a test sets, and what was told."""
+    """Shards of one replica, a settable clock, and the reported changes."""
 
     def __init__(self, shards: int = 1) -> None:
         self.now = BEGUN
@@ -74,19 +74,19 @@ class Tracked:
         shard.log_page(self.head(), [], self.now - asked_ago)
 
     def beat(self, number: int = 0) -> None:
-        """Let a heartbeat of this moment arrive."""
+        """Deliver a heartbeat published now."""
         shard = self.shards[number]
         packet = Heartbeat(number, EPOCH, 1, ID, NO_ID, round(self.now * 1000), 1)
         shard.packet(encode_packet(packet), self.now)
 
     @property
     def told(self) -> list[Step]:
-        """What was told since the last look."""
+        """Return the changes reported since the last call."""
         return [(one.before, one.after, one.reason, one.shard) for one in self.queue.take()]
 
 
 def test_the_status_is_exact_though_nobody_noticed() -> None:
-    """At the bound it is live, beyond it is not, whether or not a timer came."""
+    """A replica is live up to the bound and stale beyond it, with or without a timer."""
     tracked = Tracked()
     tracked.join()
     tracked.now += BOUND
@@ -99,7 +99,7 @@ def test_the_status_is_exact_though_nobody_noticed() -> None:
 
 
 def test_a_silence_that_no_timer_saw_is_told_before_what_ends_it() -> None:
-    """Who looked meanwhile saw `stale`, so the changes say the same."""
+    """A status read in between is `stale`, so the changes include it."""
     tracked = Tracked()
     tracked.join()
     assert tracked.told
@@ -115,7 +115,7 @@ def test_a_silence_that_no_timer_saw_is_told_before_what_ends_it() -> None:
 
 
 def test_a_link_is_given_up_for_silence_only_after_that_is_told() -> None:
-    """The log proved more than the last packet: until that is over too, the link is left alone."""
+    """The link is kept until both the last packet and the log's proof are too old."""
     tracked = Tracked()
     (shard,) = tracked.shards
     shard.subscribed(tracked.now)
@@ -132,7 +132,7 @@ def test_a_link_is_given_up_for_silence_only_after_that_is_told() -> None:
 
 
 def test_an_answer_that_took_too_long_is_never_told_as_live() -> None:
-    """A log that was asked for longer ago than the bound proves nothing about now."""
+    """A read that began longer ago than the bound proves nothing about the present."""
     tracked = Tracked()
     tracked.join(asked_ago=BOUND + 1)
     assert tracked.told[-1] == ("catching_up", "stale", "silence", 0)
@@ -140,7 +140,7 @@ def test_an_answer_that_took_too_long_is_never_told_as_live() -> None:
 
 
 def test_the_worst_shard_decides_and_is_named() -> None:
-    """A reason is that of the shard that has the status, not of the one that moved."""
+    """The reason is that of the shard with the worst status."""
     tracked = Tracked(shards=2)
     assert tracked.track.status is Status.CONNECTING
     tracked.join(0)
@@ -162,7 +162,7 @@ def test_the_worst_shard_decides_and_is_named() -> None:
 
 
 def test_a_shard_beyond_its_bound_keeps_the_others_from_being_live() -> None:
-    """Also when nobody noticed it before the last other shard became live."""
+    """One shard beyond its bound keeps the replica stale, also if its timer did not run yet."""
     tracked = Tracked(shards=2)
     tracked.join(0)
     tracked.now += BOUND + 1
@@ -178,7 +178,7 @@ def test_a_shard_beyond_its_bound_keeps_the_others_from_being_live() -> None:
 )
 @pytest.mark.parametrize("shards", [0, 2])
 def test_the_end_is_told_once(status: Status, reason: str, shards: int) -> None:
-    """With and without shards; what these do afterwards changes nothing."""
+    """Closing is reported once, with or without shards, and later events change nothing."""
     tracked = Tracked(shards)
     tracked.track.end(status, reason)
     for shard in tracked.shards:
@@ -188,7 +188,7 @@ def test_the_end_is_told_once(status: Status, reason: str, shards: int) -> None:
 
 
 def test_a_reader_begins_with_what_holds_now() -> None:
-    """The first it gets says so, with its reason, and the chain begins there."""
+    """The first change is the present status with its reason, and later ones follow from it."""
     tracked = Tracked()
     tracked.join()
     late = StatusQueue(lambda: None)
@@ -214,7 +214,7 @@ WALKS = st.lists(st.one_of(st.sampled_from(list(Status)), st.none()), max_size=6
 
 @given(WALKS, st.integers(2, 6))
 def test_a_slow_reader_gets_a_chain_that_ends_right(walk: list[Status | None], limit: int) -> None:
-    """Whenever it reads: never more than the limit, each before is the after it got last."""
+    """A slow reader gets at most the limit, and each change begins where the last one ended."""
     queue = StatusQueue(lambda: None, limit)
     at = shown = Status.CONNECTING
     told = taken = 0
@@ -244,7 +244,7 @@ def test_a_slow_reader_gets_a_chain_that_ends_right(walk: list[Status | None], l
 
 
 def test_a_change_that_was_undone_is_left_out() -> None:
-    """For a reader that is behind; it still counts as not told one by one."""
+    """A slow reader skips a status that was undone; it counts as conflated."""
     queue = StatusQueue(lambda: None, 2)
     chain = (Status.LIVE, Status.STALE, Status.LIVE, Status.LOADING)
     for before, after in itertools.pairwise(chain):
@@ -254,7 +254,7 @@ def test_a_change_that_was_undone_is_left_out() -> None:
 
 
 def test_the_newest_changes_are_kept_one_by_one() -> None:
-    """Only the oldest of many are made one."""
+    """Only the oldest changes are merged."""
     tracked = Tracked()
     tracked.join()
     for _ in range(STATUSES_LIMIT):
@@ -271,7 +271,7 @@ def test_the_newest_changes_are_kept_one_by_one() -> None:
 
 
 def test_health_tells_status_since_when_why_and_what_to_do() -> None:
-    """And is fine again by itself."""
+    """Health names status, start, reason and fix, and recovers by itself."""
     tracked = Tracked(shards=2)
     (reason,) = tracked.track.health(tracked.track.status).reasons
     assert "because of open" in reason
@@ -293,7 +293,7 @@ def test_health_tells_status_since_when_why_and_what_to_do() -> None:
 
 
 def test_health_of_a_silence_that_nobody_noticed() -> None:
-    """It is red since the bound, not since somebody looked."""
+    """The start is when the bound passed, not when the status was read."""
     tracked = Tracked()
     tracked.join()
     tracked.now += BOUND + 10
@@ -303,7 +303,7 @@ def test_health_of_a_silence_that_nobody_noticed() -> None:
 
 
 def test_health_of_what_has_ended() -> None:
-    """A failure is told in its own words; what is closed says so."""
+    """A failed replica shows the failure's message; a closed one says that it is closed."""
     tracked = Tracked()
     tracked.track.end(Status.FAILED, Event.GIVE_UP)
     failure = ReplicaFailedError("two histories are mixed")
@@ -315,7 +315,7 @@ def test_health_of_what_has_ended() -> None:
 
 
 def test_every_reason_not_to_be_live_is_explained() -> None:
-    """No cell of the table leads out of `live` without a word about it."""
+    """Every transition out of `live` has a reason with an explanation."""
     reasons = {
         event
         for phase, row in TRANSITIONS.items()

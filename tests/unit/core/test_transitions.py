@@ -1,4 +1,4 @@
-"""The replica's table, cell by cell: as it is written here, and as `ShardState` goes through it."""
+"""The replica's transition table: the expected grid, and `ShardState` in each cell."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CELLS = sorted(grid())
 
 
 def test_every_cell_of_the_table_is_as_written_here() -> None:
-    """No cell changes by accident, and no phase or event comes without being thought through."""
+    """The table equals the expected grid, for every phase and event."""
     table = {
         (str(phase), str(event)): str(after)
         for phase, row in TRANSITIONS.items()
@@ -144,7 +144,7 @@ CAUSES: dict[str, Callable[[ShardState], object]] = {
 
 @pytest.mark.parametrize(("phase", "event"), CELLS)
 def test_a_shard_goes_through_every_cell(phase: str, event: str) -> None:
-    """Real packets and reads cause the event in the phase, or are told to cause nothing there."""
+    """Packets and reads cause each event in each phase, or are listed as ineffective."""
     state = reach(phase)
     assert state.phase == phase
     before = state.counts[event]

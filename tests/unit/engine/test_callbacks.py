@@ -60,7 +60,7 @@ def test_what_it_raises_is_logged_and_the_next_follows(caplog: pytest.LogCapture
 
 
 def test_a_call_that_blocks_holds_up_nobody() -> None:
-    """Whoever tells goes on at once, and what waits stays bounded, wake-ups included."""
+    """The caller never blocks, and the queue stays bounded, wake-ups included."""
     go_on = threading.Event()
     calls: list[StatusChange] = []
     bell = Bell()

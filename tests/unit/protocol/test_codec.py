@@ -308,7 +308,7 @@ BATCH = [2, 1, *PREFIX[2:], 1, 1_000, 2, [b"one", b"two"]]
 
 
 def with_element(fields: list[Any], place: int, value: Any) -> bytes:
-    """Return a packet of which one element is another."""
+    """Return a packet with one element replaced."""
     return msgpack.packb([*fields[:place], value, *fields[place + 1 :]])  # type: ignore[no-any-return]
 
 

@@ -263,7 +263,7 @@ def test_slots_are_those_of_redis_cluster(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", NAMES["tags"], ids=lambda v: f"{v['namespace']}-{v['shards']}")
 def test_tags_are_the_golden_ones(vector: dict[str, Any]) -> None:
-    """Whoever computes them apart must come to the same, or would write elsewhere."""
+    """An independent computation gives the same result."""
     tags = [
         shard_tag(vector["namespace"], int(shard), vector["shards"]) for shard in vector["tags"]
     ]

@@ -56,7 +56,7 @@ def test_what_the_table_says_of_an_effect_is_true(op: Op) -> None:
 
 @each_op
 def test_an_effect_names_the_deltas_that_changed_nothing(op: Op) -> None:
-    """They are told to nobody, and count as refused where the table says so."""
+    """They cause no change, and count as refused where the table says so."""
     values: dict[str, Any] = {"text": "x", "number": 5}
     before = dict(values)
     keys = ["number", "absent", "text"]

@@ -154,7 +154,7 @@ def test_limits_named_in_rules_are_those_of_the_code(limit: str) -> None:
 
 
 def test_names_in_redis_are_those_of_the_code() -> None:
-    """Whoever spells keys by the document finds what we wrote."""
+    """Key names built from the document match ours."""
     told = {name: words(key)[0] for name, key, *_ in table("name", "key", "type")}
     keys = ShardKeys.of("ns", 0, 1)
     coded = {"config": config_key("ns"), "pending": keys.pending("n1")}
@@ -527,7 +527,7 @@ def test_elements_of_packets_stand_in_the_order_of_the_table() -> None:
 
 
 def test_each_answer_has_its_line() -> None:
-    """Whoever calls `append` or `drain` is told what to do about every answer."""
+    """The document says how to handle every reply of `append` and `drain`."""
     replies = {row[0]: set(words(row[4])) for row in table("command", "called by")}
     told = {words(answer)[0] for answer, _ in table("answer", "then") if words(answer)}
     assert told == replies["append"]

@@ -197,7 +197,7 @@ def test_neighbours_of_one_form_are_merged() -> None:
 
 @given(HISTORIES)
 def test_conflated_runs_leave_the_same_behind(history: list[list[Act]]) -> None:
-    """Without increments that int64 refuses, all of which are told apart elsewhere."""
+    """Conflated float runs have the same outcome and are not larger."""
     defines, runs = of_one_node(history)
     runs = merged([run for run in runs if run.table.is_float])
     less = conflated(runs)

@@ -25,7 +25,7 @@ Pair = namedtuple("Pair", "x y")  # noqa: PYI024 - the untyped one is what is te
 
 
 class Colour(str, Enum):  # noqa: UP042 - the old one is what is tested
-    """A str that is an Enum, as everybody wrote it before StrEnum; its str() is "Colour.RED"."""
+    """A str that is an Enum, as before StrEnum; its str() is "Colour.RED"."""
 
     RED = "red"
 

@@ -1,4 +1,4 @@
-"""A name server that does not answer: nobody waits for it longer than he wants."""
+"""No caller waits for a name server longer than its timeout."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def ends(thread: threading.Thread) -> None:
 
 
 def test_a_loop_ends_while_a_name_is_looked_up(names: NameServer) -> None:
-    """Who gave up has given up, and the end waits for nobody."""
+    """A cancelled caller stays cancelled, and shutdown does not wait for the reply."""
     ends(threading.Thread(target=lambda: eventloop.run(give_up()), daemon=True))
     assert names.asked == {"slow.example": 1}
-    # The answer comes when there is no loop any more, and disturbs nobody.
+    # The answer comes when the loop is closed, and has no effect.
     names.may_answer.set()
     eventually(lambda: not [one for one in threading.enumerate() if one.name.startswith("lookup")])
 
@@ -97,7 +97,7 @@ def test_many_who_ask_for_a_name_wait_for_one_answer(names: NameServer) -> None:
 
 
 def test_a_name_that_does_not_exist_is_an_error(names: NameServer) -> None:
-    """The one of the operating system, for everybody who asked."""
+    """All callers get the error of the operating system."""
 
     async def ask() -> list[BaseException]:
         return await asyncio.gather(

@@ -1,4 +1,4 @@
-"""Tasks end for certain, whoever loses patience meanwhile."""
+"""Tasks always end, whichever waiter is cancelled meanwhile."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_who_is_cancelled_while_ending_others_leaves_none_behind() -> None:
 
 
 def test_errors_of_what_is_ended_are_dropped() -> None:
-    """Who ends it does not want to know, and asyncio does not complain that nobody asked."""
+    """An error of an ended task is ignored, without a warning of asyncio."""
     told: list[object] = []
 
     async def fail(begun: asyncio.Event) -> None:

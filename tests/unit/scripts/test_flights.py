@@ -204,7 +204,7 @@ def test_plain_and_gzip_read_alike(tmp_path: Path, month: list[Flight]) -> None:
 
 
 def test_columns_may_come_in_any_order(tmp_path: Path) -> None:
-    """Columns are found by name, and columns that nobody needs are ignored."""
+    """Columns are found by name, and unused columns are ignored."""
     path = tmp_path / "turned.csv"
     lines = [",".join([*reversed(line.split(",")), "x"]) for line in (HEADER, TO_HOUSTON)]
     path.write_text("\n".join(lines))
@@ -240,7 +240,7 @@ def test_one_airport_is_enough(tmp_path: Path) -> None:
 def test_a_wrong_value_is_told_with_line_and_column(
     tmp_path: Path, row: str, column: str, reason: str
 ) -> None:
-    """Whoever made the file finds the place: file, line, column, value and what is wrong."""
+    """The error names file, line, column, value and fault."""
     with pytest.raises(InputError) as caught:
         flights(tmp_path, TO_MIAMI, row)
     path = tmp_path / "flights.csv"
@@ -278,7 +278,7 @@ def test_a_file_that_is_no_table_is_refused(
 
 
 def judged(tmp_path: Path, replica: dict[str, object], **changed: object) -> Verdict:
-    """Judge one replica of a state with one key, of which 5 deltas were written."""
+    """Judge one replica of a state with one key and 5 written deltas."""
     state: dict[str, object] = {"count/EWR/departures": 5}
     path = tmp_path / "replica.state"
     path.write_bytes(msgpack.packb(replica))

@@ -1,4 +1,4 @@
-"""Each validator passes a valid history, and finds one that was broken on purpose."""
+"""Each validator passes a valid history, and finds the fault in a broken one."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def test_chunk_accepted_again_may_be_in_the_history_of_either_time() -> None:
 
 
 def test_one_chunk_in_flight_at_a_death_is_nobodys_fault() -> None:
-    """It may have been accepted just before; nobody was left to hear of it."""
+    """A chunk may have been accepted just before, without a reply."""
     records = [*without(ACCEPTED[2], counted()), Died(41.0, "n")]
     assert VALIDATORS["accounted"](History(records)) == []
 

@@ -202,7 +202,7 @@ def test_each_fault_is_told_with_what_follows_and_the_fix(
     ],
 )
 def test_what_is_well_within_the_limits_is_no_finding(facts: Facts) -> None:
-    """No limit at all, a rate that leaves ten seconds, doubt about the clock: all fine."""
+    """No limit, a rate that leaves ten seconds, and an uncertain clock are no findings."""
     assert [one for one in assess(facts) if one.severity] == []
 
 

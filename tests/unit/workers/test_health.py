@@ -239,7 +239,7 @@ def test_rounds_that_fail_are_red_after_the_bound() -> None:
 
 
 def test_one_shard_that_works_does_not_hide_another() -> None:
-    """Each shard of which the lease is held counts."""
+    """Each shard with a held lease counts."""
     clock = Clock()
 
     def step() -> None:
@@ -265,7 +265,7 @@ def test_a_long_write_that_gets_on_is_green() -> None:
 
 
 def test_a_standby_is_green() -> None:
-    """Whoever holds no lease need not write, whatever it did before."""
+    """A scheduler without a lease need not write, whatever it did before."""
     clock = Clock()
     clock.health.renewed(0, clock.now, is_held=True)
     clock.health.failed(0, "the lease was lost")

@@ -1,4 +1,4 @@
-"""Tables loaded while schedulers write and die: with the log they are exactly the history.
+"""Tables that are loaded while schedulers write and crash equal the history, with the log.
 
 A load reads each field at a moment of its own, from its begin to its end, as HSCAN may. Meanwhile
 full states are written field by field, are committed or not, and the next scheduler goes on from
@@ -103,7 +103,7 @@ def replay(tables: ShardTables, batches: list[list[Chunk]], first: int, last: in
 
 
 class Schedulers:
-    """Schedulers one after the other, and every step of what they wrote."""
+    """Successive schedulers, and every step of their writes."""
 
     def __init__(self, batches: list[list[Chunk]]) -> None:
         self.batches = batches
@@ -190,7 +190,7 @@ def test_a_load_of_any_mixture_and_the_log_are_the_history(
 def test_what_schedulers_wrote_in_the_end_is_the_history(
     history: list[list[Act]], rounds: list[Round]
 ) -> None:
-    """However many died before: a full state that is committed is exactly that of its position."""
+    """A committed full state is exactly that of its position, however many schedulers crash."""
     batches, model = chunks_of(history), Model()
     schedulers = Schedulers(batches)
     for one in [*rounds, Round(len(batches), None, cuts=False, is_new=True)]:
@@ -204,7 +204,7 @@ def test_what_schedulers_wrote_in_the_end_is_the_history(
 
 
 def test_a_slow_load_still_knows_ids_that_ended_since() -> None:
-    """Blocks that were read before the full state moved on, twice, need the log and its ids."""
+    """A load that outlasts two full states still has the log and its ids."""
     table = TABLES[0]
 
     def act(key: int, *, restarts: bool = False) -> list[Act]:
@@ -226,7 +226,7 @@ def test_a_slow_load_still_knows_ids_that_ended_since() -> None:
 
 
 def test_ids_are_forgotten_with_the_log_that_needs_them() -> None:
-    """Their field does not stay for ever, whichever scheduler is there by then."""
+    """Their field is removed by a later scheduler, old or new."""
     table = TABLES[0]
 
     def act(key: int, *, restarts: bool = False) -> list[Act]:

@@ -1,4 +1,4 @@
-"""Key to slot, a column at a time: the same as a dict that numbers its keys."""
+"""The index from key to slot behaves like a dict that numbers its keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INVERSE = pow(SPREAD, -1, 1 << 64)
 
 
 def in_one_place(count: int) -> list[int]:
-    """Return keys that all begin to look in the same place, however many places there are."""
+    """Return keys whose first probe is the same slot, whatever the size of the index."""
     return [(n * INVERSE) % (1 << 64) for n in range(1, count + 1)]
 
 
@@ -37,7 +37,7 @@ def numbered(index: NumberIndex, keys: list[int]) -> np.ndarray[Any, Any]:
 def test_numbers_have_the_slots_that_a_dict_gives(
     columns: list[list[int]], asked: list[int]
 ) -> None:
-    """In the order in which they come; also where a column holds a key twice, new or not."""
+    """Slots are numbered by first occurrence, also where a column repeats a key."""
     index, model = NumberIndex(), dict[int, int]()
     for column in columns:
         expected = [model.setdefault(key, len(model)) for key in column]
@@ -51,7 +51,7 @@ def test_numbers_have_the_slots_that_a_dict_gives(
 
 @given(st.lists(st.lists(NAMES, max_size=20), max_size=5), st.lists(NAMES, max_size=20))
 def test_names_have_the_slots_that_a_dict_gives(columns: list[list[str]], asked: list[str]) -> None:
-    """Likewise for text."""
+    """Text keys get slots by first occurrence too."""
     index, model = NameIndex(), dict[str, int]()
     for column in columns:
         expected = [model.setdefault(key, len(model)) for key in column]
@@ -63,7 +63,7 @@ def test_names_have_the_slots_that_a_dict_gives(columns: list[list[str]], asked:
 
 @pytest.mark.parametrize("step", [1, 8, 1 << 20, 1 << 40, INVERSE])
 def test_numbers_keep_their_slots_while_the_index_grows(step: int) -> None:
-    """Whatever the keys look like; the last row all want the same place."""
+    """Slots stay the same for any pattern of keys, colliding ones included."""
     index = NumberIndex()
     keys = [(n * step) % (1 << 64) for n in range(3000)]
     for first in range(0, 3000, 700):
@@ -74,7 +74,7 @@ def test_numbers_keep_their_slots_while_the_index_grows(step: int) -> None:
 
 @pytest.mark.parametrize("key", [-1, 1 << 64, "x", None, [1]])
 def test_what_is_no_key_is_not_found(key: object) -> None:
-    """Nor does it raise."""
+    """A look-up of something that is not a key finds nothing and raises nothing."""
     number, name = NumberIndex(), NameIndex()
     numbered(number, [0, 1])
     name.add(["0"])
@@ -86,6 +86,6 @@ def test_what_is_no_key_is_not_found(key: object) -> None:
 def test_number_keys_belong_to_the_shard_that_the_document_gives(
     keys: list[int], shards: int
 ) -> None:
-    """The upper 32 bits of the product, modulo the shards."""
+    """The shard is the upper 32 bits of the product, modulo the number of shards."""
     told = [((key * 0x9E3779B97F4A7C15) % (1 << 64) >> 32) % shards for key in keys]
     assert shards_of_numbers(np.array(keys, dtype=np.uint64), shards).tolist() == told

@@ -1,4 +1,4 @@
-"""What callers hand over for a table, and what single keys show while batches are applied."""
+"""Input of tables is checked, and single keys are readable while batches are applied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBERED = TableKey("n", "u64-f64")
 
 
 class Engine:
-    """What a table needs of its producer, without one."""
+    """The part of a producer that a table needs."""
 
     def __init__(self, shards: int = 1) -> None:
         self.shards = shards
@@ -77,7 +77,7 @@ def runs(table: TableKey, keys: Any, values: Any, stamps: Any = None, op: int = 
 def test_keys_that_cannot_be_are_named_with_the_limit(
     table: TableKey, keys: Any, message: str
 ) -> None:
-    """Whatever is given, it is an EncodeError, and no id was given out."""
+    """Any invalid key raises EncodeError, and no id is assigned."""
     engine = Engine()
     with pytest.raises(EncodeError) as caught:
         looked_up(table, keys, engine)
@@ -127,7 +127,7 @@ def test_records_of_another_layout_are_refused(records: Any, message: str) -> No
 
 
 def test_records_need_number_keys() -> None:
-    """Said with the fix."""
+    """The error names the fix."""
     with pytest.raises(EncodeError, match="keys=int"):
         record_runs(NAMED, b"", 1)
 
@@ -171,7 +171,7 @@ def test_one_number_stands_for_all_and_nothing_for_none() -> None:
 
 
 def test_small_and_large_numbers_may_be_in_one_list() -> None:
-    """Numpy alone would make floats of them, which lose digits."""
+    """Mixed small and large integers keep all digits; NumPy alone would make them floats."""
     keys = [1, (1 << 64) - 1, 1 << 63]
     ((_, run),) = runs(NUMBERED, keys, 0)
     assert unpacked("Q", run.keys) == keys
@@ -201,7 +201,7 @@ def test_keys_are_looked_up_by_shard() -> None:
 
 
 def test_keys_of_another_table_or_producer_are_refused() -> None:
-    """Their ids mean other keys, or nothing; silently they would change what nobody named."""
+    """Ids of another table or producer are refused: they would change other keys."""
     engine = Engine()
     keys = looked_up(NAMED, ["a"], engine)
     assert looked_up(NAMED, keys, engine) is keys
@@ -215,7 +215,7 @@ def test_keys_of_another_table_or_producer_are_refused() -> None:
 
 
 def test_single_keys_are_right_at_any_moment_of_a_growing_table() -> None:
-    """What was there stays to be found, with a value that it had; nothing else is ever raised."""
+    """Existing keys stay readable with a value that they had; nothing else is raised."""
     tables = ShardTables()
     view = TableView(NUMBERED, lambda: [tables], lambda look: look())
     stop = threading.Event()
@@ -275,7 +275,7 @@ def test_a_single_key_is_read_between_two_steps_of_a_batch(
 
 
 def test_what_is_no_key_of_a_view_is_absent() -> None:
-    """As in a dict: no error, whatever is asked for."""
+    """As in a dict, any other object is absent without an error."""
     tables = ShardTables()
     for table, odd in ((NUMBERED, ["a", -1, 1 << 64, True, 1.0, None]), (NAMED, [1, None, b"a"])):
         view = TableView(table, lambda: [tables], lambda look: look())

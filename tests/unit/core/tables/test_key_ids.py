@@ -1,4 +1,4 @@
-"""Tables in the producer's buffer: ids are defined before they are used, whatever Redis forgets.
+"""Tables in the producer's buffer: ids are defined before their use, whatever Redis loses.
 
 The machine is that of `test_buffer_machine` with tables in the place of objects. Sizes that tell
 when ids get a chunk of their own are small here, so that few keys are enough.
@@ -110,7 +110,7 @@ class TableBufferMachine(RuleBasedStateMachine):
         count=st.integers(1, 12),
     )
     def write(self, table: TableKey, op: int, first: int, count: int) -> None:
-        """Write to some keys; what has no room leaves no trace."""
+        """Write to some keys; a refused write leaves no trace."""
         numbers = [*range(first, first + count)]
         keys = keys_of(self.buffer, table, numbers)
         if keys is None:
@@ -139,13 +139,13 @@ class TableBufferMachine(RuleBasedStateMachine):
 
     @rule()
     def conflate(self) -> None:
-        """Make room by dropping what is overwritten anyway."""
+        """Make room by dropping overwritten deltas."""
         before = self.buffer.bytes
         assert self.buffer.conflate() == before - self.buffer.bytes >= 0
 
     @rule()
     def close_all(self) -> None:
-        """Let nothing linger."""
+        """Close every open chunk."""
         self.buffer.close_all()
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 15.0]))
@@ -155,7 +155,7 @@ class TableBufferMachine(RuleBasedStateMachine):
 
     @rule(shard=SHARD)
     def take(self, shard: int) -> None:
-        """Take the next chunk into flight; those before it need not be answered yet."""
+        """Send the next chunk; earlier ones may still be unanswered."""
         before = self.buffer.bytes
         packed, _ = self.buffer.next_chunk(shard, self.now, LINGER, 0)
         assert self.buffer.bytes <= before
@@ -168,7 +168,7 @@ class TableBufferMachine(RuleBasedStateMachine):
         answers=st.sampled_from(["arrive", "arrive", "are lost"]),
     )
     def answer(self, shard: int, chunks: int, answers: str) -> None:
-        """Let chunks reach the server; the answers, and the one to `open`, may be lost."""
+        """Deliver chunks to the server; replies, and the reply to `open`, may be lost."""
         for packed in list(self.buffer.lanes[shard].in_flight)[:chunks]:
             status, number, total = self.records[shard].append(packed)
             if status == "MISSING":
@@ -181,12 +181,12 @@ class TableBufferMachine(RuleBasedStateMachine):
 
     @rule(shard=SHARD, chunks=st.integers(1, 6))
     def forget(self, shard: int, chunks: int) -> None:
-        """Let the server come back with less."""
+        """Restart the server with fewer chunks."""
         self.records[shard].forget(chunks)
 
     @rule(shard=SHARD)
     def probe(self, shard: int) -> None:
-        """Ask what the server has, as a quiet producer does."""
+        """Ask for the server's last chunk, as an idle producer does."""
         lane, record = self.buffer.lanes[shard], self.records[shard]
         if not (lane.in_flight or lane.resend or lane.closed or lane.open.count) and (
             record.last < lane.number
@@ -247,7 +247,7 @@ class TableBufferMachine(RuleBasedStateMachine):
             assert all(shard_of(key, SHARDS) == shard for key in _names(model))
 
     def _checked(self, model: Model, chunk: Chunk, run: TableRun) -> list[int]:
-        """Return the places of a run's deltas in the calls, after a look at each."""
+        """Return the call numbers of a run's deltas, each checked."""
         assert model.apply(chunk_of(run)) is not None, f"chunk {chunk.number} uses an unknown id"
         places = []
         table = model.tables[run.table]
@@ -257,7 +257,7 @@ class TableBufferMachine(RuleBasedStateMachine):
         return places
 
     def teardown(self) -> None:
-        """In the end everything arrives, but for what was dropped for a newer call, or lost."""
+        """At the end everything is accepted, except for conflated and lost deltas."""
         if not hasattr(self, "buffer"):
             return
         tickets = self.buffer.close_all()
@@ -310,7 +310,7 @@ def write(buffer: ProducerBuffer, *numbers: int, table: TableKey = NAMED) -> Non
 
 
 def sent(buffer: ProducerBuffer, now: float) -> list[Packed]:
-    """Let everything be accepted; return the chunks."""
+    """Accept everything; return the chunks."""
     chunks = []
     while (packed := buffer.next_chunk(0, now, 0.0, 0)[0]) is not None:
         chunks.append(packed)
@@ -319,7 +319,7 @@ def sent(buffer: ProducerBuffer, now: float) -> list[Packed]:
 
 
 def applied(*chunks: Packed) -> Model:
-    """Return what chunks mean; none uses an id that they do not define."""
+    """Return what the chunks write; none uses an id that it does not define."""
     model = Model()
     for packed in chunks:
         assert model.apply(decoded(packed)) is not None
@@ -333,7 +333,7 @@ def one() -> ProducerBuffer:
 
 
 def test_ids_are_defined_again_where_their_chunks_are_lost(one: ProducerBuffer) -> None:
-    """Under the number of the last lost chunk; deltas and numbers stay what they were."""
+    """Ids are defined under the last lost chunk's number; deltas and numbers stay the same."""
     write(one, 1, 2)
     lost = sent(one, 0.0)
     write(one, 2, 3)
@@ -348,7 +348,7 @@ def test_ids_are_defined_again_where_their_chunks_are_lost(one: ProducerBuffer) 
 
 
 def test_only_ids_of_lost_chunks_are_defined_again(one: ProducerBuffer) -> None:
-    """However many there are: those of chunks that Redis has would not fit in the others' place."""
+    """Only ids of lost chunks are defined again, so that they fit in the lost chunks' place."""
     other = TableKey("other", "str-f64")
     write(one, *range(200), table=other)
     stay = sent(one, 0.0)
@@ -366,7 +366,7 @@ def test_only_ids_of_lost_chunks_are_defined_again(one: ProducerBuffer) -> None:
 def test_definitions_that_took_a_lost_chunks_place_may_get_lost_themselves(
     one: ProducerBuffer,
 ) -> None:
-    """They count as what the chunk under their number defines."""
+    """They are sent again as the chunk with their number."""
     write(one, 1)
     sent(one, 0.0)
     write(one, 2)
@@ -375,7 +375,7 @@ def test_definitions_that_took_a_lost_chunks_place_may_get_lost_themselves(
     sent(one, 18.0)
     assert one.rewind(0, 1, 0, 22.0)[0] == 1
     assert [packed.number for packed in sent(one, 22.0)] == [2, 3]
-    # Redis comes back with what `open` told it, and only the last chunk is still kept.
+    # Redis returns with the number that `open` gave it, and only the last chunk is still kept.
     one.lanes[0].kept.popleft()
     assert one.rewind(0, 2, 2, 23.0)[0] == 1
     again = sent(one, 23.0)
@@ -384,7 +384,7 @@ def test_definitions_that_took_a_lost_chunks_place_may_get_lost_themselves(
 
 
 def test_several_chunks_of_definitions_may_get_lost_in_part(one: ProducerBuffer) -> None:
-    """The second of them says again what the first said, where both are gone."""
+    """Where both chunks are lost, the second repeats the definitions of the first."""
     write(one, *range(200))
     many = sent(one, 0.0)
     write(one, 0, 199)
@@ -402,7 +402,7 @@ def test_several_chunks_of_definitions_may_get_lost_in_part(one: ProducerBuffer)
 
 
 def test_ids_that_nothing_kept_relies_on_wait_for_the_next_deltas(one: ProducerBuffer) -> None:
-    """Where every chunk is lost the next one defines what it needs, under a new number."""
+    """Where every chunk is lost the next chunk defines its ids, under a new number."""
     write(one, 1, 2)
     sent(one, 0.0)
     assert one.rewind(0, 1, 0, 25.0) == (1, 2, 2)
@@ -414,7 +414,7 @@ def test_ids_that_nothing_kept_relies_on_wait_for_the_next_deltas(one: ProducerB
 
 
 def test_ids_alone_do_not_stand_in_the_way_of_their_deltas() -> None:
-    """Where somebody found no room, ids are sent without deltas; else they wait for some."""
+    """Ids are sent without deltas only when a caller found no room."""
     buffer = buffer_of(shards=1, max_bytes=1000)
     assert keys_of(buffer, NAMED, [*range(60)]) is not None
     assert sent(buffer, 0.0) == []
@@ -430,7 +430,7 @@ def test_ids_alone_do_not_stand_in_the_way_of_their_deltas() -> None:
 def test_a_chunk_with_its_definitions_is_within_the_limit(
     parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever was joined, and however close to the limit its deltas are."""
+    """A chunk with its definitions stays within the limit, however full it is."""
     monkeypatch.setattr(module, "DEFINED_ALONG_BYTES", 64 << 10)
     table = TableKey("t" * 64, "u64-f64")
     most = (MAX_CHUNK_BYTES - parts * 250) // 8 // parts

@@ -1,4 +1,4 @@
-"""What deltas do to the tables of a shard: by example, and against plain dicts."""
+"""How deltas change the tables of a shard: examples, and a comparison with plain dicts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_tables_hold_what_plain_dicts_hold(history: list[list[Act]]) -> None:
 
 @given(HISTORIES)
 def test_what_a_scheduler_writes_is_what_it_holds(history: list[list[Act]]) -> None:
-    """Only what changed, after each batch; whoever loads it goes on as if it had seen all."""
+    """Each write holds only changes; a replica that loads it continues as if it saw every batch."""
     writer, fields = ShardTables(tracks=True), dict[str, bytes]()
     loaded, offset = ShardTables(), 0
     for offset, chunks in enumerate(chunks_of(history), 1):
@@ -107,7 +107,7 @@ def test_what_a_scheduler_writes_is_what_it_holds(history: list[list[Act]]) -> N
 
 
 def test_the_last_of_a_repeated_key_counts() -> None:
-    """In a set of any length, and in records; amounts of a repeated key are all added."""
+    """The last value of a repeated key wins; all amounts of a repeated key are added."""
     tables = ShardTables()
     keys = [n % 700 for n in range(5000)]
     applied(tables, run(OP_SET, F64, keys, [float(n) for n in range(5000)], [*range(5000)]))
@@ -137,7 +137,7 @@ def test_the_last_of_a_repeated_key_counts() -> None:
 def test_int64_does_not_leave_its_range(
     base: int, amounts: list[int], total: int, refused: int
 ) -> None:
-    """The delta that would do it is refused and leaves no timestamp; those around it count."""
+    """A delta beyond the range is refused and sets no timestamp; its neighbours count."""
     tables = ShardTables()
     applied(tables, run(OP_SET, I64, [1], [base], [50]))
     stamps = [*range(len(amounts))]
@@ -160,7 +160,7 @@ def test_int64_does_not_leave_its_range(
 def test_floats_add_up_as_ieee_has_it_and_warn_nobody(
     base: float, amounts: list[float], total: float
 ) -> None:
-    """In the order of the deltas; a replica lives in a program that may make errors of warnings."""
+    """Sums follow the order of the deltas and emit no NumPy warning."""
     tables = ShardTables()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -170,7 +170,7 @@ def test_floats_add_up_as_ieee_has_it_and_warn_nobody(
 
 
 def test_deltas_without_a_timestamp_leave_none() -> None:
-    """It reads as 0, also where the key had one; a deleted key that comes back has none."""
+    """The timestamp reads as 0, also where the key had one and where it was deleted."""
     tables = ShardTables()
     applied(tables, run(OP_SET, F64, [1, 2, 3], [1, 2, 3], [10, 20, 30]))
     applied(tables, run(OP_INCREMENT, F64, [1], [1]), run(OP_DELETE, F64, [2], None, [5]))
@@ -219,7 +219,7 @@ def test_ids_stay_defined_where_no_key_holds_a_value() -> None:
 
 
 def test_ids_belong_to_their_node_and_table(tables: ShardTables) -> None:
-    """Another node's 0 is another key."""
+    """Equal ids of two nodes mean different keys."""
     applied(tables, define(0, "b", "c"), set_ids([0, 1], 20, 30), node="n2")
     assert held(tables, NAMED) == {"a": (1, 0), "b": (20, 0), "c": (30, 0)}
     other = TableKey("other", "str-f64")
@@ -255,7 +255,7 @@ def test_an_id_that_is_not_defined_spoils_the_whole_part(
 def test_object_runs_of_a_chunk_stand_where_its_part_for_tables_is_skipped(
     tables: ShardTables,
 ) -> None:
-    """The fault is told; deltas add up."""
+    """The fault is recorded and the object deltas are applied."""
     chunk = Chunk("n1", 1, 1, 0, [Run(OP_SET, ["x"], [1])], [set_ids([7], 9)])
     faults: list[str] = []
     values: dict[str, Any] = {}
@@ -268,7 +268,7 @@ def test_object_runs_of_a_chunk_stand_where_its_part_for_tables_is_skipped(
 
 
 def test_without_numpy_what_is_for_tables_counts_as_skipped() -> None:
-    """`fold` without tables, as in a replica that has no numpy."""
+    """`fold` counts deltas of tables as skipped in a replica without numpy."""
     parts = [define(0, "a"), set_ids([0], 1)]
     chunk = Chunk("n1", 1, 1, 0, [Run(OP_SET, ["x"], [1])], parts)
     values: dict[str, Any] = {}
@@ -290,7 +290,7 @@ def test_a_new_incarnation_ends_the_ids_of_the_one_before(tables: ShardTables) -
 
 
 def test_defining_again_changes_nothing(tables: ShardTables) -> None:
-    """All of them, as after a loss, or a part."""
+    """Repeated defines, of all ids or of some, have no effect."""
     before = told(tables)
     assert not applied(tables, define(0, "a", "b")).fault
     assert not applied(tables, define(1, "b")).fault
@@ -318,7 +318,7 @@ def test_blocks_hold_512_slots_and_only_those_that_changed_are_written() -> None
 
 
 def test_floors_last_as_long_as_something_below_them_may_come() -> None:
-    """What a block loaded early holds is superseded; behind it nothing is asked any more."""
+    """A block that was loaded early is superseded by deltas up to its floor, and no further."""
     writer = ShardTables(tracks=True)
     applied(writer, run(OP_SET, I64, [1], [10]), offset=7)
     loaded = ShardTables.loaded(dict(writer.changed_fields(7)), 5)
@@ -333,7 +333,7 @@ def test_floors_last_as_long_as_something_below_them_may_come() -> None:
 
 
 def test_keys_are_written_in_the_order_of_their_slots() -> None:
-    """A reader of the first fields of a page finds no hole."""
+    """A reader of the first fields of a page finds no gap."""
     tables = ShardTables(tracks=True)
     applied(tables, run(OP_SET, I64, [*range(2000)], [0] * 2000))
     names = [name for name, _ in tables.changed_fields(1)]
@@ -341,7 +341,7 @@ def test_keys_are_written_in_the_order_of_their_slots() -> None:
 
 
 def test_a_nan_is_written_as_one() -> None:
-    """Which of the many it is differs between processors; in the full state it does not."""
+    """Processors produce different NaNs; the full state holds one canonical NaN."""
     fields = []
     for bits in (0x7FF8000000000000, 0xFFF8000000000001, 0x7FF0000000000009):
         tables = ShardTables(tracks=True)
@@ -352,7 +352,7 @@ def test_a_nan_is_written_as_one() -> None:
 
 
 def test_ids_that_were_ended_are_not_loaded_and_their_field_goes() -> None:
-    """Once no reader can need it; readers that begin before their end use them."""
+    """Ended ids are dropped once no reader needs them; earlier readers still use them."""
     tables = ShardTables(tracks=True)
     applied(tables, define(0, "a", "b"), set_ids([0, 1], 1, 2), offset=1)
     tables.clean(0)
@@ -390,7 +390,7 @@ def test_ids_that_were_ended_are_not_loaded_and_their_field_goes() -> None:
     ],
 )
 def test_a_damaged_field_is_a_decode_error(name: str, content: Any) -> None:
-    """So that whoever loads it says so and begins anew, and nothing else is raised."""
+    """A damaged field raises DecodeError and nothing else, so a load can start again."""
     from broker.protocol.codec import pack_field  # noqa: PLC0415
 
     with pytest.raises(DecodeError):
@@ -401,7 +401,7 @@ def test_a_damaged_field_is_a_decode_error(name: str, content: Any) -> None:
 
 
 def spoilt() -> Iterator[Any]:
-    """Give ways to alter a table whose key 1 holds 1.0 at 10, with what differs then."""
+    """Return ways to alter a table whose key 1 holds 1.0 at 10, with the expected difference."""
     yield lambda table: table.values.__setitem__(0, 2.0), [((1.0, 10), (2.0, 10))]
     yield lambda table: table.timestamps.__setitem__(0, 11), [((1.0, 10), (1.0, 11))]
     yield lambda table: table.present.__setitem__(0, False), [((1.0, 10), ABSENT)]
@@ -410,7 +410,7 @@ def spoilt() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("spoil", "differs"), [*spoilt()])
 def test_differences_are_told_key_by_key(spoil: Any, differs: Any) -> None:
-    """Values and timestamps, and what one side lacks; what is the same is not told."""
+    """Differences name values, timestamps and missing keys; equal keys are left out."""
     mine, theirs = ShardTables(), ShardTables()
     for one in (mine, theirs):
         applied(one, run(OP_SET, F64, [1, 2], [1, NAN], [10, 20]))
@@ -421,7 +421,7 @@ def test_differences_are_told_key_by_key(spoil: Any, differs: Any) -> None:
 
 
 def test_a_zero_of_the_other_sign_differs() -> None:
-    """As it does for objects: a reader can tell them apart."""
+    """Zeros of different sign differ, as they do for objects."""
     mine, theirs = ShardTables(), ShardTables()
     applied(mine, run(OP_SET, F64, [1], [0.0]))
     applied(theirs, run(OP_SET, F64, [1], [-0.0]))
@@ -429,7 +429,7 @@ def test_a_zero_of_the_other_sign_differs() -> None:
 
 
 def test_a_revision_grows_with_each_chunk_that_changed_the_table_also_over_a_load() -> None:
-    """Whoever remembers one never takes another content for the one that it saw."""
+    """Two different contents never have the same revision."""
     tables = ShardTables(tracks=True)
     seen = [0]
 
