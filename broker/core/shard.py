@@ -34,12 +34,12 @@ from broker.core.effects import (
     StopReading,
 )
 from broker.core.fold import Tally, decode_chunks, fold
+from broker.core.replay import LogReplay, Progress
 from broker.core.tables import new_tables
 from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
 from broker.model import Change, Status
 from broker.protocol.codec import (
-    decode_following,
     decode_keys,
     decode_packet,
     pack_value,
@@ -278,31 +278,21 @@ class ShardState:
         values, floors = (
             (self._load.values, self._load.floors) if self._load else (self.values, None)
         )
+        replay = LogReplay(mine)
         for entry in entries:
-            if not self._apply_logged(entry, values, floors):
+            try:
+                batch = replay.take(entry)
+            except DecodeError:
                 self._enter(Event.CUT)
                 return
-        mine = self.reading_from
-        if mine.offset < head.position.offset:
-            # A page that does not move us means that the log begins beyond our position.
-            if not entries:
-                self._enter(Event.CUT)
-            return
-        if mine != head.position or (self._load and self._load.newest > mine.offset):
+            self._apply(batch, values, floors)
+        # A page that does not move the position means that the log begins beyond it.
+        progress = replay.progress(head.position, is_at_end=not entries)
+        is_ahead = self._load is not None and self._load.newest > head.position.offset
+        if progress is Progress.MOVED or (progress is Progress.DONE and is_ahead):
             self._enter(Event.CUT)
-            return
-        self._caught_up(head, asked_at)
-
-    def _apply_logged(
-        self, entry: LogEntry, values: dict[str, Any], floors: dict[str, int] | None
-    ) -> bool:
-        """Apply a batch of the log if it follows; false if it does not."""
-        try:
-            batch = decode_following(entry, self.reading_from)
-        except DecodeError:
-            return False
-        self._apply(batch, values, floors)
-        return True
+        elif progress is Progress.DONE:
+            self._caught_up(head, asked_at)
 
     def _caught_up(self, head: Head, asked_at: float) -> None:
         if self._load is not None:

@@ -157,5 +157,5 @@ def test_fault_of_another_deployment_is_refused(capsys: pytest.CaptureFixture[st
     """One server has no slots to move, and says so."""
     with pytest.raises(SystemExit):
         arguments(["--only", "slot_move"])
-    assert "slot_move is not of --deployment single" in capsys.readouterr().err
+    assert "slot_move does not exist for --deployment single" in capsys.readouterr().err
     assert arguments(["--only", "slot_move", "--deployment", "cluster"]).only == ["slot_move"]
