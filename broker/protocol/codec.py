@@ -40,6 +40,7 @@ from broker.protocol.messages import (
     Value,
 )
 from broker.protocol.operations import OPERATIONS, Column
+from broker.protocol.refusal import refuses, shown
 from broker.protocol.table_codec import checked_part, packed_part
 from broker.protocol.values import CONTAINERS, within_depth
 
@@ -95,6 +96,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
     return msgpack.packb(fields, datetime=True)  # type: ignore[no-any-return]
 
 
+@refuses
 def decode_chunk(data: bytes) -> Chunk:
     """Decode a chunk; all readers refuse exactly the same chunks, by the rules of PROTOCOL.md.
 
@@ -108,7 +110,7 @@ def decode_chunk(data: bytes) -> Chunk:
         raise DecodeError("chunk is not an array of at least 6")
     version, node, incarnation, number, time_ms, runs = fields[:_CHUNK_FIELDS]
     if version != PROTOCOL_VERSION or type(version) is not int:
-        raise DecodeError(f"chunk of protocol version {version!r}, this is {PROTOCOL_VERSION}")
+        raise DecodeError(f"chunk of protocol version {shown(version)}, this is {PROTOCOL_VERSION}")
     if type(node) is not str or type(runs) is not list:
         raise DecodeError("chunk without node name or runs")
     if any(type(n) is not int or n < 0 for n in (incarnation, number, time_ms)):
@@ -135,7 +137,7 @@ def _checked_run(run: Any) -> Run:
     _check_keys(keys)
     known = OPERATIONS.get(op) if type(op) is int else None
     if known is None:
-        raise DecodeError(f"unknown operation {op!r}")
+        raise DecodeError(f"unknown operation {shown(op)}")
     if known.column is Column.NOTHING:
         if values is not None:
             raise DecodeError(f"{known.name} run with values")
@@ -202,6 +204,7 @@ def bulk_of(batch: Batch) -> list[bytes]:
     return [chunk for chunk in batch.chunks if len(chunk) >= BULK_BYTES]
 
 
+@refuses
 def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
     """Decode a packet from the channel or the log of a shard; chunks stay bytes.
 
@@ -231,6 +234,7 @@ def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
     )
 
 
+@refuses
 def decode_head(data: bytes) -> Heartbeat | None:
     """Return the head in a batch or heartbeat, without need of bulk chunks; None for a notice.
 
@@ -249,7 +253,9 @@ def _read_packet(data: bytes) -> tuple[int, list[Any], list[Any]]:
     version, kind, *prefix = fields[:_PREFIX_FIELDS]
     shard, epoch, offset, batch_id, previous_id, time_ms, covered = prefix
     if type(version) is not int or version != PROTOCOL_VERSION:
-        raise DecodeError(f"packet of protocol version {version!r}, this is {PROTOCOL_VERSION}")
+        raise DecodeError(
+            f"packet of protocol version {shown(version)}, this is {PROTOCOL_VERSION}"
+        )
     if any(type(n) is not int or n < 0 for n in (kind, shard, offset, time_ms, covered)):
         raise DecodeError("packet numbers are not unsigned integers")
     if any(
@@ -290,7 +296,9 @@ def _matching_bulk(stand_in: list[Any], chunk: bytes) -> bytes:
         raise DecodeError("a stand-in is not an array of face and size")
     face, size = stand_in[:_STAND_IN_FIELDS]
     if len(chunk) != size or not chunk.startswith(face):
-        raise DecodeError(f"a bulk chunk of {len(chunk)} bytes is not the one of {size!r} expected")
+        raise DecodeError(
+            f"a bulk chunk of {len(chunk)} bytes is not the one of {shown(size)} bytes expected"
+        )
     return chunk
 
 
@@ -311,6 +319,7 @@ def decode_following(entry: LogEntry, position: Position) -> Batch:
     return batch
 
 
+@refuses
 def decode_keys(keys: Iterable[bytes]) -> list[str]:
     """Decode keys of the full-state hash.
 
@@ -328,6 +337,7 @@ def pack_field(offset: int, value: Value) -> bytes:
     return _OFFSET.pack(offset) + pack_value(value)
 
 
+@refuses
 def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
     """Decode fields of the full-state hash into two columns, offsets and values.
 

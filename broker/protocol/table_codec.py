@@ -10,6 +10,7 @@ from broker.protocol.constants import RECORD_BYTES, TABLE_KINDS
 from broker.protocol.messages import IdRange, TableDefine, TableKey, TableOp, TableRun
 from broker.protocol.names import is_name
 from broker.protocol.operations import OP_DEFINE, TABLE_PARTS, Column, Form, op_of_part
+from broker.protocol.refusal import shown
 
 ID_BYTES = 4
 NUMBER_BYTES = 8
@@ -89,11 +90,11 @@ def checked_part(part: Any, check_keys: Callable[[Any], None]) -> TableOp:
         raise DecodeError("a part for tables is not an array of at least 6")
     op, name, kind, keys, values, timestamps = part[:_PART_FIELDS]
     if not (type(name) is str and is_name(name)) or kind not in TABLE_KINDS:
-        raise DecodeError(f"no such kind of table: {name!r} {kind!r}")
+        raise DecodeError(f"no such kind of table: {shown(name)} {shown(kind)}")
     table = TableKey(name, kind)
     known = TABLE_PARTS.get(op) if type(op) is int else None
     if known is None:
-        raise DecodeError(f"unknown operation {op!r} on a table")
+        raise DecodeError(f"unknown operation {shown(op)} on a table")
     if known.form is Form.DEFINE:
         return _define(table, keys, values, check_keys)
     if known.form is Form.RECORDS:

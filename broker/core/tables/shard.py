@@ -26,6 +26,7 @@ from broker.model import ABSENT, Absent
 from broker.protocol.codec import pack_field, unpack_fields
 from broker.protocol.constants import BLOCK_SLOTS, TABLE_KINDS
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
+from broker.protocol.refusal import refuses, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class ShardTables:
     # -- the full state ---------------------------------------------------------------------------
 
     @classmethod
+    @refuses
     def loaded(
         cls, fields: Mapping[str, bytes], offset: int, *, tracks: bool = False
     ) -> ShardTables:
@@ -137,7 +139,7 @@ class ShardTables:
             table, kind, what, which = _parts(name)
             parts = by_kind.setdefault(TableKey(table, kind), {"k": {}, "v": {}, "d": {}})
             if what not in parts:
-                raise DecodeError(f"a field of the tables hash is {name!r}")
+                raise DecodeError(f"a field of the tables hash is {shown(name)}")
             parts[what][which] = at, content
             tables.newest = max(tables.newest, at)
         try:
@@ -236,7 +238,7 @@ def _ids_needed(run: TableRun) -> int:
 def _parts(name: str) -> list[str]:
     parts = name.split(":", 3)
     if len(parts) != 4 or parts[1] not in TABLE_KINDS:  # noqa: PLR2004 - as told above
-        raise DecodeError(f"a field of the tables hash is {name!r}")
+        raise DecodeError(f"a field of the tables hash is {shown(name)}")
     return parts
 
 
