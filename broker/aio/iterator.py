@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
 
@@ -27,6 +28,8 @@ class Reader(Generic[T]):
         self._ready = asyncio.Event()
         self._queue = make(self._ready.set)
         self._taken: list[T] = []
+        # An iterator that is dropped without `close()` must not be filled for ever.
+        weakref.finalize(self, self._queue.abandon).atexit = False
         engine.add_queue(self._queue)
 
     def __aiter__(self) -> AsyncIterator[T]:

@@ -190,6 +190,9 @@ def attached(
         ConfigError: a URL of another scheme.
         EmbeddedError: the embedded server did not start.
     """
+    if url is not None and not isinstance(url, str):
+        # Not shown: a client of another library shows its password.
+        raise ConfigError([f"url is a {type(url).__name__}; give the server's URL as str"])
     url = url or EMBEDDED
     if not url.startswith(EMBEDDED):
         read_url(url)

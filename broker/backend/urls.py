@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -58,7 +58,7 @@ class RedisURL:
     """
 
     kind: Kind
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     seeds: tuple[Address, ...] = ()
     service: str = ""
 
@@ -124,7 +124,10 @@ def _read(url: str, scheme: str) -> RedisURL | None:
     deployment = scheme.partition("+")[2]
     if not deployment:
         # Accessing the port validates it.
-        is_readable = scheme == "unix" or (bool(parts.hostname), parts.port)[0]
+        is_readable = scheme == "unix" or (
+            bool(parts.hostname) and parts.port != 0 and _is_database(parts.path.strip("/"))
+        )
+        is_readable = is_readable and _is_database(_option(parts.query, "db"))
         return RedisURL("single", url) if is_readable and options <= URL_OPTIONS else None
     hosts = parts.netloc.rpartition("@")[2].split(",")
     path = unquote(parts.path).strip("/")
@@ -135,14 +138,23 @@ def _read(url: str, scheme: str) -> RedisURL | None:
         return RedisURL("cluster", url, seeds) if is_readable else None
     service, _, db = path.partition("/")
     seeds = tuple(_address(host, SENTINEL_PORT) for host in hosts)
-    is_readable = bool(service) and (not db or db.isdecimal())
+    is_readable = bool(service) and _is_database(db)
     is_readable = is_readable and options <= URL_OPTIONS | SENTINEL_OPTIONS
     return RedisURL("sentinel", url, seeds, service) if is_readable else None
 
 
+def _is_database(text: str) -> bool:
+    """Whether a text is the number of a database; empty means 0."""
+    return not text or (text.isascii() and text.isdecimal())
+
+
+def _option(query: str, name: str) -> str:
+    return parse_qs(query).get(name, [""])[-1]
+
+
 def _address(text: str, port: int) -> Address:
     parts = urlsplit(f"//{text}")
-    if not parts.hostname or parts.path or parts.query:
+    if not parts.hostname or parts.path or parts.query or parts.port == 0:
         raise ValueError(text)
     return Address(parts.hostname, port if parts.port is None else parts.port)
 
@@ -180,7 +192,10 @@ def invalid_url_error(url: str) -> ConfigError:
 
 
 def redacted(url: str) -> str:
-    """Return a URL without its password, fit for logs and errors."""
+    """Return a URL without its password, fit for logs and errors; malformed ones included."""
+    if "@" in url and re.match(r"[a-z+]+://", url, flags=re.IGNORECASE) is None:
+        # Quotes, blanks or half a scheme in front: which part is the password is not known.
+        return "***"
     # An @ after a ? belongs to a password that is not percent-encoded; hide everything.
     shown = re.sub(r"^([a-z+]+://)[^?]*\?.*@.*", r"\1***", url, flags=re.IGNORECASE)
     # Up to the last @, for the same reason.

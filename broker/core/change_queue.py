@@ -36,8 +36,10 @@ class ChangeQueue(ReaderQueue[Change]):
     ) -> None:
         if overflow not in OVERFLOW_POLICIES:
             raise ConfigError([f"overflow={overflow!r}; allowed: {', '.join(OVERFLOW_POLICIES)}"])
-        if limit < 1:
+        if type(limit) is not int or limit < 1:
             raise ConfigError([f"limit={limit!r}; allowed: 1 and more changes"])
+        if prefix is not None and not isinstance(prefix, str):
+            raise ConfigError([f"prefix={prefix!r}; allowed: one str, or None for all keys"])
         super().__init__(limit, notify)
         self._prefix = prefix
         self._overflow = overflow

@@ -63,6 +63,15 @@ class ReaderQueue(Generic[T]):
         """Say why nothing will come any more."""
         return StopIteration()
 
+    def abandon(self) -> None:
+        """End it: its reader is gone. Called by the garbage collector, on any thread."""
+        self._closed = True
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is added any more."""
+        return self._closed
+
     def close(self) -> None:
         """End it; what waits can still be read. Takes no lock: a signal handler may call it."""
         self._closed = True

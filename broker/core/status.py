@@ -164,8 +164,11 @@ class StatusTrack:
             self._not_live_since = now
         self.last = change
         self.changes += 1
-        for queue in self._queues:
-            queue.put([change])
+        for queue in list(self._queues):
+            if queue.is_closed:
+                self.remove_queue(queue)
+            else:
+                queue.put([change])
 
     # -- who follows ------------------------------------------------------------------------------
 

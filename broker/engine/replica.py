@@ -224,6 +224,10 @@ class ReplicaEngine:
 
     async def wait_for(self, token: Token | str, timeout: float | None) -> None:  # noqa: ASYNC109
         """Wait until the replica shows everything up to a token."""
+        if not isinstance(token, (Token, str)):
+            raise TokenError(
+                f"token is a {type(token).__name__}; give what flush() returned, or its text"
+            )
         marks = (Token.parse(token) if isinstance(token, str) else token).marks
         await self._until(lambda: self._shows(marks), timeout, "does not show the token")
 

@@ -40,7 +40,7 @@ from broker.errors import (
     NamespaceMismatchError,
     ReplicaFailedError,
 )
-from broker.model import Status
+from broker.model import Change, Status
 from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 
@@ -165,8 +165,7 @@ class Follower:
                     if effect.after is Status.FAILED and self.failure is None:
                         self._fail(_never_fits(self.namespace, shard))
                 case ChangesVisible():
-                    for queue in self.queues:
-                        queue.put(effect.changes)
+                    self._deliver(effect.changes)
                 case FullStateWritten():
                     self._full_state_written[shard.shard].set()
         # The deadline may be earlier now: a packet may prove less than an answer did before.
@@ -236,6 +235,14 @@ class Follower:
                 shard = self._by_channel[channel]
                 self._perform(shard, shard.disconnected())
         self.reconnects += 1
+
+    def _deliver(self, changes: list[Change]) -> None:
+        """Hand changes to their readers; those that were dropped without `close()` go."""
+        for queue in list(self.queues):
+            if queue.is_closed:
+                self.remove_queue(queue)
+            else:
+                queue.put(changes)
 
     def _renew_subscription(self, shard: ShardState) -> None:
         if self._subscription is not None:

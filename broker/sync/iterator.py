@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -35,6 +36,8 @@ class Reader(Generic[T]):
         self._bell = Bell()
         self._queue = make(self._bell.ring)
         self._taken: list[T] = []
+        # An iterator that is dropped without `close()` must not be filled for ever.
+        weakref.finalize(self, self._queue.abandon).atexit = False
         if thread.is_closed:
             thread.guard.check()
             engine.add_queue(self._queue)

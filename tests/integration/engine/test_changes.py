@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import time
 from typing import Any
 
 import pytest
+import redis
 
-from broker import ChangesOverflowError, Producer, Replica
+from broker import ChangesOverflowError, ConfigError, Producer, Replica, TokenError, aio
 from broker.testing.server import Server
+from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing
 
 
@@ -157,3 +161,75 @@ def test_changes_carry_the_producers_clock(
         assert stamps == sorted(stamps)
         assert began <= stamps[0] <= stamps[-1] <= written + (0 if timestamps else 10_000)
         assert timestamps or len(set(stamps)) == 1
+
+
+def test_a_dropped_iterator_costs_nothing_any_more(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """`for change in replica.changes(): break` leaves no queue behind, nor does `statuses()`."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        producer.set("a", 0)
+        for _ in range(20):
+            iterator = replica.changes()
+            producer.increment("a")
+            for _change in iterator:
+                break
+            del iterator, _change
+        gc.collect()
+        replica.wait_for(producer.flush(10), 10)
+        producer.increment("a")
+        replica.wait_for(producer.flush(10), 10)
+        eventually(lambda: not replica._engine._follower.queues)
+
+
+def test_a_dropped_asyncio_iterator_costs_nothing_any_more(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """The same in `async for`."""
+    serving(server.url, namespace)
+
+    async def follow_and_drop() -> None:
+        async with (
+            aio.Producer(server.url, namespace=namespace) as producer,
+            aio.Replica(server.url, namespace=namespace) as replica,
+        ):
+            await replica.wait_live(10)
+            for _ in range(20):
+                iterator = replica.changes()
+                await producer.increment("a")
+                async for _change in iterator:
+                    break
+                del iterator, _change
+            gc.collect()
+            await producer.increment("a")
+            await replica.wait_for(await producer.flush(10), 10)
+            assert not replica._engine._follower.queues
+
+    asyncio.run(follow_and_drop())
+
+
+@pytest.mark.parametrize("token", [None, 5, b"0:00:1", {}])
+def test_a_token_of_another_type_is_a_clear_error(
+    server: Server, namespace: str, serving: NewServing, token: Any
+) -> None:
+    """wait_for() says what it takes, at the call."""
+    serving(server.url, namespace)
+    with (
+        Replica(server.url, namespace=namespace) as replica,
+        pytest.raises(TokenError, match="give what flush"),
+    ):
+        replica.wait_for(token, 1)
+
+
+@pytest.mark.parametrize("face", [Producer, Replica])
+def test_a_client_in_the_place_of_a_url_is_a_clear_error(face: Any) -> None:
+    """The error names the type and does not show what the client holds."""
+    client = redis.Redis(password="secret")
+    with pytest.raises(ConfigError, match="url is a Redis; give") as caught:
+        face(client)
+    assert "secret" not in str(caught.value)

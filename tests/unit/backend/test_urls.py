@@ -46,6 +46,14 @@ def test_sentinels_name_a_service_and_have_a_login_of_their_own() -> None:
         "redis+sentinel://a/fleet/x",
         "redis+sentinel://a/fleet?what=1",
         "redis://?x=1",
+        "redis://h/main",
+        "redis://h/1.5",
+        "redis://h/-1",
+        "redis://h/0/1",
+        "redis://h?db=one",
+        "redis://h:0",
+        "redis+cluster://h:0",
+        "redis+sentinel://h:0/fleet",
         "unix+cluster:///x",
         "http://a",
         "redis",
@@ -76,3 +84,26 @@ def test_the_cluster_of_a_node_has_a_url() -> None:
     assert cluster_url("rediss://h?ssl_ca_certs=x&db=0") == "rediss+cluster://h?ssl_ca_certs=x"
     assert cluster_url("redis://h/1") is None
     assert cluster_url("unix:///run/redis.sock") is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        '"redis://me:secret@h"',
+        "'redis://:secret@h/0'",
+        " redis://me:secret@h",
+        "redis:/me:secret@h",
+        "redis//:secret@h",
+        "me:secret@h:6379",
+        "redis://me:se@cr:secret@h",
+        "http://me:secret@h",
+    ],
+)
+def test_a_password_is_hidden_in_a_malformed_url_too(url: str) -> None:
+    """Quotes of an env file, blanks, half a scheme: neither the text nor the error shows it."""
+    assert "secret" not in redacted(url)
+    try:
+        found = repr(read_url(url))
+    except ConfigError as error:
+        found = str(error)
+    assert "secret" not in found

@@ -144,3 +144,17 @@ def test_a_slow_reader_ends_with_the_same_content(
         return
     assert copy == truth
     assert told == taken + changes.conflated
+
+
+@pytest.mark.parametrize("prefix", [["a", "b"], ("a",), b"a", 1])
+def test_a_prefix_is_one_text(prefix: object) -> None:
+    """Anything else is refused at the call, before it can fail in the replica's own task."""
+    with pytest.raises(ConfigError, match="allowed: one str"):
+        queue(prefix)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", ["10", 1.5, True, None])
+def test_a_limit_is_a_whole_number(limit: object) -> None:
+    """Anything else is refused at the call."""
+    with pytest.raises(ConfigError, match="limit="):
+        queue(limit=limit)  # type: ignore[arg-type]
