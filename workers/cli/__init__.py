@@ -14,6 +14,7 @@ from workers.cli.serving import flush, schedule, serve
 from workers.cli.settings import config
 from workers.cli.status import status
 from workers.cli.tables import tables
+from workers.cli.terminal import accept_any_terminal
 from workers.cli.verify import verify
 
 
@@ -40,6 +41,7 @@ def statebroker() -> None:
     or in a URL from the environment or the file; on the command line, where every user of the
     machine can read it, it is refused.
     """  # noqa: D301 - click reads the escapes
+    accept_any_terminal()
     log_for_people()
 
 

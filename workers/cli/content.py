@@ -17,6 +17,7 @@ from broker.model import Change
 from broker.protocol.names import shard_of
 from broker.protocol.operations import NAMED
 from workers.cli.options import checked_options, connection_options
+from workers.cli.terminal import safe
 
 TIMEOUT = 10.0
 
@@ -29,7 +30,8 @@ def as_text(value: Any) -> str:
     Bytes become {"base64": ...}, times ISO 8601 text, and non-finite numbers "NaN", "Infinity" and
     "-Infinity", as in the JSON of protobuf.
     """
-    return json.dumps(_finite(value), ensure_ascii=False, default=_other, allow_nan=False)
+    text = json.dumps(_finite(value), ensure_ascii=False, default=_other, allow_nan=False)
+    return safe(text)
 
 
 def _finite(value: Any) -> Any:
@@ -147,7 +149,7 @@ def get(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:
         click.echo(as_text(present))
     else:
         for key, value in present.items():
-            click.echo(as_text(value) if len(keys) == 1 else f"{key}\t{as_text(value)}")
+            click.echo(as_text(value) if len(keys) == 1 else f"{safe(key)}\t{as_text(value)}")
     absent = [key for key in keys if key not in present]
     for key in absent:
         click.echo(f"statebroker: {key!r} is absent", err=True)
@@ -223,4 +225,4 @@ def _show(change: Change, as_json: bool) -> None:  # noqa: FBT001 - a flag passe
         click.echo(as_text(line))
     else:
         value = "" if NAMED[change.operation].removes else as_text(change.value)
-        click.echo(f"{change.position.offset}\t{change.operation}\t{change.key}\t{value}")
+        click.echo(f"{change.position.offset}\t{change.operation}\t{safe(change.key)}\t{value}")

@@ -11,6 +11,7 @@ from broker import Replica
 from broker.protocol.constants import TABLE_KINDS
 from workers.cli.content import TIMEOUT, as_text, json_option
 from workers.cli.options import checked_options, connection_options
+from workers.cli.terminal import safe
 
 if TYPE_CHECKING:
     # Every command loads this module, and importing numpy is slow.
@@ -91,7 +92,7 @@ def _show_table(view: TableView, keys: tuple[str, ...], as_json: bool) -> int:  
         click.echo(as_text(content))
     else:
         for key, (value, stamp) in sorted(rows.items()):
-            click.echo(f"{key}\t{as_text(value)}\t{stamp}")
+            click.echo(f"{safe(key)}\t{as_text(value)}\t{stamp}")
     absent = [key for key in keys if key not in rows]
     for key in absent:
         click.echo(f"statebroker: {key!r} is absent", err=True)
