@@ -20,7 +20,7 @@ SINCE: Final[Mapping[str, tuple[int, int]]] = {"client|setinfo": (7, 2), "waitao
 
 # Granted to every client. INFO shows whether the server is supported, ROLE whether it is the
 # primary; `statebroker doctor` tests rights with a transaction that it queues and discards.
-EVERYBODY: Final = (
+EVERY_CLIENT: Final = (
     *("ping", "select", "client|setname", "client|setinfo", "info", "role"),
     *("script|load", "time", "multi", "exec", "discard"),
 )
@@ -182,8 +182,8 @@ def rules(
         known = {name for name in names if SINCE.get(name, version) <= version}
         return [f"+{SHARDED.get(name, name) if is_cluster else name}" for name in sorted(known)]
 
-    everybody = {*EVERYBODY, *(CLUSTER if is_cluster else ())}
-    root = commands(everybody | role.server | role.channel | role.bulk)
+    every_client = {*EVERY_CLIENT, *(CLUSTER if is_cluster else ())}
+    root = commands(every_client | role.server | role.channel | role.bulk)
     if role.channel:
         root += [f"&{keys.channel}" for keys in shard_keys]
     if role.bulk:

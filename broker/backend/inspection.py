@@ -1,4 +1,4 @@
-"""What Redis tells of one shard for `status`: read in one atomic step, each reply by its name."""
+"""The numbers of one shard that `status` shows, read from Redis in one atomic step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker.backend.topology import Client
 from broker.protocol.names import ShardKeys
 from broker.stats import NodeStats, ShardStats, WorkerStatus
 
-# A worker that is alive is heard of every heartbeat (1 s) or lease renewal (3 s).
+# A running worker writes its record with each heartbeat (1 s) or lease renewal (3 s).
 ALIVE_MS: Final = 10_000
 
 
@@ -22,7 +22,7 @@ class ShardReading:
         time: the server's clock: seconds and microseconds.
         meta: the meta hash.
         writers: node -> its record.
-        workers: worker -> its role, when it was last seen, and what is wrong with it.
+        workers: worker -> its role, the time of its last record, and the reason why it is red.
         pending_chunks: entries of the order list.
         log_entries: batches in the log.
         state_keys: fields of the full-state hash.
@@ -58,8 +58,8 @@ class ShardReading:
 
         Args:
             number: of the shard.
-            slot: of its keys; None but on a Cluster.
-            held_by: address of the server that answers for it; None for a single server.
+            slot: of its keys; None unless on a Cluster.
+            held_by: address of the server that owns it; None for a single server.
         """
         accepted, published = self._number("accepted"), self._number("published")
         by_count, by_age = self._number("by_count"), self._number("by_age")
@@ -106,7 +106,7 @@ class ShardReading:
         return found
 
     def worker_statuses(self) -> list[WorkerStatus]:
-        """Return the last word of each worker in this shard."""
+        """Return what each worker recorded last in this shard."""
         found = []
         for name, record in self.workers.items():
             role, seen_at, *reasons = record.decode(errors="replace").split(" ", 2)
@@ -122,7 +122,7 @@ class ShardReading:
 
 
 async def read_shard(client: Client, keys: ShardKeys) -> ShardReading:
-    """Read all that `status` tells of one shard, in one atomic step."""
+    """Read all that `status` shows of one shard, in one atomic step."""
     pipe = client.pipeline(transaction=True)
     queued = {
         "time": pipe.time(),

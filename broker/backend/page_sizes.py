@@ -1,7 +1,7 @@
 """How much is read or written in one command, and why not more.
 
-Redis serves nobody else meanwhile, and whoever decodes a page has its event loop for itself: as
-long as that takes, others of the same process wait.
+While Redis executes a command, all other clients wait. While a page is decoded, all other tasks of
+the same event loop wait.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from typing import Final
 
 # -- the log, in batches ---------------------------------------------------------------------------
 
-# A replica that fell behind does nothing more urgent than this.
+# A replica that is behind has nothing more urgent to do.
 LOG_OF_REPLICA: Final = 32
-# `get`, `dump` and the like: nobody else is in the process.
+# Commands such as `get`: the process does nothing else.
 LOG_OF_INSPECTOR: Final = 64
-# A flush worker may share the process, and has 50 ms for a batch.
+# A flush worker may share the process, and has 50 ms for each batch.
 LOG_OF_SCHEDULER: Final = 8
-# Likewise the application whose replica is compared.
+# The application that compares its replica shares the process.
 LOG_OF_VERIFIER: Final = 8
 
 # -- the full state --------------------------------------------------------------------------------
 
-# Fields of one HSCAN of a load: a joining replica has nothing to serve yet.
+# Fields of one HSCAN of a load: a replica that joins is not read yet.
 FIELDS: Final = 2000
-# Blocks of tables likewise, of 4 to 8 KiB each.
+# Blocks of tables in the same case, 4 to 8 KiB each.
 BLOCKS: Final = 200
-# Fields that one Lua call sums up or sifts by key range: a script blocks the whole server.
+# Fields that one Lua call sums or filters by key range: a script blocks the whole server.
 SCANNED_FIELDS: Final = 500
-# Keys of net changes, read or written at once: as many take about 3 ms.
+# Keys of net changes, read or written at once: this takes about 3 ms.
 KEYS: Final = 250
 # Bytes of table fields that one command writes.
 BYTES: Final = 1 << 20
 # Keys that a scheduler folds before it commits, so that memory is bounded and progress kept.
 PORTION_KEYS: Final = 100_000
-# Keys of a copy that are summed up before others get their turn.
+# Keys of a copy that are summed before other tasks run.
 SLICE_KEYS: Final = 200

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from broker.backend.urls import Address
 from broker.runtime.tasks import cancel_and_wait
 
-# What the rest of the project calls a Redis client; only `broker.backend.connections` makes one.
+# The type of all Redis clients here; only `broker.backend.connections` creates them.
 Client: TypeAlias = Redis
 
 REFRESH_PAUSE_S: Final = 0.05  # between two refreshes: invalidations come in bursts
@@ -121,7 +121,7 @@ class RefreshedDirectory(Directory):
         """Query the owners.
 
         Raises:
-            RedisError, OSError: no server could tell.
+            RedisError, OSError: no server answered.
         """
 
     def invalidate(self, address: Address | None) -> None:

@@ -1,4 +1,4 @@
-"""One process that must run: started, watched, started again when it dies."""
+"""One process that must run: started, watched, and restarted when it ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Child(ABC):
-    """A process of the keeper, which dies with it and is started again when it dies alone.
+    """A process of the keeper, which ends with the keeper and is restarted when it ends alone.
 
     Args:
         name: what error messages call it.
@@ -62,11 +62,11 @@ class Child(ABC):
 
     @abstractmethod
     async def is_ready(self) -> bool:
-        """Tell whether it serves already; asked only while it starts."""
+        """Whether it serves already; called only while it starts."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Remove what an earlier life left and `is_ready` could take for this one's."""
+        """Remove what an earlier process left and `is_ready` could mistake for this one's."""
 
     async def ready(self) -> None:
         """Wait until it serves.
@@ -77,7 +77,7 @@ class Child(ABC):
         await asyncio.shield(self.launched)
 
     async def stop(self, grace_s: float) -> None:
-        """Ask it to end, kill it after the grace (at once when that is 0), and see it gone."""
+        """Send SIGTERM, after the grace period (0: at once) SIGKILL; return once it has ended."""
         self.running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.running
@@ -92,7 +92,7 @@ class Child(ABC):
         self.clear()
 
     async def run(self) -> None:
-        """Launch and launch again, with pauses that grow while it does not keep up."""
+        """Start and restart it, with pauses that grow while it keeps failing."""
         loop = asyncio.get_running_loop()
         restart = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
@@ -104,7 +104,7 @@ class Child(ABC):
             except (EmbeddedError, OSError) as failure:
                 logger.warning("child_not_started name=%r reason=%s", self.name, failure)
                 self.launched.set_exception(EmbeddedError(str(failure)))
-                # A restart has nobody waiting for it who would look at this.
+                # Nothing awaits a restart, so the error must be retrieved here.
                 self.launched.exception()
             else:
                 self.launched.set_result(None)
@@ -116,7 +116,7 @@ class Child(ABC):
             await asyncio.sleep(restart.next())
 
     async def spawn(self) -> Process:
-        """Start the process, tied to this one's life."""
+        """Start the process; it ends with this one."""
         with self.log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *self.command,
@@ -129,7 +129,7 @@ class Child(ABC):
             )
 
     async def see_ready(self, process: Process) -> None:
-        """Wait until it serves; see it dead if it does not in time."""
+        """Wait until it serves; kill it if it does not in time."""
         try:
             async with asyncio.timeout(self.start_timeout_s):
                 while process.returncode is None:

@@ -17,7 +17,7 @@ from broker.embedded.log import rotate
 PACKAGES = Path(__file__).resolve().parents[2]
 
 # A fork while the lock or the listening socket is open here would copy it into the child, which
-# would hold the lock, or keep a dead socket listening, as long as it runs.
+# would hold the lock, or keep an abandoned socket listening, as long as it runs.
 starting = threading.RLock()
 os.register_at_fork(
     before=starting.acquire,

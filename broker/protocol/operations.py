@@ -1,8 +1,8 @@
-"""What an operation is: the one table that everything else goes by.
+"""The table of operations: name, code, column and effect of each.
 
-The codec checks runs by it, the fold carries them out by it, a buffer leaves out what is
-overwritten by it, `Change.operation` and the command line say its names, and PROTOCOL.md is tested
-against it. Pure, and light to import.
+The codec checks runs with it, the fold applies them with it, and the buffer conflates with it.
+`Change.operation` and the command line use its names, and PROTOCOL.md is tested against it. It has
+no I/O and is cheap to import.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ OP_RECORDS: Final = 5
 Operation: TypeAlias = Literal["set", "delete", "increment"]
 
 Values: TypeAlias = dict[str, Any]
-# Changes `values` by a run of keys and their column; returns what each key holds after its delta,
-# and the places in the run of the deltas that changed nothing.
+# Applies a run of keys and their column to `values`; returns what each key holds after its delta,
+# and the indexes in the run of the deltas that changed nothing.
 Effect: TypeAlias = Callable[
     [Values, Sequence[str], Sequence[Any] | None], tuple[Iterable[Any], Sequence[int]]
 ]
@@ -49,14 +49,14 @@ class Op:
     Attributes:
         name: what `Change.operation`, the command line and PROTOCOL.md call it.
         code: its number in a run.
-        column: what it comes with.
-        overwrites: what a key holds after it does not depend on what the key held before: so a
-            buffer may leave out older deltas of the key, and nothing is read to fold it.
-        removes: after it the key holds nothing.
-        refuses: a delta of it that changed nothing was refused, and counts as that.
-        effect: what it does.
-        column_rule: the cells of PROTOCOL.md about its column ...
-        effect_rule: ... and about what it does.
+        column: what its column of values holds.
+        overwrites: whether the result is independent of the earlier value of the key: then a
+            buffer may drop older deltas of the key, and folding reads nothing.
+        removes: whether it removes the key.
+        refuses: whether a delta that changed nothing counts as refused.
+        effect: applies a run of it.
+        column_rule: the cell of PROTOCOL.md about its column.
+        effect_rule: the cell of PROTOCOL.md about its effect.
     """
 
     name: Operation
@@ -71,7 +71,7 @@ class Op:
 
 
 class Form(Enum):
-    """How a part of a chunk for a table is laid out."""
+    """The layout of a part of a chunk for a table."""
 
     COLUMNS = auto()
     RECORDS = auto()
@@ -80,14 +80,14 @@ class Form(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TablePart:
-    """One kind of part that a chunk has for tables.
+    """One kind of part of a chunk for tables.
 
     Attributes:
         name: what PROTOCOL.md calls it.
         code: its number.
-        form: how it is laid out.
-        op: what its rows do to keys; None: it has none.
-        elements_rule: what PROTOCOL.md says of its elements behind code, name and kind.
+        form: its layout.
+        op: the operation of its rows; None if it has no rows.
+        elements_rule: the cell of PROTOCOL.md about its elements after code, name and kind.
     """
 
     name: str
@@ -112,7 +112,7 @@ def _delete(
 ) -> tuple[Iterable[Any], Sequence[int]]:
     pop, expected = values.pop, len(values) - len(keys)
     held = [pop(key, _ABSENT) for key in keys]
-    # Most often every key was there; to look at each would cost as much as to delete it.
+    # Usually every key was present; checking each would cost as much as deleting it.
     absent = (
         () if len(values) == expected else [*compress(count(), map(is_, held, repeat(_ABSENT)))]
     )
@@ -124,7 +124,7 @@ def _increment(
 ) -> tuple[Iterable[Any], Sequence[int]]:
     """Integers stay integers within the 64-bit range; if one side is a float, so is the sum.
 
-    What is not a number (bools are not) cannot be added to.
+    A key that holds no number (a bool is none) refuses the delta.
     """
     after: list[Any] = []
     refused: list[int] = []
@@ -203,7 +203,7 @@ TABLE_PARTS: Final[Mapping[int, TablePart]] = {
 
 
 def op_of_part(code: int) -> Op:
-    """Return what the rows of a table's run do to keys; a define is no run."""
+    """Return the operation of the rows of a table's run; a define has none."""
     op = TABLE_PARTS[code].op
-    assert op is not None  # noqa: S101 - see above
+    assert op is not None  # noqa: S101 - not a define
     return op

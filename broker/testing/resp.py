@@ -108,10 +108,10 @@ def command(frame: bytes) -> bytes:
 
 
 def is_message(frame: bytes) -> bool:
-    """Tell whether a frame is a pub/sub message."""
+    """Whether a frame is a pub/sub message."""
     return frame[:1] in (b"*", b">") and (words(frame, 1) or [b""])[0] in _MESSAGES
 
 
 def is_confirmation(frame: bytes) -> bool:
-    """Tell whether a frame confirms that a subscription began or ended."""
+    """Whether a frame confirms that a subscription began or ended."""
     return frame[:1] in (b"*", b">") and (words(frame, 1) or [b""])[0] in _CONFIRMATIONS
