@@ -62,7 +62,7 @@ def test_the_two_know_nothing_of_the_package() -> None:
 # -- the real ones --------------------------------------------------------------------------------
 
 
-class World:
+class Setup:
     """A namespace with real workers, and users with the rights of the document's roles."""
 
     def __init__(self, server: Server, namespace: str, shards: int) -> None:
@@ -198,14 +198,14 @@ class World:
         return truth
 
 
-Worlds = Callable[[int], World]
+CreateSetup = Callable[[int], Setup]
 
 
 @pytest.fixture
-def worlds(server: Server, namespace: str) -> Iterator[Worlds]:
-    """Give a maker of the one world of a test."""
+def create_setup(server: Server, namespace: str) -> Iterator[CreateSetup]:
+    """Give a function that creates the setup of a test, ended with it."""
     with ExitStack() as stack:
-        yield lambda shards: stack.enter_context(World(server, namespace, shards))
+        yield lambda shards: stack.enter_context(Setup(server, namespace, shards))
 
 
 MOMENT = datetime(2001, 2, 3, 4, 5, 6, 789_012, tzinfo=UTC)
@@ -226,10 +226,10 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_what_the_writer_writes_the_replica_holds(worlds: Worlds, shards: int) -> None:
+def test_what_the_writer_writes_the_replica_holds(create_setup: CreateSetup, shards: int) -> None:
     """Every kind of value and delta of a foreign producer arrives."""
-    world = worlds(shards)
-    writer, replica, reader = world.writer("foreign"), world.replica(), world.reader()
+    setup = create_setup(shards)
+    writer, replica, reader = setup.writer("foreign"), setup.replica(), setup.reader()
     for key, value in VALUES.items():
         writer.put(SET, key, value)
     writer.put(SET, "gone", 1)
@@ -241,18 +241,18 @@ def test_what_the_writer_writes_the_replica_holds(worlds: Worlds, shards: int) -
     writer.put(INCREMENT, "yes", 1)
     writer.flush()
     expected = VALUES | {"sum": float((1 << 64) - 1) + 0.5 - 1}
-    assert world.all_agree(reader, replica) == expected
+    assert setup.all_agree(reader, replica) == expected
     assert replica.stats().deltas_refused == 3
     assert set(writer.answers) == {b"OPEN", b"OK"}
     writer.leave()
-    assert not world.admin.exists(*(world.name_of("writers", shard) for shard in range(shards)))
+    assert not setup.admin.exists(*(setup.name_of("writers", shard) for shard in range(shards)))
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_what_the_producer_writes_the_reader_holds(worlds: Worlds, shards: int) -> None:
+def test_what_the_producer_writes_the_reader_holds(create_setup: CreateSetup, shards: int) -> None:
     """Every kind of value and delta of the real producer reaches a foreign subscriber."""
-    world = worlds(shards)
-    producer, replica, reader = world.producer("real"), world.replica(), world.reader()
+    setup = create_setup(shards)
+    producer, replica, reader = setup.producer("real"), setup.replica(), setup.reader()
     producer.set_many(VALUES)
     producer.set("gone", 1)
     producer.delete("gone")
@@ -260,7 +260,7 @@ def test_what_the_producer_writes_the_reader_holds(worlds: Worlds, shards: int) 
         producer.increment("sum", amount)
     producer.increment("moment", 1)
     producer.flush(SECONDS)
-    assert world.all_agree(reader, replica) == VALUES | {"sum": -1.5}
+    assert setup.all_agree(reader, replica) == VALUES | {"sum": -1.5}
     assert sum(shard.counts["refused"] for shard in reader.shards) == 1
 
 
@@ -275,11 +275,11 @@ COLUMNS: dict[str, tuple[list[Any], list[Any], list[Any]]] = {
 }
 
 
-def tables_agree(world: World, reader: Reader, replica: Replica) -> dict[str, Any]:
+def tables_agree(setup: Setup, reader: Reader, replica: Replica) -> dict[str, Any]:
     """The common content of table `t` of each kind, NaN included, once all parts agree."""
     found: dict[str, Any] = {}
-    world.all_agree(reader, replica)
-    metas = [world.admin.hgetall(world.name_of("meta", shard)) for shard in range(world.count)]
+    setup.all_agree(reader, replica)
+    metas = [setup.admin.hgetall(setup.name_of("meta", shard)) for shard in range(setup.count)]
     heads = [int(meta.get(b"offset", 0)) for meta in metas]
     reader.until(
         lambda: reader.is_live and [one.shown.offset for one in reader.shards] == heads, "the head"
@@ -297,10 +297,10 @@ def tables_agree(world: World, reader: Reader, replica: Replica) -> dict[str, An
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_tables_of_a_foreign_writer_are_everybodys(worlds: Worlds, shards: int) -> None:
+def test_tables_of_a_foreign_writer_are_everybodys(create_setup: CreateSetup, shards: int) -> None:
     """Every kind and operation; from the log and from the full state."""
-    world = worlds(shards)
-    writer, replica, reader = world.writer("foreign"), world.replica(), world.reader()
+    setup = create_setup(shards)
+    writer, replica, reader = setup.writer("foreign"), setup.replica(), setup.reader()
     for kind, (keys, values, amounts) in COLUMNS.items():
         writer.put_table(SET, "t", kind, [*keys, keys[0]], [*values, values[0]])
         writer.put_table(INCREMENT, "t", kind, keys, amounts, [1, 2, 3])
@@ -310,23 +310,25 @@ def test_tables_of_a_foreign_writer_are_everybodys(worlds: Worlds, shards: int) 
         writer.put_table(DELETE, "t", kind, keys[2:])
         writer.put_table(INCREMENT, "t", kind, [*keys[:1] * 3], [1, 1, 1])
     writer.flush()
-    first = tables_agree(world, reader, replica)
+    first = tables_agree(setup, reader, replica)
     assert first["str-i64"] == {"a": (9, 0), "b": ((1 << 63) - 1, 0)}
     assert first["u64-i64"] == {7: (5, 0), 8: (3, 2)}
     assert sum(one.shown.tables.refused for one in reader.shards) == 2
     assert replica.stats().deltas_refused == 2
-    world.snapshot()
-    assert repr(tables_agree(world, world.reader(), world.replica())) == repr(first)
+    setup.snapshot()
+    assert repr(tables_agree(setup, setup.reader(), setup.replica())) == repr(first)
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_a_foreign_reader_holds_the_tables_of_the_producer(worlds: Worlds, shards: int) -> None:
+def test_a_foreign_reader_holds_the_tables_of_the_producer(
+    create_setup: CreateSetup, shards: int
+) -> None:
     """More than a block; through full states, cuts of the log, and another process of the name."""
-    world = worlds(shards)
-    replica, reader = world.replica(), world.reader()
+    setup = create_setup(shards)
+    replica, reader = setup.replica(), setup.reader()
     record = np.dtype([("key", "<u8"), ("value", "<i8"), ("timestamp", "<i8")])
     for number in range(4):
-        producer = world.producer("real")
+        producer = setup.producer("real")
         names = [f"k{n}" for n in range(number * 300, number * 300 + 1500)]
         producer.table("t").set_many(names, np.arange(1500.0), number)
         producer.table("t", values=int).increment_many(names[::7], number)
@@ -335,12 +337,12 @@ def test_a_foreign_reader_holds_the_tables_of_the_producer(worlds: Worlds, shard
         producer.table("t", keys=int, values=int).set_records(records)
         producer.table("t").delete_many(names[::11])
         producer.close(SECONDS)
-        seen = tables_agree(world, reader, replica)
+        seen = tables_agree(setup, reader, replica)
         assert len(seen["str-f64"]) > 1300
         if number % 2:
-            world.snapshot()
-            assert repr(tables_agree(world, world.reader(), world.replica())) == repr(seen)
-            world.snapshot()
+            setup.snapshot()
+            assert repr(tables_agree(setup, setup.reader(), setup.replica())) == repr(seen)
+            setup.snapshot()
 
 
 BAD_PARTS: list[list[Any]] = [
@@ -353,10 +355,10 @@ BAD_PARTS: list[list[Any]] = [
 ]
 
 
-def test_everybody_skips_the_same_parts_for_tables(worlds: Worlds) -> None:
+def test_everybody_skips_the_same_parts_for_tables(create_setup: CreateSetup) -> None:
     """Their chunks' other deltas stand, and what follows is understood."""
-    world = worlds(1)
-    writer, replica, reader = world.writer("n1"), world.replica(), world.reader()
+    setup = create_setup(1)
+    writer, replica, reader = setup.writer("n1"), setup.replica(), setup.reader()
     for parts in BAD_PARTS:
         writer.put_table(INCREMENT, "t", "str-f64", ["a"], [1.0])
         writer.flush()
@@ -364,9 +366,9 @@ def test_everybody_skips_the_same_parts_for_tables(worlds: Worlds) -> None:
         writer.flush()
     for late in (False, True):
         if late:
-            world.snapshot()
-            replica, reader = world.replica(), world.reader()
-        found = tables_agree(world, reader, replica)
+            setup.snapshot()
+            replica, reader = setup.replica(), setup.reader()
+        found = tables_agree(setup, reader, replica)
         assert found["str-f64"] == {"a": (float(len(BAD_PARTS)), 0)}
         assert (reader.values, replica["n"]) == ({"n": len(BAD_PARTS)}, len(BAD_PARTS))
         if not late:
@@ -374,21 +376,21 @@ def test_everybody_skips_the_same_parts_for_tables(worlds: Worlds) -> None:
             assert skipped == [len(BAD_PARTS)] * 2
 
 
-def test_a_repeat_is_recognised_and_a_second_process_fences(worlds: Worlds) -> None:
+def test_a_repeat_is_recognised_and_a_second_process_fences(create_setup: CreateSetup) -> None:
     """Chunks sent twice count once; who lost the name is told."""
-    world = worlds(1)
-    writer, replica, reader = world.writer("n1"), world.replica(), world.reader()
+    setup = create_setup(1)
+    writer, replica, reader = setup.writer("n1"), setup.replica(), setup.reader()
     writer.put(INCREMENT, "sum", 5)
     writer.flush()
     writer.append(0, writer.chunks[0][0])
     assert writer.answers == {b"OPEN": 1, b"OK": 1, b"DUPLICATE": 1}
-    producer = world.producer("n1")
+    producer = setup.producer("n1")
     producer.increment("sum", 2)
     producer.flush(SECONDS)
     writer.put(INCREMENT, "sum", 100)
     with pytest.raises(AssertionError, match="FENCED"):
         writer.flush()
-    assert world.all_agree(reader, replica) == {"sum": 7}
+    assert setup.all_agree(reader, replica) == {"sum": 7}
 
 
 BAD_CHUNKS = [
@@ -405,10 +407,10 @@ BAD_CHUNKS = [
 ]
 
 
-def test_everybody_skips_the_same_chunks(worlds: Worlds) -> None:
+def test_everybody_skips_the_same_chunks(create_setup: CreateSetup) -> None:
     """Chunks that break a rule change nothing anywhere, and are kept as the document says."""
-    world = worlds(1)
-    writer, replica, reader = world.writer("n1"), world.replica(), world.reader()
+    setup = create_setup(1)
+    writer, replica, reader = setup.writer("n1"), setup.replica(), setup.reader()
     writer.put(SET, "good", 1)
     writer.flush()
     for data in BAD_CHUNKS:
@@ -417,26 +419,26 @@ def test_everybody_skips_the_same_chunks(worlds: Worlds) -> None:
         writer.put(INCREMENT, "good", 1)
         writer.flush()
     expected = {"good": 1 + len(BAD_CHUNKS)}
-    assert world.all_agree(reader, replica) == expected
-    world.snapshot()
-    with Inspector(world.server.url, namespace=world.namespace) as inspector:
+    assert setup.all_agree(reader, replica) == expected
+    setup.snapshot()
+    with Inspector(setup.server.url, namespace=setup.namespace) as inspector:
         assert inspector.state() == expected
     assert replica.stats().chunks_skipped == reader.shards[0].counts["skipped"] == len(BAD_CHUNKS)
-    letters = [msgpack.unpackb(one) for one in world.admin.lrange(world.name_of("dead", 0), 0, -1)]
+    letters = [msgpack.unpackb(one) for one in setup.admin.lrange(setup.name_of("dead", 0), 0, -1)]
     assert [letter[4] for letter in letters] == [data[:16384] for data in BAD_CHUNKS]
     assert all(type(letter[2]) is str for letter in letters)
     assert {letter[3] for letter in letters} == {"n1"}
-    latecomer = world.reader()
+    latecomer = setup.reader()
     latecomer.until(lambda: latecomer.is_live, "a latecomer loads")
     assert latecomer.values == expected
 
 
-def test_lost_packets_and_connections_are_made_up_for(worlds: Worlds) -> None:
+def test_lost_packets_and_connections_are_made_up_for(create_setup: CreateSetup) -> None:
     """A reader that misses any packets is live only with everything."""
-    world = worlds(2)
+    setup = create_setup(2)
     chance = random.Random(2)
-    producer, writer = world.producer("real"), world.writer("foreign")
-    replica, reader = world.replica(), world.reader()
+    producer, writer = setup.producer("real"), setup.writer("foreign")
+    replica, reader = setup.replica(), setup.reader()
     reader.drop = lambda _data: chance.random() < 0.4
 
     def seen() -> Counter[str]:
@@ -459,56 +461,58 @@ def test_lost_packets_and_connections_are_made_up_for(worlds: Worlds) -> None:
                     writer.put(SET, key, amount)
         writer.flush()
         if round_ % 10 == 5:
-            world.snapshot()
+            setup.snapshot()
         if round_ % 13 == 7:
             reader.close()
         reader.pump()
     producer.flush(SECONDS)
     reader.drop = lambda _data: False
-    world.all_agree(reader, replica)
+    setup.all_agree(reader, replica)
     assert seen().keys() >= {"gap", "next", "lost"}
 
 
-def test_a_latecomer_loads_the_full_state_also_while_it_is_being_written(worlds: Worlds) -> None:
+def test_a_latecomer_loads_the_full_state_also_while_it_is_being_written(
+    create_setup: CreateSetup,
+) -> None:
     """Pages of a snapshot that was never committed do not count twice, nor are they missed."""
-    world = worlds(1)
-    writer, replica, reader = world.writer("n1"), world.replica(), world.reader()
+    setup = create_setup(1)
+    writer, replica, reader = setup.writer("n1"), setup.replica(), setup.reader()
 
     def publish(*deltas: tuple[int, str, Any]) -> None:
         for delta in deltas:
             writer.put(*delta)
         writer.flush()
-        world.folded()
+        setup.folded()
 
     publish(*((SET, f"k{n}", n) for n in range(1000)), (SET, "dies", 1), (SET, "lives", 1))
-    world.snapshot()
+    setup.snapshot()
     publish((INCREMENT, "k1", 10), (DELETE, "dies", None), (INCREMENT, "k2", 10))
     publish((INCREMENT, "k1", 100), (INCREMENT, "dies", 7), (DELETE, "lives", None))
     # As if a scheduler had written half of its pages and died: head 3, snapshot 1.
     state, offset = (
-        world.name_of("state", 0),
-        int(world.admin.hget(world.name_of("meta", 0), "offset")),
+        setup.name_of("state", 0),
+        int(setup.admin.hget(setup.name_of("meta", 0), "offset")),
     )
     packed = struct.pack(">Q", offset) + msgpack.packb(111)
-    world.admin.hset(state, "k1", packed)
-    world.admin.hdel(state, "lives")
-    truth = world.all_agree(reader, replica)
+    setup.admin.hset(state, "k1", packed)
+    setup.admin.hdel(state, "lives")
+    truth = setup.all_agree(reader, replica)
     assert (truth["k1"], truth["k2"], truth["dies"], "lives" in truth) == (111, 12, 7, False)
-    latecomer, late_replica = world.reader(), world.replica()
-    assert world.all_agree(latecomer, late_replica) == truth
+    latecomer, late_replica = setup.reader(), setup.replica()
+    assert setup.all_agree(latecomer, late_replica) == truth
     assert latecomer.shards[0].counts["superseded"] == 2
-    world.snapshot()
-    with Inspector(world.server.url, namespace=world.namespace) as inspector:
+    setup.snapshot()
+    with Inspector(setup.server.url, namespace=setup.namespace) as inspector:
         assert inspector.state() == truth
 
 
-def test_history_that_is_cut_back_is_noticed_and_written_again(worlds: Worlds) -> None:
+def test_history_that_is_cut_back_is_noticed_and_written_again(create_setup: CreateSetup) -> None:
     """Redis comes back with less: producers send again, subscribers load again, all agree."""
-    world = worlds(1)
-    producer, writer = world.producer("real"), world.writer("foreign")
-    replica, reader = world.replica(), world.reader()
+    setup = create_setup(1)
+    producer, writer = setup.producer("real"), setup.writer("foreign")
+    replica, reader = setup.replica(), setup.reader()
     lists = ("pending:real", "pending:foreign")
-    names = [world.name_of(n, 0) for n in ("meta", "writers", "order", "log", "state", *lists)]
+    names = [setup.name_of(n, 0) for n in ("meta", "writers", "order", "log", "state", *lists)]
 
     def write(number: int) -> None:
         for n in range(5):
@@ -519,14 +523,14 @@ def test_history_that_is_cut_back_is_noticed_and_written_again(worlds: Worlds) -
         writer.flush()
 
     write(1)
-    world.folded()
-    world.snapshot()
+    setup.folded()
+    setup.snapshot()
     write(10)
-    world.all_agree(reader, replica)
-    before = [(name, world.admin.dump(name)) for name in names]
+    setup.all_agree(reader, replica)
+    before = [(name, setup.admin.dump(name)) for name in names]
     write(100)
-    world.all_agree(reader, replica)
-    pipe = world.admin.pipeline(transaction=True)
+    setup.all_agree(reader, replica)
+    pipe = setup.admin.pipeline(transaction=True)
     for name, dumped in before:
         pipe.delete(name)
         if dumped is not None:
@@ -537,17 +541,17 @@ def test_history_that_is_cut_back_is_noticed_and_written_again(worlds: Worlds) -
     assert writer.answers[b"OPEN"] == 2
     write(1000)
     eventually(lambda: producer.stats().resent > 0, SECONDS, "the producer sends again")
-    truth = world.all_agree(reader, replica)
+    truth = setup.all_agree(reader, replica)
     assert truth == {f"{name}{n}": 1111 for name in ("real", "foreign") for n in range(5)} | {
         f"last{n}": 1000 for n in range(5)
     }
     assert writer.lost == 0
 
 
-def test_a_reader_that_hears_nothing_says_so(worlds: Worlds) -> None:
+def test_a_reader_that_hears_nothing_says_so(create_setup: CreateSetup) -> None:
     """Stale within the bound when the packets stop, live again with the next that fits."""
-    world = worlds(1)
-    writer, reader = world.writer("n1"), world.reader(bound=0.5)
+    setup = create_setup(1)
+    writer, reader = setup.writer("n1"), setup.reader(bound=0.5)
     reader.until(lambda: reader.is_live, "the reader is live")
     reader.drop = lambda _data: True
     reader.until(lambda: reader.shards[0].phase == "stale", "the reader says that it is stale")
@@ -557,10 +561,10 @@ def test_a_reader_that_hears_nothing_says_so(worlds: Worlds) -> None:
     reader.until(lambda: reader.is_live and reader.values == {"k": 1}, "the reader is live again")
 
 
-def test_packets_that_waited_in_a_queue_prove_little(worlds: Worlds) -> None:
+def test_packets_that_waited_in_a_queue_prove_little(create_setup: CreateSetup) -> None:
     """A reader that was held up asks before it says that it is live."""
-    world = worlds(1)
-    reader = world.reader(bound=0.5)
+    setup = create_setup(1)
+    reader = setup.reader(bound=0.5)
     reader.until(lambda: reader.is_live, "the reader is live")
     shard, start = reader.shards[0], time.monotonic()
     assert not shard.counts["late"]
@@ -571,20 +575,20 @@ def test_packets_that_waited_in_a_queue_prove_little(worlds: Worlds) -> None:
     assert shard.counts["caught_up"] == 2
 
 
-def test_a_wiped_redis_starts_another_epoch(worlds: Worlds) -> None:
+def test_a_wiped_redis_starts_another_epoch(create_setup: CreateSetup) -> None:
     """Everything is gone: subscribers end up with what producers write again, and nothing else."""
-    world = worlds(1)
-    writer, replica, reader = world.writer("n1"), world.replica(), world.reader()
+    setup = create_setup(1)
+    writer, replica, reader = setup.writer("n1"), setup.replica(), setup.reader()
     writer.put(SET, "kept by the writer", 1)
     writer.flush()
-    world.all_agree(reader, replica)
+    setup.all_agree(reader, replica)
     epoch = reader.shards[0].shown.epoch
-    world.admin.delete(*world.admin.keys(f"sb:{{{world.namespace}*"))
+    setup.admin.delete(*setup.admin.keys(f"sb:{{{setup.namespace}*"))
     writer.put(SET, "new", 2)
     writer.flush()
     assert writer.answers[b"MISSING"] == 1
-    config = world.name_of("config", 0)
-    eventually(lambda: world.admin.exists(config), SECONDS, "a flush worker makes the namespace")
-    truth = world.all_agree(reader, replica)
+    config = setup.name_of("config", 0)
+    eventually(lambda: setup.admin.exists(config), SECONDS, "a flush worker makes the namespace")
+    truth = setup.all_agree(reader, replica)
     assert truth == {"kept by the writer": 1, "new": 2}
     assert reader.shards[0].shown.epoch != epoch

@@ -89,10 +89,10 @@ def test_increments_go_on_from_the_full_state(watched_shard: WatchedShard) -> No
     """Increments add exactly to the hash's values and to each other across batches."""
     expected: dict[str, Any] = {"float": 0.1, "int": 2**62, "text": "x"}
     watched_shard.producer.set_many(expected)
-    dice = random.Random(7)
+    generator = random.Random(7)
     for _ in range(6):
         for number in range(30):
-            amount = dice.choice([0.1, 1e-17, -1e16, 3.3, 1e300, -1e300])
+            amount = generator.choice([0.1, 1e-17, -1e16, 3.3, 1e300, -1e300])
             expected["float"] += amount
             watched_shard.producer.increment("float", amount)
             expected["int"] += 7

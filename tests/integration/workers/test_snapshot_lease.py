@@ -153,7 +153,7 @@ def grow_old(raw: redis.Redis, keys: ShardKeys, ms: int) -> None:
     eventually(lambda: raw.pttl(keys.lease) <= before - ms)
 
 
-class Plodder(SnapshotWorker):
+class SlowScheduler(SnapshotWorker):
     """A scheduler on a slow machine: each batch takes part of the lease time."""
 
     pause: Callable[[], None]
@@ -173,14 +173,14 @@ def test_reading_longer_than_the_lease_lasts(
         watched_shard.publish()
 
     async def scenario(session: Session) -> None:
-        plodder = Plodder(
+        scheduler = SlowScheduler(
             session, 0, unique("s"), lease_ttl=0.3, log_retention=60, log_limit=1 << 30
         )
-        plodder.pause = lambda: grow_old(raw, keys, 20)
-        written = await plodder.write_once()
+        scheduler.pause = lambda: grow_old(raw, keys, 20)
+        written = await scheduler.write_once()
         assert written is not None
         assert written.batches == batches
-        await plodder.release()
+        await scheduler.release()
 
     watched_shard.run(scenario)
     assert watched_shard.agree() == {"n": batches}

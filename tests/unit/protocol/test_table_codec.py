@@ -154,10 +154,10 @@ def outcome(define: list[TableDefine], runs: list[TableRun]) -> Any:
 
 def of_one_node(history: list[list[Act]]) -> tuple[list[TableDefine], list[TableRun]]:
     """Return all runs of one node's first incarnation, and what its ids mean."""
-    sound = [[replace(act, breaks="") for act in acts] for acts in history]
+    valid = [[replace(act, breaks="") for act in acts] for acts in history]
     parts = [
         part
-        for batch in chunks_of(sound)
+        for batch in chunks_of(valid)
         for one in batch
         if (one.node, one.incarnation) == ("n1", 1)
         for part in one.tables
