@@ -20,8 +20,6 @@ UMASK: Final = 0o022
 OPEN_FILES: Final = 4096
 
 OURS: Final = "STATEBROKER_"
-# Settings of the tests themselves, such as STATEBROKER_TEST_EFFORT.
-OF_TESTS: Final = "STATEBROKER_TEST_"
 REMOVED: Final = (
     *("CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
     *("COLUMNS", "LINES", "LANG", "LANGUAGE"),
@@ -55,7 +53,7 @@ def reset_signals() -> None:
 def reset_environment() -> None:
     """Remove and fix variables, and keep temporary files where paths are short."""
     for name in list(os.environ):
-        if name in REMOVED or (name.startswith(OURS) and not name.startswith(OF_TESTS)):
+        if name in REMOVED or name.startswith(OURS):
             del os.environ[name]
     os.environ.update(FIXED)
     time.tzset()

@@ -14,7 +14,7 @@ import pytest
 
 NO_DOCKER = "not docker"
 NO_SLOW = "not docker and not slow"
-EFFORT = "STATEBROKER_TEST_EFFORT"
+EFFORT = "TEST_EFFORT"
 LESS_EFFORT = "0.25"
 
 _left_out = pytest.StashKey[int]()

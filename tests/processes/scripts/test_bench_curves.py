@@ -59,6 +59,7 @@ def test_each_curve_gives_what_it_draws(curve: Curve) -> None:
     assert {one.name for one in curve.measures} <= given
 
 
+@pytest.mark.slow
 def test_a_replica_that_holds_something_else_gives_no_number() -> None:
     """One key more than was written, or another value, in a state that is otherwise right."""
     with ProcessGroup(SERVER, {}) as group:

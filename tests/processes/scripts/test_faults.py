@@ -43,6 +43,7 @@ def run(*options: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, report
 
 
+@pytest.mark.slow
 def test_only_one_fault() -> None:
     """`--only` makes that fault and no other, by the plan of the seed; the report tells of it."""
     status, report = run("--minutes", "0.1", "--seed", "1", "--only", "reset")

@@ -81,6 +81,7 @@ def test_what_no_test_notices_is_told(tmp_path: Path) -> None:
     assert (ROOT / FILE).read_text() == before
 
 
+@pytest.mark.slow
 def test_only_one_promise_as_a_table(tmp_path: Path) -> None:
     """`--only` leaves out the others; where all is noticed the status is 0."""
     path = table(

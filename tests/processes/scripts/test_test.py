@@ -15,6 +15,7 @@ import pytest
 
 from broker.testing.server import KINDS
 from tests.mutants.mutation import PROMISES, load
+from tests.selection import EFFORT
 
 ROOT = Path(__file__).parents[3]
 MAX_SECONDS = 110
@@ -37,10 +38,11 @@ def test_one(number):
 
 def run(command: list[str], folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, as from a shell."""
+    inherited = {name: text for name, text in os.environ.items() if name != EFFORT}
     return subprocess.run(
         command,
         cwd=folder,
-        env=os.environ
+        env=inherited
         | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "COLUMNS": "200"}
         | settings,
         stdin=subprocess.DEVNULL,
@@ -84,7 +86,7 @@ def test_slow(): ...
 def test_in_docker(): ...
 
 def test_effort():
-    assert os.environ.get("STATEBROKER_TEST_EFFORT") == os.environ.get("EXPECTED")
+    assert os.environ.get("TEST_EFFORT") == os.environ.get("EXPECTED")
 """
 INI = """
 [pytest]
@@ -110,9 +112,9 @@ def suite(tmp_path: Path) -> Path:
         ([], 2, 1, "0.25"),
         (["-n", "2", "--dist", "worksteal"], 2, 1, "0.25"),
         (["--all"], 3, 0, None),
-        (["suite"], 3, 0, None),
-        (["-k", "slow"], 1, 0, None),
-        (["-m", "docker"], 1, 0, None),
+        pytest.param(["suite"], 3, 0, None, marks=pytest.mark.slow),
+        pytest.param(["-k", "slow"], 1, 0, None, marks=pytest.mark.slow),
+        pytest.param(["-m", "docker"], 1, 0, None, marks=pytest.mark.slow),
     ],
 )
 def test_slow_tests_run_when_asked_for(

@@ -57,6 +57,7 @@ def test_a_counter_that_was_forgotten_is_told() -> None:
     assert [movement.increments for movement in left] == [(("a", 5), ("b", 1))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 def test_the_real_month_goes_on_where_it_was(share: float) -> None:
     """A movement further than the mark, what is left leads to the file's answer."""
