@@ -95,6 +95,7 @@ def test_a_peer_ends_with_the_right_state(short_path: Path, peer: Contender) -> 
     assert numbers["contenders"][peer.name]["headline"]["median"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", [AT_ONCE, BY_AGE], ids=[AT_ONCE.name, BY_AGE.name])
 def test_latency_is_measured_from_set_to_sight(short_path: Path, scenario: Scenario) -> None:
     """Every update once; the state is checked, too; p50 is not above p99."""

@@ -14,7 +14,7 @@ import redis
 
 from broker import Producer
 from broker.testing.clusters import ClusterOfServers, SentinelDeployment, ask, raw
-from broker.testing.server import KINDS, Server, find_binary
+from broker.testing.server import REDIS, VALKEY, Server, find_binary
 from broker.testing.waiting import eventually
 from tests.acl_users import RoleUsers
 from tests.processes.conftest import Run
@@ -34,7 +34,7 @@ def new_directory() -> Iterator[Callable[[], Path]]:
         yield directory
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pytest.param(VALKEY, marks=pytest.mark.slow), REDIS])
 def kind(request: pytest.FixtureRequest) -> str:
     """Give each kind of server that there is."""
     if isinstance(reason := find_binary(request.param), str):
