@@ -128,6 +128,7 @@ def test_set_says_what_is_wrong_and_writes_nothing(new_served: NewServed) -> Non
     assert place.run("get", "--json").json == {}
 
 
+@pytest.mark.slow
 def test_increment_and_delete(new_served: NewServed) -> None:
     """Amounts may be left out, negative or fractions; deleting takes any number of keys."""
     place = new_served()
@@ -210,6 +211,7 @@ def test_status_check_is_for_monitoring(
     assert place.run("status", "--check", "--json").code == 1
 
 
+@pytest.mark.slow
 def test_status_check_notices_that_all_workers_stopped(new_served: NewServed) -> None:
     """Workers that stopped in order do not count as running."""
     place = new_served("--workers", "2")
@@ -231,6 +233,7 @@ def roles(place: ServedNamespace) -> list[str]:
 # -- verify --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_verify_says_equal_while_writing_goes_on(new_served: NewServed) -> None:
     """Both sides are brought to one position, so a busy system verifies as a quiet one does."""
     place = new_served("--global-data-update-interval", "0.1", "--shards", "2")
@@ -281,6 +284,7 @@ def test_verify_prints_the_first_differences(new_served: NewServed) -> None:
     assert human.out.endswith(" of 100 keys differ\n")
 
 
+@pytest.mark.slow
 def test_verify_finds_a_full_state_that_was_altered(new_served: NewServed) -> None:
     """What no scheduler wrote is found by its key range, and accepted once it is right again."""
     place = new_served("--global-data-update-interval", "0.1")
@@ -330,6 +334,7 @@ def falsifying(place: ServedNamespace, keys: list[str]) -> Iterator[None]:
 # -- the embedded server -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_commands_share_an_embedded_directory(
     tmp_path: Path, serve: Serve, start: NewProgram
 ) -> None:

@@ -105,6 +105,7 @@ def strict(ended: Result) -> Any:
     return json.loads(ended.out, parse_constant=refuse)
 
 
+@pytest.mark.slow
 def test_json_is_json_whatever_the_numbers(new_served: NewServed) -> None:
     """NaN and the infinities are printed as text, at every depth, by every command."""
     place = new_served()
@@ -157,6 +158,7 @@ def test_a_port_where_no_redis_answers(run: Run, reply: bytes) -> None:
             assert_clear(run(*command, STATEBROKER_URL=url, PYTHONWARNINGS="default"), command)
 
 
+@pytest.mark.slow
 def test_a_port_where_nobody_listens_and_a_wrong_password(own_server: OwnServer, run: Run) -> None:
     """The two most common mistakes have clear messages."""
     server = own_server(port=0, password="right")

@@ -27,6 +27,7 @@ def findings(result: Result) -> dict[str, dict[str, str]]:
     return {one["check"]: one for one in sorted(told, key=lambda one: order.index(one["severity"]))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_fixes_fix(kind: str, own_server: OwnServer, run: Run) -> None:
     """The server accepts each suggested command, which resolves the finding."""

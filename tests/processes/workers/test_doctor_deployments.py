@@ -115,6 +115,7 @@ def told_findings(out: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_what_a_cluster_lacks_is_told(cluster: ClusterOfServers, run: Run) -> None:
     """A missing replica and a missing primary are findings, with the slots that are lost."""
     place = {"STATEBROKER_URL": cluster.url}

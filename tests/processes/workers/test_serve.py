@@ -365,6 +365,7 @@ def test_helpers_end_with_a_killed_parent(valkey: Server, namespace: str, serve:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_workers_that_are_gone_are_forgotten(valkey: Server, namespace: str, serve: Serve) -> None:
     """A worker that stopped in order leaves no record in Redis."""
     for _ in range(3):

@@ -70,6 +70,7 @@ def test_the_real_month_goes_on_where_it_was(share: float) -> None:
     assert written(held, left) == final_state(flights)
 
 
+@pytest.mark.slow
 def test_the_board_knows_how_far_a_node_is() -> None:
     """From the mark alone: at the beginning, on the way, and at the end."""
     plan = Plan(DATA)
