@@ -18,6 +18,7 @@ from broker.core.tables.view import TableView
 from broker.engine.producer import chosen_replicas
 from broker.sync.iterator import Reader
 from broker.sync.table_writer import TableWriter
+from broker.testing import validators
 
 PRODUCER = "close delete flush increment namespace node set set_many stats table"
 REPLICA = (
@@ -137,6 +138,7 @@ def test_the_statuses_are_these() -> None:
         ("broker", "ServerUnfitError", broker.UnsupportedServerError),
         ("broker", "UnconfirmedError", broker.NotReplicatedError),
         ("broker.faults", "FaultProxy", broker.testing.FaultProxy),
+        ("broker.faults.validators", "ordered", validators.ordered),
     ],
 )
 def test_an_old_name_works_and_warns(module: str, old: str, new: Any) -> None:
