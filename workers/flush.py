@@ -20,7 +20,7 @@ from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue, Undecl
 from broker.backend.session import Session
 from broker.backend.topology import Client
 from broker.errors import BackendError
-from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES
+from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES, TRIGGER_COUNT
 from broker.runtime.tasks import cancel_and_wait
 from broker.stats import FlushShardStats, FlushWorkerStats
 from workers.canary import Canary
@@ -276,7 +276,7 @@ class FlushWorker:
             del shard.nodes[node]
 
     def _count(self, shard: _Shard, batch: Drained) -> None:
-        counts, is_by_count = shard.counts, batch.trigger == 1
+        counts, is_by_count = shard.counts, batch.trigger == TRIGGER_COUNT
         counts.batches += 1
         counts.deltas += batch.deltas
         counts.bytes += batch.size
