@@ -252,7 +252,7 @@ class Demo:
                 raise DemoError(self.unsettled())
 
     def is_settled(self) -> bool:
-        """Tell whether everything is published, folded and applied."""
+        """Return whether everything is published, folded and applied."""
         totals = self.view.totals
         return (
             self.finals.keys() == self.subscribers.keys()

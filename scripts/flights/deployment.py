@@ -56,7 +56,7 @@ class Deployment:
                 self.ready_files.append(file)
 
     def are_workers_ready(self) -> bool:
-        """Tell whether all workers have reported that they are ready."""
+        """Return whether all workers have reported that they are ready."""
         return all(file.exists() for file in self.ready_files)
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:

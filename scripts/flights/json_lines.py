@@ -61,7 +61,7 @@ class Throttle:
         self.next_at = 0.0
 
     def is_due(self) -> bool:
-        """Tell whether the interval has passed; if so, the next one begins."""
+        """Return whether the interval has passed; if so, the next one begins."""
         now = monotonic()
         if now < self.next_at:
             return False

@@ -118,7 +118,7 @@ class Row:
         return value
 
     def has(self, column: str) -> bool:
-        """Tell whether the column has a value."""
+        """Return whether the column has a value."""
         return self.values[column] not in MISSING
 
     def number(self, column: str, lowest: int, highest: int) -> int:

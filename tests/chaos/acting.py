@@ -15,7 +15,7 @@ from tests.chaos.plan import Step
 from tests.chaos.stage import Stage
 
 Fault = Callable[[Stage, Step], Awaitable[bool]]
-"""Injects a fault, returns once it is over, and tells whether it had an effect."""
+"""Injects a fault, waits until it is over, and returns whether it had an effect."""
 
 EFFECT_WITHIN_S = 6.0
 POLL_S = 0.05

@@ -195,7 +195,7 @@ class Stage:
     # -- the end ----------------------------------------------------------------------------------
 
     async def settle(self) -> list[str]:
-        """Stop writing, wait until all is published and followed, and record what everybody holds.
+        """Stop writing, wait until all is published and applied, and record what each holds.
 
         Returns:
             What did not come to rest, in words.

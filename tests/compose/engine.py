@@ -13,7 +13,7 @@ COMMANDS = ("docker compose", "docker-compose")
 
 
 def answers(command: str) -> bool:
-    """Tell whether a command is there and succeeds."""
+    """Return whether a command is there and succeeds."""
     words = command.split()
     if shutil.which(words[0]) is None:
         return False

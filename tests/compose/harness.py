@@ -65,7 +65,7 @@ class Harness:
         return {}
 
     def is_well(self) -> bool:
-        """Tell whether data flows, by `statebroker status --check` and by every reader."""
+        """Return whether data flows, by `statebroker status --check` and by every reader."""
         flows = self.project.one(self.worker).run("statebroker", "status", "--check")
         self._why = flows.stderr + flows.stdout
         return flows.returncode == 0 and not self.stragglers()

@@ -40,7 +40,7 @@ def primary(harness: Harness) -> str:
 
 
 def is_whole(harness: Harness) -> bool:
-    """Tell whether all sentinels know all, and both replicas follow."""
+    """Return whether all sentinels know all, and both replicas follow."""
     for flat in said(harness, "master main"):
         facts = dict(zip(flat[::2], flat[1::2], strict=False))
         counts = (facts.get("num-slaves"), facts.get("num-other-sentinels"))

@@ -59,7 +59,7 @@ def test_status_follows_a_failover(deployment: Deployment, told_at: str, namespa
 
 
 def test_status_follows_a_slot(with_slots: Clustered, told_at: str, namespace: str) -> None:
-    """A shard whose slot moved is told at its new node."""
+    """A shard whose slot moved is listed at its new node."""
     cluster, slot = with_slots.cluster, first_slot(namespace)
     others = (cluster.owner(at) for at in (0, 8000, 16000))
     target = next(node for node in others if node is not cluster.owner(slot))

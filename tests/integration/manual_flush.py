@@ -1,4 +1,4 @@
-"""A flush worker that does one step when told, and whose packets get lost when told."""
+"""A flush worker that does single steps on request, and can lose packets on request."""
 
 from __future__ import annotations
 

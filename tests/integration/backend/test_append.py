@@ -22,7 +22,7 @@ def shard(server: Server, namespace: str) -> Iterator[Shard]:
 
 
 def test_join_makes_a_namespace_once(shard: Shard) -> None:
-    """The first caller decides; later ones are told, whatever they want."""
+    """The first caller decides; later ones get its values, whatever they ask for."""
     protocol, shards, created = shard.join(1, 4)
     assert (protocol, shards) == (b"1", b"4")
     assert abs(int(created) - shard.now()) < 10_000
@@ -128,7 +128,7 @@ def test_leave_forgets_its_own_record_only(shard: Shard) -> None:
 
 
 def test_append_stores_a_chunk_and_counts(shard: Shard) -> None:
-    """OK tells append number, epoch and thresholds; the chunk is stored untouched."""
+    """OK returns append number, epoch and thresholds; the chunk is stored unchanged."""
     shard.opened("n1", "n2")
     data = bytes(range(256))
     status, number, *rest = shard.append(1, data, deltas=3, max_age=70, max_count=80)

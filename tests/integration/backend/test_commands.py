@@ -226,7 +226,7 @@ DOC = Path(broker.__file__).with_name("PROTOCOL.md").read_text("utf-8")
 
 
 def test_each_field_is_written_by_the_commands_that_the_document_names(shard: Shard) -> None:
-    """PROTOCOL.md tells for every field of config, log and meta who writes it, and in what form."""
+    """PROTOCOL.md says for each field of config, log and meta who writes it, and in what form."""
     shard.join()
     shard.opened()
     shard.append(1, deltas=10, max_count=10)
@@ -301,7 +301,7 @@ def test_a_batch_is_published_and_logged_as_the_codec_would_write_it(shard: Shar
 
 
 def test_heartbeat_and_notice_are_published_as_the_codec_would_write_them(shard: Shard) -> None:
-    """A heartbeat tells the head, a notice the snapshot, byte for byte as encode_packet."""
+    """A heartbeat has the head, a notice the snapshot, byte for byte as encode_packet."""
     subscription = shard.subscription
     shard.heartbeat(shard=4095)
     data = subscription.next()

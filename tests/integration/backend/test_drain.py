@@ -292,7 +292,7 @@ def test_an_order_list_that_is_gone_is_not_due(shard: Shard) -> None:
 
 
 def test_a_drain_that_fails_after_publishing_is_done_again_under_another_id(shard: Shard) -> None:
-    """Nothing is lost, and the batch outside the history is one that readers can tell."""
+    """Nothing is lost, and readers can recognise the batch outside the history."""
     subscription = shard.subscription
     shard.opened()
     shard.append(1, waited=HOUR)
@@ -311,7 +311,7 @@ def test_a_drain_that_fails_after_publishing_is_done_again_under_another_id(shar
 
 
 def test_one_heartbeat_an_interval_whoever_asks(shard: Shard) -> None:
-    """Many workers, one packet; each is told when the next is due, and is seen."""
+    """Many workers, one packet; each reply says when the next is due, and each is recorded."""
     subscription = shard.subscription
     waits = [shard.heartbeat(HOUR, f"w{n % 3}")[0] for n in range(12)]
     assert waits[0] == HOUR
@@ -324,7 +324,7 @@ def test_one_heartbeat_an_interval_whoever_asks(shard: Shard) -> None:
 
 
 def test_a_batch_counts_as_a_heartbeat(shard: Shard) -> None:
-    """Nothing is told twice: the interval begins anew with each batch."""
+    """No heartbeat repeats a batch: the interval restarts with each batch."""
     shard.batches(1)
     subscription = shard.subscription
     assert HOUR - 10_000 < shard.heartbeat(HOUR)[0] <= HOUR

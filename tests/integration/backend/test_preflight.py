@@ -207,7 +207,7 @@ def is_listening(port: int) -> bool:
 def test_a_server_that_evicts(
     face: Face, policy: str, kind: str, own_server: Callable[..., Server], namespace: str
 ) -> None:
-    """A maxmemory-policy other than noeviction: which, why not, and the command that mends it."""
+    """A maxmemory-policy other than noeviction: which, why not, and the command that fixes it."""
     server = own_server("--maxmemory-policy", policy, kind=kind)
     said = refusal(face, server.url, namespace, UnsupportedServerError)
     assert f"maxmemory-policy {policy}" in said
@@ -223,7 +223,7 @@ def test_a_server_that_evicts(
 def test_another_shard_count(
     face: Face, server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A namespace made with another shard count is refused; both counts are told."""
+    """A namespace made with another shard count is refused; the error names both counts."""
     serving(server.url, namespace, shards=3)
     said = refusal(face, server.url, namespace, NamespaceMismatchError, shards=2)
     assert "was made with 3 shards, not 2" in said
@@ -236,7 +236,7 @@ def test_another_shard_count(
 def test_another_protocol_version(
     face: Face, server: Server, raw: redis.Redis, namespace: str
 ) -> None:
-    """A namespace of another protocol version is refused; both versions are told."""
+    """A namespace of another protocol version is refused; the error names both versions."""
     raw.hset(config_key(namespace), mapping={"protocol": 1, "shards": 1, "created": 0})
     said = refusal(face, server.url, namespace, NamespaceMismatchError)
     assert "has protocol version 1, this release has version 2" in said

@@ -26,7 +26,7 @@ def shard(server: Server, namespace: str) -> Iterator[Shard]:
 
 
 def test_one_holds_the_lease_and_each_new_holder_has_a_higher_number(shard: Shard) -> None:
-    """Taking again renews; another one is told who holds it; after release or expiry the next."""
+    """Acquiring again renews; others learn who holds it; after release or expiry it is free."""
     assert shard.take("s1", HOUR) == [1, b"s1"]
     assert shard.take("s2 x", HOUR) == [0, b"s1"]
     assert shard.take("s1", 2 * HOUR) == [1, b"s1"]

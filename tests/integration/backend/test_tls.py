@@ -78,7 +78,7 @@ def test_without_a_client_certificate(
 def test_a_client_certificate_that_is_not_taken(
     tls: NewTls, certificates: Certificates, tmp_path: Path, namespace: str
 ) -> None:
-    """Expired, or of an authority that the server does not know: whose, and what to mend."""
+    """Expired, or of an authority that the server does not know: whose, and how to fix it."""
     url = tls(certificates)
     foreign = Certificates.made(tmp_path / "theirs").client
     for client, fix in (
@@ -141,7 +141,7 @@ def test_one_side_without_tls(
 def test_files_that_are_no_use(
     tls: NewTls, certificates: Certificates, tmp_path: Path, namespace: str
 ) -> None:
-    """Missing files are told before anything connects, all at once; then those of another kind."""
+    """Missing files are reported before connecting, all at once; then files of another kind."""
     ours, theirs = certificates, Certificates.made(tmp_path / "theirs")
     url = tls(certificates)
 

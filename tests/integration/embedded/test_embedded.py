@@ -192,7 +192,7 @@ def ask(url: str, *command: str) -> Any:
 
 
 def info(url: str, field: str) -> Any:
-    """Return one field of what the server tells about itself."""
+    """Return one field of the server's INFO."""
     return ask(url, "INFO", "server")[field]
 
 
@@ -205,12 +205,12 @@ def status(pid: int) -> list[str]:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process lives; a zombie does not."""
+    """Return whether a process lives; a zombie does not."""
     return status(pid)[0] not in "ZX"
 
 
 def answers(url: str) -> bool:
-    """Tell whether a server takes commands."""
+    """Return whether a server takes commands."""
     try:
         return bool(ask(url, "PING"))
     except redis.ConnectionError:
@@ -233,7 +233,7 @@ def see_gone(*what: int | Path) -> None:
 
 
 def workers(directory: Path) -> list[dict[str, Any]]:
-    """Return what the running stub workers told."""
+    """Return what the running stub workers reported."""
     told = []
     for file in directory.glob("workers-*.ready"):
         with contextlib.suppress(FileNotFoundError):

@@ -29,7 +29,7 @@ def waited(batch: Batch) -> float:
 
 
 def by_age(batch: Batch) -> bool:
-    """Tell whether a batch was made by age, neither early nor late."""
+    """Return whether a batch was made by age, neither early nor late."""
     return batch.trigger == TRIGGER_AGE and AGE - EARLY <= waited(batch) <= AGE + LATE
 
 

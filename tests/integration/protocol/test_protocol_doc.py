@@ -377,7 +377,7 @@ def test_everybody_skips_the_same_parts_for_tables(create_setup: CreateSetup) ->
 
 
 def test_a_repeat_is_recognised_and_a_second_process_fences(create_setup: CreateSetup) -> None:
-    """Chunks sent twice count once; who lost the name is told."""
+    """Chunks sent twice count once; a writer that lost its name gets an error."""
     setup = create_setup(1)
     writer, replica, reader = setup.writer("n1"), setup.replica(), setup.reader()
     writer.put(INCREMENT, "sum", 5)

@@ -291,7 +291,7 @@ def test_two_namespaces_do_not_mix(server: Server, namespace: str, serving: NewS
 def test_a_late_replica_equals_an_early_one(
     server: Server, namespace: str, serving: NewServing, *, has_snapshot: bool
 ) -> None:
-    """Who joins late holds what the others hold, from the log alone and from the full state."""
+    """A late replica holds what the others hold, from the log alone and from the full state."""
     serving(server.url, namespace)
     with (
         Producer(server.url, namespace=namespace) as producer,

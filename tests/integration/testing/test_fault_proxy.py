@@ -117,7 +117,7 @@ def test_lost_reply_is_of_a_command_that_ran(
 
 
 def test_stall_is_a_half_open_link(proxy: FaultProxy, connect: Callable[..., redis.Redis]) -> None:
-    """A stalled link, old or new, says nothing and does not break; healed it goes on."""
+    """A stalled link, old or new, is silent and does not break; after `heal` it continues."""
     old = connect(timeout=0.2)
     old.ping()
     proxy.faults.stall()
@@ -160,7 +160,7 @@ def test_refuse_lets_nobody_in(proxy: FaultProxy, connect: Callable[[], redis.Re
 def test_messages_are_dropped_and_replies_are_not(
     proxy: FaultProxy, connect: Callable[[], redis.Redis], namespace: str
 ) -> None:
-    """Dropping takes messages alone: the subscription is confirmed, the publisher answered."""
+    """Only messages are dropped: the subscription is confirmed, and PUBLISH is answered."""
     proxy.faults.drop_messages = 1.0
     subscriber, publisher = subscribed(connect(), namespace), connect()
     assert publisher.publish(f"{CHANNEL}:{namespace}", b"lost") == 1

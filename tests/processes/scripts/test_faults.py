@@ -45,7 +45,7 @@ def run(*options: str) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_only_one_fault() -> None:
-    """`--only` makes that fault and no other, by the plan of the seed; the report tells of it."""
+    """`--only` injects that fault alone, as the seed plans it; the report lists it."""
     status, report = run("--minutes", "0.1", "--seed", "1", "--only", "reset")
     assert (report["violations"], report["verdict"], status) == ([], "good", 0)
     assert report["faults"] == {"reset": len(plan(1, 6.0, ["reset"]))}

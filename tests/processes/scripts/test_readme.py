@@ -101,7 +101,7 @@ def test_every_setting_is_in_the_table(name: str) -> None:
 
 @pytest.mark.parametrize("script", ["scripts/demo", "scripts/test"])
 def test_the_readme_names_the_two_commands(script: str) -> None:
-    """The README tells new users two commands to run, each alone on its line."""
+    """The README has two commands for new users, each alone on its line."""
     assert f"\n    {script}\n" in README
 
 
@@ -110,7 +110,7 @@ NAMED_SCRIPTS = sorted(set(re.findall(r"`?(scripts/[a-z]+)\b(?!/)", README + CON
 
 @pytest.mark.parametrize("script", NAMED_SCRIPTS)
 def test_the_scripts_that_are_named_exist(script: str) -> None:
-    """What README and CONTRIBUTING tell people to run is there and can be run."""
+    """The commands in README and CONTRIBUTING exist and can be run."""
     assert (ROOT / script).is_dir() or (ROOT / script).stat().st_mode & 0o111
 
 

@@ -120,7 +120,7 @@ def suite(tmp_path: Path) -> Path:
 def test_slow_tests_run_when_asked_for(
     suite: Path, arguments: list[str], passed: int, left_out: int, effort: str | None
 ) -> None:
-    """By `--all`, or by any name of tests; else they are left out, and one line tells how many."""
+    """With `--all`, or if tests are named; else they are left out, and one line says how many."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.selection", *arguments]
     done = run(command, suite, **({} if effort is None else {"EXPECTED": effort}))
     assert done.returncode == 0, done.stdout + done.stderr

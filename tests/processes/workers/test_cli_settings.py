@@ -43,7 +43,7 @@ def only_line(result: Result) -> str:
 def test_an_option_wins_over_the_environment_and_that_over_the_file(
     run: Run, tmp_path: Path
 ) -> None:
-    """Flag, environment, file, default: in this order, and `config` tells which it was."""
+    """Flag, environment, file, default: in this order, and `config` shows which it was."""
     (tmp_path / "statebroker.toml").write_text(
         'local_delta_max_age = "10ms"\nlinger = "10ms"\nstaleness_bound = 10\nnamespace = "file"\n'
     )

@@ -23,7 +23,7 @@ def change(number: int) -> StatusChange:
 
 
 def test_each_call_has_the_same_thread_and_its_turn() -> None:
-    """In order, not on the caller's thread, and what was told before the end is called for."""
+    """In order, not on the caller's thread; items queued before the end are delivered."""
     calls: SimpleQueue[tuple[str, str]] = SimpleQueue()
     bell = Bell()
     queue = StatusQueue(bell.ring)

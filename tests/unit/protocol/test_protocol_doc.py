@@ -197,7 +197,7 @@ def test_fields_of_hashes_and_log_are_those_of_the_lua_files() -> None:
 
 
 def test_every_lua_file_is_a_documented_command() -> None:
-    """No command is missing, and none is told that does not exist."""
+    """No command is missing, and each that is listed exists."""
     files = {path.stem for path in Path(broker.__file__).parent.glob("backend/lua/*.lua")}
     assert files == set(NAMES) == {row[0] for row in table("command", "called by")}
 

@@ -181,7 +181,7 @@ def test_merged_runs_mean_the_same_and_are_not_larger(history: list[list[Act]]) 
 
 
 def test_neighbours_of_one_form_are_merged() -> None:
-    """Ranges only where one goes on where the other ends; other tables in between do not matter."""
+    """Ranges are merged only if one continues the other; other tables in between do not matter."""
     table, other = TableKey(*NAMED), TableKey(*NUMBERED)
 
     def of_range(first: int, size: int) -> TableRun:

@@ -120,7 +120,7 @@ def before(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_is_not_made_anew_stays_with_its_own_date() -> None:
-    """What was made anew takes the place of the old; what there is no more is left out."""
+    """New curves replace old ones; curves that no longer exist are removed."""
     other = dataclasses.replace(CURVE, name="curve-other")
     now = run(curve_result(other))
     whole = merged(now, before(), SCENARIOS, (other, CURVE))

@@ -252,7 +252,7 @@ def test_one_shard_that_works_does_not_hide_another() -> None:
 
 
 def test_a_long_write_that_gets_on_is_green() -> None:
-    """Each portion counts as progress, also while the round goes on for minutes."""
+    """Each portion counts as progress, also in a round that takes minutes."""
     clock = Clock()
     clock.health.renewed(0, clock.now, is_held=True)
     verdicts = clock.every(lambda: clock.health.progressed(0, clock.now), 20)
