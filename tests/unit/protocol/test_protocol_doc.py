@@ -18,7 +18,7 @@ import pytest
 import broker
 from broker.backend.acl import (
     CLUSTER,
-    EVERYBODY,
+    EVERY_CLIENT,
     FLUSHER,
     PRODUCER,
     SCHEDULER,
@@ -255,7 +255,7 @@ def test_the_rights_are_those_that_statebroker_acl_gives() -> None:
         assert rights == {on: commands for on, commands in coded.items() if commands}
     (beside,) = re.findall(r"^Beside these, everybody: (.*?)\n\n", DOC, re.DOTALL | re.MULTILINE)
     everybody, rest = beside.split(". On a Cluster ")
-    assert words(everybody) == list(EVERYBODY)
+    assert words(everybody) == list(EVERY_CLIENT)
     in_cluster = words(rest)[:-2]
     assert in_cluster == [*SHARDED.values(), *CLUSTER]
     assert words(rest)[-2:] == list(SINCE)
