@@ -81,12 +81,6 @@ _HOME = {
     "WorkerStatus": "stats",
 }
 
-# Names before version 0.2; they go with 1.0.
-_RENAMED = {
-    "ServerUnfitError": "UnsupportedServerError",
-    "UnconfirmedError": "NotReplicatedError",
-}
-
 __all__ = [
     "ABSENT",
     "AccessError",
@@ -135,13 +129,14 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module (PEP 562)."""
-    if name in _RENAMED:
+    if name not in __all__:
+        renamed = import_module("broker.errors").RENAMED
+        if name not in renamed:
+            raise AttributeError(f"module 'broker' has no attribute {name!r}")
         warn(
-            f"broker.{name} is now broker.{_RENAMED[name]}; the old name goes with version 1.0",
+            f"broker.{name} is now broker.{renamed[name]}; the old name goes with version 1.0",
             DeprecationWarning,
             stacklevel=2,
         )
-        name = _RENAMED[name]
-    if name not in __all__:
-        raise AttributeError(f"module 'broker' has no attribute {name!r}")
+        name = renamed[name]
     return getattr(import_module(f"broker.{_HOME.get(name, 'errors')}"), name)

@@ -7,7 +7,26 @@ something that the caller must know or fix.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Final
 from warnings import warn
+
+# Names before version 0.2; they go with 1.0.
+RENAMED: Final = {
+    "ServerUnfitError": "UnsupportedServerError",
+    "UnconfirmedError": "NotReplicatedError",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return an error by its old name, with a warning."""
+    if name not in RENAMED:
+        raise AttributeError(f"module 'broker.errors' has no attribute {name!r}")
+    warn(
+        f"broker.errors.{name} is now {RENAMED[name]}; the old name goes with version 1.0",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return globals()[RENAMED[name]]
 
 
 class BrokerError(Exception):

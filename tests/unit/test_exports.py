@@ -137,6 +137,8 @@ def test_the_statuses_are_these() -> None:
     [
         ("broker", "ServerUnfitError", broker.UnsupportedServerError),
         ("broker", "UnconfirmedError", broker.NotReplicatedError),
+        ("broker.errors", "ServerUnfitError", broker.UnsupportedServerError),
+        ("broker.errors", "UnconfirmedError", broker.NotReplicatedError),
         ("broker.faults", "FaultProxy", broker.testing.FaultProxy),
         ("broker.faults.validators", "ordered", validators.ordered),
     ],
