@@ -1,4 +1,4 @@
-"""What users get back from producers and replicas, as frozen values."""
+"""The values that producers and replicas return, all frozen."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from broker.protocol.operations import Operation
 
 
 class Status(StrEnum):
-    """What a replica's content is worth now; the worst shard decides.
+    """A replica's status; the worst shard decides.
 
-    Only `LIVE` says: complete, and proved current within the staleness bound.
+    Only `LIVE` means complete, and proved current within the staleness bound.
     """
 
     CONNECTING = "connecting"
@@ -30,8 +30,8 @@ class Status(StrEnum):
 class Change(NamedTuple):
     """One key's change as a reader of `changes()` sees it.
 
-    A named tuple, because one is made of every delta that is watched: from columns that takes a
-    sixth of what a frozen dataclass takes.
+    A named tuple, because one is made for every watched delta: from columns, that takes a sixth of
+    the time of a frozen dataclass.
 
     Attributes:
         key: the key.
@@ -39,10 +39,10 @@ class Change(NamedTuple):
         operation: "set", "delete" or "increment".
         position: the position of the shard after the batch that carried it.
         shard: the key's shard.
-        timestamp_ms: the producer's wall clock (the delta's own where asked for, else the
-            chunk's); 0 where unknown, as after a load.
-        resync: True when it was found by comparing with a freshly loaded state: what happened in
-            between is not known, only the outcome.
+        timestamp_ms: the producer's wall clock (the delta's own if the producer sends it, else
+            the chunk's); 0 if unknown, as after a load.
+        resync: True if it was found by comparison with a newly loaded state: the changes in
+            between are not known, only the outcome.
     """
 
     key: str
@@ -55,7 +55,7 @@ class Change(NamedTuple):
 
 
 class Absent(Enum):
-    """The one value that says: there is no such key."""
+    """The one value that means: there is no such key."""
 
     ABSENT = auto()
 
@@ -65,14 +65,14 @@ ABSENT: Final = Absent.ABSENT
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A key that a replica holds otherwise than Redis' history says.
+    """A key whose value in a replica differs from Redis' history.
 
     Attributes:
         key: the key.
         shard: its shard.
         offset: of the position at which both were compared.
-        replica: what the replica holds; ABSENT if nothing.
-        history: what full state and log say; ABSENT if nothing.
+        replica: the value in the replica; ABSENT if none.
+        history: the value by full state and log; ABSENT if none.
     """
 
     key: str
@@ -84,13 +84,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a comparison of a replica with Redis' history found.
+    """The result of a comparison of a replica with Redis' history.
 
     Attributes:
         keys: how many keys were compared, by digests of 256 key ranges a shard.
         ranges: how many key ranges' digests differed.
         differences: keys that differ, sorted, in those ranges.
-        bytes_read: of digests, log and fields; what differs is all that was moved of the state.
+        bytes_read: of digests, log and fields; of the state only ranges that differ were read.
     """
 
     keys: int
@@ -100,23 +100,23 @@ class Verification:
 
     @property
     def is_equal(self) -> bool:
-        """Whether the replica is proved to hold what the history says."""
+        """Whether the replica is proved to equal the history."""
         return not self.ranges
 
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """One change of a replica's status, as `statuses()` and `on_status` tell it.
+    """One change of a replica's status, for `statuses()` and `on_status`.
 
     Attributes:
         before: the status until then.
         after: the status from then on; the same as `before` only in the first that `statuses()`
-            yields, which tells where it begins.
+            yields, which reports the status at the start.
         reason: the event that moved the worst shard, one of those in PROTOCOL.md: "subscribed",
             "lost", "next", "current", "late", "gap", "behind", "fork", "loaded", "caught_up",
             "quiet", "cut", "silence", "give_up", "close"; "open" before the first.
         shard: the worst shard; None where it is not about one.
-        at: when, in seconds since 1970 by this machine's clock; for people, decides nothing.
+        at: seconds since 1970 by this machine's clock; for people, not used in any decision.
     """
 
     before: Status
@@ -131,8 +131,8 @@ class Health:
     """Whether a replica is fine now.
 
     Attributes:
-        ok: it is live. A reader that is too slow for its changes is not the replica's illness.
-        reasons: while it is not ok, for people: the status, since when, why, and what to do.
+        ok: it is live. Slow readers of its changes do not matter.
+        reasons: if it is not ok, for people: the status, since when, why, and what to do.
     """
 
     ok: bool
@@ -160,7 +160,7 @@ class Token:
 
     @classmethod
     def parse(cls, text: str) -> Token:
-        """Read back what `str()` gave.
+        """Return the token of a text that `str()` made.
 
         Raises:
             TokenError: the text has another form.

@@ -1,8 +1,8 @@
 """Typed statistics of producers, replicas, workers, shards and nodes, as frozen values.
 
 Counters grow over the life of the object that counts (or of the namespace, where Redis counts) and
-never shrink; gauges show the moment at which they were read. Each class's docstring documents every
-field; docs/statistics.md holds the same tables.
+never shrink. Gauges are values of the moment at which they were read. Each class's docstring
+documents every field; docs/statistics.md holds the same tables.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from broker.model import Health, Status
 
 
 class Statistics:
-    """What all statistics have: `as_dict()`, and until version 1.0 the deprecated dict access."""
+    """The base of all statistics: `as_dict()`, and until 1.0 the deprecated dict access."""
 
     __slots__ = ()
 
@@ -48,8 +48,8 @@ class Statistics:
     def _deprecated(self) -> dict[str, Any]:
         what = type(self).__name__
         warn(
-            f"{what} is no dict any more; read its attributes, or {what}.as_dict(); access as to "
-            "a dict goes with version 1.0",
+            f"{what} is no dict any more; read its attributes, or {what}.as_dict(); dict access "
+            "goes with version 1.0",
             DeprecationWarning,
             stacklevel=3,
         )
@@ -69,16 +69,16 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerStats(Statistics):
-    """What one producer did since it was opened; over all shards.
+    """Counters and gauges of one producer since it was opened; over all shards.
 
-    `buffered = accepted + conflated + pending` holds in each value that `stats()` returns. The lost
-    are among the accepted.
+    `buffered = accepted + conflated + pending` holds in each value that `stats()` returns. Lost
+    deltas count as accepted.
 
     Attributes:
         buffered: deltas; counter, grows when a call takes a delta into the local buffer.
         accepted: deltas; counter, grows when Redis accepts the chunk that holds them.
         conflated: deltas; counter, grows when a delta is left out of its chunk because a newer set
-            or delete of its key makes it pointless. 0 unless the producer conflates.
+            or delete of its key overwrites it. 0 unless the producer conflates.
         pending: deltas; gauge, buffered but neither accepted nor conflated yet.
         lost: deltas; counter, grows when Redis lost accepted chunks that the producer no longer
             keeps. `DataLostError` reports them.
@@ -109,13 +109,13 @@ class ProducerStats(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStats(Statistics):
-    """What one replica is and did since it was opened; over all shards.
+    """Counters and gauges of one replica since it was opened; over all shards.
 
     The deltas of all batches in `batches_applied` are `deltas_applied + deltas_superseded +
     deltas_refused + deltas_skipped`.
 
     Attributes:
-        status: gauge, what the content is worth now; the worst shard decides.
+        status: gauge, the status now; the worst shard decides.
         health: gauge, whether the replica is live, and if not since when, why, and what to do.
         status_changes: changes; counter, grows with each change of the status.
         keys: keys; gauge, how many the replica holds, without those of tables.
@@ -154,8 +154,8 @@ class ReplicaStats(Statistics):
             keys and one in tables are two.
         self_checks_undecided: checks; counter, grows when a background check could not be finished.
         keys_repaired: keys; counter, grows with each key that a background check corrected.
-        full_state_altered: checks; counter, grows when a background check finds that somebody else
-            than a scheduler changed the full-state hash.
+        full_state_altered: checks; counter, grows when a background check finds that the full-state
+            hash was changed, but not by a scheduler.
         status_changes_conflated: changes; counter, grows when slow readers of status changes do not
             get each one.
     """
@@ -194,7 +194,7 @@ class ReplicaStats(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushShardStats(Statistics):
-    """What one flush worker published of one shard since it started.
+    """Counters of one flush worker for one shard since it started.
 
     `batches = by_count + by_age`.
 
@@ -217,13 +217,13 @@ class FlushShardStats(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushWorkerStats(Statistics):
-    """What one flush worker published since it started.
+    """Counters of one flush worker since it started.
 
     Each counter is the sum over `shards`.
 
     Attributes:
         worker: name of the worker.
-        reason: gauge, why the worker is not well; "" if it is.
+        reason: gauge, why the worker is not healthy; "" if it is.
         batches: batches; counter, as in each shard.
         deltas: deltas; counter, as in each shard.
         bytes: bytes; counter, as in each shard.
@@ -244,7 +244,7 @@ class FlushWorkerStats(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerShardStats(Statistics):
-    """What one scheduler wrote of one shard's full state since it started.
+    """Counters of one scheduler for one shard's full state since it started.
 
     Attributes:
         shard: number of the shard.
@@ -263,14 +263,14 @@ class SchedulerShardStats(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerStats(Statistics):
-    """What one scheduler did since it started.
+    """Counters of one scheduler since it started.
 
     `snapshots`, `sets` and `deletes` are the sums over `shards`; `errors` is that sum and
     `jobs_failed`.
 
     Attributes:
         worker: name of the scheduler.
-        reason: gauge, why the scheduler is not well; "" if it is.
+        reason: gauge, why the scheduler is not healthy; "" if it is.
         snapshots: full states; counter, as in each shard.
         sets: fields; counter, as in each shard.
         deletes: fields; counter, as in each shard.
@@ -293,7 +293,7 @@ class SchedulerStats(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo(Statistics):
-    """Which server a namespace is on.
+    """The server of a namespace.
 
     Attributes:
         name: "redis" or "valkey".
@@ -308,7 +308,7 @@ class ServerInfo(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardStats(Statistics):
-    """What Redis holds and counted of one shard; all fields but the place of one moment.
+    """Redis' counters and gauges of one shard, read in one step except `slot` and `held_by`.
 
     `accepted = published + pending_deltas` and `batches = by_count + by_age`. The counters grow
     over the life of the shard's history; they are 0 again after Redis lost it.
@@ -329,7 +329,7 @@ class ShardStats(Statistics):
         by_count: batches; counter, grows when a batch was due because enough deltas were pending.
         by_age: batches; counter, grows when a batch was due because a delta waited long enough.
         missing: chunks; counter, grows when the order list names a chunk that the pending lists
-            lack: somebody else writes to these keys.
+            lack: another program writes to these keys.
         dead: chunks; counter, grows with each unreadable chunk that a full state found.
         bytes_published: bytes; counter, grows by the size of each batch that is published.
         log_bytes: bytes; gauge, of the batches in the log.
@@ -338,10 +338,10 @@ class ShardStats(Statistics):
         snapshot_offset: batches; counter, the offset up to which the full-state hash is complete.
         snapshot_age_ms: milliseconds; gauge, since that full state was committed; None before.
         last_packet_ms: milliseconds; gauge, since the last batch or heartbeat; None before.
-        lease: name of the scheduler that holds the shard's lease; None if nobody does.
+        lease: name of the scheduler that holds the shard's lease; None if there is none.
         fence: tokens; counter, the last fencing number that was given out with the lease.
         slot: slot of the shard's keys; None but on a Cluster.
-        held_by: address of the server that answers for the shard now; None for a single server.
+        held_by: address of the server that holds the shard now; None for a single server.
     """
 
     shard: int
@@ -380,7 +380,7 @@ class ShardStats(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStats(Statistics):
-    """What Redis holds and counted of one node, over all shards.
+    """Redis' counters and gauges of one node, over all shards.
 
     A node is a name under which producers write. The counters are those of the node's last
     producer.
@@ -400,13 +400,13 @@ class NodeStats(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus(Statistics):
-    """One flush worker or scheduler as its last word in Redis tells.
+    """The last report in Redis of one flush worker or scheduler.
 
     Attributes:
         worker: name of the worker.
         role: "flush" or "schedule".
-        seen_ms: milliseconds; gauge, since the worker's last word.
-        health: gauge, "green", "red" with a reason, or "gone": nothing for 10 s.
+        seen_ms: milliseconds; gauge, since the worker's last report.
+        health: gauge, "green", "red" with a reason, or "gone": no report for 10 s.
         reason: gauge, why it is red; "" if it is not.
     """
 
@@ -419,15 +419,15 @@ class WorkerStatus(Statistics):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceStatus(Statistics):
-    """What Redis holds of one namespace, and who works on it.
+    """Redis' counters and gauges of one namespace, its nodes and its workers.
 
     Attributes:
         namespace: its name.
         protocol: version of the protocol.
         server: which server it is on.
-        shards: what Redis holds of each, in the order of the shards.
-        nodes: who wrote, sorted by name.
-        workers: who works on it, or did until recently, sorted by name.
+        shards: those of each shard, in the order of the shards.
+        nodes: those of each node, sorted by name.
+        workers: the last report of each current or recent worker, sorted by name.
     """
 
     namespace: str

@@ -10,13 +10,13 @@ from broker.stats import NamespaceStatus
 
 
 class Inspector:
-    """A reader of one namespace's Redis side; takes part in nothing.
+    """A reader of one namespace's data in Redis; it neither writes nor follows it.
 
     Use it with `async with`, or call `open()` and `close()`.
 
     Args:
         url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: which state.
+        namespace: the state's name.
     """
 
     def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
@@ -33,7 +33,7 @@ class Inspector:
         Raises:
             ConnectError, UnsupportedServerError, EmbeddedError: with the fix.
             NamespaceMismatchError: another protocol version.
-            BrokerError: nobody made the namespace yet.
+            BrokerError: the namespace does not exist yet.
         """
         await self._engine.open()
         return self
@@ -84,9 +84,9 @@ class Inspector:
         return await self._engine.folded_shard(shard, position)
 
     async def altered(self) -> dict[tuple[int, int], list[str]]:
-        """Return where the full-state hash is not what schedulers wrote: who changed it by hand?
+        """Return where the full-state hash differs from what schedulers wrote, as after an edit.
 
-        The server sums its fields up by key range; only ranges that do not fit are read.
+        The server computes digests by key range; only ranges that differ are read.
 
         Returns:
             (shard, key range) -> the keys that the hash has there now.
@@ -97,7 +97,7 @@ class Inspector:
         return await self._engine.altered()
 
     async def accept(self) -> None:
-        """Take the full-state hash as it is for right: the next full state sums it up anew."""
+        """Accept the full-state hash as it is: the next full state computes its digest again."""
         await self._engine.accept()
 
     async def close(self) -> None:

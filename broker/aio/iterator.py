@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class Reader(Generic[T]):
-    """An async iterator over what a replica tells; `close()` ends it.
+    """An async iterator over the changes of a replica; `close()` ends it.
 
     Args:
         engine: of the replica.
-        make: the queue, given what it has to notify.
+        make: makes the queue, given the function that it has to notify.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Reader(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """Wait for the next.
+        """Wait for the next item.
 
         Raises:
             ChangesOverflowError: a reader of `changes()` was too slow, by its own policy.
@@ -55,5 +55,5 @@ class Reader(Generic[T]):
         return self._taken.pop()
 
     def close(self) -> None:
-        """End the iteration; what was already told can still be read."""
+        """End the iteration; items that are queued can still be read."""
         self._engine.remove_queue(self._queue)

@@ -33,25 +33,25 @@ class Producer:
 
     Args:
         url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: which state; letters, digits, `_`, `.`, `-`.
+        namespace: the state's name; letters, digits, `_`, `.`, `-`.
         node: this writer's name; one process at a time can hold it, a newer one fences the older.
-            None makes a name that nobody else has.
+            None generates a unique name.
         shards: shard count to make a new namespace with; for an existing one it must agree.
-        local_delta_max_age: seconds a delta of this node may wait; None: what the workers say.
+        local_delta_max_age: seconds a delta of this node may wait; None: the workers' setting.
         local_delta_max_count: pending deltas of this node that are published at once; likewise.
         linger: most seconds for which deltas gather before they are sent; never more than a tenth
             of the max age.
         chunk_bytes: size at which a chunk is sent.
         buffer_bytes: most bytes not accepted yet.
         when_full: "block" until there is room or `full_timeout` is over, "raise" at once, or
-            "conflate": drop what a newer set of the same key makes pointless, then block.
+            "conflate": drop deltas that a newer set of the same key overwrites, then block.
         full_timeout: seconds for which a full buffer blocks.
-        keep_seconds: how long accepted chunks are kept, to be sent again if Redis forgets them.
-        keep_bytes: most bytes of them.
+        keep_seconds: how long accepted chunks are kept, to be sent again if Redis loses them.
+        keep_bytes: most bytes of accepted chunks that are kept.
         timestamps: send the wall clock of each delta, not only of each chunk.
         conflate: of the sets and deletes of a key within a chunk send only the newest, and no
-            increment before it. What a replica ends with is the same; `changes()` tells less.
-        pending_bytes: most bytes that wait in one shard in Redis before it says BUSY.
+            increment before it. Replicas end with the same content; `changes()` yields fewer.
+        pending_bytes: most bytes pending in one shard in Redis, before it refuses chunks as BUSY.
 
     Raises:
         ConfigError: every fault of the arguments at once.
@@ -125,7 +125,7 @@ class Producer:
 
         Raises:
             NumpyMissingError: it is an extra.
-            ConfigError: the name or a type is not one.
+            ConfigError: the name or a type is not valid.
         """
         key = table_key(name, keys, values)
         from broker.aio.table_writer import TableWriter  # noqa: PLC0415 - needs numpy
@@ -145,13 +145,14 @@ class Producer:
         """Wait until Redis accepted everything written so far, without lingering.
 
         Accepted is in Redis' memory. With `redis_replicas` it is in the memory of so many replicas
-        of the server too, in each shard: it survives the server's end if one of these takes over.
+        of the server too, in each shard: it survives a loss of the server if one of these becomes
+        the primary.
         With `fsynced` it is in the append-only file on the server's disk, and on the disks of these
-        replicas: it survives a crash of the machine, whatever `appendfsync` says but `no`.
+        replicas: it survives a crash of the machine, with any `appendfsync` except `no`.
 
         Args:
-            timeout: seconds; None waits for ever.
-            redis_replicas: how many replicas of the server have to have it; 0 asks for none.
+            timeout: seconds; None waits without a limit.
+            redis_replicas: how many replicas of the server have to have it; 0: none.
             fsynced: whether it has to be on disk; needs Redis 7.2 or Valkey, and `appendonly yes`.
             replicas: the old name of `redis_replicas`; it goes with version 1.0.
 
@@ -159,17 +160,17 @@ class Producer:
             A token; `replica.wait_for(token)` returns once a replica shows all of it.
 
         Raises:
-            FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
+            FlushTimeoutError: not all accepted in time; the rest stays buffered and is still sent.
             NotReplicatedError: all is accepted, but too few replicas or disks have it in time.
-            UnsupportedServerError: `fsynced` is more than this server can tell; all is accepted.
+            UnsupportedServerError: this server cannot confirm `fsynced`; all is accepted.
             FencedError: another process took the node name.
-            DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
+            DataLostError: Redis lost accepted deltas that were no longer kept; raised once.
         """
         wanted = chosen_replicas(redis_replicas, replicas)
         return await self._engine.flush(timeout, wanted, fsynced=fsynced)
 
     def stats(self) -> ProducerStats:
-        """Return what it did since it was opened; docs/statistics.md explains each number.
+        """Return counters since it was opened; docs/statistics.md explains each.
 
         `buffered = accepted + conflated + pending` at any moment.
         """
@@ -190,7 +191,7 @@ class Producer:
         """Send what is buffered, then disconnect. Calling it again does nothing.
 
         Args:
-            timeout: seconds to try for.
+            timeout: seconds after which it gives up.
 
         Raises:
             FlushTimeoutError: not everything was accepted in time; says how many deltas were not.
@@ -203,9 +204,9 @@ class Producer:
         return await self.open()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        """Close it, after what was buffered reached Redis; on an error without waiting long.
+        """Close it when Redis has accepted all; after an error in the block wait only briefly.
 
-        An error of the block is never hidden by one of closing; that is logged.
+        An error of closing never hides one of the block; it is logged.
         """
         if kind is None:
             await self.close()

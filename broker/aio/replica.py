@@ -19,23 +19,23 @@ class Replica(ReplicaReads):
     """A live, read-only copy of one namespace in this process' memory.
 
     Reads never touch the network and show the history up to `position`: whole batches, in the order
-    in which Redis accepted them, the same on every replica. `status` says what that is worth:
-    only `live` means complete and proved current within the staleness bound. Between two `await`s
-    of the caller nothing changes.
+    in which Redis accepted them, the same on every replica. Only the status `live` means complete
+    and proved current within the staleness bound. Between two `await`s of the caller nothing
+    changes.
 
     Use it with `async with`, or call `open()` and `close()`.
 
     Args:
         url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: which state.
-        shards: shard count that the namespace must have; None takes what it has.
-        staleness_bound: seconds of silence after which the replica is no longer `live`; 3 by
-            default, at least three times the workers' heartbeat interval is wise.
+        namespace: the state's name.
+        shards: shard count that the namespace must have; None: any.
+        staleness_bound: seconds without proof after which the replica is no longer `live`. The
+            default is 3; use at least three times the workers' heartbeat interval.
         self_check_interval: seconds between comparisons of the content with Redis, see `verify`;
-            what differs is put right and logged as an error. 300 by default, 0 is never.
+            differences are corrected and logged as an error. The default is 300; 0: never.
         on_status: called with each `StatusChange`, one at a time and in order, on a thread of its
-            own: it may block as long as it likes, then changes are conflated as for `statuses()`.
-            What it raises is logged. Code of the event loop reads `statuses()` instead.
+            own. It may block; changes are conflated meanwhile, as for `statuses()`. Errors that
+            it raises are logged. Code of the event loop reads `statuses()` instead.
 
     Raises:
         ConfigError: every fault of the arguments at once.
@@ -56,7 +56,7 @@ class Replica(ReplicaReads):
         return read()
 
     async def verify(self) -> Verification:
-        """Prove that the content is what Redis' history says, while writing goes on.
+        """Prove that the content equals Redis' history, while writing goes on.
 
         Digests of 256 key ranges a shard are compared at one position; only ranges that differ are
         read. Changes nothing: a background check (`self_check_interval`) repairs.
@@ -74,10 +74,10 @@ class Replica(ReplicaReads):
         """Wait until the replica is live.
 
         Args:
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits without a limit.
 
         Raises:
-            TimeoutError: not live in time; says the status it has instead.
+            TimeoutError: not live in time; the text has its status.
             ReplicaFailedError, ClosedError: it never will be.
         """
         await self._engine.wait_live(timeout)
@@ -87,7 +87,7 @@ class Replica(ReplicaReads):
 
         Args:
             token: from `flush()`, or its text.
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits without a limit.
 
         Raises:
             TimeoutError: not there in time.
@@ -103,9 +103,9 @@ class Replica(ReplicaReads):
         limit: int = CHANGES_LIMIT,
         overflow: OverflowPolicy = "conflate",
     ) -> Reader[Change]:
-        """Follow what changes from now on; an async iterator with `close()`.
+        """Follow the changes from now on; an async iterator with `close()`.
 
-        After a full load it yields what differs from before, marked `resync`.
+        After a full load it yields the differences to the content before, marked `resync`.
 
         Args:
             prefix: only keys that begin with it.
@@ -117,10 +117,9 @@ class Replica(ReplicaReads):
     def statuses(self) -> Reader[StatusChange]:
         """Follow the status; an async iterator with `close()`.
 
-        The first that it yields tells the status now (`before` is `after`), the others each change
-        with its reason, the last before the end is usually the one to `closed`. For a reader that
-        is hundreds of changes behind the oldest become one; each `before` is always the `after`
-        that was yielded last.
+        It first yields the status now (`before` is `after`), then each change with its reason. The
+        last before the end is usually the change to `closed`. If a reader is hundreds of changes
+        behind, the oldest become one. Each `before` is the `after` that was yielded last.
         """
         return Reader(self._engine, StatusQueue)
 

@@ -13,7 +13,7 @@ from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 
 
 class TableWriter:
-    """Writes one table: keys to float64 or int64, with a timestamp where wanted.
+    """Writes one table: keys to float64 or int64, with optional timestamps.
 
     Every call buffers and returns; the promises are the producer's. What one call writes becomes
     visible at once in each shard. Made by `Producer.table`.
@@ -24,15 +24,15 @@ class TableWriter:
         self._input = TableInput(engine, table)
 
     async def keys(self, keys: Any) -> Keys:
-        """Look keys up once, to write them again and again.
+        """Look keys up once, to write them repeatedly.
 
         Args:
             keys: a list or array of str or u64, as the table has them; the order is kept, and a key
                 may occur again.
 
         Raises:
-            EncodeError: a key cannot be one.
-            BufferFullError: no room (in time) for what has to be said of new keys.
+            EncodeError: a key is not valid.
+            BufferFullError: no room (in time) to define new keys.
         """
         found: list[Keys] = []
         await self._end(self._input.look_up(keys, found))
@@ -77,7 +77,7 @@ class TableWriter:
         await self._end(self._input.write_records(records))
 
     async def set(self, key: str | int, value: float, timestamp: int | None = None) -> None:
-        """Set one key; for many a second use `set_many`. Raises as `set_many`."""
+        """Set one key; `set_many` is faster for many. Raises as `set_many`."""
         await self._end(self._input.write(OP_SET, [key], value, timestamp))
 
     async def increment(

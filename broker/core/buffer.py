@@ -1,19 +1,19 @@
-"""What a producer has not yet got accepted, and what it keeps in case Redis forgets. No I/O.
+"""A producer's deltas until Redis accepts them, and for a while after: it may lose them. No I/O.
 
-Every shard has a lane: deltas gather in columns, full columns queue up, packed chunks are on their
-way, and accepted chunks are kept for a while. The life of a delta:
+Every shard has a lane: deltas gather in columns, full columns queue up, packed chunks are in
+flight, and accepted chunks are kept for a while. The states of a delta:
 
-    set() -> intake -> open columns -> closed columns -> chunk in flight -> kept -> forgotten
+    set() -> intake -> open columns -> closed columns -> chunk in flight -> kept -> dropped
                                            ^                                  |
-                                           '----- numbered again never; sent again on MISSING n
+                                           '---- resent on MISSING n, same number
 
 Invariants:
-1. A chunk's number and bytes never change once packed, so that a repeat is recognised.
+1. A chunk's number and bytes never change once packed, so that Redis recognises a repeat.
 2. Chunks are sent in the order of their numbers; those in flight follow each other.
-3. `bytes` never grows but by a call, which checks the limit first: packing only makes it smaller.
-4. What gathered in a lane's intake moves into its columns before anything else is added, closed,
-   counted or sent: the order is that of the calls.
-5. `buffered = accepted + conflated + pending` for every lane; the lost are among the accepted.
+3. Only a call makes `bytes` grow, and it checks the limit first. Packing makes it smaller.
+4. The deltas in a lane's intake move into its columns before anything else is added, closed,
+   counted or sent. So the order is that of the calls.
+5. `buffered = accepted + conflated + pending` for every lane. Lost deltas count as accepted.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ DEFINED_AGAIN_BYTES = 2 << 20
 
 
 class AddResult(Enum):
-    """What became of deltas that were given to the buffer."""
+    """The result of adding deltas to the buffer."""
 
-    WAKE = auto()  # buffered, and the lane's sender has to look: a first delta, or a full chunk
-    BUFFERED = auto()  # buffered, and the sender knows that there is something
+    WAKE = auto()  # buffered; wake the lane's sender: a first delta, or a full chunk
+    BUFFERED = auto()  # buffered; the sender is awake or has a deadline
     NO_ROOM = auto()  # not buffered
 
 
-# A module's own names are found faster than an enum's members.
+# Globals are found faster than an enum's members.
 _WAKE, _BUFFERED, _NO_ROOM = AddResult
 
 
@@ -58,12 +58,12 @@ class ProducerBuffer:
     Args:
         node: the writer's name, put into every chunk.
         shards: number of shards.
-        max_bytes: upper bound for what is not accepted yet.
+        max_bytes: upper bound of the bytes that Redis has not accepted yet.
         max_count: deltas after which a chunk is closed.
         chunk_bytes: bytes after which a chunk is closed.
         keep_s: seconds for which accepted chunks are kept.
         keep_bytes: bytes of accepted chunks that are kept, over all shards.
-        conflates: leave out of each chunk what a newer set or delete in it makes pointless.
+        conflates: leave out of each chunk the deltas that a newer set or delete in it overwrites.
     """
 
     def __init__(
@@ -100,16 +100,16 @@ class ProducerBuffer:
         """Close chunks after so many deltas from now on."""
         self.max_count = max_count
 
-    # -- taking deltas ----------------------------------------------------------------------------
+    # -- adding deltas ----------------------------------------------------------------------------
 
     def shut(self) -> None:
-        """Refuse the fast way from now on: whoever writes has to be told why he cannot."""
+        """Close the fast path, so that each later write takes the path that raises the reason."""
         with self.lock:
             self._is_shut = True
             self._gather_all()
 
     def shut_in_child(self) -> None:
-        """Likewise in a forked child, where a thread that is not here may hold the lock."""
+        """Likewise in a forked child, where a thread of the parent may have held the lock."""
         self._is_shut = True
         for lane in self.lanes:
             lane.intake.limit = 0
@@ -119,14 +119,14 @@ class ProducerBuffer:
             self._gather(lane)
 
     def _gather(self, lane: Lane) -> bool:
-        """Move what went the fast way into the columns; true if that closed some."""
+        """Move the intake's deltas into the columns; true if that closed some columns."""
         lane.intake.limit = 0
         keys, values = lane.intake.take()
         self._reserved -= lane.reserved
         lane.reserved = 0
         tickets = lane.tickets
         if keys and not lane.open.count:
-            # They came when the columns had just been closed.
+            # They were added just after the columns were closed.
             lane.open.since = self._now
         while keys:
             columns = lane.open
@@ -134,7 +134,7 @@ class ProducerBuffer:
             room = max(1, self.max_count - columns.count)
             rest = keys[room:], values[room:]
             if rest[0]:
-                # Threads that raced took a few more than there was room for.
+                # Racing threads added a few more than there was room for.
                 del keys[room:], values[room:]
             columns.extend_plain(keys, values, plain_size(keys, values))
             self.bytes += columns.size - before
@@ -145,7 +145,7 @@ class ProducerBuffer:
         return lane.tickets != tickets
 
     def _grant(self, lane: Lane) -> None:
-        """Open the fast way for as many as certainly fit into the open columns and the buffer."""
+        """Open the fast path for as many deltas as surely fit into the open columns and buffer."""
         columns, share = lane.open, len(self.lanes)
         most = min(
             MAX_PLAIN,
@@ -159,9 +159,9 @@ class ProducerBuffer:
             lane.intake.limit = 2 * most
 
     def _has_room(self, size: int) -> bool:
-        # What is bigger than the whole buffer still gets through when the buffer is empty.
+        # An empty buffer accepts a call of any size, even one above its limit.
         if self.bytes and self.bytes + self._reserved + size > self.max_bytes:
-            # What other lanes may take the fast way is not taken yet.
+            # This frees the room that other lanes reserved for their fast path.
             self._gather_all()
         self._is_short = self.bytes != 0 and self.bytes + self._reserved + size > self.max_bytes
         return not self._is_short
@@ -195,10 +195,10 @@ class ProducerBuffer:
 
     @staticmethod
     def check_group(count: int, size: int) -> None:
-        """Refuse what cannot become visible at once.
+        """Refuse a group that is too large to become visible at once.
 
         Raises:
-            EncodeError: so many bytes do not fit into one chunk.
+            EncodeError: it does not fit into one chunk.
         """
         if size + RUN_BYTES + CHUNK_HEAD_BYTES > MAX_CHUNK_BYTES:
             raise EncodeError(
@@ -215,7 +215,7 @@ class ProducerBuffer:
         stamp: int | None,
         now: float,
     ) -> AddResult:
-        """Buffer many sets that have to become visible at once: they never part ways."""
+        """Buffer many sets in one chunk, so that they become visible at once."""
         with self.lock:
             return self._add_together(
                 self.lanes[shard],
@@ -228,7 +228,7 @@ class ProducerBuffer:
     def _add_together(
         self, lane: Lane, deltas: int, size: int, now: float, put: Callable[[Columns], None]
     ) -> AddResult:
-        """Have `put` add deltas of so many bytes to one lane's columns, all or none."""
+        """Let `put` add deltas of `size` bytes to one lane's columns, all or none."""
         self._now = now
         closed = self._gather(lane)
         columns = lane.open
@@ -256,11 +256,11 @@ class ProducerBuffer:
         """Give an id to each text key that has none yet.
 
         Returns:
-            key -> id x shards + shard, of this and every earlier call; None if there is no room,
-            then nothing was done.
+            key -> id x shards + shard, of this and every earlier call; None if there is no room:
+            then nothing changed.
 
         Raises:
-            EncodeError: a key cannot be sent; nothing was done.
+            EncodeError: a key cannot be sent; nothing changed.
         """
         with self.lock:
             places = self._places.setdefault(table, {})
@@ -278,10 +278,14 @@ class ProducerBuffer:
 
     @staticmethod
     def check_table_run(run: TableRun, what: str) -> None:
-        """Refuse what cannot become visible at once; `what` are keys or records.
+        """Refuse a run that is too large to become visible at once.
+
+        Args:
+            run: the run.
+            what: "keys" or "records", for the error text.
 
         Raises:
-            EncodeError: so many bytes do not fit into one chunk.
+            EncodeError: it does not fit into one chunk.
         """
         size = table_run_size(run) + CHUNK_HEAD_BYTES
         if size > MAX_CHUNK_BYTES:
@@ -292,7 +296,7 @@ class ProducerBuffer:
             )
 
     def add_table_run(self, shard: int, run: TableRun, now: float) -> AddResult:
-        """Buffer deltas of a table that have to become visible at once: they never part ways."""
+        """Buffer deltas of a table in one chunk, so that they become visible at once."""
         size = table_run_size(run)
         with self.lock:
             return self._add_together(
@@ -311,10 +315,10 @@ class ProducerBuffer:
         return lane.open
 
     def conflate(self) -> int:
-        """Drop every waiting delta that a newer set or delete of its key makes pointless.
+        """Drop every waiting delta that a newer set or delete of its key overwrites.
 
         Returns:
-            How many bytes of room that made.
+            How many bytes that freed.
         """
         with self.lock:
             self._gather_all()
@@ -358,7 +362,7 @@ class ProducerBuffer:
             return packed, wait
 
     def is_behind(self, shard: int) -> bool:
-        """Whether more than the open columns waits to be sent."""
+        """Whether the lane has closed columns, or chunks to send again."""
         lane = self.lanes[shard]
         return bool(lane.closed or lane.resend)
 
@@ -370,7 +374,7 @@ class ProducerBuffer:
         self._gather(lane)
         if not lane.closed:
             if not lane.open.count:
-                # Ids alone may take up the room that the deltas need for which they are.
+                # Ids alone may fill the buffer, and their deltas need room.
                 if self._is_short and lane.names.waiting_bytes:
                     alone = Columns(since=now, ticket=lane.tickets)
                     return self._pack(lane, alone, DEFINED_ALONE_BYTES), None
@@ -384,7 +388,7 @@ class ProducerBuffer:
         return packed or self._pack(lane, self._next_columns(lane), DEFINED_ALONG_BYTES), None
 
     def _define(self, lane: Lane) -> Packed | None:
-        """Pack nothing but ids, if more of them wait than fit beside the next columns."""
+        """Pack a chunk of ids only, if more of them wait than fit beside the next columns."""
         next_one = lane.closed[0]
         room = min(DEFINED_ALONG_BYTES, MAX_CHUNK_BYTES - next_one.size)
         if lane.names.waiting_bytes <= room:
@@ -394,7 +398,7 @@ class ProducerBuffer:
 
     def _next_columns(self, lane: Lane) -> Columns:
         columns = lane.closed.popleft()
-        # Behind a backlog a chunk costs the same, however many of them it takes along.
+        # In a backlog, joining columns saves chunks: each costs the same, whatever it holds.
         most = min(self.chunk_bytes, MAX_CHUNK_BYTES - lane.names.waiting_bytes)
         while lane.closed and columns.size + lane.closed[0].size <= most:
             columns.join(lane.closed.popleft())
@@ -409,7 +413,7 @@ class ProducerBuffer:
         names, before = lane.names, lane.names.defined
         defines, size = names.take(lane.number, define_bytes) if names.waiting_bytes else ([], 0)
         data = self._encoded(lane, lane.number, columns.runs, [*defines, *merged(columns.tables)])
-        # From here on the true size counts; what was made only for ids counted nothing yet.
+        # From now on the exact size counts. Columns made only for ids were not counted yet.
         self.bytes += len(data) - size - (columns.size if columns.count else 0)
         return Packed(
             *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data),
@@ -420,7 +424,7 @@ class ProducerBuffer:
         return encode_chunk(Chunk(self.node, lane.incarnation, number, self._time_ms, runs, tables))
 
     def accepted(self, shard: int, now: float) -> None:
-        """Redis took the oldest chunk in flight (or had it already): keep it for a while."""
+        """Redis accepted the oldest chunk in flight, now or earlier: keep it for a while."""
         with self.lock:
             lane = self.lanes[shard]
             if not lane.in_flight:
@@ -434,7 +438,7 @@ class ProducerBuffer:
             self._forget(lane, now)
 
     def requeue(self, shard: int) -> None:
-        """Whatever became of the chunks in flight, they are to be sent again."""
+        """Send the chunks in flight again: it is unknown whether Redis accepted them."""
         with self.lock:
             self._return(self.lanes[shard])
 
@@ -446,9 +450,9 @@ class ProducerBuffer:
     def rewind(
         self, shard: int, number: int, server_deltas: int, now: float
     ) -> tuple[int, int, int]:
-        """Redis says that it holds nothing of this lane from chunk `number` on.
+        """Redis answered that it has no chunk of this lane from `number` on.
 
-        Everything kept from there on will be sent again; what is not kept is lost, and counted.
+        Kept chunks from there on will be sent again. Chunks no longer kept are counted as lost.
 
         Args:
             shard: the lane.
@@ -480,13 +484,13 @@ class ProducerBuffer:
             return base_number, base_total, lost
 
     def _define_again(self, lane: Lane, number: int, base_number: int, base_total: int) -> int:
-        """Say anew what ids mean that chunks from `number` to `base_number` defined: they are gone.
+        """Define the ids again that the lost chunks from `number` to `base_number` defined.
 
-        What is to be sent again relies on them, so this takes the place of the last of those
-        chunks. There are enough: it is packed more densely than they were.
+        The chunks that are sent again use these ids. The new chunks take the last of the lost
+        numbers. There are enough numbers, as the new chunks are packed more densely.
 
         Returns:
-            How many chunks were put in front of what is sent again.
+            How many chunks were put before those that are sent again.
         """
         if not lane.resend:
             self.bytes += lane.names.forget(number)
@@ -513,10 +517,10 @@ class ProducerBuffer:
             lane.kept_bytes -= len(packed.data)
 
     def close_all(self) -> list[int]:
-        """Let nothing linger any more.
+        """Close all open columns, so that everything buffered is sent without lingering.
 
         Returns:
-            For each lane the ticket of what was buffered last, to be waited for with `settled`.
+            For each lane the ticket of its last columns, for `is_accepted`.
         """
         with self.lock:
             self._gather_all()
@@ -525,8 +529,8 @@ class ProducerBuffer:
                     self._close_open(lane)
             return [lane.tickets for lane in self.lanes]
 
-    def settled(self, tickets: Iterable[int]) -> bool:
-        """Whether nothing up to these tickets has to reach Redis any more."""
+    def is_accepted(self, tickets: Iterable[int]) -> bool:
+        """Whether Redis has accepted everything up to these tickets, one for each lane."""
         with self.lock:
             return not any(
                 lane.outstanding(ticket) for lane, ticket in zip(self.lanes, tickets, strict=True)

@@ -1,4 +1,4 @@
-"""What one reader of a replica's changes has not read yet. No I/O; any thread may read."""
+"""The changes that one reader of a replica has not read yet. No I/O; any thread may read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ OVERFLOW_POLICIES = ("conflate", "raise")
 
 
 class ChangeQueue(ReaderQueue[Change]):
-    """What one reader has not read yet.
+    """The changes that one reader has not read yet.
 
     Args:
         prefix: only keys that begin with it; None for all.
         limit: most changes that wait.
         overflow: what happens to a reader that falls further behind: "conflate" keeps the newest
-            change of each key only (increments included: the value says it all); if even that is
-            too much, or with "raise", the reader gets `ChangesOverflowError` once it has read what
-            is left.
+            change of each key only (also of increments, as a change holds the value after it). If
+            that is still too much, or with "raise", the reader gets `ChangesOverflowError` after
+            the changes that are left.
         notify: called, on the replica's thread, whenever there is something to read.
     """
 

@@ -1,8 +1,8 @@
-"""What a shard of a replica answers to each input: what to read next, what changed, what to tell.
+"""The effects that a shard of a replica returns for each input: reads to do, changes to report.
 
-`ShardState` does no I/O. Each of its inputs returns the effects that the caller has to carry out,
-in their order, as h11 returns events. At most one read is wanted at a time: the newest request
-counts.
+`ShardState` does no I/O. Each of its inputs returns effects, and the caller carries them out in
+order, as with the events of h11. At most one read is requested at a time: the newest request
+replaces the one before.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from broker.protocol.messages import Position
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """Read the head and the log after a position; give the answer to `log_page`."""
+    """Read the head and the log after a position; pass the result to `log_page`."""
 
     after: Position
 
 
 @dataclass(frozen=True, slots=True)
 class LoadState:
-    """Read the full state; give it to `begin_load`, `load_page` (many times) and `end_load`.
+    """Read the full state; pass it to `begin_load`, `load_page` (many times) and `end_load`.
 
     Attributes:
-        attempt: loads since a packet last fitted; wait longer the more there were.
+        attempt: loads since a packet last followed the position; the more, the longer the wait.
     """
 
     attempt: int
@@ -35,17 +35,17 @@ class LoadState:
 
 @dataclass(frozen=True, slots=True)
 class StopReading:
-    """The answer to the last request is not wanted any more."""
+    """Stop the requested read; its result is no longer needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """Nothing arrived within the staleness bound; try another connection."""
+    """Nothing arrived within the staleness bound; open a new connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseChanged:
-    """The shard is in another phase now."""
+    """The shard's phase changed."""
 
     before: Status
     after: Status
@@ -68,7 +68,7 @@ class FullStateWritten:
 
 @dataclass(frozen=True, slots=True)
 class KeysRepaired:
-    """These keys differed from the history, and hold what it says now."""
+    """These keys differed from the history, and were corrected."""
 
     keys: list[str]
 

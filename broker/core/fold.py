@@ -1,6 +1,6 @@
-"""The one meaning of a delta: how chunks change a dict.
+"""How chunks change a dict: the one definition of what a delta does.
 
-Replica and full state both use this, so they cannot drift apart. No I/O.
+Replica and full state both use it, so they cannot differ. No I/O.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from broker.protocol.operations import OPERATIONS, Operation
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
-# Told of deltas that took effect, in columns: operation, keys, values after them, timestamps (of
-# which there may be more). It keeps none of them.
+# Called with deltas that took effect, in columns: operation, keys, values after them, timestamps
+# (the last column may be longer). It must not keep the columns.
 Observer = Callable[[Operation, Sequence[str], Iterable[Any], Iterable[int]], None]
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the deltas of one or more batches; the parts add up to `deltas`.
+    """Counts of the deltas of one or more batches; the other counts add up to `deltas`.
 
     Attributes:
-        deltas: as many as the batch headers promised, or as there were if those are more.
+        deltas: the number in the batch headers, or the number found if that is larger.
         applied: took effect.
         superseded: already contained in the full state that was loaded.
         refused: an increment of something that is not a number, or beyond the 64-bit range.
@@ -68,7 +68,7 @@ class BadChunk:
 
 
 def decode_chunks(batch: Batch) -> tuple[list[Chunk], list[BadChunk]]:
-    """Read a batch's chunks; those that break a rule come back apart, whole."""
+    """Decode a batch's chunks; those that break a rule are returned separately, as bytes."""
     chunks: list[Chunk] = []
     bad: list[BadChunk] = []
     for index, data in enumerate(batch.chunks):
@@ -93,16 +93,16 @@ def fold(
 
     Args:
         values: changed in place.
-        batch: the batch, for its offset and the number of deltas promised.
-        chunks: what `decode_chunks` could read of it.
+        batch: the batch, for its offset and the number of deltas in its header.
+        chunks: those that `decode_chunks` could decode.
         floors: key -> offset up to which `values` already holds that key; its deltas at or below
-            are superseded. None or empty: nothing is.
+            are superseded. None or empty: none are.
         observe: called for the deltas that took effect on `values`, one or more in the same order.
-        tables: changed in place; None: what is for tables counts as skipped.
-        note_fault: told of each rule that a chunk's part for tables broke.
+        tables: changed in place; None: deltas for tables count as skipped.
+        note_fault: called with each rule that a chunk's part for tables broke.
 
     Returns:
-        What became of each delta.
+        The counts of the batch's deltas.
     """
     tally = Tally()
     seen = 0
@@ -116,7 +116,7 @@ def fold(
             if unchanged and op.refuses:
                 tally.refused += len(unchanged)
             if observe is not None:
-                _tell(observe, op.name, run, after, unchanged, chunk.time_ms)
+                _report(observe, op.name, run, after, unchanged, chunk.time_ms)
         if tables is not None and (chunk.tables or chunk.tables_fault):
             outcome = tables.apply(chunk, batch.offset)
             seen += outcome.applied + outcome.superseded + outcome.refused
@@ -124,7 +124,7 @@ def fold(
             tally.refused += outcome.refused
             if outcome.fault and note_fault is not None:
                 note_fault(outcome.fault)
-    # A producer that told too few deltas is believed what it sent.
+    # If the header names fewer deltas than were found, the number found counts.
     tally.deltas = max(batch.deltas, seen)
     tally.skipped = tally.deltas - seen
     tally.applied = seen - tally.superseded - tally.refused
@@ -143,7 +143,7 @@ def _above(run: Run, floors: dict[str, int], offset: int, tally: Tally) -> Run:
     )
 
 
-def _tell(  # noqa: PLR0917 - what there is to tell
+def _report(  # noqa: PLR0917 - the columns of the deltas
     observe: Observer,
     operation: Operation,
     run: Run,
@@ -151,7 +151,7 @@ def _tell(  # noqa: PLR0917 - what there is to tell
     unchanged: Sequence[int],
     time_ms: int,
 ) -> None:
-    """Tell an observer of the deltas of a run that took effect."""
+    """Call an observer with the deltas of a run that took effect."""
     keys = run.keys
     stamps: Iterable[int] = run.timestamps or repeat(time_ms)
     if unchanged:

@@ -1,7 +1,7 @@
-"""Ids of text keys: what a producer's chunks have to say before they use one. No I/O.
+"""Ids of text keys: a producer's chunks have to define an id before they use it. No I/O.
 
 An id means the same key for as long as the producer lives, so defining it again does no harm. That
-is done when Redis lost chunks that are no longer kept: theirs may be the definitions of what is.
+is done when Redis lost chunks that are no longer kept: kept chunks may use ids that they defined.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Defined = Mapping[TableKey, int]
 
 
 class LaneNames:
-    """The text keys of one shard's tables, as far as this producer used them.
+    """The text keys of one shard's tables that this producer used.
 
     Attributes:
         defined: table -> how many ids were packed into chunks.
@@ -63,7 +63,7 @@ class LaneNames:
         return defines, waiting - self.waiting_bytes
 
     def forget(self, number: int) -> int:
-        """Let what chunks from a number on defined wait again; return how many bytes that is."""
+        """Queue the ids again that chunks from a number on defined; return their size in bytes."""
         waiting, self.defined = self.waiting_bytes, self._before(number)
         self._chunks = [one for one in self._chunks if one[0] < number]
         self.waiting_bytes = self._bytes_beyond(self.defined)
@@ -72,7 +72,7 @@ class LaneNames:
     def again(
         self, number: int, end: int, until: Defined, most_bytes: int
     ) -> list[tuple[int, list[TableOp], Defined]]:
-        """Return what chunks from `number` to `end` defined, to be sent under their last numbers.
+        """Return the defines of chunks `number` to `end`, to be sent under their last numbers.
 
         Args:
             number: of the first chunk that is lost.
@@ -117,7 +117,7 @@ class LaneNames:
                 end += 1
             if end > first:
                 defines.append(TableDefine(table, first, keys[first:end]))
-                # Not changed in place: packed chunks hold on to what was defined before them.
+                # Not changed in place: packed chunks refer to the ids defined before them.
                 known = {**known, table: end}
         return defines, known
 

@@ -1,4 +1,4 @@
-"""One shard's deltas on their way to Redis: columns that fill, chunks that are sent. No I/O."""
+"""One shard's deltas before Redis accepts them: columns that fill, chunks in flight. No I/O."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Columns:
     Attributes:
         size: upper bound of the packed size in bytes.
         since: monotonic seconds of the first delta; its age counts from here.
-        ticket: place among the lane's closed columns, for those who wait for them.
+        ticket: number among the lane's closed columns, for callers that wait for them.
     """
 
     since: float = 0.0
@@ -88,7 +88,7 @@ class Columns:
         self.size += size
 
     def conflate(self, overwritten: set[str]) -> int:
-        """Drop each delta that a newer set or delete of its key makes pointless.
+        """Drop each delta that a newer set or delete of its key overwrites.
 
         Args:
             overwritten: keys that later columns set or delete; this one's are added.
@@ -109,7 +109,7 @@ class Columns:
         return dropped
 
     def join(self, later: Columns) -> None:
-        """Take over the deltas of columns that were closed after these."""
+        """Append the deltas of columns that were closed after these."""
         last, first = self.runs[-1:], later.runs[:1]
         if (
             last
@@ -152,7 +152,7 @@ class Packed:
 
 @dataclass(slots=True)
 class Lane:
-    """One shard's deltas on their way to Redis, and those kept after."""
+    """One shard's deltas before Redis accepts them, and those kept after."""
 
     shard: int
     incarnation: int = 0
@@ -192,7 +192,7 @@ class Lane:
     def lose(self, first: int, end: int) -> int:
         """Count deltas `first` to before `end` as lost; return how many were not counted before.
 
-        A later loss may reach further back than an earlier one, or be the same told again.
+        A later loss may reach further back than an earlier one, or repeat it.
         """
         if first >= end:
             return 0

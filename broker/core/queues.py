@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class ReaderQueue(Generic[T]):
-    """What one reader has not read yet; what happens beyond the limit is `_shrink`'s to say.
+    """The items that one reader has not read yet; `_shrink` defines what happens beyond the limit.
 
     Args:
         limit: most that waits.
@@ -42,14 +42,14 @@ class ReaderQueue(Generic[T]):
         self._notify()
 
     def _shrink(self) -> None:
-        """Leave no more than the limit, and count in `conflated` or set `_overflowed`."""
+        """Reduce the items to the limit; count in `conflated`, or set `_overflowed`."""
         raise NotImplementedError
 
     def take(self) -> list[T]:
         """Return everything that waits; maybe nothing.
 
         Raises:
-            ChangesOverflowError: all was read, and what came then did not fit.
+            ChangesOverflowError: all was read, and later items were dropped.
             StopIteration: all was read, and the replica or the reader closed.
         """
         with self._lock:
@@ -60,7 +60,7 @@ class ReaderQueue(Generic[T]):
             return taken
 
     def _end(self) -> Exception:
-        """Say why nothing will come any more."""
+        """Return the error that ends the queue."""
         return StopIteration()
 
     def abandon(self) -> None:
@@ -79,7 +79,7 @@ class ReaderQueue(Generic[T]):
 
 
 class Bell:
-    """Wakes one thread that waits; rung before it waits, it does not wait.
+    """Wakes one waiting thread; if it rang before, the thread does not wait.
 
     Unlike an Event's set(), `ring` is safe in a signal handler that interrupts `wait`.
     """
@@ -89,7 +89,7 @@ class Bell:
 
     def ring(self) -> None:
         """Wake it; any thread, and any number of times."""
-        # One is enough, for who is woken looks at everything; a slow reader must not pile them up.
+        # One signal is enough: the thread reads everything. A slow reader must not collect them.
         if self._rung.empty():
             self._rung.put(None)
 

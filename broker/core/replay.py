@@ -1,4 +1,4 @@
-"""Following the log from a position on: what comes next, and when it is enough. No I/O."""
+"""Following the log from a position: which batch comes next, and where to stop. No I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LogReplay:
         position: after which it begins.
 
     Attributes:
-        position: of the last batch that was taken.
+        position: of the last batch that was replayed.
     """
 
     def __init__(self, position: Position) -> None:

@@ -2,13 +2,13 @@
 
 Invariants:
 1. `values` is exactly the fold of the history up to `position`, at all times. A load is built
-   aside and takes the place of `values` in one step, when it has caught up with the head.
+   separately and replaces `values` in one step, when it has caught up with the head.
 2. A batch is applied only if it names the batch before it, `position.batch_id`. Offsets alone
-   cannot tell a rewritten history from mine.
-3. Whatever cannot be placed is settled by asking the server, never by guessing.
-4. Proof is as old as the moment it speaks of, not as the moment it arrived: a packet that waited in
-   a queue proves little. Times of publication are the Redis clock's; `_clock` is how far that is
-   from ours, at most, learnt from answers to our own questions and from every packet.
+   cannot distinguish a rewritten history from the one that is held.
+3. A packet that fits nowhere makes the shard read the server. It never guesses.
+4. A proof has the age of the moment at which it was true, not of its arrival: a packet that waited
+   in a queue proves little. Publication times are those of the Redis clock. `_clock` is an upper
+   bound of its difference from the local clock, from the replies to reads and from every packet.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class _Load:
 
 
 class ShardState:
-    """What a replica holds of one shard, and what it is worth.
+    """One shard of a replica: its content, its position, and how current it is proved to be.
 
     Args:
         shard: number of the shard.
-        staleness_bound: seconds of silence after which the shard is no longer live.
+        staleness_bound: seconds without proof after which the shard is no longer live.
 
     Every input returns the effects that the caller has to carry out, see `broker.core.effects`.
-    `watched` says whether anybody reads changes; if not, whole columns are applied at once.
+    `watched` says whether there are readers of changes; if not, whole columns are applied at once.
     """
 
     def __init__(self, shard: int, staleness_bound: float) -> None:
@@ -110,7 +110,7 @@ class ShardState:
 
     @property
     def loads_in_a_row(self) -> int:
-        """Full loads since a packet last fitted."""
+        """Full loads since a packet last followed the position."""
         return self._loads_in_a_row
 
     def lag(self, now: float) -> float:
@@ -125,39 +125,39 @@ class ShardState:
         return self.lag(now) - self.staleness_bound
 
     def status(self, now: float) -> Status:
-        """What the content is worth at this moment, whether or not `tick` came in time."""
+        """The status at this moment, whether or not `tick` was called in time."""
         is_overdue = self.overdue(now) > 0
-        # The phase last: live since before it was looked at, or since a proof that came meanwhile.
+        # The phase is read last: another thread may apply a proof between the two reads.
         phase = self.phase
         return Status.STALE if phase is Status.LIVE and is_overdue else phase
 
     # -- the subscription -------------------------------------------------------------------------
 
     def subscribed(self, now: float) -> Sequence[Effect]:
-        """The server confirmed the subscription; whatever was sent before it may be missing."""
+        """The server confirmed the subscription; packets sent before that may be missing."""
         self._notice_silence(now)
         self._subscribed = True
         self._heard_at = now
         self._drop_kept()
         self._enter(Event.SUBSCRIBED)
         if self._load is not None:
-            # What was read so far may be of a server that is not the one that answers from now on.
+            # The pages read so far may come from another server than the next ones.
             self._load = self._request = None
             self._enter(Event.CUT)
         return self._answer()
 
     def disconnected(self) -> Sequence[Effect]:
-        """The subscription's connection is gone."""
+        """The subscription's connection broke."""
         self._subscribed = False
         self._drop_kept()
         self._enter(Event.LOST)
         return self._answer()
 
     def tick(self, now: float) -> Sequence[Effect]:
-        """Notice that proof grew too old, and `Reconnect` where nothing at all arrived that long.
+        """Become stale if the proof is too old, and `Reconnect` if nothing arrived for as long.
 
         Packets that prove nothing (repeated ones, notices) must not keep the shard live. While it
-        is live there is no `Reconnect`: the change would be told as lost, not as silent.
+        is live there is no `Reconnect`: the reason of the change would be "lost", not "silence".
         """
         self._notice_silence(now)
         if self.phase is not Status.LIVE and now - self._heard_at > self.staleness_bound:
@@ -179,12 +179,12 @@ class ShardState:
         return self._answer()
 
     def bulk(self, data: bytes) -> None:
-        """Take one chunk from the channel of bulk chunks: the batch that it is of comes next."""
+        """Keep one chunk from the channel of bulk chunks; the packet of its batch comes next."""
         self.counts["bytes"] += len(data)
         self._bulk.add(data)
 
     def packet(self, data: bytes, now: float, *, watched: bool = False) -> Sequence[Effect]:
-        """Take one packet from the channel; one that cannot be read is counted."""
+        """Apply, keep or count one packet from the channel; count one that cannot be decoded."""
         self._watched = watched
         self.counts["packets"] += 1
         self.counts["bytes"] += len(data)
@@ -197,7 +197,7 @@ class ShardState:
         if packet.shard != self.shard:
             self.counts["packets_unreadable"] += 1
             return ()
-        # A reader that looked before this packet saw `stale`: the changes must say so too.
+        # A reader may have seen `stale` before this packet: the status changes must include it.
         self._notice_silence(now)
         self._heard_at = now
         if self.phase in (Status.LOADING, Status.CATCHING_UP):
@@ -222,7 +222,7 @@ class ShardState:
         return event
 
     def _published_at(self, packet: Packet, now: float) -> float:
-        """When a packet was published, by our own clock; never later than true."""
+        """When a packet was published, by the local clock; never later than the true time."""
         time_s = packet.time_ms / 1000
         self._clock = min(self._clock, now - time_s)
         return time_s + self._clock
@@ -254,17 +254,17 @@ class ShardState:
         *,
         watched: bool = False,
     ) -> Sequence[Effect]:
-        """Take what one atomic read of head and log gave, the log from after `reading_from`.
+        """Apply the result of one atomic read of head and log, the log after `reading_from`.
 
         Args:
             head: the shard's meta hash; None if the shard does not exist (yet, or any more).
             entries: batches in the order of the log; may stop before the head.
-            asked_at: monotonic seconds when it was asked for; the answer speaks of that moment or
-                a later one.
-            watched: whether anybody reads changes.
+            asked_at: monotonic seconds when the read was sent; its result is true of that moment
+                or a later one.
+            watched: whether there are readers of changes.
         """
         self._watched = watched
-        # Unsubscribed it could catch up, but not stay so.
+        # Without a subscription it could catch up, but not stay current.
         if self.phase is Status.CATCHING_UP and self._subscribed:
             self._request = None
             self._follow_log(head, entries, asked_at)
@@ -286,7 +286,7 @@ class ShardState:
                 self._enter(Event.CUT)
                 return
             self._apply(batch, values, floors)
-        # A page that does not move the position means that the log begins beyond it.
+        # If a page does not move the position, the log begins beyond it.
         progress = replay.progress(head.position, is_at_end=not entries)
         is_ahead = self._load is not None and self._load.newest > head.position.offset
         if progress is Progress.MOVED or (progress is Progress.DONE and is_ahead):
@@ -299,7 +299,7 @@ class ShardState:
             self._show(self._load)
             self._load = None
         self.proved_at = asked_at
-        # The Redis clock may have been set, or be another server's: what packets told is void.
+        # The Redis clock may have been set, or be another server's: discard the bound of packets.
         self._clock = asked_at - head.time_s
         # Not the larger of the two: after a roll-back the head covers less.
         self.covered = head.covered
@@ -308,7 +308,7 @@ class ShardState:
         kept = [batch for batch, _ in self._kept if batch.offset > self.position.offset]
         self._drop_kept()
         for batch in kept:
-            # A hole among them sends us back to the log, which has them all.
+            # If one of them is missing, the log is read again; it has them all.
             if self._take(batch, asked_at) is not Event.NEXT:
                 break
 
@@ -325,7 +325,7 @@ class ShardState:
         return self._answer()
 
     def load_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
-        """Take one page of the full-state hash.
+        """Add one page of the full-state hash to the load.
 
         Raises:
             DecodeError: a key or field is damaged.
@@ -347,7 +347,7 @@ class ShardState:
             )
 
     def load_tables(self, fields: Mapping[str, bytes]) -> None:
-        """Take the tables hash.
+        """Add the tables hash to the load.
 
         Raises:
             DecodeError: a field is damaged.
@@ -358,23 +358,23 @@ class ShardState:
             load.newest = max(load.newest, load.tables.newest)
 
     def end_load(self) -> Sequence[Effect]:
-        """The last page was taken; the log comes next."""
+        """End the load's pages; the log is read next."""
         if self._load is not None:
             self._request = None
             self._enter(Event.LOADED)
         return self._answer()
 
-    # -- checking itself --------------------------------------------------------------------------
+    # -- self-check --------------------------------------------------------------------------
 
     def repair(
         self, right: Mapping[str, Any], among: Iterable[str], *, watched: bool = False
     ) -> Sequence[Effect]:
-        """Make keys what the history says they are at `position`: `KeysRepaired`, where any differ.
+        """Correct keys to the history at `position`; `KeysRepaired` if any differed.
 
         Args:
             right: key -> value; keys of `among` that it lacks do not exist.
-            among: the keys to look at, besides those of `right`.
-            watched: whether anybody reads changes.
+            among: the keys to compare, besides those of `right`.
+            watched: whether there are readers of changes.
         """
         self._watched = watched
         changes = []
@@ -437,7 +437,7 @@ class ShardState:
         self._ids.pop(batch.offset - RECENT_IDS, None)
 
     def _show(self, load: _Load) -> None:
-        """Let a finished load take the place of what was held; tell what differs."""
+        """Replace the content with a finished load; report the keys that differ."""
         before, self.values = self.values, load.values
         self.tables = load.tables
         self.position = load.position
@@ -460,7 +460,7 @@ class ShardState:
             self._effects.append(PhaseChanged(before, self.phase, event))
 
     def _answer(self) -> Sequence[Effect]:
-        """Return the effects of one input, what has to be read next among them."""
+        """Return the effects of one input, including the next read."""
         self._request_read()
         effects = self._effects
         if not effects:
@@ -469,7 +469,7 @@ class ShardState:
         return effects
 
     def _request_read(self) -> None:
-        """Ask for what the phase needs, once; nothing while a packet could be missed."""
+        """Request the read that the phase needs, once; none while packets could be missed."""
         if not self._subscribed or self.phase not in (Status.LOADING, Status.CATCHING_UP):
             if self._request is not None:
                 self._request = None
@@ -483,7 +483,7 @@ class ShardState:
             self._effects.append(self._request)
 
     def _keep(self, packet: Packet, size: int) -> None:
-        """Keep a batch for the end of a read; too many: the oldest go, for the log has them."""
+        """Keep a batch until a read ends; if too many, drop the oldest: the log has them."""
         if not isinstance(packet, Batch) or packet.offset <= self.reading_from.offset:
             return
         self._kept.append((packet, size))

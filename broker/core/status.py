@@ -1,4 +1,4 @@
-"""The status of all shards together: what it is, how it came to be, and who is told. No I/O."""
+"""The status of all shards together, its history, and the queues of its readers. No I/O."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ _WORKERS = "is a flush worker running? (statebroker status)"
 
 # For each reason: what it means, and what to do.
 REASON_HELP: dict[str, str] = {
-    OPENED: f"nobody made the namespace yet, or Redis did not answer yet; {_WORKERS}",
-    Event.SUBSCRIBED: f"subscribed anew, and reads what it may have missed; {_BY_ITSELF}",
+    OPENED: f"the namespace does not exist yet, or Redis did not answer yet; {_WORKERS}",
+    Event.SUBSCRIBED: f"subscribed again, and reads the log for missed batches; {_BY_ITSELF}",
     Event.LOST: (
-        "the subscription's connection broke, and is made anew; check Redis and the network, and "
-        "whether this process is slower than Redis' client-output-buffer-limit pubsub allows"
+        "the subscription's connection broke, and is opened again; check Redis and the network, "
+        "and whether this process is slower than Redis' client-output-buffer-limit pubsub allows"
     ),
     Event.LATE: (
-        "packets came later than the staleness bound; is this process, the network or Redis "
+        "packets arrived later than the staleness bound; is this process, the network or Redis "
         "overloaded?"
     ),
-    Event.GAP: f"a packet was lost, and is read from the log; {_BY_ITSELF}",
-    Event.BEHIND: f"an old packet came, and Redis is asked whether history was cut; {_BY_ITSELF}",
-    Event.FORK: f"history was rewritten, as by a failover; the full state is read; {_BY_ITSELF}",
-    Event.LOADED: f"the full state was read, and now the log is; {_BY_ITSELF}",
-    Event.QUIET: f"all was read, but nobody published within the staleness bound; {_WORKERS}",
-    Event.CUT: f"the log does not reach back far enough, and the full state is read; {_BY_ITSELF}",
+    Event.GAP: f"a packet was lost, and its batch is read from the log; {_BY_ITSELF}",
+    Event.BEHIND: f"an old packet arrived; the log is read to see if history was cut; {_BY_ITSELF}",
+    Event.FORK: f"history was rewritten, as by a failover; the full state is loaded; {_BY_ITSELF}",
+    Event.LOADED: f"the full state was loaded, and the log is read now; {_BY_ITSELF}",
+    Event.QUIET: f"the log was read, but has no packet within the staleness bound; {_WORKERS}",
+    Event.CUT: f"the log does not reach back far enough; the full state is loaded; {_BY_ITSELF}",
     Event.SILENCE: (
-        "nothing came within the staleness bound that proves the content current; "
+        "nothing arrived within the staleness bound that proves the content current; "
         f"{_WORKERS} Does Redis answer?"
     ),
-    Event.GIVE_UP: "it will not become live any more; mend the cause and make a new Replica",
-    Event.CLOSE: "it was closed, or is that of the process before a fork; make a new Replica",
+    Event.GIVE_UP: "it will not become live again; fix the cause and make a new Replica",
+    Event.CLOSE: "it was closed, or was opened before a fork of this process; make a new Replica",
 }
 
 
 def worst(statuses: Iterable[Status]) -> Status:
-    """Return the status that decides; connecting if there is none."""
+    """Return the worst of some statuses; connecting if there is none."""
     found = set(statuses) or {Status.CONNECTING}
     return next(status for status in _WORST_FIRST if status in found)
 
 
 class StatusQueue(ReaderQueue[StatusChange]):
-    """What one reader of status changes has not read yet.
+    """The status changes that one reader has not read yet.
 
-    Beyond the limit the oldest changes become one, so that `before` is always the `after` that the
-    reader got last; what such a one would not change is left out.
+    Beyond the limit the two oldest changes become one, so that `before` is always the `after` that
+    the reader got last. If the two cancel each other out, both are dropped.
 
     Args:
         notify: called, on the replica's thread, whenever there is something to read.
@@ -87,14 +87,14 @@ class StatusQueue(ReaderQueue[StatusChange]):
 
 
 class StatusTrack:
-    """Knows the status at any moment, and tells every change of it to those who follow.
+    """Tracks the status, and puts every change of it into the readers' queues.
 
     Args:
-        clock: tells this moment twice: in monotonic seconds, and in seconds since 1970.
+        clock: returns the time twice: in monotonic seconds, and in seconds since 1970.
 
     Attributes:
-        last: how the status came to be what was last told.
-        changes: how many changes there were.
+        last: the last change that was reported.
+        changes: how many changes were reported.
     """
 
     def __init__(self, clock: Callable[[], tuple[float, float]]) -> None:
@@ -105,25 +105,25 @@ class StatusTrack:
         self._ended: Status | None = None
         self._not_live_since: float | None = now
         self._shards: list[ShardState] = []
-        # Every status from the beginning: another thread may go through it at any time.
+        # All statuses are keys from the start: another thread may iterate at any time.
         self._phases = dict.fromkeys(Status, 0)
         self._queues: list[StatusQueue] = []
         self._conflated = 0
 
     @property
     def status(self) -> Status:
-        """What the content is worth; never live beyond the bound, though nobody noticed yet."""
+        """The status now; never live beyond the staleness bound, even before `tick` is called."""
         return self._ended or self._worst(self._clock()[0])
 
     def _worst(self, now: float) -> Status:
-        # Thousands of shards may move at once: look at all of them only when it may be live.
+        # Thousands of shards may change at once: check each one only if all may be live.
         if not self._phases[Status.LIVE] or self._phases[Status.LIVE] < len(self._shards):
             return worst(status for status, count in self._phases.items() if count)
         if all(shard.status(now) is Status.LIVE for shard in self._shards):
             return Status.LIVE
         return worst([shard.status(now) for shard in self._shards])
 
-    # -- what happens -----------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------
 
     def add_shard(self, shard: ShardState) -> None:
         """Count a shard in."""
@@ -142,20 +142,20 @@ class StatusTrack:
         if after is self.last.after:
             return
         if after is change.after:
-            self._tell(after, str(change.event), shard.shard)
+            self._report(after, str(change.event), shard.shard)
         else:
-            self._tell(after, *_cause(self._worst_shard(after, now), now))
+            self._report(after, *_cause(self._worst_shard(after, now), now))
 
     def end(self, status: Status, reason: str) -> None:
-        """It failed or was closed; whatever the shards do now does not matter."""
+        """Fix the status: the replica failed or was closed. Later shard events are ignored."""
         self._ended = status
         if status is not self.last.after:
-            self._tell(status, str(reason), None)
+            self._report(status, str(reason), None)
 
     def _worst_shard(self, status: Status, now: float) -> ShardState | None:
         return next((shard for shard in self._shards if shard.status(now) is status), None)
 
-    def _tell(self, after: Status, reason: str, shard: int | None) -> None:
+    def _report(self, after: Status, reason: str, shard: int | None) -> None:
         now, at = self._clock()
         change = StatusChange(self.last.after, after, reason, shard, at)
         if after is Status.LIVE:
@@ -170,10 +170,10 @@ class StatusTrack:
             else:
                 queue.put([change])
 
-    # -- who follows ------------------------------------------------------------------------------
+    # -- readers ------------------------------------------------------------------------------
 
     def add_queue(self, queue: StatusQueue, *, begins: bool = True) -> None:
-        """Begin to fill a queue; if it begins, first with what holds now, as before and after."""
+        """Begin to fill a queue; with `begins`, first with the status now as before and after."""
         if begins:
             queue.put([replace(self.last, before=self.last.after)])
         self._queues.append(queue)
@@ -198,11 +198,11 @@ class StatusTrack:
     # -- health -----------------------------------------------------------------------------------
 
     def health(self, status: Status, failure: BaseException | None = None) -> Health:
-        """Tell whether this status is fine, and if not: since when, why, and what to do.
+        """Return whether a status is healthy, and if not: since when, why, and what to do.
 
         Args:
-            status: what the content is worth now.
-            failure: what made it fail.
+            status: the status now.
+            failure: the error that made the replica fail.
         """
         if status is Status.LIVE:
             return Health(ok=True, reasons=())
@@ -211,7 +211,7 @@ class StatusTrack:
         if last.after is status:
             since = last.at
         elif status is Status.STALE:
-            # Nobody has noticed yet.
+            # `tick` has not reported it yet.
             since = at - max(shard.overdue(now) for shard in self._shards)
         else:
             since = at
@@ -221,10 +221,11 @@ class StatusTrack:
             reason = Event.CLOSE
         where = "" if number is None else f" of shard {number}"
         away = "" if not_live_since is None else f", not live for {now - not_live_since:.1f} s"
-        told = REASON_HELP.get(reason, "") if failure is None else str(failure)
+        explanation = REASON_HELP.get(reason, "") if failure is None else str(failure)
         when = datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
         return Health(
-            ok=False, reasons=(f"{status} since {when}{away}, because of {reason}{where}: {told}",)
+            ok=False,
+            reasons=(f"{status} since {when}{away}, because of {reason}{where}: {explanation}",),
         )
 
 

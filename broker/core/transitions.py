@@ -1,6 +1,6 @@
-"""The replica's table: what each event does in each phase.
+"""The transition table of a replica's shard: the next phase for each phase and event.
 
-PROTOCOL.md shows it; the tests visit every cell.
+PROTOCOL.md shows it; the tests cover every cell.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ class Event(StrEnum):
     LOST = "lost"
     """The subscription's connection broke."""
     NEXT = "next"
-    """A batch that follows mine: next offset, and it names my batch id as its predecessor."""
+    """The next batch: its offset follows, and it names the held batch id as its predecessor."""
     CURRENT = "current"
-    """A heartbeat at exactly my position."""
+    """A heartbeat at exactly the shard's position."""
     LATE = "late"
     """What would be `next` or `current`, but was published longer ago than the staleness bound."""
     DUPLICATE = "duplicate"
-    """A batch whose offset and id I already hold."""
+    """A batch whose offset and id are applied already."""
     GAP = "gap"
-    """A packet ahead of me: something in between is missing."""
+    """A packet ahead of the position: batches in between are missing."""
     BEHIND = "behind"
-    """A packet behind me that I cannot place: late, or history was cut back. Ask the server."""
+    """A packet behind the position with an unknown id: late, or history was cut back."""
     FORK = "fork"
-    """A packet that contradicts what I hold: other epoch, or another id at an offset of mine."""
+    """A packet that contradicts the history: another epoch, or another id at a known offset."""
     LOADED = "loaded"
     """The full state was read to its end."""
     CAUGHT_UP = "caught_up"
-    """The log was read to the head, and the shard spoke within the staleness bound."""
+    """The log was read to the head, and a packet was published within the staleness bound."""
     QUIET = "quiet"
     """The log was read to the head, but no packet was published within the staleness bound."""
     CUT = "cut"
-    """The log or the head shows that my position is not part of the server's history any more."""
+    """The log or the head shows that the position is no longer part of the server's history."""
     SILENCE = "silence"
-    """No packet proved within the staleness bound that I am complete."""
+    """No packet proved within the staleness bound that the content is complete."""
     GIVE_UP = "give_up"
-    """Loading again and again did not help, or the server refuses us for good."""
+    """Repeated loads did not help, or the server refuses this replica permanently."""
     CLOSE = "close"
     """The owner closed the replica."""
 
 
 def _row(phase: Status, **changes: Status) -> dict[Event, Status]:
-    """One phase's line of the table: it stays, but for `changes` and the two ways to end."""
+    """One row of the table: the phase stays the same, except for `changes` and the two ends."""
     row = dict.fromkeys(Event, phase)
     row |= {Event.GIVE_UP: Status.FAILED, Event.CLOSE: Status.CLOSED}
     return row | {Event(name): after for name, after in changes.items()}
 
 
 TRANSITIONS: dict[Status, dict[Event, Status]] = {
-    # Not subscribed yet: a packet cannot come, a read is not under way.
+    # Not subscribed yet: no packet can arrive, and no read is in progress.
     Status.CONNECTING: _row(Status.CONNECTING, subscribed=Status.LOADING),
-    # Reading the full state. Packets are only kept for later.
+    # Reading the full state. Packets are kept until it ends.
     Status.LOADING: _row(Status.LOADING, loaded=Status.CATCHING_UP),
-    # Reading the log. Packets are only kept for later; a load that this catch-up completes becomes
-    # visible at its end, in one step.
+    # Reading the log. Packets are kept until it ends. A load that this completes becomes visible
+    # at the end, in one step.
     Status.CATCHING_UP: _row(
         Status.CATCHING_UP,
         fork=Status.LOADING,
@@ -81,7 +81,7 @@ TRANSITIONS: dict[Status, dict[Event, Status]] = {
         silence=Status.STALE,
         quiet=Status.STALE,
     ),
-    # Complete as far as known, but nothing was heard for too long. A packet that fits ends it.
+    # Complete as far as known, but without proof for too long. A packet that follows ends it.
     Status.STALE: _row(
         Status.STALE,
         subscribed=Status.CATCHING_UP,

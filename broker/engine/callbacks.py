@@ -1,4 +1,4 @@
-"""Calling a user's function for what a queue gets, on a thread of its own."""
+"""Calling a user's function for each item of a queue, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def call_for_each(
 ) -> None:
     """Start a daemon thread that calls a function, one call at a time, until the queue closes.
 
-    What was told before the queue closed is still called for. Nobody waits for the thread: a
-    function that hangs keeps up neither a replica nor its close(). What the function raises is
-    logged, and the next call follows.
+    It is also called for the items that were queued before the queue closed. Nothing waits for the
+    thread: a function that hangs delays neither a replica nor its close(). An error that the
+    function raises is logged, and the next call follows.
 
     Args:
-        callback: the user's.
-        queue: what it is called for.
-        bell: what the queue notifies.
+        callback: the user's function.
+        queue: the items to call it for.
+        bell: the bell that the queue rings.
         name: of the thread, and of its owner in the log.
     """
     work = (callback, queue, bell, name)

@@ -17,11 +17,11 @@ from broker.errors import ConnectError, FlushTimeoutError, NotReplicatedError
 
 log = logging.getLogger(__name__)
 
-# A server that came back without what it had accepted gets it again within about a second.
+# A server that returned without accepted chunks gets them again within about a second.
 RETRY = 0.1
-# The server's own answer, with the numbers, should come before we give up on it.
+# The server's own reply, with the numbers, should arrive before the local timeout.
 GRACE = 0.5
-# Then it is asked anew: another server may be the primary by now.
+# Then the command is sent again: another server may be the primary now.
 MAX_WAIT = 5.0
 CONNECTIONS = 16
 
@@ -30,7 +30,7 @@ WaitAccepted = Callable[[float | None], Awaitable[None]]
 
 
 class Confirmer:
-    """Asks the server whether what it accepted of one producer is elsewhere too.
+    """Asks the server whether one producer's accepted chunks are on replicas, or on disks.
 
     Args:
         session: connected, namespace joined.
@@ -50,13 +50,13 @@ class Confirmer:
         fsynced: bool,
         timeout: float | None,  # noqa: ASYNC109 - as flush
     ) -> None:
-        """Return once everything that was accepted is on so many replicas, or disks.
+        """Return when everything that was accepted is on the replicas, or disks.
 
         Args:
             accepted: waits until the server has accepted it.
             replicas: how many.
             fsynced: whether the server and these replicas have to have it on disk.
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits without a limit.
 
         Raises:
             NotReplicatedError: not in time; it stays accepted.
@@ -75,14 +75,14 @@ class Confirmer:
                 while True:
                     await accepted(None if timeout is None else left())
                     try:
-                        # Together, without a pause: what is claimed was accepted just now.
+                        # Without an await in between: this covers exactly what was just accepted.
                         claims = self._sender.claims()
                         if not claims:
                             return
                         seconds = min(MAX_WAIT, left())
                         last = await self._ask(claims, replicas, seconds, fsynced=fsynced)
                     except ConnectError as error:
-                        # As every append it waits for the server to come back; then all is asked
+                        # Like every append it waits for the server to come back; then all is asked
                         # anew, for the next one may have less.
                         last, trouble = nowhere, str(error)
                         log.debug("confirm_failed error=%s", error)
@@ -113,7 +113,7 @@ class Confirmer:
             self._client = self._session.connections.blocking(CONNECTIONS)
         client, directory = self._client, self._session.connections.directory
         groups: dict[Address | None, list[Claim]] = {}
-        async with translated("asking who answers for the shards"):
+        async with translated("asking which servers hold the shards"):
             for claim in claims:
                 owner = await directory.owner(claim.keys.writers)
                 groups.setdefault(owner, []).append(claim)

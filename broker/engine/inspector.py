@@ -1,4 +1,4 @@
-"""What Redis holds of a namespace, read without following it: for people, checks and tools."""
+"""Reads a namespace's data in Redis without following it: for people, checks and tools."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from broker.stats import NamespaceStatus, NodeStats, ServerInfo, ShardStats, Wor
 
 
 class InspectorEngine:
-    """A reader of one namespace's Redis side, run by both faces on an event loop.
+    """A reader of one namespace's data in Redis, run by both faces on an event loop.
 
     Args:
         url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: which state.
+        namespace: the state's name.
     """
 
     def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
@@ -40,7 +40,7 @@ class InspectorEngine:
         Raises:
             ConnectError, UnsupportedServerError, EmbeddedError: with the fix.
             NamespaceMismatchError: another protocol version.
-            BrokerError: nobody made the namespace yet.
+            BrokerError: the namespace does not exist yet.
         """
         try:
             await self._session.connect()
@@ -71,7 +71,7 @@ class InspectorEngine:
         for number, keys in enumerate(self._session.keys):
             async with translated("reading the status"):
                 found = await read_shard(self._session.client, keys)
-                # Asked after its numbers, whose reply may have told of a move.
+                # After its numbers: their reply may have redirected to another server.
                 slot, held_by = await self._place(keys)
             shards.append(found.shard(number, slot=slot, held_by=held_by))
             for node in found.nodes():
@@ -94,7 +94,7 @@ class InspectorEngine:
         )
 
     async def _place(self, keys: ShardKeys) -> tuple[int | None, str | None]:
-        """Return a shard's slot and the address of the server that answers for it."""
+        """Return a shard's slot and the address of the server that holds it."""
         directory = self._session.connections.directory
         owner = await directory.owner(keys.meta)
         slot = slot_of_key(keys.meta.encode()) if directory.is_sharded else None
@@ -161,9 +161,9 @@ class InspectorEngine:
         raise _moving(keys)
 
     async def altered(self) -> dict[tuple[int, int], list[str]]:
-        """Return where the full-state hash is not what schedulers wrote: who changed it by hand?
+        """Return where the full-state hash differs from what schedulers wrote, as after an edit.
 
-        The server sums its fields up by key range; only ranges that do not fit are read.
+        The server computes digests by key range; only ranges that differ are read.
 
         Returns:
             (shard, key range) -> the keys that the hash has there now.
@@ -179,7 +179,7 @@ class InspectorEngine:
         return found
 
     async def accept(self) -> None:
-        """Take the full-state hash as it is for right: the next full state sums it up anew."""
+        """Accept the full-state hash as it is: the next full state computes its digest again."""
         for keys in self._session.keys:
             await queries.forget_digest(self._session.client, keys)
 
@@ -214,7 +214,7 @@ class InspectorEngine:
             await pages.aclose()
         if head is None:
             head = await self._head(keys)
-        # A page of a full state beyond may have changed a field, or deleted it without a trace.
+        # A page of a newer full state may have changed or deleted a field without a trace.
         is_ahead = head.fold_to > replay.position.offset
         return None if is_ahead else replay.position
 
@@ -236,6 +236,6 @@ _TRIES = 5
 
 def _moving(keys: ShardKeys) -> BackendError:
     return BackendError(
-        f"{keys.state} and {keys.log} did not fit together in {_TRIES} tries; the history is being "
+        f"{keys.state} and {keys.log} did not fit together in {_TRIES} tries: the history is being "
         "rewritten, or the position asked for is gone"
     )

@@ -24,14 +24,14 @@ async def log_pages(
     goal: Callable[[], Position | None],
     batches: int,
 ) -> AsyncGenerator[LogPage, None]:
-    """Yield pages of the log until a replay has come to its goal; the last one may be empty.
+    """Yield pages of the log until a replay reaches its goal; the last page may be empty.
 
     Args:
         client: to read with.
         keys: the shard.
-        replay: where to begin; the caller takes each page's entries before asking for the next.
-        goal: where to stop, asked before each page; None: where the log ends. Nothing is awaited
-            between its last answer and the end.
+        replay: where to begin; the caller replays each page's entries before the next page.
+        goal: returns where to stop, called before each page; None: at the end of the log. Nothing
+            is awaited between its last call and the end.
         batches: of a page, at most; see `broker.backend.page_sizes`.
 
     Raises:

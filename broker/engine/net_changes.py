@@ -1,4 +1,4 @@
-"""What a stretch of the log changes in the full state, key by key: to write it, and to prove it."""
+"""The changes of the full state by a part of the log, key by key: to write it, and to prove it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class NetChanges:
     """The outcome of the batches after a snapshot, for the keys they touch.
 
-    Correct whatever is half written in the hash: what a field holds already is skipped, by the
-    offset that it carries.
+    Correct even if the hash is half written: each field has an offset, and deltas up to it are
+    skipped.
 
     Attributes:
         replay: of the log; `position` is its place.
@@ -37,8 +37,8 @@ class NetChanges:
             offsets than the snapshot's were found does it matter.
         touched: every key that a delta named.
         bad: chunks that broke a rule, each with its node.
-        tables: changed along; None: what is for tables is left out.
-        table_deltas: whether anything was for tables.
+        tables: changed as well; None: deltas for tables are left out.
+        table_deltas: whether there were deltas for tables.
         start: offset after which it begins.
     """
 
@@ -59,7 +59,7 @@ class NetChanges:
 
     @property
     def position(self) -> Position:
-        """Up to which batches were taken."""
+        """The position up to which batches were folded."""
         return self.replay.position
 
     async def take(self, client: Client, keys: ShardKeys, entry: LogEntry) -> None:
@@ -72,13 +72,13 @@ class NetChanges:
 
         Raises:
             DecodeError: it is not the batch after `position`.
-            BackendError: Redis failed. After either it is of no use any more.
+            BackendError: Redis failed. After either error this object must not be used.
         """
         previous_id = self.position.batch_id
         batch = self.replay.take(entry)
         for index, chunk_data in enumerate(batch.chunks):
-            # A batch may take half a second of a slow processor: a stop, and a flush worker that
-            # shares this process, get their turn.
+            # A batch may take half a second on a slow processor: let other tasks run, such as a
+            # stop, or a flush worker in the same process.
             await asyncio.sleep(0)
             try:
                 chunk = decode_chunk(chunk_data)
@@ -99,7 +99,7 @@ class NetChanges:
     async def _read_bases(self, client: Client, keys: ShardKeys, chunk: Chunk) -> None:
         """Fetch what increments add to: keys whose first delta since the snapshot is one.
 
-        Also the offset of every such field, which is beyond the snapshot where a scheduler died
+        Also the offset of every such field: it is beyond the snapshot if a scheduler was killed
         after writing pages.
         """
         names: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""What both faces of the producer run: it buffers from any thread, and sends on one event loop."""
+"""The engine of both producer faces: it buffers from any thread, and sends on one event loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from broker.stats import ProducerStats
 
 log = logging.getLogger(__name__)
 
-# A module's own names are found faster than an enum's members.
+# Globals are found faster than an enum's members.
 _WAKE, _, _NO_ROOM = AddResult
 
 FullPolicy = Literal["block", "raise", "conflate"]
@@ -42,12 +42,12 @@ FULL_POLICIES = ("block", "raise", "conflate")
 CLOSE_TIMEOUT = 10.0
 HURRIED_CLOSE_TIMEOUT = 1.0  # after an error of the caller's own
 
-# Buffers what had no room; false if there still is none.
+# Buffers a delta that had no room before; false if there still is none.
 Retry = Callable[[], bool]
 
 
 class ProducerSettings(TypedDict, total=False):
-    """What producers of both faces may be given; `broker.aio.Producer` says what each is."""
+    """The arguments of producers of both faces; `broker.aio.Producer` documents each."""
 
     node: str | None
     shards: int | None
@@ -68,11 +68,11 @@ class ProducerSettings(TypedDict, total=False):
 class ProducerEngine(FastSet[Retry | None]):
     """A producer without a face.
 
-    Whatever writes may be called from any thread, never waits, and returns or yields what had no
-    room: the face gives that to `wait_for_room`. The coroutines run on one event loop.
+    Writing methods may be called from any thread and never wait. They return or yield deltas that
+    had no room; the face passes these to `wait_for_room`. The coroutines run on one event loop.
 
     Args:
-        url: as the faces take it.
+        url: as for the faces.
         namespace: likewise.
         settings: likewise.
 
@@ -110,7 +110,7 @@ class ProducerEngine(FastSet[Retry | None]):
         """Connect, join the namespace and take the node name.
 
         Args:
-            call_on_loop: has this loop call a function, from whatever thread deltas come.
+            call_on_loop: makes this loop call a function, from the thread of any caller.
 
         Raises:
             ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
@@ -143,12 +143,12 @@ class ProducerEngine(FastSet[Retry | None]):
         return PlainKeys() if self._timestamps else self.buffer.plain_keys
 
     def wake(self, shard: int) -> None:
-        """Have a shard's sender look again; raises as `sender`."""
+        """Wake a shard's sender; raises as `sender`."""
         self.sender.wake(shard)
 
     @property
     def sender(self) -> Sender:
-        """What sends, if this producer can still write.
+        """The sender, if this producer can still write.
 
         Raises:
             ClosedError: not open, or closed.
@@ -186,7 +186,7 @@ class ProducerEngine(FastSet[Retry | None]):
         finally:
             self._closed_error = ClosedError("this producer is closed; make a new one")
             sender.buffer.shut()
-            # Who waits for room learns that there will be none.
+            # Wake the callers that wait for room: they raise.
             sender.progress.set()
             await sender.stop()
             if not self._is_named:
@@ -194,7 +194,7 @@ class ProducerEngine(FastSet[Retry | None]):
             await self._session.close()
 
     async def close_logged(self, timeout: float) -> None:  # noqa: ASYNC109 - as the faces
-        """Close it where an error could only hide another one: that is logged instead."""
+        """Close it where an error would hide another one: log the error instead."""
         try:
             await self.close(timeout)
         except BrokerError as error:
@@ -206,7 +206,7 @@ class ProducerEngine(FastSet[Retry | None]):
         return self.put(OP_SET, key, value)
 
     def put(self, op: int, key: str, value: Any) -> Retry | None:
-        """Buffer one delta; return what is to be tried again if there is no room."""
+        """Buffer one delta; if there is no room, return a function that tries again."""
         sender = self.sender
         size = admit_key(key)
         if op == OP_SET:
@@ -229,7 +229,7 @@ class ProducerEngine(FastSet[Retry | None]):
         return self.put(op, key, value) is None
 
     def put_many(self, mapping: Mapping[str, Value]) -> Iterator[Retry]:
-        """Set many keys, each shard's at once; yield what had no room.
+        """Set many keys, each shard's at once; yield a retry for each group without room.
 
         The whole mapping is checked before any of it is buffered.
         """
@@ -238,7 +238,7 @@ class ProducerEngine(FastSet[Retry | None]):
                 yield partial(self._add_group, *group)
 
     def _groups(self, mapping: Mapping[str, Value]) -> list[tuple[int, list[str], list[Any], int]]:
-        """Return the sets of each shard: keys, values and how many bytes they may need."""
+        """Return the sets of each shard: keys, values and an upper bound of their bytes."""
         buffer = self.sender.buffer
         groups: dict[int, tuple[int, list[str], list[Any], int]] = {}
         extra = STAMP_BYTES if self._timestamps else 0
@@ -260,7 +260,7 @@ class ProducerEngine(FastSet[Retry | None]):
         return self._is_in(shard, add_many(shard, keys, values, size, stamp, time.monotonic()))
 
     def put_table_runs(self, runs: list[tuple[int, TableRun]]) -> Iterator[Retry]:
-        """Buffer runs of a table, each with its shard; yield what had no room."""
+        """Buffer runs of a table, each with its shard; yield a retry for each without room."""
         for shard, run in runs:
             if not self._add_table_run(shard, run):
                 yield partial(self._add_table_run, shard, run)
@@ -269,13 +269,13 @@ class ProducerEngine(FastSet[Retry | None]):
         return self._is_in(shard, self.buffer.add_table_run(shard, run, time.monotonic()))
 
     def _is_in(self, shard: int, result: AddResult) -> bool:
-        """Wake the shard's sender if it has to look; false if there was no room."""
+        """Wake the shard's sender if needed; false if there was no room."""
         if result is _WAKE:
             self.wake(shard)
         return result is not _NO_ROOM
 
     async def wait_for_room(self, retry: Retry) -> None:
-        """Do what the policy says about a full buffer, until `retry` finds room.
+        """Apply the policy for a full buffer, until `retry` finds room.
 
         Raises:
             BufferFullError: policy "raise", or no room within `full_timeout`.
@@ -312,7 +312,7 @@ class ProducerEngine(FastSet[Retry | None]):
         *,
         fsynced: bool = False,
     ) -> Token:
-        """Wait until Redis accepted everything written so far, as the faces' `flush` says."""
+        """Wait until Redis accepted everything written so far; the faces' `flush` documents it."""
         if redis_replicas < 0:
             raise ConfigError(
                 [f"redis_replicas={redis_replicas} is out of range; allowed: 0 or more"]
@@ -343,7 +343,7 @@ class ProducerEngine(FastSet[Retry | None]):
                     sender.progress.clear()
                     if sender.stopped is not None:
                         raise sender.stopped
-                    if sender.buffer.settled(tickets):
+                    if sender.buffer.is_accepted(tickets):
                         return
                     await sender.progress.wait()
         except TimeoutError:
@@ -360,7 +360,7 @@ class ProducerEngine(FastSet[Retry | None]):
             raise DataLostError(unreported)
 
     def stats(self) -> ProducerStats:
-        """Return what it did since it was opened.
+        """Return the counters since it was opened.
 
         Raises:
             ClosedError: it was never open.
@@ -371,7 +371,7 @@ class ProducerEngine(FastSet[Retry | None]):
 
 
 def chosen_replicas(redis_replicas: int, replicas: int | None) -> int:
-    """Return what `flush` was given under its name, or under the old one, with a warning."""
+    """Return the argument of `flush`; its old name gives a warning."""
     if replicas is None:
         return redis_replicas
     warn(

@@ -1,4 +1,4 @@
-"""Reading what a shard of a replica asks for: the log, or the full state."""
+"""The reads that a shard of a replica requests: the log, or the full state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST: Final = 0.02
 RETRY_MAX: Final = 2.0
-# The log is read by replicas that were live until now: a short outage must not cost them long.
+# The log is read by replicas that were live until now: a short outage must not become a long one.
 LOG_RETRY_MAX: Final = 0.1
 CREATION_RETRY_MAX: Final = 0.5
 
@@ -31,9 +31,9 @@ class Recovery:
 
     Args:
         session: connected, the namespace known.
-        shard: whose requests these are.
-        give: carries out the effects of an answer.
-        is_watched: whether anybody reads changes.
+        shard: the shard that requests the reads.
+        give: carries out the effects of a result.
+        is_watched: whether there are readers of changes.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Recovery:
         self._task: asyncio.Task[None] | None = None
 
     def request(self, read: Read | StopReading) -> None:
-        """Read this next, or nothing, in place of what was asked for before."""
+        """Replace the current request by this one, or by none."""
         self._request = None if isinstance(read, StopReading) else read
         if self._request is not None and self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"recover-{self._shard.shard}")
 
     async def stop(self) -> None:
-        """Read nothing any more."""
+        """Stop reading."""
         self._request = None
         await cancel_and_wait([self._task])
 
@@ -72,7 +72,7 @@ class Recovery:
                 else:
                     retry.reset()
         finally:
-            # In the same step as the last look at the request: the next one starts another task.
+            # No await since the last check of the request: the next one starts another task.
             self._task = None
 
     async def _attempt(self, request: Read) -> float:
@@ -95,7 +95,7 @@ class Recovery:
             self._session.client, self._keys, request.after.offset, page_sizes.LOG_OF_REPLICA
         )
         if self._request is request:
-            # It is answered: the shard requests again what it still needs.
+            # It is done: the shard requests again what it still needs.
             self._request = None
             self._give(
                 self._shard,
@@ -106,7 +106,7 @@ class Recovery:
         """Read the full state once; false if the shard does not exist yet."""
         client, keys, shard = self._session.client, self._keys, self._shard
         if request.attempt:
-            # Many replicas may have lost their way at the same moment: do not load all at once.
+            # Many replicas may need a load at the same moment: spread the loads over time.
             await asyncio.sleep(random.uniform(0, min(RETRY_MAX, RETRY_FIRST * 2**request.attempt)))
         # Before the head: another server's head may be ahead of this one's pages.
         identity = await queries.server_identity(client, keys)

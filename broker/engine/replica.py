@@ -1,4 +1,4 @@
-"""What both faces of the replica run: it follows one namespace on one event loop."""
+"""The engine of both replica faces: it follows one namespace on one event loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHANGES_LIMIT = 100_000
 
 
 class ReplicaSettings(TypedDict, total=False):
-    """What replicas of both faces may be given; `broker.aio.Replica` says what each is."""
+    """The arguments of replicas of both faces; `broker.aio.Replica` documents each."""
 
     shards: int | None
     staleness_bound: float | None
@@ -42,10 +42,10 @@ class ReplicaEngine:
     """A replica without a face.
 
     The coroutines, `add_queue` and `remove_queue` run on one event loop, the rest on any thread;
-    what reads many keys shows one moment only on the loop, between two steps of it.
+    reads of many keys show one moment only on the loop, between two steps of it.
 
     Args:
-        url: as the faces take it.
+        url: as for the faces.
         namespace: likewise.
         on_status: likewise.
         settings: likewise.
@@ -108,7 +108,7 @@ class ReplicaEngine:
 
     @property
     def shards(self) -> list[ShardState]:
-        """What each shard holds; none before the namespace exists."""
+        """The state of each shard; empty before the namespace exists."""
         return self._follower.shards
 
     def value(self, key: str) -> Any:
@@ -154,7 +154,7 @@ class ReplicaEngine:
 
     @property
     def health(self) -> Health:
-        """Whether all is well, and if not why."""
+        """Whether the replica is live, and if not why."""
         status = self.status
         failure = self._follower.failure if status is Status.FAILED else None
         return self._follower.track.health(status, failure)
@@ -171,7 +171,7 @@ class ReplicaEngine:
         return max((shard.lag(now) for shard in self.shards), default=float("inf"))
 
     def stats(self) -> ReplicaStats:
-        """Return what it is and did since it was opened."""
+        """Return its state, and counters since it was opened."""
         shards, track = self.shards, self._follower.track
         counts: Counter[str] = Counter()
         for shard in shards:
@@ -210,7 +210,7 @@ class ReplicaEngine:
         )
 
     async def verify(self) -> Verification:
-        """Prove that the content is what Redis' history says, as the faces' `verify` says."""
+        """Prove that the content equals Redis' history, as `verify` of the faces documents."""
         self._session.guard.check()
         if self._closed:
             raise _closed_error()
@@ -240,10 +240,10 @@ class ReplicaEngine:
                     f"token names shard {number}; {self.namespace!r} has {len(self.shards)}"
                 )
             shard = self.shards[number]
-            # Another epoch may be an older one or one that we have not heard of yet: wait. While it
-            # loads, what the shard shows may be of a history that Redis no longer has.
-            settled = shard.phase in (Status.LIVE, Status.STALE)
-            if not settled or shard.position.epoch != epoch or shard.covered < append:
+            # Another epoch may be an older one, or one that is not loaded yet: wait. During a load
+            # the shard may show a history that Redis no longer has.
+            is_complete = shard.phase in (Status.LIVE, Status.STALE)
+            if not is_complete or shard.position.epoch != epoch or shard.covered < append:
                 return False
         return True
 
@@ -268,7 +268,7 @@ class ReplicaEngine:
         except TimeoutError:
             raise TimeoutError(
                 f"replica of {self.namespace!r} {what} after {timeout:g} s: it is {self.status}"
-                + ("" if self.shards else " and nobody made the namespace yet")
+                + ("" if self.shards else " and the namespace does not exist yet")
                 + "; is a flush worker running? (statebroker status)"
             ) from None
 
@@ -285,7 +285,7 @@ class ReplicaEngine:
     def add_queue(self, queue: ReaderQueue[Any]) -> None:
         """Begin to fill a reader's queue (on the loop's thread)."""
         if self._session.guard.is_forked:
-            # Its reader raises that when it waits; here locks may be held by threads left behind.
+            # The reader raises it when it waits; locks may be held by threads of the parent.
             return
         if isinstance(queue, StatusQueue):
             self._follower.add_status_queue(queue)

@@ -1,4 +1,4 @@
-"""What both faces of the replica read, and how: a mapping that never touches the network."""
+"""The reads of both replica faces: a mapping that never touches the network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReplicaReads(Mapping[str, Any]):
 
     @abstractmethod
     def _at_once(self, read: Callable[[], T]) -> T:
-        """Run what has to see one moment, not half of a batch."""
+        """Call a function that has to see one moment, not half of a batch."""
 
     @property
     def namespace(self) -> str:
@@ -78,12 +78,12 @@ class ReplicaReads(Mapping[str, Any]):
 
         Raises:
             NumpyMissingError: it is an extra.
-            ConfigError: the name or a type is not one.
+            ConfigError: the name or a type is not valid.
         """
         return self._view(table_key(name, keys, values))
 
     def tables(self) -> tuple[TableView, ...]:
-        """Return a view of each table that there is now, by name.
+        """Return a view of each table that exists now, by name.
 
         Raises:
             NumpyMissingError: it is an extra.
@@ -100,16 +100,16 @@ class ReplicaReads(Mapping[str, Any]):
     def status(self) -> Status:
         """What the content is worth now; the worst shard decides.
 
-        Exact whenever and on whichever thread it is read: with a `lag` above the staleness bound it
-        never says `live`.
+        Exact at any moment and on any thread: never `live` while `lag` is above the staleness
+        bound.
         """
         return self._engine.status
 
     @property
     def health(self) -> Health:
-        """Whether all is well: it is as long as the replica is live, and again once it is.
+        """Whether the replica is live.
 
-        Else its reasons tell people the status, since when, why, and what to do.
+        If not, its reasons say the status, since when, why, and what to do; for people.
         """
         return self._engine.health
 
@@ -120,7 +120,7 @@ class ReplicaReads(Mapping[str, Any]):
 
     @property
     def position(self) -> Position:
-        """The position of shard 0, which is all there is unless the namespace has more."""
+        """The position of shard 0, the only one unless the namespace has more shards."""
         positions = self._engine.positions
         return positions[0] if positions else Position()
 
@@ -128,11 +128,11 @@ class ReplicaReads(Mapping[str, Any]):
     def lag(self) -> float:
         """Seconds since the moment for which the content is proved to be the whole history.
 
-        inf before that. While live it is at most the staleness bound; in quiet times it swings
-        between nothing and the heartbeat interval. Packets that waited somewhere count as old.
+        inf before that. While live it is at most the staleness bound. Without writes it varies
+        between 0 and the heartbeat interval. The time that packets waited on the way counts.
         """
         return self._engine.lag
 
     def stats(self) -> ReplicaStats:
-        """Return what it is and did since it was opened; docs/statistics.md explains it all."""
+        """Return its state, and counters since it was opened; docs/statistics.md explains each."""
         return self._at_once(self._engine.stats)

@@ -1,7 +1,7 @@
 """The tasks that keep a replica's shards current; none of them runs user code.
 
-One per server reads the subscription and applies what it brings, one watches for silence, and one
-per shard reads log or full state for as long as the shard needs it.
+One task per server reads the subscription and applies its packets. One checks the staleness bound.
+One per shard reads log or full state while the shard needs it.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ NOTICE_WAIT = 15.0
 
 
 class Follower:
-    """Keeps every shard of a namespace current, whatever breaks, until it is closed.
+    """Keeps every shard of a namespace current, through all failures, until it is closed.
 
     Args:
         session: connected; the namespace need not exist yet.
-        staleness_bound: seconds of silence after which a shard is no longer live.
+        staleness_bound: seconds without proof after which a shard is no longer live.
         self_check_interval: seconds between comparisons with Redis; 0: never.
     """
 
@@ -102,7 +102,7 @@ class Follower:
             self._tasks.append(asyncio.create_task(self._check(), name="self-check"))
 
     async def stop(self) -> None:
-        """Stop every task; what is held stays."""
+        """Stop every task; the content stays."""
         self.track.end(Status.CLOSED, Event.CLOSE)
         for shard in self.shards:
             self._perform(shard, shard.close())
@@ -136,7 +136,7 @@ class Follower:
             self._conflated += queue.conflated
 
     def add_status_queue(self, queue: StatusQueue) -> None:
-        """Begin to fill a queue of status changes, first with the status of this moment."""
+        """Begin to fill a queue of status changes, first with the status now."""
         now = time.monotonic()
         for shard in self.shards:
             self._perform(shard, shard.tick(now))
@@ -153,7 +153,7 @@ class Follower:
     # -- effects ----------------------------------------------------------------------------------
 
     def _perform(self, shard: ShardState, effects: Sequence[Effect]) -> None:
-        """Carry out what a shard answered, and wake those who wait for something."""
+        """Carry out a shard's effects, and wake the callers that wait for a state."""
         for effect in effects:
             match effect:
                 case ReadLog() | LoadState() | StopReading():
@@ -168,7 +168,7 @@ class Follower:
                     self._deliver(effect.changes)
                 case FullStateWritten():
                     self._full_state_written[shard.shard].set()
-        # The deadline may be earlier now: a packet may prove less than an answer did before.
+        # The deadline may be earlier now: a packet may prove less than an earlier read did.
         now = time.monotonic()
         if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
             self._watch_anew.set()
@@ -177,7 +177,7 @@ class Follower:
     # -- the subscription -------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Stay subscribed for ever; every new subscription counts as a gap."""
+        """Stay subscribed until closed; every new subscription counts as a gap."""
         retry = Backoff(RETRY_FIRST, RETRY_MAX)
         while True:
             try:
@@ -194,7 +194,7 @@ class Follower:
             await asyncio.sleep(retry.next())
 
     async def ready(self) -> None:
-        """Return once the namespace is there, before a server is subscribed to."""
+        """Return when the namespace exists, before a server is subscribed to."""
         try:
             await self._await_namespace()
         except BackendError:
@@ -203,7 +203,7 @@ class Follower:
                 raise
 
     async def _await_namespace(self) -> None:
-        """Wait until somebody who may write has made the namespace (or made it again)."""
+        """Wait until a writer has made the namespace (or made it again)."""
         retry = Backoff(RETRY_FIRST, NAMESPACE_RETRY_MAX)
         while True:
             if await self._session.try_join():
@@ -222,14 +222,14 @@ class Follower:
         self._perform(shard, effects)
 
     def on_subscribed(self, channel: bytes) -> None:
-        """Look for what was missed before; a bulk chunk that was is missed with its batch."""
+        """Read what was missed before; a missed bulk chunk is read with its batch."""
         if channel in self._by_bulk_channel:
             return
         shard = self._by_channel[channel]
         self._perform(shard, shard.subscribed(time.monotonic()))
 
     def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
-        """Say so; what is missed is read at the next `subscribed`."""
+        """Mark the shards as disconnected; the next `subscribed` reads what was missed."""
         for channel in channels:
             if channel in self._by_channel:
                 shard = self._by_channel[channel]
@@ -249,7 +249,7 @@ class Follower:
             self._subscription.renew({self._session.keys[shard.shard].channel.encode()})
 
     async def _watch(self) -> None:
-        """Notice silence at the bound, and try another connection then."""
+        """Make shards stale at the bound, and then open a new connection."""
         while True:
             now = time.monotonic()
             live = [shard for shard in self.shards if shard.phase is Status.LIVE]
@@ -265,9 +265,9 @@ class Follower:
                 self._perform(shard, shard.tick(now))
 
     async def _check(self) -> None:
-        """Compare every shard with Redis now and then, and mend what differs."""
+        """Compare every shard with Redis at intervals, and correct the keys that differ."""
         while True:
-            # Many replicas began at the same moment: do not all come at once.
+            # Many replicas may start at the same moment: spread their checks over time.
             await asyncio.sleep(self.self_check_interval * random.uniform(0.7, 1.3))
             for shard in self.shards:
                 await self._await_full_state(shard)
@@ -304,6 +304,6 @@ class Follower:
 def _never_fits(namespace: str, shard: ShardState) -> ReplicaFailedError:
     return ReplicaFailedError(
         f"shard {shard.shard} of {namespace!r} was loaded {shard.loads_in_a_row} times in a row, "
-        "and what is published never continued it; two histories seem to be mixed: run "
+        "and no published batch ever followed it; two histories seem to be mixed: run "
         "`statebroker verify`"
     )

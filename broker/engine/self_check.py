@@ -1,4 +1,4 @@
-"""A replica's shards compared with Redis, and put right where they differ."""
+"""Comparing a replica's shards with Redis, and correcting the keys that differ."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 
 async def retry_until_stable(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return the first answer that the moving history did not spoil.
+    """Call `ask` until the history does not move during a call, and return its result.
 
     Raises:
-        BackendError: there was none; 20 tries take about half a minute.
+        BackendError: it moved during each of 20 calls, which take about half a minute.
     """
     retry = Backoff(PAUSE_FIRST, PAUSE_MAX)
     for _ in range(TRIES):
@@ -47,39 +47,18 @@ async def retry_until_stable(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 async def verified(session: Session, shards: list[ShardState]) -> Verification:
-    """Compare every shard with Redis' history at the position that it has; changes nothing.
+    """Compare every shard with Redis' history at the shard's position; changes nothing.
 
     Raises:
-        BackendError: Redis failed, or a shard is not live, or never twice the same.
+        BackendError: Redis failed, or a shard did not stay live and unchanged long enough.
     """
     keys = ranges = size = 0
     differences: list[Difference] = []
     for shard in shards:
         verifier = Verifier(session, shard.shard)
-
-        async def compare(
-            shard: ShardState = shard, verifier: Verifier = verifier
-        ) -> tuple[int, int, list[Difference]]:
-            _check_live(shard)
-            held, position = shard.values.copy(), shard.position
-            wrong = await verifier.differing(held, position)
-            if not wrong:
-                return len(held), 0, []
-            right, _ = await verifier.content(wrong, lambda: position)
-            found = [
-                Difference(
-                    key,
-                    shard.shard,
-                    position.offset,
-                    held.get(key, ABSENT),
-                    right.get(key, ABSENT),
-                )
-                for key in sorted({*await keys_of(held, wrong), *right})
-                if not _are_same(held.get(key, ABSENT), right.get(key, ABSENT))
-            ]
-            return len(held), len(wrong), found
-
-        compared, differing, found = await retry_until_stable(compare)
+        compared, differing, found = await retry_until_stable(
+            partial(_compare_keys, verifier, shard)
+        )
         keys += compared
         ranges += differing
         differences += found
@@ -91,16 +70,35 @@ async def verified(session: Session, shards: list[ShardState]) -> Verification:
     return Verification(keys, ranges, tuple(differences), size)
 
 
+async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int, list[Difference]]:
+    """Compare a shard's keys; return how many there are, how many ranges differ, and which keys."""
+    _check_live(shard)
+    held, position = shard.values.copy(), shard.position
+    wrong = await verifier.differing(held, position)
+    if not wrong:
+        return len(held), 0, []
+    right, _ = await verifier.content(wrong, lambda: position)
+    found = [
+        Difference(key, shard.shard, position.offset, held.get(key, ABSENT), right.get(key, ABSENT))
+        for key in sorted({*await keys_of(held, wrong), *right})
+        if not _are_same(held.get(key, ABSENT), right.get(key, ABSENT))
+    ]
+    return len(held), len(wrong), found
+
+
 async def _compare_tables(
     verifier: Verifier, shard: ShardState, *, repairs: bool = False
 ) -> tuple[int, list[Difference]]:
-    """Compare a shard's tables, and take Redis' if they differ; return how many keys, and which."""
+    """Compare a shard's tables; return how many keys there are, and which differ.
+
+    With `repairs` the tables of Redis replace tables that differ.
+    """
     _check_live(shard)
     held = shard.tables
     if held is None or not (held.tables or await verifier.has_tables()):
         return 0, []
     right = await verifier.tables(lambda: shard.position)
-    # Nothing was awaited since the last look at the position.
+    # Nothing was awaited since the last read of the position.
     _check_live(shard)
     if shard.tables is not held:
         raise SnapshotMovedError(f"shard {shard.shard} was loaded meanwhile")
@@ -119,15 +117,15 @@ async def check_and_repair(
     shard: ShardState,
     repair: Callable[[Mapping[str, Any], Iterable[str]], Sequence[Effect]],
 ) -> None:
-    """Compare one shard with Redis, correct and log what differs; nothing else is touched.
+    """Compare one shard with Redis; correct and log the keys that differ, and only these.
 
     Counts `self_checks`, `self_checks_failed`, `keys_repaired`, and `full_state_altered` where the
-    replica holds what the full state holds, but no scheduler wrote that.
+    replica equals the full state, but no scheduler wrote it so.
 
     Args:
         session: connected, the namespace known.
-        shard: live, else it is waited for.
-        repair: gives what the history says to `shard.repair`, and carries out the effects.
+        shard: if it is not live, the check waits for that.
+        repair: calls `shard.repair` with the content of the history, and carries out the effects.
 
     Raises:
         BackendError: as `verified`; nothing was changed.
@@ -142,7 +140,7 @@ async def check_and_repair(
 
     async def correct() -> list[str]:
         _check_live(shard)
-        # Nothing is awaited from the last look at the position to the repair.
+        # Nothing is awaited between the last read of the position and the repair.
         right, _ = await verifier.content(wrong, lambda: shard.position)
         effects = repair(right, among)
         return [key for one in effects if isinstance(one, KeysRepaired) for key in one.keys]
@@ -182,5 +180,5 @@ def _check_live(shard: ShardState) -> None:
 def _are_same(one: Any, other: Any) -> bool:
     if one is ABSENT or other is ABSENT:
         return one is other
-    # As bytes, for 1, 1.0 and True are equal to Python only.
+    # As bytes, because 1, 1.0 and True are equal in Python.
     return pack_value(one) == pack_value(other)

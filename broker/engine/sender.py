@@ -1,4 +1,4 @@
-"""The task per shard that appends a producer's chunks, and what it does when Redis forgot some."""
+"""The task per shard that appends a producer's chunks, and appends again those that Redis lost."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ T = TypeVar("T")
 RETRY_FIRST: Final = 0.02
 RETRY_MAX: Final = 1.0
 PROBE_INTERVAL: Final = 1.0
-SEND_BYTES: Final = 1 << 20  # of chunks that go without waiting for an answer between
-AHEAD_AFTER: Final = 0.0005  # seconds after which they are on their way
+SEND_BYTES: Final = 1 << 20  # of chunks that are sent without waiting for replies in between
+AHEAD_AFTER: Final = 0.0005  # seconds after which they are assumed to be sent
 MAX_LINGER_SHARE: Final = 0.1  # of the max age
 
-# Has the sender's event loop call a function, from any thread.
+# Makes the sender's event loop call a function, from any thread.
 CallOnLoop = Callable[[Callable[[], object]], object]
 
 
 def call_here(function: Callable[[], object]) -> None:
-    """Call a function at once: for those who are on the sender's loop already."""
+    """Call a function at once: for callers on the sender's loop."""
     function()
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What was appended; `ProducerStats` documents each."""
+    """Counters of appends; `ProducerStats` documents each."""
 
     chunks: int = 0
     bytes: int = 0
@@ -64,8 +64,8 @@ class Sender:
         settings: checked settings of the producer.
         max_age_ms: this node's own age threshold; None: the namespace's.
         max_count: likewise for the count.
-        conflates: whether chunks leave out what they overwrite themselves.
-        call_on_loop: for deltas that come from other threads than the loop's.
+        conflates: whether chunks leave out deltas that a newer one in the chunk overwrites.
+        call_on_loop: for callers on other threads than the loop's.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Sender:
         self.marks: dict[int, tuple[bytes, int]] = {}
         self._counts = _Counts()
         self.stopped: BrokerError | None = None
-        # Why nothing is accepted at the moment, for those who wait; None while all is well.
+        # Why nothing is accepted at the moment, for the errors of waiting callers; else None.
         self.trouble: str | None = None
         self._wakes = [asyncio.Event() for _ in session.keys]
         self._call_on_loop = call_on_loop
@@ -134,17 +134,17 @@ class Sender:
         ]
 
     def wake(self, shard: int) -> None:
-        """Have a shard's task look whether there is something to send; from any thread."""
+        """Wake a shard's task; from any thread."""
         self._call_on_loop(self._wakes[shard].set)
 
     def wake_all(self) -> None:
-        """Have every task look, from the loop's own thread."""
+        """Wake every task; from the loop's own thread."""
         for wake in self._wakes:
             wake.set()
 
     @property
     def token(self) -> str:
-        """What tells this process from another one that claims the same name."""
+        """Distinguishes this process from another one that claims the same name."""
         return self._token
 
     def stats(self) -> ProducerStats:
@@ -162,11 +162,11 @@ class Sender:
         ]
 
     async def stop(self) -> None:
-        """End the tasks, wherever they are; a chunk on its way may or may not arrive."""
+        """Cancel the tasks; chunks in flight may or may not arrive."""
         await cancel_and_wait(self._tasks)
 
     async def leave(self) -> None:
-        """Forget a name that was made up for this process, so that they do not pile up."""
+        """Remove a name that was generated for this process, so that such names do not pile up."""
         if self.buffer.pending:
             return
         for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
@@ -174,7 +174,7 @@ class Sender:
                 await self._session.commands.leave(keys, self.node, lane.incarnation, self._token)
 
     async def _send_lane(self, shard: int) -> None:
-        """Send one shard's chunks, one after the other, for as long as the producer lives."""
+        """Send one shard's chunks in order, until the producer is closed."""
         wake, pause, asked = self._wakes[shard], 0.0, time.monotonic()
         retry = Backoff(RETRY_FIRST, RETRY_MAX)
         while True:
@@ -209,7 +209,7 @@ class Sender:
                 retry.reset()
 
     def _next_chunks(self, shard: int, most: int = SEND_BYTES) -> tuple[list[Packed], float | None]:
-        """Return the chunks that go in one go, or how long the next one may still wait."""
+        """Return the chunks to send together, or how long the next one may still wait."""
         chunks: list[Packed] = []
         wait, size = None, 0
         while size < most:
@@ -235,14 +235,14 @@ class Sender:
             max_count=self._max_count,
             pending_limit=self._settings["pending_bytes"],
         )
-        # A task costs 30 us, and packing ahead pays where there is a backlog only.
+        # A task costs 30 us, so packing ahead is worth it only in a backlog.
         is_behind = self.buffer.is_behind(shard)
         replies = await (self._packing_ahead(shard, appending) if is_behind else appending)
         for packed, reply in zip(chunks, replies, strict=True):
             if isinstance(reply, Accepted):
                 self._accepted(shard, packed, reply)
                 continue
-            # What follows it was refused with it.
+            # The chunks after a refused one were refused as well.
             if isinstance(reply, Missing):
                 self._ahead.pop(shard, None)
                 await self._resume(shard, reply)
@@ -257,7 +257,7 @@ class Sender:
         return True
 
     async def _packing_ahead(self, shard: int, appending: Coroutine[Any, Any, T]) -> T:
-        """Pack the chunks that come next while Redis is at work on these."""
+        """Pack the next chunks while Redis executes these appends."""
         task = asyncio.create_task(appending)
         try:
             await asyncio.wait({task}, timeout=AHEAD_AFTER)
@@ -282,7 +282,7 @@ class Sender:
         self.progress.set()
 
     async def _resume(self, shard: int, missing: Missing) -> None:
-        """Redis forgot chunks: send again what is kept, count what is not."""
+        """Redis lost chunks: send the kept ones again, and count the others as lost."""
         lane = self.buffer.lanes[shard]
         base, deltas, lost = self.buffer.rewind(
             shard, missing.number, missing.deltas, time.monotonic()
@@ -291,9 +291,9 @@ class Sender:
             "chunks_missing node=%s shard=%d from=%d resend_from=%d lost=%d",
             *(self.node, shard, missing.number, base + 1, lost),
         )
-        # After a flush of everything nobody could join any more.
+        # After a FLUSHALL the namespace has to be made again.
         await self._session.create_or_join()
-        # Also where nothing is lost: the record itself may be gone.
+        # Also if nothing is lost: Redis may have lost the node's record.
         await self._session.commands.open(
             self._session.keys[shard],
             self.node,
@@ -306,7 +306,7 @@ class Sender:
         self.progress.set()
 
     async def _probe(self, shard: int) -> None:
-        """Ask whether Redis still has the last chunk; nobody else would notice that it has not."""
+        """Check that Redis still has the last chunk; nothing else would detect its loss."""
         lane = self.buffer.lanes[shard]
         held = await queries.last_chunk(self._session.client, self._session.keys[shard], self.node)
         incarnation, token, number, deltas = held or (0, "", 0, 0)
@@ -320,7 +320,7 @@ class Sender:
             await self._resume(shard, Missing(number + 1, deltas))
 
     def _learn(self, max_age_ms: int, max_count: int) -> None:
-        """Take over the thresholds that the namespace has now."""
+        """Use the thresholds that the namespace has now."""
         self.buffer.limit_count(max_count)
         self._linger = min(self._settings["linger"], max_age_ms / 1000 * MAX_LINGER_SHARE)
 
@@ -332,7 +332,7 @@ class Sender:
 
 
 async def _woken(wake: asyncio.Event, wait: float | None) -> bool:
-    """Wait for news or until the linger is over; false if the time passed without."""
+    """Wait until woken, or until the linger is over; false if it was not woken."""
     try:
         async with asyncio.timeout(PROBE_INTERVAL if wait is None else wait):
             await wake.wait()

@@ -1,4 +1,4 @@
-"""What both faces of a table's writer run: it turns calls into runs, and buffers them."""
+"""The engine of both table writers: it turns calls into runs, and buffers them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.protocol.messages import TableKey
 
 
 class TableInput:
-    """Writes one table from any thread; never waits, and yields what had no room.
+    """Writes one table from any thread; never waits, and yields a retry for what had no room.
 
     Args:
         engine: of the producer.
@@ -52,12 +52,12 @@ class TableInput:
         if keys.owner is not buffer:
             raise EncodeError(
                 f"keys of table {keys.table.name!r} were looked up by another producer, whose ids "
-                "mean nothing here; look them up with this producer's keys()"
+                "are not valid here; look them up with this producer's keys()"
             )
         return keys
 
     def write(self, op: int, keys: Any, values: Any, timestamps: Any) -> Iterator[Retry]:
-        """Buffer one call, checked as a whole before any of it is buffered; yield what had no room.
+        """Buffer one call, checked as a whole before; yield a retry for each run without room.
 
         Args:
             op: the operation.

@@ -1,6 +1,6 @@
 """Proof that a copy of a shard is what Redis' history says, on a running system.
 
-What is compared are digests at one position; only key ranges that differ are read, and nothing is
+It compares digests at one position. Only key ranges that differ are read, and nothing is
 written. The rules are PROTOCOL.md's, "Proof".
 """
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class SnapshotMovedError(BrokerError):
-    """Nothing can be said of the position asked for: take a newer copy and ask again."""
+    """Redis no longer has the history at this position: compare again with a newer copy."""
 
 
 class Verifier:
-    """Says what differs between a copy of one shard and Redis.
+    """Finds the differences between a copy of one shard and Redis.
 
     Args:
         session: connected, the namespace known.
@@ -51,14 +51,14 @@ class Verifier:
         self.has_table_deltas = False
 
     async def differing(self, held: Mapping[str, Any], position: Position) -> set[int]:
-        """Return the key ranges in which `held` is not the history at `position`.
+        """Return the key ranges in which `held` differs from the history at `position`.
 
         Args:
-            held: a copy that nobody changes meanwhile.
+            held: a copy that does not change meanwhile.
             position: of the copy.
 
         Raises:
-            SnapshotMovedError: Redis does not know (any more) what the history was there.
+            SnapshotMovedError: Redis does not have the history there (any more).
             BackendError: Redis failed.
         """
         expected = await self._digest_at(position)
@@ -91,11 +91,11 @@ class Verifier:
     async def content(
         self, ranges: Collection[int], until: Callable[[], Position]
     ) -> tuple[dict[str, Any], Position]:
-        """Return what the history holds of key ranges at a position, and that position.
+        """Return the content of key ranges at a position of the history, and that position.
 
         Args:
             ranges: which; nothing else is read.
-            until: the position, asked whenever more of the log was read. Between its last answer
+            until: returns the position, called after each read of the log. Between its last call
                 and the return nothing is awaited.
 
         Raises:
@@ -120,7 +120,7 @@ class Verifier:
     ) -> Position:
         """Fold the log from `at` to a position, and return that; arguments as `content`.
 
-        Called after the fields of the hash `name` were read, so that none of them is from beyond.
+        Called after the fields of the hash `name` were read, so that none of them is newer.
         """
         fold_to = (await self._marks(until())).fold_to
         replay = LogReplay(at)
@@ -135,16 +135,16 @@ class Verifier:
         return replay.position
 
     async def has_tables(self) -> bool:
-        """Whether full state, or the log that `differing` read, have anything of tables."""
+        """Whether the full state, or the log that `differing` read, has data of tables."""
         return self.has_table_deltas or await queries.has_tables(self._client, self._keys)
 
     async def tables(self, until: Callable[[], Position]) -> ShardTables:
-        """Return the tables that the history holds at a position.
+        """Return the tables at a position of the history.
 
         They are read whole, for they are small: 8 to 16 bytes a key. Arguments and errors as
         `content`; needs numpy.
         """
-        # Before the position: another server's fields need not fit it.
+        # Before the position: it may not be valid for another server's fields.
         run = await queries.server_identity(self._client, self._keys)
         at = (await self._marks(until())).snapshot
         fields = await queries.table_fields(self._client, self._keys, run)
@@ -154,9 +154,9 @@ class Verifier:
         return tables
 
     async def altered(self) -> dict[int, list[str]]:
-        """Return key ranges in which the full-state hash is not what schedulers wrote, with keys.
+        """Return key ranges in which the full-state hash differs from what schedulers wrote.
 
-        The server sums up the hash as it is; only ranges that do not fit are read.
+        Each comes with its keys. The server computes digests; only ranges that differ are read.
 
         Raises:
             SnapshotMovedError: the hash was written meanwhile.
@@ -250,7 +250,7 @@ class Verifier:
 
 
 async def digest_of(held: Mapping[str, Any]) -> Digest:
-    """Sum up a copy, a slice at a time, so that others of this loop get their turn."""
+    """Compute the digests of a copy, a slice at a time, so that other tasks can run."""
     digest = Digest()
     for number, (key, value) in enumerate(held.items(), 1):
         digest.add(key, pack_value(value))

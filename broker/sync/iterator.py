@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 class Reader(Generic[T]):
-    """An iterator over what a replica tells; `close()`, from any thread, ends it.
+    """An iterator over the changes of a replica; `close()`, from any thread, ends it.
 
     Args:
         engine: of the replica.
         thread: on which the replica runs.
-        make: the queue, given what it has to notify.
+        make: makes the queue, given the function that it has to notify.
 
     Raises:
         ForkedError: the replica belongs to the process that forked this one.
@@ -49,7 +49,7 @@ class Reader(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        """Wait for the next.
+        """Wait for the next item.
 
         Raises:
             ChangesOverflowError: a reader of `changes()` was too slow, by its own policy.
@@ -63,7 +63,7 @@ class Reader(Generic[T]):
         return self._taken.pop()
 
     def close(self) -> None:
-        """End the iteration; what was already told can still be read."""
+        """End the iteration; items that are queued can still be read."""
         self._queue.close()
         if not self._thread.is_closed:
             self._thread.loop.call_soon_threadsafe(self._engine.remove_queue, self._queue)

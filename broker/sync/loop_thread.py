@@ -83,7 +83,7 @@ class LoopThread:
         return ClosedError(f"{self.name} is closed; make a new one")
 
     def stop(self) -> None:
-        """End loop and thread; who waits for a call gets `ClosedError`. May be repeated."""
+        """End loop and thread; waiting calls raise `ClosedError`. May be repeated."""
         if self.guard.is_forked:
             return
         with self._closing:
@@ -99,7 +99,7 @@ class LoopThread:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing can be run here any more, or not in this process."""
+        """Whether the loop has ended, or belongs to another process."""
         return self._closed or self.guard.is_forked
 
 

@@ -112,7 +112,7 @@ class Producer(FastSet[None]):
 
         Raises:
             NumpyMissingError: it is an extra.
-            ConfigError: the name or a type is not one.
+            ConfigError: the name or a type is not valid.
         """
         key = table_key(name, keys, values)
         from broker.sync.table_writer import TableWriter  # noqa: PLC0415 - needs numpy
@@ -132,13 +132,14 @@ class Producer(FastSet[None]):
         """Wait until Redis accepted everything written so far, without lingering.
 
         Accepted is in Redis' memory. With `redis_replicas` it is in the memory of so many replicas
-        of the server too, in each shard: it survives the server's end if one of these takes over.
+        of the server too, in each shard: it survives a loss of the server if one of these becomes
+        the primary.
         With `fsynced` it is in the append-only file on the server's disk, and on the disks of these
-        replicas: it survives a crash of the machine, whatever `appendfsync` says but `no`.
+        replicas: it survives a crash of the machine, with any `appendfsync` except `no`.
 
         Args:
-            timeout: seconds; None waits for ever.
-            redis_replicas: how many replicas of the server have to have it; 0 asks for none.
+            timeout: seconds; None waits without a limit.
+            redis_replicas: how many replicas of the server have to have it; 0: none.
             fsynced: whether it has to be on disk; needs Redis 7.2 or Valkey, and `appendonly yes`.
             replicas: the old name of `redis_replicas`; it goes with version 1.0.
 
@@ -146,17 +147,17 @@ class Producer(FastSet[None]):
             A token; `replica.wait_for(token)` returns once a replica shows all of it.
 
         Raises:
-            FlushTimeoutError: not all accepted in time; it stays buffered and goes on.
+            FlushTimeoutError: not all accepted in time; the rest stays buffered and is still sent.
             NotReplicatedError: all is accepted, but too few replicas or disks have it in time.
-            UnsupportedServerError: `fsynced` is more than this server can tell; all is accepted.
+            UnsupportedServerError: this server cannot confirm `fsynced`; all is accepted.
             FencedError: another process took the node name.
-            DataLostError: Redis lost accepted deltas that were no longer kept here; said once.
+            DataLostError: Redis lost accepted deltas that were no longer kept; raised once.
         """
         wanted = chosen_replicas(redis_replicas, replicas)
         return self._thread.call(self._engine.flush(timeout, wanted, fsynced=fsynced))
 
     def stats(self) -> ProducerStats:
-        """Return what it did since it was opened; docs/statistics.md explains each number.
+        """Return counters since it was opened; docs/statistics.md explains each.
 
         `buffered = accepted + conflated + pending` at any moment.
         """
@@ -168,7 +169,7 @@ class Producer(FastSet[None]):
         """Send what is buffered, then disconnect. Calling it again does nothing.
 
         Args:
-            timeout: seconds to try for.
+            timeout: seconds after which it gives up.
 
         Raises:
             FlushTimeoutError: not everything was accepted in time; says how many deltas were not.
@@ -186,9 +187,9 @@ class Producer(FastSet[None]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        """Close it, after what was buffered reached Redis; on an error without waiting long.
+        """Close it when Redis has accepted all; after an error in the block wait only briefly.
 
-        An error of the block is never hidden by one of closing; that is logged.
+        An error of closing never hides one of the block; it is logged.
         """
         if kind is None:
             self.close()
@@ -197,7 +198,7 @@ class Producer(FastSet[None]):
 
 
 def _run_at_end_of_child(close: Callable[[], object]) -> None:
-    """Have multiprocessing run it: its forked children end without Python's own exit handlers."""
+    """Register `close` with multiprocessing: its forked children skip Python's exit handlers."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, close, exitpriority=10)

@@ -54,7 +54,7 @@ class Replica(ReplicaReads):
         return self._thread.run(read)
 
     def verify(self) -> Verification:
-        """Prove that the content is what Redis' history says, while writing goes on.
+        """Prove that the content equals Redis' history, while writing goes on.
 
         Digests of 256 key ranges a shard are compared at one position; only ranges that differ are
         read. Changes nothing: a background check (`self_check_interval`) repairs.
@@ -72,10 +72,10 @@ class Replica(ReplicaReads):
         """Wait until the replica is live.
 
         Args:
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits without a limit.
 
         Raises:
-            TimeoutError: not live in time; says the status it has instead.
+            TimeoutError: not live in time; the text has its status.
             ReplicaFailedError, ClosedError: it never will be.
         """
         self._thread.call(self._engine.wait_live(timeout))
@@ -85,7 +85,7 @@ class Replica(ReplicaReads):
 
         Args:
             token: from `flush()`, or its text.
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits without a limit.
 
         Raises:
             TimeoutError: not there in time.
@@ -101,9 +101,9 @@ class Replica(ReplicaReads):
         limit: int = CHANGES_LIMIT,
         overflow: OverflowPolicy = "conflate",
     ) -> Reader[Change]:
-        """Follow what changes from now on; an iterator with `close()`.
+        """Follow the changes from now on; an iterator with `close()`.
 
-        After a full load it yields what differs from before, marked `resync`.
+        After a full load it yields the differences to the content before, marked `resync`.
 
         Args:
             prefix: only keys that begin with it.
@@ -119,10 +119,9 @@ class Replica(ReplicaReads):
     def statuses(self) -> Reader[StatusChange]:
         """Follow the status; an iterator with `close()`.
 
-        The first that it yields tells the status now (`before` is `after`), the others each change
-        with its reason, the last before the end is usually the one to `closed`. For a reader that
-        is hundreds of changes behind the oldest become one; each `before` is always the `after`
-        that was yielded last.
+        It first yields the status now (`before` is `after`), then each change with its reason. The
+        last before the end is usually the change to `closed`. If a reader is hundreds of changes
+        behind, the oldest become one. Each `before` is the `after` that was yielded last.
         """
         return Reader(self._engine, self._thread, StatusQueue)
 

@@ -14,7 +14,7 @@ from broker.sync.loop_thread import LoopThread
 
 
 class TableWriter:
-    """Writes one table: keys to float64 or int64, with a timestamp where wanted.
+    """Writes one table: keys to float64 or int64, with optional timestamps.
 
     Every call buffers and returns; the promises are the producer's, and it may be used from many
     threads. What one call writes becomes visible at once in each shard. Made by `Producer.table`.
@@ -26,15 +26,15 @@ class TableWriter:
         self._input = TableInput(engine, table)
 
     def keys(self, keys: Any) -> Keys:
-        """Look keys up once, to write them again and again.
+        """Look keys up once, to write them repeatedly.
 
         Args:
             keys: a list or array of str or u64, as the table has them; the order is kept, and a key
                 may occur again.
 
         Raises:
-            EncodeError: a key cannot be one.
-            BufferFullError: no room (in time) for what has to be said of new keys.
+            EncodeError: a key is not valid.
+            BufferFullError: no room (in time) to define new keys.
         """
         found: list[Keys] = []
         self._end(self._input.look_up(keys, found))
@@ -79,7 +79,7 @@ class TableWriter:
         self._end(self._input.write_records(records))
 
     def set(self, key: str | int, value: float, timestamp: int | None = None) -> None:
-        """Set one key; for many a second use `set_many`. Raises as `set_many`."""
+        """Set one key; `set_many` is faster for many. Raises as `set_many`."""
         self._end(self._input.write(OP_SET, [key], value, timestamp))
 
     def increment(self, key: str | int, amount: float = 1, timestamp: int | None = None) -> None:

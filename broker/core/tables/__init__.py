@@ -1,8 +1,8 @@
 """Tables: keys to float64 or int64, in columns from the producer's array to the replica's. No I/O.
 
 A shard holds any number of them beside its keys and values. A key of a table has a slot, its place
-in the table's arrays; slots are numbered in the order in which keys first occur in the history, so
-every replica and the full state number them alike. Text keys are written out once per producer:
+in the table's arrays. Slots are numbered in the order in which keys first occur in the history, so
+they are the same in every replica and in the full state. A producer sends each text key once;
 after that its chunks carry ids.
 
 Everything here but this module needs numpy, which is an extra.
@@ -39,7 +39,7 @@ def made_tables(*, tracks: bool = False) -> ShardTables:
 
 
 def need_numpy() -> None:
-    """Say what to install if numpy is not here.
+    """Raise with the command to install numpy if it is missing.
 
     Raises:
         NumpyMissingError: with the command.

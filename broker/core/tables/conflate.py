@@ -1,4 +1,4 @@
-"""Leaving out of a chunk what a newer delta in it makes pointless."""
+"""Leaving deltas out of a chunk that a newer delta in it overwrites."""
 
 from __future__ import annotations
 

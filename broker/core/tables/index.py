@@ -1,4 +1,4 @@
-"""Key to slot, a column at a time. Slots are 0, 1, 2 ... in the order in which keys come."""
+"""Key to slot, a column at a time. Slots are 0, 1, 2 ... in the order in which keys are added."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Places:
         """Return the slot of each key, -1 where it has none."""
         place = self._first_places(keys)
         slots = self.slots[place]
-        # Only those that met another key look on; an empty place ends the search with its -1.
+        # Only keys that found another key probe on; an empty place ends the search with its -1.
         rest = np.flatnonzero((self._at[place] != keys) & (slots >= 0))
         while rest.size:
             here = (place[rest] + 1) & self._mask
@@ -85,10 +85,10 @@ class _Places:
         """Put keys that are not there yet into the first empty places from their own on."""
         place = self._first_places(keys)
         while slots.size:
-            # Of several that want an empty place one gets it; the others look on.
+            # If several keys probe one empty place, one gets it; the others probe on.
             empty = np.flatnonzero(self.slots[place] < 0)
             won = empty[np.unique(place[empty], return_index=True)[1]]
-            # The slot last: whoever finds it finds its key.
+            # The slot last: a thread that finds the slot also finds its key.
             self._at[place[won]] = keys[won]
             self.slots[place[won]] = slots[won]
             lost = np.ones(slots.size, dtype=np.bool_)
@@ -102,7 +102,7 @@ class _Places:
 class NumberIndex:
     """Slots of u64 keys: open addressing, probed for a whole column at once.
 
-    A quarter of the places is used at most, so that few keys need a second look: for a thousand
+    A quarter of the places is used at most, so that few keys need a second probe: for a thousand
     keys about 30 ns each, where a dict of Python's numbers takes 100.
     """
 
@@ -143,7 +143,7 @@ class NumberIndex:
             self._keys = np.resize(self._keys, _power_above(self._count))
         self._keys[start : self._count] = new
         if self._count * _PLACES_PER_KEY > self._places.slots.size:
-            # Other threads find what they found before until all of it is there.
+            # Other threads use the old arrays until the new ones are complete.
             places = _Places(_power_above(self._count) * _PLACES_PER_KEY)
             places.put(self.keys, np.arange(self._count))
             self._places = places

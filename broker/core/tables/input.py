@@ -1,4 +1,4 @@
-"""What callers hand over for a table, checked and cut into runs by shard."""
+"""The arguments of a table's calls, checked and split into runs by shard."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class KeyPart:
 class Keys:
     """Keys of one table, looked up once, to be written again and again without looking them up.
 
-    Good for the producer that made it, for as long as that lives. `len()` tells how many.
+    Valid for the producer that made it, until that is closed. `len()` is the number of keys.
 
     Attributes:
-        owner: the buffer of that producer; nobody else knows what its ids mean.
+        owner: the buffer of that producer; the ids have a meaning only there.
     """
 
     __slots__ = ("_count", "owner", "parts", "table")
@@ -61,7 +61,7 @@ class Keys:
 
 
 def text_keys(table: TableKey, keys: Any, shards: int, intern: Intern) -> Keys | None:
-    """Return text keys with the ids that they have, or get now; None if there is no room.
+    """Return text keys with their ids, new ones included; None if there is no room.
 
     Raises:
         EncodeError: not text, or a key that cannot be sent.
@@ -200,13 +200,13 @@ def _as_long(keys: Keys, what: str, column: npt.NDArray[Any]) -> npt.NDArray[Any
 
 
 def _numbers(what: str, given: Any, wanted: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return a column of the wanted type, if nothing of what is given gets lost by that."""
+    """Return a column of the wanted type, if no value changes by the conversion."""
     try:
-        # Of small and large whole numbers together numpy would make floats.
+        # numpy would convert a mix of small and large whole numbers to floats.
         are_whole = wanted.kind in "iu" and isinstance(given, (list, tuple)) and _are_whole(given)
         column = np.array(given, dtype=wanted) if are_whole else np.asarray(given)
     except (ValueError, TypeError, OverflowError) as error:
-        raise EncodeError(f"{what} are not a column of {_told(wanted)}: {error}") from None
+        raise EncodeError(f"{what} are not a column of {_described(wanted)}: {error}") from None
     if column.ndim > 1:
         raise EncodeError(f"{what} have {column.ndim} dimensions; give one column")
     if column.dtype == wanted:
@@ -214,7 +214,7 @@ def _numbers(what: str, given: Any, wanted: np.dtype[Any]) -> npt.NDArray[Any]:
     if column.size == 0:
         return column.astype(wanted)
     if column.dtype.kind not in "iu" and not (column.dtype.kind == "f" and wanted.kind == "f"):
-        raise EncodeError(f"{what} are {column.dtype}; the table takes {_told(wanted)}")
+        raise EncodeError(f"{what} are {column.dtype}; the table takes {_described(wanted)}")
     if wanted.kind == "u" and column.dtype.kind == "i" and int(column.min()) < 0:
         raise EncodeError(f"{what} hold {column.min()}; the least is 0")
     if wanted.kind == "i" and column.dtype.kind == "u" and int(column.max()) >= 1 << 63:
@@ -226,5 +226,5 @@ def _are_whole(given: Sequence[Any]) -> bool:
     return bool(given) and set(map(type, given)) == {int}
 
 
-def _told(wanted: np.dtype[Any]) -> str:
+def _described(wanted: np.dtype[Any]) -> str:
     return {"f": "float64", "i": "int64", "u": "uint64"}[wanted.kind]

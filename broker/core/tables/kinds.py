@@ -16,7 +16,7 @@ def table_key(name: str, keys: type, values: type) -> TableKey:
     """Return the table of a name with keys `str` or `int` (u64) and values `float` or `int`.
 
     Raises:
-        ConfigError: the name is none, or keys or values are of another type.
+        ConfigError: the name is not valid, or keys or values are of another type.
         NumpyMissingError: numpy is not installed.
     """
     need_numpy()

@@ -6,8 +6,8 @@ Fields of the tables hash, each with its offset in front like those of the state
     <table>:<kind>:v:<block>             which of them hold a value, values, timestamps
     <table>:<kind>:d:<incarnation>:<node>  what a producer's ids mean, and since when no more
 
-A reader may find some fields newer than others, as with the state hash: blocks have floors, and
-keys and ids that are there too early are given the same slots again by the log.
+A reader may find some fields newer than others, as with the state hash. So blocks have floors, and
+the log gives keys and ids that are already there the same slots again.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from broker.protocol.refusal import refuses, shown
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a chunk's deltas on tables.
+    """Counts of a chunk's deltas on tables.
 
     Attributes:
         applied: took effect.
         superseded: the loaded state held them already.
         refused: increments beyond int64.
-        fault: which rule the part for tables broke; nothing of it was applied then.
+        fault: the rule that the part for tables broke; then none of it was applied.
     """
 
     applied: int = 0
@@ -50,7 +50,7 @@ class ShardTables:
     """The tables of one shard at some position.
 
     Args:
-        tracks: note what changes, for whoever writes the full state.
+        tracks: record which blocks change; a scheduler needs it to write the full state.
     """
 
     def __init__(self, *, tracks: bool = False) -> None:
@@ -68,12 +68,12 @@ class ShardTables:
     # -- the history ------------------------------------------------------------------------------
 
     def apply(self, chunk: Chunk, offset: int) -> Outcome:
-        """Apply what a chunk has for tables, all of it or, where it breaks a rule, nothing."""
+        """Apply a chunk's part for tables: all of it, or nothing if it breaks a rule."""
         fault = chunk.tables_fault or self._fault(chunk)
         if fault:
             return Outcome(fault=fault)
         if offset > self.newest:
-            # From here on no block holds anything that is still to come.
+            # From here on no block is ahead of the position.
             for table in self.tables.values():
                 table.floors = None
         superseded = refused = 0
@@ -84,7 +84,7 @@ class ShardTables:
             if isinstance(part, TableDefine):
                 table.define(part, chunk.node, chunk.incarnation, offset)
                 if not self._tracks:
-                    table.nodes = {who: ids for who, ids in table.nodes.items() if not ids.ended}
+                    table.nodes = {node: ids for node, ids in table.nodes.items() if not ids.ended}
             else:
                 gone, no = table.apply(part, chunk.node, chunk.incarnation, offset)
                 superseded += gone
@@ -95,7 +95,7 @@ class ShardTables:
         return Outcome(deltas - superseded - refused, superseded, refused)
 
     def _fault(self, chunk: Chunk) -> str:
-        """Which rule the chunk breaks that only the history can tell."""
+        """Return the rule that the chunk breaks, of those that depend on earlier chunks."""
         known: dict[TableKey, int] = {}
         for part in chunk.tables:
             key = part.table
@@ -124,7 +124,7 @@ class ShardTables:
 
         Args:
             fields: all of them.
-            offset: up to which the full state is complete; fields may be from beyond.
+            offset: up to which the full state is complete; fields may be newer.
             tracks: as for the class.
 
         Raises:
@@ -152,7 +152,7 @@ class ShardTables:
     def changed_fields(self, offset: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of each field that changed since `clean()`.
 
-        Keys in the order of their slots: whoever reads half of them must not find a hole.
+        Keys come in the order of their slots: a reader of a part must not miss one in between.
         """
         for table in self.tables.values():
             prefix = ":".join(table.key)
@@ -167,24 +167,24 @@ class ShardTables:
                         f"{prefix}:d:{incarnation}:{node}",
                         pack_field(offset, [slots, ids.ended]),
                     )
-            assert table.dirty is not None  # noqa: S101 - whoever writes tracks
+            assert table.dirty is not None  # noqa: S101 - a writer tracks
             for block in np.flatnonzero(table.dirty).tolist():
                 yield f"{prefix}:v:{block}", pack_field(offset, _packed_block(table, block))
 
     def producers(self) -> set[tuple[str, int]]:
         """Return node and incarnation of the producers whose ids are in use."""
         return {
-            who
+            producer
             for table in self.tables.values()
-            for who, ids in table.nodes.items()
+            for producer, ids in table.nodes.items()
             if not ids.ended
         }
 
     def end(self, producers: Collection[tuple[str, int]], offset: int) -> None:
-        """End the ids of producers of which nothing comes after `offset`."""
+        """End the ids of producers that have no batches after `offset`."""
         for table in self.tables.values():
-            for who, ids in table.nodes.items():
-                if who in producers and not ids.ended:
+            for producer, ids in table.nodes.items():
+                if producer in producers and not ids.ended:
                     ids.ended, ids.changed = offset, True
 
     def over(self, offset: int) -> list[str]:
@@ -197,13 +197,15 @@ class ShardTables:
         ]
 
     def clean(self, offset: int) -> None:
-        """Forget what changed; and ids that were over at `offset`: their fields are gone."""
+        """Mark all blocks as written; drop ids that ended at `offset`: their fields are deleted."""
         for table in self.tables.values():
             if table.dirty is not None:
                 table.dirty[:] = False
             table.written_keys = len(table.index)
             table.nodes = {
-                who: ids for who, ids in table.nodes.items() if not ids.ended or ids.ended > offset
+                node: ids
+                for node, ids in table.nodes.items()
+                if not ids.ended or ids.ended > offset
             }
             for ids in table.nodes.values():
                 ids.changed = False
@@ -211,9 +213,9 @@ class ShardTables:
     # -- comparing --------------------------------------------------------------------------------
 
     def differences(self, other: ShardTables) -> list[tuple[str, Any, Any]]:
-        """Return (`table[key]`, mine, the other's) for each key that differs; empty if none does.
+        """Return (`table[key]`, value here, value there) for each key that differs; else nothing.
 
-        Values are compared with their timestamps; of a key that one lacks that side is ABSENT.
+        Values are compared with their timestamps; a key that one side lacks is ABSENT there.
         """
         found = []
         for key in sorted({*self.tables, *other.tables}):
@@ -237,13 +239,13 @@ def _ids_needed(run: TableRun) -> int:
 
 def _parts(name: str) -> list[str]:
     parts = name.split(":", 3)
-    if len(parts) != 4 or parts[1] not in TABLE_KINDS:  # noqa: PLR2004 - as told above
+    if len(parts) != 4 or parts[1] not in TABLE_KINDS:  # noqa: PLR2004 - as documented above
         raise DecodeError(f"a field of the tables hash is {shown(name)}")
     return parts
 
 
 def _load(table: Table, parts: dict[str, dict[str, tuple[int, Any]]], offset: int) -> None:
-    # A page that was not there yet when we looked ends what is known for sure.
+    # The first block that is missing ends the keys that are certain: a scheduler may be writing.
     for block in count():
         if len(table.index) < block * BLOCK_SLOTS or str(block) not in parts["k"]:
             break
@@ -258,7 +260,7 @@ def _load(table: Table, parts: dict[str, dict[str, tuple[int, Any]]], offset: in
     for name, (_, (packed, ended)) in parts["d"].items():
         incarnation, node = name.split(":", 1)
         is_over = bool(ended) and ended <= offset
-        # Those are kept only by whoever has to delete their fields.
+        # Ended ids are kept only where their fields still have to be deleted.
         if not is_over or table.dirty is not None:
             slots = np.frombuffer(packed, dtype="<u4").astype(np.int64)
             ids = NodeIds(slots[:0])

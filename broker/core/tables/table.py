@@ -17,25 +17,25 @@ from broker.protocol.operations import OP_RECORDS, Operation, op_of_part
 
 Column: TypeAlias = "npt.NDArray[Any]"
 
-INT64_SAFE = float(1 << 62)  # sums below it cannot leave int64, whatever floats round
+INT64_SAFE = float(1 << 62)  # sums below it cannot leave int64, rounding of floats included
 INT64_LEAST, INT64_MOST = -(1 << 63), (1 << 63) - 1
 
 _ID = np.dtype("<u4")
 _STAMP = np.dtype("<i8")
 
 
-# One for all tables: a table that was loaded anew must not repeat what its readers saw.
+# One counter for all tables: a reloaded table must not repeat a revision that readers saw.
 _REVISIONS = count(1)
 
 
 def next_revision() -> int:
-    """Return a number above all before."""
+    """Return a number above all that were returned before."""
     return next(_REVISIONS)
 
 
 @dataclass(slots=True)
 class NodeIds:
-    """What one producer's ids mean in a table.
+    """The slots of one producer's ids in a table.
 
     Attributes:
         slots: of ids 0 to `known` - 1; longer than that.
@@ -71,9 +71,9 @@ class Table:
         values: float64 or int64 by slot; 0 where `present` is not set. Longer than there are slots.
         timestamps: int64 by slot, 0 where none was given; None until one is.
         present: which slots hold a value.
-        nodes: (node, incarnation) -> what its ids mean.
+        nodes: (node, incarnation) -> the slots of its ids.
         floors: block -> offset up to which the block held everything when it was loaded.
-        dirty: blocks that changed since `clean()`; None while nobody asks.
+        dirty: blocks that changed since `clean()`; None where they are not tracked.
         revision: grows with every chunk that changed something, and with every load.
     """
 
@@ -138,7 +138,7 @@ class Table:
         self.values = _grown(self.values, size)
         if self.timestamps is not None:
             self.timestamps = _grown(self.timestamps, size)
-        # After the others: threads that read single keys go by its length.
+        # Last: threads that read single keys check its length.
         self.present = _grown(self.present, size)
         if self.dirty is not None:
             self.dirty = _grown(self.dirty, size // BLOCK_SLOTS)
@@ -195,7 +195,7 @@ class Table:
 
     def _slots_of_numbers(self, keys: Any) -> Slots:
         assert isinstance(self.index, NumberIndex)  # noqa: S101 - see Table.__init__
-        # Most producers write the same keys again and again, and slots never change.
+        # Most producers write the same keys repeatedly, and slots never change.
         if np.array_equal(keys, self._last_keys):
             return self._last_slots
         before = len(self.index)
@@ -207,7 +207,7 @@ class Table:
         return slots
 
     def _set(self, where: Slots | slice, values: Column, times: Column | None) -> int:
-        # Of a key that occurs twice numpy keeps the last, which is the newest.
+        # If a key occurs twice, numpy keeps the last, which is the newest.
         self.values[where] = values
         self._stamp(where, times)
         if self._missing:
@@ -223,7 +223,7 @@ class Table:
 
     def _delete(self, where: Slots | slice, _values: Column, _times: Column | None) -> int:
         slots = _as_slots(where)
-        # First: threads that read single keys look at it after they took the value.
+        # First: threads that read single keys check it after they read the value.
         self.present[slots] = False
         self.values[slots] = 0
         if self.timestamps is not None:

@@ -1,4 +1,4 @@
-"""What a replica shows of a table: arrays without a copy, single keys, and whole copies."""
+"""A replica's view of a table: arrays without a copy, single keys, and whole copies."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class TableCopy:
 class TableOp:
     """One shard's part of a table, as arrays by slot: the replica's own, read-only, not copied.
 
-    They change while you look: take what belongs together within `TableView.read`. Once a table
-    grows its arrays are other ones, so ask for them again instead of keeping them.
+    They change at any time: read values that belong together within `TableView.read`. When a table
+    grows, it gets new arrays, so read these attributes again instead of keeping the arrays.
     """
 
     def __init__(self, table: Table) -> None:
@@ -65,7 +65,7 @@ class TableOp:
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
-        """Which slots hold a value: not those that were deleted, or never set."""
+        """Which slots hold a value; those of deleted keys do not."""
         return _read_only(self._table.present[: len(self._table.index)])
 
     @property
@@ -74,7 +74,7 @@ class TableOp:
         return self._table.revision
 
     def slots(self, keys: Any) -> npt.NDArray[np.int64]:
-        """Return the slot of each key, -1 where it has none; they stay good for this load."""
+        """Return the slot of each key, -1 where it has none; valid until the next load."""
         index = self._table.index
         if isinstance(index, NameIndex):
             return index.find_all(keys)
@@ -88,8 +88,8 @@ class TableOp:
 class TableView(Mapping[Any, Any]):
     """A replica's live copy of one table, as a mapping and as arrays.
 
-    Single keys are read without waiting; what shows many (`copy`, iteration, `to_pandas`) shows one
-    moment. Made by `Replica.table`; empty as long as nobody has written the table.
+    Single keys are read without waiting. Reads of many (`copy`, iteration, `to_pandas`) show one
+    moment. Made by `Replica.table`; empty until the table is written.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class TableView(Mapping[Any, Any]):
 
     @property
     def kind(self) -> str:
-        """What keys and values are: "str-f64", "str-i64", "u64-f64" or "u64-i64"."""
+        """The types of keys and values: "str-f64", "str-i64", "u64-f64" or "u64-i64"."""
         return self._key.kind
 
     @property
     def parts(self) -> tuple[TableOp, ...]:
-        """The arrays, a part for each shard that has any; one, unless there are more shards."""
+        """The arrays, one part for each shard that has keys of the table."""
         return tuple(TableOp(table) for table in self._tables())
 
     def _tables(self) -> list[Table]:
@@ -122,11 +122,11 @@ class TableView(Mapping[Any, Any]):
         return [table for table in found if table is not None]
 
     def read(self, look: Callable[[TableView], T]) -> T:
-        """Return what `look` returns, called between two batches: it sees one moment.
+        """Call `look` between two batches, so that it sees one moment, and return its result.
 
-        Keep it short, and copy what you keep: as long as it runs nothing is applied.
+        Keep it short, and copy what you keep: no batch is applied while it runs.
         """
-        # What it calls of the view runs at once, being where it has to be already.
+        # Methods of the view that `look` calls run at once: they are on the right thread.
         here = TableView(self._key, self._shards, lambda one: one())
         return self._read(lambda: look(here))  # type: ignore[no-any-return]
 
@@ -142,7 +142,7 @@ class TableView(Mapping[Any, Any]):
             slots = np.flatnonzero(table.present[: len(table.index)])
             if isinstance(table.index, NameIndex):
                 names = table.index.keys
-                # The index keeps nothing else than what is asked for, most of the time.
+                # Most of the time the index holds exactly the keys that are asked for.
                 whole = slots.size == len(names)
                 keys += names if whole else [names[slot] for slot in slots.tolist()]
             else:

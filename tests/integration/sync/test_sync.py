@@ -321,7 +321,7 @@ def test_a_replica_may_come_before_the_namespace(
     with Replica(server.url, namespace=namespace) as replica:
         assert replica.status is Status.CONNECTING
         assert (len(replica), replica.get("key"), replica.positions) == (0, None, ())
-        with pytest.raises(TimeoutError, match="connecting and nobody made the namespace yet"):
+        with pytest.raises(TimeoutError, match="connecting and the namespace does not exist yet"):
             replica.wait_live(0.05)
         changes = replica.changes()
         serving(server.url, namespace, shards=2)

@@ -398,18 +398,18 @@ def test_an_older_loss_is_not_counted_with_a_newer_one() -> None:
 def test_waiting_for_tickets_is_waiting_for_what_was_before() -> None:
     """A wait covers only earlier calls, and again if Redis lost them meanwhile."""
     one = buffer()
-    assert one.settled(one.close_all())
+    assert one.is_accepted(one.close_all())
     put(one, OP_SET, "k", 1)
     tickets = one.close_all()
     put(one, OP_SET, "later", 1)
-    assert not one.settled(tickets)
+    assert not one.is_accepted(tickets)
     one.next_chunk(0, 0.0, 0.0, 0)
-    assert not one.settled(tickets)
+    assert not one.is_accepted(tickets)
     one.accepted(0, 0.0)
-    assert one.settled(tickets)
-    assert not one.settled(one.close_all())
+    assert one.is_accepted(tickets)
+    assert not one.is_accepted(one.close_all())
     one.rewind(0, 1, 0, 0.0)
-    assert not one.settled(tickets)
+    assert not one.is_accepted(tickets)
 
 
 def test_reached_is_behind_whatever_is_on_its_way() -> None:

@@ -343,7 +343,7 @@ class BufferMachine(RuleBasedStateMachine):
             else:
                 raise AssertionError("the lane never became empty")
         self.everything_is_somewhere()
-        assert self.buffer.settled(tickets)
+        assert self.buffer.is_accepted(tickets)
         assert (self.buffer.bytes, self.buffer.pending) == (0, 0)
         for shard, lane in enumerate(self.buffer.lanes):
             self._check_outcome(shard, lane)

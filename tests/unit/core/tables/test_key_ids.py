@@ -274,7 +274,7 @@ class TableBufferMachine(RuleBasedStateMachine):
                 raise AssertionError("the lane never became empty")
         self.bytes_are_an_upper_bound()
         self.the_server_has_what_was_called()
-        assert self.buffer.settled(tickets)
+        assert self.buffer.is_accepted(tickets)
         assert self.buffer.pending == 0
         assert self.buffer.bytes == sum(lane.names.waiting_bytes for lane in self.buffer.lanes)
 
