@@ -374,7 +374,7 @@ class ShardStats(Statistics):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a dict; `snap_offset` is `snapshot_offset` by its old name."""
-        # Without arguments super() does not find a class that dataclass made anew for its slots.
+        # Without arguments super() does not find a class that dataclass made again for its slots.
         return Statistics.as_dict(self) | {"snap_offset": self.snapshot_offset}
 
 

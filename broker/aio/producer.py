@@ -27,7 +27,7 @@ class Producer:
     """A writer of one namespace: its calls buffer and return, a task of its own appends to Redis.
 
     Every accepted delta takes effect exactly once and in the order of this producer's calls,
-    whatever is retried. Deltas of one `set_many` that belong to one shard become visible at once.
+    with any retries. Deltas of one `set_many` that belong to one shard become visible at once.
 
     Use it with `async with`, or call `open()` and `close()`.
 

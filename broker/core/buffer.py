@@ -435,7 +435,7 @@ class ProducerBuffer:
                 self.bytes -= len(packed.data)
             lane.kept.append((packed, now))
             lane.kept_bytes += len(packed.data)
-            self._forget(lane, now)
+            self._drop_expired(lane, now)
 
     def requeue(self, shard: int) -> None:
         """Send the chunks in flight again: it is unknown whether Redis accepted them."""
@@ -466,7 +466,7 @@ class ProducerBuffer:
         """
         with self.lock:
             lane = self.lanes[shard]
-            self._forget(lane, now)
+            self._drop_expired(lane, now)
             again = [packed for packed, _ in lane.kept if packed.number >= number]
             lane.kept = deque(pair for pair in lane.kept if pair[0].number < number)
             lane.kept_bytes = sum(len(packed.data) for packed, _ in lane.kept)
@@ -493,7 +493,7 @@ class ProducerBuffer:
             How many chunks were put before those that are sent again.
         """
         if not lane.resend:
-            self.bytes += lane.names.forget(number)
+            self.bytes += lane.names.requeue(number)
             return 0
         first = lane.resend[0]
         made = [
@@ -509,7 +509,7 @@ class ProducerBuffer:
         lane.resend.extendleft(reversed(made))
         return len(made)
 
-    def _forget(self, lane: Lane, now: float) -> None:
+    def _drop_expired(self, lane: Lane, now: float) -> None:
         while lane.kept and (
             lane.kept[0][1] + self.keep_s < now or lane.kept_bytes > self.keep_bytes
         ):

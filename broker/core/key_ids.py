@@ -62,7 +62,7 @@ class LaneNames:
         self.waiting_bytes = self._bytes_beyond(self.defined)
         return defines, waiting - self.waiting_bytes
 
-    def forget(self, number: int) -> int:
+    def requeue(self, number: int) -> int:
         """Queue the ids again that chunks from a number on defined; return their size in bytes."""
         waiting, self.defined = self.waiting_bytes, self._before(number)
         self._chunks = [one for one in self._chunks if one[0] < number]

@@ -94,7 +94,7 @@ class ShardState:
         self._request: Read | None = None
         self._watched = False
         self._subscribed = False
-        self._heard_at = 0.0
+        self._arrived_at = 0.0
         self._clock = float("inf")
         self._load: _Load | None = None
         self._loads_in_a_row = 0
@@ -137,7 +137,7 @@ class ShardState:
         """The server confirmed the subscription; packets sent before that may be missing."""
         self._notice_silence(now)
         self._subscribed = True
-        self._heard_at = now
+        self._arrived_at = now
         self._drop_kept()
         self._enter(Event.SUBSCRIBED)
         if self._load is not None:
@@ -160,7 +160,7 @@ class ShardState:
         is live there is no `Reconnect`: the reason of the change would be "lost", not "silence".
         """
         self._notice_silence(now)
-        if self.phase is not Status.LIVE and now - self._heard_at > self.staleness_bound:
+        if self.phase is not Status.LIVE and now - self._arrived_at > self.staleness_bound:
             self._effects.append(Reconnect())
         return self._answer()
 
@@ -199,7 +199,7 @@ class ShardState:
             return ()
         # A reader may have seen `stale` before this packet: the status changes must include it.
         self._notice_silence(now)
-        self._heard_at = now
+        self._arrived_at = now
         if self.phase in (Status.LOADING, Status.CATCHING_UP):
             self._keep(packet, len(data) + sum(map(len, bulk)))
         elif self.phase in (Status.LIVE, Status.STALE):

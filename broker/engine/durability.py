@@ -83,7 +83,7 @@ class Confirmer:
                         last = await self._ask(claims, replicas, seconds, fsynced=fsynced)
                     except ConnectError as error:
                         # Like every append it waits for the server to come back; then all is asked
-                        # anew, for the next one may have less.
+                        # again, as the next one may have less.
                         last, trouble = nowhere, str(error)
                         log.debug("confirm_failed error=%s", error)
                     else:

@@ -155,7 +155,7 @@ class ProducerEngine(FastSet[Retry | None]):
             FencedError: another process took the node name.
         """
         self._session.guard.check()
-        # Without its old traceback: an error that is raised again and again must not grow.
+        # Without its old traceback: an error that is raised repeatedly must not grow.
         if self._sender is None or self._closed_error is not None:
             raise (self._closed_error or _not_open()).with_traceback(None)
         if self._sender.stopped is not None:

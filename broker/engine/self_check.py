@@ -167,7 +167,7 @@ async def check_and_repair(
     else:
         shard.counts["full_state_altered"] += 1
         log.error(
-            "full_state_altered shard=%d ranges=%s fix=statebroker verify tells the keys",
+            "full_state_altered shard=%d ranges=%s fix=statebroker verify shows the keys",
             *(shard.shard, ",".join(f"{at:02x}" for at in sorted(wrong))),
         )
 

@@ -40,7 +40,7 @@ class KeyPart:
 
 
 class Keys:
-    """Keys of one table, looked up once, to be written again and again without looking them up.
+    """Keys of one table, looked up once, to be written repeatedly.
 
     Valid for the producer that made it, until that is closed. `len()` is the number of keys.
 
