@@ -47,16 +47,16 @@ class LaneNames:
         keys.append(key)
         return len(keys) - 1
 
-    def take(self, number: int, most_bytes: int) -> tuple[list[TableOp], int]:
+    def take(self, number: int, max_bytes: int) -> tuple[list[TableOp], int]:
         """Return defines of what waits, about so many bytes of it, and their bytes.
 
         Args:
             number: of the chunk that they are for.
-            most_bytes: no key is begun beyond.
+            max_bytes: no key is begun beyond.
         """
         everything = {table: len(keys) for table, keys in self._keys.items()}
         waiting, before = self.waiting_bytes, self.defined
-        defines, self.defined = self._some(before, everything, most_bytes)
+        defines, self.defined = self._some(before, everything, max_bytes)
         if defines:
             self._chunks.append((number, before))
         self.waiting_bytes = self._bytes_beyond(self.defined)
@@ -70,7 +70,7 @@ class LaneNames:
         return self.waiting_bytes - waiting
 
     def again(
-        self, number: int, end: int, until: Defined, most_bytes: int
+        self, number: int, end: int, until: Defined, max_bytes: int
     ) -> list[tuple[int, list[TableOp], Defined]]:
         """Return the defines of chunks `number` to `end`, to be sent under their last numbers.
 
@@ -78,14 +78,14 @@ class LaneNames:
             number: of the first chunk that is lost.
             end: of the last.
             until: what is defined before the chunk after it.
-            most_bytes: of one of the chunks, about.
+            max_bytes: of one of the chunks, about.
 
         Returns:
             number, defines and what is defined before, for each chunk to be made.
         """
         known, groups = self._before(number), list[tuple[list[TableOp], Defined]]()
         while any(known.get(table, 0) < count for table, count in until.items()):
-            defines, then = self._some(known, until, most_bytes)
+            defines, then = self._some(known, until, max_bytes)
             groups.append((defines, known))
             known = then
         made = [
@@ -104,7 +104,7 @@ class LaneNames:
         return next((before for at, before in self._chunks if at >= number), self.defined)
 
     def _some(
-        self, known: Defined, until: Defined, most_bytes: int
+        self, known: Defined, until: Defined, max_bytes: int
     ) -> tuple[list[TableOp], Defined]:
         """Return defines of ids from `known` to `until`, and what is defined with them."""
         defines: list[TableOp] = []
@@ -112,7 +112,7 @@ class LaneNames:
         for table, stop in until.items():
             keys, first = self._keys[table], known.get(table, 0)
             end = first
-            while end < stop and size < most_bytes:
+            while end < stop and size < max_bytes:
                 size += admit_key(keys[end])
                 end += 1
             if end > first:

@@ -19,7 +19,7 @@ from broker.runtime.processes import tie_to_parent
 
 READY_CHECK_S = 0.005
 FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
+MAX_PAUSE_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +94,13 @@ class Child(ABC):
     async def run(self) -> None:
         """Start and restart it, with pauses that grow while it keeps failing."""
         loop = asyncio.get_running_loop()
-        restart = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        restart = Backoff(FIRST_PAUSE_S, MAX_PAUSE_S)
         while True:
             began = loop.time()
             try:
                 self.clear()
                 self.process = await self.spawn()
-                await self.see_ready(self.process)
+                await self.wait_ready(self.process)
             except (EmbeddedError, OSError) as failure:
                 logger.warning("child_not_started name=%r reason=%s", self.name, failure)
                 self.launched.set_exception(EmbeddedError(str(failure)))
@@ -111,7 +111,7 @@ class Child(ABC):
                 code = await self.process.wait()
                 logger.warning("child_died name=%r code=%s", self.name, code)
             self.launched = loop.create_future()
-            if loop.time() - began > LONGEST_PAUSE_S:
+            if loop.time() - began > MAX_PAUSE_S:
                 restart.reset()
             await asyncio.sleep(restart.next())
 
@@ -128,7 +128,7 @@ class Child(ABC):
                 preexec_fn=tie_to_parent(self.orphan_signal),
             )
 
-    async def see_ready(self, process: Process) -> None:
+    async def wait_ready(self, process: Process) -> None:
         """Wait until it serves; kill it if it does not in time."""
         try:
             async with asyncio.timeout(self.start_timeout_s):

@@ -33,7 +33,7 @@ def conflated(runs: list[TableRun]) -> list[TableRun]:
         if chosen.all():
             kept.append(run)
         elif chosen.any():
-            picked = _picked(run, chosen)
+            picked = _select(run, chosen)
             # A range of ids may need less than most of its ids.
             kept.append(picked if table_run_size(picked) <= table_run_size(run) else run)
     return kept[::-1]
@@ -47,7 +47,7 @@ def _keys(run: TableRun) -> npt.NDArray[np.uint64]:
     return np.frombuffer(run.keys, dtype="<u4" if run.table.is_named else "<u8").astype(np.uint64)
 
 
-def _picked(run: TableRun, chosen: npt.NDArray[np.bool_]) -> TableRun:
+def _select(run: TableRun, chosen: npt.NDArray[np.bool_]) -> TableRun:
     if isinstance(run.keys, IdRange):
         keys = (np.flatnonzero(chosen) + run.keys.first).astype("<u4").tobytes()
     else:

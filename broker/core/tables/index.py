@@ -15,7 +15,7 @@ U64s: TypeAlias = "npt.NDArray[np.uint64]"
 # bits, also of keys that count up.
 SPREAD = 0x9E3779B97F4A7C15
 
-_LEAST_PLACES = 1024
+_MIN_PLACES = 1024
 _PLACES_PER_KEY = 4
 
 
@@ -108,8 +108,8 @@ class NumberIndex:
 
     def __init__(self) -> None:
         self._count = 0
-        self._keys = np.zeros(_LEAST_PLACES // _PLACES_PER_KEY, dtype=np.uint64)
-        self._places = _Places(_LEAST_PLACES)
+        self._keys = np.zeros(_MIN_PLACES // _PLACES_PER_KEY, dtype=np.uint64)
+        self._places = _Places(_MIN_PLACES)
 
     def __len__(self) -> int:
         return self._count
@@ -163,4 +163,4 @@ def shards_of_numbers(keys: U64s, shards: int) -> npt.NDArray[np.int64]:
 
 
 def _power_above(count: int) -> int:
-    return 1 << max(_LEAST_PLACES // _PLACES_PER_KEY, count - 1).bit_length()
+    return 1 << max(_MIN_PLACES // _PLACES_PER_KEY, count - 1).bit_length()

@@ -18,7 +18,7 @@ from broker.protocol.operations import OP_RECORDS, Column, op_of_part
 Part: TypeAlias = "tuple[int, TableRun]"
 Intern: TypeAlias = "Callable[[TableKey, Iterable[str]], dict[str, int] | None]"
 
-_LEAST_RANGE = 8  # below, a range of ids is longer than the ids
+_MIN_RANGE = 8  # below, a range of ids is longer than the ids
 _RECORD_FIELDS = ("key", "value", "timestamp")
 
 
@@ -93,7 +93,7 @@ def _text_part(
     shard: int, chosen: npt.NDArray[np.int64] | None, ids: npt.NDArray[np.int64]
 ) -> KeyPart:
     first, count = int(ids[0]), ids.size
-    if count >= _LEAST_RANGE and (np.diff(ids) == 1).all():
+    if count >= _MIN_RANGE and (np.diff(ids) == 1).all():
         return KeyPart(shard, chosen, IdRange(first, count), count)
     return KeyPart(shard, chosen, ids.astype("<u4").tobytes(), count)
 

@@ -18,7 +18,7 @@ from broker.protocol.operations import OP_RECORDS, Operation, op_of_part
 Column: TypeAlias = "npt.NDArray[Any]"
 
 INT64_SAFE = float(1 << 62)  # sums below it cannot leave int64, rounding of floats included
-INT64_LEAST, INT64_MOST = -(1 << 63), (1 << 63) - 1
+INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 _ID = np.dtype("<u4")
 _STAMP = np.dtype("<i8")
@@ -280,7 +280,7 @@ def _add_one_by_one(values: Column, slots: Slots, amounts: Column) -> npt.NDArra
     pairs = zip(slots.tolist(), amounts.tolist(), strict=True)
     for n, (slot, amount) in enumerate(pairs):
         total = int(values[slot]) + amount
-        if INT64_LEAST <= total <= INT64_MOST:
+        if INT64_MIN <= total <= INT64_MAX:
             values[slot] = total
         else:
             taken[n] = False
