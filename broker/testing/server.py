@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,8 @@ KINDS = (VALKEY, REDIS)
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 OLDEST_REDIS = (7, 0)
+# Linux gives 32768 and more to outgoing connections.
+FIRST_PORT, PORTS = 10_000, 22_000
 
 
 class Certificates(Protocol):
@@ -233,7 +237,13 @@ class Server:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of 127.0.0.1 that is free now.
+
+    It lies below those that the kernel gives to outgoing connections: a port of these may be taken
+    by any client before the server that it was chosen for listens on it.
+    """
+    while True:
+        port = FIRST_PORT + secrets.randbelow(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
