@@ -319,7 +319,6 @@ def decode_following(entry: LogEntry, position: Position) -> Batch:
     return batch
 
 
-@refuses
 def decode_keys(keys: Iterable[bytes]) -> list[str]:
     """Decode keys of the full-state hash.
 

@@ -14,7 +14,7 @@ from broker.core.tables.shard import ShardTables
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk, decode_head, decode_packet, unpack_fields
 from broker.protocol.constants import PROTOCOL_VERSION
-from broker.protocol.refusal import MAX_SHOWN_CHARS, shown
+from broker.protocol.refusal import MAX_SHOWN_CHARS, refuses, shown
 
 MAX_ERROR_CHARS = 200
 DEEP = b"\x91" * 998 + b"\xc0"  # legal MessagePack, nested deeper than `repr` can follow
@@ -131,3 +131,14 @@ def test_what_is_shown_of_a_value_is_short_and_printable(value: Any) -> None:
     assert text.isascii()
     assert text.isprintable()
     assert len(text) <= 10 * MAX_SHOWN_CHARS + 40
+
+
+@pytest.mark.parametrize("raised", [RecursionError, MemoryError, KeyError, OverflowError])
+def test_any_exception_of_a_decoder_is_a_decode_error(raised: type[Exception]) -> None:
+    """The error names the type and shows nothing of the text, which may hold what was decoded."""
+
+    @refuses
+    def decode(_data: bytes) -> None:
+        raise raised("secret")
+
+    assert fault_of(decode, b"") == f"cannot be decoded ({raised.__name__})"
