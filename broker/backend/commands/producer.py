@@ -1,0 +1,230 @@
+"""The commands of producers: take a node name, append chunks, wait for replicas and disks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from broker.backend.commands.scripts import Scripts
+from broker.backend.connections import translated
+from broker.backend.replies import Accepted, Busy, Claim, Confirmed, Missing, Opened
+from broker.backend.topology import Client
+from broker.core.lane import Packed
+from broker.errors import FencedError, UnsupportedServerError
+from broker.protocol.constants import BULK_BYTES
+from broker.protocol.names import ShardKeys
+
+PENDING: Final = 3  # index of the node's list among the keys of append
+
+Argument: TypeAlias = "str | bytes | float"
+
+
+class ProducerCommands(Scripts):
+    """What the sender of a producer calls."""
+
+    async def open(
+        self,
+        keys: ShardKeys,
+        node: str,
+        incarnation: int | None,
+        token: str,
+        *,
+        chunk: int,
+        deltas: int,
+        epoch: bytes,
+    ) -> Opened:
+        """Acquire a node name in a shard, or with `incarnation` continue after a loss.
+
+        Args:
+            keys: the shard.
+            node: the name.
+            incarnation: None for a new one.
+            token: random text without spaces, the same for the lifetime of the producer.
+            chunk: number of the last chunk that counts as accepted.
+            deltas: deltas up to that chunk.
+            epoch: used if the shard has none yet.
+
+        Raises:
+            FencedError: another process has acquired the name since.
+        """
+        number = "" if incarnation is None else incarnation
+        reply = await self.run(
+            "open", [keys.meta, keys.writers], node, number, token, chunk, deltas, epoch
+        )
+        if reply[0] == b"FENCED":
+            raise fenced_error(node, int(reply[1]))
+        return Opened(*reply[1:])
+
+    async def append(
+        self,
+        keys: ShardKeys,
+        node: str,
+        incarnation: int,
+        token: str,
+        chunks: Sequence[Packed],
+        *,
+        now: float,
+        max_age_ms: int | None,
+        max_count: int | None,
+        pending_limit: int,
+    ) -> list[Accepted | Missing | Busy]:
+        """Append consecutive chunks, each exactly once; each requires the one before.
+
+        Args:
+            keys: the shard.
+            node: name of the writer.
+            incarnation: of the node.
+            token: as for `open`.
+            chunks: at least one; sent in one round trip.
+            now: monotonic seconds, to compute how long each chunk has waited.
+            max_age_ms: age threshold of this node; None: that of the namespace.
+            max_count: count threshold, likewise.
+            pending_limit: maximum pending bytes in the shard.
+
+        Returns:
+            The result for each chunk; after the first that is not accepted, none is.
+
+        Raises:
+            FencedError: another process has acquired the name since.
+            BackendError: Redis failed; any of the chunks may have been accepted.
+        """
+        names = [keys.meta, keys.writers, keys.order, keys.pending(node), keys.ready]
+        calls = []
+        for chunk in chunks:
+            is_bulk = len(chunk.data) >= BULK_BYTES
+            arguments = (
+                *(node, incarnation, token, chunk.number, chunk.deltas),
+                max(0, round((now - chunk.since) * 1000)),
+                "" if max_age_ms is None else max_age_ms,
+                "" if max_count is None else max_count,
+                pending_limit,
+                *((b"", len(chunk.data)) if is_bulk else (chunk.data, "")),
+            )
+            calls.append((chunk.data if is_bulk else None, arguments))
+        if len(calls) == 1 and calls[0][0] is None:
+            replies = [await self.run("append", names, *calls[0][1])]
+        else:
+            async with translated("append"):
+                replies = await self._append_all(names, calls)
+        return [_appended(reply, node) for reply in replies]
+
+    async def _append_all(
+        self, names: Sequence[str], calls: Sequence[tuple[bytes | None, Sequence[Argument]]]
+    ) -> list[Any]:
+        """Append chunks in one round trip; bulk chunks are pushed before they are appended."""
+        is_bulk = any(pushed is not None for pushed, _ in calls)
+        pipe = self.client.pipeline(transaction=is_bulk)
+        # In the transaction: a chunk that was pushed but not appended, because the script is
+        # missing, would stay in front of the next one for ever.
+        pipe.script_load(self.sources["append"])
+        appends = []
+        for pushed, arguments in calls:
+            if pushed is not None:
+                pipe.rpush(names[PENDING], pushed)
+            appends.append(len(pipe))
+            pipe.evalsha(self.hashes["append"], len(names), *names, *arguments)
+        replies = await pipe.execute()
+        return [replies[at] for at in appends]
+
+    async def confirm(
+        self,
+        client: Client,
+        claims: Sequence[Claim],
+        node: str,
+        token: str,
+        *,
+        replicas: int,
+        fsynced: bool,
+        timeout_ms: int,
+    ) -> Confirmed:
+        """Wait until the chunks of a node on one server have reached replicas or disks.
+
+        Args:
+            client: for blocking commands; of the one server that owns the keys of all claims.
+            claims: of the node, by shard.
+            node: its name.
+            token: as for `open`.
+            replicas: how many replicas must have the chunks.
+            fsynced: whether they must be on the disks of the server and the replicas.
+            timeout_ms: how long the server waits; 0 for ever.
+
+        Returns:
+            How many have them now; may be fewer than asked for.
+
+        Raises:
+            FencedError: another process has acquired the name since.
+            UnsupportedServerError: the server does not support WAITAOF.
+        """
+        async with translated("waiting for replicas and disks"):
+            # On one connection: WAIT covers what its own connection wrote. On a new connection,
+            # which wrote nothing, it would return at once.
+            pipe = client.pipeline(transaction=False)
+            # Always: a missing script would be noticed only after the wait.
+            pipe.script_load(self.sources["confirm"])
+            for claim in claims:
+                pipe.evalsha(
+                    *(self.hashes["confirm"], 1, claim.keys.writers),
+                    *(node, str(claim.incarnation), token),
+                )
+            if fsynced:
+                pipe.execute_command("WAITAOF", 1, replicas, timeout_ms)
+            else:
+                pipe.execute_command("WAIT", replicas, timeout_ms)
+            try:
+                _, *held, waited = await pipe.execute()
+            except ResponseError as error:
+                if "UNBLOCKED" in str(error):
+                    raise RedisConnectionError("the server is no longer a primary") from error
+                raise wait_unsupported_error(error) or error from error
+        for reply in held:
+            if reply[0] == b"FENCED":
+                raise fenced_error(node, int(reply[1]))
+        return Confirmed(
+            is_held=all(
+                reply[0] == b"HELD" and reply[1] >= claim.number
+                for reply, claim in zip(held, claims, strict=True)
+            ),
+            local=bool(waited[0]) if fsynced else False,
+            replicas=waited[1] if fsynced else waited,
+        )
+
+    async def leave(self, keys: ShardKeys, node: str, incarnation: int, token: str) -> bool:
+        """Remove the record of a node that will not be used again; true if it was its own."""
+        return bool(await self.run("leave", [keys.writers], node, incarnation, token))
+
+
+def _appended(reply: Sequence[Any], node: str) -> Accepted | Missing | Busy:
+    status = reply[0]
+    if status in (b"OK", b"DUPLICATE"):
+        return Accepted(reply[1], reply[2], reply[3], reply[4], status == b"DUPLICATE")
+    if status == b"MISSING":
+        return Missing(reply[1], reply[2])
+    if status == b"BUSY":
+        return Busy(reply[1])
+    raise fenced_error(node, int(reply[1]))
+
+
+def fenced_error(node: str, incarnation: int) -> FencedError:
+    """Return the error for a node name that another process acquired."""
+    return FencedError(
+        f"another process took the node name {node!r} (incarnation {incarnation}); only one "
+        "process can hold it: stop this one, or give each process its own node="
+    )
+
+
+def wait_unsupported_error(error: Exception) -> UnsupportedServerError | None:
+    """Return the error if a server cannot wait for disks; None if `error` is another one."""
+    if "WAITAOF cannot be used when" in str(error):
+        return UnsupportedServerError(
+            "fsynced=True needs an append-only file, which this server does not have: run CONFIG "
+            "SET appendonly yes; Redis has accepted the flushed deltas"
+        )
+    if "unknown command" not in str(error):
+        return None
+    return UnsupportedServerError(
+        "fsynced=True needs WAITAOF, which Redis 7.2 and every Valkey have: upgrade the server, or "
+        f"set appendfsync always ({error}); Redis has accepted the flushed deltas"
+    )

@@ -1,0 +1,78 @@
+"""The Lua files, and how a command runs one of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError
+
+from broker.backend.connections import translated
+from broker.backend.routing import load_script
+from broker.backend.topology import Client
+
+NAMES: Final = (
+    "join",
+    "open",
+    "append",
+    "confirm",
+    "leave",
+    "drain",
+    "heartbeat",
+    "lease_take",
+    "lease_release",
+    "snapshot_begin",
+    "snapshot_page",
+    "snapshot_commit",
+    "state_sums",
+    "state_ranges",
+)
+
+# Called with EVALSHA_RO, which needs only the right to read their keys.
+READERS: Final = frozenset({"state_sums", "state_ranges"})
+
+
+def source(name: str) -> str:
+    """Return the text of one command's Lua file."""
+    return files("broker.backend").joinpath("lua", f"{name}.lua").read_text("utf-8")
+
+
+class Scripts:
+    """The Lua commands on one connection; the base of the typed methods.
+
+    Args:
+        client: made by `broker.backend.connections`.
+        publish: "PUBLISH", or "SPUBLISH" on a Cluster.
+    """
+
+    def __init__(self, client: Client, publish: str = "PUBLISH") -> None:
+        self.client = client
+        self.publish = publish
+        self.sources = {name: source(name) for name in NAMES}
+        self.hashes = {
+            name: hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - how Redis names scripts
+            for name, text in self.sources.items()
+        }
+
+    async def run(self, name: str, keys: Sequence[str], *args: str | bytes | float) -> Any:
+        """Run a Lua file as one atomic step; return its reply.
+
+        Args:
+            name: one of `NAMES`.
+            keys: its KEYS.
+            args: its ARGV.
+
+        Raises:
+            BackendError: Redis failed.
+        """
+        async with translated(name):
+            sha = self.hashes[name]
+            call = self.client.evalsha_ro if name in READERS else self.client.evalsha
+            try:
+                return await call(sha, len(keys), *keys, *args)
+            except NoScriptError:
+                # First use on this server, or SCRIPT FLUSH, or a restart.
+                await load_script(self.client, keys[0], self.sources[name])
+                return await call(sha, len(keys), *keys, *args)
