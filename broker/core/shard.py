@@ -1,26 +1,21 @@
 """One shard of a replica as a state machine: packets and read pages in, effects out. No I/O.
 
 Invariants:
-1. `values` is exactly the fold of the history up to `position`, at all times. A load is built
-   separately and replaces `values` in one step, when it has caught up with the head.
-2. A batch is applied only if it names the batch before it, `position.batch_id`. Offsets alone
-   cannot distinguish a rewritten history from the one that is held.
+1. `content` is exactly the fold of the history up to its position, at all times. A load is built
+   separately and replaces it in one step, when it has caught up with the head.
+2. A batch is applied only if it names the batch before it, `position.batch_id`.
 3. A packet that fits nowhere makes the shard read the server. It never guesses.
-4. A proof has the age of the moment at which it was true, not of its arrival: a packet that waited
-   in a queue proves little. Publication times are those of the Redis clock. `_clock` is an upper
-   bound of its difference from the local clock, from the replies to reads and from every packet.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import repeat
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.core.bulk_chunks import BulkChunks
+from broker.core.changes import differences, observer, repairs
+from broker.core.content import Content
 from broker.core.effects import (
     ChangesVisible,
     Effect,
@@ -33,38 +28,21 @@ from broker.core.effects import (
     Reconnect,
     StopReading,
 )
-from broker.core.fold import Tally, decode_chunks, fold
+from broker.core.fold import Tally, decode_chunks
+from broker.core.freshness import Freshness
+from broker.core.kept_batches import KeptBatches
+from broker.core.recent_ids import RecentIds
 from broker.core.replay import LogReplay, Progress
-from broker.core.tables import new_tables
 from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
 from broker.model import Change, Status
-from broker.protocol.codec import (
-    decode_keys,
-    decode_packet,
-    pack_value,
-    unpack_fields,
-)
-from broker.protocol.messages import Batch, Head, Heartbeat, LogEntry, Notice, Packet, Position
-from broker.protocol.operations import Operation
+from broker.protocol.codec import decode_packet
+from broker.protocol.messages import Batch, Head, LogEntry, Notice, Packet, Position
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
-RECENT_IDS = 4096
-KEPT_PACKETS_BYTES = 32 << 20
 LOADS_BEFORE_GIVING_UP = 30
-
-
-@dataclass(slots=True)
-class _Load:
-    """A full state on its way in, not visible yet."""
-
-    position: Position
-    tables: ShardTables | None
-    values: dict[str, Any] = field(default_factory=dict)
-    floors: dict[str, int] = field(default_factory=dict)
-    newest: int = 0
 
 
 class ShardState:
@@ -83,11 +61,8 @@ class ShardState:
         self.staleness_bound = staleness_bound
         self.phase = Status.CONNECTING
         self.moved_by: Event | None = None
-        self.values: dict[str, Any] = {}
-        self.tables = new_tables()
-        self.position = Position()
-        self.covered = 0
-        self.proved_at: float | None = None
+        self.content = Content()
+        self.freshness = Freshness()
         self.counts: Counter[str] = Counter()
         self.tally = Tally()
         self._effects: list[Effect] = []
@@ -95,18 +70,36 @@ class ShardState:
         self._watched = False
         self._subscribed = False
         self._arrived_at = 0.0
-        self._clock = float("inf")
-        self._load: _Load | None = None
+        self._load: Content | None = None
         self._loads_in_a_row = 0
-        self._kept: deque[tuple[Batch, int]] = deque()
-        self._kept_bytes = 0
-        self._ids: dict[int, bytes] = {}
+        self._kept = KeptBatches()
+        self._recent = RecentIds()
         self._bulk = BulkChunks()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The visible values by key."""
+        return self.content.values
+
+    @property
+    def tables(self) -> ShardTables | None:
+        """The visible tables; None without numpy."""
+        return self.content.tables
+
+    @property
+    def position(self) -> Position:
+        """The position of the visible content."""
+        return self.content.position
+
+    @property
+    def covered(self) -> int:
+        """Append number up to which the visible content contains all chunks."""
+        return self.content.covered
 
     @property
     def reading_from(self) -> Position:
         """The position after which the log has to be read."""
-        return self._load.position if self._load else self.position
+        return (self._load or self.content).position
 
     @property
     def loads_in_a_row(self) -> int:
@@ -118,7 +111,7 @@ class ShardState:
 
         inf if it never was.
         """
-        return now - self.proved_at if self.proved_at is not None else float("inf")
+        return self.freshness.age(now)
 
     def overdue(self, now: float) -> float:
         """Seconds by which proof is older than the staleness bound; below 0 while it is not."""
@@ -138,7 +131,7 @@ class ShardState:
         self._notice_silence(now)
         self._subscribed = True
         self._arrived_at = now
-        self._drop_kept()
+        self._kept.take()
         self._enter(Event.SUBSCRIBED)
         if self._load is not None:
             # The pages read so far may come from another server than the next ones.
@@ -149,7 +142,7 @@ class ShardState:
     def disconnected(self) -> Sequence[Effect]:
         """The subscription's connection broke."""
         self._subscribed = False
-        self._drop_kept()
+        self._kept.take()
         self._enter(Event.LOST)
         return self._answer()
 
@@ -210,39 +203,16 @@ class ShardState:
         if isinstance(packet, Notice) and packet.epoch == self.position.epoch:
             self._effects.append(FullStateWritten(packet.offset))
             return None
-        event = self._classify(packet)
+        event = self._recent.classify(packet, self.position)
         if event is Event.NEXT and isinstance(packet, Batch):
-            self._apply(packet, self.values, None)
+            self._apply(packet, self.content)
         if event in (Event.NEXT, Event.CURRENT):
-            self.proved_at = self._published_at(packet, now)
+            self.freshness.take_packet(packet.time_ms, now)
             self._loads_in_a_row = 0
             if self.lag(now) > self.staleness_bound:
                 event = Event.LATE
         self._enter(event)
         return event
-
-    def _published_at(self, packet: Packet, now: float) -> float:
-        """When a packet was published, by the local clock; never later than the true time."""
-        time_s = packet.time_ms / 1000
-        self._clock = min(self._clock, now - time_s)
-        return time_s + self._clock
-
-    def _classify(self, packet: Packet) -> Event:  # noqa: PLR0911 - one return a rule
-        mine = self.position
-        if packet.epoch != mine.epoch:
-            return Event.FORK
-        if packet.offset == mine.offset:
-            if packet.id != mine.batch_id:
-                return Event.FORK
-            return Event.CURRENT if isinstance(packet, Heartbeat) else Event.DUPLICATE
-        if packet.offset < mine.offset:
-            known = self._ids.get(packet.offset)
-            if isinstance(packet, Heartbeat) or known is None:
-                return Event.BEHIND
-            return Event.DUPLICATE if known == packet.id else Event.FORK
-        if isinstance(packet, Batch) and packet.offset == mine.offset + 1:
-            return Event.NEXT if packet.previous_id == mine.batch_id else Event.FORK
-        return Event.GAP
 
     # -- reading the log --------------------------------------------------------------------------
 
@@ -271,13 +241,11 @@ class ShardState:
         return self._answer()
 
     def _follow_log(self, head: Head | None, entries: Sequence[LogEntry], asked_at: float) -> None:
-        mine = self.reading_from
+        content = self._load or self.content
+        mine = content.position
         if head is None or head.position.epoch != mine.epoch or head.position.offset < mine.offset:
             self._enter(Event.CUT)
             return
-        values, floors = (
-            (self._load.values, self._load.floors) if self._load else (self.values, None)
-        )
         replay = LogReplay(mine)
         for entry in entries:
             try:
@@ -285,7 +253,7 @@ class ShardState:
             except DecodeError:
                 self._enter(Event.CUT)
                 return
-            self._apply(batch, values, floors)
+            self._apply(batch, content)
         # If a page does not move the position, the log begins beyond it.
         progress = replay.progress(head.position, is_at_end=not entries)
         is_ahead = self._load is not None and self._load.newest > head.position.offset
@@ -298,18 +266,15 @@ class ShardState:
         if self._load is not None:
             self._show(self._load)
             self._load = None
-        self.proved_at = asked_at
-        # The Redis clock may have been set, or be another server's: discard the bound of packets.
-        self._clock = asked_at - head.time_s
+        self.freshness.take_read(head.time_s, asked_at)
         # Not the larger of the two: after a roll-back the head covers less.
-        self.covered = head.covered
+        self.content.covered = head.covered
         quiet = head.quiet_s > self.staleness_bound
         self._enter(Event.QUIET if quiet else Event.CAUGHT_UP)
-        kept = [batch for batch, _ in self._kept if batch.offset > self.position.offset]
-        self._drop_kept()
-        for batch in kept:
+        first = self.position.offset
+        for batch in self._kept.take():
             # If one of them is missing, the log is read again; it has them all.
-            if self._take(batch, asked_at) is not Event.NEXT:
+            if batch.offset > first and self._take(batch, asked_at) is not Event.NEXT:
                 break
 
     # -- reading the full state -------------------------------------------------------------------
@@ -321,7 +286,7 @@ class ShardState:
         if self._loads_in_a_row > LOADS_BEFORE_GIVING_UP:
             self._enter(Event.GIVE_UP)
         else:
-            self._load = _Load(head.snapshot, new_tables())
+            self._load = Content(head.snapshot)
         return self._answer()
 
     def load_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
@@ -330,21 +295,8 @@ class ShardState:
         Raises:
             DecodeError: a key or field is damaged.
         """
-        load = self._load
-        if load is None or not fields:
-            return
-        offsets, values = unpack_fields(fields)
-        names = decode_keys(keys)
-        load.values.update(zip(names, values, strict=True))
-        newest = max(offsets)
-        if newest > load.position.offset:
-            # A snapshot is being written right now: these keys are ahead of the position.
-            load.newest = max(load.newest, newest)
-            load.floors.update(
-                (name, offset)
-                for name, offset in zip(names, offsets, strict=True)
-                if offset > load.position.offset
-            )
+        if self._load is not None:
+            self._load.add_page(keys, fields)
 
     def load_tables(self, fields: Mapping[str, bytes]) -> None:
         """Add the tables hash to the load.
@@ -352,10 +304,8 @@ class ShardState:
         Raises:
             DecodeError: a field is damaged.
         """
-        load = self._load
-        if load is not None and load.tables is not None:
-            load.tables = type(load.tables).loaded(fields, load.position.offset)
-            load.newest = max(load.newest, load.tables.newest)
+        if self._load is not None:
+            self._load.add_tables(fields)
 
     def end_load(self) -> Sequence[Effect]:
         """End the load's pages; the log is read next."""
@@ -377,72 +327,36 @@ class ShardState:
             watched: whether there are readers of changes.
         """
         self._watched = watched
-        changes = []
-        for key in {*among, *right}:
-            is_held = key in self.values
-            if key in right:
-                if not is_held or pack_value(self.values[key]) != pack_value(right[key]):
-                    self.values[key] = right[key]
-                    changes.append(self._repaired("set", key, right[key]))
-            elif is_held:
-                del self.values[key]
-                changes.append(self._repaired("delete", key, None))
-        self.counts["keys_repaired"] += len(changes)
-        if changes:
-            self._effects.append(KeysRepaired([change.key for change in changes]))
-            self._show_changes(changes)
+        repaired = self.content.repair(right, among)
+        self.counts["keys_repaired"] += len(repaired)
+        if repaired:
+            self._effects.append(KeysRepaired([key for _, key, _ in repaired]))
+            self._show_changes(repairs(repaired, self.position, self.shard))
         return self._answer()
-
-    def _repaired(self, operation: Operation, key: str, value: Any) -> Change:
-        return Change(key, value, operation, self.position, self.shard, resync=True)
 
     # -- shared -----------------------------------------------------------------------------------
 
-    def _apply(self, batch: Batch, values: dict[str, Any], floors: dict[str, int] | None) -> None:
-        position = batch.position
+    def _apply(self, batch: Batch, content: Content) -> None:
         chunks, bad = decode_chunks(batch)
         self.counts["chunks_skipped"] += len(bad)
         self.counts["batches"] += 1
         changes: list[Change] = []
-
-        def observe(
-            operation: Operation, keys: Iterable[str], values: Iterable[Any], stamps: Iterable[int]
-        ) -> None:
-            same = repeat(operation), repeat(position), repeat(self.shard)
-            columns = zip(keys, values, *same, stamps, repeat(False))  # noqa: FBT003 - a column
-            changes.extend(map(_change, columns))
-
-        load = self._load if self._load is not None and values is self._load.values else None
-        watched = self._watched and load is None
-        self.tally.add(
-            fold(
-                *(values, batch, chunks, floors, observe if watched else None),
-                tables=self.tables if load is None else load.tables,
-                note_fault=self._fault,
-            )
-        )
-        self._remember(batch)
-        if load is not None:
-            load.position = position
-        else:
-            self.position = position
-            self.covered = batch.covered
+        is_watched = self._watched and content is self.content
+        observe = observer(changes, batch.position, self.shard) if is_watched else None
+        self.tally.add(content.apply(batch, chunks, observe, self._fault))
+        self._recent.add(batch)
         self._show_changes(changes)
 
     def _fault(self, _fault: str) -> None:
         self.counts["chunks_skipped"] += 1
 
-    def _remember(self, batch: Batch) -> None:
-        self._ids[batch.offset] = batch.id
-        self._ids.pop(batch.offset - RECENT_IDS, None)
-
-    def _show(self, load: _Load) -> None:
+    def _show(self, load: Content) -> None:
         """Replace the content with a finished load; report the keys that differ."""
-        before, self.values = self.values, load.values
-        self.tables = load.tables
-        self.position = load.position
+        # It has caught up with its newest field: no batch to come is at or below a floor.
+        load.floors.clear()
+        before, self.content = self.content, load
         if self._watched:
-            self._show_changes(_differences(before, load.values, load.position, self.shard))
+            self._show_changes(differences(before, load, self.shard))
 
     def _show_changes(self, changes: list[Change]) -> None:
         if changes and self._watched:
@@ -452,9 +366,8 @@ class ShardState:
         self.counts[event] += 1
         before, self.phase = self.phase, TRANSITIONS[self.phase][event]
         if self.phase is Status.LOADING and before is not Status.LOADING:
-            # Ids of another history must not make one of its batches look like a duplicate.
             self._load = None
-            self._ids.clear()
+            self._recent.clear()
         if self.phase is not before:
             self.moved_by = event
             self._effects.append(PhaseChanged(before, self.phase, event))
@@ -483,36 +396,5 @@ class ShardState:
             self._effects.append(self._request)
 
     def _keep(self, packet: Packet, size: int) -> None:
-        """Keep a batch until a read ends; if too many, drop the oldest: the log has them."""
-        if not isinstance(packet, Batch) or packet.offset <= self.reading_from.offset:
-            return
-        self._kept.append((packet, size))
-        self._kept_bytes += size
-        while self._kept_bytes > KEPT_PACKETS_BYTES:
-            self._kept_bytes -= self._kept.popleft()[1]
-
-    def _drop_kept(self) -> None:
-        self._kept.clear()
-        self._kept_bytes = 0
-
-
-# The n-th field of the tuple is the n-th of `Change`; without a step of Python for each delta.
-_change: Callable[[Iterable[Any]], Change] = partial(tuple.__new__, Change)
-
-
-def _differences(
-    before: dict[str, Any], after: dict[str, Any], position: Position, shard: int
-) -> list[Change]:
-    """What changed between two states, as changes marked `resync`."""
-    gone = [
-        Change(key, None, "delete", position, shard, resync=True)
-        for key in before
-        if key not in after
-    ]
-    # Compared as bytes: 1, 1.0 and True are equal to Python but not to a reader.
-    absent = object()
-    return gone + [
-        Change(key, value, "set", position, shard, resync=True)
-        for key, value in after.items()
-        if (old := before.get(key, absent)) is absent or pack_value(old) != pack_value(value)
-    ]
+        if isinstance(packet, Batch) and packet.offset > self.reading_from.offset:
+            self._kept.add(packet, size)

@@ -120,7 +120,7 @@ class ReplicaEngine:
         shards = self._follower.shards
         if not shards:
             raise KeyError(key)
-        return shards[shard_of(key, len(shards))].values[key]
+        return shards[shard_of(key, len(shards))].content.values[key]
 
     def count(self) -> int:
         """Return how many keys there are."""

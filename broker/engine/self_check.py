@@ -108,7 +108,7 @@ async def _compare_tables(
         for name, mine, theirs in held.differences(right)
     ]
     if found and repairs:
-        shard.tables = right
+        shard.content.tables = right
     return keys, found
 
 

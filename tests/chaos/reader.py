@@ -14,7 +14,7 @@ from typing import Any
 
 from broker import BrokerError
 from broker.aio import Replica
-from broker.core import shard
+from broker.core import content as content_module
 from broker.core.fold import Observer, Tally, fold
 from broker.protocol.messages import Batch, Chunk
 from broker.protocol.names import shard_of
@@ -63,7 +63,7 @@ class Reader:
                 replica=self.name,
                 place=ShardPosition(batch.shard, batch.epoch, batch.offset, batch.id),
                 previous=batch.previous_id,
-                loading=floors is not None,
+                loading=values is not self.replica._engine.shards[batch.shard].values,
                 loads=self.replica.stats().loads,
                 digest=digest_of_chunks(batch.chunks),
                 deltas=batch.deltas,
@@ -151,7 +151,7 @@ async def follow(options: argparse.Namespace) -> None:
                 ) as replica:
                     # A new name, since its counters start at 0.
                     reader = Reader(f"{options.name}.{next(names)}", replica, journal)
-                    vars(shard)["fold"] = reader.applied
+                    vars(content_module)["fold"] = reader.applied
                     await reader.run(stop)
             except BrokerError as error:
                 print(f"{type(error).__name__}: {error}", flush=True)

@@ -223,7 +223,7 @@ def test_a_snapshot_is_one_moment(
         Replica(server.url, namespace=namespace) as replica,
     ):
         replica.wait_live(10)
-        monkeypatch.setattr("broker.core.shard.fold", slowly)
+        monkeypatch.setattr("broker.core.content.fold", slowly)
         producer.set_many({"left": 1, "right": 1})
         producer.flush(10)
         assert in_the_middle.wait(10)

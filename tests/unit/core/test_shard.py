@@ -8,12 +8,9 @@ import pytest
 
 from broker.core.bulk_chunks import MAX_BYTES
 from broker.core.effects import LoadState, ReadLog, Reconnect
-from broker.core.shard import (
-    KEPT_PACKETS_BYTES,
-    LOADS_BEFORE_GIVING_UP,
-    RECENT_IDS,
-    ShardState,
-)
+from broker.core.kept_batches import KEPT_BYTES
+from broker.core.recent_ids import RECENT_IDS
+from broker.core.shard import LOADS_BEFORE_GIVING_UP, ShardState
 from broker.core.transitions import Event
 from broker.errors import DecodeError
 from broker.model import Change, Status
@@ -212,7 +209,7 @@ def test_memory_for_ids_is_bounded(history: History, replica: Follower) -> None:
         history.append("n1", [])
         history.drain(1)
     replica.receive_all()
-    assert len(replica.state._ids) <= RECENT_IDS
+    assert len(replica.state._recent) <= RECENT_IDS
     assert replica.events_of(first) == [Event.BEHIND]
     replica.read_all()
     assert replica.state.phase is Status.LIVE
@@ -233,10 +230,10 @@ def test_memory_for_packets_kept_is_bounded(history: History, replica: Follower)
     replica.subscribe()
     replica.ask()
     big = "x" * (1 << 20)
-    for _ in range((KEPT_PACKETS_BYTES >> 20) + 3):
+    for _ in range((KEPT_BYTES >> 20) + 3):
         write(history, (OP_SET, "big", big), plus("a"))
     replica.receive_all()
-    assert replica.state._kept_bytes <= KEPT_PACKETS_BYTES
+    assert replica.state._kept.bytes <= KEPT_BYTES
     replica.read_all()
     assert replica.state.values == history.moments[history.head].values
 

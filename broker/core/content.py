@@ -1,0 +1,125 @@
+"""What one shard of a replica holds at one position of its history. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from broker.core.fold import Observer, Tally, fold
+from broker.core.tables import new_tables
+from broker.protocol.codec import decode_keys, pack_value, unpack_fields
+from broker.protocol.messages import Batch, Chunk, Position
+from broker.protocol.operations import Operation
+
+if TYPE_CHECKING:
+    from broker.core.tables.shard import ShardTables
+
+
+@dataclass(slots=True)
+class Content:
+    """The keys, values and tables of a shard: the visible ones, or those of a load.
+
+    A load begins with the full state, page by page, and continues with the log. While a scheduler
+    writes the full state, some fields of it are newer than its position.
+
+    Attributes:
+        position: of the last batch that is contained.
+        values: by key.
+        tables: None without numpy.
+        covered: append number up to which the position contains all chunks.
+        floors: key -> offset up to which `values` contains it, where that is beyond the position.
+        newest: the largest offset of a loaded field.
+    """
+
+    position: Position = field(default_factory=Position)
+    values: dict[str, Any] = field(default_factory=dict)
+    tables: ShardTables | None = field(default_factory=new_tables)
+    covered: int = 0
+    floors: dict[str, int] = field(default_factory=dict)
+    newest: int = 0
+
+    # -- a load -----------------------------------------------------------------------------------
+
+    def add_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
+        """Add one page of the full-state hash.
+
+        Raises:
+            DecodeError: a key or field is damaged.
+        """
+        if not fields:
+            return
+        offsets, values = unpack_fields(fields)
+        names = decode_keys(keys)
+        self.values.update(zip(names, values, strict=True))
+        newest = max(offsets)
+        if newest > self.position.offset:
+            # A snapshot is being written right now: these keys are ahead of the position.
+            self.newest = max(self.newest, newest)
+            self.floors.update(
+                (name, offset)
+                for name, offset in zip(names, offsets, strict=True)
+                if offset > self.position.offset
+            )
+
+    def add_tables(self, fields: Mapping[str, bytes]) -> None:
+        """Add the tables hash.
+
+        Raises:
+            DecodeError: a field is damaged.
+        """
+        if self.tables is not None:
+            self.tables = type(self.tables).loaded(fields, self.position.offset)
+            self.newest = max(self.newest, self.tables.newest)
+
+    # -- the history ------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        batch: Batch,
+        chunks: Iterable[Chunk],
+        observe: Observer | None = None,
+        note_fault: Callable[[str], object] | None = None,
+    ) -> Tally:
+        """Apply the next batch of the history.
+
+        Args:
+            batch: follows `position`.
+            chunks: those of the batch that could be decoded.
+            observe: called for the deltas that took effect, see `fold`.
+            note_fault: called with each rule that a chunk's part for tables broke.
+
+        Returns:
+            The counts of the batch's deltas.
+        """
+        tally = fold(
+            *(self.values, batch, chunks, self.floors, observe),
+            tables=self.tables,
+            note_fault=note_fault,
+        )
+        self.position = batch.position
+        self.covered = batch.covered
+        return tally
+
+    # -- self-check -------------------------------------------------------------------------------
+
+    def repair(
+        self, right: Mapping[str, Any], among: Iterable[str]
+    ) -> list[tuple[Operation, str, Any]]:
+        """Correct keys to the history at `position`; return what was done: operation, key, value.
+
+        Args:
+            right: key -> value; keys of `among` that it lacks do not exist.
+            among: the keys to compare, besides those of `right`.
+        """
+        repaired: list[tuple[Operation, str, Any]] = []
+        for key in {*among, *right}:
+            is_held = key in self.values
+            if key in right:
+                if not is_held or pack_value(self.values[key]) != pack_value(right[key]):
+                    self.values[key] = right[key]
+                    repaired.append(("set", key, right[key]))
+            elif is_held:
+                del self.values[key]
+                repaired.append(("delete", key, None))
+        return repaired
