@@ -8,7 +8,6 @@ does not subscribe to bulk chunks.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Collection
 from typing import Final
 
@@ -16,6 +15,7 @@ from broker.backend.session import Session
 from broker.backend.subscription import Subscription
 from broker.errors import BackendError, DecodeError
 from broker.protocol.codec import decode_head
+from broker.runtime import clock
 from broker.runtime.tasks import cancel_and_wait
 from workers.health import FlushHealth
 
@@ -45,7 +45,7 @@ class Canary:
         # A silent connection may be half open.
         patience = max(MIN_PATIENCE_S, self._health.bound)
         while True:
-            began = time.monotonic()
+            began = clock.now()
             self._bytes = 0
             self._received.clear()
             self._enough.clear()
@@ -58,7 +58,7 @@ class Canary:
                     listening.result()
             finally:
                 await cancel_and_wait([listening, enough])
-            await asyncio.sleep(began + self._health.interval - time.monotonic())
+            await asyncio.sleep(began + self._health.interval - clock.now())
 
     async def ready(self) -> None:
         """Return at once: the worker itself maintains the namespace."""
@@ -79,7 +79,7 @@ class Canary:
         except DecodeError:
             return
         if head is not None and head.shard == shard:
-            self._health.received(shard, head.epoch, head.offset, time.monotonic())
+            self._health.received(shard, head.epoch, head.offset, clock.now())
             self._received.add(shard)
         self._bytes += len(data)
         if self._bytes > ENOUGH_BYTES and len(self._received) == len(self._by_channel):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from broker.backend.session import Session
 from broker.backend.topology import Client
 from broker.errors import BackendError
 from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES, TRIGGER_COUNT
+from broker.runtime import clock
 from broker.runtime.tasks import cancel_and_wait
 from broker.stats import FlushShardStats, FlushWorkerStats
 from workers.canary import Canary
@@ -93,7 +93,7 @@ class FlushWorker:
         self._max_count = max_count
         self._limits = limits or DrainLimits()
         self._shards = [_Shard(number) for number in range(len(session.keys))]
-        self.health = FlushHealth(len(session.keys), heartbeat_interval, time.monotonic())
+        self.health = FlushHealth(len(session.keys), heartbeat_interval, clock.now())
         self.reason = GREEN
 
     def stats(self) -> FlushWorkerStats:
@@ -160,7 +160,7 @@ class FlushWorker:
         while True:
             await asyncio.sleep(self.health.tick)
             self.reason = log_health_change(
-                self.name, self.reason, self.health.verdict(time.monotonic())
+                self.name, self.reason, self.health.verdict(clock.now())
             )
 
     async def poll(self) -> None:
@@ -178,11 +178,11 @@ class FlushWorker:
         Raises:
             BackendError: Redis failed; call again.
         """
-        began = time.monotonic()
+        began = clock.now()
         try:
             if shard.heartbeat_at <= began:
                 await self._heartbeat(shard)
-            is_due = shard.drain_at is not None and shard.drain_at <= time.monotonic()
+            is_due = shard.drain_at is not None and shard.drain_at <= clock.now()
             # While the log is full, wake-ups from producers are ignored: a drain would fail.
             if (shard.is_woken and not shard.is_full) or is_due:
                 await self._drain(shard)
@@ -197,11 +197,11 @@ class FlushWorker:
             if shard.drain_at is None
             else min(shard.heartbeat_at, shard.drain_at)
         )
-        return max(0.0, next_at - time.monotonic())
+        return max(0.0, next_at - clock.now())
 
     async def _keep_namespace(self) -> float:
         """Create the namespace again if it is gone, as after FLUSHALL: nobody could join."""
-        began = time.monotonic()
+        began = clock.now()
         try:
             await self._session.create_or_join()
         except BackendError as error:
@@ -226,7 +226,7 @@ class FlushWorker:
             max_count=self._max_count,
             reason=self.reason,
         )
-        now = time.monotonic()
+        now = clock.now()
         self.health.answered(now)
         shard.heartbeat_at = now + heartbeat_ms / 1000
         if due_ms >= 0:
@@ -240,7 +240,7 @@ class FlushWorker:
         shard.is_woken = False
         keys = self._session.keys[shard.number]
         batch_id = os.urandom(BATCH_ID_BYTES)
-        asked = time.monotonic()
+        asked = clock.now()
         reply = await self._session.commands.drain(
             keys, shard.number, batch_id, list(shard.nodes), self._limits
         )
@@ -251,7 +251,7 @@ class FlushWorker:
                 keys, shard.number, batch_id, list(shard.nodes), self._limits
             )
             self._forget_nodes(shard)
-        now = time.monotonic()
+        now = clock.now()
         self.health.answered(now)
         if isinstance(reply, Drained):
             self._count(shard, reply)

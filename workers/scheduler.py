@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from broker.backend.session import Session
 from broker.errors import BackendError, BrokerError, ConnectError
+from broker.runtime import clock
 from broker.stats import SchedulerShardStats, SchedulerStats
 from workers.health import GREEN, ScheduleHealth
 from workers.loop import log_health_change, run_loop
@@ -77,7 +77,7 @@ class Scheduler:
         self._counts = [_Counts() for _ in self._shards]
         self._jobs_failed = 0
         self._jobs_missed = 0
-        self.health = ScheduleHealth(interval, RENEW_INTERVAL_S, time.monotonic())
+        self.health = ScheduleHealth(interval, RENEW_INTERVAL_S, clock.now())
         self.reason = GREEN
         self._wake = asyncio.Event()
         self._is_writing = False
@@ -130,7 +130,7 @@ class Scheduler:
             IntervalTrigger(seconds=PRESSURE_CHECK_INTERVAL_S),
             id="pressure",
         )
-        self._write_deadline = time.monotonic() + self._interval * MAX_INTERVALS_BETWEEN_WRITES
+        self._write_deadline = clock.now() + self._interval * MAX_INTERVALS_BETWEEN_WRITES
         scheduler.start()
         try:
             await run_loop(self.name, self._poll, self._wake, stop)
@@ -163,10 +163,10 @@ class Scheduler:
 
     async def _poll(self) -> float:
         """Do what is due; a job ends the sleep."""
-        if self._write_due or time.monotonic() >= self._write_deadline:
+        if self._write_due or clock.now() >= self._write_deadline:
             self._write_due = False
             # APScheduler uses the wall clock, which may be set back.
-            self._write_deadline = time.monotonic() + self._interval * MAX_INTERVALS_BETWEEN_WRITES
+            self._write_deadline = clock.now() + self._interval * MAX_INTERVALS_BETWEEN_WRITES
             await self.write_all()
         elif self._renew_due:
             self._renew_due = False
@@ -177,13 +177,13 @@ class Scheduler:
             self._write_due |= await self._is_log_half_full()
         if self._write_due or self._renew_due:
             return 0.0
-        return max(0.0, self._write_deadline - time.monotonic())
+        return max(0.0, self._write_deadline - clock.now())
 
     async def write_all(self) -> None:
         """Update the full state of every shard whose lease this scheduler holds or can acquire."""
         self._is_writing = True
         for shard, counts in zip(self._shards, self._counts, strict=True):
-            began = time.monotonic()
+            began = clock.now()
             try:
                 written = await shard.write_once()
             except BrokerError as error:
@@ -193,7 +193,7 @@ class Scheduler:
                 if isinstance(error, ConnectError):
                     self.health.not_renewed(shard.shard, began, str(error))
                 continue
-            self.health.wrote(shard.shard, time.monotonic(), is_held=bool(shard.fence))
+            self.health.wrote(shard.shard, clock.now(), is_held=bool(shard.fence))
             if written is not None:
                 counts.snapshots += 1
                 counts.sets += written.sets
@@ -212,23 +212,21 @@ class Scheduler:
     async def renew_all(self) -> None:
         """Renew the leases, and acquire those that are free."""
         for shard in self._shards:
-            began = time.monotonic()
+            began = clock.now()
             try:
                 is_held = await shard.renew()
             except BrokerError as error:
                 log.warning("lease_failed shard=%d error=%s", shard.shard, error)
                 self.health.not_renewed(shard.shard, began, str(error))
             else:
-                self.health.renewed(shard.shard, time.monotonic(), is_held=is_held)
+                self.health.renewed(shard.shard, clock.now(), is_held=is_held)
         self._update_health()
 
     def _update_health(self) -> None:
         """Update the health; the next renewals publish it."""
         for shard in self._shards:
             self.health.progressed(shard.shard, shard.committed_at)
-        self.reason = log_health_change(
-            self.name, self.reason, self.health.verdict(time.monotonic())
-        )
+        self.reason = log_health_change(self.name, self.reason, self.health.verdict(clock.now()))
         for shard in self._shards:
             shard.reason = self.reason
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from broker.protocol.constants import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
 from broker.protocol.digest import Digest
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys
+from broker.runtime import clock
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
@@ -122,7 +122,7 @@ class SnapshotWorker:
             FencedError: the lease was lost; the next holder continues from the last commit.
             BackendError: Redis failed; the next round continues, likewise.
         """
-        started = time.monotonic()
+        started = clock.now()
         if not await self.renew():
             return None
         client = self._session.client
@@ -156,7 +156,7 @@ class SnapshotWorker:
             written.deletes += deletes
             if at.offset >= head.position.offset:
                 break
-        written.seconds = time.monotonic() - started
+        written.seconds = clock.now() - started
         log.info(
             "snapshot_written shard=%d offset=%d batches=%d sets=%d deletes=%d seconds=%.3f",
             *(self.shard, written.offset, written.batches, written.sets, written.deletes),
@@ -294,7 +294,7 @@ class SnapshotWorker:
         return digest
 
     async def _commit(self, changes: NetChanges, *, pressed: bool) -> None:
-        position, now = changes.position, time.monotonic()
+        position, now = changes.position, clock.now()
         for node, one in changes.bad:
             log.error(
                 "chunk_skipped node=%s shard=%d offset=%d index=%d bytes=%d fault=%s",

@@ -29,6 +29,7 @@ from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_INCREMENT, OP_SET
 from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
+from broker.runtime import clock
 from broker.stats import ProducerStats
 
 log = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ class ProducerEngine(FastSet[Retry | None]):
         if self._timestamps:
             stamp, size = round(time.time() * 1000), size + STAMP_BYTES
         shard = shard_of(key, self.shards)
-        result = sender.buffer.add(shard, op, key, value, size, stamp, time.monotonic())
+        result = sender.buffer.add(shard, op, key, value, size, stamp, clock.now())
         if result is _NO_ROOM:
             return partial(self._put_again, op, key, value)
         if result is _WAKE:
@@ -257,7 +258,7 @@ class ProducerEngine(FastSet[Retry | None]):
     def _add_group(self, shard: int, keys: list[str], values: list[Any], size: int) -> bool:
         stamp = round(time.time() * 1000) if self._timestamps else None
         add_many = self.buffer.add_many
-        return self._is_in(shard, add_many(shard, keys, values, size, stamp, time.monotonic()))
+        return self._is_in(shard, add_many(shard, keys, values, size, stamp, clock.now()))
 
     def put_table_runs(self, runs: list[tuple[int, TableRun]]) -> Iterator[Retry]:
         """Buffer runs of a table, each with its shard; yield a retry for each without room."""
@@ -266,7 +267,7 @@ class ProducerEngine(FastSet[Retry | None]):
                 yield partial(self._add_table_run, shard, run)
 
     def _add_table_run(self, shard: int, run: TableRun) -> bool:
-        return self._is_in(shard, self.buffer.add_table_run(shard, run, time.monotonic()))
+        return self._is_in(shard, self.buffer.add_table_run(shard, run, clock.now()))
 
     def _is_in(self, shard: int, result: AddResult) -> bool:
         """Wake the shard's sender if needed; false if there was no room."""

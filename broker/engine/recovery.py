@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -14,6 +13,7 @@ from broker.backend.session import Session
 from broker.core.effects import Effect, LoadState, Read, ReadLog, StopReading
 from broker.core.shard import ShardState
 from broker.errors import BackendError, DecodeError
+from broker.runtime import clock
 from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 
@@ -90,7 +90,7 @@ class Recovery:
             return LOG_RETRY_MAX if isinstance(request, ReadLog) else RETRY_MAX
 
     async def _read_log(self, request: ReadLog) -> None:
-        asked_at = time.monotonic()
+        asked_at = clock.now()
         page = await queries.log_page(
             self._session.client, self._keys, request.after.offset, page_sizes.LOG_OF_REPLICA
         )

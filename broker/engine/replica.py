@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
@@ -22,6 +21,7 @@ from broker.errors import ClosedError, ConfigError, TokenError
 from broker.model import Health, Status, StatusChange, Token, Verification
 from broker.protocol.messages import Position, TableKey
 from broker.protocol.names import shard_of
+from broker.runtime import clock
 from broker.stats import ReplicaStats
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class ReplicaEngine:
     @property
     def lag(self) -> float:
         """Seconds since the content was last proved to be the whole history."""
-        now = time.monotonic()
+        now = clock.now()
         return max((shard.lag(now) for shard in self.shards), default=float("inf"))
 
     def stats(self) -> ReplicaStats:

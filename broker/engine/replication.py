@@ -41,6 +41,7 @@ from broker.errors import (
     ReplicaFailedError,
 )
 from broker.model import Change, Status
+from broker.runtime import clock
 from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 
@@ -73,7 +74,7 @@ class Follower:
         self.news = asyncio.Event()
         self.reconnects = 0
         self.queues: list[ChangeQueue] = []
-        self.track = StatusTrack(lambda: (time.monotonic(), time.time()))
+        self.track = StatusTrack(lambda: (clock.now(), time.time()))
         self._conflated = 0
         self._session = session
         self._by_channel: dict[bytes, ShardState] = {}
@@ -137,7 +138,7 @@ class Follower:
 
     def add_status_queue(self, queue: StatusQueue) -> None:
         """Begin to fill a queue of status changes, first with the status now."""
-        now = time.monotonic()
+        now = clock.now()
         for shard in self.shards:
             self._perform(shard, shard.tick(now))
         self.track.add_queue(queue)
@@ -169,7 +170,7 @@ class Follower:
                 case FullStateWritten():
                     self._full_state_written[shard.shard].set()
         # The deadline may be earlier now: a packet may prove less than an earlier read did.
-        now = time.monotonic()
+        now = clock.now()
         if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
             self._watch_anew.set()
         self.news.set()
@@ -218,7 +219,7 @@ class Follower:
             self._by_bulk_channel[channel].bulk(data)
             return
         shard = self._by_channel[channel]
-        effects = shard.packet(data, time.monotonic(), watched=bool(self.queues))
+        effects = shard.packet(data, clock.now(), watched=bool(self.queues))
         self._perform(shard, effects)
 
     def on_subscribed(self, channel: bytes) -> None:
@@ -226,7 +227,7 @@ class Follower:
         if channel in self._by_bulk_channel:
             return
         shard = self._by_channel[channel]
-        self._perform(shard, shard.subscribed(time.monotonic()))
+        self._perform(shard, shard.subscribed(clock.now()))
 
     def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
         """Mark the shards as disconnected; the next `subscribed` reads what was missed."""
@@ -251,7 +252,7 @@ class Follower:
     async def _watch(self) -> None:
         """Make shards stale at the bound, and then open a new connection."""
         while True:
-            now = time.monotonic()
+            now = clock.now()
             live = [shard for shard in self.shards if shard.phase is Status.LIVE]
             left = min((-shard.overdue(now) for shard in live), default=1.0)
             wait = min(self.staleness_bound / 4, max(0.0, left) + WATCH_SLACK)
@@ -260,7 +261,7 @@ class Follower:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._watch_anew.wait()
-            now = time.monotonic()
+            now = clock.now()
             for shard in self.shards:
                 self._perform(shard, shard.tick(now))
 

@@ -20,6 +20,7 @@ from broker.core.buffer import ProducerBuffer
 from broker.core.lane import Packed
 from broker.errors import BackendError, BrokerError, FencedError
 from broker.protocol.constants import EPOCH_BYTES
+from broker.runtime import clock
 from broker.runtime.backoff import Backoff
 from broker.runtime.tasks import cancel_and_wait
 from broker.stats import ProducerStats
@@ -175,7 +176,7 @@ class Sender:
 
     async def _send_lane(self, shard: int) -> None:
         """Send one shard's chunks in order, until the producer is closed."""
-        wake, pause, asked = self._wakes[shard], 0.0, time.monotonic()
+        wake, pause, asked = self._wakes[shard], 0.0, clock.now()
         retry = Backoff(RETRY_FIRST, RETRY_MAX)
         while True:
             wake.clear()
@@ -187,11 +188,11 @@ class Sender:
             try:
                 if chunks:
                     pause = 0.0 if await self._send(shard, chunks) else retry.next()
-                    asked = time.monotonic()
-                elif wait is None and time.monotonic() - asked >= PROBE_INTERVAL:
+                    asked = clock.now()
+                elif wait is None and clock.now() - asked >= PROBE_INTERVAL:
                     # Also where flushes without anything to send never let it rest.
                     await self._probe(shard)
-                    pause, asked = 0.0, time.monotonic()
+                    pause, asked = 0.0, clock.now()
                 elif not await _woken(wake, wait):
                     pause = 0.0
             except FencedError as error:
@@ -214,7 +215,7 @@ class Sender:
         wait, size = None, 0
         while size < most:
             packed, wait = self.buffer.next_chunk(
-                shard, time.monotonic(), self._linger, round(time.time() * 1000)
+                shard, clock.now(), self._linger, round(time.time() * 1000)
             )
             if packed is None:
                 break
@@ -230,7 +231,7 @@ class Sender:
             self.buffer.lanes[shard].incarnation,
             self._token,
             chunks,
-            now=time.monotonic(),
+            now=clock.now(),
             max_age_ms=self._max_age_ms,
             max_count=self._max_count,
             pending_limit=self._settings["pending_bytes"],
@@ -278,15 +279,13 @@ class Sender:
         self._counts.duplicates += reply.duplicate
         self.marks[shard] = (reply.epoch, reply.append)
         self._learn(reply.max_age_ms, reply.max_count)
-        self.buffer.accepted(shard, time.monotonic())
+        self.buffer.accepted(shard, clock.now())
         self.progress.set()
 
     async def _resume(self, shard: int, missing: Missing) -> None:
         """Redis lost chunks: send the kept ones again, and count the others as lost."""
         lane = self.buffer.lanes[shard]
-        base, deltas, lost = self.buffer.rewind(
-            shard, missing.number, missing.deltas, time.monotonic()
-        )
+        base, deltas, lost = self.buffer.rewind(shard, missing.number, missing.deltas, clock.now())
         log.warning(
             "chunks_missing node=%s shard=%d from=%d resend_from=%d lost=%d",
             *(self.node, shard, missing.number, base + 1, lost),

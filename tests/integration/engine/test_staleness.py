@@ -9,6 +9,7 @@ import pytest
 
 from broker import Producer, Replica, Status
 from broker.aio import Replica as AioReplica
+from broker.runtime import clock
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.manual_flush import ManualFlush
@@ -176,5 +177,41 @@ def test_the_asyncio_replica_says_the_same(
             )
             with pytest.raises(TimeoutError, match=r"is not live after 0.01 s.*statebroker status"):
                 await replica.wait_live(0.01)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("face", ["sync", "aio"])
+def test_after_a_suspension_a_replica_is_stale_at_once(
+    server: Server, namespace: str, serving: NewServing, face: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that slept longer than the bound finds its replica stale, then live again."""
+    serving(server.url, namespace, heartbeat=HEARTBEAT)
+    awake = clock.now
+
+    def sleep() -> None:
+        # Nothing else of the process runs in between, as after a real suspension.
+        monkeypatch.setattr(clock, "now", lambda: awake() + 20)
+
+    if face == "sync":
+        with Replica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
+            replica.wait_live(10)
+            server.pause()
+            try:
+                sleep()
+                assert replica.status is Status.STALE
+                assert replica.lag > 20 - LATE
+                assert not replica.health.ok
+            finally:
+                server.resume()
+            replica.wait_live(10)
+        return
+
+    async def scenario() -> None:
+        async with AioReplica(server.url, namespace=namespace, staleness_bound=BOUND) as replica:
+            await replica.wait_live(10)
+            sleep()
+            assert replica.status is Status.STALE
+            await replica.wait_live(10)
 
     asyncio.run(scenario())
