@@ -45,6 +45,7 @@ from broker.protocol.table_codec import checked_part, packed_part
 from broker.protocol.values import CONTAINERS, within_depth
 
 _PREFIX = struct.Struct(">BBBBHBB8sBQBB8sBB8sBQBQ")
+_PENDING_SINCE = struct.Struct(">15sBQ")
 _BATCH_TAIL = struct.Struct(">BBQBIBI")
 _BIN32 = struct.Struct(">BI")
 _UINT32 = struct.Struct(">BI")
@@ -176,7 +177,9 @@ def encode_packet(packet: Packet) -> bytes:
     It does not contain the bulk chunks of a batch, see `bulk_of`.
     """
     kind = {Batch: KIND_BATCH, Heartbeat: KIND_HEARTBEAT, Notice: KIND_NOTICE}[type(packet)]
-    fields = _BATCH_FIELDS if isinstance(packet, Batch) else _PREFIX_FIELDS
+    since = packet.pending_since_ms if isinstance(packet, Batch | Heartbeat) else None
+    end = b"" if since is None else _PENDING_SINCE.pack(b"\x81\xadpending_since", 0xCF, since)
+    fields = (_BATCH_FIELDS if isinstance(packet, Batch) else _PREFIX_FIELDS) + bool(end)
     head = _PREFIX.pack(
         *(0x90 | fields, PROTOCOL_VERSION, kind, 0xCD, packet.shard),
         *(0xC4, EPOCH_BYTES, packet.epoch, 0xCF, packet.offset),
@@ -184,12 +187,12 @@ def encode_packet(packet: Packet) -> bytes:
         *(0xCF, packet.time_ms, 0xCF, packet.covered),
     )
     if not isinstance(packet, Batch):
-        return head
+        return head + end
     tail = _BATCH_TAIL.pack(
         *(packet.trigger, 0xCF, packet.oldest_ms, 0xCE, packet.deltas),
         *(0xDD, len(packet.chunks)),
     )
-    return b"".join((head, tail, *chain.from_iterable(map(_framed, packet.chunks))))
+    return b"".join((head, tail, *chain.from_iterable(map(_framed, packet.chunks)), end))
 
 
 def _framed(chunk: bytes) -> tuple[bytes, ...]:
@@ -219,10 +222,10 @@ def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
     """
     kind, prefix, fields = _read_packet(data)
     if kind == KIND_HEARTBEAT:
-        return Heartbeat(*prefix)
+        return Heartbeat(*prefix, _pending_since(fields))
     if kind == KIND_NOTICE:
         return Notice(*prefix)
-    trigger, oldest_ms, deltas, items = fields
+    trigger, oldest_ms, deltas, items, *rest = fields
     if any(type(n) is not int or n < 0 for n in (trigger, oldest_ms, deltas)):
         raise DecodeError("batch numbers are not unsigned integers")
     if type(items) is not list:
@@ -230,8 +233,19 @@ def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
     shard, epoch, offset, batch_id, previous_id, time_ms, covered = prefix
     return Batch(
         *(shard, epoch, offset, batch_id, previous_id, time_ms, covered),
-        *(trigger, oldest_ms, deltas, _chunks(items, bulk)),
+        *(trigger, oldest_ms, deltas, _chunks(items, bulk), _pending_since(rest)),
     )
+
+
+def _pending_since(fields: list[Any]) -> int | None:
+    """Return the named addition that only packets with something pending have."""
+    additions = fields[0] if fields else None
+    if type(additions) is not dict:
+        return None
+    since: Any = additions.get("pending_since")
+    if since is not None and (type(since) is not int or since < 0):
+        raise DecodeError(f"pending_since {shown(since)} is not an unsigned integer")
+    return since
 
 
 @refuses
@@ -246,7 +260,7 @@ def decode_head(data: bytes) -> Heartbeat | None:
 
 
 def _read_packet(data: bytes) -> tuple[int, list[Any], list[Any]]:
-    """Return the kind, the fields of every packet, and the fields of a batch."""
+    """Return the kind, the fields of every packet, and those that only its kind has."""
     fields = unpack(data)
     if type(fields) is not list or len(fields) < _PREFIX_FIELDS:
         raise DecodeError("packet is not an array of at least 9")
@@ -271,7 +285,7 @@ def _read_packet(data: bytes) -> tuple[int, list[Any], list[Any]]:
         kind == KIND_BATCH and len(fields) < _BATCH_FIELDS
     ):
         raise DecodeError(f"unknown packet kind {kind} of {len(fields)} fields")
-    return kind, prefix, fields[_PREFIX_FIELDS:_BATCH_FIELDS]
+    return kind, prefix, fields[_PREFIX_FIELDS : _BATCH_FIELDS + 1]
 
 
 def _chunks(items: list[Any], bulk: Sequence[bytes]) -> list[bytes]:

@@ -193,12 +193,15 @@ class Batch(Packet):
         oldest_ms: Redis clock when its oldest chunk was accepted.
         deltas: number of deltas, as reported by the producers.
         chunks: the chunks' bytes, in the order of acceptance.
+        pending_since_ms: Redis clock when the oldest chunk that stays pending was accepted; None if
+            nothing stays.
     """
 
     trigger: int = 0
     oldest_ms: int = 0
     deltas: int = 0
     chunks: list[bytes] = field(default_factory=list)
+    pending_since_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +226,14 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat(Packet):
-    """The head of the shard, published when it was quiet for a while."""
+    """The head of the shard, published when it was quiet for a while.
+
+    Attributes:
+        pending_since_ms: Redis clock when the oldest pending chunk was accepted; None if nothing is
+            pending.
+    """
+
+    pending_since_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

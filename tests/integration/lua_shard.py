@@ -256,7 +256,7 @@ class Shard:
         k = self.keys
         return self.call(
             "heartbeat",
-            [k.meta, k.workers],
+            [k.meta, k.workers, k.order],
             *(k.channel, "PUBLISH", shard, interval, epoch, worker, "flush", max_age, max_count),
             red,
         )

@@ -48,7 +48,7 @@ def runs(draw: st.DrawFn) -> Run:
 CHUNKS = st.builds(Chunk, TEXTS, U64, U64, U64, st.lists(runs(), max_size=4))
 _PREFIX = (U16, EIGHT_BYTES, U64, EIGHT_BYTES, EIGHT_BYTES, U64, U64)
 PACKETS: st.SearchStrategy[Packet] = st.one_of(
-    st.builds(Heartbeat, *_PREFIX),
+    st.builds(Heartbeat, *_PREFIX, st.none() | U64),
     st.builds(Notice, *_PREFIX),
     st.builds(
         Batch,
@@ -57,5 +57,6 @@ PACKETS: st.SearchStrategy[Packet] = st.one_of(
         U64,
         U32,
         st.lists(st.binary(max_size=40), max_size=3),
+        st.none() | U64,
     ),
 )

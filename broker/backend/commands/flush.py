@@ -74,7 +74,7 @@ class FlushCommands(Scripts):
         """
         reply = await self.run(
             "heartbeat",
-            [keys.meta, keys.workers],
+            [keys.meta, keys.workers, keys.order],
             keys.channel,
             self.publish,
             shard,

@@ -25,8 +25,8 @@ local channel, bulk_channel, publish, shard = ARGV[1], ARGV[2], ARGV[3], tonumbe
 local id, max_bytes, max_chunks, log_limit = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local FIRST_LIST, FIRST_NODE = 4, 9
 local BULK_BYTES, FACE_BYTES = 65536, 96
--- What a batch adds to its chunks, to each of them, and to each bulk chunk.
-local HEAD_BYTES, FRAME_BYTES, STAND_IN_BYTES = 83, 5, 8 + FACE_BYTES
+-- What a batch adds to its chunks, if more stays pending, to each of them, and to each bulk chunk.
+local HEAD_BYTES, TAIL_BYTES, FRAME_BYTES, STAND_IN_BYTES = 83, 24, 5, 8 + FACE_BYTES
 -- Of an expression; Lua nests no deeper than 200.
 local MOST_TERMS = 129
 
@@ -113,6 +113,22 @@ if taken == 0 then
   redis.call('HDEL', meta, 'due', 'count_due')
   return {'IDLE', -1}
 end
+-- What stays, read before the first write: a list that is emptied is gone, and where its slot is on
+-- its way to another node a Cluster refuses any further look at it, in the middle of the script.
+local rest, next_entry = {}, entries[taken + 1]
+if not cut and count_due <= covered then
+  rest = redis.call('LRANGE', order, taken, taken + max_chunks - 1)
+  next_entry = rest[1]
+elseif not next_entry then
+  next_entry = redis.call('LRANGE', order, taken, taken)[1]
+end
+-- What stays pending is in no replica: none of them is current as of a later moment than this.
+local tail = ''
+if next_entry then
+  local _, accepted_at = struct.unpack('>I8I8', next_entry)
+  tail = '\129\173pending_since\207' .. struct.pack('>I8', math.min(now, accepted_at))
+  frames = frames + TAIL_BYTES
+end
 local log_bytes = tonumber(m[9] or 0)
 if log_bytes > 0 and log_bytes + frames + bytes > log_limit then
   return {'LOGFULL', log_bytes}
@@ -150,16 +166,11 @@ local chunk_count = taken - missing
 local offset = tonumber(m[2] or 0) + 1
 local previous = m[3] or string.rep('\0', 8)
 parts[1] = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4BI4',
-  0x9d, 2, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
+  next_entry and 0x9e or 0x9d, 2, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
   0xcf, now, 0xcf, covered, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
+parts[#parts + 1] = tail
 local batch = joined(parts)
 size = size + #batch
--- What stays, read before the first write: a list that is emptied is gone, and where its slot is on
--- its way to another node a Cluster refuses any further look at it, in the middle of the script.
-local rest = {}
-if not cut and count_due <= covered then
-  rest = redis.call('LRANGE', order, taken, taken + max_chunks - 1)
-end
 
 local logged = tonumber(m[10] or 0) + size
 local fields = {'b', batch, 't', number(logged), 'n', table.concat(names, ' ')}

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 --[[
-Tell the head of a shard if nothing was published for an interval; one a shard, however many workers
-ask. Starts the shard's first epoch, notes that the worker lives and how it is, and keeps the namespace's
-thresholds. Looks at one entry of the workers hash, any one, and drops it if unseen for 10 minutes.
+Tell the head of a shard if nothing was published for an interval, and since when something is pending;
+one a shard, however many workers ask. Starts the shard's first epoch, notes that the worker lives and how
+it is, and keeps the namespace's thresholds. Looks at one entry of the workers hash, any one, and drops it
+if unseen for 10 minutes.
 
-KEYS  1 meta hash   2 workers hash
+KEYS  1 meta hash   2 workers hash   3 order list (without it, what is pending is not told)
 ARGV  1 channel   2 'PUBLISH' or 'SPUBLISH'   3 shard   4 interval in ms
       5 epoch to use if this shard has none, 8 bytes   6 worker name   7 role
       8 max age in ms, 9 max count ('' = leave as they are)   10 why the worker is red ('' = it is green)
@@ -12,11 +13,12 @@ returns {ms until the next heartbeat is due, ms until something pending is due (
 publishes a heartbeat, if due
 cost  O(1)
 ]]
-local meta, workers = KEYS[1], KEYS[2]
+local meta, workers, order = KEYS[1], KEYS[2], KEYS[3]
 local channel, publish, shard, interval = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local new_epoch, worker, role, max_age, max_count = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local red = ARGV[10] or ''
 local forget_ms = 600000
+local ENTRY_BYTES = 32
 
 local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'previous', 'covered', 'published_at',
   'due', 'count_due', 'max_age', 'max_count')
@@ -41,9 +43,15 @@ local wait = tonumber(m[6] or 0) + interval - now
 -- A clock that was set back must not silence the shard.
 if wait <= 0 or wait > interval then
   local none = string.rep('\0', 8)
+  local first, fields, since = order and redis.call('LRANGE', order, 0, 0)[1], 0x99, ''
+  if first and #first >= ENTRY_BYTES then
+    -- What is pending is in no replica: none of them is current as of a later moment than this.
+    local _, accepted_at = struct.unpack('>I8I8', first)
+    fields, since = 0x9a, '\129\173pending_since\207' .. struct.pack('>I8', math.min(now, accepted_at))
+  end
   redis.call(publish, channel, struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8',
-    0x99, 2, 2, 0xcd, shard, 0xc4, 8, epoch, 0xcf, tonumber(m[2] or 0), 0xc4, 8, m[3] or none,
-    0xc4, 8, m[4] or none, 0xcf, now, 0xcf, tonumber(m[5] or 0)))
+    fields, 2, 2, 0xcd, shard, 0xc4, 8, epoch, 0xcf, tonumber(m[2] or 0), 0xc4, 8, m[3] or none,
+    0xc4, 8, m[4] or none, 0xcf, now, 0xcf, tonumber(m[5] or 0)) .. since)
   changes[#changes + 1] = 'published_at'
   changes[#changes + 1] = stamp
   wait = interval

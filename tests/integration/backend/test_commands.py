@@ -137,7 +137,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
             [k.channel, k.bulk, "PUBLISH", 0, first, 101, 102, 103, "n1", "n2"],
         ),
         "heartbeat": (
-            [k.meta, k.workers],
+            [k.meta, k.workers, k.order],
             [k.channel, "PUBLISH", 0, 1000, epoch, "w1", "flush", "", 10, "a b"],
         ),
         "lease_take": ([k.lease, k.meta, k.workers], ["s1", 9000, "x" * 300]),

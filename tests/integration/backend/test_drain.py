@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from broker.protocol.codec import decode_packet, encode_packet
 from broker.protocol.constants import TRIGGER_AGE, TRIGGER_COUNT
-from broker.protocol.messages import Batch
+from broker.protocol.messages import Batch, Heartbeat
 from broker.testing.server import Server
 from tests.integration.lua_shard import EPOCH, HOUR, Shard, chunk
 
@@ -307,7 +307,100 @@ def test_a_drain_that_fails_after_publishing_is_done_again_under_another_id(shar
     assert shard.admin.xlen(shard.keys.log) == 1
 
 
+def accepted_at(shard: Shard) -> list[int]:
+    """When each chunk of the order list was accepted."""
+    entries = shard.admin.lrange(shard.keys.order, 0, -1)
+    return [struct.unpack_from(">QQ", entry)[1] for entry in entries]
+
+
+@pytest.mark.parametrize("limits", [{"max_chunks": 2}, {"max_bytes": 300}])
+@pytest.mark.parametrize("by_count", [False, True])
+def test_a_batch_tells_since_when_the_rest_is_pending(
+    shard: Shard, limits: dict[str, int], *, by_count: bool
+) -> None:
+    """Whatever ends the batch: the oldest chunk that stays pending, and nothing if none stays."""
+    subscription = shard.subscription
+    shard.opened()
+    for number in range(1, 6):
+        shard.append(number, chunk("n1", number, 100), **by_one(by_count=by_count))
+    while (left := accepted_at(shard)) and shard.drain(**limits):
+        packet = subscription.next()
+        batch = decode_packet(packet)
+        assert isinstance(batch, Batch)
+        assert encode_packet(batch) == packet
+        rest = left[len(batch.chunks) :]
+        assert batch.pending_since_ms == (rest[0] if rest else None)
+
+
+def test_a_batch_by_count_tells_what_is_not_due_yet(shard: Shard) -> None:
+    """What follows the append that crossed the threshold is pending too."""
+    subscription = shard.subscription
+    shard.opened("n1", "n2")
+    shard.append(1, max_count=1)
+    shard.append(1, node="n2")
+    shard.drain("n1", "n2")
+    assert subscription.batch().pending_since_ms == accepted_at(shard)[0]
+
+
+def test_the_time_of_what_is_pending_counts_for_the_limit_of_the_log(shard: Shard) -> None:
+    """A batch of which something stays is 24 bytes longer."""
+    shard.opened()
+    for number in (1, 2, 3):
+        shard.append(number, b"x" * 100, waited=HOUR)
+    assert shard.drain(max_chunks=1, log_limit=0)[0] == b"BATCH"
+    size, batch = shard.number("log_bytes"), 83 + 5 + 100 + 24
+    assert size == batch
+    assert shard.drain(max_chunks=1, log_limit=size + batch - 1) == [b"LOGFULL", size]
+    assert shard.drain(max_chunks=1, log_limit=size + batch)[:2] == [b"BATCH", 2]
+    assert shard.number("log_bytes") == size + batch
+
+
 # -- heartbeat ------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_tells_since_when_something_is_pending(shard: Shard) -> None:
+    """The oldest pending chunk, however many follow; nothing while nothing is pending."""
+    subscription = shard.subscription
+    shard.opened()
+
+    def beat() -> Heartbeat:
+        shard.put(published_at=0)
+        shard.heartbeat()
+        packet = subscription.next()
+        found = decode_packet(packet)
+        assert isinstance(found, Heartbeat)
+        assert encode_packet(found) == packet
+        return found
+
+    assert beat().pending_since_ms is None
+    shard.append(1, waited=HOUR)
+    shard.append(2, waited=HOUR)
+    assert beat().pending_since_ms == accepted_at(shard)[0]
+    # A full log changes nothing about what was accepted.
+    shard.put(log_bytes=10)
+    assert shard.drain(log_limit=1)[0] == b"LOGFULL"
+    assert beat().pending_since_ms == accepted_at(shard)[0]
+    shard.drain()
+    subscription.next()
+    assert beat().pending_since_ms is None
+
+
+def test_what_is_pending_is_never_from_the_future(shard: Shard) -> None:
+    """After the server's clock was set back, the present is the latest that can be told."""
+    subscription = shard.subscription
+    shard.opened()
+    for number in (1, 2):
+        shard.append(number, waited=HOUR)
+    ahead = shard.now() + HOUR
+    for at, entry in enumerate(shard.admin.lrange(shard.keys.order, 0, -1)):
+        moved = entry[:8] + ahead.to_bytes(8) + entry[16:]
+        shard.admin.lset(shard.keys.order, at, moved)
+    shard.heartbeat()
+    shard.drain(max_chunks=1)
+    for _ in range(2):
+        packet = decode_packet(subscription.next())
+        assert isinstance(packet, Batch | Heartbeat)
+        assert packet.pending_since_ms == packet.time_ms
 
 
 def test_one_heartbeat_an_interval_whoever_asks(shard: Shard) -> None:

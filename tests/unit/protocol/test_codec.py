@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -32,7 +33,7 @@ from broker.protocol.constants import (
     MAX_DEPTH,
     MAX_KEY_BYTES,
 )
-from broker.protocol.messages import Batch, Chunk, Heartbeat, Packet, Run
+from broker.protocol.messages import Batch, Chunk, Heartbeat, Notice, Packet, Run
 from broker.protocol.operations import OP_SET
 from tests.unit.exactness import exact
 from tests.unit.protocol.test_values import nested
@@ -76,6 +77,24 @@ def test_packets_may_grow_at_their_end(packet: Packet, more: list[Any]) -> None:
     """Elements that a later version adds are ignored."""
     fields = msgpack.unpackb(encode_packet(packet))
     assert decode_packet(msgpack.packb([*fields, *more], datetime=True)) == packet
+
+
+@given(PACKETS)
+def test_a_reader_of_version_2_needs_no_more_than_it_knew(packet: Packet) -> None:
+    """What is pending is told behind the elements that every release of version 2 reads."""
+    fields = msgpack.unpackb(encode_packet(packet))
+    known = {Batch: 13, Heartbeat: 9, Notice: 9}[type(packet)]
+    plain = packet if isinstance(packet, Notice) else replace(packet, pending_since_ms=None)
+    assert encode_packet(plain)[1:] == encode_packet(packet)[1 : len(encode_packet(plain))]
+    assert decode_packet(msgpack.packb(fields[:known])) == plain
+
+
+@pytest.mark.parametrize("since", [-1, 1.5, True, "now", b"", [], {}])
+def test_a_packet_with_a_damaged_time_of_what_is_pending_is_refused(since: Any) -> None:
+    """It is skipped and counted; a proof of unknown age must not be believed."""
+    fields = msgpack.unpackb(encode_packet(Heartbeat(0, b"e" * 8, 1, b"i" * 8, b"p" * 8, 1, 1)))
+    with pytest.raises(DecodeError, match="pending_since"):
+        decode_packet(msgpack.packb([*fields, {"more": 1, "pending_since": since}]))
 
 
 @given(st.lists(st.tuples(st.integers(0, (1 << 64) - 1), VALUES), max_size=5))
