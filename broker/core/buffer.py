@@ -21,23 +21,21 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from broker.core.chunk_size import CHUNK_HEAD_BYTES, RUN_BYTES
+from broker.core.columns import Columns
 from broker.core.fast_path import MAX_PLAIN, PLAIN_BYTES, PlainKeys, plain_size
-from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
-from broker.errors import EncodeError
-from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import MAX_CHUNK_BYTES
-from broker.protocol.messages import Chunk, Run, TableKey, TableOp, TableRun
+from broker.core.lane import Lane
+from broker.core.packer import Packer
+from broker.core.sent_chunks import Packed
+from broker.protocol.messages import TableKey, TableRun
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_SET
-from broker.protocol.table_codec import merged, table_run_size
+from broker.protocol.table_codec import table_run_size
 from broker.protocol.values import admit_key
-
-DEFINED_ALONG_BYTES = 64 << 10  # of ids in a chunk that carries deltas
-DEFINED_ALONE_BYTES = 1 << 20
-DEFINED_AGAIN_BYTES = 2 << 20
 
 
 class AddResult(Enum):
@@ -50,6 +48,19 @@ class AddResult(Enum):
 
 # Globals are found faster than an enum's members.
 _WAKE, _BUFFERED, _NO_ROOM = AddResult
+
+
+@dataclass(frozen=True, slots=True)
+class BufferCounts:
+    """Counters over all shards; the fields of the same names of `ProducerStats` describe them."""
+
+    buffered: int
+    accepted: int
+    conflated: int
+    pending: int
+    lost: int
+    resent: int
+    buffer_bytes: int
 
 
 class ProducerBuffer:
@@ -78,22 +89,20 @@ class ProducerBuffer:
         keep_bytes: int,
         conflates: bool = False,
     ) -> None:
-        self.node = node
         self.max_bytes = max_bytes
         self.max_count = max_count
         self.chunk_bytes = chunk_bytes
         self.keep_s = keep_s
         self.keep_bytes = keep_bytes // shards
-        self.conflates = conflates
         self.lanes = [Lane(shard) for shard in range(shards)]
         self.bytes = 0
         self.lock = threading.Lock()
         self.plain_keys = PlainKeys([lane.intake for lane in self.lanes])
+        self._packer = Packer(node, chunk_bytes, conflates=conflates)
         self._reserved = 0
         self._is_shut = False
         self._is_short = False
         self._now = 0.0
-        self._time_ms = 0
         self._places: dict[TableKey, dict[str, int]] = {}
 
     def limit_count(self, max_count: int) -> None:
@@ -141,7 +150,7 @@ class ProducerBuffer:
             lane.buffered += len(keys)
             keys, values = rest
             if columns.count >= self.max_count:
-                self._close_open(lane).since = columns.since
+                lane.close_open().since = columns.since
         return lane.tickets != tickets
 
     def _grant(self, lane: Lane) -> None:
@@ -180,7 +189,7 @@ class ProducerBuffer:
             if not self._has_room(room):
                 return _NO_ROOM
             if full:
-                columns = self._close_open(lane)
+                columns = lane.close_open()
             first = not columns.count
             if first:
                 columns.since = now
@@ -188,23 +197,10 @@ class ProducerBuffer:
             self.bytes += room
             lane.buffered += 1
             if columns.count >= self.max_count:
-                self._close_open(lane)
+                lane.close_open()
                 return _WAKE
             self._grant(lane)
             return _WAKE if first or closed else _BUFFERED
-
-    @staticmethod
-    def check_group(count: int, size: int) -> None:
-        """Refuse a group that is too large to become visible at once.
-
-        Raises:
-            EncodeError: it does not fit into one chunk.
-        """
-        if size + RUN_BYTES + CHUNK_HEAD_BYTES > MAX_CHUNK_BYTES:
-            raise EncodeError(
-                f"set_many of {count} keys needs up to {size} bytes in one shard, over the limit "
-                f"of {MAX_CHUNK_BYTES} that can become visible at once; split it into calls"
-            )
 
     def add_many(  # noqa: PLR0917 - as add
         self,
@@ -240,14 +236,14 @@ class ProducerBuffer:
         if not self._has_room(room):
             return _NO_ROOM
         if full:
-            columns = self._close_open(lane)
+            columns = lane.close_open()
         if first:
             columns.since = now
         put(columns)
         self.bytes += room
         lane.buffered += deltas
         if columns.count >= self.max_count or columns.size >= self.chunk_bytes:
-            self._close_open(lane)
+            lane.close_open()
             return _WAKE
         self._grant(lane)
         return _WAKE if first or closed else _BUFFERED
@@ -276,25 +272,6 @@ class ProducerBuffer:
                 places[key] = self.lanes[shard].names.add(table, key, one) * count + shard
             return places
 
-    @staticmethod
-    def check_table_run(run: TableRun, what: str) -> None:
-        """Refuse a run that is too large to become visible at once.
-
-        Args:
-            run: the run.
-            what: "keys" or "records", for the error text.
-
-        Raises:
-            EncodeError: it does not fit into one chunk.
-        """
-        size = table_run_size(run) + CHUNK_HEAD_BYTES
-        if size > MAX_CHUNK_BYTES:
-            raise EncodeError(
-                f"{run.deltas} {what} of table {run.table.name!r} need up to {size} bytes in one "
-                f"shard, over the limit of {MAX_CHUNK_BYTES} that can become visible at once; "
-                "split them into calls"
-            )
-
     def add_table_run(self, shard: int, run: TableRun, now: float) -> AddResult:
         """Buffer deltas of a table in one chunk, so that they become visible at once."""
         size = table_run_size(run)
@@ -306,13 +283,6 @@ class ProducerBuffer:
                 now,
                 lambda columns: columns.add_table_run(run, size),
             )
-
-    def _close_open(self, lane: Lane) -> Columns:
-        lane.tickets += 1
-        lane.open.ticket = lane.tickets
-        lane.closed.append(lane.open)
-        lane.open = Columns()
-        return lane.open
 
     def conflate(self) -> int:
         """Drop every waiting delta that a newer set or delete of its key overwrites.
@@ -326,16 +296,9 @@ class ProducerBuffer:
             for lane in self.lanes:
                 overwritten: set[str] = set()
                 for columns in (lane.open, *reversed(lane.closed)):
-                    self._drop_overwritten(lane, columns, overwritten)
+                    self.bytes -= lane.drop_overwritten(columns, overwritten)
                 lane.closed = deque(columns for columns in lane.closed if columns.count)
             return before - self.bytes
-
-    def _drop_overwritten(self, lane: Lane, columns: Columns, overwritten: set[str]) -> None:
-        before = columns.size
-        dropped = columns.conflate(overwritten)
-        if dropped:
-            self.bytes -= before - (columns.size if columns.count else 0)
-            lane.conflated += dropped
 
     # -- sending ----------------------------------------------------------------------------------
 
@@ -353,99 +316,54 @@ class ProducerBuffer:
         with self.lock:
             lane = self.lanes[shard]
             packed, wait = (
-                (lane.resend.popleft(), None)
-                if lane.resend
+                (lane.sent.resend.popleft(), None)
+                if lane.sent.resend
                 else self._next_packed(lane, now, linger, time_ms)
             )
             if packed is not None:
-                lane.in_flight.append(packed)
+                lane.sent.in_flight.append(packed)
             return packed, wait
 
     def is_behind(self, shard: int) -> bool:
         """Whether the lane has closed columns, or chunks to send again."""
         lane = self.lanes[shard]
-        return bool(lane.closed or lane.resend)
+        return bool(lane.closed or lane.sent.resend)
 
     def _next_packed(
         self, lane: Lane, now: float, linger: float, time_ms: int
     ) -> tuple[Packed | None, float | None]:
         self._now = now
-        self._time_ms = time_ms
+        self._packer.time_ms = time_ms
         self._gather(lane)
         if not lane.closed:
             if not lane.open.count:
                 # Ids alone may fill the buffer, and their deltas need room.
                 if self._is_short and lane.names.waiting_bytes:
-                    alone = Columns(since=now, ticket=lane.tickets)
-                    return self._pack(lane, alone, DEFINED_ALONE_BYTES), None
+                    place = Columns(since=now, ticket=lane.tickets)
+                    return self._counted(*self._packer.pack_ids(lane, place)), None
                 return None, None
             wait = lane.open.since + linger - now
             if wait > 0:
                 self._grant(lane)
                 return None, wait
-            self._close_open(lane)
-        packed = self._define(lane)
-        return packed or self._pack(lane, self._next_columns(lane), DEFINED_ALONG_BYTES), None
+            lane.close_open()
+        return self._counted(*self._packer.pack(lane)), None
 
-    def _define(self, lane: Lane) -> Packed | None:
-        """Pack a chunk of ids only, if more of them wait than fit beside the next columns."""
-        next_one = lane.closed[0]
-        room = min(DEFINED_ALONG_BYTES, MAX_CHUNK_BYTES - next_one.size)
-        if lane.names.waiting_bytes <= room:
-            return None
-        alone = Columns(since=next_one.since, ticket=next_one.ticket)
-        return self._pack(lane, alone, DEFINED_ALONE_BYTES)
-
-    def _next_columns(self, lane: Lane) -> Columns:
-        columns = lane.closed.popleft()
-        # In a backlog, joining columns saves chunks: each costs the same, whatever it holds.
-        most = min(self.chunk_bytes, MAX_CHUNK_BYTES - lane.names.waiting_bytes)
-        while lane.closed and columns.size + lane.closed[0].size <= most:
-            columns.join(lane.closed.popleft())
-            self.bytes -= CHUNK_HEAD_BYTES
-        if self.conflates:
-            self._drop_overwritten(lane, columns, set())
-        return columns
-
-    def _pack(self, lane: Lane, columns: Columns, define_bytes: int) -> Packed:
-        lane.number += 1
-        lane.packed += columns.count
-        names, before = lane.names, lane.names.defined
-        defines, size = names.take(lane.number, define_bytes) if names.waiting_bytes else ([], 0)
-        data = self._encoded(lane, lane.number, columns.runs, [*defines, *merged(columns.tables)])
-        # From now on the exact size counts. Columns made only for ids were not counted yet.
-        self.bytes += len(data) - size - (columns.size if columns.count else 0)
-        return Packed(
-            *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data),
-            defined=before,
-        )
-
-    def _encoded(self, lane: Lane, number: int, runs: list[Run], tables: list[TableOp]) -> bytes:
-        return encode_chunk(Chunk(self.node, lane.incarnation, number, self._time_ms, runs, tables))
+    def _counted(self, packed: Packed, freed: int) -> Packed:
+        self.bytes -= freed
+        return packed
 
     def accepted(self, shard: int, now: float) -> None:
         """Redis accepted the oldest chunk in flight, now or earlier: keep it for a while."""
         with self.lock:
-            lane = self.lanes[shard]
-            if not lane.in_flight:
-                return
-            packed = lane.in_flight.popleft()
-            if packed.number > lane.accepted_number:
-                lane.accepted_number, lane.accepted = packed.number, packed.total
-                self.bytes -= len(packed.data)
-            lane.kept.append((packed, now))
-            lane.kept_bytes += len(packed.data)
-            self._drop_expired(lane, now)
+            sent = self.lanes[shard].sent
+            self.bytes -= sent.accept(now)
+            sent.drop_expired(now - self.keep_s, self.keep_bytes)
 
     def requeue(self, shard: int) -> None:
         """Send the chunks in flight again: it is unknown whether Redis accepted them."""
         with self.lock:
-            self._return(self.lanes[shard])
-
-    @staticmethod
-    def _return(lane: Lane) -> None:
-        lane.resend.extendleft(reversed(lane.in_flight))
-        lane.in_flight.clear()
+            self.lanes[shard].sent.requeue()
 
     def rewind(
         self, shard: int, number: int, server_deltas: int, now: float
@@ -466,55 +384,22 @@ class ProducerBuffer:
         """
         with self.lock:
             lane = self.lanes[shard]
-            self._drop_expired(lane, now)
-            again = [packed for packed, _ in lane.kept if packed.number >= number]
-            lane.kept = deque(pair for pair in lane.kept if pair[0].number < number)
-            lane.kept_bytes = sum(len(packed.data) for packed, _ in lane.kept)
-            lane.resent += sum(packed.deltas for packed in again)
-            self._return(lane)
-            lane.resend.extendleft(reversed(again))
-            if lane.resend:
-                first = lane.resend[0]
+            sent = lane.sent
+            sent.drop_expired(now - self.keep_s, self.keep_bytes)
+            sent.rewind(number)
+            if sent.resend:
+                first = sent.resend[0]
                 base_number, base_total = first.number - 1, first.total - first.deltas
             else:
                 base_number, base_total = lane.number, lane.packed
-            lost = lane.lose(server_deltas, base_total)
-            if base_number >= number:
-                base_number -= self._define_again(lane, number, base_number, base_total)
+            lost = sent.lose(server_deltas, base_total)
+            if base_number < number:
+                return base_number, base_total, lost
+            if sent.resend:
+                base_number -= self._packer.define_again(lane, number, base_number, base_total)
+            else:
+                self.bytes += lane.names.requeue(number)
             return base_number, base_total, lost
-
-    def _define_again(self, lane: Lane, number: int, base_number: int, base_total: int) -> int:
-        """Define the ids again that the lost chunks from `number` to `base_number` defined.
-
-        The chunks that are sent again use these ids. The new chunks take the last of the lost
-        numbers. There are enough numbers, as the new chunks are packed more densely.
-
-        Returns:
-            How many chunks were put before those that are sent again.
-        """
-        if not lane.resend:
-            self.bytes += lane.names.requeue(number)
-            return 0
-        first = lane.resend[0]
-        made = [
-            Packed(
-                *(at, 0, base_total, first.since, first.ticket),
-                self._encoded(lane, at, [], defines),
-                before,
-            )
-            for at, defines, before in lane.names.again(
-                number, base_number, first.defined, DEFINED_AGAIN_BYTES
-            )
-        ]
-        lane.resend.extendleft(reversed(made))
-        return len(made)
-
-    def _drop_expired(self, lane: Lane, now: float) -> None:
-        while lane.kept and (
-            lane.kept[0][1] + self.keep_s < now or lane.kept_bytes > self.keep_bytes
-        ):
-            packed, _ = lane.kept.popleft()
-            lane.kept_bytes -= len(packed.data)
 
     def close_all(self) -> list[int]:
         """Close all open columns, so that everything buffered is sent without lingering.
@@ -526,7 +411,7 @@ class ProducerBuffer:
             self._gather_all()
             for lane in self.lanes:
                 if lane.open.count:
-                    self._close_open(lane)
+                    lane.close_open()
             return [lane.tickets for lane in self.lanes]
 
     def is_accepted(self, tickets: Iterable[int]) -> bool:
@@ -539,10 +424,7 @@ class ProducerBuffer:
     def reached(self) -> list[int]:
         """Return for each lane the chunk number up to which Redis has accepted everything."""
         with self.lock:
-            return [
-                min([lane.number] + [one.number - 1 for one in (*lane.resend, *lane.in_flight)])
-                for lane in self.lanes
-            ]
+            return [lane.sent.reached(lane.number) for lane in self.lanes]
 
     @property
     def pending(self) -> int:
@@ -551,11 +433,17 @@ class ProducerBuffer:
             self._gather_all()
             return sum(lane.pending for lane in self.lanes)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> BufferCounts:
         """Return counters over all shards: `buffered = accepted + conflated + pending`."""
         with self.lock:
             self._gather_all()
-            names = ("buffered", "accepted", "conflated", "pending", "lost", "resent")
-            return {name: sum(getattr(lane, name) for lane in self.lanes) for name in names} | {
-                "buffer_bytes": self.bytes
-            }
+            sent = [lane.sent for lane in self.lanes]
+            return BufferCounts(
+                buffered=sum(lane.buffered for lane in self.lanes),
+                accepted=sum(one.accepted for one in sent),
+                conflated=sum(lane.conflated for lane in self.lanes),
+                pending=sum(lane.pending for lane in self.lanes),
+                lost=sum(one.lost for one in sent),
+                resent=sum(one.resent for one in sent),
+                buffer_bytes=self.bytes,
+            )

@@ -13,6 +13,7 @@ from warnings import warn
 from broker.backend.session import Session
 from broker.config import checked_name, checked_of, default_node
 from broker.core.buffer import AddResult, ProducerBuffer
+from broker.core.chunk_size import check_group
 from broker.core.fast_path import FastSet, PlainKeys
 from broker.engine.durability import Confirmer
 from broker.engine.sender import CallOnLoop, Sender, call_here
@@ -240,7 +241,6 @@ class ProducerEngine(FastSet[Retry | None]):
 
     def _groups(self, mapping: Mapping[str, Value]) -> list[tuple[int, list[str], list[Any], int]]:
         """Return the sets of each shard: keys, values and an upper bound of their bytes."""
-        buffer = self.sender.buffer
         groups: dict[int, tuple[int, list[str], list[Any], int]] = {}
         extra = STAMP_BYTES if self._timestamps else 0
         for key, given in mapping.items():
@@ -252,7 +252,7 @@ class ProducerEngine(FastSet[Retry | None]):
             values.append(value)
             groups[shard] = (shard, keys, values, total + size + value_size)
         for _, keys, _, size in groups.values():
-            buffer.check_group(len(keys), size)
+            check_group(len(keys), size)
         return list(groups.values())
 
     def _add_group(self, shard: int, keys: list[str], values: list[Any], size: int) -> bool:
@@ -355,7 +355,7 @@ class ProducerEngine(FastSet[Retry | None]):
             ) from None
 
     def _report_losses(self, sender: Sender) -> None:
-        lost = sum(lane.lost for lane in sender.buffer.lanes)
+        lost = sum(lane.sent.lost for lane in sender.buffer.lanes)
         unreported, self._reported_lost = lost - self._reported_lost, lost
         if unreported:
             raise DataLostError(unreported)

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from broker.backend import queries
@@ -17,7 +17,7 @@ from broker.backend.commands import fenced_error
 from broker.backend.replies import Accepted, Claim, Missing
 from broker.backend.session import Session
 from broker.core.buffer import ProducerBuffer
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.errors import BackendError, BrokerError, FencedError
 from broker.protocol.constants import EPOCH_BYTES
 from broker.runtime import clock
@@ -150,7 +150,21 @@ class Sender:
 
     def stats(self) -> ProducerStats:
         """Return what was buffered and appended so far."""
-        return ProducerStats(**self.buffer.counts(), **asdict(self._counts))
+        buffer, appends = self.buffer.counts(), self._counts
+        return ProducerStats(
+            buffered=buffer.buffered,
+            accepted=buffer.accepted,
+            conflated=buffer.conflated,
+            pending=buffer.pending,
+            lost=buffer.lost,
+            resent=buffer.resent,
+            buffer_bytes=buffer.buffer_bytes,
+            chunks=appends.chunks,
+            bytes=appends.bytes,
+            duplicates=appends.duplicates,
+            retries=appends.retries,
+            busy=appends.busy,
+        )
 
     def claims(self) -> list[Claim]:
         """Return what Redis has accepted of this node, in the shards that were written to."""

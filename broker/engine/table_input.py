@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from broker.core.buffer import ProducerBuffer
+from broker.core.chunk_size import check_table_run
 from broker.core.tables.input import Keys, Part, column_runs, number_keys, record_runs, text_keys
 from broker.engine.producer import ProducerEngine, Retry
 from broker.errors import EncodeError
@@ -80,5 +81,5 @@ class TableInput:
 
     def _checked(self, parts: list[Part], what: str) -> list[Part]:
         for _, run in parts:
-            self._engine.buffer.check_table_run(run, what)
+            check_table_run(run, what)
         return parts

@@ -11,7 +11,7 @@ from time import monotonic
 
 from broker.backend.commands import Commands
 from broker.backend.replies import Accepted
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.errors import BrokerError
 from broker.protocol.constants import EPOCH_BYTES
 from broker.protocol.names import ShardKeys

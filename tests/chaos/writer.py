@@ -22,7 +22,7 @@ from broker.backend import session
 from broker.backend.commands import Commands
 from broker.backend.replies import Accepted, Busy, Missing
 from broker.config import SETTINGS
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.protocol.names import ShardKeys
 from broker.testing.journal import Journal
 from broker.testing.records import Appended, Counted, Fenced, Measured, digest_of_chunks

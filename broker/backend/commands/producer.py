@@ -12,7 +12,7 @@ from broker.backend.commands.scripts import Scripts
 from broker.backend.connections import translated
 from broker.backend.replies import Accepted, Busy, Claim, Confirmed, Missing, Opened
 from broker.backend.topology import Client
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.errors import FencedError, UnsupportedServerError
 from broker.protocol.constants import BULK_BYTES
 from broker.protocol.names import ShardKeys

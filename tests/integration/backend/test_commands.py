@@ -17,7 +17,7 @@ import broker
 from broker.backend.commands import NAMES, Commands, source
 from broker.backend.connections import Connections
 from broker.backend.replies import Claim, DrainLimits, Lease
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.protocol.codec import decode_packet, encode_packet
 from broker.protocol.constants import NO_ID, TRIGGER_AGE, TRIGGER_COUNT
 from broker.protocol.digest import DIGEST_BYTES

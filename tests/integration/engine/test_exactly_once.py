@@ -12,7 +12,7 @@ import redis
 from broker import FencedError, FlushTimeoutError, Inspector, Producer, Replica
 from broker.backend.replies import Accepted, Busy, Missing
 from broker.backend.session import Session
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import EPOCH_BYTES
 from broker.protocol.messages import Chunk, Run

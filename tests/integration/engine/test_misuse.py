@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from broker import ClosedError, EncodeError, Inspector, Producer, Replica
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import EPOCH_BYTES, MAX_CHUNK_BYTES, MAX_VALUE_BYTES
 from broker.protocol.messages import Chunk, Run

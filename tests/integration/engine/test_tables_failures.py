@@ -55,7 +55,7 @@ def forget_kept(producer: Producer, chunks: int) -> None:
     """Expire the producer's oldest kept chunks."""
     (lane,) = producer._engine.sender.buffer.lanes
     for _ in range(chunks):
-        lane.kept.popleft()
+        lane.sent.kept.popleft()
 
 
 @pytest.mark.parametrize("is_lost", [False, True])

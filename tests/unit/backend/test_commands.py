@@ -24,7 +24,7 @@ from broker.backend.replies import (
     StateSums,
     Undeclared,
 )
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.errors import FencedError
 from broker.protocol.messages import Position
 from broker.protocol.names import ShardKeys

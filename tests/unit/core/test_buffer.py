@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.buffer import AddResult, ProducerBuffer
-from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Packed
+from broker.core.chunk_size import CHUNK_HEAD_BYTES, RUN_BYTES, check_group
+from broker.core.sent_chunks import Packed
 from broker.errors import EncodeError
 from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_NAME_LENGTH
@@ -127,7 +128,7 @@ def test_chunks_in_flight_are_the_same_until_they_are_answered() -> None:
     third = send(one)
     assert third is not None
     assert (third.number, third.total) == (3, 3)
-    assert one.counts()["accepted"] == 3
+    assert one.counts().accepted == 3
     assert one.bytes == 0
 
 
@@ -214,9 +215,9 @@ def test_a_group_is_in_one_chunk_even_if_that_is_too_long() -> None:
 
 def test_a_group_that_no_chunk_can_hold_is_refused() -> None:
     """Before any of it is buffered, with the limit and the fix."""
-    ProducerBuffer.check_group(10, MAX_CHUNK_BYTES - CHUNK_HEAD_BYTES - RUN_BYTES)
+    check_group(10, MAX_CHUNK_BYTES - CHUNK_HEAD_BYTES - RUN_BYTES)
     with pytest.raises(EncodeError, match=r"set_many of 10 keys .* limit of 4194304 .* split"):
-        ProducerBuffer.check_group(10, MAX_CHUNK_BYTES - CHUNK_HEAD_BYTES - RUN_BYTES + 1)
+        check_group(10, MAX_CHUNK_BYTES - CHUNK_HEAD_BYTES - RUN_BYTES + 1)
 
 
 @pytest.mark.parametrize("stamp", [None, 1_700_000_000_000])
@@ -294,8 +295,8 @@ def test_a_conflating_producer_sends_the_newest_of_each_key() -> None:
     assert packed.deltas == chunk.deltas == 5
     one.accepted(0, 0.0)
     counts = one.counts()
-    assert (counts["buffered"], counts["accepted"], counts["conflated"]) == (401, 5, 396)
-    assert (counts["pending"], counts["buffer_bytes"]) == (0, 0)
+    assert (counts.buffered, counts.accepted, counts.conflated) == (401, 5, 396)
+    assert (counts.pending, counts.buffer_bytes) == (0, 0)
 
 
 def test_conflating_gives_back_no_more_room_than_there_is() -> None:
@@ -355,7 +356,7 @@ def test_kept_chunks_are_sent_again_as_they_were() -> None:
     assert one.rewind(0, 3, 2, 0.0) == (2, 2, 0)
     assert [send(one) for _ in range(4)] == [sent[2], sent[3], in_flight, None]
     lane = one.lanes[0]
-    assert (lane.resent, lane.lost, lane.accepted, one.bytes) == (2, 0, 5, 0)
+    assert (lane.sent.resent, lane.sent.lost, lane.sent.accepted, one.bytes) == (2, 0, 5, 0)
 
 
 def test_what_is_no_longer_kept_is_lost_and_counted() -> None:
@@ -371,7 +372,7 @@ def test_what_is_no_longer_kept_is_lost_and_counted() -> None:
     put(nothing, OP_SET, "k", 1)
     send(nothing)
     assert nothing.rewind(0, 1, 0, 0.0) == (1, 1, 1)
-    assert nothing.lanes[0].lost == 1
+    assert nothing.lanes[0].sent.lost == 1
     assert nothing.next_chunk(0, 0.0, 0.0, 0) == (None, None)
 
 
@@ -382,7 +383,7 @@ def test_a_loss_is_counted_once() -> None:
     send(one)
     one.rewind(0, 1, 0, 0.0)
     one.rewind(0, 1, 0, 0.0)
-    assert one.lanes[0].lost == 1
+    assert one.lanes[0].sent.lost == 1
 
 
 def test_an_older_loss_is_not_counted_with_a_newer_one() -> None:
@@ -392,7 +393,7 @@ def test_an_older_loss_is_not_counted_with_a_newer_one() -> None:
         put(one, OP_SET, "k", 1)
         send(one)
         one.rewind(0, 1, 0, 0.0)
-    assert one.lanes[0].lost == 2
+    assert one.lanes[0].sent.lost == 2
 
 
 def test_waiting_for_tickets_is_waiting_for_what_was_before() -> None:

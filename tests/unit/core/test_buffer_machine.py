@@ -17,7 +17,10 @@ from hypothesis.stateful import (
 )
 
 from broker.core.buffer import AddResult, ProducerBuffer
-from broker.core.lane import CHUNK_HEAD_BYTES, RUN_BYTES, Columns, Lane, Packed
+from broker.core.chunk_size import CHUNK_HEAD_BYTES, RUN_BYTES
+from broker.core.columns import Columns
+from broker.core.lane import Lane
+from broker.core.sent_chunks import Packed
 from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
@@ -195,7 +198,7 @@ class BufferMachine(RuleBasedStateMachine):
     def take(self, shard: int) -> None:
         """Send the next chunk; earlier ones may still be unanswered."""
         lane = self.buffer.lanes[shard]
-        in_flight, waits = list(lane.in_flight), bool(lane.resend or lane.closed)
+        in_flight, waits = list(lane.sent.in_flight), bool(lane.sent.resend or lane.closed)
         since, count = lane.open.since, lane.open.count
         before = self.buffer.bytes
         packed, wait = self.buffer.next_chunk(shard, self.now, LINGER, round(self.now))
@@ -207,7 +210,7 @@ class BufferMachine(RuleBasedStateMachine):
             assert wait is None or wait > 0
             return
         assert wait is None
-        assert list(lane.in_flight) == [*in_flight, packed]
+        assert list(lane.sent.in_flight) == [*in_flight, packed]
         self._check_chunk(shard, packed)
 
     @rule(
@@ -218,7 +221,7 @@ class BufferMachine(RuleBasedStateMachine):
     def answer(self, shard: int, chunks: int, answers: str) -> None:
         """Deliver chunks to the server; replies, and the reply to `open`, may be lost."""
         lane, record = self.buffer.lanes[shard], self.records[shard]
-        for packed in list(lane.in_flight)[:chunks]:
+        for packed in list(lane.sent.in_flight)[:chunks]:
             if answers == "busy":
                 break
             status, number, total = record.append(packed)
@@ -230,10 +233,10 @@ class BufferMachine(RuleBasedStateMachine):
             self.buffer.accepted(shard, self.now)
         if answers != "arrive":
             # What was not sent yet, too: it follows the others.
-            waiting = [*lane.in_flight, *lane.resend]
+            waiting = [*lane.sent.in_flight, *lane.sent.resend]
             self.buffer.requeue(shard)
-            assert list(lane.resend) == waiting
-            assert not lane.in_flight
+            assert list(lane.sent.resend) == waiting
+            assert not lane.sent.in_flight
 
     @rule(shard=SHARD, chunks=st.integers(1, 4))
     def forget(self, shard: int, chunks: int) -> None:
@@ -244,7 +247,7 @@ class BufferMachine(RuleBasedStateMachine):
     def probe(self, shard: int) -> None:
         """Ask for the server's last chunk, as an idle producer does."""
         lane, record = self.buffer.lanes[shard], self.records[shard]
-        if not (lane.in_flight or lane.resend or lane.closed or lane.open.count) and (
+        if not (lane.sent.in_flight or lane.sent.resend or lane.closed or lane.open.count) and (
             record.last < lane.number
         ):
             self._resume(shard, record.last + 1, record.total, opened=True)
@@ -252,8 +255,8 @@ class BufferMachine(RuleBasedStateMachine):
     def _resume(self, shard: int, number: int, total: int, *, opened: bool) -> None:
         lane, record = self.buffer.lanes[shard], self.records[shard]
         base, deltas, lost = self.buffer.rewind(shard, number, total, self.now)
-        assert [one.number for one in lane.resend] == [*range(base + 1, lane.number + 1)]
-        assert not lane.in_flight
+        assert [one.number for one in lane.sent.resend] == [*range(base + 1, lane.number + 1)]
+        assert not lane.sent.in_flight
         assert base >= number - 1
         gone = {n for n in range(number, base + 1) if n not in record.chunks}
         news = gone - self.lost[shard]
@@ -271,7 +274,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert known == packed.data
         chunk = decode_chunk(packed.data)
         assert (chunk.number, chunk.deltas) == (packed.number, packed.deltas)
-        if self.buffer.conflates:
+        if self.buffer._packer.conflates:
             fresh = [(run.op, key) for run in chunk.runs for key in run.keys]
             sets = [key for op, key in fresh if op != OP_INCREMENT]
             assert len(sets) == len(set(sets)), "a chunk sets or deletes a key once"
@@ -287,19 +290,19 @@ class BufferMachine(RuleBasedStateMachine):
         true_bytes = 0
         for lane, calls in zip(self.buffer.lanes, self.calls, strict=True):
             assert lane.buffered == len(calls)
-            assert lane.buffered == lane.accepted + lane.conflated + lane.pending
+            assert lane.buffered == lane.sent.accepted + lane.conflated + lane.pending
             waiting = [lane.open, *lane.closed]
             unsent = sum(columns.count for columns in waiting)
             assert lane.packed + unsent + lane.conflated == lane.buffered
             assert [len(calls_in(one)) for one in waiting] == [one.count for one in waiting]
-            in_flight = [*lane.in_flight, *lane.resend]
+            in_flight = [*lane.sent.in_flight, *lane.sent.resend]
             assert [one.number for one in in_flight] == [
                 *range(lane.number + 1 - len(in_flight), lane.number + 1)
             ]
-            unaccepted = [one for one in in_flight if one.total > lane.accepted]
+            unaccepted = [one for one in in_flight if one.total > lane.sent.accepted]
             assert lane.pending == unsent + sum(one.deltas for one in unaccepted)
-            assert 0 <= lane.lost <= lane.accepted
-            assert lane.kept_bytes == sum(len(one.data) for one, _ in lane.kept)
+            assert 0 <= lane.sent.lost <= lane.sent.accepted
+            assert lane.sent.kept_bytes == sum(len(one.data) for one, _ in lane.sent.kept)
             true_bytes += sum(map(packed_size, waiting))
             true_bytes += sum(len(one.data) for one in unaccepted)
             self._groups_are_whole(lane)
@@ -338,7 +341,7 @@ class BufferMachine(RuleBasedStateMachine):
                 if is_empty:
                     self.probe(shard)
                 lane = self.buffer.lanes[shard]
-                if is_empty and not (lane.in_flight or lane.resend):
+                if is_empty and not (lane.sent.in_flight or lane.sent.resend):
                     break
             else:
                 raise AssertionError("the lane never became empty")
@@ -351,7 +354,7 @@ class BufferMachine(RuleBasedStateMachine):
     def _check_outcome(self, shard: int, lane: Lane) -> None:
         record = self.records[shard]
         missing = set(range(1, lane.number + 1)) - record.chunks.keys()
-        assert lane.lost >= sum(self._deltas(shard, number) for number in missing)
+        assert lane.sent.lost >= sum(self._deltas(shard, number) for number in missing)
         arrived: dict[str, Any] = {}
         for number in sorted(record.chunks):
             for run in decode_chunk(record.chunks[number].data).runs:

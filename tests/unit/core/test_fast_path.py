@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from broker.core.buffer import AddResult, ProducerBuffer
 from broker.core.fast_path import MAX_KNOWN, MAX_PLAIN, PLAIN_BYTES, SHORT, FastSet, plain_size
-from broker.core.lane import Packed
+from broker.core.sent_chunks import Packed
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.names import shard_of
@@ -102,8 +102,8 @@ def test_what_was_called_is_sent_in_order_and_within_the_limits(
             one.close_all()
         else:
             counts = one.counts()
-            assert counts["buffered"] == len(expected) == counts["pending"] + counts["accepted"]
-            assert counts["buffer_bytes"] <= max_bytes or counts["pending"] == 1
+            assert counts.buffered == len(expected) == counts.pending + counts.accepted
+            assert counts.buffer_bytes <= max_bytes or counts.pending == 1
     while one.pending:
         news = take(one)
         assert news
@@ -180,7 +180,7 @@ def test_what_is_no_key_goes_the_exact_way(key: Any) -> None:
     one = buffer()
     put(one, OP_SET, "first", 0)
     assert quick(one, key, 1) is None
-    assert one.counts()["buffered"] == 1
+    assert one.counts().buffered == 1
 
 
 def test_what_only_looks_plain_goes_the_exact_way() -> None:
@@ -217,7 +217,7 @@ def test_what_only_looks_plain_goes_the_exact_way() -> None:
     assert quick(one, "k", 1) is AddResult.BUFFERED
     for key, value in [(Proxy("k"), 1), (Proxy("new"), 1), ("k", Proxy(1)), ("k", Proxy("a"))]:
         assert quick(one, key, value) is None
-    assert one.counts()["buffered"] == 2
+    assert one.counts().buffered == 2
 
 
 def test_a_million_sets_hardly_ever_take_the_lock() -> None:
@@ -228,7 +228,7 @@ def test_a_million_sets_hardly_ever_take_the_lock() -> None:
         for n in range(10_000)
     )
     assert exact <= 10_000 // MAX_PLAIN + 10_000 // 1000 + 20
-    assert one.counts()["buffered"] == 10_000
+    assert one.counts().buffered == 10_000
 
 
 @pytest.mark.parametrize("max_bytes", [1000, 5000, 30_000])
@@ -238,7 +238,7 @@ def test_what_goes_the_fast_way_stays_within_the_buffer(max_bytes: int) -> None:
     written = 0
     while write(one, OP_SET, f"key{written}", written) is not AddResult.NO_ROOM:
         written += 1
-    assert one.counts()["buffered"] == written > max_bytes // 40
+    assert one.counts().buffered == written > max_bytes // 40
     assert max_bytes - 300 < one.bytes <= max_bytes
 
 
@@ -272,7 +272,7 @@ def test_when_shut_nothing_goes_the_fast_way() -> None:
         assert quick(one, "k", 2) is None
         put(one, OP_SET, "k", 3)
         assert quick(one, "k", 4) is None
-        assert one.counts()["buffered"] == 3
+        assert one.counts().buffered == 3
 
 
 class Race:
@@ -314,7 +314,7 @@ class Race:
             writer.start()
         while any(writer.is_alive() for writer in self.writers):
             counts = self.buffer.counts()
-            assert counts["buffered"] == counts["pending"] + counts["accepted"]
+            assert counts.buffered == counts.pending + counts.accepted
         self.is_done = True
         self.woken.set()
         self.sender.join(30)

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 from hypothesis import given
 
-from broker.core.lane import CHUNK_HEAD_BYTES
+from broker.core.chunk_size import CHUNK_HEAD_BYTES
 from broker.core.tables.conflate import conflated
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk, encode_chunk

@@ -21,10 +21,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.core import buffer as module
+from broker.core import packer as module
 from broker.core.buffer import AddResult, ProducerBuffer
+from broker.core.chunk_size import check_table_run
+from broker.core.columns import Columns
 from broker.core.key_ids import DEFINE_BYTES
-from broker.core.lane import Columns, Packed
+from broker.core.sent_chunks import Packed
 from broker.core.tables.input import Keys, column_runs, number_keys, text_keys
 from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.constants import MAX_CHUNK_BYTES
@@ -169,7 +171,7 @@ class TableBufferMachine(RuleBasedStateMachine):
     )
     def answer(self, shard: int, chunks: int, answers: str) -> None:
         """Deliver chunks to the server; replies, and the reply to `open`, may be lost."""
-        for packed in list(self.buffer.lanes[shard].in_flight)[:chunks]:
+        for packed in list(self.buffer.lanes[shard].sent.in_flight)[:chunks]:
             status, number, total = self.records[shard].append(packed)
             if status == "MISSING":
                 self._resume(shard, number, total, opened=answers == "arrive")
@@ -188,7 +190,7 @@ class TableBufferMachine(RuleBasedStateMachine):
     def probe(self, shard: int) -> None:
         """Ask for the server's last chunk, as an idle producer does."""
         lane, record = self.buffer.lanes[shard], self.records[shard]
-        if not (lane.in_flight or lane.resend or lane.closed or lane.open.count) and (
+        if not (lane.sent.in_flight or lane.sent.resend or lane.closed or lane.open.count) and (
             record.last < lane.number
         ):
             self._resume(shard, record.last + 1, record.total, opened=True)
@@ -197,7 +199,7 @@ class TableBufferMachine(RuleBasedStateMachine):
         base, deltas, _ = self.buffer.rewind(shard, number, total, self.now)
         assert base >= number - 1
         lane = self.buffer.lanes[shard]
-        assert [one.number for one in lane.resend] == [*range(base + 1, lane.number + 1)]
+        assert [one.number for one in lane.sent.resend] == [*range(base + 1, lane.number + 1)]
         if opened:
             self.records[shard].open(base, deltas)
 
@@ -208,7 +210,7 @@ class TableBufferMachine(RuleBasedStateMachine):
         """Of what waits, as it will be packed, ids included; of nothing they are 0."""
         true_bytes = 0
         for lane in self.buffer.lanes:
-            assert lane.buffered == lane.accepted + lane.conflated + lane.pending
+            assert lane.buffered == lane.sent.accepted + lane.conflated + lane.pending
             waiting = Columns()
             for columns in (*lane.closed, lane.open):
                 waiting.tables += columns.tables
@@ -222,9 +224,9 @@ class TableBufferMachine(RuleBasedStateMachine):
                 empty = encode_chunk(Chunk(NODE, INCARNATION, 1, 0, []))
                 true_bytes += len(encode_chunk(Chunk(NODE, INCARNATION, 1, 0, [], parts)))
                 true_bytes -= len(empty)
-            in_flight = [*lane.in_flight, *lane.resend]
+            in_flight = [*lane.sent.in_flight, *lane.sent.resend]
             true_bytes += sum(
-                len(one.data) for one in in_flight if one.number > lane.accepted_number
+                len(one.data) for one in in_flight if one.number > lane.sent.accepted_number
             )
         assert true_bytes <= self.buffer.bytes
 
@@ -268,7 +270,7 @@ class TableBufferMachine(RuleBasedStateMachine):
                 if is_empty:
                     self.probe(shard)
                 lane = self.buffer.lanes[shard]
-                if is_empty and not (lane.in_flight or lane.resend):
+                if is_empty and not (lane.sent.in_flight or lane.sent.resend):
                     break
             else:
                 raise AssertionError("the lane never became empty")
@@ -376,7 +378,7 @@ def test_definitions_that_took_a_lost_chunks_place_may_get_lost_themselves(
     assert one.rewind(0, 1, 0, 22.0)[0] == 1
     assert [packed.number for packed in sent(one, 22.0)] == [2, 3]
     # Redis returns with the number that `open` gave it, and only the last chunk is still kept.
-    one.lanes[0].kept.popleft()
+    one.lanes[0].sent.kept.popleft()
     assert one.rewind(0, 2, 2, 23.0)[0] == 1
     again = sent(one, 23.0)
     assert [packed.number for packed in again] == [2, 3]
@@ -393,8 +395,8 @@ def test_several_chunks_of_definitions_may_get_lost_in_part(one: ProducerBuffer)
     again = sent(one, 25.0)
     assert [packed.number for packed in again] == [*range(base + 1, len(many) + 2)]
     assert len(again) > 2
-    while len(one.lanes[0].kept) > 2:
-        one.lanes[0].kept.popleft()
+    while len(one.lanes[0].sent.kept) > 2:
+        one.lanes[0].sent.kept.popleft()
     assert one.rewind(0, again[-2].number - 1, 200, 26.0)[0] == again[-2].number - 2
     last = sent(one, 26.0)
     assert [packed.number for packed in last] == [one.number for one in again[-3:]]
@@ -439,7 +441,7 @@ def test_a_chunk_with_its_definitions_is_within_the_limit(
         numbers = np.arange(most - close, dtype=np.uint64)
         for _ in range(parts):
             for shard, run in column_runs(OP_DELETE, number_keys(table, numbers, 1), None, None):
-                buffer.check_table_run(run, "keys")
+                check_table_run(run, "keys")
                 buffer.add_table_run(shard, run, 0.0)
             buffer.close_all()
         for name in "abcdef":
