@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
 from redis.exceptions import RedisError
@@ -99,7 +99,15 @@ class FlushWorker:
     def stats(self) -> FlushWorkerStats:
         """Return what this worker published since it started; docs/statistics.md explains it."""
         shards = tuple(
-            FlushShardStats(shard=one.number, **asdict(one.counts)) for one in self._shards
+            FlushShardStats(
+                shard=one.number,
+                batches=one.counts.batches,
+                deltas=one.counts.deltas,
+                bytes=one.counts.bytes,
+                by_count=one.counts.by_count,
+                by_age=one.counts.by_age,
+            )
+            for one in self._shards
         )
         return FlushWorkerStats(
             worker=self.name,

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -89,7 +89,13 @@ class Scheduler:
     def stats(self) -> SchedulerStats:
         """Return what this scheduler did since it started; docs/statistics.md explains it."""
         shards = tuple(
-            SchedulerShardStats(shard=one.shard, **asdict(counts))
+            SchedulerShardStats(
+                shard=one.shard,
+                snapshots=counts.snapshots,
+                sets=counts.sets,
+                deletes=counts.deletes,
+                errors=counts.errors,
+            )
             for one, counts in zip(self._shards, self._counts, strict=True)
         )
         return SchedulerStats(

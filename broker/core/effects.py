@@ -7,6 +7,7 @@ replaces the one before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -68,9 +69,12 @@ class FullStateWritten:
 
 @dataclass(frozen=True, slots=True)
 class KeysRepaired:
-    """These keys differed from the history, and were corrected."""
+    """These keys differed from the history, and were corrected; log them.
 
-    keys: list[str]
+    A key of a table is `table[key]`.
+    """
+
+    keys: Sequence[str]
 
 
 Read: TypeAlias = ReadLog | LoadState

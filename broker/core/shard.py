@@ -33,6 +33,7 @@ from broker.core.freshness import Freshness
 from broker.core.kept_batches import KeptBatches
 from broker.core.recent_ids import RecentIds
 from broker.core.replay import LogReplay, Progress
+from broker.core.shard_counts import ShardCounts
 from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
 from broker.model import Change, Status
@@ -63,7 +64,8 @@ class ShardState:
         self.moved_by: Event | None = None
         self.content = Content()
         self.freshness = Freshness()
-        self.counts: Counter[str] = Counter()
+        self.counts = ShardCounts()
+        self.events: Counter[Event] = Counter()
         self.tally = Tally()
         self._effects: list[Effect] = []
         self._request: Read | None = None
@@ -173,22 +175,22 @@ class ShardState:
 
     def bulk(self, data: bytes) -> None:
         """Keep one chunk from the channel of bulk chunks; the packet of its batch comes next."""
-        self.counts["bytes"] += len(data)
+        self.counts.bytes_received += len(data)
         self._bulk.add(data)
 
     def packet(self, data: bytes, now: float, *, watched: bool = False) -> Sequence[Effect]:
         """Apply, keep or count one packet from the channel; count one that cannot be decoded."""
         self._watched = watched
-        self.counts["packets"] += 1
-        self.counts["bytes"] += len(data)
+        self.counts.packets += 1
+        self.counts.bytes_received += len(data)
         bulk = self._bulk.take()
         try:
             packet = decode_packet(data, bulk)
         except DecodeError:
-            self.counts["packets_unreadable"] += 1
+            self.counts.packets_unreadable += 1
             return ()
         if packet.shard != self.shard:
-            self.counts["packets_unreadable"] += 1
+            self.counts.packets_unreadable += 1
             return ()
         # A reader may have seen `stale` before this packet: the status changes must include it.
         self._notice_silence(now)
@@ -281,7 +283,7 @@ class ShardState:
 
     def begin_load(self, head: Head) -> Sequence[Effect]:
         """Start a load: the full-state hash will be read next, page by page."""
-        self.counts["loads"] += 1
+        self.counts.loads += 1
         self._loads_in_a_row += 1
         if self._loads_in_a_row > LOADS_BEFORE_GIVING_UP:
             self._enter(Event.GIVE_UP)
@@ -328,18 +330,45 @@ class ShardState:
         """
         self._watched = watched
         repaired = self.content.repair(right, among)
-        self.counts["keys_repaired"] += len(repaired)
-        if repaired:
-            self._effects.append(KeysRepaired([key for _, key, _ in repaired]))
-            self._show_changes(repairs(repaired, self.position, self.shard))
+        self._note_repaired([key for _, key, _ in repaired])
+        self._show_changes(repairs(repaired, self.position, self.shard))
         return self._answer()
+
+    def repair_tables(self, right: ShardTables, keys: Sequence[str]) -> Sequence[Effect]:
+        """Replace the tables by those of the history at `position`.
+
+        Args:
+            right: the tables.
+            keys: that differ.
+        """
+        self.content.tables = right
+        self._note_repaired(keys)
+        return self._answer()
+
+    def _note_repaired(self, keys: Sequence[str]) -> None:
+        self.counts.keys_repaired += len(keys)
+        if keys:
+            self._effects.append(KeysRepaired(keys))
+
+    def self_checked(self, *, keys_differ: bool, tables_differ: bool) -> None:
+        """Count a self-check that finished comparing."""
+        self.counts.self_checks += 1
+        self.counts.self_checks_failed += keys_differ + tables_differ
+
+    def self_check_undecided(self) -> None:
+        """Count a self-check that could not be finished."""
+        self.counts.self_checks_undecided += 1
+
+    def full_state_altered(self) -> None:
+        """Count a full state that was changed, but not by a scheduler."""
+        self.counts.full_state_altered += 1
 
     # -- shared -----------------------------------------------------------------------------------
 
     def _apply(self, batch: Batch, content: Content) -> None:
         chunks, bad = decode_chunks(batch)
-        self.counts["chunks_skipped"] += len(bad)
-        self.counts["batches"] += 1
+        self.counts.chunks_skipped += len(bad)
+        self.counts.batches_applied += 1
         changes: list[Change] = []
         is_watched = self._watched and content is self.content
         observe = observer(changes, batch.position, self.shard) if is_watched else None
@@ -348,7 +377,7 @@ class ShardState:
         self._show_changes(changes)
 
     def _fault(self, _fault: str) -> None:
-        self.counts["chunks_skipped"] += 1
+        self.counts.chunks_skipped += 1
 
     def _show(self, load: Content) -> None:
         """Replace the content with a finished load; report the keys that differ."""
@@ -363,7 +392,7 @@ class ShardState:
             self._effects.append(ChangesVisible(changes))
 
     def _enter(self, event: Event) -> None:
-        self.counts[event] += 1
+        self.events[event] += 1
         before, self.phase = self.phase, TRANSITIONS[self.phase][event]
         if self.phase is Status.LOADING and before is not Status.LOADING:
             self._load = None

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from broker.backend.session import Session
 from broker.config import checked_name, checked_of
 from broker.core.change_queue import ChangeQueue
+from broker.core.fold import Tally
 from broker.core.queues import Bell, ReaderQueue
 from broker.core.shard import ShardState
+from broker.core.shard_counts import ShardCounts
 from broker.core.status import StatusQueue
+from broker.core.transitions import Event
 from broker.engine.callbacks import call_for_each
 from broker.engine.replication import Follower
 from broker.engine.self_check import verified
@@ -173,9 +176,11 @@ class ReplicaEngine:
     def stats(self) -> ReplicaStats:
         """Return its state, and counters since it was opened."""
         shards, track = self.shards, self._follower.track
-        counts: Counter[str] = Counter()
+        counts, tally, events = ShardCounts(), Tally(), Counter[Event]()
         for shard in shards:
-            counts.update(shard.counts)
+            counts.add(shard.counts)
+            tally.add(shard.tally)
+            events.update(shard.events)
         return ReplicaStats(
             status=self.status,
             health=self.health,
@@ -183,29 +188,29 @@ class ReplicaEngine:
             keys=self.count(),
             lag_s=self.lag,
             offset=sum(shard.position.offset for shard in shards),
-            batches_applied=counts["batches"],
-            batches_duplicate=counts["duplicate"],
-            deltas_applied=sum(shard.tally.applied for shard in shards),
-            deltas_superseded=sum(shard.tally.superseded for shard in shards),
-            deltas_refused=sum(shard.tally.refused for shard in shards),
-            deltas_skipped=sum(shard.tally.skipped for shard in shards),
-            chunks_skipped=counts["chunks_skipped"],
-            bytes_received=counts["bytes"],
-            packets=counts["packets"],
-            packets_unreadable=counts["packets_unreadable"],
-            gaps=counts["gap"],
-            forks=counts["fork"],
-            cuts=counts["cut"],
-            silences=counts["silence"],
-            catch_ups=counts["caught_up"] + counts["quiet"],
-            loads=counts["loads"],
+            batches_applied=counts.batches_applied,
+            batches_duplicate=events[Event.DUPLICATE],
+            deltas_applied=tally.applied,
+            deltas_superseded=tally.superseded,
+            deltas_refused=tally.refused,
+            deltas_skipped=tally.skipped,
+            chunks_skipped=counts.chunks_skipped,
+            bytes_received=counts.bytes_received,
+            packets=counts.packets,
+            packets_unreadable=counts.packets_unreadable,
+            gaps=events[Event.GAP],
+            forks=events[Event.FORK],
+            cuts=events[Event.CUT],
+            silences=events[Event.SILENCE],
+            catch_ups=events[Event.CAUGHT_UP] + events[Event.QUIET],
+            loads=counts.loads,
             reconnects=self._follower.reconnects,
             changes_conflated=self._follower.conflated,
-            self_checks=counts["self_checks"],
-            self_checks_failed=counts["self_checks_failed"],
-            self_checks_undecided=counts["self_checks_undecided"],
-            keys_repaired=counts["keys_repaired"],
-            full_state_altered=counts["full_state_altered"],
+            self_checks=counts.self_checks,
+            self_checks_failed=counts.self_checks_failed,
+            self_checks_undecided=counts.self_checks_undecided,
+            keys_repaired=counts.keys_repaired,
+            full_state_altered=counts.full_state_altered,
             status_changes_conflated=track.conflated,
         )
 

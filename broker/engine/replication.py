@@ -10,10 +10,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any
+from typing import assert_never
 
 from broker.backend.session import Session
 from broker.backend.subscription import Subscription
@@ -22,6 +21,7 @@ from broker.core.effects import (
     ChangesVisible,
     Effect,
     FullStateWritten,
+    KeysRepaired,
     LoadState,
     PhaseChanged,
     ReadLog,
@@ -52,6 +52,7 @@ RETRY_MAX = 2.0
 NAMESPACE_RETRY_MAX = 0.5
 WATCH_SLACK = 0.001
 NOTICE_WAIT = 15.0
+SHOWN_KEYS = 5
 
 
 class Follower:
@@ -169,6 +170,13 @@ class Follower:
                     self._deliver(effect.changes)
                 case FullStateWritten():
                     self._full_state_written[shard.shard].set()
+                case KeysRepaired():
+                    log.error(
+                        "self_check_repaired shard=%d keys=%d first=%s",
+                        *(shard.shard, len(effect.keys), sorted(effect.keys)[:SHOWN_KEYS]),
+                    )
+                case _:
+                    assert_never(effect)
         # The deadline may be earlier now: a packet may prove less than an earlier read did.
         now = clock.now()
         if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
@@ -273,9 +281,9 @@ class Follower:
             for shard in self.shards:
                 await self._await_full_state(shard)
                 try:
-                    await check_and_repair(self._session, shard, partial(self._repair, shard))
+                    await check_and_repair(self._session, shard, self._perform, self._is_watched)
                 except (BackendError, DecodeError) as error:
-                    shard.counts["self_checks_undecided"] += 1
+                    shard.self_check_undecided()
                     log.warning("self_check_undecided shard=%d error=%s", shard.shard, error)
 
     async def _await_full_state(self, shard: ShardState) -> None:
@@ -285,13 +293,6 @@ class Follower:
         with suppress(TimeoutError):
             async with asyncio.timeout(NOTICE_WAIT):
                 await written.wait()
-
-    def _repair(
-        self, shard: ShardState, right: Mapping[str, Any], among: Iterable[str]
-    ) -> Sequence[Effect]:
-        effects = shard.repair(right, among, watched=self._is_watched())
-        self._perform(shard, effects)
-        return effects
 
     def _fail(self, error: BrokerError) -> None:
         self.failure = error

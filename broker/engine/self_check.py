@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 TRIES = 20
 PAUSE_FIRST = 0.02
 PAUSE_MAX = 2.0
-SHOWN_KEYS = 5
+# Carries out the effects of a shard's input.
+Perform = Callable[[ShardState, Sequence[Effect]], None]
 
 T = TypeVar("T")
 
@@ -87,11 +88,11 @@ async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int
 
 
 async def _compare_tables(
-    verifier: Verifier, shard: ShardState, *, repairs: bool = False
+    verifier: Verifier, shard: ShardState, perform: Perform | None = None
 ) -> tuple[int, list[Difference]]:
     """Compare a shard's tables; return how many keys there are, and which differ.
 
-    With `repairs` the tables of Redis replace tables that differ.
+    With `perform` the tables of Redis replace tables that differ.
     """
     _check_live(shard)
     held = shard.tables
@@ -107,28 +108,27 @@ async def _compare_tables(
         Difference(name, shard.shard, shard.position.offset, mine, theirs)
         for name, mine, theirs in held.differences(right)
     ]
-    if found and repairs:
-        shard.content.tables = right
+    if found and perform is not None:
+        perform(shard, shard.repair_tables(right, [one.key for one in found]))
     return keys, found
 
 
 async def check_and_repair(
-    session: Session,
-    shard: ShardState,
-    repair: Callable[[Mapping[str, Any], Iterable[str]], Sequence[Effect]],
+    session: Session, shard: ShardState, perform: Perform, is_watched: Callable[[], bool]
 ) -> None:
-    """Compare one shard with Redis; correct and log the keys that differ, and only these.
+    """Compare one shard with Redis; correct the keys that differ, and only these.
 
-    Counts `self_checks`, `self_checks_failed`, `keys_repaired`, and `full_state_altered` where the
-    replica equals the full state, but no scheduler wrote it so.
+    The shard counts `self_checks`, `self_checks_failed`, `keys_repaired`, and `full_state_altered`
+    where the replica equals the full state, but no scheduler wrote it so.
 
     Args:
         session: connected, the namespace known.
         shard: if it is not live, the check waits for that.
-        repair: calls `shard.repair` with the content of the history, and carries out the effects.
+        perform: carries out the effects of a correction.
+        is_watched: whether there are readers of changes.
 
     Raises:
-        BackendError: as `verified`; nothing was changed.
+        BackendError: as `verified`; no key was changed.
     """
     verifier = Verifier(session, shard.shard)
 
@@ -138,34 +138,19 @@ async def check_and_repair(
         wrong = await verifier.differing(held, shard.position)
         return wrong, await keys_of(held, wrong) if wrong else []
 
-    async def correct() -> list[str]:
+    async def correct() -> bool:
         _check_live(shard)
         # Nothing is awaited between the last read of the position and the repair.
         right, _ = await verifier.content(wrong, lambda: shard.position)
-        effects = repair(right, among)
-        return [key for one in effects if isinstance(one, KeysRepaired) for key in one.keys]
+        effects = shard.repair(right, among, watched=is_watched())
+        perform(shard, effects)
+        return any(isinstance(effect, KeysRepaired) for effect in effects)
 
     wrong, among = await retry_until_stable(compare)
-    shard.counts["self_checks"] += 1
-    _, differing = await retry_until_stable(partial(_compare_tables, verifier, shard, repairs=True))
-    if differing:
-        shard.counts["self_checks_failed"] += 1
-        shard.counts["keys_repaired"] += len(differing)
-        log.error(
-            "self_check_repaired shard=%d tables=%d keys first=%s",
-            *(shard.shard, len(differing), [one.key for one in differing[:SHOWN_KEYS]]),
-        )
-    if not wrong:
-        return
-    shard.counts["self_checks_failed"] += 1
-    keys = await retry_until_stable(correct)
-    if keys:
-        log.error(
-            "self_check_repaired shard=%d ranges=%d keys=%d first=%s",
-            *(shard.shard, len(wrong), len(keys), sorted(keys)[:SHOWN_KEYS]),
-        )
-    else:
-        shard.counts["full_state_altered"] += 1
+    _, in_tables = await retry_until_stable(partial(_compare_tables, verifier, shard, perform))
+    shard.self_checked(keys_differ=bool(wrong), tables_differ=bool(in_tables))
+    if wrong and not await retry_until_stable(correct):
+        shard.full_state_altered()
         log.error(
             "full_state_altered shard=%d ranges=%s fix=statebroker verify shows the keys",
             *(shard.shard, ",".join(f"{at:02x}" for at in sorted(wrong))),

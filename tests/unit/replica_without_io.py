@@ -83,10 +83,9 @@ class Follower:
 
     def events_of(self, data: bytes) -> list[Event]:
         """Apply a packet; return the events that it caused."""
-        before = dict(self.state.counts)
+        before = self.state.events.copy()
         self.packet(data)
-        counts = self.state.counts
-        return [event for event in Event if counts[event] > before.get(event, 0)]
+        return [event for event in Event if self.state.events[event] > before[event]]
 
     def packet(self, data: bytes) -> None:
         """Apply a packet from any source."""

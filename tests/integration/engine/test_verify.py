@@ -229,7 +229,9 @@ def test_a_full_state_that_another_hand_altered_is_found(
             found = after.verify()
             assert (found.ranges, found.differences) == (1, ())
             after._thread.call(
-                check_and_repair(after._engine._session, memory(after), memory(after).repair)
+                check_and_repair(
+                    after._engine._session, memory(after), lambda *_: None, lambda: False
+                )
             )
             assert after.stats().full_state_altered == 1
             assert after.stats().keys_repaired == 0

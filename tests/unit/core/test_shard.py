@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 
 from broker.core.bulk_chunks import MAX_BYTES
-from broker.core.effects import LoadState, ReadLog, Reconnect
+from broker.core.effects import KeysRepaired, LoadState, ReadLog, Reconnect
 from broker.core.kept_batches import KEPT_BYTES
 from broker.core.recent_ids import RECENT_IDS
 from broker.core.shard import LOADS_BEFORE_GIVING_UP, ShardState
+from broker.core.shard_counts import ShardCounts
+from broker.core.tables import made_tables
 from broker.core.transitions import Event
 from broker.errors import DecodeError
 from broker.model import Change, Status
@@ -199,7 +201,7 @@ def test_a_broken_chunk_is_skipped_whole_and_counted(history: History, replica: 
     replica.receive_all()
     state = replica.state
     assert (state.phase, state.values) == (Status.LIVE, {"a": 4})
-    assert (state.counts["chunks_skipped"], state.tally.skipped) == (1, 2)
+    assert (state.counts.chunks_skipped, state.tally.skipped) == (1, 2)
 
 
 def test_memory_for_ids_is_bounded(history: History, replica: Follower) -> None:
@@ -222,7 +224,7 @@ def test_memory_for_bulk_chunks_is_bounded(replica: Follower) -> None:
         replica.state.bulk(chunk)
     kept = replica.state._bulk.take()
     assert sum(map(len, kept)) == MAX_BYTES
-    assert replica.state.counts["bytes"] >= 10 * len(chunk)
+    assert replica.state.counts.bytes_received >= 10 * len(chunk)
 
 
 def test_memory_for_packets_kept_is_bounded(history: History, replica: Follower) -> None:
@@ -260,7 +262,7 @@ def test_packets_that_are_not_for_it_change_nothing_and_keep_nothing_alive(
         effects = replica.state.tick(replica.now)
     assert Reconnect() in effects
     assert (replica.state.phase, replica.state.values) == (Status.STALE, {"a": 2})
-    assert replica.state.counts["packets_unreadable"] == 10
+    assert replica.state.counts.packets_unreadable == 10
 
 
 def test_repeats_and_notices_keep_nothing_alive(history: History, replica: Follower) -> None:
@@ -513,3 +515,42 @@ def test_a_shard_of_which_nobody_speaks_is_complete_but_not_live(history: Histor
     history.heartbeat()
     replica.receive_all()
     assert replica.state.phase is Status.LIVE
+
+
+# -- counters --------------------------------------------------------------------------------------
+
+
+def test_what_a_self_check_finds_is_counted_by_the_shard(replica: Follower) -> None:
+    """A difference in keys and one in tables are two; keys count where they were corrected."""
+    state = replica.state
+    state.self_checked(keys_differ=False, tables_differ=False)
+    state.self_checked(keys_differ=True, tables_differ=True)
+    state.self_check_undecided()
+    state.full_state_altered()
+    (repaired,) = state.repair({"a": 1, "b": 2}, ["c"])
+    assert isinstance(repaired, KeysRepaired)
+    assert sorted(repaired.keys) == ["a", "b"]
+    assert list(state.repair({"a": 1, "b": 2}, ["c"])) == []
+    counts = state.counts
+    assert (counts.self_checks, counts.self_checks_failed, counts.self_checks_undecided) == (
+        2,
+        2,
+        1,
+    )
+    assert (counts.full_state_altered, counts.keys_repaired) == (1, 2)
+
+
+def test_corrected_tables_replace_those_that_differ(replica: Follower) -> None:
+    """Their keys count as repaired, and are reported as an effect."""
+    state, right = replica.state, made_tables()
+    assert list(state.repair_tables(right, ["t['a']"])) == [KeysRepaired(["t['a']"])]
+    assert state.tables is right
+    assert state.counts.keys_repaired == 1
+
+
+def test_counters_of_shards_add_up_field_by_field() -> None:
+    """No field is left out."""
+    names = [one.name for one in fields(ShardCounts)]
+    one = ShardCounts(**{name: n for n, name in enumerate(names)})
+    one.add(ShardCounts(**dict.fromkeys(names, 100)))
+    assert asdict(one) == {name: 100 + n for n, name in enumerate(names)}

@@ -147,11 +147,11 @@ def test_a_shard_goes_through_every_cell(phase: str, event: str) -> None:
     """Packets and reads cause each event in each phase, or are listed as ineffective."""
     state = reach(phase)
     assert state.phase == phase
-    before = state.counts[event]
+    before = state.events[event]
     CAUSES[event](state)
     if event in DOES_NOT_HAPPEN[phase]:
-        assert state.counts[event] == before
+        assert state.events[event] == before
         assert state.phase == phase
     else:
-        assert state.counts[event] == before + 1
+        assert state.events[event] == before + 1
         assert state.phase == grid()[phase, event]

@@ -499,9 +499,9 @@ CLASSIFIED: dict[str, dict[Event | None, list[Packet]]] = {
 def event_of(packet: Packet) -> Event | None:
     """What a shard at offset 5 makes of a packet."""
     state = at_offset_five()
-    before = state.counts.copy()
+    before = state.events.copy()
     state.packet(encode_packet(packet), 0)
-    found = [event for event in Event if state.counts[event] > before[event]]
+    found = [event for event in Event if state.events[event] > before[event]]
     assert len(found) <= 1
     return found[0] if found else None
 
