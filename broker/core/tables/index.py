@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -15,8 +16,14 @@ U64s: TypeAlias = "npt.NDArray[np.uint64]"
 # bits, also of keys that count up.
 SPREAD = 0x9E3779B97F4A7C15
 
-_MIN_PLACES = 1024
+_MIN_KEYS = 8
 _PLACES_PER_KEY = 4
+
+# Random in each process: whoever chooses keys must not be able to choose keys of one place, which
+# would make every look-up as slow as a search. Slots do not depend on it.
+_SEED = np.uint64(secrets.randbits(64))
+_FACTOR = np.uint64(secrets.randbits(64) | 1)
+_FOLD = np.uint64(32)
 
 
 class NameIndex:
@@ -59,6 +66,9 @@ class _Places:
     """A table of open addressing, probed for a whole column at once.
 
     While one thread puts keys, others may look for keys that are there already.
+
+    Attributes:
+        rounds: how many times a column was probed so far.
     """
 
     def __init__(self, count: int) -> None:
@@ -66,14 +76,22 @@ class _Places:
         self.slots = np.full(count, -1, dtype=np.int64)
         self._mask = np.int64(count - 1)
         self._shift = np.uint64(64 - (count.bit_length() - 1))
+        self.rounds = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its arrays."""
+        return self._at.nbytes + self.slots.nbytes
 
     def find(self, keys: U64s) -> Slots:
         """Return the slot of each key, -1 where it has none."""
+        self.rounds += 1
         place = self._first_places(keys)
         slots = self.slots[place]
         # Only keys that found another key probe on; an empty place ends the search with its -1.
         rest = np.flatnonzero((self._at[place] != keys) & (slots >= 0))
         while rest.size:
+            self.rounds += 1
             here = (place[rest] + 1) & self._mask
             place[rest] = here
             found = self.slots[here]
@@ -85,6 +103,7 @@ class _Places:
         """Put keys that are not there yet into the first empty places from their own on."""
         place = self._first_places(keys)
         while slots.size:
+            self.rounds += 1
             # If several keys probe one empty place, one gets it; the others probe on.
             empty = np.flatnonzero(self.slots[place] < 0)
             won = empty[np.unique(place[empty], return_index=True)[1]]
@@ -96,7 +115,11 @@ class _Places:
             keys, slots, place = keys[lost], slots[lost], (place[lost] + 1) & self._mask
 
     def _first_places(self, keys: U64s) -> Slots:
-        return ((keys * np.uint64(SPREAD)) >> self._shift).astype(np.int64)
+        mixed = (keys ^ _SEED) * _FACTOR
+        # The upper half acts on the lower one, and the second product on the upper half again: so
+        # every bit of a key decides about the place.
+        mixed ^= mixed >> _FOLD
+        return ((mixed * np.uint64(SPREAD)) >> self._shift).astype(np.int64)
 
 
 class NumberIndex:
@@ -108,11 +131,21 @@ class NumberIndex:
 
     def __init__(self) -> None:
         self._count = 0
-        self._keys = np.zeros(_MIN_PLACES // _PLACES_PER_KEY, dtype=np.uint64)
-        self._places = _Places(_MIN_PLACES)
+        self._keys = np.zeros(_MIN_KEYS, dtype=np.uint64)
+        self._places = _Places(_MIN_KEYS * _PLACES_PER_KEY)
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def rounds(self) -> int:
+        """How many times a column was probed since the index grew last: what look-ups cost."""
+        return self._places.rounds
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its arrays."""
+        return self._keys.nbytes + self._places.size_bytes
 
     @property
     def keys(self) -> U64s:
@@ -163,4 +196,4 @@ def shards_of_numbers(keys: U64s, shards: int) -> npt.NDArray[np.int64]:
 
 
 def _power_above(count: int) -> int:
-    return 1 << max(_MIN_PLACES // _PLACES_PER_KEY, count - 1).bit_length()
+    return 1 << max(_MIN_KEYS, count - 1).bit_length()

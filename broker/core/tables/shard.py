@@ -224,8 +224,8 @@ class ShardTables:
                 continue
             left, right = _content(mine), _content(theirs)
             found += [
-                (f"{key.name}[{one!r}]", left.get(one, ABSENT), right.get(one, ABSENT))
-                for one in sorted({*left, *right})
+                (f"{key.name}[{one}]", left.get(one, ABSENT), right.get(one, ABSENT))
+                for one in sorted({*left, *right}, key=None if key.is_named else int)
                 if not _same(left.get(one, ABSENT), right.get(one, ABSENT))
             ]
         return found
@@ -349,7 +349,11 @@ def _stamps(table: Table) -> Column:
     return table.timestamps if table.timestamps is not None else np.zeros(table.values.size)
 
 
-def _content(table: Table | None) -> dict[Any, tuple[float, int]]:
+def _content(table: Table | None) -> dict[str, tuple[float, int]]:
+    """Return value and timestamp by the text of the key.
+
+    By its text, because Python does not seed the hash of a number: a dict of chosen ones is slow.
+    """
     if table is None:
         return {}
     slots = np.flatnonzero(table.present[: len(table.index)])
@@ -357,7 +361,7 @@ def _content(table: Table | None) -> dict[Any, tuple[float, int]]:
     keys: list[Any] = index.keys if isinstance(index, NameIndex) else index.keys.tolist()
     pairs = zip(table.values[slots].tolist(), _stamps(table)[slots].tolist(), strict=True)
     return {
-        keys[slot]: (value, int(stamp))
+        repr(keys[slot]): (value, int(stamp))
         for slot, (value, stamp) in zip(slots.tolist(), pairs, strict=True)
     }
 

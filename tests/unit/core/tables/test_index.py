@@ -15,7 +15,7 @@ INVERSE = pow(SPREAD, -1, 1 << 64)
 
 
 def in_one_place(count: int) -> list[int]:
-    """Return keys whose first probe is the same slot, whatever the size of the index."""
+    """Return keys whose products with the golden ratio are 1, 2, 3 ...: one place, unseeded."""
     return [(n * INVERSE) % (1 << 64) for n in range(1, count + 1)]
 
 
@@ -89,3 +89,20 @@ def test_number_keys_belong_to_the_shard_that_the_document_gives(
     """The shard is the upper 32 bits of the product, modulo the number of shards."""
     told = [((key * 0x9E3779B97F4A7C15) % (1 << 64) >> 32) % shards for key in keys]
     assert shards_of_numbers(np.array(keys, dtype=np.uint64), shards).tolist() == told
+
+
+@pytest.mark.parametrize("step", [1, 1 << 20, 1 << 40, INVERSE], ids=hex)
+def test_no_choice_of_number_keys_makes_look_ups_slow(step: int) -> None:
+    """Keys that all had one place under a known hash need few probes: the hash is seeded."""
+    index, keys = NumberIndex(), np.array([n * step % (1 << 64) for n in range(20_000)], np.uint64)
+    index.add(keys)
+    rounds = index.rounds
+    assert index.find_all(keys).tolist() == [*range(20_000)]
+    assert index.rounds - rounds < 100
+
+
+def test_an_index_of_few_keys_is_small() -> None:
+    """A table of one row costs its readers less than a kilobyte for its index."""
+    index = NumberIndex()
+    numbered(index, [7])
+    assert index.size_bytes < 1024
