@@ -54,7 +54,13 @@ class DecodeError(BrokerError):
 
 
 class BackendError(BrokerError):
-    """The Redis server could not execute a command; the original error is the cause."""
+    """The Redis server could not execute a command; the original error is the cause.
+
+    Attributes:
+        is_temporary: whether it can end without anybody's action, so that trying again may help.
+    """
+
+    is_temporary = False
 
 
 class NumpyMissingError(BrokerError, ImportError):
@@ -65,11 +71,15 @@ class NumpyMissingError(BrokerError, ImportError):
 
 
 class ConnectError(BackendError):
-    """The server cannot be reached, or authentication failed."""
+    """The server cannot be reached, is not the one to ask now, or authentication failed."""
+
+    is_temporary = True
 
 
 class AccessError(ConnectError):
     """The server answers, but authentication or TLS verification failed."""
+
+    is_temporary = False
 
 
 class UnsupportedServerError(BackendError):

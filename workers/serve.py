@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from broker.backend.replies import DrainLimits
 from broker.backend.session import Session
 from broker.config import default_node
-from broker.errors import AccessError, ConnectError
+from broker.errors import BackendError
 from broker.runtime.backoff import Backoff
 from broker.runtime.processes import tie_to_parent
 from workers.flush import FlushWorker
@@ -147,19 +147,19 @@ async def serve(
 
 
 async def retry_while_away(start: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T:
-    """Return the result of `start`; retry with backoff while the server is unreachable.
+    """Return the result of `start`; retry with backoff while waiting may help.
 
     Raises:
         Stopped: the process must stop.
-        BrokerError: the server is reachable, but something else is wrong.
+        BrokerError: waiting does not help.
     """
     retry = Backoff(AWAY_FIRST, AWAY_MAX)
     while True:
         try:
             return await start()
-        except AccessError:
-            raise
-        except ConnectError as error:
+        except BackendError as error:
+            if not error.is_temporary:
+                raise
             pause = retry.next()
             log.warning("server_away retry_in=%.2f error=%s", pause, error)
         await wait_for_any(pause, stop)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from redis.exceptions import AskError, AuthenticationError, MovedError, RedisError, TryAgainError
@@ -16,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from broker.backend.topology import Client, RefreshedDirectory
 from broker.backend.urls import Address
 from broker.protocol.names import SLOTS, slot_of_key
-from broker.runtime.tasks import cancel_and_wait, run_shielded
+from broker.runtime.tasks import first_success, run_shielded
 
 ASK_TIMEOUT_S: Final = 2.0
 STAGGER_S: Final = 0.25  # how long to wait for a node before asking the next one too
@@ -107,25 +108,10 @@ class Cluster(RefreshedDirectory):
 
     async def _first_answer(self, nodes: list[Address]) -> Ranges:
         """Return the first answer; the next node is asked when one fails or is slow."""
-        asked: set[asyncio.Task[Ranges]] = set()
-        errors: list[BaseException] = []
-        waiting = list(nodes)
         try:
-            while waiting or asked:
-                if waiting:
-                    asked.add(asyncio.create_task(self._slots_of(waiting.pop(0))))
-                done, asked = await asyncio.wait(
-                    asked,
-                    timeout=STAGGER_S if waiting else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    errors.append(error)
-        finally:
-            await cancel_and_wait(asked)
+            return await first_success([partial(self._slots_of, node) for node in nodes], STAGGER_S)
+        except ExceptionGroup as failed:
+            errors = failed.exceptions
         for error in errors:
             if isinstance(error, AuthenticationError):
                 raise error

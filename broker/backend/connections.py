@@ -12,18 +12,18 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     InvalidResponse,
-    MovedError,
     NoPermissionError,
-    OutOfMemoryError,
     RedisError,
     ResponseError,
 )
@@ -34,6 +34,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 from broker.backend.cluster import Cluster
 from broker.backend.routing import Routed
 from broker.backend.sentinel import Sentinels, primary_only
+from broker.backend.server_errors import MEANINGS, Meaning, meaning
+from broker.backend.sockets import CONNECTION_CLASSES, Renewals
 from broker.backend.tls import tls_fix, tls_hint
 from broker.backend.topology import Directory, SingleServer
 from broker.backend.urls import Address, RedisURL, invalid_url_error, read_url, redacted
@@ -77,6 +79,7 @@ class Connections:
         self._target = read_url(url) if url else RedisURL("single", "")
         self.kind = self._target.kind
         self._clients: list[Redis] = []
+        self._renewals = Renewals()
         self.directory: Directory = SingleServer()
         if self._target.kind == "cluster":
             self.directory = Cluster(self._target.seeds, self._short_lived)
@@ -134,11 +137,21 @@ class Connections:
     def _client(self, url: str, **settings: Any) -> Redis:
         if not url.startswith("unix://"):
             settings |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
+        settings |= {"redirects": self._target.kind == "cluster", "renewals": self._renewals}
         try:
             return _make(url, **settings)
         except (ValueError, TypeError):
             # The cause would show the password.
             raise invalid_url_error(self.url) from None
+
+    def renew(self) -> None:
+        """Replace every connection to a single server before its next use.
+
+        The name may lead to another server by now, and a connection that only reads gets no reply
+        that says so. A Cluster's or Sentinels' directory closes the connections that it has to.
+        """
+        if self._target.kind == "single":
+            self._renewals.count += 1
 
     async def discard(self, client: Redis, pubsub: PubSub | None = None) -> None:
         """Close one client created here, and its subscription."""
@@ -160,8 +173,9 @@ class Connections:
 
 
 def _make(url: str, **settings: Any) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        url,
+    settings |= parse_url(url)
+    settings["connection_class"] = CONNECTION_CLASSES[urlsplit(url).scheme]
+    pool = BlockingConnectionPool(
         # Without a free connection a call waits instead of failing.
         timeout=None,
         protocol=2,
@@ -210,51 +224,44 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
     """Translate Redis errors raised in the block into ours; the cause is kept.
 
     Raises:
-        ConnectError: the server cannot be reached.
+        ConnectError: the server cannot be reached, or is not the one to ask now.
         AccessError: authentication or TLS verification failed.
         BackendError: any other error of the server.
     """
     try:
         yield
-    except (RedisTimeoutError, TimeoutError) as error:
-        raise ConnectError(
+    except (RedisError, OSError, TimeoutError) as error:
+        raise as_ours(error, action, server) from error
+
+
+def as_ours(error: Exception, action: str, server: str) -> BackendError:
+    """Return our exception for an error of the client library or the network."""
+    if isinstance(error, RedisTimeoutError | TimeoutError):
+        return ConnectError(
             f"{action}: {server} did not answer in time ({error})" + tls_hint(server, str(error))
-        ) from error
-    except (AuthenticationError, AuthorizationError) as error:
-        raise _refused(action, server, error) from error
-    except (RedisConnectionError, OSError) as error:
-        if any(word in str(error) for word in _REFUSALS):
-            raise _refused(action, server, error) from error
+        )
+    found = meaning(error)
+    if found is None and isinstance(error, AuthenticationError | AuthorizationError):
+        found = MEANINGS["WRONGPASS"]
+    if found is not None:
+        return _with_meaning(error, found, action, server)
+    if isinstance(error, RedisConnectionError | OSError):
         if (fix := tls_fix(str(error))) is not None:
-            raise AccessError(f"{action}: no TLS with {server} ({error}): {fix}") from error
-        raise ConnectError(
+            return AccessError(f"{action}: no TLS with {server} ({error}): {fix}")
+        return ConnectError(
             f"{action}: cannot reach {server} ({error}); is the server running and the URL right?"
             + tls_hint(server, str(error))
-        ) from error
-    except NoPermissionError as error:
-        raise BackendError(
-            f"{action}: {server} does not permit it ({error}); check the ACL of this user"
-        ) from error
-    except OutOfMemoryError as error:
-        raise BackendError(
-            f"{action}: {server} is out of memory; raise maxmemory or store less"
-        ) from error
-    except MovedError as error:
-        raise BackendError(
-            f"{action}: {server} is a node of a Redis Cluster (MOVED {error}); use a URL that "
-            "starts with redis+cluster:// or rediss+cluster://"
-        ) from error
-    except RedisError as error:
-        raise BackendError(f"{action}: {server} says: {error}") from error
+        )
+    return BackendError(f"{action}: {server} says: {error}")
 
 
-def _refused(action: str, server: str, error: Exception) -> AccessError:
-    return AccessError(
-        f"{action}: {server} refuses the password ({error}); check the user and password"
-    )
-
-
-_REFUSALS = ("WRONGPASS", "NOAUTH", "invalid password", "username-password")
+def _with_meaning(error: Exception, found: Meaning, action: str, server: str) -> BackendError:
+    code = getattr(error, "status_code", None)
+    # redis-py cuts most codes off.
+    text = f"{code} {error}" if code and code != "ERR" else str(error)
+    ours = found.error(f"{action}: {server} {found.says} ({text}); {found.fix}")
+    ours.is_temporary = found.is_temporary
+    return ours
 
 
 async def check_server(client: Redis, name: str) -> dict[str, Any]:

@@ -14,15 +14,11 @@ from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis  # noqa: TID251 - the base class
 from redis.asyncio.client import Pipeline
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    ReadOnlyError,
-    TryAgainError,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from broker.backend.server_errors import is_refused
 from broker.backend.topology import Directory
 from broker.backend.urls import Address
 from broker.runtime.tasks import cancel_and_wait
@@ -30,9 +26,6 @@ from broker.runtime.tasks import cancel_and_wait
 RETRY_WINDOW_S: Final = 1.0  # seconds for which a refused command is tried again
 RETRY_PAUSE_S: Final = 0.03
 SLOW_REPLY_S: Final = 1.0  # seconds after which the owner of a key is looked up again
-
-# Errors of a server that refused the command without executing it.
-REFUSED: Final = (AskError, TryAgainError, ClusterDownError, ReadOnlyError)
 
 # Commands without a key. The key of a script follows the number of keys; all other commands have it
 # as their first argument.
@@ -102,7 +95,9 @@ class Routed(Redis):
             client = self.server(address)
             try:
                 answer = await self._timed(address, call(client))
-            except REFUSED as error:
+            except ResponseError as error:
+                if not is_refused(error):
+                    raise
                 is_known = self._directory.redirected(address, error)
                 redirects += 1
                 if time.monotonic() > deadline:

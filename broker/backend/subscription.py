@@ -157,6 +157,8 @@ class _ServerSubscription:
                 retry.reset()
             self.drop(set(self.channels), error)
             self._connections.directory.invalidate(self._address)
+            # What is read must come from the server that is subscribed to next.
+            self._connections.renew()
             await asyncio.sleep(retry.next())
 
     async def _listen(self) -> None:

@@ -219,6 +219,8 @@ class Follower:
                 if not self.shards:
                     self._make_shards()
                 return
+            # It may exist on the server that the name of this one leads to by now.
+            self._session.connections.renew()
             await asyncio.sleep(retry.next())
 
     def on_message(self, channel: bytes, data: bytes) -> None:

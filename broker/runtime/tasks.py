@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 RECANCEL_INTERVAL_S = 0.05
+
+T = TypeVar("T")
 
 _finishing: set[asyncio.Task[Any]] = set()
 
@@ -45,3 +47,44 @@ async def run_shielded(work: Coroutine[Any, Any, Any]) -> None:
     _finishing.add(task)
     task.add_done_callback(_finishing.discard)
     await asyncio.shield(task)
+
+
+async def first_success(
+    attempts: Iterable[Callable[[], Coroutine[Any, Any, T]]],
+    stagger_s: float,
+    discard: Callable[[T], object] = lambda _: None,
+) -> T:
+    """Return the first result; the next attempt starts when one fails or is slow.
+
+    Args:
+        attempts: at least one, in the order in which they start.
+        stagger_s: seconds after which an attempt counts as slow; it goes on.
+        discard: called with results that come too late.
+
+    Raises:
+        ExceptionGroup: every attempt failed; it has their errors.
+    """
+    waiting = list(attempts)
+    running: set[asyncio.Task[T]] = set()
+    errors: list[Exception] = []
+    try:
+        while waiting or running:
+            if waiting:
+                running.add(asyncio.create_task(waiting.pop(0)()))
+            done, running = await asyncio.wait(
+                running,
+                timeout=stagger_s if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            good = [task.result() for task in done if task.exception() is None]
+            for late in good[1:]:
+                discard(late)
+            if good:
+                return good[0]
+            errors += [error for task in done if isinstance(error := task.exception(), Exception)]
+    finally:
+        await cancel_and_wait(running)
+        for task in running:
+            if not task.cancelled() and task.exception() is None:
+                discard(task.result())
+    raise ExceptionGroup("every attempt failed", errors)

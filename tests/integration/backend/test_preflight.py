@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import socket
-import socketserver
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ from broker.testing.server import Server, find_binary, free_port
 from broker.testing.waiting import eventually
 from tests.integration.lossy_proxy import Proxy
 from tests.integration.running_workers import NewServing, Serving
+from tests.integration.talker import talker
 
 Face = Callable[..., Any]
 
@@ -53,29 +51,6 @@ def _opened(face: Face, url: str, namespace: str, **settings: Any) -> Any:
     if face is Serving:
         return face(url, namespace, **settings)
     return face(url, namespace=namespace, **settings)
-
-
-@contextmanager
-def talker(answer: bytes | None) -> Iterator[str]:
-    """A TCP server that is no Redis: it answers every command with this; None: it hangs up."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            client: socket.socket = self.request
-            while answer is not None and (asked := client.recv(1 << 16)):
-                client.sendall(answer * asked.count(b"*"))
-
-    class TalkServer(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-    with TalkServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"redis://127.0.0.1:{server.server_address[1]}/0"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @FACES

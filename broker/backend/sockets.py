@@ -1,0 +1,155 @@
+"""The connections of our clients: to any address of a host name, closed by telling replies.
+
+redis-py gives the whole time to connect to the first address of a name, and keeps a connection on
+which the server answers that it is the wrong one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import RedisError
+
+from broker.backend.server_errors import Then, meaning
+from broker.runtime.tasks import first_success
+
+# Another address is tried if one has not answered for so long (RFC 8305).
+STAGGER_S: Final = 0.25
+
+
+@dataclass(slots=True)
+class Renewals:
+    """How often the connections of a process were renewed: older ones are not used again."""
+
+    count: int = 0
+
+
+class _ClosedByReplies:
+    """Closes itself after a reply that says that another connection is needed.
+
+    Args:
+        redirects: whether the client follows redirections of a Cluster itself.
+        renewals: of the process.
+    """
+
+    def __init__(self, *, redirects: bool, renewals: Renewals, **settings: Any) -> None:
+        self._closing = {Then.RECONNECT} if redirects else {Then.RECONNECT, Then.REDIRECT}
+        self._renewals = renewals
+        self._renewed = renewals.count
+        super().__init__(**settings)
+
+    async def connect(self) -> None:
+        """Connect, if it is not connected, or only by an older connection."""
+        if self._renewed != self._renewals.count:
+            self._renewed = self._renewals.count
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+        await super().connect()  # type: ignore[misc]
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """Read one reply. Raises as the base class."""
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except RedisError as error:
+            found = meaning(error)
+            if found is not None and found.then in self._closing:
+                # The pool closes it when it is released: other replies may still be unread.
+                self.mark_for_reconnect()  # type: ignore[attr-defined]
+            raise
+
+
+class TCP(_ClosedByReplies, Connection):
+    """A TCP connection."""
+
+    async def _connect(self) -> None:
+        async with asyncio.timeout(self.socket_connect_timeout):
+            found = await connected_socket(self.host, self.port)
+            try:
+                found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                options: Any = self.socket_keepalive_options
+                if self.socket_keepalive:
+                    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    for option, value in options.items():
+                        found.setsockopt(socket.IPPROTO_TCP, option, value)
+                self._reader, self._writer = await asyncio.open_connection(
+                    sock=found, **self._tls_arguments()
+                )
+            except BaseException:
+                found.close()
+                raise
+
+    def _tls_arguments(self) -> Mapping[str, Any]:
+        return {}
+
+
+class TLS(TCP, SSLConnection):
+    """A TCP connection with TLS."""
+
+    def _tls_arguments(self) -> Mapping[str, Any]:
+        return {"ssl": self.ssl_context.get(), "server_hostname": self.host}
+
+
+class Unix(_ClosedByReplies, UnixDomainSocketConnection):
+    """A connection to a unix socket."""
+
+    async def _connect(self) -> None:
+        # The base class logs in here, and then once more.
+        async with asyncio.timeout(self.socket_connect_timeout):
+            self._reader, self._writer = await asyncio.open_unix_connection(self.path)
+
+
+async def connected_socket(host: str, port: int) -> socket.socket:
+    """Connect to the first address of a host that accepts; a silent one delays the next briefly.
+
+    Raises:
+        OSError: the name is unknown, or no address accepts.
+    """
+    addresses = await _addresses(host, port)
+    attempts = [partial(_connect_to, family, address) for family, address in addresses]
+    try:
+        return await first_success(attempts, STAGGER_S, socket.socket.close)
+    except ExceptionGroup as failed:
+        # redis-py shows the class of an error: keep that of the first address.
+        raise failed.exceptions[0] from None
+
+
+async def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
+    """Return family and address of each address of a host, families alternating."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    else:
+        # A number needs no look-up, which may take a thread.
+        return [(socket.AF_INET if version == 4 else socket.AF_INET6, (host, port))]  # noqa: PLR2004
+    first_family = found[0][0]
+    first = [(one[0], one[4]) for one in found if one[0] == first_family]
+    other = [(one[0], one[4]) for one in found if one[0] != first_family]
+    mixed = [pair for two in zip(first, other, strict=False) for pair in two]
+    shared = len(mixed) // 2
+    return [*mixed, *first[shared:], *other[shared:]]
+
+
+async def _connect_to(family: int, address: Any) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection.setblocking(False)  # noqa: FBT003 - the standard library's own
+    try:
+        await asyncio.get_running_loop().sock_connect(connection, address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+CONNECTION_CLASSES: Final[Mapping[str, type[TCP | Unix]]] = {
+    "redis": TCP,
+    "rediss": TLS,
+    "unix": Unix,
+}
