@@ -6,6 +6,7 @@ integers, float64, str, bytes, lists, maps with str keys, and aware datetimes (e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
@@ -29,6 +30,7 @@ MAX_SHOWN_CHARS = 60  # of an invalid value in an error text
 MAX_SHOWN_BITS = 160
 
 CONTAINERS = frozenset((list, dict))
+RAW_FORMATS = frozenset("Bbc")  # of memory that holds bytes, and not numbers
 
 
 def admit_key(key: str) -> int:
@@ -38,7 +40,7 @@ def admit_key(key: str) -> int:
         EncodeError: not a str, empty, over 1,024 bytes of UTF-8, or not encodable.
     """
     if type(key) is not str and not isinstance(key, str):
-        raise EncodeError(f"key {key!r} is a {type(key).__name__}; keys are str")
+        raise EncodeError(f"key {_short(key)} is a {type(key).__name__}; keys are str")
     if not key:
         raise EncodeError(f"key is empty; a key has 1 to {MAX_KEY_BYTES} bytes of UTF-8")
     size = len(key) if key.isascii() else _utf8_length(key, "key")
@@ -138,7 +140,7 @@ def _admit_slowly(value: object, depth: int) -> tuple[Any, int]:  # noqa: PLR091
         # Not str(value), which a subclass (such as an enum) may override.
         return str.__str__(value), _utf8_length(value, "value") + HEAD_BYTES
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value), len(bytes(value)) + HEAD_BYTES
+        return _admit_bytes(value)
     if isinstance(value, datetime):
         return _admit_datetime(value), SCALAR_BYTES
     if isinstance(value, (Mapping, list, tuple)):
@@ -147,7 +149,7 @@ def _admit_slowly(value: object, depth: int) -> tuple[Any, int]:  # noqa: PLR091
         number = index(value)  # type: ignore[arg-type]
     except TypeError:
         if isinstance(value, Real) and not isinstance(value, Rational):
-            return float(value), SCALAR_BYTES
+            return _admit_real(value), SCALAR_BYTES
         raise EncodeError(
             f"value {_short(value)} is a {type(value).__name__}; values are None, bool, int, "
             "float, str, bytes, list, dict with str keys, or aware datetime"
@@ -182,20 +184,50 @@ def _admit_container(
         admitted, size = _admit_slowly(item, depth + 1)
         pairs[str.__str__(key)] = admitted
         total += size + _utf8_length(key, "map key") + HEAD_BYTES
+    if len(pairs) != len(value):
+        raise EncodeError(f"map {_short(value)} has keys that are the same text; a key comes once")
     return pairs, total
 
 
-def _admit_datetime(value: datetime) -> datetime:
-    if value.utcoffset() is None:
-        raise EncodeError(f"datetime {value} has no time zone; use datetime.now(timezone.utc)")
+def _admit_bytes(value: bytes | bytearray | memoryview) -> tuple[bytes, int]:
+    if isinstance(value, memoryview) and value.format not in RAW_FORMATS:
+        raise EncodeError(
+            f"value is a memoryview of numbers ({value.format}); send a list, or its tobytes()"
+        )
+    copy = bytes(value)
+    return copy, len(copy) + HEAD_BYTES
+
+
+def _admit_real(value: Any) -> float:
+    """Return a real number as float64, if it is one: a long double may have more digits."""
     try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if number != value and value == value:  # noqa: PLR0124 - NaN alone is not itself
+        raise EncodeError(
+            f"value {_short(value)} is a {type(value).__name__}, of which float64 would make "
+            f"{number!r}; send float(value) or str(value)"
+        )
+    return number
+
+
+def _admit_datetime(value: datetime) -> datetime:
+    try:
+        if value.utcoffset() is None:
+            raise EncodeError(f"datetime {value} has no time zone; use datetime.now(timezone.utc)")
+        # A Timestamp of pandas has a part that no datetime holds.
+        if getattr(value, "nanosecond", 0):
+            raise EncodeError(f"datetime {value} has nanoseconds; round it to microseconds")
         utc = value.astimezone(UTC)
+        # A plain datetime, not a subclass.
+        return datetime.combine(utc.date(), utc.time(), UTC)
     except OverflowError:
         raise EncodeError(
             f"datetime {value} is outside the years 1 to 9999 in UTC; send it as str"
         ) from None
-    # A plain datetime, not a subclass.
-    return datetime.combine(utc.date(), utc.time(), UTC)
+    except ValueError as error:  # that of pandas which is not a time
+        raise EncodeError(f"datetime {value} is no time ({error}); send None") from None
 
 
 def _utf8_length(text: str, what: str) -> int:
@@ -206,5 +238,8 @@ def _utf8_length(text: str, what: str) -> int:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a value's own, or too deep: the error is about something else
+        return f"a {type(value).__name__}"
     return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "..."

@@ -53,11 +53,22 @@ def _other(value: Any) -> Any:
 
 
 def from_text(text: str) -> Any:
-    """Return the value of a JSON text; any other text is itself the value."""
+    """Return the value of a JSON text; any other text is itself the value.
+
+    Raises:
+        click.UsageError: a number that is too large for a float64.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite_float)
     except json.JSONDecodeError:
         return text
+
+
+def _finite_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise click.UsageError(f"{digits} is larger than a float64 can be; write it as a text")
+    return number
 
 
 @click.command("set", context_settings={"ignore_unknown_options": True})

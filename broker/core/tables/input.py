@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from broker.core.tables.conversion import cut, numbers, refuse_missing
 from broker.core.tables.index import shards_of_numbers
 from broker.errors import EncodeError
 from broker.protocol.messages import IdRange, TableKey, TableRun
 from broker.protocol.operations import OP_RECORDS, Column, op_of_part
+from broker.protocol.refusal import shown
 
 # One shard's part of something.
 Part: TypeAlias = "tuple[int, TableRun]"
@@ -68,7 +70,9 @@ def text_keys(table: TableKey, keys: Any, shards: int, intern: Intern) -> Keys |
     """
     given = keys.tolist() if isinstance(keys, np.ndarray) else keys
     if isinstance(given, str):
-        raise EncodeError(f"keys {given!r} is one text; give a list of keys")
+        raise EncodeError(f"keys {shown(given)} is one text; give a list of keys")
+    if isinstance(given, (set, frozenset)):
+        raise EncodeError(f"keys are a {type(given).__name__}, which has no order; give a list")
     try:
         column: Sequence[str] = given if isinstance(given, list) else list(given)
         places = intern(table, column)
@@ -104,7 +108,9 @@ def number_keys(table: TableKey, keys: Any, shards: int) -> Keys:
     Raises:
         EncodeError: not a column of whole numbers from 0 to 2^64 - 1.
     """
-    column = _numbers("keys", keys, np.dtype("<u8"))
+    column = numbers("keys", keys, np.dtype("<u8"))
+    if column.ndim == 0:
+        raise EncodeError(f"keys are one number, {column}; give a list of keys")
     if not column.size:
         return Keys(table, 0, ())
     if shards == 1:
@@ -128,10 +134,10 @@ def column_runs(op: int, keys: Keys, values: Any, timestamps: Any) -> list[Part]
     kind = np.dtype("<f8" if keys.table.is_float else "<i8")
     given = None
     if op_of_part(op).column is not Column.NOTHING:
-        given = _as_long(keys, "values", _numbers("values", values, kind))
+        given = _as_long(keys, "values", numbers("values", values, kind))
     stamps = None
     if timestamps is not None:
-        stamps = _as_long(keys, "timestamps", _numbers("timestamps", timestamps, np.dtype("<i8")))
+        stamps = _as_long(keys, "timestamps", numbers("timestamps", timestamps, np.dtype("<i8")))
     return [
         (
             part.shard,
@@ -149,32 +155,50 @@ def record_runs(table: TableKey, records: Any, shards: int) -> list[Part]:
     """
     if table.is_named:
         raise EncodeError("records have u64 keys; use table(..., keys=int)")
-    layout = np.dtype(list(zip(_RECORD_FIELDS, ("<u8", _value_type(table), "<i8"), strict=True)))
-    if isinstance(records, np.ndarray) and records.dtype.fields is not None:
-        if records.dtype != layout:
-            raise EncodeError(
-                f"records have the layout {records.dtype.descr}; the table takes {layout.descr}"
-            )
-        data = records.tobytes()
-    else:
-        try:
-            data = bytes(memoryview(records))
-        except TypeError:
-            raise EncodeError(
-                f"records are a {type(records).__name__}; give a structured array, or a buffer of "
-                f"records of {layout.itemsize} bytes"
-            ) from None
-    if len(data) % layout.itemsize:
-        raise EncodeError(f"{len(data)} bytes are not whole records of {layout.itemsize} bytes")
+    data = _record_bytes(records, _layout(table))
     if not data:
         return []
     if shards == 1:
         return [(0, TableRun(OP_RECORDS, table, data))]
-    column = np.frombuffer(data, dtype=layout)
+    column = np.frombuffer(data, dtype=_layout(table))
     return [
         (shard, TableRun(OP_RECORDS, table, column[chosen].tobytes()))
         for shard, chosen in _by_shard(shards_of_numbers(column["key"].copy(), shards))
     ]
+
+
+def _layout(table: TableKey) -> np.dtype[Any]:
+    value = "<f8" if table.is_float else "<i8"
+    return np.dtype(list(zip(_RECORD_FIELDS, ("<u8", value, "<i8"), strict=True)))
+
+
+def _record_bytes(records: Any, layout: np.dtype[Any]) -> bytes:
+    """Return the bytes of records, of which the type says that they have the layout or are raw."""
+    refuse_missing("records", records)
+    if isinstance(records, (np.ndarray, np.generic)):
+        column = np.asarray(records)
+    else:
+        try:
+            column = np.asarray(memoryview(records))
+        except (TypeError, ValueError):
+            raise EncodeError(
+                f"records are a {type(records).__name__}; give a structured array, or a buffer of "
+                f"records of {layout.itemsize} bytes"
+            ) from None
+    if not column.size:
+        return b""
+    if column.ndim > 1:
+        raise EncodeError(f"records have {column.ndim} dimensions; give one column")
+    is_raw = column.dtype.kind in "iuS" and column.dtype.itemsize == 1
+    if column.dtype != layout and not is_raw:
+        raise EncodeError(
+            f"records have the layout {cut(column.dtype)}; the table takes {layout}, or the bytes "
+            "of such records"
+        )
+    data = column.tobytes()
+    if len(data) % layout.itemsize:
+        raise EncodeError(f"{len(data)} bytes are not whole records of {layout.itemsize} bytes")
+    return data
 
 
 def _by_shard(shards: npt.NDArray[np.int64]) -> list[tuple[int, npt.NDArray[np.int64]]]:
@@ -187,44 +211,9 @@ def _chosen(part: KeyPart, column: npt.NDArray[Any] | None) -> bytes | None:
     return (column if part.chosen is None else column[part.chosen]).tobytes()
 
 
-def _value_type(table: TableKey) -> str:
-    return "<f8" if table.is_float else "<i8"
-
-
 def _as_long(keys: Keys, what: str, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if column.ndim == 0:
         return np.full(len(keys), column)
     if column.shape != (len(keys),):
         raise EncodeError(f"{what} have the shape {column.shape}; there are {len(keys)} keys")
     return column
-
-
-def _numbers(what: str, given: Any, wanted: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return a column of the wanted type, if no value changes by the conversion."""
-    try:
-        # numpy would convert a mix of small and large whole numbers to floats.
-        are_whole = wanted.kind in "iu" and isinstance(given, (list, tuple)) and _are_whole(given)
-        column = np.array(given, dtype=wanted) if are_whole else np.asarray(given)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise EncodeError(f"{what} are not a column of {_described(wanted)}: {error}") from None
-    if column.ndim > 1:
-        raise EncodeError(f"{what} have {column.ndim} dimensions; give one column")
-    if column.dtype == wanted:
-        return column
-    if column.size == 0:
-        return column.astype(wanted)
-    if column.dtype.kind not in "iu" and not (column.dtype.kind == "f" and wanted.kind == "f"):
-        raise EncodeError(f"{what} are {column.dtype}; the table takes {_described(wanted)}")
-    if wanted.kind == "u" and column.dtype.kind == "i" and int(column.min()) < 0:
-        raise EncodeError(f"{what} hold {column.min()}; the least is 0")
-    if wanted.kind == "i" and column.dtype.kind == "u" and int(column.max()) >= 1 << 63:
-        raise EncodeError(f"{what} hold {column.max()}; the most is {(1 << 63) - 1}")
-    return column.astype(wanted)
-
-
-def _are_whole(given: Sequence[Any]) -> bool:
-    return bool(given) and set(map(type, given)) == {int}
-
-
-def _described(wanted: np.dtype[Any]) -> str:
-    return {"f": "float64", "i": "int64", "u": "uint64"}[wanted.kind]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from broker.core.tables.conversion import numbers
 from broker.core.tables.index import NameIndex, shards_of_numbers
 from broker.core.tables.shard import ShardTables
 from broker.core.tables.table import Table
@@ -74,11 +75,15 @@ class TableOp:
         return self._table.revision
 
     def slots(self, keys: Any) -> npt.NDArray[np.int64]:
-        """Return the slot of each key, -1 where it has none; valid until the next load."""
+        """Return the slot of each key, -1 where it has none; valid until the next load.
+
+        Raises:
+            EncodeError: a table of u64 keys was asked for other keys than whole numbers.
+        """
         index = self._table.index
         if isinstance(index, NameIndex):
             return index.find_all(keys)
-        return index.find_all(np.asarray(keys, dtype=np.uint64))
+        return index.find_all(np.atleast_1d(numbers("keys", keys, np.dtype("<u8"))))
 
     def __len__(self) -> int:
         """How many keys hold a value."""
@@ -162,7 +167,10 @@ class TableView(Mapping[Any, Any]):
 
     def _slot(self, key: Any) -> tuple[Table, int] | None:
         shards = self._shards()
-        if not shards or isinstance(key, bool) or not isinstance(key, (str, int, np.integer)):
+        # A span of time is an integer to numpy.
+        if isinstance(key, (bool, np.timedelta64)) or not isinstance(key, (str, int, np.integer)):
+            return None
+        if not shards:
             return None
         if isinstance(key, str) != self._key.is_named:
             return None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -263,6 +264,91 @@ def test_a_bool_of_numpy_is_not_sent_as_a_number() -> None:
     assert value is True
 
 
+def test_every_scalar_of_numpy_is_the_same_number_or_refused() -> None:
+    """Of each type the extremes: a long double is no float64, an imaginary part is not dropped."""
+    numpy = pytest.importorskip("numpy")
+    for code in numpy.typecodes["All"].replace("O", ""):  # without objects, which are no scalars
+        kind = numpy.dtype(code)
+        given = [numpy.ones(1, code)[0], numpy.zeros(1, code)[0]]
+        if kind.kind in "iu":
+            given += [kind.type(numpy.iinfo(kind).min), kind.type(numpy.iinfo(kind).max)]
+        if kind.kind == "f":
+            info = numpy.finfo(kind)
+            given += [info.max, info.tiny, info.eps, kind.type(1) / kind.type(3), kind.type("nan")]
+        for scalar in given:
+            try:
+                value, _ = admit(scalar)
+            except EncodeError:
+                assert kind.kind not in "iu" or kind.itemsize > 8
+                continue
+            if kind.kind == "f" and scalar != scalar:  # noqa: PLR0124 - NaN
+                assert value != value  # noqa: PLR0124
+            elif kind.kind in "iu":
+                assert value == int(scalar)
+            elif kind.kind == "f":
+                assert Fraction(*value.as_integer_ratio()) == Fraction(*scalar.as_integer_ratio())
+            else:
+                assert (kind.kind, type(value)) in {("S", bytes), ("U", str)}
+
+
+def test_a_number_that_float64_does_not_hold_is_refused() -> None:
+    """A long double beyond its range would become infinite, another would lose digits."""
+    numpy = pytest.importorskip("numpy")
+    if numpy.finfo(numpy.longdouble).max == numpy.finfo(numpy.float64).max:
+        return
+    for text in ("1e400", "-1e400", "0.1"):
+        with pytest.raises(EncodeError, match="longdouble, of which float64 would make"):
+            admit([numpy.longdouble(text)])
+    assert exact(admit(numpy.longdouble("inf"))[0]) == exact(float("inf"))
+    assert exact(admit(numpy.longdouble("0.5"))[0]) == exact(0.5)
+
+
+@pytest.mark.parametrize("code", ["h", "i", "q", "Q", "f", "d", "?"])
+def test_memory_of_numbers_is_no_bytes(code: str) -> None:
+    """Its bytes depend on the machine, and readers would see no numbers."""
+    numpy = pytest.importorskip("numpy")
+    with pytest.raises(EncodeError, match="is a memoryview of numbers"):
+        admit(memoryview(numpy.ones(2, code)))
+
+
+class Precise(datetime):
+    """A time with nanoseconds, as those of pandas."""
+
+    nanosecond = 7
+
+
+class NotATime(datetime):
+    """What pandas has in the place of a missing time."""
+
+    def utcoffset(self) -> timedelta | None:
+        """Refuse."""
+        raise ValueError("NaTType does not support utcoffset")
+
+
+def test_times_of_pandas_keep_all_of_their_digits() -> None:
+    """Nanoseconds would be lost, and a missing time is none."""
+    with pytest.raises(EncodeError, match="has nanoseconds; round it"):
+        admit(Precise(2026, 1, 1, tzinfo=UTC))
+    with pytest.raises(EncodeError, match="is no time"):
+        admit([NotATime(2026, 1, 1, tzinfo=UTC)])
+
+
+class Apart(str):
+    """A text that is equal to nothing else."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def test_a_map_loses_no_key() -> None:
+    """Two keys that are the same text for every reader are refused."""
+    with pytest.raises(EncodeError, match="keys that are the same text"):
+        admit({Apart("k"): 1, Apart("k"): 2})
+
+
 # -- keys and amounts -----------------------------------------------------------------------------
 
 
@@ -299,6 +385,14 @@ def test_every_other_key_is_refused_with_the_reason(key: Any, message: str) -> N
     """At the call, before anything is buffered."""
     with pytest.raises(EncodeError, match=message):
         admit_key(key)
+
+
+def test_the_text_about_a_long_key_is_short() -> None:
+    """Whatever its type."""
+    for key in (b"k" * 5000, [0] * 5000, "k" * 5000):
+        with pytest.raises(EncodeError) as caught:
+            admit_key(key)  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("amount", [0, -1, INT_MIN, INT_MAX, 2.5, float("inf"), Level.HIGH])
