@@ -28,8 +28,8 @@ from broker.errors import (
 from broker.model import Token
 from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
-from broker.protocol.operations import OP_INCREMENT, OP_SET
-from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
+from broker.protocol.operations import OP_SET, OPERATIONS
+from broker.protocol.values import ADMITS, STAMP_BYTES, admit, admit_key
 from broker.runtime import clock
 from broker.stats import ProducerStats
 
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # Globals are found faster than an enum's members.
 _WAKE, _, _NO_ROOM = AddResult
+# What validates the argument of an operation, by its code.
+_ADMITS = {op.code: ADMITS[op.column] for op in OPERATIONS.values()}
 
 FullPolicy = Literal["block", "raise", "conflate"]
 FULL_POLICIES = ("block", "raise", "conflate")
@@ -211,11 +213,8 @@ class ProducerEngine(FastSet[Retry | None]):
         """Buffer one delta; if there is no room, return a function that tries again."""
         sender = self.sender
         size = admit_key(key)
-        if op == OP_SET:
-            value, value_size = admit(value)
-            size += value_size
-        elif op == OP_INCREMENT:
-            value, size = admit_amount(value), size + SCALAR_BYTES
+        value, value_size = _ADMITS[op](value)
+        size += value_size
         stamp = None
         if self._timestamps:
             stamp, size = round(time.time() * 1000), size + STAMP_BYTES

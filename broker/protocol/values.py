@@ -7,12 +7,12 @@ integers, float64, str, bytes, lists, maps with str keys, and aware datetimes (e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from numbers import Rational, Real
 from operator import index
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -105,11 +105,23 @@ def admit_given(column: Column, given: object) -> tuple[Any, int]:
     Raises:
         EncodeError: as `admit` or `admit_amount`.
     """
-    if column is Column.VALUES:
-        return admit(given)
-    if column is Column.AMOUNTS:
-        return admit_amount(given), SCALAR_BYTES
+    return ADMITS[column](given)
+
+
+def _sized_amount(given: object) -> tuple[int | float, int]:
+    return admit_amount(given), SCALAR_BYTES
+
+
+def _nothing(_given: object) -> tuple[None, int]:
     return None, 0
+
+
+# What validates the argument of an operation, by what its column holds.
+ADMITS: Final[Mapping[Column, Callable[[object], tuple[Any, int]]]] = {
+    Column.NOTHING: _nothing,
+    Column.VALUES: admit,
+    Column.AMOUNTS: _sized_amount,
+}
 
 
 def within_depth(column: Iterable[object]) -> bool:

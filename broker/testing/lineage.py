@@ -14,7 +14,7 @@ from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
 from broker.protocol.messages import Chunk
-from broker.protocol.operations import OP_DELETE, OP_SET
+from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.testing.records import Logged, ShardPosition
 
 Shard = dict[str, Any]
@@ -112,18 +112,24 @@ def readable(chunks: Iterable[bytes]) -> Iterator[Chunk]:
 
 
 def apply(state: Shard, chunk: Chunk) -> None:
-    """Apply a chunk as PROTOCOL.md specifies, independently of the code under test."""
+    """Apply a chunk as PROTOCOL.md specifies, independently of the code under test.
+
+    Raises:
+        ValueError: it has an operation that is not implemented here.
+    """
     for run in chunk.runs:
         if run.op == OP_DELETE:
             for key in run.keys:
                 state.pop(key, None)
         elif run.op == OP_SET:
             state.update(zip(run.keys, run.values or (), strict=True))
-        else:
+        elif run.op == OP_INCREMENT:
             for key, amount in zip(run.keys, run.values or (), strict=True):
                 total = _sum(state.get(key, 0), amount)
                 if total is not None:
                     state[key] = total
+        else:
+            raise ValueError(f"apply() does not implement operation {run.op}; add it")
 
 
 def _sum(value: Any, amount: Any) -> int | float | None:
