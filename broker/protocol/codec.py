@@ -222,7 +222,7 @@ def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
     """
     kind, prefix, fields = _read_packet(data)
     if kind == KIND_HEARTBEAT:
-        return Heartbeat(*prefix, _pending_since(fields))
+        return Heartbeat(*(*prefix, _pending_since(fields)))
     if kind == KIND_NOTICE:
         return Notice(*prefix)
     trigger, oldest_ms, deltas, items, *rest = fields
