@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -48,6 +47,8 @@ class Recovery:
         self._shard = shard
         self._give = give
         self._is_watched = is_watched
+        # From 0 on: many replicas may need a load at the same moment.
+        self._reload = Backoff(2 * RETRY_FIRST, RETRY_MAX, least=0.0)
         self._request: Read | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -106,8 +107,9 @@ class Recovery:
         """Read the full state once; false if the shard does not exist yet."""
         client, keys, shard = self._session.client, self._keys, self._shard
         if request.attempt:
-            # Many replicas may need a load at the same moment: spread the loads over time.
-            await asyncio.sleep(random.uniform(0, min(RETRY_MAX, RETRY_FIRST * 2**request.attempt)))
+            await asyncio.sleep(self._reload.next())
+        else:
+            self._reload.reset()
         # Before the head: another server's head may be ahead of this one's pages.
         identity = await queries.server_identity(client, keys)
         head = (await queries.log_page(client, keys, 0, 0)).head

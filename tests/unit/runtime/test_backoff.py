@@ -40,3 +40,11 @@ def test_pauses_are_shortened_by_up_to_half() -> None:
 
     assert len(pauses) > 1
     assert all(0.5 <= pause <= 1.0 for pause in pauses)
+
+
+def test_pauses_may_be_spread_from_zero_on() -> None:
+    """Work that many clients begin at the same moment is spread over the whole pause."""
+    pauses = {Backoff(1.0, 1.0, least=0.0).next() for _ in range(100)}
+
+    assert min(pauses) < 0.5 < max(pauses)
+    assert all(0.0 <= pause <= 1.0 for pause in pauses)
