@@ -19,7 +19,7 @@ from broker.backend.session import Session
 from broker.config import default_node
 from broker.errors import BackendError
 from broker.runtime.backoff import Backoff
-from broker.runtime.processes import tie_to_parent
+from broker.runtime.child import Child
 from workers.flush import FlushWorker
 from workers.loop import Stopped, run_until_stopped, stop_on_signals, wait_for_any
 from workers.scheduler import Scheduler
@@ -28,9 +28,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RESTART_FIRST = 0.1
-RESTART_MAX = 5.0
-CHILD_STOP_TIMEOUT_S = 1.2
+HELPER_STOP_TIMEOUT_S = 1.2
 AWAY_FIRST = 0.1
 AWAY_MAX = 2.0
 
@@ -197,7 +195,7 @@ async def run_helper(
     given: frozenset[str],
     stop: asyncio.Event,
 ) -> None:
-    """Keep an additional flush process running; restart it with backoff."""
+    """Keep an additional flush process running until `stop`."""
     # The URL may hold a password, so it is passed in the environment, hidden from other users.
     environment = os.environ | {
         "STATEBROKER_URL": session.connections.url,
@@ -209,37 +207,14 @@ async def run_helper(
     verbose = ["--verbose"] if log.isEnabledFor(logging.DEBUG) else []
     for name in given:
         environment[f"STATEBROKER_{name.upper()}"] = str(settings[name])
-    restart = Backoff(RESTART_FIRST, RESTART_MAX)
-    while not stop.is_set():
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "workers", "flush", *verbose),
-            env=environment,
-            # Helpers must end with this process, even if it is killed.
-            preexec_fn=tie_to_parent(signal.SIGTERM),
-        )
-        ended = asyncio.create_task(child.wait())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if stop.is_set():
-            await _stop_child(child, ended)
-            return
-        pause = restart.next()
-        log.error(
-            "helper_died number=%d status=%s restart_in=%.1f", number, child.returncode, pause
-        )
-        await wait_for_any(pause, stop)
-
-
-async def _stop_child(child: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        child.terminate()
-    try:
-        async with asyncio.timeout(CHILD_STOP_TIMEOUT_S):
-            await ended
-    except TimeoutError:
-        child.kill()
-        await child.wait()
+    helper = Child(
+        f"flush helper {number}",
+        [sys.executable, "-m", "workers", "flush", *verbose],
+        environment=environment,
+        orphan_signal=signal.SIGTERM,
+    )
+    await stop.wait()
+    await helper.stop(HELPER_STOP_TIMEOUT_S)
 
 
 def write_ready(path: Path, url: str) -> None:

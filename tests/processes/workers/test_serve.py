@@ -327,7 +327,7 @@ def test_helpers_share_the_work_and_are_kept(valkey: Server, namespace: str, ser
     eventually(lambda: not lives(victim))
     second = helpers_of(workers, 2)
     assert len(second - first) == 1
-    assert "helper_died" in workers.err
+    assert "child_died" in workers.err
     eventually(lambda: len(status(valkey.url, namespace).workers) > 4, 20)
     eventually(lambda: roles(valkey.url, namespace) == {"flush": 3, "schedule": 1}, 20)
     with (
@@ -348,7 +348,7 @@ def test_control_c_ends_helpers_too(valkey: Server, namespace: str, serve: Serve
     eventually(lambda: roles(valkey.url, namespace) == {"flush": 3, "schedule": 1}, 20)
     assert workers.stop(signal.SIGINT, whole_group=True) < STOP_SECONDS
     assert not any(lives(pid) for pid in helpers)
-    for word in ("Traceback", "helper_died", "Aborted"):
+    for word in ("Traceback", "child_died", "Aborted"):
         assert word not in workers.err
 
 
