@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,8 @@ class Process:
         is_leader: whether it leads a new session and process group, so that Ctrl-C in our terminal
             does not reach it.
         is_tied: whether the kernel kills it when the thread that started it ends (Linux only).
+        is_leashed: whether it gets SIGTERM when this process ends, on any system;
+            then `command` is module and arguments, and `is_tied` has no effect.
     """
 
     def __init__(
@@ -45,17 +48,23 @@ class Process:
         environment: Mapping[str, str] | None = None,
         is_leader: bool = False,
         is_tied: bool = True,
+        is_leashed: bool = False,
     ) -> None:
         self.log = log
         self._out = out or log
         self._on_report = on_report
         self._out.write_bytes(b"")
+        if is_leashed:
+            command = [sys.executable, "-P", "-m", "broker.runtime.leash", *command]
+        elif is_tied:
+            command = tied(command)
+        has_pipe = is_leashed or on_report is not None
         with log.open("wb") as errors, self._out.open("ab") as output:
             self._process = subprocess.Popen(
-                tied(command) if is_tied else command,
+                command,
                 cwd=folder,
                 env=environment,
-                stdin=subprocess.DEVNULL if on_report is None else subprocess.PIPE,
+                stdin=subprocess.PIPE if has_pipe else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if on_report else output if out else errors,
                 stderr=errors,
                 start_new_session=is_leader,
@@ -108,8 +117,11 @@ class Process:
             stdin.write(json.dumps(order).encode() + b"\n")
             stdin.flush()
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None) -> int:
         """Return the exit status once it has ended.
+
+        Args:
+            timeout: seconds; None waits without limit.
 
         Raises:
             AssertionError: it still runs after `timeout` seconds.
@@ -117,7 +129,7 @@ class Process:
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"runs after {timeout:g} s; its log:\n{self.err}") from None
+            raise AssertionError(f"still runs after {timeout:g} s; its log:\n{self.err}") from None
 
     def kill(self) -> None:
         """Send SIGKILL, and return once it has ended. Does nothing if it has."""
@@ -140,8 +152,9 @@ class Process:
         if self._on_report is not None:
             self._listener.join()
             cast("IO[bytes]", self._process.stdout).close()
+        if self._process.stdin is not None:
             with suppress(BrokenPipeError):
-                cast("IO[bytes]", self._process.stdin).close()
+                self._process.stdin.close()
 
     def _listen(self) -> None:
         assert self._on_report is not None  # noqa: S101 - it listens for these

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from broker.runtime.processes import tied
+from broker.testing.process import Process
 from broker.testing.waiting import eventually
 
 VALKEY = "valkey"
@@ -99,7 +99,7 @@ class Server:
         self._args = list(args)
         self.tls = tls
         self._sentinel = sentinel
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def socket(self) -> Path:
@@ -123,7 +123,7 @@ class Server:
         return self._started.pid
 
     @property
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> Process:
         if self._process is None:
             raise AssertionError("never started")
         return self._process
@@ -131,7 +131,7 @@ class Server:
     @property
     def is_running(self) -> bool:
         """Whether the process exists, paused or not."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.is_running
 
     @property
     def log(self) -> str:
@@ -146,11 +146,9 @@ class Server:
         binary = find_binary(self.kind)
         if isinstance(binary, str):
             raise AssertionError(binary)  # noqa: TRY004 - what is missing is a program
-        self._process = subprocess.Popen(
-            tied([str(binary), *self._options(), *self._args]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        # Its own log is another file, which grows from run to run.
+        self._process = Process(
+            [str(binary), *self._options(), *self._args], self.directory / "server.out"
         )
         eventually(self._is_answering, START_SECONDS, lambda: f"server answers; log:\n{self.log}")
 
@@ -230,9 +228,8 @@ class Server:
         self._send(signal.SIGCONT)
         try:
             self._started.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        except AssertionError:
             self._started.kill()
-            self._started.wait()
             raise AssertionError(f"no clean shutdown in {STOP_SECONDS:g} s:\n{self.log}") from None
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
+
+from broker.testing.process import Process
 
 ROOT = Path(__file__).parents[2]
 STOP_TIMEOUT_S = 40.0
@@ -35,13 +35,13 @@ class Member:
         self.is_paused = False
         self._command = command
         self._env = env
-        self._log = folder / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = folder
+        self._process: Process | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether the process exists, paused or not."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.is_running
 
     @property
     def pid(self) -> int:
@@ -52,16 +52,14 @@ class Member:
         """Start it; it ends when this process does."""
         self.lives += 1
         arguments = [part.replace("{life}", str(self.lives)) for part in self._command]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "broker.runtime.leash", *arguments],
-                cwd=ROOT,
-                env={**os.environ, **self._env},
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = Process(
+            arguments,
+            self._folder / f"{self.name}-{self.lives}.log",
+            folder=ROOT,
+            environment={**os.environ, **self._env},
+            is_leader=True,
+            is_leashed=True,
+        )
         self.is_expected, self.is_paused = True, False
 
     def kill(self) -> float:
@@ -69,42 +67,35 @@ class Member:
         assert self._process is not None
         self.is_expected = False
         self._process.kill()
-        self._reap(None)
+        self.ended_at = monotonic()
         return self.ended_at
 
     def pause(self, *, is_on: bool) -> None:
         """SIGSTOP or SIGCONT it."""
-        if self.is_running and self._process is not None:
+        if self._process is not None and self._process.is_running:
             self._process.send_signal(signal.SIGSTOP if is_on else signal.SIGCONT)
             self.is_paused = is_on
 
     def terminate(self) -> None:
         """Ask it to end."""
         self.is_expected = False
-        if self.is_running and self._process is not None:
-            self._process.terminate()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
 
     def wait(self, timeout: float = STOP_TIMEOUT_S) -> bool:
         """Wait for its end; false if it had to be killed."""
-        return self._reap(timeout)
-
-    def _reap(self, timeout: float | None) -> bool:
-        process = self._process
-        if process is None:
+        if self._process is None:
             return True
         in_time = True
         try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process.wait(timeout)
+        except AssertionError:
             in_time = False
+        self._process.kill()
         self.ended_at = monotonic()
-        if process.stdin is not None:
-            process.stdin.close()
         return in_time
 
     def last_words(self) -> str:
         """Return the end of its log."""
-        lines = self._log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        return " | ".join(lines)
+        lines = self._process.tail() if self._process is not None else []
+        return " | ".join(lines[-LAST_LINES:])

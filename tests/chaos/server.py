@@ -6,11 +6,11 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 from time import monotonic
 
 from broker.embedded.binary import find_binary
+from broker.testing.process import Process
 from tests.chaos.clock import Clock
 
 MAX_COPIES = 40
@@ -44,7 +44,7 @@ class Server:
         self.url = f"unix://{self.socket}"
         self.copies: list[tuple[float, Path]] = []
         self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._made = 0
 
     async def start(self, *, from_dump: bool = False) -> None:
@@ -56,14 +56,11 @@ class Server:
             "--appendonly": "no" if from_dump else "yes",
         }
         self.socket.unlink(missing_ok=True)
-        # Starting a process takes only a millisecond.
-        self._process = subprocess.Popen(  # noqa: ASYNC220
+        self._process = Process(
             [self.binary, *[word for option in options.items() for word in option]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **self._clock.environment},
-            start_new_session=True,
+            self.folder / "server.out",
+            environment={**os.environ, **self._clock.environment},
+            is_leader=True,
         )
         async with asyncio.timeout(START_TIMEOUT_S):
             while b"PONG" not in await self.ask("PING"):  # noqa: ASYNC110 - another process
@@ -105,11 +102,10 @@ class Server:
         """SIGKILL it."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
 
     def pause(self, *, is_on: bool) -> None:
         """SIGSTOP or SIGCONT it."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None:
             self._process.send_signal(signal.SIGSTOP if is_on else signal.SIGCONT)
 
     async def copy(self) -> None:

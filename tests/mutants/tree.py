@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.testing.process import Process
 from tests.mutants.mutation import Mutation
 
 # Short output with complete reasons: the lines of the summary are parsed.
@@ -92,23 +93,19 @@ class Tree:
             "PYTHONDONTWRITEBYTECODE": "1",
             "COLUMNS": "250",
         }
-        with self._log.open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *PYTEST, *arguments),
-                cwd=self._place,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        process = Process(
+            [sys.executable, *PYTEST, *arguments],
+            self._log,
+            folder=self._place,
+            environment=environment,
+            is_leader=True,
+        )
         status = None
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    status = await process.wait()
+            with suppress(AssertionError):
+                status = await asyncio.to_thread(process.wait, timeout)
         finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        return Ran(status, self._log.read_text(errors="replace"))
+            if process.is_running:
+                process.send_signal_to_group(signal.SIGKILL)
+            process.kill()
+        return Ran(status, process.err)
