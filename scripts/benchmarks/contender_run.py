@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgpack
 
@@ -15,7 +11,7 @@ from scripts.benchmarks.contenders.statebroker import NAMESPACE
 from scripts.benchmarks.cpu import cpu_ns
 from scripts.benchmarks.link import RoleConfig
 from scripts.benchmarks.model import BenchmarkError, Contender
-from scripts.benchmarks.processes import Process
+from scripts.benchmarks.processes import Process, ProcessesOfRun
 from scripts.benchmarks.role_process import launch_role, start_role
 from scripts.benchmarks.services import start_nats, start_redis, start_worker
 from scripts.benchmarks.workload import difference
@@ -23,8 +19,8 @@ from scripts.benchmarks.workload import difference
 RUN_TIMEOUT_S = 90.0
 
 
-class ContenderRun:
-    """All processes of one run; leaving the context ends every one of them.
+class ContenderRun(ProcessesOfRun):
+    """All processes of one run of a contender.
 
     Args:
         contender: what is measured.
@@ -47,43 +43,22 @@ class ContenderRun:
         server: str,
         details: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         self.contender = contender
         self.updates = updates
         self._server = server
         self._details = details or {}
-        self._stack = ExitStack()
         self._services: dict[str, Process] = {}
 
-    def __enter__(self) -> Self:
-        """Start everything.
-
-        Raises:
-            BenchmarkError: something did not start.
-        """
-        try:
-            self.folder = Path(
-                self._stack.enter_context(TemporaryDirectory(prefix="statebroker-bench-"))
-            )
-            self.reader = self._launch("reader", "read")
-            self.writer = self._launch("writer", "write")
-            config = self._start_services()
-            # One after the other: a writer may need what its reader creates.
-            for role in (self.reader, self.writer):
-                start_role(role, config)
-                role.receive(RUN_TIMEOUT_S)
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End everything."""
-        self._stack.close()
+    def start_all(self) -> None:
+        """Start roles and services; the roles begin once the services run."""
+        self.reader = self._launch("reader", "read")
+        self.writer = self._launch("writer", "write")
+        config = self._start_services()
+        # One after the other: a writer may need what its reader creates.
+        for role in (self.reader, self.writer):
+            start_role(role, config)
+            role.receive(RUN_TIMEOUT_S)
 
     def cpu_ns(self) -> dict[str, int]:
         """Return role -> CPU time of its process so far, services included."""
@@ -114,7 +89,7 @@ class ContenderRun:
             raise BenchmarkError(fault)
 
     def _launch(self, name: str, function: str) -> Process:
-        return self._stack.enter_context(
+        return self.stack.enter_context(
             launch_role(name, self.contender.module, function, self.folder)
         )
 
@@ -130,7 +105,7 @@ class ContenderRun:
                     process, nats = start_nats(self.folder)
                 case _:
                     raise BenchmarkError(f"unknown service {service!r}")
-            self._stack.enter_context(process)
+            self.stack.enter_context(process)
             self._services[process.name] = process
         return RoleConfig(
             str(self.folder), redis, nats, self.updates, self.contender.keys, self._details

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from scripts.benchmarks.cluster import cluster
 from scripts.benchmarks.contenders.statebroker import NAMESPACE
@@ -15,7 +11,7 @@ from scripts.benchmarks.counters import Counters
 from scripts.benchmarks.cpu import cpu_ns
 from scripts.benchmarks.link import RoleConfig
 from scripts.benchmarks.model import BenchmarkError
-from scripts.benchmarks.processes import Process
+from scripts.benchmarks.processes import Process, ProcessesOfRun
 from scripts.benchmarks.role_process import launch_role, start_role
 from scripts.benchmarks.services import start_redis, start_worker
 from scripts.benchmarks.workload import digest
@@ -24,8 +20,8 @@ TIMEOUT_S = 120.0
 PACKAGE = "scripts.benchmarks."
 
 
-class ProcessGroup:
-    """All processes of one run; leaving the context ends every one of them.
+class ProcessGroup(ProcessesOfRun):
+    """The processes of one run: servers, a worker, and any number of roles.
 
     Args:
         server: "redis" or "valkey".
@@ -35,14 +31,12 @@ class ProcessGroup:
         primaries: of a Redis Cluster on loopback; 0 for one server without a cluster.
 
     Attributes:
-        folder: of this run.
         redis: URL of the server, or of the cluster.
         all_counters: one for each primary.
         nodes: process of each primary; of the server, if it is the only one.
         services: name -> process of the server, if there is no cluster; and of our worker.
     """
 
-    folder: Path
     redis: str
     all_counters: list[Counters]
     nodes: list[Process]
@@ -55,45 +49,24 @@ class ProcessGroup:
         command: str = "serve",
         primaries: int = 0,
     ) -> None:
+        super().__init__()
         self._primaries = primaries
         self._server = server
         self._worker = worker
         self._command = command
-        self._stack = ExitStack()
         self.services: dict[str, Process] = {}
 
-    def __enter__(self) -> Self:
-        """Start server and worker.
-
-        Raises:
-            BenchmarkError: one did not start.
-        """
-        try:
-            self.folder = Path(
-                self._stack.enter_context(TemporaryDirectory(prefix="statebroker-bench-"))
+    def start_all(self) -> None:
+        """Start server and worker."""
+        self.all_counters = [
+            self.stack.enter_context(Counters(url)) for url in self._start_servers()
+        ]
+        if self._worker is not None:
+            settings = {f"STATEBROKER_{name}": value for name, value in self._worker.items()}
+            process = start_worker(
+                self.redis, NAMESPACE, self.folder, settings, command=self._command
             )
-            self.all_counters = [
-                self._stack.enter_context(Counters(url)) for url in self._start_servers()
-            ]
-            if self._worker is not None:
-                settings = {f"STATEBROKER_{name}": value for name, value in self._worker.items()}
-                process = start_worker(
-                    self.redis, NAMESPACE, self.folder, settings, command=self._command
-                )
-                self.services["worker"] = self._stack.enter_context(process)
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End everything."""
-        self._stack.close()
+            self.services["worker"] = self.stack.enter_context(process)
 
     @property
     def counters(self) -> Counters:
@@ -104,10 +77,10 @@ class ProcessGroup:
         """Start one server or a cluster; return the URL of each server."""
         if not self._primaries:
             process, self.redis = start_redis(self._server, self.folder)
-            self.services["server"] = self._stack.enter_context(process)
+            self.services["server"] = self.stack.enter_context(process)
             self.nodes = [process]
             return [self.redis]
-        self.nodes, ports = self._stack.enter_context(
+        self.nodes, ports = self.stack.enter_context(
             cluster(self._server, self.folder, self._primaries)
         )
         seeds = [f"127.0.0.1:{port}" for port in ports]
@@ -128,7 +101,7 @@ class ProcessGroup:
         config = RoleConfig(str(self.folder), redis or self.redis, "", updates, keys, details)
         process = launch_role(name, PACKAGE + module, function, self.folder)
         start_role(process, config)
-        return self._stack.enter_context(process)
+        return self.stack.enter_context(process)
 
     def ready(self, *roles: Process) -> list[dict[str, Any]]:
         """Wait until all of these are ready; return their reports."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -86,3 +89,49 @@ class Process(process.Process):
     def end(self, timeout: float = STOP_TIMEOUT_S) -> None:
         """End it: SIGTERM, then SIGKILL after a timeout. Does nothing if it has ended."""
         super().end(timeout)
+
+
+class ProcessesOfRun(ABC):
+    """All processes of one run, and a folder for their files; leaving the context ends them all.
+
+    Attributes:
+        folder: of this run; removed at the end.
+        stack: of what the run has started.
+    """
+
+    folder: Path
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+
+    @abstractmethod
+    def start_all(self) -> None:
+        """Start what the run needs, in `stack`.
+
+        Raises:
+            BenchmarkError: something did not start.
+        """
+
+    def __enter__(self) -> Self:
+        """Start everything.
+
+        Raises:
+            BenchmarkError: something did not start.
+        """
+        try:
+            folder = TemporaryDirectory(prefix="statebroker-bench-")
+            self.folder = Path(self.stack.enter_context(folder))
+            self.start_all()
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End everything."""
+        self.stack.close()

@@ -12,18 +12,18 @@ from broker.backend.connections import Connections, translated
 from broker.backend.topology import Client
 from tests.chaos.fleet import Member
 from tests.chaos.plan import Step
-from tests.chaos.stage import Stage
+from tests.chaos.testbed import Testbed
 
-Fault = Callable[[Stage, Step], Awaitable[bool]]
+Fault = Callable[[Testbed, Step], Awaitable[bool]]
 """Injects a fault, waits until it is over, and returns whether it had an effect."""
 
 EFFECT_WITHIN_S = 6.0
 POLL_S = 0.05
 
 
-def victim(stage: Stage, kind: str, step: Step) -> Member:
+def victim(testbed: Testbed, kind: str, step: Step) -> Member:
     """Return a random member of a kind."""
-    members = [member for member in stage.members if member.kind == kind]
+    members = [member for member in testbed.members if member.kind == kind]
     return members[int(step.random * len(members))]
 
 
@@ -42,9 +42,9 @@ async def until(
 
 
 @asynccontextmanager
-async def client_of(stage: Stage) -> AsyncIterator[Client]:
+async def client_of(testbed: Testbed) -> AsyncIterator[Client]:
     """Yield a client that bypasses the proxy; its errors are BackendErrors."""
-    connections = Connections(stage.deployment.url)
+    connections = Connections(testbed.deployment.url)
     try:
         async with translated("looking at the server"):
             yield connections.commands()

@@ -13,15 +13,15 @@ from tests.chaos.acting import Fault, until
 from tests.chaos.deployment import Clustered, FailoverDeployment
 from tests.chaos.keyspace import SHARDS
 from tests.chaos.plan import Step
-from tests.chaos.stage import Stage
+from tests.chaos.testbed import Testbed
 
 REPLACED_WITHIN_S = 30.0
 
 
-def _slot(stage: Stage, step: Step) -> int:
+def _slot(testbed: Testbed, step: Step) -> int:
     """Return the slot of a random shard."""
     shard = min(int(step.random * SHARDS), SHARDS - 1)
-    return slot_of_key(ShardKeys.of(stage.namespace, shard, SHARDS).meta.encode())
+    return slot_of_key(ShardKeys.of(testbed.namespace, shard, SHARDS).meta.encode())
 
 
 async def _is_replaced(servers: FailoverDeployment, slot: int, before: Server) -> bool:
@@ -33,34 +33,34 @@ async def _is_replaced(servers: FailoverDeployment, slot: int, before: Server) -
     return await until(is_another, REPLACED_WITHIN_S)
 
 
-async def fail_over(stage: Stage, step: Step) -> bool:
+async def fail_over(testbed: Testbed, step: Step) -> bool:
     """A planned failover, as an operator starts it."""
-    servers, slot = stage.with_failover, _slot(stage, step)
-    async with stage.lock_of("server"):
+    servers, slot = testbed.with_failover, _slot(testbed, step)
+    async with testbed.lock_of("server"):
         await asyncio.to_thread(servers.fail_over, slot)
         await servers.heal()
         if not isinstance(servers, Clustered):
             # Sentinels do not wait for writes in flight; a Cluster does, and loses nothing.
-            stage.journal.write(Forgot(monotonic(), "fail_over"))
+            testbed.journal.write(Forgot(monotonic(), "fail_over"))
     return True
 
 
-async def server_kill(stage: Stage, step: Step) -> bool:
+async def server_kill(testbed: Testbed, step: Step) -> bool:
     """SIGKILL a primary; a replica takes over, and the killed one comes back empty behind it."""
-    servers, slot = stage.with_failover, _slot(stage, step)
-    async with stage.lock_of("server"):
+    servers, slot = testbed.with_failover, _slot(testbed, step)
+    async with testbed.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
         await asyncio.to_thread(before.kill)
         had_effect = await _is_replaced(servers, slot, before)
-        stage.journal.write(Forgot(monotonic(), "server_kill"))
+        testbed.journal.write(Forgot(monotonic(), "server_kill"))
         await servers.heal()
     return had_effect
 
 
-async def unreplicated_kill(stage: Stage, step: Step) -> bool:
+async def unreplicated_kill(testbed: Testbed, step: Step) -> bool:
     """SIGKILL a primary whose replicas were disconnected: what they lack is lost."""
-    servers, slot = stage.with_failover, _slot(stage, step)
-    async with stage.lock_of("server"):
+    servers, slot = testbed.with_failover, _slot(testbed, step)
+    async with testbed.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
         replicas = await asyncio.to_thread(servers.replicas_of, before)
         for replica in replicas:
@@ -76,15 +76,15 @@ async def unreplicated_kill(stage: Stage, step: Step) -> bool:
             for replica in replicas:
                 replica.resume()
         had_effect = await _is_replaced(servers, slot, before) and had_effect
-        stage.journal.write(Forgot(monotonic(), "unreplicated_kill"))
+        testbed.journal.write(Forgot(monotonic(), "unreplicated_kill"))
         await servers.heal()
     return had_effect
 
 
-async def server_pause(stage: Stage, step: Step) -> bool:
+async def server_pause(testbed: Testbed, step: Step) -> bool:
     """SIGSTOP a primary; if it lasts long enough, a replica takes over meanwhile."""
-    servers, slot = stage.with_failover, _slot(stage, step)
-    async with stage.lock_of("server"):
+    servers, slot = testbed.with_failover, _slot(testbed, step)
+    async with testbed.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
         before.pause()
         try:
@@ -93,16 +93,16 @@ async def server_pause(stage: Stage, step: Step) -> bool:
             before.resume()
         await servers.heal()
         # Until here it may have acted as a primary.
-        stage.journal.write(Forgot(monotonic(), "server_pause"))
+        testbed.journal.write(Forgot(monotonic(), "server_pause"))
     return True
 
 
-async def slot_move(stage: Stage, step: Step) -> bool:
+async def slot_move(testbed: Testbed, step: Step) -> bool:
     """The slot of a shard moves to another node, key by key, while it is written to."""
-    servers, slot = stage.with_failover, _slot(stage, step)
+    servers, slot = testbed.with_failover, _slot(testbed, step)
     if not isinstance(servers, Clustered):
         return False
-    async with stage.lock_of("server"):
+    async with testbed.lock_of("server"):
         before = await asyncio.to_thread(servers.primary, slot)
         others = [one for one in await asyncio.to_thread(servers.primaries) if one is not before]
         target = others[int(step.random * 1000) % len(others)]

@@ -17,7 +17,7 @@ from tests.chaos.keyspace import SHARDS
 from tests.chaos.link_faults import LINK_FAULTS
 from tests.chaos.plan import Step
 from tests.chaos.server_faults import SERVER_FAULTS
-from tests.chaos.stage import Stage
+from tests.chaos.testbed import Testbed
 
 KINDS = ("flusher", "scheduler", "producer", "replica")
 JOINED_WITHIN_S = 20.0
@@ -25,12 +25,12 @@ FENCED_WITHIN_S = 40.0
 
 
 def _kill(kind: str) -> Fault:
-    async def act(stage: Stage, step: Step) -> bool:
-        member = victim(stage, kind, step)
-        async with stage.lock_of(member.name):
+    async def act(testbed: Testbed, step: Step) -> bool:
+        member = victim(testbed, kind, step)
+        async with testbed.lock_of(member.name):
             gone = await asyncio.to_thread(member.kill)
             if kind == "producer":
-                stage.journal.write(Died(gone, member.name))
+                testbed.journal.write(Died(gone, member.name))
             await asyncio.sleep(step.duration / 2)
             member.start()
         return True
@@ -39,9 +39,9 @@ def _kill(kind: str) -> Fault:
 
 
 def _pause(kind: str) -> Fault:
-    async def act(stage: Stage, step: Step) -> bool:
-        member = victim(stage, kind, step)
-        async with stage.lock_of(member.name):
+    async def act(testbed: Testbed, step: Step) -> bool:
+        member = victim(testbed, kind, step)
+        async with testbed.lock_of(member.name):
             member.pause(is_on=True)
             had_effect = member.is_paused
             try:
@@ -54,13 +54,13 @@ def _pause(kind: str) -> Fault:
 
 
 def _more(kind: str) -> Fault:
-    async def act(stage: Stage, step: Step) -> bool:
-        member = stage.worker(kind, f"{kind}-extra-{token_hex(2)}")
-        keys = ShardKeys.of(stage.namespace, 0, SHARDS)
+    async def act(testbed: Testbed, step: Step) -> bool:
+        member = testbed.worker(kind, f"{kind}-extra-{token_hex(2)}")
+        keys = ShardKeys.of(testbed.namespace, 0, SHARDS)
 
         async def is_at_work() -> bool:
             with suppress(BackendError):
-                async with client_of(stage) as client:
+                async with client_of(testbed) as client:
                     names = await client.hkeys(keys.workers)
                 return any(f"-{member.pid}-".encode() in name for name in names)
             return False
@@ -77,19 +77,19 @@ def _more(kind: str) -> Fault:
     return act
 
 
-async def twin_node(stage: Stage, step: Step) -> bool:
+async def twin_node(testbed: Testbed, step: Step) -> bool:
     """Another process acquires the node name of a producer, which then takes it back."""
-    member = victim(stage, "producer", step)
-    async with stage.lock_of(member.name):
-        before = stage.fencings(member.name)
-        twin = stage.twin_of(member, seed=int(step.random * 10**6))
+    member = victim(testbed, "producer", step)
+    async with testbed.lock_of(member.name):
+        before = testbed.fencings(member.name)
+        twin = testbed.twin_of(member, seed=int(step.random * 10**6))
         twin.start()
         # It ends when it is fenced by the first process, which comes back after being fenced.
         in_time = await asyncio.to_thread(twin.wait, FENCED_WITHIN_S)
         if not in_time:
-            stage.journal.write(Died(twin.ended_at, member.name))
-            stage.crashed(f"{twin.name} was not fenced: {twin.last_words()}")
-        return in_time and stage.fencings(member.name) >= before + 2
+            testbed.journal.write(Died(twin.ended_at, member.name))
+            testbed.crashed(f"{twin.name} was not fenced: {twin.last_words()}")
+        return in_time and testbed.fencings(member.name) >= before + 2
 
 
 FAULTS: Mapping[str, Fault] = {

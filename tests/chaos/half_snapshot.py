@@ -13,7 +13,7 @@ from tests.chaos.acting import client_of, until, victim
 from tests.chaos.fleet import Member
 from tests.chaos.keyspace import SHARDS
 from tests.chaos.plan import Step
-from tests.chaos.stage import Stage
+from tests.chaos.testbed import Testbed
 
 # Several pages of the scheduler in every shard.
 KEYS = 8000
@@ -25,29 +25,29 @@ WRITTEN_WITHIN_S = 25.0
 FLUSH_TIMEOUT_S = 20.0
 
 
-async def half_snapshot(stage: Stage, step: Step) -> bool:
+async def half_snapshot(testbed: Testbed, step: Step) -> bool:
     """Kill the scheduler between two pages, and let a replica load the half-written full state.
 
     The full state has many pages, and the proxy drops all requests after the first pages, so the
     result does not depend on timing.
     """
-    schedulers = [member for member in stage.members if member.kind == "scheduler"]
-    reader = victim(stage, "replica", step)
+    schedulers = [member for member in testbed.members if member.kind == "scheduler"]
+    reader = victim(testbed, "replica", step)
     names = ["link", reader.name, *(member.name for member in schedulers), "server"]
     async with AsyncExitStack() as held:
         for name in names:
-            await held.enter_async_context(stage.lock_of(name))
+            await held.enter_async_context(testbed.lock_of(name))
         async with Producer(
-            stage.deployment.url, namespace=stage.namespace, node="bulk", shards=SHARDS
+            testbed.deployment.url, namespace=testbed.namespace, node="bulk", shards=SHARDS
         ) as producer:
             keys = [f"{PREFIX}{number}" for number in range(KEYS)]
             try:
-                is_stuck = await _stick(stage, producer, keys)
-                writer = await _writing(stage, schedulers)
+                is_stuck = await _stick(testbed, producer, keys)
+                writer = await _writing(testbed, schedulers)
                 await asyncio.to_thread(writer.kill)
-                is_half = is_stuck and await _is_half_written(stage)
+                is_half = is_stuck and await _is_half_written(testbed)
             finally:
-                stage.single.proxy.heal()
+                testbed.single.proxy.heal()
             await asyncio.to_thread(reader.kill)
             reader.start()
             await asyncio.sleep(step.duration / 2)
@@ -58,9 +58,9 @@ async def half_snapshot(stage: Stage, step: Step) -> bool:
     return is_half
 
 
-async def _stick(stage: Stage, producer: Producer, keys: list[str]) -> bool:
+async def _stick(testbed: Testbed, producer: Producer, keys: list[str]) -> bool:
     """Write a full state of many pages, and block it after the first ones."""
-    proxy = stage.single.proxy
+    proxy = testbed.single.proxy
     lost = proxy.counts["requests_lost"]
     # The keys of a page are in the request; flush workers send no keys.
     proxy.faults.lose_requests(
@@ -73,11 +73,11 @@ async def _stick(stage: Stage, producer: Producer, keys: list[str]) -> bool:
     return await until(lambda: proxy.counts["requests_lost"] > lost, WRITTEN_WITHIN_S)
 
 
-async def _writing(stage: Stage, schedulers: list[Member]) -> Member:
+async def _writing(testbed: Testbed, schedulers: list[Member]) -> Member:
     """Return the scheduler that holds a lease; the first one if none does."""
-    async with client_of(stage) as client:
+    async with client_of(testbed) as client:
         leases = [
-            await client.get(ShardKeys.of(stage.namespace, shard, SHARDS).lease)
+            await client.get(ShardKeys.of(testbed.namespace, shard, SHARDS).lease)
             for shard in range(SHARDS)
         ]
     return next(
@@ -90,11 +90,11 @@ async def _writing(stage: Stage, schedulers: list[Member]) -> Member:
     )
 
 
-async def _is_half_written(stage: Stage) -> bool:
+async def _is_half_written(testbed: Testbed) -> bool:
     """Whether the full state of a shard holds fields beyond its position."""
-    async with client_of(stage) as client:
+    async with client_of(testbed) as client:
         for shard in range(SHARDS):
-            keys = ShardKeys.of(stage.namespace, shard, SHARDS)
+            keys = ShardKeys.of(testbed.namespace, shard, SHARDS)
             page = await queries.log_page(client, keys, 0, 0)
             at = page.head.snapshot.offset if page.head is not None else 0
             async for _, fields in queries.state_pages(client, keys):

@@ -32,7 +32,7 @@ from tests.chaos.report import (
     print_report,
     verdict,
 )
-from tests.chaos.stage import Stage
+from tests.chaos.testbed import Testbed
 
 EXIT_VIOLATIONS = 1
 EXIT_INTERRUPTED = 130
@@ -85,7 +85,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 async def inject(
-    stage: Stage, faults: Mapping[str, Fault], steps: Sequence[Step]
+    testbed: Testbed, faults: Mapping[str, Fault], steps: Sequence[Step]
 ) -> list[InjectedFault]:
     """Inject the faults at their times; return what happened once all are over."""
     began = monotonic()
@@ -94,12 +94,12 @@ async def inject(
     async def make(step: Step) -> None:
         await asyncio.sleep(max(0.0, began + step.at - monotonic()))
         start = monotonic()
-        stage.say(f"{start - began:6.1f} s  {step.fault}")
+        testbed.say(f"{start - began:6.1f} s  {step.fault}")
         had_effect = False
         try:
-            had_effect = await faults[step.fault](stage, step)
+            had_effect = await faults[step.fault](testbed, step)
         except Exception as error:  # noqa: BLE001 - reported; one fault must not end the others
-            stage.crashed(f"fault {step.fault} could not be injected: {error!r}")
+            testbed.crashed(f"fault {step.fault} could not be injected: {error!r}")
         happened.append(InjectedFault(step.fault, start, monotonic(), had_effect))
 
     await asyncio.gather(*(make(step) for step in steps))
@@ -121,32 +121,34 @@ async def run_chaos(folder: Path, options: argparse.Namespace, console: Console)
         console.print(line, markup=False, highlight=False)
 
     async with servers.running():
-        stage = Stage(folder, servers, say)
+        testbed = Testbed(folder, servers, say)
         try:
-            tasks = [asyncio.create_task(stage.witness.run(), name="the witness")]
-            stage.add_all(producers=options.producers, replicas=options.replicas, seed=options.seed)
-            tasks.append(asyncio.create_task(stage.watch(), name="the process monitor"))
+            tasks = [asyncio.create_task(testbed.witness.run(), name="the witness")]
+            testbed.add_all(
+                producers=options.producers, replicas=options.replicas, seed=options.seed
+            )
+            tasks.append(asyncio.create_task(testbed.watch(), name="the process monitor"))
             if isinstance(servers, Single):
-                tasks.append(asyncio.create_task(stage.keep_copies(), name="the copy task"))
-            if not await stage.begin():
-                stage.crashed("the fleet did not start")
-            happened = await inject(stage, faults, steps)
+                tasks.append(asyncio.create_task(testbed.keep_copies(), name="the copy task"))
+            if not await testbed.begin():
+                testbed.crashed("the fleet did not start")
+            happened = await inject(testbed, faults, steps)
             say("faults are off; waiting for convergence")
-            unsettled = await stage.settle()
+            unsettled = await testbed.settle()
             for task in tasks:
                 if task.done():
-                    stage.crashed(f"{task.get_name()} ended before the run: {task.exception()!r}")
+                    testbed.crashed(f"{task.get_name()} ended before the run: {task.exception()!r}")
             # The Redis client may swallow one cancel.
             await cancel_and_wait(tasks)
         finally:
-            await asyncio.to_thread(stage.end)
-    history = History(stage.records())
+            await asyncio.to_thread(testbed.end)
+    history = History(testbed.records())
     violations = [
         Violation(f"{name}: {violation}", violation.at)
         for name, validate in VALIDATORS.items()
         for violation in validate(history)
     ]
-    violations += [Violation(f"process: {crash}", crash.at) for crash in stage.crashes]
+    violations += [Violation(f"process: {crash}", crash.at) for crash in testbed.crashes]
     violations += [Violation(f"end: {what}") for what in unsettled]
     return Outcome(
         options.seed,

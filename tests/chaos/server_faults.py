@@ -20,7 +20,7 @@ from tests.chaos.acting import Fault, client_of, until
 from tests.chaos.deployment import Single
 from tests.chaos.keyspace import SHARDS
 from tests.chaos.plan import Step
-from tests.chaos.stage import Stage
+from tests.chaos.testbed import Testbed
 
 OLDEST_COPY_S = 20.0
 MIN_STEP_S, LARGEST_STEP_S = 5.0, 90.0
@@ -32,133 +32,133 @@ LIMITS = "client-output-buffer-limit"
 OWN_LIMITS = "normal 0 0 0 replica 268435456 67108864 60 pubsub 33554432 8388608 60"
 
 
-async def server_kill(stage: Stage, step: Step) -> bool:
+async def server_kill(testbed: Testbed, step: Step) -> bool:
     """SIGKILL it, and start it from its append-only file."""
-    async with stage.lock_of("server"):
-        stage.journal.write(Forgot(monotonic(), "server_kill"))
-        stage.single.server.kill()
+    async with testbed.lock_of("server"):
+        testbed.journal.write(Forgot(monotonic(), "server_kill"))
+        testbed.single.server.kill()
         await asyncio.sleep(step.duration / 4)
-        await stage.single.server.start()
+        await testbed.single.server.start()
     return True
 
 
-async def _server_back(stage: Stage, step: Step, *, to_dump: bool) -> bool:
-    async with stage.lock_of("server"):
-        has_copy = bool(stage.single.server.copies)
-        stage.single.server.kill()
-        age = stage.single.server.go_back(step.random * OLDEST_COPY_S, to_dump=to_dump)
-        stage.journal.write(Forgot(monotonic(), "server_back"))
-        stage.say(f"the server goes {age:.1f} s back")
+async def _server_back(testbed: Testbed, step: Step, *, to_dump: bool) -> bool:
+    async with testbed.lock_of("server"):
+        has_copy = bool(testbed.single.server.copies)
+        testbed.single.server.kill()
+        age = testbed.single.server.go_back(step.random * OLDEST_COPY_S, to_dump=to_dump)
+        testbed.journal.write(Forgot(monotonic(), "server_back"))
+        testbed.say(f"the server goes {age:.1f} s back")
         await asyncio.sleep(step.duration / 4)
-        await stage.single.server.start(from_dump=to_dump)
+        await testbed.single.server.start(from_dump=to_dump)
     return has_copy
 
 
-async def server_old_log(stage: Stage, step: Step) -> bool:
+async def server_old_log(testbed: Testbed, step: Step) -> bool:
     """SIGKILL it, and start it from an older copy of its append-only file."""
-    return await _server_back(stage, step, to_dump=False)
+    return await _server_back(testbed, step, to_dump=False)
 
 
-async def server_old_dump(stage: Stage, step: Step) -> bool:
+async def server_old_dump(testbed: Testbed, step: Step) -> bool:
     """SIGKILL it, and start it from an older dump."""
-    return await _server_back(stage, step, to_dump=True)
+    return await _server_back(testbed, step, to_dump=True)
 
 
-async def server_empty(stage: Stage, step: Step) -> bool:
+async def server_empty(testbed: Testbed, step: Step) -> bool:
     """SIGKILL it, and start it empty."""
-    async with stage.lock_of("server"):
-        stage.single.server.kill()
-        stage.single.server.forget()
-        stage.journal.write(Forgot(monotonic(), "server_empty"))
+    async with testbed.lock_of("server"):
+        testbed.single.server.kill()
+        testbed.single.server.forget()
+        testbed.journal.write(Forgot(monotonic(), "server_empty"))
         await asyncio.sleep(step.duration / 4)
-        await stage.single.server.start()
+        await testbed.single.server.start()
     return True
 
 
-async def flush_all(stage: Stage, _step: Step) -> bool:
+async def flush_all(testbed: Testbed, _step: Step) -> bool:
     """FLUSHALL."""
-    async with stage.lock_of("server"):
-        done = await stage.deployment.ask_primaries("FLUSHALL")
-        stage.journal.write(Forgot(monotonic(), "flush_all"))
-        if isinstance(stage.deployment, Single):
-            stage.deployment.server.drop_copies()
+    async with testbed.lock_of("server"):
+        done = await testbed.deployment.ask_primaries("FLUSHALL")
+        testbed.journal.write(Forgot(monotonic(), "flush_all"))
+        if isinstance(testbed.deployment, Single):
+            testbed.deployment.server.drop_copies()
     return all(done)
 
 
-async def server_pause(stage: Stage, step: Step) -> bool:
+async def server_pause(testbed: Testbed, step: Step) -> bool:
     """SIGSTOP it for a while."""
-    async with stage.lock_of("server"):
-        stage.single.server.pause(is_on=True)
+    async with testbed.lock_of("server"):
+        testbed.single.server.pause(is_on=True)
         try:
             await asyncio.sleep(step.duration)
         finally:
-            stage.single.server.pause(is_on=False)
+            testbed.single.server.pause(is_on=False)
     return True
 
 
-async def script_flush(stage: Stage, _step: Step) -> bool:
+async def script_flush(testbed: Testbed, _step: Step) -> bool:
     """SCRIPT FLUSH."""
-    async with stage.lock_of("server"):
-        return all(await stage.deployment.ask_all("SCRIPT", "FLUSH"))
+    async with testbed.lock_of("server"):
+        return all(await testbed.deployment.ask_all("SCRIPT", "FLUSH"))
 
 
-async def _kill_clients(stage: Stage, kind: str) -> bool:
+async def _kill_clients(testbed: Testbed, kind: str) -> bool:
     async def killed() -> bool:
-        return any(await stage.deployment.ask_all("CLIENT", "KILL", "TYPE", kind))
+        return any(await testbed.deployment.ask_all("CLIENT", "KILL", "TYPE", kind))
 
-    async with stage.lock_of("server"):
+    async with testbed.lock_of("server"):
         return await until(killed)
 
 
-async def kill_pubsub(stage: Stage, _step: Step) -> bool:
+async def kill_pubsub(testbed: Testbed, _step: Step) -> bool:
     """CLIENT KILL TYPE pubsub."""
-    return await _kill_clients(stage, "pubsub")
+    return await _kill_clients(testbed, "pubsub")
 
 
-async def kill_normal(stage: Stage, _step: Step) -> bool:
+async def kill_normal(testbed: Testbed, _step: Step) -> bool:
     """CLIENT KILL TYPE normal."""
-    return await _kill_clients(stage, "normal")
+    return await _kill_clients(testbed, "normal")
 
 
-async def tiny_buffers(stage: Stage, step: Step) -> bool:
+async def tiny_buffers(testbed: Testbed, step: Step) -> bool:
     """The server disconnects subscribers as soon as output is buffered for them."""
 
     async def cut_off() -> int:
-        stats = await stage.deployment.ask_all("INFO", "stats")
+        stats = await testbed.deployment.ask_all("INFO", "stats")
         return sum(one["client_output_buffer_limit_disconnections"] for one in stats)
 
     async def has_effect() -> bool:
         return await cut_off() > before
 
-    async with stage.lock_of("server"):
+    async with testbed.lock_of("server"):
         before = await cut_off()
-        await stage.deployment.ask_all("CONFIG", "SET", LIMITS, "pubsub 1024 512 1")
+        await testbed.deployment.ask_all("CONFIG", "SET", LIMITS, "pubsub 1024 512 1")
         await asyncio.sleep(step.duration)
         had_effect = await until(has_effect)
-        await stage.deployment.ask_all("CONFIG", "SET", LIMITS, OWN_LIMITS)
+        await testbed.deployment.ask_all("CONFIG", "SET", LIMITS, OWN_LIMITS)
     return had_effect
 
 
-async def out_of_memory(stage: Stage, step: Step) -> bool:
+async def out_of_memory(testbed: Testbed, step: Step) -> bool:
     """Redis refuses all writes that need memory."""
 
     async def refused() -> int:
-        errors = await stage.deployment.ask_all("INFO", "errorstats")
+        errors = await testbed.deployment.ask_all("INFO", "errorstats")
         return sum(one.get("errorstat_OOM", {}).get("count", 0) for one in errors)
 
     async def has_effect() -> bool:
         return await refused() > before
 
-    async with stage.lock_of("server"):
+    async with testbed.lock_of("server"):
         before = await refused()
-        await stage.deployment.ask_all("CONFIG", "SET", "maxmemory", "1mb")
+        await testbed.deployment.ask_all("CONFIG", "SET", "maxmemory", "1mb")
         await asyncio.sleep(step.duration)
         had_effect = await until(has_effect)
-        await stage.deployment.ask_all("CONFIG", "SET", "maxmemory", "0")
+        await testbed.deployment.ask_all("CONFIG", "SET", "maxmemory", "0")
     return had_effect
 
 
-async def clock_step(stage: Stage, step: Step) -> bool:
+async def clock_step(testbed: Testbed, step: Step) -> bool:
     """The wall clock of server and workers is stepped, and stepped back after a while."""
     share = step.random * 2 - 1
     seconds = share * (LARGEST_STEP_S - MIN_STEP_S)
@@ -166,25 +166,25 @@ async def clock_step(stage: Stage, step: Step) -> bool:
 
     async def has_effect() -> bool:
         with suppress(BrokerError):
-            async with client_of(stage) as client:
+            async with client_of(testbed) as client:
                 now, _ = await client.time()
             return abs(now - time.time()) > MIN_STEP_S / 2
         return False
 
-    async with stage.lock_of("clock"):
-        stage.single.clock.step(seconds)
+    async with testbed.lock_of("clock"):
+        testbed.single.clock.step(seconds)
         await asyncio.sleep(CLOCK_EFFECT_AFTER_S + step.duration)
         had_effect = await until(has_effect)
-        stage.single.clock.step(0)
+        testbed.single.clock.step(0)
     return had_effect
 
 
-async def poison(stage: Stage, step: Step) -> bool:
+async def poison(testbed: Testbed, step: Step) -> bool:
     """A node appends bytes that are not a valid chunk."""
     chance = random.Random(step.random)
-    keys = ShardKeys.of(stage.namespace, int(step.random * SHARDS), SHARDS)
+    keys = ShardKeys.of(testbed.namespace, int(step.random * SHARDS), SHARDS)
     number = 1
-    async with stage.lock_of("server"), client_of(stage) as client:
+    async with testbed.lock_of("server"), client_of(testbed) as client:
         commands = Commands(client)
         with suppress(BrokerError):
             opened = await commands.open(

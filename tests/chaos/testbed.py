@@ -37,7 +37,7 @@ SETTINGS = {
 }
 
 
-class Stage:
+class Testbed:
     """All processes of a run.
 
     Args:
@@ -59,7 +59,7 @@ class Stage:
         self.members: list[Member] = []
         self._twins: list[Member] = []
         self.crashes: list[Violation] = []
-        self.journal = Journal(folder / "stage.journal")
+        self.journal = Journal(folder / "testbed.journal")
         self.witness = Witness(
             deployment.url,
             self.namespace,
