@@ -96,7 +96,7 @@ def test_nobody_writes_to_a_primary_that_is_being_replaced(
 ) -> None:
     """A requested failover loses nothing, even for producers that keep nothing.
 
-    Who hears of it only after the promotion (the machine is busy) may lose, and tells how much.
+    A producer that learns of it only after the promotion may lose deltas; it counts them.
     """
     serving(sentinel_set.url, namespace)
     stop = threading.Event()

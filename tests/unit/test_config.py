@@ -209,7 +209,7 @@ def test_a_misspelt_setting_alone_is_refused() -> None:
 
 
 def test_a_replica_names_every_wrong_setting_at_once() -> None:
-    """Likewise; what is not given, or None, is the default."""
+    """A setting that is not given, or None, is the default."""
     wrong: dict[str, Any] = {"linger": 1, "staleness_bound": 0}
     with pytest.raises(ConfigError) as caught:
         aio.Replica(**wrong)

@@ -120,7 +120,7 @@ def test_the_sync_face_is_exported_by_broker_itself() -> None:
     [pytest.param(*one, id=f"{one[0].__module__}.{one[0].__name__}") for one in MEMBERS],
 )
 def test_a_class_has_these_public_members(kind: type, members: str) -> None:
-    """Whatever else an object has is private."""
+    """Everything else of an object is private."""
     # Slots and fields without a default are not all in dir().
     names = {*dir(kind), *getattr(kind, "__dataclass_fields__", ())}
     assert sorted(name for name in names if not name.startswith("_")) == sorted(members.split())
@@ -150,7 +150,7 @@ def test_an_old_name_works_and_warns(module: str, old: str, new: Any) -> None:
 
 
 def test_the_old_argument_of_flush_works_and_warns() -> None:
-    """`replicas=` means `redis_replicas=`; who gives the new one hears nothing."""
+    """`replicas=` means `redis_replicas=`; the new name gives no warning."""
     with pytest.warns(DeprecationWarning, match=r"flush\(redis_replicas=\)"):
         assert chosen_replicas(0, 2) == 2
     assert chosen_replicas(3, None) == 3

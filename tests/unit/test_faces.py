@@ -108,7 +108,7 @@ def test_methods_take_the_same_arguments(asyncio_face: type, sync_face: type) ->
 
 @pytest.mark.parametrize(("asyncio_face", "sync_face"), PAIRS)
 def test_methods_make_the_same_promises(asyncio_face: type, sync_face: type) -> None:
-    """Docstrings are equal but for the words that tell asyncio from threads."""
+    """Docstrings are equal except for the words that differ between asyncio and threads."""
     other = public(sync_face)
     for name, member in public(asyncio_face).items():
         assert promise(member), name

@@ -47,7 +47,7 @@ def documented(kind: type[Statistics]) -> dict[str, str]:
 
 @each_class
 def test_every_field_is_documented(kind: type[Statistics]) -> None:
-    """The docstring documents exactly the fields, in their order, and says how numbers grow."""
+    """The docstring documents exactly the fields, in their order, and when numbers grow."""
     told = documented(kind)
     assert list(told) == [one.name for one in dataclasses.fields(kind)]
     for one in dataclasses.fields(kind):

@@ -22,7 +22,7 @@ def shard(server: Server, namespace: str) -> Iterator[Shard]:
 
 
 def test_join_makes_a_namespace_once(shard: Shard) -> None:
-    """The first caller decides; later ones get its values, whatever they ask for."""
+    """The first caller decides; later callers get its values, whatever values they pass."""
     protocol, shards, created = shard.join(1, 4)
     assert (protocol, shards) == (b"1", b"4")
     assert abs(int(created) - shard.now()) < 10_000
@@ -205,7 +205,7 @@ def test_append_is_busy_above_the_limit(shard: Shard) -> None:
 
 
 def test_thresholds_come_from_the_call_or_the_namespace_or_the_defaults(shard: Shard) -> None:
-    """An empty argument means what the flush workers said, else 50 ms and 1,000 deltas."""
+    """An empty argument means the value set by the flush workers, else 50 ms and 1,000 deltas."""
     shard.opened()
     assert shard.append(1, max_age="", max_count="")[3:] == [50, 1000]
     shard.heartbeat(max_age=70, max_count=80)

@@ -41,7 +41,7 @@ def pending(shard: Shard, node: str = "n1") -> list[bytes]:
 
 
 def test_a_chunk_that_was_pushed_is_accepted_as_any_other(shard: Shard) -> None:
-    """Stored once, behind the others; counted with the size that was told."""
+    """It is stored once, behind the others, and counted with the given size."""
     data = bulk("n1", 2)
     shard.append(1, b"small", deltas=2)
     status, number, *rest = shard.append_pushed(2, data, deltas=7)
@@ -66,7 +66,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[Any]]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_chunk_that_is_refused_is_taken_back(shard: Shard, name: str) -> None:
-    """Whatever the reason: all is as if it had never been pushed."""
+    """Whatever the reason, Redis is as if it had never been pushed."""
     given, answer = REFUSED[name]
     shard.append(1, b"small")
     before = shard.lists()
@@ -138,7 +138,7 @@ def test_chunks_of_all_sizes_come_out_in_the_order_of_acceptance(shard: Shard) -
 
 @pytest.mark.parametrize("size", [BULK_BYTES - 1, BULK_BYTES, BULK_BYTES + 1])
 def test_the_log_never_outgrows_its_limit_by_a_bulk_chunk(shard: Shard, size: int) -> None:
-    """To the byte, with all that stands beside it."""
+    """The limit holds to the byte, with everything that is stored with the chunk."""
     data = bytes(size)
     for number in (1, 2):
         shard.append_pushed(number, data, waited=HOUR)
@@ -169,7 +169,7 @@ def test_a_log_that_is_cut_counts_the_bulk_chunks_that_stay(shard: Shard) -> Non
     assert shard.number("log_bytes") == left
 
 
-def test_a_drain_that_fails_after_publishing_leaves_a_bulk_chunk_that_belongs_to_nobody(
+def test_a_bulk_chunk_of_a_failed_drain_is_not_taken_by_the_next_batch(
     shard: Shard,
 ) -> None:
     """The next batch takes its own, which comes right before it."""

@@ -226,7 +226,7 @@ DOC = Path(broker.__file__).with_name("PROTOCOL.md").read_text("utf-8")
 
 
 def test_each_field_is_written_by_the_commands_that_the_document_names(shard: Shard) -> None:
-    """PROTOCOL.md says for each field of config, log and meta who writes it, and in what form."""
+    """PROTOCOL.md names the writers and the form of each field of config, log and meta."""
     shard.join()
     shard.opened()
     shard.append(1, deltas=10, max_count=10)

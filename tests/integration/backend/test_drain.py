@@ -173,7 +173,7 @@ def test_drain_asks_for_the_lists_that_it_needs(shard: Shard) -> None:
 
 
 def test_count_takes_a_prefix_and_age_takes_all(shard: Shard) -> None:
-    """By count goes up to the append that crossed, of all nodes; what came later waits its time."""
+    """A batch by count ends with the append that reached it; later ones wait until they are due."""
     shard.opened("n1", "n2")
     shard.append(1, node="n2")
     shard.append(1, deltas=9, max_count=10)
@@ -226,7 +226,7 @@ def test_a_clock_that_was_set_back_makes_everything_due(shard: Shard) -> None:
 
 
 def test_a_clock_that_was_set_back_lets_nothing_wait_longer_than_its_age(shard: Shard) -> None:
-    """Also what a batch by count leaves behind is due within its own age from now."""
+    """Chunks that a batch by count leaves are also due within their own age from now."""
     shard.opened("n1", "n2")
     shard.append(1, deltas=1000, max_age=50)
     shard.append(1, node="n2", max_age=50)
@@ -403,7 +403,7 @@ def test_what_is_pending_is_never_from_the_future(shard: Shard) -> None:
         assert packet.pending_since_ms == packet.time_ms
 
 
-def test_one_heartbeat_an_interval_whoever_asks(shard: Shard) -> None:
+def test_one_heartbeat_an_interval_for_any_number_of_workers(shard: Shard) -> None:
     """Many workers, one packet; each reply says when the next is due, and each is recorded."""
     subscription = shard.subscription
     waits = [shard.heartbeat(HOUR, f"w{n % 3}")[0] for n in range(12)]
@@ -495,7 +495,7 @@ def test_calls_without_a_word_on_health_are_green(shard: Shard) -> None:
 
 
 def test_workers_unseen_for_ten_minutes_are_forgotten(shard: Shard) -> None:
-    """Heartbeats remove them bit by bit, whatever their role; those seen since stay."""
+    """Heartbeats remove them in small steps, whatever their role; those seen since stay."""
     shard.heartbeat(HOUR)
     now = int(shard.admin.time()[0]) * 1000
     minute = 60_000

@@ -72,7 +72,7 @@ def test_no_such_socket(face: Face, namespace: str, tmp_path: Path) -> None:
 
 @FACES
 def test_no_such_host(face: Face, namespace: str) -> None:
-    """A host name that does not exist is said to be unreachable."""
+    """A host name that does not exist is reported as unreachable."""
     said = refusal(face, "redis://no-such-host.invalid:6379", namespace, ConnectError)
     assert "cannot reach redis://no-such-host.invalid:6379" in said
 
@@ -109,7 +109,7 @@ def test_the_wrong_password(
     ],
 )
 def test_not_a_redis(face: Face, answer: bytes, namespace: str) -> None:
-    """Something else answers: it is said not to be a Redis, and what to check."""
+    """If something else answers, the error says that it is not a Redis, and what to check."""
     with talker(answer) as url:
         said = refusal(face, url, namespace, UnsupportedServerError)
     assert "is not a Redis or Valkey" in said
@@ -119,7 +119,7 @@ def test_not_a_redis(face: Face, answer: bytes, namespace: str) -> None:
 @FACES
 @pytest.mark.parametrize("answer", [b"+OK\r\n", b":7\r\n", b"$5\r\nhello\r\n", b"*0\r\n"])
 def test_not_quite_a_redis(face: Face, answer: bytes, namespace: str) -> None:
-    """Something that frames like Redis, but does not know what we ask, is refused as unfit."""
+    """A server with Redis' framing that does not support our commands is refused."""
     with talker(answer) as url:
         assert url in refusal(face, url, namespace, UnsupportedServerError)
 
@@ -154,7 +154,7 @@ def test_too_old(face: Face, server: Server, namespace: str) -> None:
 
 @FACES
 def test_a_sentinel(face: Face, kind: str, namespace: str, tmp_path: Path) -> None:
-    """A Sentinel answers INFO like a Redis and holds no data: it is refused, and said to be one."""
+    """A Sentinel, which answers INFO like a Redis, is refused and named as a Sentinel."""
     binary = find_binary(kind)
     if isinstance(binary, str):
         pytest.skip(binary)

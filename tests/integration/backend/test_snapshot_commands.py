@@ -26,7 +26,7 @@ def shard(server: Server, namespace: str) -> Iterator[Shard]:
 
 
 def test_one_holds_the_lease_and_each_new_holder_has_a_higher_number(shard: Shard) -> None:
-    """Acquiring again renews; others learn who holds it; after release or expiry it is free."""
+    """Acquiring again renews; others get the holder's name; after release or expiry it is free."""
     assert shard.take("s1", HOUR) == [1, b"s1"]
     assert shard.take("s2 x", HOUR) == [0, b"s1"]
     assert shard.take("s1", 2 * HOUR) == [1, b"s1"]
@@ -58,8 +58,8 @@ def test_a_page_sets_and_deletes_whatever_its_size(shard: Shard, count: int) -> 
     assert shard.admin.hgetall(shard.keys.state) == sets
 
 
-def test_a_page_tells_the_digest_and_renews_the_lease(shard: Shard) -> None:
-    """The digest goes with the page that it is of; the lease lasts however many there are."""
+def test_a_page_stores_the_digest_and_renews_the_lease(shard: Shard) -> None:
+    """The digest is stored with its page; the lease lasts for any number of pages."""
     shard.batches(1)
     shard.take(ttl=HOUR // 2)
     assert shard.begin(1, (1).to_bytes(8)) == [b"OK", None]
@@ -90,8 +90,8 @@ def test_who_lost_the_lease_writes_nothing(shard: Shard) -> None:
         assert subscription.none_came()
 
 
-def test_who_did_not_begin_writes_nothing(shard: Shard) -> None:
-    """REWRITTEN: page and commit of a write that the server knows nothing of, or no longer."""
+def test_a_scheduler_that_did_not_begin_writes_nothing(shard: Shard) -> None:
+    """REWRITTEN is the reply to a page or commit of a write that the server does not have."""
     shard.batches(1)
     shard.take()
     one = (1).to_bytes(8)
@@ -177,7 +177,7 @@ def test_only_the_ranges_asked_for_leave_the_server(shard: Shard) -> None:
 
 
 def test_commit_moves_the_position_and_cuts_the_log(shard: Shard) -> None:
-    """The cut goes up to the offset asked for, never beyond the snapshot; sizes stay right."""
+    """The cut goes up to the given offset, never beyond the snapshot; sizes stay right."""
     shard.batches(6)
     shard.take()
     entries = shard.admin.xrange(shard.keys.log)

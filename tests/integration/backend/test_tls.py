@@ -78,7 +78,7 @@ def test_without_a_client_certificate(
 def test_a_client_certificate_that_is_not_taken(
     tls: NewTls, certificates: Certificates, tmp_path: Path, namespace: str
 ) -> None:
-    """Expired, or of an authority that the server does not know: whose, and how to fix it."""
+    """The error for an expired or unknown certificate names the certificate and the fix."""
     url = tls(certificates)
     foreign = Certificates.made(tmp_path / "theirs").client
     for client, fix in (

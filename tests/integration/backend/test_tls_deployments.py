@@ -109,7 +109,7 @@ def test_sentinels_and_servers_that_want_certificates(
     namespace: str,
     serving: NewServing,
 ) -> None:
-    """The client shows its certificate to sentinels and servers alike; also after a failover."""
+    """The client sends its certificate to sentinels and servers, also after a failover."""
     watched = SentinelDeployment(REDIS, new_directory, tls=certificates)
     try:
         watched.start()

@@ -311,7 +311,7 @@ class TestPrivate:
         see_gone(*gone, Path(told["directory"]))
 
     def test_after_its_keeper_was_killed(self) -> None:
-        """The server dies with a killed keeper; the next attachment gets another and tidies up."""
+        """The server ends with a killed keeper; the next attachment cleans up and gets another."""
         with attach(None) as attachment:
             keeper, server = keeper_and_server(attachment.url)
             os.kill(keeper, signal.SIGKILL)
@@ -394,7 +394,7 @@ class TestDirectory:
             assert info(attachment.url, "run_id") == run
 
     def test_leaves_no_child_to_its_starter(self, directory: Path) -> None:
-        """The process that starts the keeper has no child that it did not ask for."""
+        """The keeper is not a child of the process that starts it."""
         with attach(directory) as attachment:
             keeper, _ = keeper_and_server(attachment.url)
             assert int(status(keeper)[1]) != os.getpid()
@@ -576,7 +576,7 @@ class TestFailures:
         os.close(lock)
 
     def test_keeper_does_not_answer(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A keeper that accepts and says nothing is an error, not a hang."""
+        """A keeper that accepts a connection and does not answer is an error, not a hang."""
         client = importlib.import_module("broker.embedded.client")
         with attach(directory) as attachment:
             keeper, _ = keeper_and_server(attachment.url)
@@ -611,7 +611,7 @@ def test_worker(directory: Path) -> None:
 
 
 def test_without_workers(directory: Path) -> None:
-    """Where no package brings workers, the error says what to install; the server runs anyway."""
+    """Without a package with workers the error says what to install; the server runs anyway."""
     with kept(directory), attach(directory) as bare:
         with pytest.raises(
             EmbeddedError, match=r"no workers .* pip install 'statebroker\[server\]'"
@@ -623,7 +623,7 @@ def test_without_workers(directory: Path) -> None:
 @pytest.mark.usefixtures("stub_keeper")
 class TestWorkers:
     def test_started_and_stopped(self, directory: Path) -> None:
-        """A used namespace has one worker: it gets the URL unseen, and goes with the last user."""
+        """A used namespace has one worker until no user is left; its command hides the URL."""
         with attach(directory) as bare:
             with attach(directory, workers_for="flights"):
                 (worker,) = workers(directory)
@@ -654,8 +654,8 @@ class TestWorkers:
                 see_gone(worker["pid"])
                 eventually(lambda: workers(directory), message="another worker")
 
-    def test_not_where_somebody_serves(self, directory: Path) -> None:
-        """A served namespace gets no worker, until who served it is gone."""
+    def test_not_where_a_process_serves(self, directory: Path) -> None:
+        """A served namespace gets no worker until the process that serves it has ended."""
         with attach(directory, serve="flights") as serving:
             with attach(directory, workers_for="flights"):
                 assert not workers(directory)
@@ -671,7 +671,7 @@ class TestWorkers:
             assert ask(bare.url, "PING") is True
 
     def test_worker_is_slow(self, directory: Path) -> None:
-        """A worker that is not ready in time is an error, and is gone."""
+        """A worker that is not ready in time is an error, and is killed."""
         with (
             attach(directory),
             pytest.raises(EmbeddedError, match="'slow' was not ready after 3 s"),

@@ -217,7 +217,7 @@ def test_a_dropped_asyncio_iterator_costs_nothing_any_more(
 def test_a_token_of_another_type_is_a_clear_error(
     server: Server, namespace: str, serving: NewServing, token: Any
 ) -> None:
-    """wait_for() says what it takes, at the call."""
+    """wait_for() raises an error that names the accepted types, at the call."""
     serving(server.url, namespace)
     with (
         Replica(server.url, namespace=namespace) as replica,

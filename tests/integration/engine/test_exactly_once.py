@@ -230,10 +230,10 @@ def test_a_second_producer_fences_the_first(
 
 
 @pytest.mark.parametrize("claim", ["a newer incarnation", "the same number"])
-def test_a_producer_that_idles_hears_that_its_name_was_taken(
+def test_an_idle_producer_detects_that_its_name_was_taken(
     server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys, claim: str
 ) -> None:
-    """An idle producer asks regularly, and notices it also after Redis lost the node."""
+    """An idle producer checks regularly, and detects it also after Redis lost the node."""
     producer = Producer(server.url, namespace=namespace, node="n")
     producer.increment("n", 1)
     producer.flush(10)

@@ -63,7 +63,7 @@ def agree(url: str, namespace: str, *replicas: Replica, content: dict[str, Any])
 def test_flushes_without_writes_do_not_hide_a_loss(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """An idle producer that flushes notices a loss and sends again."""
+    """An idle producer that flushes detects a loss and sends again."""
     serving(own.url, namespace)
     with Producer(own.url, namespace=namespace, node="one") as producer:
         producer.set("key", 1)
@@ -225,7 +225,7 @@ def test_a_rollback_is_made_good(
 def test_a_rollback_while_nobody_writes_is_made_good(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
-    """An idle producer notices itself that its last write was lost."""
+    """An idle producer detects that its last write was lost, and sends it again."""
     serving(own.url, namespace)
     with (
         Producer(own.url, namespace=namespace) as producer,

@@ -39,7 +39,7 @@ def test_the_original_two_scenarios(
 ) -> None:
     """12 writes make a batch of 10 by count and one of 2 by age; a later write goes by age.
 
-    It does not matter who was told the thresholds.
+    Producer or worker may set the thresholds.
     """
     mine = {"local_delta_max_age": AGE, "local_delta_max_count": COUNT}
     theirs = {"max_age": AGE, "max_count": COUNT}

@@ -407,7 +407,7 @@ BAD_CHUNKS = [
 ]
 
 
-def test_everybody_skips_the_same_chunks(create_setup: CreateSetup) -> None:
+def test_all_readers_skip_the_same_chunks(create_setup: CreateSetup) -> None:
     """Chunks that break a rule change nothing anywhere, and are kept as the document says."""
     setup = create_setup(1)
     writer, replica, reader = setup.writer("n1"), setup.replica(), setup.reader()
@@ -548,7 +548,7 @@ def test_history_that_is_cut_back_is_noticed_and_written_again(create_setup: Cre
     assert writer.lost == 0
 
 
-def test_a_reader_that_hears_nothing_says_so(create_setup: CreateSetup) -> None:
+def test_a_reader_that_receives_nothing_is_stale(create_setup: CreateSetup) -> None:
     """Stale within the bound when the packets stop, live again with the next that fits."""
     setup = create_setup(1)
     writer, reader = setup.writer("n1"), setup.reader(bound=0.5)
@@ -562,7 +562,7 @@ def test_a_reader_that_hears_nothing_says_so(create_setup: CreateSetup) -> None:
 
 
 def test_packets_that_waited_in_a_queue_prove_little(create_setup: CreateSetup) -> None:
-    """A reader that was held up asks before it says that it is live."""
+    """A reader that was delayed reads the head before it reports live."""
     setup = create_setup(1)
     reader = setup.reader(bound=0.5)
     reader.until(lambda: reader.is_live, "the reader is live")
@@ -576,7 +576,7 @@ def test_packets_that_waited_in_a_queue_prove_little(create_setup: CreateSetup) 
 
 
 def test_a_wiped_redis_starts_another_epoch(create_setup: CreateSetup) -> None:
-    """Everything is gone: subscribers end up with what producers write again, and nothing else."""
+    """After a wipe subscribers end with what producers write again, and nothing else."""
     setup = create_setup(1)
     writer, replica, reader = setup.writer("n1"), setup.replica(), setup.reader()
     writer.put(SET, "kept by the writer", 1)

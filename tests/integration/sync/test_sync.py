@@ -175,7 +175,7 @@ def test_unicode_keys_arrive(server: Server, namespace: str, serving: NewServing
 def test_a_token_carries_read_your_writes_as_text(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Who waits for the text of a token sees what was flushed before it, on any replica."""
+    """A replica that waited for the text of a token shows what was flushed before it."""
     serving(server.url, namespace, shards=2)
     with (
         Producer(server.url, namespace=namespace) as producer,
@@ -208,7 +208,7 @@ def test_waiting_for_a_token_ends_in_time(server: Server, namespace: str) -> Non
 def test_a_snapshot_is_one_moment(
     server: Server, namespace: str, serving: NewServing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy that a thread asks for in the middle of a batch holds all of it or nothing."""
+    """A copy that a thread makes in the middle of a batch holds all of it or nothing."""
     serving(server.url, namespace)
     in_the_middle, go_on = threading.Event(), threading.Event()
 
@@ -369,7 +369,7 @@ def test_closing_ends_in_time_though_the_server_hangs(
 def test_a_subclass_may_have_a_set_of_its_own(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """Nothing goes past it."""
+    """Every call of `set` goes through the one of the subclass."""
 
     class Loud(Producer):
         def set(self, key: str, value: Any) -> None:

@@ -69,7 +69,7 @@ def subscribed(client: redis.Redis, namespace: str) -> redis.client.PubSub:
 
 
 def test_passes_everything_on(connect: Callable[[], redis.Redis], namespace: str) -> None:
-    """With every switch off the proxy cannot be told from the server: large values, pipelines."""
+    """With every switch off the proxy behaves like the server, with large values and pipelines."""
     client = connect()
     value = bytes(range(256)) * 4096
     client.set(namespace, value)
@@ -145,8 +145,10 @@ def test_links_break_and_new_ones_are_let_in(
     assert proxy.counts[how] == 1
 
 
-def test_refuse_lets_nobody_in(proxy: FaultProxy, connect: Callable[[], redis.Redis]) -> None:
-    """While refusing, new connections break at once and old ones live on."""
+def test_refuse_breaks_new_connections(
+    proxy: FaultProxy, connect: Callable[[], redis.Redis]
+) -> None:
+    """While refusing, new connections break at once and old ones stay open."""
     old = connect()
     old.ping()
     proxy.faults.refuse = True
@@ -186,7 +188,7 @@ def test_messages_are_repeated(
 def test_messages_change_places_and_the_last_one_still_comes(
     proxy: FaultProxy, connect: Callable[[], redis.Redis], namespace: str
 ) -> None:
-    """A message held back comes behind the next one, or after a while if there is none."""
+    """A delayed message follows the next one, or is sent after a timeout if there is none."""
     proxy.faults.reorder_messages = 1.0
     subscriber, publisher = subscribed(connect(), namespace), connect()
     for text in (b"1", b"2", b"3"):
@@ -248,7 +250,7 @@ def test_foreign_bytes_pass_untouched() -> None:
 
 
 def test_every_nth_reply_is_lost() -> None:
-    """Of the requests that fit each n-th is taken, and no more than asked for."""
+    """Every n-th matching request is taken, up to the given number."""
     lost = Loss(b"GET", b"k", times=2, every=3)
     assert [lost.matches(b"GET", b"..k") for _ in range(12)].count(True) == 2
     assert not lost.matches(b"SET", b"..k")

@@ -65,7 +65,7 @@ def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_dropped_messages_turn_it_red(
     server: Server, namespace: str, serving: NewServing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only the canary notices lost messages: commands and heartbeats all succeed."""
+    """Only the canary detects lost messages: commands and heartbeats all succeed."""
     with FaultProxy(server.url) as proxy, shown_after(server, namespace) as status:
         worker = serving(proxy.url, namespace, heartbeat=HEARTBEAT)
         becomes(status, "green")
@@ -123,10 +123,10 @@ def shown_after(server: Server, namespace: str) -> Iterator[Shown]:
         yield status
 
 
-def test_a_batch_that_is_not_heard_turns_it_red(
+def test_a_batch_that_does_not_arrive_turns_it_red(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
-    """A batch that never arrives is noticed despite heartbeats of an older head."""
+    """A batch that never arrives is detected despite heartbeats of an older head."""
     with (
         FaultProxy(server.url) as proxy,
         shown_after(server, namespace) as status,

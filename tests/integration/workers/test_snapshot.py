@@ -55,7 +55,7 @@ def test_only_what_changed_is_written(watched_shard: WatchedShard) -> None:
 def test_every_field_carries_its_offset(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """A field of the hash says up to which offset it was folded."""
+    """Each field of the hash has the offset up to which it was folded."""
     watched_shard.producer.set("old", 1)
     watched_shard.publish()
     watched_shard.write()

@@ -50,7 +50,7 @@ def test_only_the_holder_of_the_lease_writes(watched_shard: WatchedShard) -> Non
     assert watched_shard.agree() == {"key": 2}
 
 
-def test_who_lost_the_lease_cannot_write(
+def test_a_scheduler_that_lost_the_lease_cannot_write(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """Page and commit of a scheduler whose lease expired are refused."""

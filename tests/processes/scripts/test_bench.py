@@ -87,7 +87,7 @@ def test_ours_and_a_peer_in_one_run(short_path: Path) -> None:
 
 @pytest.mark.parametrize("peer", PEERS, ids=[peer.name for peer in PEERS])
 def test_a_peer_ends_with_the_right_state(short_path: Path, peer: Contender) -> None:
-    """Those whose packages are here; scripts/bench has them all."""
+    """This covers the peers whose packages are installed; scripts/bench runs all of them."""
     if why := skip_reason(peer):
         pytest.skip(why)
     numbers, _ = run(short_path, peer.name)

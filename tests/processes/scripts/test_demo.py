@@ -90,7 +90,7 @@ def test_a_killed_process_changes_nothing_in_the_end(some_flights: Path, victim:
 
 @pytest.mark.slow
 def test_a_difference_is_shown_and_ends_with_one(some_flights: Path) -> None:
-    """Where the replicas do not hold what the file says, the demo fails and tells the keys."""
+    """If the replicas differ from the file's answer, the demo fails and names the keys."""
     altered = """if True:
         import sys
         from scripts.flights import demo, run
@@ -133,7 +133,7 @@ def test_one_airport_and_no_flights(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_runs_already(some_flights: Path) -> None:
-    """With --url two runs share a server, and neither meets what the other left."""
+    """With --url two runs share a server, and neither sees data of the other."""
     with attach(None) as server:
         for _ in range(2):
             arguments = ("--flights", some_flights, "--speed", "max", "--url", server.url)
@@ -229,7 +229,7 @@ def test_stopping_it_leaves_nothing_behind(
 
 @pytest.mark.slow
 @needs_proc
-def test_a_process_that_dies_is_told(running: tuple[subprocess.Popen[str], str]) -> None:
+def test_a_process_that_dies_ends_the_demo(running: tuple[subprocess.Popen[str], str]) -> None:
     """When a producer dies unexpectedly, the demo says so and ends."""
     process, marker = running
     (producer,) = processes_with(marker, "scripts.flights.producer --node JFK")

@@ -60,7 +60,7 @@ def test_only_one_fault() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["twin_node", "half_snapshot"])
-def test_fault_that_needs_things_to_meet_is_felt(fault: str) -> None:
+def test_fault_that_needs_a_coincidence_has_an_effect(fault: str) -> None:
     """Two processes with one node name fence each other; a scheduler dies between two pages."""
     status, report = run("--minutes", "0.1", "--seed", "3", "--only", fault)
     assert (report["violations"], status) == ([], 0)
@@ -155,7 +155,7 @@ def test_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_fault_of_another_deployment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """One server has no slots to move, and says so."""
+    """A single server has no slots to move: the error says so."""
     with pytest.raises(SystemExit):
         arguments(["--only", "slot_move"])
     assert "slot_move does not exist for --deployment single" in capsys.readouterr().err

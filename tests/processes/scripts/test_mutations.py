@@ -83,7 +83,7 @@ def test_what_no_test_notices_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_only_one_promise_as_a_table(tmp_path: Path) -> None:
-    """`--only` leaves out the others; where all is noticed the status is 0."""
+    """`--only` leaves out the others; if every mutation is detected the status is 0."""
     path = table(
         tmp_path, ("unique", OLD, OLD.replace("0", "1")), ("accounted", OLD, f"{OLD}  # the same")
     )
@@ -105,8 +105,8 @@ def test_a_table_that_does_not_fit_is_refused_at_once(tmp_path: Path, old: str, 
     assert "nothing broken yet" not in done.stderr
 
 
-def test_what_is_no_checkout_is_told(tmp_path: Path) -> None:
-    """With what git says of it."""
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    """The error includes the message of git."""
     with pytest.raises(TreeError, match=r"takes git and a checkout: .*not a git repository"):
         files_of(tmp_path)
 

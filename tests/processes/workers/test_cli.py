@@ -97,7 +97,7 @@ def test_bytes_and_times_are_printed_as_json(new_served: NewServed) -> None:
 
 
 def test_an_absent_key_is_exit_status_1(new_served: NewServed) -> None:
-    """`get` tells which keys are absent, prints the others, and exits with 1."""
+    """`get` names the absent keys, prints the others, and exits with 1."""
     place = new_served()
     place.write("set", "a", "1", "none", "null")
     absent = place.run("get", "zz")
@@ -197,7 +197,7 @@ def test_status_tells_shards_nodes_and_workers(new_served: NewServed) -> None:
 def test_status_check_is_for_monitoring(
     valkey: Server, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
-    """`status --check` exits with 1, and says who is missing, unless both roles are alive."""
+    """`status --check` exits with 1 and names the missing role, unless both roles are alive."""
     flusher = serve(valkey.url, namespace, command="flush")
     place = ServedNamespace(valkey.url, namespace, flusher, start)
     half = place.run("status", "--check", "--json")
@@ -259,7 +259,7 @@ def test_verify_says_equal_while_writing_goes_on(new_served: NewServed) -> None:
 
 @pytest.mark.slow
 def test_verify_prints_the_first_differences(new_served: NewServed) -> None:
-    """Where replica and history differ, it says which keys, both values, and exits with 1."""
+    """If replica and history differ, it prints the keys and both values, and exits with 1."""
     place = new_served("--global-data-update-interval", "0.1")
     keys = [f"k{n:02}" for n in range(100)]
     with place.producer() as producer:

@@ -274,7 +274,7 @@ def test_a_url_that_cannot_be_read_is_one_line(run: Run, url: str) -> None:
 def test_a_url_of_another_kind_is_a_wrong_setting(
     run: Run, url: str, words: tuple[str, ...]
 ) -> None:
-    """It says which kinds there are; exit status 2."""
+    """The error lists the supported kinds; exit status 2."""
     told = run("get", "a", "--url", url)
     assert (told.code, len(told.err.splitlines())) == (2, 1), told
     assert all(word in told.err for word in words)

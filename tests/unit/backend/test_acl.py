@@ -32,7 +32,7 @@ def fits(words: list[str], key: str) -> bool:
 
 @given(NAMES, NAMES, st.sampled_from([1, 2, 3, 16, 40]), st.sampled_from(sorted(ROLES)))
 def test_patterns_fit_one_namespace(mine: str, other: str, shards: int, role: str) -> None:
-    """Whatever the names and the shard count, all keys of the own namespace, none of another's."""
+    """They cover all keys of the own namespace and none of another's, for any names and shards."""
     told = rules([role], mine)
     counted = rules([role], mine, shards=shards)
     named = {name for name in (*FIELDS, "config", "pending") if name in ROLES[role].keys}

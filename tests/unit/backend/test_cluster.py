@@ -40,7 +40,7 @@ def test_an_owner_is_called_by_an_address_that_leads_to_it(
 
 
 def test_a_redirection_to_an_unknown_host_is_not_followed() -> None:
-    """The nodes are asked anew instead."""
+    """The client reads the slots from the nodes again instead."""
     cluster = Cluster([ASKED], lambda _: pytest.fail("nobody is asked"))
     cluster._is_closed = True
     assert cluster.redirected(ASKED, MovedError("7 ?:7001")) is False

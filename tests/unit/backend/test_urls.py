@@ -15,7 +15,7 @@ SENTINEL = (
 
 
 def test_a_cluster_is_named_by_some_of_its_nodes() -> None:
-    """Ports have a default; each node is asked with the same login and options."""
+    """Ports have a default; login and options apply to each node."""
     place = read_url(CLUSTER)
     seeds = (Address("a.example", 6379), Address("b.example", 7001), Address("::1", 7002))
     assert (place.kind, place.seeds) == ("cluster", seeds)
@@ -79,7 +79,7 @@ def test_no_password_is_ever_shown(url: str) -> None:
 
 
 def test_the_cluster_of_a_node_has_a_url() -> None:
-    """A node of a Cluster may be given as if it were alone, unless that says more."""
+    """It is the node's URL without the database; another database or a unix socket has none."""
     assert cluster_url("redis://u:p@h:7000/0") == "redis+cluster://u:p@h:7000"
     assert cluster_url("rediss://h?ssl_ca_certs=x&db=0") == "rediss+cluster://h?ssl_ca_certs=x"
     assert cluster_url("redis://h/1") is None

@@ -86,8 +86,10 @@ def test_violation_spoils_a_run_of_any_length() -> None:
 @pytest.mark.parametrize(
     "happened", [(CUT,), (CUT, InjectedFault("kill", 30.0, 31.0, had_effect=False))]
 )
-def test_fault_that_nobody_felt_spoils_a_long_run_only(happened: Sequence[InjectedFault]) -> None:
-    """Made or not: without an effect it proved nothing. A short run only tells it."""
+def test_fault_without_effect_makes_only_a_long_run_incomplete(
+    happened: Sequence[InjectedFault],
+) -> None:
+    """A fault without effect proved nothing. A short run only reports it."""
     assert missing_faults(outcome(happened=happened)) == ["kill"]
     assert verdict(outcome(happened=happened)) == INCOMPLETE
     assert verdict(outcome(happened=happened, seconds=FULL_RUN_S - 1)) == GOOD
@@ -180,7 +182,7 @@ def longest(records: Sequence[Record], batches: Sequence[Logged] = BATCHES) -> t
 
 
 def test_time_without_the_head_counts_from_when_it_was_there() -> None:
-    """Until the last sample that did not show it; whatever the status says."""
+    """The time ends with the last sample that did not show it, whatever its status."""
     assert longest([seen(15.0, 1), seen(21.0, 1), seen(24.0, 1), seen(25.0, 2)]) == (0.0, 4.0)
     # Always a little behind is not long behind.
     assert longest([seen(15.0, 1), seen(21.0, 1), seen(22.0, 2), seen(31.0, 2)]) == (0.0, 1.0)
@@ -194,7 +196,7 @@ def test_time_not_live_counts_until_it_is_live_again() -> None:
 
 
 def test_head_that_the_server_forgot_need_not_be_shown() -> None:
-    """The replica that never had it goes on with the other history."""
+    """A replica that never had it continues with the other history."""
     other = logged(2, THREE, line="b")
     forgot = Headed(21.0, 21.0, other.place)
     samples = [seen(15.0, 1), Seen(22.0, "r", "live", 0.1, (other.place,))]

@@ -50,7 +50,7 @@ def named_in(file: Path) -> set[str]:
 
 
 def test_every_promise_of_the_readme_is_broken_often_enough() -> None:
-    """The promises are README's, each is broken at least three times, no break stands twice."""
+    """Every promise of README is broken at least three times; no mutation occurs twice."""
     readme = (ROOT / "README.md").read_text()
     _, _, rest = readme.partition("| promise | meaning |\n|---|---|\n")
     rows = rest.partition("\n\n")[0].splitlines()
@@ -92,10 +92,8 @@ def test_a_text_that_is_not_there_once_is_an_error(text: str) -> None:
         ('new = "2"', 'new = "2"\nmore = 1', "mutation 1 has the fields"),
     ],
 )
-def test_a_table_that_fits_itself_not_is_refused(
-    tmp_path: Path, old: str, new: str, words: str
-) -> None:
-    """Fields, promise and change of every entry are looked at."""
+def test_an_inconsistent_table_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+    """Fields, promise and change of every entry are checked."""
     path = tmp_path / "table.toml"
     path.write_text(ENTRY)
     assert [one.file for one in load(path)] == ["a.py"]
@@ -122,8 +120,8 @@ def test_only_a_test_that_failed_or_hung_has_noticed(
     assert verdict.is_noticed is noticed
 
 
-def test_the_first_failure_is_told() -> None:
-    """As pytest's summary says it."""
+def test_the_first_failure_is_reported() -> None:
+    """The reason is the one in pytest's summary."""
     output = "..F\nERROR    broker: logged\nFAILED tests/a.py::test_a - assert 1 == 2\nFAILED b\n"
     assert first_failure(output) == "FAILED tests/a.py::test_a - assert 1 == 2"
     assert first_failure("5 passed\n") == ""

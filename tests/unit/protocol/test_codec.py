@@ -60,7 +60,7 @@ def same_chunk(one: Chunk, other: Chunk) -> bool:
 
 @given(CHUNKS)
 def test_every_chunk_comes_back_as_it_was(chunk: Chunk) -> None:
-    """Its number of deltas too, which producers tell and readers count."""
+    """So does its number of deltas, which producers write and readers count."""
     back = decode_chunk(encode_chunk(chunk))
     assert same_chunk(back, chunk)
     assert back.deltas == sum(len(run.keys) for run in chunk.runs)
@@ -146,7 +146,7 @@ def test_integers_beyond_their_range_have_no_bytes(value: int) -> None:
 @pytest.mark.parametrize("letter", ["x", "ü", "東", "🚌"])
 @pytest.mark.parametrize("excess", [-1, 0, 1])
 def test_keys_are_limited_by_their_bytes(letter: str, excess: int) -> None:
-    """1,024 bytes of UTF-8 are in, more are out, whatever the letters."""
+    """1,024 bytes of UTF-8 are accepted, more are refused, whatever the letters."""
     key = letter * (MAX_KEY_BYTES // len(letter.encode()) - 1)
     key += "x" * (MAX_KEY_BYTES + excess - len(key.encode()))
     assert len(key.encode()) == MAX_KEY_BYTES + excess
@@ -359,7 +359,7 @@ def with_element(fields: list[Any], place: int, value: Any) -> bytes:
     ids=lambda data: data.hex()[:60],
 )
 def test_a_packet_that_breaks_a_rule_is_a_decode_error(data: bytes) -> None:
-    """It is skipped whole; the replica notices what was in it by its offset."""
+    """It is skipped as a whole; the replica detects the gap by the next offset."""
     with pytest.raises(DecodeError, match=r"."):
         decode_packet(data)
 
@@ -408,7 +408,7 @@ def test_a_batch_without_its_bulk_chunks_is_a_decode_error(
 
 @pytest.mark.parametrize("size", [BULK_BYTES - 1, BULK_BYTES, BULK_BYTES + 1])
 def test_a_batch_is_written_with_stand_ins_for_its_bulk_chunks(size: int) -> None:
-    """From 65,536 bytes on; what comes apart is put back."""
+    """Chunks of 65,536 bytes and more are published apart and put back by the reader."""
     chunks = [b"small", bytes(range(256)) * 300 + b"x" * (size - 76_800), b""]
     chunks[1] = chunks[1][:size]
     batch = Batch(0, b"epoch--1", 5, b"batch--5", b"batch--4", 1, 1, 1, 1, 2, chunks)
@@ -418,8 +418,8 @@ def test_a_batch_is_written_with_stand_ins_for_its_bulk_chunks(size: int) -> Non
     assert decode_packet(data, bulk_of(batch)) == batch
 
 
-def test_a_head_is_told_whether_or_not_bulk_chunks_came() -> None:
-    """By a batch or heartbeat; a notice tells none."""
+def test_a_head_is_read_with_or_without_its_bulk_chunks() -> None:
+    """A batch or heartbeat has a head; a notice has none."""
     head = Heartbeat(0, b"epoch--1", 5, b"batch--5", b"batch--4", 1_000, 9)
     assert decode_head(batch_of(*STAND_INS)) == decode_head(msgpack.packb(PREFIX)) == head
     assert decode_head(msgpack.packb([2, 3, *PREFIX[2:]])) is None
@@ -452,7 +452,7 @@ def only_decode_errors(data: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_random_bytes_are_only_ever_a_decode_error(data: bytes) -> None:
-    """Whatever comes over the wire."""
+    """No other exception leaves the decoder."""
     only_decode_errors(data)
 
 
@@ -492,14 +492,14 @@ def test_any_messagepack_is_only_ever_a_decode_error(thing: Any) -> None:
 
 
 def test_a_lying_length_does_not_take_the_memory() -> None:
-    """An array that says to have four thousand million elements is refused at once."""
+    """An array that claims to have four billion elements is refused at once."""
     for data in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
         only_decode_errors(data)
         only_decode_errors(b"\x96\x01\xa2n1\x01\x01\x00" + data)
 
 
-def test_heartbeats_are_as_small_as_told() -> None:
-    """An idle shard costs a subscriber so many bytes a second."""
+def test_heartbeats_are_small() -> None:
+    """A heartbeat has 63 bytes, so an idle shard costs a subscriber little traffic."""
     beat = Heartbeat(0, b"e" * 8, 1, b"i" * 8, b"p" * 8, 1, 1)
     assert len(encode_packet(beat)) == 63
 

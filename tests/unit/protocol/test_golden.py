@@ -206,7 +206,7 @@ ALL = [(kind, name) for kind, (models, *_) in KINDS.items() for name in models]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_vector_stands_for_a_model_and_is_described(kind: str) -> None:
-    """None is missing, none is left over, each says in words what it is."""
+    """None is missing, none is left over, and each has a description."""
     assert list(vectors(kind)) == list(KINDS[kind][0])
     assert all(len(vector["description"]) > 10 for vector in vectors(kind).values())
 

@@ -28,7 +28,7 @@ def crc16(data: bytes) -> int:
 
 @given(NAMES)
 def test_slots_follow_the_specification_of_redis_cluster(tag: str) -> None:
-    """Computed apart, bit by bit."""
+    """The test computes the checksum independently, bit by bit."""
     assert slot_of(tag) == crc16(tag.encode()) % 16384
 
 
@@ -53,7 +53,7 @@ def test_nodes_of_a_cluster_get_their_share(shards: int, nodes: int) -> None:
 def test_a_tag_is_the_first_candidate_in_its_range(
     namespace: str, shards: int, data: st.DataObject
 ) -> None:
-    """So that anybody can compute it; a name with its own dots is no exception."""
+    """Any client can compute it, also for a name with dots."""
     shard = data.draw(st.integers(0, shards - 1))
     tag = shard_tag(namespace, shard, shards)
     found = re.fullmatch(re.escape(f"{namespace}:{shard}") + r"(?:\.([1-9][0-9]*))?", tag)

@@ -41,8 +41,8 @@ def test_an_operation_on_a_table_has_the_code_and_name_that_it_has_elsewhere() -
 
 
 @each_op
-def test_what_the_table_says_of_an_effect_is_true(op: Op) -> None:
-    """Who leaves out deltas, reads bases or shows changes goes by these columns."""
+def test_columns_of_the_table_agree_with_the_effect(op: Op) -> None:
+    """`removes` and `overwrites` of each row agree with what its effect does to a value."""
     ends = []
     for before in BEFORE.values():
         values = {"k": before}

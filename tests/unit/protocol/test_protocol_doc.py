@@ -534,8 +534,8 @@ def test_each_answer_has_its_line() -> None:
     assert {words(answer)[0] for answer, _ in table("`drain` answers", "then")} == replies["drain"]
 
 
-def test_packets_that_cannot_be_read_are_not_heard() -> None:
-    """A replica that understands nothing of what is published says so within the bound."""
+def test_packets_that_cannot_be_read_do_not_keep_a_replica_live() -> None:
+    """A replica that cannot read any packet becomes stale."""
     state = at_offset_five()
     for second in range(10):
         state.packet(msgpack.packb([2, 2]), second)

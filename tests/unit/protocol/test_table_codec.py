@@ -136,7 +136,7 @@ def test_a_chunk_that_is_no_messagepack_inside_its_tables_is_refused_whole() -> 
 
 @given(HISTORIES)
 def test_what_is_written_is_read_and_is_not_larger_than_said(history: list[list[Act]]) -> None:
-    """Every part comes back equal; the sizes by which a buffer reckons are upper bounds."""
+    """Every part comes back equal; the sizes that a buffer counts are upper bounds."""
     for one in (one for batch in chunks_of(history) for one in batch if not one.tables_fault):
         data = encode_chunk(one)
         assert decode_chunk(data) == one

@@ -128,7 +128,7 @@ ADMITTED: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("name", ADMITTED)
 def test_every_admitted_type_arrives_as_its_plain_equal(name: str) -> None:
-    """What is sent is of the exact types that a reader gets, and fits into the size told."""
+    """A delta has the exact types that a reader gets, and at most the computed size."""
     given_value, expected = ADMITTED[name]
     value, size = admit(given_value)
     assert exact(value) == exact(expected)
@@ -201,7 +201,7 @@ def test_values_up_to_the_limit_are_admitted(size: int, make: Callable[[int], An
 
 
 def test_the_limit_counts_bytes_and_not_the_worst_case() -> None:
-    """A value that packs to a tenth of the limit is not said to be over it."""
+    """A value that packs to a tenth of the limit is not refused."""
     value, _ = admit([0] * 100_000)
     assert len(pack_value(value)) < MAX_VALUE_BYTES // 10
 
@@ -244,7 +244,7 @@ def test_the_size_told_is_never_too_small() -> None:
     ],
 )
 def test_scalars_of_numpy_become_plain_ones(make: str, expected: object) -> None:
-    """As they come out of an array they can be sent, alone and in a list."""
+    """Elements of an array can be sent as they are, alone and in a list."""
     numpy = pytest.importorskip("numpy")
     kind, _, argument = make.partition("(")
     scalar = getattr(numpy, kind)(eval("(" + argument))  # noqa: S307 - literals from above
@@ -358,12 +358,12 @@ def test_a_map_loses_no_key() -> None:
     ids=["one", "space", "nul", "1024 ascii", "512 of two", "256 of four"],
 )
 def test_keys_of_1_to_1024_bytes_are_admitted(key: str) -> None:
-    """The limit counts bytes of UTF-8, and the size told is enough."""
+    """The limit counts bytes of UTF-8, and the computed size is an upper bound."""
     assert len(pack_value(key)) <= admit_key(key)
 
 
 @given(KEYS)
-def test_the_size_of_a_key_told_is_never_too_small(key: str) -> None:
+def test_the_computed_size_of_a_key_is_never_too_small(key: str) -> None:
     """Whatever the letters."""
     assert len(pack_value(key)) <= admit_key(key)
 

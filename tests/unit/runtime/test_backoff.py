@@ -35,7 +35,7 @@ def test_a_failure_may_have_a_limit_of_its_own() -> None:
 
 
 def test_pauses_are_shortened_by_up_to_half() -> None:
-    """Clients that failed together do not come back together."""
+    """Clients that failed at the same moment do not retry at the same moment."""
     pauses = {Backoff(1.0, 1.0).next() for _ in range(50)}
 
     assert len(pauses) > 1

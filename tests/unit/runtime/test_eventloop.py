@@ -72,7 +72,7 @@ def test_a_loop_ends_while_a_name_is_looked_up(names: NameServer) -> None:
 
 
 def test_closing_waits_for_no_name_server(names: NameServer) -> None:
-    """The thread behind producers and replicas ends likewise."""
+    """So does the thread of producers and replicas."""
     loop = LoopThread("mine")
     loop.call(give_up())
     assert names.asked == {"slow.example": 1}
@@ -80,8 +80,8 @@ def test_closing_waits_for_no_name_server(names: NameServer) -> None:
     assert loop.is_closed
 
 
-def test_many_who_ask_for_a_name_wait_for_one_answer(names: NameServer) -> None:
-    """One of them gives up; the others get it all the same. Later it is asked for anew."""
+def test_concurrent_lookups_of_a_name_share_one_answer(names: NameServer) -> None:
+    """If one caller is cancelled, the others still get the answer. A later call looks up again."""
 
     async def ask() -> None:
         first, second, third = (asyncio.create_task(look_up()) for _ in range(3))
@@ -110,7 +110,7 @@ def test_a_name_that_does_not_exist_is_an_error(names: NameServer) -> None:
 
 
 def test_connections_look_names_up_this_way(names: NameServer) -> None:
-    """Nothing of asyncio goes past it."""
+    """A connection of asyncio uses the lookup of this loop."""
 
     async def connect() -> None:
         with pytest.raises(TimeoutError):

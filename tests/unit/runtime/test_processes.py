@@ -44,7 +44,7 @@ def test_a_tied_process_ends_with_its_parent() -> None:
 
 
 def test_a_tied_command_keeps_arguments_and_process_id() -> None:
-    """Whoever started it can signal it and read its output."""
+    """The process that started it can signal it and read its output."""
     command = tied([sys.executable, "-c", "import os, sys; print(os.getpid(), sys.argv[1])", "a b"])
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         told = process.communicate()[0]

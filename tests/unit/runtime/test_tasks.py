@@ -29,8 +29,8 @@ async def begin(cancels: int) -> asyncio.Task[None]:
     return task
 
 
-def test_a_task_that_overhears_a_cancel_is_cancelled_again() -> None:
-    """And who ends it waits until it is."""
+def test_a_task_that_swallows_a_cancel_is_cancelled_again() -> None:
+    """The caller returns only once the task has ended."""
 
     async def play() -> None:
         task = await begin(cancels=2)

@@ -62,7 +62,7 @@ def test_a_summary_tells_median_and_spread() -> None:
 
 @pytest.mark.parametrize(("high", "noisy"), [(150.0, False), (151.0, True)])
 def test_rounds_that_differ_by_more_than_half_are_marked(high: float, *, noisy: bool) -> None:
-    """A median of such rounds says little."""
+    """The median of such rounds is not reliable."""
     assert Summary(100.0, 100.0, high, 3).is_noisy is noisy
 
 
@@ -100,7 +100,7 @@ def test_the_page_shows_every_run_and_what_does_not_count() -> None:
 
 
 def test_the_json_object_holds_every_run() -> None:
-    """It can be written, is told to be bad, and gives the same ratios as the page."""
+    """It can be serialized, has faults and ratios, and is valid only without a fault."""
     told = json.loads(json.dumps(as_object(REPORT)))
     throughput = told["scenarios"]["throughput"]
     assert told["valid"] is False
@@ -149,7 +149,7 @@ def test_who_is_not_installed_is_skipped_with_the_fix() -> None:
 
 
 def test_without_docs_no_folder_is_written(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever else is asked for, --docs alone names the folder; --redraw needs it."""
+    """Only --docs names the folder, whatever the other options; --redraw needs it."""
     for words in ([], ["--quick"], ["--only", "zeromq"], ["--json"]):
         assert parse(words).docs is None
     assert parse(["--quick", "--docs", "here"]).docs == Path("here")

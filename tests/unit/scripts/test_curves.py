@@ -138,7 +138,7 @@ def test_what_is_not_made_anew_stays_with_its_own_date() -> None:
 def test_numbers_that_were_written_give_the_same_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--redraw measures nothing; where there are no numbers it says so."""
+    """--redraw measures nothing; without numbers it is an error that says so."""
     (real,) = curves_of(["curve-state"])
     points = tuple(Point("floats", x, 1, {"updates_per_s": x}) for x in (1_000, 10_000))
     docs_folder.write(run(CurveResult(real, points, PROVENANCE)), tmp_path)
@@ -152,7 +152,7 @@ def test_numbers_that_were_written_give_the_same_page(
 
 
 def test_numbers_of_different_machines_do_not_get_onto_one_page() -> None:
-    """Nor those of different versions; it says what differs."""
+    """Nor do those of different versions; the error names the difference."""
     versions = {"Python": "3.11.7", "hiredis": "3"}
     for changes, told in (({"machine": {"cores": "4"}}, "cores"), ({"versions": versions}, "hire")):
         with pytest.raises(BenchmarkError, match=told):
@@ -172,7 +172,7 @@ def test_curves_have_names_of_their_own_and_quick_points_among_all() -> None:
 
 
 def test_only_names_curves_too() -> None:
-    """A name of a scenario leaves no curve."""
+    """`--only` accepts names of curves; the name of a scenario selects no curve."""
     assert curves_of([]) == list(CURVES)
     assert curves_of(["load"]) == []
     assert [curve.name for curve in curves_of(["load", "curve-chunk"])] == ["curve-chunk"]

@@ -140,7 +140,7 @@ def test_delays_run_past_midnight(tmp_path: Path) -> None:
 
 
 def test_outcomes_and_counters_by_hand(tmp_path: Path) -> None:
-    """Arrived, cancelled and diverted flights are told apart and counted by airport and carrier."""
+    """Arrived, cancelled and diverted flights are counted separately by airport and carrier."""
     rows = flights(tmp_path, TO_HOUSTON, CANCELLED, NO_ARRIVAL)
     assert [flight.outcome for flight in rows] == ["arrived", "cancelled", "diverted"]
     state = replay(movements_of(rows))

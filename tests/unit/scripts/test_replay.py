@@ -31,7 +31,7 @@ counts = st.lists(st.tuples(st.sampled_from("ab"), st.integers(-2, 2)), max_size
 def test_started_again_a_replay_counts_every_increment_once(
     amounts: list[list[tuple[str, int]]], data: st.DataObject
 ) -> None:
-    """Whatever beginning of each counter Redis accepted, from the mark on: the sums are right.
+    """The sums are right for any number of increments that Redis accepted after the mark.
 
     The counters may be in different shards, so one may be further than the other.
     """
@@ -49,8 +49,8 @@ def test_started_again_a_replay_counts_every_increment_once(
     assert {key: ended.get(key, 0) for key in "ab"} == {key: expected.get(key, 0) for key in "ab"}
 
 
-def test_a_counter_that_was_forgotten_is_told() -> None:
-    """The mark says that more was accepted than the counter holds: that is lost, and named."""
+def test_a_counter_that_was_lost_is_reported() -> None:
+    """If the mark counts more than the counter holds, the difference is reported as lost."""
     movements = [Movement(0, "EWR", increments=(("a", 5), ("b", 1))) for _ in range(3)]
     left, lost = remaining(movements, 2, {"a": 5, "b": 2})
     assert lost == {"a"}

@@ -258,7 +258,7 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
     [pytest.param(v, words, records, id=f"{v}: {how}") for v, how, words, records in BROKEN],
 )
 def test_broken_history_is_found(validator: str, words: str, records: list[Record]) -> None:
-    """A history broken on purpose fails the validator of its promise, in words that tell why."""
+    """A history broken on purpose fails the validator of its promise, with the reason."""
     found = VALIDATORS[validator](History(records))
     assert any(words in violation.words for violation in found)
 
@@ -292,7 +292,7 @@ def test_one_chunk_in_flight_at_a_death_is_nobodys_fault() -> None:
 
 
 def test_violations_say_when() -> None:
-    """What shows at a moment is told with it, so that a fault can be held responsible."""
+    """A violation at a moment has its time, so that a fault can be found for it."""
     late = Seen(35.0, "r", "live", 9.0, (place(3),))
     (found,) = VALIDATORS["never_silently_stale"](History([*valid(), late]))
     assert found.at == late.at
@@ -305,14 +305,14 @@ def test_loss_after_a_death_is_nobodys_fault() -> None:
     assert VALIDATORS["accounted"](History(records)) == []
 
 
-def test_loss_that_was_told_is_none() -> None:
-    """A live producer that told exactly what is gone keeps the promise."""
+def test_loss_that_was_reported_is_no_violation() -> None:
+    """A live producer that reported exactly what was lost keeps the promise."""
     records = [*without(*COUNTS, *BATCHES, *APPLIED, counted()), *SHORT, counted(lost=1)]
     records.append(Forgot(39.5, "crash"))
     assert VALIDATORS["accounted"](History(records)) == []
 
 
-def test_rollback_excuses_what_nobody_could_know() -> None:
+def test_rollback_excuses_a_head_that_was_lost() -> None:
     """While the server goes back, the head seen before it proves nothing about a replica."""
     back = [Headed(34.2, 34.3, place(2))]
     records = [*valid(), *back, Seen(34.5, "r", "live", 0.6, (place(2),))]

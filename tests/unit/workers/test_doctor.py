@@ -60,7 +60,7 @@ def judged(facts: Facts) -> dict[str, Finding]:
 
 
 def test_a_server_that_keeps_every_promise_is_ok_in_everything() -> None:
-    """Nothing to say but what was seen."""
+    """Every check has a finding, and every finding is ok."""
     found = assess(WELL)
     assert {one.check for one in found} == {
         *("version", "eviction", "memory", "persistence", "replicas", "min-replicas"),
@@ -207,7 +207,7 @@ def test_what_is_well_within_the_limits_is_no_finding(facts: Facts) -> None:
 
 
 def test_a_role_that_is_wanted_has_to_be_possible() -> None:
-    """Without --role one is enough; with it that one has to be, and what lacks is told."""
+    """Without --role one possible role is enough; else the missing rights of the role are named."""
     lacking = {role: [f"{role}-{n}" for n in range(6)] for role in ROLES}
     able = replace(WELL, lacking=lacking | {"subscriber": []})
     assert judged(able)["acl"] == Finding("acl", OK, "may be subscriber in 'default'")
@@ -279,7 +279,7 @@ def changed(facts: Facts, **changed: Any) -> Facts:
 
 @pytest.mark.parametrize("survey", [cluster(), watched()])
 def test_a_deployment_that_keeps_every_promise_is_ok_in_everything(survey: Survey) -> None:
-    """What all servers share is said once, and names them all."""
+    """A finding that all servers share is reported once, with all their names."""
     found = assess_survey(survey)
     assert [one for one in found if one.severity] == []
     everywhere = tuple(one.at for one in survey.servers)
@@ -387,10 +387,10 @@ FULL = CONFIG | {"cluster-require-full-coverage": "yes"}
         ),
     ],
 )
-def test_each_fault_of_a_deployment_is_told_with_its_servers(
+def test_each_fault_of_a_deployment_is_reported_with_its_servers(
     survey: Survey, check: str, severity: Severity, seen: str, servers: tuple[str, ...]
 ) -> None:
-    """One thing wrong: it is told, with what follows and what to do, and of whom it was seen."""
+    """The finding names the fault, its consequence, the fix, and the servers that have it."""
     found = [one for one in assess_survey(survey) if one.check == check and one.severity]
     assert [(one.severity, one.servers) for one in found] == [(severity, servers)]
     assert seen in found[0].seen

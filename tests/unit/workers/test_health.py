@@ -54,8 +54,8 @@ def flusher() -> Flusher:
 # -- flush workers --------------------------------------------------------------------------------
 
 
-def test_a_flush_worker_that_hears_its_shards_is_green(flusher: Flusher) -> None:
-    """From the first moment on, and for as long as all goes well."""
+def test_a_flush_worker_that_receives_its_shards_is_green(flusher: Flusher) -> None:
+    """It is green from its start, as long as batches arrive."""
     assert flusher.health.verdict(flusher.now) == GREEN
     assert colors(flusher.seconds(100)) == "G" * 100
 
@@ -83,7 +83,7 @@ def test_one_silent_shard_is_enough(flusher: Flusher) -> None:
 
 
 def test_the_reason_of_silence_is_why_the_subscription_broke(flusher: Flusher) -> None:
-    """Told only while nothing is heard."""
+    """The reason is reported only while nothing arrives."""
     flusher.health.subscription_failed("hearing: no permission")
     assert flusher.seconds(4, "heartbeat")[-1].endswith("for over 3 s (hearing: no permission)")
     flusher.second()
@@ -143,7 +143,7 @@ def test_failing_polls_are_red_with_the_error(flusher: Flusher) -> None:
 
 
 def test_a_server_that_does_not_answer_is_red(flusher: Flusher) -> None:
-    """Also while the one call that asked it hangs, and so nothing has failed yet."""
+    """It is red also while the only call hangs, although none has failed yet."""
     verdicts = flusher.seconds(5, "answer")
     assert colors(verdicts) == "GGGRR"
     assert verdicts[-1] == "Redis has not answered for over 3 s"
@@ -174,13 +174,13 @@ def test_what_is_due_must_be_published(flusher: Flusher) -> None:
 
 
 def test_what_was_due_before_the_worker_began_counts_from_its_begin(flusher: Flusher) -> None:
-    """A worker that comes to a backlog has the bound to deal with it."""
+    """A worker that starts with a backlog has the whole bound to process it."""
     flusher.health.due(0, 0.0)
     assert colors(flusher.seconds(5)) == "GGGRR"
 
 
 def test_a_process_that_did_not_run_is_not_judged_by_it(flusher: Flusher) -> None:
-    """What came while it was stopped is not read yet; the verdict after that counts again."""
+    """Packets of the time while it was stopped are not read yet; later checks count again."""
     flusher.seconds(3)
     flusher.now += 3600
     assert flusher.second("answer", "heartbeat") == GREEN
@@ -290,7 +290,7 @@ def test_a_lease_that_cannot_be_renewed_is_red(is_held: bool) -> None:  # noqa: 
 
 
 def test_an_attempt_that_hung_counts_from_its_begin() -> None:
-    """A server that took 10 s to say nothing was away for all of them."""
+    """A server that did not answer for 10 s was unreachable for all of them."""
     clock = Clock()
     clock.every(lambda: clock.health.renewed(0, clock.now, is_held=True), 3)
     began = clock.now
