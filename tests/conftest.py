@@ -14,7 +14,7 @@ import pytest
 from broker.testing.server import KINDS, VALKEY, Server, find_binary
 from tests.inherited import reset
 
-pytest_plugins = ["tests.selection"]
+pytest_plugins = ["tests.leaks", "tests.selection"]
 reset()
 
 OwnServer = Callable[..., Server]

@@ -70,6 +70,41 @@ def test_a_process_that_dies_fails_its_test_alone(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+# -- connections left open ------------------------------------------------------------------------
+
+LEAVING = """
+import asyncio
+from broker.sync.loop_thread import LoopThread
+
+def test_before(): ...
+
+def test_a_transport():
+    async def leave():
+        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        circle = [writer]
+        circle.append(circle)
+        server.close()
+    asyncio.run(leave())
+
+def test_a_loop_of_a_thread():
+    LoopThread("left")
+
+def test_after(): ...
+"""
+
+
+def test_the_test_fails_that_leaves_a_connection_open(tmp_path: Path) -> None:
+    """Not a later one in whose time it is collected."""
+    (tmp_path / "test_leaving.py").write_text(LEAVING)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.leaks", "-c", "pytest.ini"]
+    done = run([*command, str(tmp_path)], tmp_path)
+    found = re.findall(r"^ERROR \S*::(\w+) - ", done.stdout, re.MULTILINE)
+    assert found == ["test_a_transport", "test_a_loop_of_a_thread"], done.stdout + done.stderr
+    assert "4 passed, 2 errors" in done.stdout
+
+
 # -- selection ------------------------------------------------------------------------------------
 
 SUITE = """
