@@ -192,12 +192,13 @@ class Scheduler:
             began = clock.now()
             try:
                 written = await shard.write_once()
-            except BrokerError as error:
+            except (BrokerError, MemoryError) as error:
                 counts.errors += 1
-                log.warning("snapshot_failed shard=%d error=%s", shard.shard, error)
-                self.health.failed(shard.shard, str(error))
+                text = str(error) or "out of memory: the worker holds all tables of its shards"
+                log.warning("snapshot_failed shard=%d error=%s", shard.shard, text)
+                self.health.failed(shard.shard, text)
                 if isinstance(error, ConnectError):
-                    self.health.not_renewed(shard.shard, began, str(error))
+                    self.health.not_renewed(shard.shard, began, text)
                 continue
             self.health.wrote(shard.shard, clock.now(), is_held=bool(shard.fence))
             if written is not None:

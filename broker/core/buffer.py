@@ -31,6 +31,8 @@ from broker.core.fast_path import MAX_PLAIN, PLAIN_BYTES, PlainKeys, plain_size
 from broker.core.lane import Lane
 from broker.core.packer import Packer
 from broker.core.sent_chunks import Packed
+from broker.errors import EncodeError
+from broker.protocol.constants import MAX_TABLES
 from broker.protocol.messages import TableKey, TableRun
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_SET
@@ -103,6 +105,7 @@ class ProducerBuffer:
         self._is_shut = False
         self._is_short = False
         self._now = 0.0
+        self._tables: set[TableKey] = set()
         self._places: dict[TableKey, dict[str, int]] = {}
 
     def limit_count(self, max_count: int) -> None:
@@ -247,6 +250,22 @@ class ProducerBuffer:
             return _WAKE
         self._grant(lane)
         return _WAKE if first or closed else _BUFFERED
+
+    def admit_table(self, table: TableKey) -> None:
+        """Note that this producer writes a table.
+
+        Raises:
+            EncodeError: it is one more than a shard may have.
+        """
+        if table in self._tables:
+            return
+        with self.lock:
+            if len(self._tables) >= MAX_TABLES:
+                raise EncodeError(
+                    f"table {table.name!r} is one more than the {MAX_TABLES} that a namespace may "
+                    "have; put what distinguishes the tables into the keys of one"
+                )
+            self._tables.add(table)
 
     def intern(self, table: TableKey, keys: Iterable[str]) -> dict[str, int] | None:
         """Give an id to each text key that has none yet.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from broker.errors import EncodeError
-from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_NAME_LENGTH
+from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_NAME_LENGTH, MAX_TABLE_DELTAS
 from broker.protocol.messages import Run, TableRun
 from broker.protocol.operations import OPERATIONS
 from broker.protocol.table_codec import table_run_size
@@ -48,6 +48,11 @@ def check_table_run(run: TableRun, what: str) -> None:
     Raises:
         EncodeError: it does not fit into one chunk.
     """
+    if run.deltas > MAX_TABLE_DELTAS:
+        raise EncodeError(
+            f"{run.deltas} {what} of table {run.table.name!r} in one shard are over the limit "
+            f"of {MAX_TABLE_DELTAS} that can become visible at once; split them into calls"
+        )
     size = table_run_size(run) + CHUNK_HEAD_BYTES
     if size > MAX_CHUNK_BYTES:
         raise EncodeError(

@@ -316,6 +316,12 @@ class ShardState:
             self._enter(Event.LOADED)
         return self._answer()
 
+    def out_of_memory(self) -> Sequence[Effect]:
+        """Load anew: an input raised MemoryError, so the content may hold half of a batch."""
+        self._load = self._request = None
+        self._enter(Event.CUT)
+        return self._answer()
+
     # -- self-check --------------------------------------------------------------------------
 
     def repair(

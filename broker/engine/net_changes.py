@@ -14,6 +14,7 @@ from broker.core.fold import BadChunk, fold
 from broker.core.replay import LogReplay
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk, unpack_fields
+from broker.protocol.constants import BULK_BYTES
 from broker.protocol.messages import Chunk, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.protocol.operations import OPERATIONS
@@ -81,7 +82,14 @@ class NetChanges:
             # stop, or a flush worker in the same process.
             await asyncio.sleep(0)
             try:
-                chunk = decode_chunk(chunk_data)
+                # A large one takes as long as its bytes are many, up to seconds: in a thread, so
+                # that a flush worker in the same process goes on.
+                is_large = len(chunk_data) >= BULK_BYTES
+                chunk = (
+                    await asyncio.to_thread(decode_chunk, chunk_data)
+                    if is_large
+                    else (decode_chunk(chunk_data))
+                )
             except DecodeError as error:
                 self._note(entry.nodes, batch.offset, index, chunk_data, str(error))
                 continue

@@ -23,6 +23,7 @@ RETRY_MAX: Final = 2.0
 # The log is read by replicas that were live until now: a short outage must not become a long one.
 LOG_RETRY_MAX: Final = 0.1
 CREATION_RETRY_MAX: Final = 0.5
+MEMORY_FIX: Final = "give the process more memory: it holds the whole state of the namespace"
 
 
 class Recovery:
@@ -89,6 +90,13 @@ class Recovery:
                 *(self._session.namespace, self._shard.shard, error),
             )
             return LOG_RETRY_MAX if isinstance(request, ReadLog) else RETRY_MAX
+        except MemoryError:
+            self._give(self._shard, self._shard.out_of_memory())
+            log.warning(
+                "memory_exhausted namespace=%s shard=%d reading=%s fix=%s",
+                *(self._session.namespace, self._shard.shard, type(request).__name__, MEMORY_FIX),
+            )
+            return RETRY_MAX
 
     async def _read_log(self, request: ReadLog) -> None:
         asked_at = clock.now()

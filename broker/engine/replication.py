@@ -31,7 +31,7 @@ from broker.core.effects import (
 from broker.core.shard import ShardState
 from broker.core.status import StatusQueue, StatusTrack
 from broker.core.transitions import Event
-from broker.engine.recovery import Recovery
+from broker.engine.recovery import MEMORY_FIX, Recovery
 from broker.engine.self_check import check_and_repair
 from broker.errors import (
     BackendError,
@@ -229,7 +229,14 @@ class Follower:
             self._by_bulk_channel[channel].bulk(data)
             return
         shard = self._by_channel[channel]
-        effects = shard.packet(data, clock.now(), watched=bool(self.queues))
+        try:
+            effects = shard.packet(data, clock.now(), watched=bool(self.queues))
+        except MemoryError:
+            log.warning(
+                "memory_exhausted namespace=%s shard=%d fix=%s",
+                *(self.namespace, shard.shard, MEMORY_FIX),
+            )
+            effects = shard.out_of_memory()
         self._perform(shard, effects)
 
     def on_subscribed(self, channel: bytes) -> None:
@@ -284,7 +291,7 @@ class Follower:
                 await self._await_full_state(shard)
                 try:
                     await check_and_repair(self._session, shard, self._perform, self._is_watched)
-                except (BackendError, DecodeError) as error:
+                except (BackendError, DecodeError, MemoryError) as error:
                     shard.self_check_undecided()
                     log.warning("self_check_undecided shard=%d error=%s", shard.shard, error)
 

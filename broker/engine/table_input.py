@@ -33,6 +33,7 @@ class TableInput:
     def find(self, keys: Any, found: list[Keys]) -> bool:
         """Put the keys, looked up, behind `found`; false if there is no room for new ones."""
         buffer = self._engine.buffer
+        buffer.admit_table(self._table)
         if isinstance(keys, Keys):
             one: Keys | None = self._own(keys, buffer)
         elif self._table.is_named:
@@ -72,6 +73,7 @@ class TableInput:
 
     def write_records(self, records: Any) -> Iterator[Retry]:
         """Likewise for records."""
+        self._engine.buffer.admit_table(self._table)
         parts = record_runs(self._table, records, self._engine.shards)
         yield from self._engine.put_table_runs(self._checked(parts, "records"))
 

@@ -24,6 +24,7 @@ from broker.protocol.constants import (
     KIND_NOTICE,
     MAX_CHUNK_BYTES,
     MAX_KEY_BYTES,
+    MAX_TABLE_DELTAS,
     OFFSET_PREFIX_BYTES,
     PROTOCOL_VERSION,
 )
@@ -61,6 +62,7 @@ _STAND_IN_FIELDS = 2
 _MAX_UTF8_BYTES = 4  # bytes of one character
 
 _AMOUNTS = frozenset((int, float))
+_NO_KEYS = "column of keys is not a non-empty array of str"
 
 
 def _refuse_extension(code: int, _data: bytes) -> NoReturn:
@@ -116,7 +118,7 @@ def decode_chunk(data: bytes) -> Chunk:
         raise DecodeError("chunk without node name or runs")
     if any(type(n) is not int or n < 0 for n in (incarnation, number, time_ms)):
         raise DecodeError("incarnation, number or time is not an unsigned integer")
-    checked = [_checked_run(run) for run in runs]
+    checked = _checked_runs(runs)
     tables, fault = _tables(fields[_CHUNK_FIELDS]) if len(fields) > _CHUNK_FIELDS else ([], "")
     return Chunk(node, incarnation, number, time_ms, checked, tables, fault)
 
@@ -126,16 +128,38 @@ def _tables(parts: Any) -> tuple[list[TableOp], str]:
     if type(parts) is not list:
         return [], "the part for tables is not an array"
     try:
-        return [checked_part(part, _check_keys) for part in parts], ""
+        checked = [checked_part(part, _check_keys) for part in parts]
     except DecodeError as error:
         return [], str(error)
+    deltas = sum(part.deltas for part in checked)
+    if deltas > MAX_TABLE_DELTAS:
+        return [], f"{deltas} deltas on tables in a chunk, limit {MAX_TABLE_DELTAS}"
+    return checked, ""
 
 
-def _checked_run(run: Any) -> Run:
+def _checked_runs(runs: list[Any]) -> list[Run]:
+    """Decode runs; keys and nested values of all of them are checked at once.
+
+    So a chunk costs what its bytes cost, not what its number of runs times their depth costs.
+    """
+    keys: list[Any] = []
+    nested: list[Any] = []
+    checked = [_checked_run(run, keys, nested) for run in runs]
+    if keys:
+        _check_keys(keys)
+    if not within_depth(nested):
+        raise DecodeError("value nests too deep or has a map key that is not a str")
+    return checked
+
+
+def _checked_run(run: Any, all_keys: list[Any], nested: list[Any]) -> Run:
+    """Decode a run; add what is still to be checked to `all_keys` and `nested`."""
     if type(run) is not list or len(run) < _RUN_FIELDS:
         raise DecodeError("run is not an array of at least 4")
     op, keys, values, timestamps = run[:_RUN_FIELDS]
-    _check_keys(keys)
+    if type(keys) is not list or not keys:
+        raise DecodeError(_NO_KEYS)
+    all_keys += keys
     known = OPERATIONS.get(op) if type(op) is int else None
     if known is None:
         raise DecodeError(f"unknown operation {shown(op)}")
@@ -148,8 +172,8 @@ def _checked_run(run: Any) -> Run:
         kinds = set(map(type, values))
         if known.column is Column.AMOUNTS and not kinds <= _AMOUNTS:
             raise DecodeError(f"{known.name} by something that is not a number")
-        if not kinds.isdisjoint(CONTAINERS) and not within_depth(values):
-            raise DecodeError("value nests too deep or has a map key that is not a str")
+        if not kinds.isdisjoint(CONTAINERS):
+            nested += values
     if timestamps is not None and (
         type(timestamps) is not list
         or len(timestamps) != len(keys)
@@ -161,7 +185,7 @@ def _checked_run(run: Any) -> Run:
 
 def _check_keys(keys: Any) -> None:
     if type(keys) is not list or not keys or set(map(type, keys)) != {str}:
-        raise DecodeError("column of keys is not a non-empty array of str")
+        raise DecodeError(_NO_KEYS)
     lengths = list(map(len, keys))
     if min(lengths) == 0:
         raise DecodeError("empty key")

@@ -15,6 +15,9 @@ KIND_NOTICE: Final = 3
 TABLE_KINDS: Final = ("str-f64", "str-i64", "u64-f64", "u64-i64")
 RECORD_BYTES: Final = 24  # key, value, timestamp: 8 bytes each
 BLOCK_SLOTS: Final = 512  # of a table, in one field of the full state
+MAX_TABLES: Final = 1024  # of a shard; each costs its readers some 7 KB, however few keys it has
+# Deltas on tables in one chunk. A range of ids names as many as it likes in a few bytes.
+MAX_TABLE_DELTAS: Final = 4 << 20
 
 # What made a batch due.
 TRIGGER_COUNT: Final = 1

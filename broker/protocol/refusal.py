@@ -36,13 +36,17 @@ def shown(value: Any) -> str:
 
 
 def refuses(decode: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a decoder of others' bytes: whatever it raises becomes `DecodeError`."""
+    """Decorate a decoder of others' bytes: whatever it raises becomes `DecodeError`.
+
+    But for `MemoryError`: it says something of this process, not of the bytes. Readers that refused
+    for it would refuse what others accept.
+    """
 
     @wraps(decode)
     def decoded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return decode(*args, **kwargs)
-        except DecodeError:
+        except (DecodeError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - the point: whatever it is
             # Without its text, which may show what was decoded.

@@ -24,7 +24,7 @@ from broker.core.tables.table import Column, NodeIds, Table, next_revision
 from broker.errors import DecodeError
 from broker.model import ABSENT, Absent
 from broker.protocol.codec import pack_field, unpack_fields
-from broker.protocol.constants import BLOCK_SLOTS, TABLE_KINDS
+from broker.protocol.constants import BLOCK_SLOTS, MAX_TABLES, TABLE_KINDS
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
 from broker.protocol.refusal import refuses, shown
 
@@ -56,6 +56,7 @@ class ShardTables:
     def __init__(self, *, tracks: bool = False) -> None:
         self.tables: dict[TableKey, Table] = {}
         self.newest = 0
+        self._has_floors = True
         self._tracks = tracks
 
     def table(self, key: TableKey) -> Table:
@@ -72,19 +73,21 @@ class ShardTables:
         fault = chunk.tables_fault or self._fault(chunk)
         if fault:
             return Outcome(fault=fault)
-        if offset > self.newest:
+        if offset > self.newest and self._has_floors:
             # From here on no block is ahead of the position.
+            self._has_floors = False
             for table in self.tables.values():
                 table.floors = None
         superseded = refused = 0
         changed = set()
         for part in chunk.tables:
+            if isinstance(part, TableDefine) and not part.keys and part.table not in self.tables:
+                # It would make a table without keys, which no full state holds.
+                continue
             table = self.table(part.table)
             changed.add(part.table)
             if isinstance(part, TableDefine):
                 table.define(part, chunk.node, chunk.incarnation, offset)
-                if not self._tracks:
-                    table.nodes = {node: ids for node, ids in table.nodes.items() if not ids.ended}
             else:
                 gone, no = table.apply(part, chunk.node, chunk.incarnation, offset)
                 superseded += gone
@@ -97,8 +100,15 @@ class ShardTables:
     def _fault(self, chunk: Chunk) -> str:
         """Return the rule that the chunk breaks, of those that depend on earlier chunks."""
         known: dict[TableKey, int] = {}
+        new: set[TableKey] = set()
         for part in chunk.tables:
             key = part.table
+            if key not in self.tables and not (isinstance(part, TableDefine) and not part.keys):
+                new.add(key)
+                # The tables of a load may be ahead of its position. Each of them is one that the
+                # history makes before it reaches the limit, so the answer is the same.
+                if len(self.tables) + len(new) > MAX_TABLES:
+                    return f"table {key.name} ({key.kind}) would be one more than {MAX_TABLES}"
             if not key.is_named:
                 continue
             if key not in known:
@@ -160,7 +170,7 @@ class ShardTables:
                 first = block * BLOCK_SLOTS
                 keys = table.index.packed(first, min(first + BLOCK_SLOTS, len(table.index)))
                 yield f"{prefix}:k:{block}", pack_field(offset, keys)
-            for (node, incarnation), ids in table.nodes.items():
+            for node, incarnation, ids in table.producers():
                 if ids.changed:
                     slots = ids.slots[: ids.known].astype("<u4").tobytes()
                     yield (
@@ -174,17 +184,17 @@ class ShardTables:
     def producers(self) -> set[tuple[str, int]]:
         """Return node and incarnation of the producers whose ids are in use."""
         return {
-            producer
+            (node, incarnation)
             for table in self.tables.values()
-            for producer, ids in table.nodes.items()
+            for node, incarnation, ids in table.producers()
             if not ids.ended
         }
 
     def end(self, producers: Collection[tuple[str, int]], offset: int) -> None:
         """End the ids of producers that have no batches after `offset`."""
         for table in self.tables.values():
-            for producer, ids in table.nodes.items():
-                if producer in producers and not ids.ended:
+            for node, incarnation, ids in table.producers():
+                if (node, incarnation) in producers and not ids.ended:
                     ids.ended, ids.changed = offset, True
 
     def over(self, offset: int) -> list[str]:
@@ -192,7 +202,7 @@ class ShardTables:
         return [
             f"{':'.join(table.key)}:d:{incarnation}:{node}"
             for table in self.tables.values()
-            for (node, incarnation), ids in table.nodes.items()
+            for node, incarnation, ids in table.producers()
             if ids.ended and ids.ended <= offset
         ]
 
@@ -202,12 +212,8 @@ class ShardTables:
             if table.dirty is not None:
                 table.dirty[:] = False
             table.written_keys = len(table.index)
-            table.nodes = {
-                node: ids
-                for node, ids in table.nodes.items()
-                if not ids.ended or ids.ended > offset
-            }
-            for ids in table.nodes.values():
+            table.forget_ids(offset)
+            for _, _, ids in table.producers():
                 ids.changed = False
 
     # -- comparing --------------------------------------------------------------------------------
@@ -266,7 +272,7 @@ def _load(table: Table, parts: dict[str, dict[str, tuple[int, Any]]], offset: in
             ids = NodeIds(slots[:0])
             ids.define(0, slots)
             ids.ended, ids.changed = ended if is_over else 0, False
-            table.nodes[node, int(incarnation)] = ids
+            table.nodes.setdefault(node, {})[int(incarnation)] = ids
             table.reserve(int(slots.max(initial=-1)) + 1)
     if floors:
         table.floors = np.zeros(table.values.size // BLOCK_SLOTS, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeAlias
@@ -71,7 +71,7 @@ class Table:
         values: float64 or int64 by slot; 0 where `present` is not set. Longer than there are slots.
         timestamps: int64 by slot, 0 where none was given; None until one is.
         present: which slots hold a value.
-        nodes: (node, incarnation) -> the slots of its ids.
+        nodes: node -> incarnation -> the slots of its ids.
         floors: block -> offset up to which the block held everything when it was loaded.
         dirty: blocks that changed since `clean()`; None where they are not tracked.
         revision: grows with every chunk that changed something, and with every load.
@@ -85,7 +85,7 @@ class Table:
         self.values: Column = np.zeros(BLOCK_SLOTS, dtype=self.dtype)
         self.timestamps: npt.NDArray[np.int64] | None = None
         self.present = np.zeros(BLOCK_SLOTS, dtype=np.bool_)
-        self.nodes: dict[tuple[str, int], NodeIds] = {}
+        self.nodes: dict[str, dict[int, NodeIds]] = {}
         self.floors: npt.NDArray[np.int64] | None = None
         self.dirty: npt.NDArray[np.bool_] | None = np.zeros(1, np.bool_) if tracks else None
         self.written_keys = 0
@@ -102,8 +102,14 @@ class Table:
 
     def known_ids(self, node: str, incarnation: int) -> int:
         """How many ids a producer has defined and may use."""
-        ids = self.nodes.get((node, incarnation))
+        ids = self.nodes.get(node, {}).get(incarnation)
         return ids.known if ids is not None and not ids.ended else 0
+
+    def producers(self) -> Iterator[tuple[str, int, NodeIds]]:
+        """Yield node, incarnation and ids of each producer."""
+        for node, held in self.nodes.items():
+            for incarnation, ids in held.items():
+                yield node, incarnation, ids
 
     def define(self, one: TableDefine, node: str, incarnation: int, offset: int) -> None:
         """Give ids to keys; from 0 on, it ends those of the node's other incarnations.
@@ -111,18 +117,43 @@ class Table:
         Without keys it ends those of this one, too.
         """
         assert isinstance(self.index, NameIndex)  # noqa: S101 - only such tables have ids
+        held = self.nodes.setdefault(node, {})
         if not one.first:
-            for (name, number), ids in self.nodes.items():
-                if name == node and not ids.ended and (number != incarnation or not one.keys):
+            for number, ids in [*held.items()]:
+                if not ids.ended and (number != incarnation or not one.keys):
                     ids.ended, ids.changed = offset, True
+                    if self.dirty is None:
+                        # Only who writes the full state has to delete their fields.
+                        del held[number]
         if one.keys:
-            slots = self.index.add(one.keys)
-            self.reserve(len(self.index))
-            self.recount()
-            mine = self.nodes.get((node, incarnation))
+            slots = self._add_keys(self.index, one.keys)
+            mine = held.get(incarnation)
             if mine is None or mine.ended:
-                mine = self.nodes[node, incarnation] = NodeIds(slots[:0])
+                mine = held[incarnation] = NodeIds(slots[:0])
             mine.define(one.first, slots)
+        if not held:
+            del self.nodes[node]
+
+    def forget_ids(self, offset: int) -> None:
+        """Drop the ids that ended at or before an offset."""
+        kept: dict[str, dict[int, NodeIds]] = {}
+        for node, incarnation, ids in self.producers():
+            if not ids.ended or ids.ended > offset:
+                kept.setdefault(node, {})[incarnation] = ids
+        self.nodes = kept
+
+    def _add_keys(self, index: NameIndex | NumberIndex, keys: Any) -> Slots:
+        before = len(index)
+        slots = index.add(keys)
+        count = len(index)
+        if count != before:
+            self.reserve(count)
+            # A block that was loaded early may hold values of keys that come only now.
+            self._missing += count - before - int(np.count_nonzero(self.present[before:count]))
+            if self.dirty is not None:
+                # Each block of keys has one of values, so that readers see if one was lost.
+                self.dirty[before // BLOCK_SLOTS : -(-count // BLOCK_SLOTS)] = True
+        return slots
 
     def recount(self) -> None:
         """Count the slots that hold nothing."""
@@ -183,13 +214,13 @@ class Table:
 
     def _slots(self, keys: bytes | IdRange, node: str, incarnation: int) -> Slots | slice:
         if isinstance(keys, IdRange):
-            ids = self.nodes[node, incarnation]
+            ids = self.nodes[node][incarnation]
             first, end = keys.first, keys.first + keys.size
             # Where ids are slots, a range of them is one copy of memory.
             return slice(first, end) if ids.is_plain else ids.slots[first:end]
         if not self.key.is_named:
             return self._slots_of_numbers(np.frombuffer(keys, dtype="<u8"))
-        ids = self.nodes[node, incarnation]
+        ids = self.nodes[node][incarnation]
         column = np.frombuffer(keys, dtype=_ID)
         return column.astype(np.int64) if ids.is_plain else ids.slots[column]
 
@@ -198,11 +229,7 @@ class Table:
         # Most producers write the same keys repeatedly, and slots never change.
         if np.array_equal(keys, self._last_keys):
             return self._last_slots
-        before = len(self.index)
-        slots = self.index.add(keys)
-        if len(self.index) != before:
-            self.reserve(len(self.index))
-            self.recount()
+        slots = self._add_keys(self.index, keys)
         self._last_keys, self._last_slots = keys, slots
         return slots
 
@@ -210,10 +237,15 @@ class Table:
         # If a key occurs twice, numpy keeps the last, which is the newest.
         self.values[where] = values
         self._stamp(where, times)
-        if self._missing:
-            self.present[where] = True
-            self.recount()
+        self._hold(where)
         return 0
+
+    def _hold(self, where: Slots | slice) -> None:
+        if self._missing:
+            slots = _as_slots(where)
+            # Not a count of the whole table: that would cost each run as much as the table is long.
+            self._missing -= _count_distinct(slots[~self.present[slots]])
+            self.present[slots] = True
 
     def _stamp(self, where: Slots | slice, times: Column | None) -> None:
         if times is not None and self.timestamps is None:
@@ -223,12 +255,12 @@ class Table:
 
     def _delete(self, where: Slots | slice, _values: Column, _times: Column | None) -> int:
         slots = _as_slots(where)
+        self._missing += _count_distinct(slots[self.present[slots]])
         # First: threads that read single keys check it after they read the value.
         self.present[slots] = False
         self.values[slots] = 0
         if self.timestamps is not None:
             self.timestamps[slots] = 0
-        self.recount()
         return 0
 
     def _increment(self, where: Slots | slice, amounts: Column, times: Column | None) -> int:
@@ -244,9 +276,7 @@ class Table:
             slots = slots[taken]
             times = None if times is None else times[taken]
         self._stamp(slots, times)
-        if self._missing:
-            self.present[slots] = True
-            self.recount()
+        self._hold(slots)
         return refused
 
 
@@ -266,6 +296,10 @@ def _grown(column: Any, size: int) -> Any:
 
 def _as_slots(where: Slots | slice) -> Slots:
     return np.arange(where.start, where.stop) if isinstance(where, slice) else where
+
+
+def _count_distinct(slots: Slots) -> int:
+    return int(np.unique(slots).size) if slots.size else 0
 
 
 def _stays_small(values: Column, amounts: Column) -> bool:

@@ -15,6 +15,8 @@ import redis
 
 from broker import DataLostError, Inspector, Producer, Replica, Status
 from broker.backend.replies import DrainLimits
+from broker.core import content as content_module
+from broker.core.tables.shard import ShardTables
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.engine.test_tables import content
@@ -325,3 +327,42 @@ def test_without_numpy_objects_work_and_the_scheduler_says_what_is_missing(
             newcomer.wait_live(10)
             assert newcomer.table("t")["a"] == 1.0
             assert newcomer["y"] == 2
+
+
+def test_a_replica_short_of_memory_says_so_and_goes_on_later(
+    server: Server,
+    namespace: str,
+    serving: NewServing,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """MemoryError out of a load or out of a batch ends nothing, and no half of it is shown."""
+    url = server.url
+    serving(url, namespace)
+    fold, loaded = content_module.fold, ShardTables.loaded
+
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise MemoryError
+
+    with Producer(url, namespace=namespace) as producer:
+        table = producer.table("t", keys=int)
+        table.set_many([1, 2], [1.0, 2.0])
+        producer.flush(10)
+        with Replica(url, namespace=namespace) as replica:
+            replica.wait_live(10)
+            monkeypatch.setattr(content_module, "fold", fail)
+            monkeypatch.setattr(ShardTables, "loaded", fail)
+            table.set_many([2, 3], [3.0, 4.0])
+            producer.flush(10)
+            eventually(lambda: caplog.text.count("memory_exhausted") > 2, 10)
+            assert replica.status is Status.LOADING
+            assert "reading=LoadState fix=give the process more memory" in caplog.text
+            monkeypatch.setattr(content_module, "fold", fold)
+            monkeypatch.setattr(ShardTables, "loaded", loaded)
+            right = {1: 1.0, 2: 3.0, 3: 4.0}
+            eventually(
+                lambda: (
+                    replica.status is Status.LIVE and dict(replica.table("t", keys=int)) == right
+                ),
+                10,
+            )

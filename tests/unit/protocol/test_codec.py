@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 
 from broker.errors import DecodeError
+from broker.protocol import codec
 from broker.protocol.codec import (
     bulk_of,
     decode_chunk,
@@ -32,9 +33,21 @@ from broker.protocol.constants import (
     MAX_CHUNK_BYTES,
     MAX_DEPTH,
     MAX_KEY_BYTES,
+    MAX_TABLE_DELTAS,
 )
-from broker.protocol.messages import Batch, Chunk, Heartbeat, Notice, Packet, Run
-from broker.protocol.operations import OP_SET
+from broker.protocol.messages import (
+    Batch,
+    Chunk,
+    Heartbeat,
+    IdRange,
+    Notice,
+    Packet,
+    Run,
+    TableKey,
+    TableRun,
+)
+from broker.protocol.operations import OP_DELETE, OP_SET
+from broker.protocol.values import within_depth
 from tests.unit.exactness import exact
 from tests.unit.protocol.test_values import nested
 from tests.unit.strategies import CHUNKS, INTEGERS, PACKETS, VALUES
@@ -508,3 +521,34 @@ def test_runs_stay_apart() -> None:
     """Order between runs is part of the meaning; nothing merges or sorts them."""
     runs = [Run(OP_SET, ["a"], [1]), Run(2, ["a"], None), Run(OP_SET, ["a"], [2])]
     assert decode_chunk(encode_chunk(Chunk("n", 1, 1, 1, runs))).runs == runs
+
+
+def test_nesting_is_checked_once_for_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of many runs of one deep key costs what its bytes cost, not runs times depth."""
+    calls: list[int] = []
+
+    def counted(column: Iterable[object]) -> bool:
+        calls.append(1)
+        return within_depth(column)
+
+    monkeypatch.setattr(codec, "within_depth", counted)
+    deep: Any = []
+    for _ in range(MAX_DEPTH - 2):
+        deep = [deep]
+    runs = [Run(OP_SET, ["k"], [[deep, number]]) for number in range(500)]
+    chunk = Chunk("n", 1, 1, 0, runs)
+    assert decode_chunk(encode_chunk(chunk)) == chunk
+    assert len(calls) == 1
+    runs[-1] = Run(OP_SET, ["k"], [[[deep]]])
+    with pytest.raises(DecodeError, match="nests too deep"):
+        decode_chunk(encode_chunk(chunk))
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_deltas_on_tables_are_limited(excess: int) -> None:
+    """Ranges of ids name millions of rows in a few bytes; only the part for tables is refused."""
+    table = TableKey("t", "str-f64")
+    parts = [TableRun(OP_DELETE, table, IdRange(0, MAX_TABLE_DELTAS // 4 + excess))] * 4
+    chunk = decode_chunk(encode_chunk(Chunk("n", 1, 1, 0, [Run(OP_DELETE, ["k"], None)], parts)))
+    assert bool(chunk.tables_fault) is bool(excess)
+    assert (len(chunk.runs), len(chunk.tables)) == (1, 0 if excess else 4)

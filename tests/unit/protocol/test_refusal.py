@@ -133,7 +133,7 @@ def test_what_is_shown_of_a_value_is_short_and_printable(value: Any) -> None:
     assert len(text) <= 10 * MAX_SHOWN_CHARS + 40
 
 
-@pytest.mark.parametrize("raised", [RecursionError, MemoryError, KeyError, OverflowError])
+@pytest.mark.parametrize("raised", [RecursionError, KeyError, OverflowError])
 def test_any_exception_of_a_decoder_is_a_decode_error(raised: type[Exception]) -> None:
     """The error names the type and shows nothing of the text, which may hold what was decoded."""
 
@@ -142,3 +142,14 @@ def test_any_exception_of_a_decoder_is_a_decode_error(raised: type[Exception]) -
         raise raised("secret")
 
     assert fault_of(decode, b"") == f"cannot be decoded ({raised.__name__})"
+
+
+def test_lack_of_memory_is_not_a_refusal() -> None:
+    """A reader that is short of memory must not skip a chunk that all others apply."""
+
+    @refuses
+    def decode(_data: bytes) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        decode(b"")

@@ -7,6 +7,7 @@ when ids get a chunk of their own are small here, so that few keys are enough.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -28,9 +29,10 @@ from broker.core.columns import Columns
 from broker.core.key_ids import DEFINE_BYTES
 from broker.core.sent_chunks import Packed
 from broker.core.tables.input import Keys, column_runs, number_keys, text_keys
+from broker.errors import EncodeError
 from broker.protocol.codec import decode_chunk, encode_chunk
-from broker.protocol.constants import MAX_CHUNK_BYTES
-from broker.protocol.messages import Chunk, TableDefine, TableKey, TableRun
+from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_TABLE_DELTAS, MAX_TABLES
+from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.unit.core.test_buffer_machine import INCARNATION, KEEP_S, LINGER, SHARD, SHARDS, Record
@@ -426,6 +428,24 @@ def test_ids_alone_do_not_stand_in_the_way_of_their_deltas() -> None:
     assert buffer.bytes == 0
     assert keys_of(buffer, NAMED, [*range(60, 120)]) is not None
     assert {packed.deltas for packed in chunks} == {0}
+
+
+def test_a_producer_refuses_one_table_too_many() -> None:
+    """The error names the limit; tables that it writes already go on."""
+    buffer = buffer_of()
+    for number in range(MAX_TABLES):
+        buffer.admit_table(TableKey(f"t{number}", "u64-f64"))
+    with pytest.raises(EncodeError, match=f"'more' is one more than the {MAX_TABLES}"):
+        buffer.admit_table(TableKey("more", "u64-f64"))
+    buffer.admit_table(TableKey("t0", "u64-f64"))
+
+
+def test_a_producer_refuses_a_call_of_too_many_deltas() -> None:
+    """Deleting a range of ids is a few bytes, but not a few deltas, for every reader."""
+    run = TableRun(OP_DELETE, NAMED, IdRange(0, MAX_TABLE_DELTAS))
+    check_table_run(run, "keys")
+    with pytest.raises(EncodeError, match="split them into calls"):
+        check_table_run(replace(run, keys=IdRange(0, MAX_TABLE_DELTAS + 1)), "keys")
 
 
 @pytest.mark.parametrize("parts", [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,11 @@ from hypothesis import given
 
 from broker.core.fold import decode_chunks, fold
 from broker.core.tables.shard import Outcome, ShardTables
+from broker.core.tables.table import Table
 from broker.errors import DecodeError
 from broker.model import ABSENT
 from broker.protocol.codec import encode_chunk, unpack_fields
+from broker.protocol.constants import MAX_TABLES
 from broker.protocol.messages import (
     Batch,
     Chunk,
@@ -460,3 +463,83 @@ def test_arrays_grow_without_losing_anything() -> None:
     assert np.array_equal(table.timestamps[:count], np.arange(count))
     assert table.present[:count].all()
     assert not table.present[count:].any()
+
+
+# -- budgets --------------------------------------------------------------------------------------
+
+
+def one_row(number: int) -> TableRun:
+    """Return one row of the table of a number."""
+    return run(OP_SET, TableKey(f"t{number}", "u64-f64"), [number], [1.0])
+
+
+def test_a_shard_has_no_more_tables_than_its_limit() -> None:
+    """A chunk that would make one more is refused whole; those that are there go on."""
+    tables = ShardTables()
+    for number in range(MAX_TABLES - 1):
+        applied(tables, one_row(number))
+    outcome = applied(tables, one_row(9001), one_row(9002))
+    assert outcome.fault == f"table t9002 (u64-f64) would be one more than {MAX_TABLES}"
+    assert not applied(tables, one_row(9003)).fault
+    assert applied(tables, one_row(9001)).fault
+    assert not applied(tables, one_row(0), one_row(9003)).fault
+    assert len(tables.tables) == MAX_TABLES
+
+
+def test_readers_that_loaded_refuse_the_same_tables() -> None:
+    """Also if the full state is ahead of its position, or if a table without keys was ended."""
+    writer, fields = ShardTables(tracks=True), dict[str, bytes]()
+    history = [
+        *([one_row(number)] for number in range(MAX_TABLES - 1)),
+        [one_row(9001), one_row(9002)],
+        [TableDefine(TableKey("none", "str-f64"), 0, [])],
+        [one_row(9001)],
+        [one_row(9004)],
+    ]
+    loaded = []
+    for offset, parts in enumerate(history, 1):
+        applied(writer, *parts, offset=offset)
+        fields |= writer.changed_fields(offset)
+        writer.clean(0)
+        loaded.append(dict(fields))
+    for at in range(MAX_TABLES - 3, len(history) + 1):
+        for read in loaded[at - 1 :: 2]:
+            reader = ShardTables.loaded(read, at)
+            for offset in range(at + 1, len(history) + 1):
+                applied(reader, *history[offset - 1], offset=offset)
+            assert reader.tables.keys() == writer.tables.keys()
+
+
+def test_a_table_of_one_row_costs_little() -> None:
+    """Less than 10 KB, whatever a table of numbers needs later."""
+    tables = ShardTables()
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            applied(tables, one_row(number))
+        assert tracemalloc.get_traced_memory()[0] < 100 * 10_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_delta_costs_the_same_in_a_long_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether keys hold a value is counted where a run changes it, not over the whole table."""
+    tables = ShardTables()
+    applied(tables, run(OP_SET, F64, [*range(5000)], [1.0] * 5000))
+    applied(tables, run(OP_DELETE, F64, [7, 7, 8], None))
+    monkeypatch.setattr(Table, "recount", None)
+    assert len(tables.tables[F64]) == 4998
+    applied(tables, run(OP_SET, F64, [7, 7], [1.0, 2.0]))
+    applied(tables, run(OP_INCREMENT, F64, [8, 8, 9000, 9000], [1.0] * 4))
+    applied(tables, run(OP_DELETE, F64, [1, 9999], None))
+    assert len(tables.tables[F64]) == len(held(tables, F64)) == 5000
+
+
+def test_many_nodes_that_define_ids_cost_each_chunk_the_same() -> None:
+    """A chunk looks only at the ids of its own node; ended ids of others are left alone."""
+    tables = ShardTables()
+    for number in range(1, 4):
+        for node in ("a", "b"):
+            applied(tables, TableDefine(NAMED, 0, ["x"]), node=node, incarnation=number)
+    producers = [(node, number) for node, number, _ in tables.tables[NAMED].producers()]
+    assert producers == [("a", 3), ("b", 3)]
