@@ -103,19 +103,26 @@ class TablePart:
 def _set(
     values: Values, keys: Sequence[str], given: Sequence[Any] | None
 ) -> tuple[Iterable[Any], Sequence[int]]:
-    values.update(zip(keys, given or (), strict=True))
+    if len(keys) == 1 and given:
+        # As a column of its own, a single delta would cost three times as much.
+        values[keys[0]] = given[0]
+    else:
+        values.update(zip(keys, given or (), strict=True))
     return given or (), ()
 
 
 def _delete(
     values: Values, keys: Sequence[str], _given: Sequence[Any] | None
 ) -> tuple[Iterable[Any], Sequence[int]]:
-    pop, expected = values.pop, len(values) - len(keys)
-    held = [pop(key, _ABSENT) for key in keys]
-    # Usually every key was present; checking each would cost as much as deleting it.
-    absent = (
-        () if len(values) == expected else [*compress(count(), map(is_, held, repeat(_ABSENT)))]
-    )
+    before = len(values)
+    held = list(map(values.pop, keys, repeat(_ABSENT)))
+    removed = before - len(values)
+    # Usually all keys were present, or none; checking each would cost as much as deleting it.
+    absent: Sequence[int] = ()
+    if not removed:
+        absent = range(len(keys))
+    elif removed < len(keys):
+        absent = [*compress(count(), map(is_, held, repeat(_ABSENT)))]
     return repeat(None, len(keys)), absent
 
 
