@@ -119,7 +119,7 @@ class ReplicaStats(Statistics):
         health: gauge, whether the replica is live, and if not since when, why, and what to do.
         status_changes: changes; counter, grows with each change of the status.
         keys: keys; gauge, how many the replica holds, without those of tables.
-        lag_s: seconds; gauge, since the moment for which the content is proved complete; inf before
+        lag_s: seconds; gauge, since the moment as of which it holds all that was accepted; inf before
             that.
         offset: batches; gauge, the sum of the shards' offsets.
         batches_applied: batches; counter, grows with each batch that is applied, from the channel
@@ -337,6 +337,8 @@ class ShardStats(Statistics):
         state_keys: keys; gauge, in the full-state hash.
         snapshot_offset: batches; counter, the offset up to which the full-state hash is complete.
         snapshot_age_ms: milliseconds; gauge, since that full state was committed; None before.
+        pending_ms: milliseconds; gauge, since the oldest pending chunk was accepted; None if nothing
+            is pending.
         last_packet_ms: milliseconds; gauge, since the last batch or heartbeat; None before.
         lease: name of the scheduler that holds the shard's lease; None if there is none.
         fence: tokens; counter, the last fencing number that was given out with the lease.
@@ -366,6 +368,7 @@ class ShardStats(Statistics):
     state_keys: int
     snapshot_offset: int
     snapshot_age_ms: int | None
+    pending_ms: int | None
     last_packet_ms: int | None
     lease: str | None
     fence: int

@@ -12,6 +12,7 @@ from broker.stats import NodeStats, ShardStats, WorkerStatus
 
 # A running worker writes its record with each heartbeat (1 s) or lease renewal (3 s).
 ALIVE_MS: Final = 10_000
+ORDER_ENTRY_BYTES: Final = 32  # without the node's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class ShardReading:
         writers: node -> its record.
         workers: worker -> its role, the time of its last record, and the reason why it is red.
         pending_chunks: entries of the order list.
+        oldest_pending: the first of them.
         log_entries: batches in the log.
         state_keys: fields of the full-state hash.
         lease: fencing number and holder; None if nobody holds it.
@@ -34,6 +36,7 @@ class ShardReading:
     writers: Mapping[bytes, bytes]
     workers: Mapping[bytes, bytes]
     pending_chunks: int
+    oldest_pending: bytes | None
     log_entries: int
     state_keys: int
     lease: bytes | None
@@ -52,6 +55,11 @@ class ShardReading:
     def _age_ms(self, name: str) -> int | None:
         at = self.meta.get(name.encode())
         return None if at is None else self._now_ms - int(at)
+
+    def _pending_ms(self) -> int | None:
+        entry = self.oldest_pending or b""
+        accepted_ms = int.from_bytes(entry[8:16], "big")
+        return max(0, self._now_ms - accepted_ms) if len(entry) >= ORDER_ENTRY_BYTES else None
 
     def shard(self, number: int, *, slot: int | None, held_by: str | None) -> ShardStats:
         """Return the shard's numbers.
@@ -86,6 +94,7 @@ class ShardReading:
             state_keys=self.state_keys,
             snapshot_offset=self._number("snap_offset"),
             snapshot_age_ms=self._age_ms("snap_at"),
+            pending_ms=self._pending_ms(),
             last_packet_ms=self._age_ms("published_at"),
             lease=self.lease.decode().partition(" ")[2] if self.lease else None,
             fence=self._number("fence"),
@@ -130,6 +139,7 @@ async def read_shard(client: Client, keys: ShardKeys) -> ShardReading:
         "writers": pipe.hgetall(keys.writers),
         "workers": pipe.hgetall(keys.workers),
         "pending_chunks": pipe.llen(keys.order),
+        "oldest_pending": pipe.lindex(keys.order, 0),
         "log_entries": pipe.xlen(keys.log),
         "state_keys": pipe.hlen(keys.state),
         "lease": pipe.get(keys.lease),

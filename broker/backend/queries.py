@@ -26,6 +26,7 @@ _HEAD_FIELDS = (
     "published_at",
     "log_bytes",
     "fold_to",
+    "appends",
 )
 
 
@@ -72,19 +73,29 @@ def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
 
 
 def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
-    epoch, offset, batch_id, snap_offset, snap_id, covered, published_at, log_bytes, fold_to = meta
+    epoch, offset, batch_id, snap_offset, snap_id, *numbers = meta
     if epoch is None:
         return None
+    covered, published_at, log_bytes, fold_to, appends = (int(number or 0) for number in numbers)
     now_ms = time[0] * 1000 + time[1] // 1000
     return Head(
         position=Position(epoch, int(offset or 0), batch_id or NO_ID),
         snapshot=Position(epoch, int(snap_offset or 0), snap_id or NO_ID),
-        covered=int(covered or 0),
-        quiet_s=(now_ms - int(published_at or 0)) / 1000,
+        covered=covered,
+        quiet_s=(now_ms - published_at) / 1000,
         time_s=now_ms / 1000,
-        log_bytes=int(log_bytes or 0),
-        fold_to=int(fold_to or 0),
+        log_bytes=log_bytes,
+        fold_to=fold_to,
+        pending_since_s=_pending_since_s(appends, covered, now_ms / 1000),
     )
+
+
+def _pending_since_s(appends: int, covered: int, now_s: float) -> float | None:
+    """Return a moment before which nothing was accepted that is pending; None: nothing is."""
+    if appends <= covered:
+        return None
+    # An append number is the time of its acceptance in microseconds.
+    return min(now_s, covered / 1e6) if covered else float("-inf")
 
 
 async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict[str, bytes]:

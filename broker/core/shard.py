@@ -38,12 +38,14 @@ from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
 from broker.model import Change, Status
 from broker.protocol.codec import decode_packet
-from broker.protocol.messages import Batch, Head, LogEntry, Notice, Packet, Position
+from broker.protocol.messages import Batch, Head, Heartbeat, LogEntry, Notice, Packet, Position
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
 LOADS_BEFORE_GIVING_UP = 30
+# What a batch is that was applied and needs no further read.
+_APPLIED = (Event.NEXT, Event.UNPUBLISHED)
 
 
 class ShardState:
@@ -109,7 +111,7 @@ class ShardState:
         return self._loads_in_a_row
 
     def lag(self, now: float) -> float:
-        """Seconds since the moment for which the content is proved to be the whole history.
+        """Seconds since the moment as of which the content is proved to hold all that was accepted.
 
         inf if it never was.
         """
@@ -125,6 +127,11 @@ class ShardState:
         # The phase is read last: another thread may apply a proof between the two reads.
         phase = self.phase
         return Status.STALE if phase is Status.LIVE and is_overdue else phase
+
+    def why_overdue(self, now: float) -> Event:
+        """Why the proof is too old: nothing arrives, or what is accepted is not published."""
+        is_silent = now - self._arrived_at > self.staleness_bound
+        return Event.UNPUBLISHED if self.freshness.is_behind and not is_silent else Event.SILENCE
 
     # -- the subscription -------------------------------------------------------------------------
 
@@ -161,7 +168,7 @@ class ShardState:
 
     def _notice_silence(self, now: float) -> None:
         if self.status(now) is not self.phase:
-            self._enter(Event.SILENCE)
+            self._enter(self.why_overdue(now))
 
     def close(self) -> Sequence[Effect]:
         """Stop; `values` stays readable."""
@@ -209,10 +216,13 @@ class ShardState:
         if event is Event.NEXT and isinstance(packet, Batch):
             self._apply(packet, self.content)
         if event in (Event.NEXT, Event.CURRENT):
-            self.freshness.take_packet(packet.time_ms, now)
+            since_ms = packet.pending_since_ms if isinstance(packet, Batch | Heartbeat) else None
+            self.freshness.take_packet(packet.time_ms, now, since_ms)
             self._loads_in_a_row = 0
-            if self.lag(now) > self.staleness_bound:
+            if now - self.freshness.published_at > self.staleness_bound:
                 event = Event.LATE
+            elif self.overdue(now) > 0:
+                event = Event.UNPUBLISHED
         self._enter(event)
         return event
 
@@ -268,15 +278,17 @@ class ShardState:
         if self._load is not None:
             self._show(self._load)
             self._load = None
-        self.freshness.take_read(head.time_s, asked_at)
+        self.freshness.take_read(head.time_s, asked_at, head.pending_since_s)
         # Not the larger of the two: after a roll-back the head covers less.
         self.content.covered = head.covered
-        quiet = head.quiet_s > self.staleness_bound
-        self._enter(Event.QUIET if quiet else Event.CAUGHT_UP)
+        if head.quiet_s > self.staleness_bound:
+            self._enter(Event.QUIET)
+        else:
+            self._enter(Event.UNPUBLISHED if self.overdue(asked_at) > 0 else Event.CAUGHT_UP)
         first = self.position.offset
         for batch in self._kept.take():
             # If one of them is missing, the log is read again; it has them all.
-            if batch.offset > first and self._take(batch, asked_at) is not Event.NEXT:
+            if batch.offset > first and self._take(batch, asked_at) not in _APPLIED:
                 break
 
     # -- reading the full state -------------------------------------------------------------------
@@ -403,8 +415,10 @@ class ShardState:
         if self.phase is Status.LOADING and before is not Status.LOADING:
             self._load = None
             self._recent.clear()
-        if self.phase is not before:
+        if self.phase is not before or event is Event.UNPUBLISHED:
+            # Stale as before, but now the reason is known better.
             self.moved_by = event
+        if self.phase is not before:
             self._effects.append(PhaseChanged(before, self.phase, event))
 
     def _answer(self) -> Sequence[Effect]:

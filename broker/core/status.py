@@ -51,6 +51,11 @@ REASON_HELP: dict[str, str] = {
         "nothing arrived within the staleness bound that proves the content current; "
         f"{_WORKERS} Does Redis answer?"
     ),
+    Event.UNPUBLISHED: (
+        "writing stands still or is far behind: Redis accepted writes longer ago than the "
+        "staleness bound, and they are not published yet; is the log full, is a scheduler running, "
+        "do the flush workers keep up, is local_delta_max_age below the bound? (statebroker status)"
+    ),
     Event.GIVE_UP: "it will not become live again; fix the cause and make a new Replica",
     Event.CLOSE: "it was closed, or was opened before a fork of this process; make a new Replica",
 }
@@ -234,5 +239,5 @@ def _cause(shard: ShardState | None, now: float) -> tuple[str, int | None]:
     if shard is None:
         return OPENED, None
     if shard.status(now) is not shard.phase:
-        return str(Event.SILENCE), shard.shard
+        return str(shard.why_overdue(now)), shard.shard
     return str(shard.moved_by or OPENED), shard.shard

@@ -41,6 +41,9 @@ class Event(StrEnum):
     """The log or the head shows that the position is no longer part of the server's history."""
     SILENCE = "silence"
     """No packet proved within the staleness bound that the content is complete."""
+    UNPUBLISHED = "unpublished"
+    """What would be `next`, `current` or `caught_up`, but tells of a chunk that was accepted longer
+    ago than the staleness bound and is not published yet."""
     GIVE_UP = "give_up"
     """Repeated loads did not help, or the server refuses this replica permanently."""
     CLOSE = "close"
@@ -67,6 +70,7 @@ TRANSITIONS: dict[Status, dict[Event, Status]] = {
         cut=Status.LOADING,
         caught_up=Status.LIVE,
         quiet=Status.STALE,
+        unpublished=Status.STALE,
     ),
     # Complete and proved current. Every new subscription may hide a gap.
     Status.LIVE: _row(
@@ -80,6 +84,7 @@ TRANSITIONS: dict[Status, dict[Event, Status]] = {
         cut=Status.LOADING,
         silence=Status.STALE,
         quiet=Status.STALE,
+        unpublished=Status.STALE,
     ),
     # Complete as far as known, but without proof for too long. A packet that follows ends it.
     Status.STALE: _row(

@@ -169,7 +169,7 @@ class ReplicaEngine:
 
     @property
     def lag(self) -> float:
-        """Seconds since the content was last proved to be the whole history."""
+        """Seconds since the moment as of which it is proved to hold all that was accepted."""
         now = clock.now()
         return max((shard.lag(now) for shard in self.shards), default=float("inf"))
 

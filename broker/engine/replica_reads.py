@@ -126,10 +126,11 @@ class ReplicaReads(Mapping[str, Any]):
 
     @property
     def lag(self) -> float:
-        """Seconds since the moment for which the content is proved to be the whole history.
+        """Seconds since the moment as of which it is proved to hold everything that was accepted.
 
         inf before that. While live it is at most the staleness bound. Without writes it varies
-        between 0 and the heartbeat interval. The time that packets waited on the way counts.
+        between 0 and the heartbeat interval. It counts from acceptance: the time for which a write
+        waited to be published counts, and that for which packets waited on the way.
         """
         return self._engine.lag
 

@@ -253,6 +253,8 @@ class Head:
         time_s: the Redis clock, in seconds.
         log_bytes: size of the log.
         fold_to: the full-state hash holds nothing beyond this offset.
+        pending_since_s: no chunk that is still pending was accepted before, by the Redis clock;
+            None if nothing is pending.
     """
 
     position: Position
@@ -262,3 +264,4 @@ class Head:
     time_s: float
     log_bytes: int = 0
     fold_to: int = 0
+    pending_since_s: float | None = None

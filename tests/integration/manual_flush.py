@@ -41,13 +41,18 @@ class ManualFlush:
         """The shard."""
         return self._session.keys[0]
 
-    def drain(self, *, is_lost: bool = False) -> Drained:
-        """Publish what is due as one batch, on an unused channel if lost; the log has it."""
+    def drain(self, *, is_lost: bool = False, chunks: int = DrainLimits().batch_chunks) -> Drained:
+        """Publish what is due as one batch, on an unused channel if lost; the log has it.
+
+        Args:
+            is_lost: whether nobody gets it.
+            chunks: at most so many.
+        """
 
         async def step(session: Session) -> Drained:
             keys = replace(self.keys, channel=NOBODY) if is_lost else self.keys
             batch_id = os.urandom(BATCH_ID_BYTES)
-            limits = DrainLimits()
+            limits = DrainLimits(batch_chunks=chunks)
             reply = await session.commands.drain(keys, 0, batch_id, self._nodes, limits)
             if isinstance(reply, Undeclared):
                 self._nodes += reply.nodes

@@ -9,7 +9,7 @@ every history that ever was held at each of its positions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from math import inf
@@ -94,9 +94,18 @@ class Moment:
     lives: set[int]
     ended: dict[int, float] = field(default_factory=dict)
 
-    def was_head_at(self, time: float) -> bool:
-        """Whether this was all there was, at this time or later, in a history that had it."""
-        return any(self.ended.get(life, inf) >= time for life in self.lives)
+    def was_all_at(self, time: float, accepted: Mapping[int, Sequence[float]]) -> bool:
+        """Whether this was all that was accepted before this time, in a history that had it.
+
+        Args:
+            time: of the server's clock.
+            accepted: life -> when each chunk of it was accepted.
+        """
+        return any(
+            self.ended.get(life, inf) >= time
+            and all(at >= time for at in accepted[life][self.covered :])
+            for life in self.lives
+        )
 
 
 @dataclass
@@ -111,6 +120,7 @@ class Stored:
     published_at: float = 0.0
     snapshot: tuple[int, bytes] = (0, NO_ID)
     pending: list[tuple[bytes, list[Delta], int]] = field(default_factory=list)
+    accepted: list[float] = field(default_factory=list)
     log: dict[int, LogEntry] = field(default_factory=dict)
     state: dict[str, bytes] = field(default_factory=dict)
 
@@ -118,6 +128,7 @@ class Stored:
         """Return a copy that later writes do not reach."""
         other = copy(self)
         other.pending, other.log, other.state = [*self.pending], {**self.log}, {**self.state}
+        other.accepted = [*self.accepted]
         return other
 
 
@@ -137,6 +148,7 @@ class History:
         run: goes up when the server's process is another one, as INFO shows it.
         channels: what is on its way to each subscriber, by its name.
         moments: what each position of every history holds.
+        accepted: life -> when each chunk of it was accepted, those before it included.
     """
 
     def __init__(self, shard: int = 0) -> None:
@@ -145,6 +157,7 @@ class History:
         self.life = 0
         self.run = 0
         self.stored = Stored()
+        self.accepted: dict[int, list[float]] = {0: self.stored.accepted}
         self.channels: dict[str, list[Message]] = {}
         self.moments: dict[Position, Moment] = {Position(): Moment({}, 0, None, set())}
         self._earlier: deque[Stored] = deque([Stored()], EARLIER)
@@ -180,6 +193,7 @@ class History:
             runs.append(Run(9, ["a"], [1]))
         data = encode_chunk(Chunk(node, 1, self._numbers, 0, runs))
         self.stored.pending.append((data, [] if broken else [*deltas], len(deltas)))
+        self.stored.accepted.append(self.now)
         self.written()
 
     def drain(self, chunks: int) -> None:
@@ -201,6 +215,7 @@ class History:
             trigger=1,
             deltas=sum(promised for *_, promised in taken),
             chunks=[data for data, *_ in taken],
+            pending_since_ms=self._pending_since_ms(),
         )
         stored.log[stored.offset] = LogEntry(encode_packet(batch), bulk_of(batch))
         self.publish(batch)
@@ -209,7 +224,11 @@ class History:
     def heartbeat(self) -> None:
         """Tell the head."""
         self._begin_epoch()
-        self.publish(Heartbeat(*self._prefix()))
+        self.publish(Heartbeat(*self._prefix(), pending_since_ms=self._pending_since_ms()))
+
+    def _pending_since_ms(self) -> int | None:
+        stored = self.stored
+        return round(stored.accepted[stored.covered] * 1000) if stored.pending else None
 
     def _prefix(self) -> tuple[int, bytes, int, bytes, bytes, int, int]:
         stored = self.stored
@@ -234,6 +253,7 @@ class History:
         """Lose everything; the next writer begins another epoch."""
         self.life += 1
         self.stored = Stored()
+        self.accepted[self.life] = self.stored.accepted
         self.written()
 
     def roll_back(self, writes: int) -> None:
@@ -244,6 +264,7 @@ class History:
             self._earlier.pop()
             writes -= 1
         self.stored = self._earlier[-1].copied()
+        self.accepted[self.life] = self.stored.accepted
         position: Position | None = self.head
         while position is not None:
             self.moments[position].lives.add(self.life)
@@ -262,6 +283,8 @@ class History:
             covered=stored.covered,
             quiet_s=self.now - stored.published_at,
             time_s=self.now,
+            # All that is known there is when the last published chunk was accepted.
+            pending_since_s=[-inf, *stored.accepted][stored.covered] if stored.pending else None,
         )
 
     def read_log(self, after: int, count: int) -> tuple[Head | None, list[LogEntry]]:

@@ -213,7 +213,8 @@ class Follower:
         if self.watched:
             assert exact(self.copy) == exact(state.values), "the changes told do not add up"
         if state.freshness.as_of is not None:
-            assert moment.was_head_at(state.freshness.as_of + CLOCK_ERROR), "lag is told too small"
+            as_of = state.freshness.as_of + CLOCK_ERROR
+            assert moment.was_all_at(as_of, self.history.accepted), "lag is told too small"
         if state.phase is Status.LIVE:
             assert self.is_subscribed, "live without a subscription"
             assert max(moment.lives) >= self.knows, "live in a history that it knows to be over"

@@ -100,7 +100,7 @@ def test_the_dict_of_a_shard_has_the_names_it_had() -> None:
     assert set(shard) == {
         *("shard", "epoch", "offset", "batch_id", "appends", "covered", "accepted", "published"),
         *("pending_bytes", "by_count", "by_age", "missing", "dead", "log_bytes", "snap_offset"),
-        *("fence", "pending_deltas", "pending_chunks", "batches", "bytes_published"),
+        *("fence", "pending_deltas", "pending_chunks", "pending_ms", "batches", "bytes_published"),
         *("log_entries", "state_keys", "snapshot_offset", "snapshot_age_ms", "last_packet_ms"),
         *("lease", "slot", "held_by"),
     }

@@ -120,7 +120,8 @@ def _print(found: NamespaceStatus, joined: Joined) -> None:
             str(one.offset),
             f"{one.accepted:,}",
             f"{one.published:,}",
-            f"{one.pending_deltas:,} ({one.pending_bytes:,} B)",
+            f"{one.pending_deltas:,} ({one.pending_bytes:,} B)"
+            + (f", for {one.pending_ms / 1000:.1f} s" if one.pending_ms is not None else ""),
             f"{one.by_count:,} / {one.by_age:,}",
             f"{one.bytes_published:,}",
         )

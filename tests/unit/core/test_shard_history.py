@@ -271,6 +271,9 @@ class HistoryMachine(RuleBasedStateMachine):
         newcomer.disconnect()
 
     def _settled(self, follower: Follower) -> None:
+        # Nobody is live while something old is pending.
+        while self.history.stored.pending:
+            self.history.drain(2)
         follower.settle()
         state = follower.state
         assert state.phase is Status.LIVE

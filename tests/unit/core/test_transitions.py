@@ -35,6 +35,7 @@ caught_up   -           -            live         -            -            -   
 quiet       -           -            stale        stale        -            -       -
 cut         -           -            loading      loading      loading      -       -
 silence     -           -            -            stale        -            -       -
+unpublished -           -            stale        stale        -            -       -
 give_up     failed      failed       failed       failed       failed       -       -
 close       closed      closed       closed       closed       closed       closed  -
 """
@@ -43,14 +44,15 @@ close       closed      closed       closed       closed       closed       clos
 # waited for any more, the silence is no news.
 _PACKETS = {"next", "current", "late", "duplicate", "gap", "behind", "fork"}
 _READS = {"loaded", "caught_up", "quiet", "cut"}
+_EITHER = {"unpublished"}
 DOES_NOT_HAPPEN = {
-    "connecting": _PACKETS | _READS | {"silence"},
-    "loading": _PACKETS | _READS - {"loaded"} | {"silence"},
+    "connecting": _PACKETS | _READS | _EITHER | {"silence"},
+    "loading": _PACKETS | _READS - {"loaded"} | _EITHER | {"silence"},
     "catching_up": _PACKETS | {"loaded", "silence"},
     "live": set(_READS),
     "stale": _READS | {"silence"},
-    "failed": _PACKETS | _READS | {"silence"},
-    "closed": _PACKETS | _READS | {"silence"},
+    "failed": _PACKETS | _READS | _EITHER | {"silence"},
+    "closed": _PACKETS | _READS | _EITHER | {"silence"},
 }
 
 
@@ -86,16 +88,30 @@ def batch(offset: int, batch_id: bytes, previous: bytes) -> bytes:
     return encode_packet(Batch(0, EPOCH, offset, batch_id, previous, 0, offset))
 
 
-def heartbeat(offset: int, batch_id: bytes, *, epoch: bytes = EPOCH, age_s: float = 0.0) -> bytes:
-    """Return a heartbeat's bytes, published so many seconds ago."""
+def heartbeat(
+    offset: int,
+    batch_id: bytes,
+    *,
+    epoch: bytes = EPOCH,
+    age_s: float = 0.0,
+    pending_s: float | None = None,
+) -> bytes:
+    """Return a heartbeat's bytes, published so many seconds ago, with something pending so long."""
     time_ms = 1_000_000 - round(age_s * 1000)
-    return encode_packet(Heartbeat(0, epoch, offset, batch_id, NO_ID, time_ms, offset))
+    since = None if pending_s is None else time_ms - round(pending_s * 1000)
+    return encode_packet(Heartbeat(0, epoch, offset, batch_id, NO_ID, time_ms, offset, since))
 
 
-def head(quiet_s: float = 0.0) -> Head:
+def head(quiet_s: float = 0.0, pending_s: float | None = None) -> Head:
     """Return the head at which every phase below was, or will be, live."""
     position = Position(EPOCH, 2, ID_2)
-    return Head(position, Position(EPOCH, 1, ID_1), 2, quiet_s=quiet_s, time_s=1000.0)
+    since = None if pending_s is None else 1000.0 - pending_s
+    return Head(
+        *(position, Position(EPOCH, 1, ID_1), 2),
+        quiet_s=quiet_s,
+        time_s=1000.0,
+        pending_since_s=since,
+    )
 
 
 def reach(phase: str) -> ShardState:
@@ -137,6 +153,11 @@ CAUSES: dict[str, Callable[[ShardState], object]] = {
     "quiet": lambda state: state.log_page(head(BOUND + 1), [], NOW),
     "cut": lambda state: state.log_page(None, [], NOW),
     "silence": lambda state: state.tick(NOW + BOUND + 1),
+    "unpublished": lambda state: (
+        state.log_page(head(pending_s=BOUND + 1), [], NOW)
+        if state.phase is Status.CATCHING_UP
+        else state.packet(heartbeat(2, ID_2, pending_s=BOUND + 1), NOW)
+    ),
     "give_up": lambda state: state.give_up(),
     "close": lambda state: state.close(),
 }
