@@ -52,6 +52,8 @@ class Producer:
         conflate: of the sets and deletes of a key within a chunk send only the newest, and no
             increment before it. Replicas end with the same content; `changes()` yields fewer.
         pending_bytes: most bytes pending in one shard in Redis, before it refuses chunks as BUSY.
+        credentials: called for each new connection to a server; returns the password, or (user,
+            password), at once or as an awaitable. It may block. None: those of the URL.
 
     Raises:
         ConfigError: every fault of the arguments at once.

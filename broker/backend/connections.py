@@ -32,6 +32,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from broker.backend.cluster import Cluster
+from broker.backend.credentials import Credentials, CredentialsError, Login
 from broker.backend.routing import Routed
 from broker.backend.sentinel import Sentinels, primary_only
 from broker.backend.server_errors import MEANINGS, Meaning, meaning
@@ -66,6 +67,7 @@ class Connections:
 
     Args:
         url: any but `embedded://`, as returned by `attached`. "" for none: no client can be made.
+        credentials: of the data servers, asked for each new connection; None: those of the URL.
 
     Attributes:
         name: the URL without its password.
@@ -73,8 +75,9 @@ class Connections:
         directory: which server owns a key.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, credentials: Credentials | None = None) -> None:
         self.url = url
+        self._credentials = credentials
         self.name = redacted(url)
         self._target = read_url(url) if url else RedisURL("single", "")
         self.kind = self._target.kind
@@ -124,7 +127,7 @@ class Connections:
 
     def _sentinel(self, address: Address) -> Redis:
         return self._client(
-            self._target.sentinel_url(address), max_connections=1, socket_timeout=None
+            self._target.sentinel_url(address), None, max_connections=1, socket_timeout=None
         )
 
     def _server(self, address: Address | None, **settings: Any) -> Redis:
@@ -132,14 +135,14 @@ class Connections:
         if self._target.kind == "sentinel":
             settings["redis_connect_func"] = primary_only
         url = self.url if address is None else self._target.node_url(address)
-        return self._client(url, **settings)
+        return self._client(url, self._credentials, **settings)
 
-    def _client(self, url: str, **settings: Any) -> Redis:
+    def _client(self, url: str, credentials: Credentials | None, **settings: Any) -> Redis:
         if not url.startswith("unix://"):
             settings |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
         settings |= {"redirects": self._target.kind == "cluster", "renewals": self._renewals}
         try:
-            return _make(url, **settings)
+            return _make(url, credentials, **settings)
         except (ValueError, TypeError):
             # The cause would show the password.
             raise invalid_url_error(self.url) from None
@@ -172,8 +175,14 @@ class Connections:
             await self.discard(client)
 
 
-def _make(url: str, **settings: Any) -> Redis:
+def _make(url: str, credentials: Credentials | None, **settings: Any) -> Redis:
     settings |= parse_url(url)
+    file = settings.pop("password_file", None)
+    if credentials is not None or file is not None:
+        user = settings.pop("username", "")
+        settings["credential_provider"] = (
+            Login(user, credentials) if credentials is not None else Login.of_file(user, file)
+        )
     settings["connection_class"] = CONNECTION_CLASSES[urlsplit(url).scheme]
     pool = BlockingConnectionPool(
         # Without a free connection a call waits instead of failing.
@@ -240,6 +249,8 @@ def as_ours(error: Exception, action: str, server: str) -> BackendError:
         return ConnectError(
             f"{action}: {server} did not answer in time ({error})" + tls_hint(server, str(error))
         )
+    if isinstance(error, CredentialsError):
+        return AccessError(f"{action}: cannot log in to {server}: {error}")
     found = meaning(error)
     if found is None and isinstance(error, AuthenticationError | AuthorizationError):
         found = MEANINGS["WRONGPASS"]

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from broker.backend import queries
 from broker.backend.commands import Commands
 from broker.backend.connections import Connections, attached
+from broker.backend.credentials import Credentials
 from broker.backend.preflight import check_servers, is_cluster, of_cluster
-from broker.errors import NamespaceMismatchError
+from broker.backend.urls import has_login
+from broker.errors import ConfigError, NamespaceMismatchError
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.names import ShardKeys
 from broker.runtime.forks import ForkGuard
@@ -25,10 +27,18 @@ class Session:
         url: any supported URL; None means `embedded://`.
         namespace: a validated name.
         shards: the shard count that the caller requires; None accepts that of the namespace.
+        credentials: see `checked_credentials`.
     """
 
-    def __init__(self, url: str | None, namespace: str, shards: int | None) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        namespace: str,
+        shards: int | None,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.given_url = url
+        self._credentials = checked_credentials(url, credentials)
         self.namespace = namespace
         self.guard = ForkGuard(f"this producer or replica of {namespace!r}", self)
         self.expected_shards = shards
@@ -49,11 +59,11 @@ class Session:
         url, self._attachment = await asyncio.to_thread(
             attached, self.given_url, serves=self.namespace if as_worker else None
         )
-        self._use_connections(Connections(url))
+        self._use_connections(Connections(url, self._credentials))
         self.server = await check_servers(self.connections, self.client)
         if is_cluster(self.server) and not self.connections.directory.is_sharded:
             await self.connections.close()
-            self._use_connections(Connections(of_cluster(url)))
+            self._use_connections(Connections(of_cluster(url), self._credentials))
             self.server = await check_servers(self.connections, self.client)
 
     def _use_connections(self, connections: Connections) -> None:
@@ -120,3 +130,22 @@ class Session:
         if self._attachment is not None:
             await asyncio.to_thread(self._attachment.close)
             self._attachment = None
+
+
+def checked_credentials(url: str | None, credentials: Credentials | None) -> Credentials | None:
+    """Return the source of credentials, if it goes with the URL.
+
+    Raises:
+        ConfigError: it is not callable, or the URL has a password or belongs to an embedded server.
+    """
+    if credentials is None:
+        return None
+    if not callable(credentials):
+        # Not shown: it may be the password.
+        kind = type(credentials).__name__
+        raise ConfigError([f"credentials is a {kind}; give a function that returns the password"])
+    if url is None or has_login(url) or url.startswith("embedded:"):
+        raise ConfigError(
+            ["credentials go with the URL of your own server, which has no password itself"]
+        )
+    return credentials

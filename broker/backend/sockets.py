@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
@@ -91,8 +92,16 @@ class TCP(_ClosedByReplies, Connection):
 class TLS(TCP, SSLConnection):
     """A TCP connection with TLS."""
 
+    _written_at: tuple[float, ...] = ()
+
     def _tls_arguments(self) -> Mapping[str, Any]:
-        return {"ssl": self.ssl_context.get(), "server_hostname": self.host}
+        context = self.ssl_context
+        files = (context.ca_certs, context.certfile, context.keyfile)
+        written_at = tuple(Path(name).stat().st_mtime for name in files if name)
+        if written_at != self._written_at:
+            # Certificates are replaced before they expire.
+            context.context, self._written_at = None, written_at
+        return {"ssl": context.get(), "server_hostname": self.host}
 
 
 class Unix(_ClosedByReplies, UnixDomainSocketConnection):

@@ -10,10 +10,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from broker.backend.credentials import first_line
 from broker.backend.tls import FILES, tls_faults
 from broker.errors import ConfigError
 
@@ -25,10 +27,10 @@ SCHEMES: Final = (
 )
 
 URL_OPTIONS: Final = {
-    *("db", "client_name", "username", "password"),
+    *("db", "client_name", "username", "password", "password_file"),
     *(*FILES, "ssl_check_hostname", "ssl_cert_reqs"),
 }
-SENTINEL_OPTIONS: Final = {"sentinel_username", "sentinel_password"}
+SENTINEL_OPTIONS: Final = {"sentinel_username", "sentinel_password", "sentinel_password_file"}
 
 REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -76,7 +78,10 @@ class RedisURL:
         password = quote(given.get("sentinel_password", ""), safe="")
         login = quote(given.get("sentinel_username", ""), safe="") + (password and f":{password}")
         options = {name for name in URL_OPTIONS if name.startswith("ssl_")}
-        return _joined(parts.scheme, login, address, "", _options(parts.query, options))
+        query = _options(parts.query, options)
+        if file := given.get("sentinel_password_file"):
+            query += f"{'&' if query else '?'}password_file={quote(file, safe='/')}"
+        return _joined(parts.scheme, login, address, "", query)
 
 
 def _joined(scheme: str, login: str, address: Address, db: str, options: str) -> str:
@@ -112,10 +117,27 @@ def read_url(url: str) -> RedisURL:
     if target is None:
         raise invalid_url_error(url)
     given = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    faults = tls_faults(scheme, {name: values[-1] for name, values in given.items()})
+    options = {name: values[-1] for name, values in given.items()}
+    faults = tls_faults(scheme, options) + _password_faults(url, options)
     if faults:
         raise ConfigError([f"url {redacted(url)!r}: {fault}" for fault in faults])
     return target
+
+
+def _password_faults(url: str, options: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the password files of a URL; opens them."""
+    faults = []
+    for name in ("password_file", "sentinel_password_file"):
+        if name not in options:
+            continue
+        is_of_login = name == "password_file" and urlsplit(url).password is not None
+        if is_of_login or name.removesuffix("_file") in options:
+            faults.append("it has a password, and so has the password file; use one of them")
+        try:
+            first_line(options[name])
+        except ConfigError as error:
+            faults += error.faults
+    return faults
 
 
 def _read(url: str, scheme: str) -> RedisURL | None:
@@ -201,3 +223,26 @@ def redacted(url: str) -> str:
     # Up to the last @, for the same reason.
     shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", shown, flags=re.IGNORECASE)
     return shown.partition("?")[0]
+
+
+_LOGIN: Final = re.compile(r"[a-z+]+://(?:(?P<login>[^/]*)@)?.*", re.IGNORECASE)
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds a password: before the host, as an option, or for Sentinels."""
+    return _has_user_password(url) or "sentinel_password" in _given_options(url)
+
+
+def has_login(url: str) -> bool:
+    """Whether a URL says how to log in to the data servers: by a password, or by its file."""
+    return _has_user_password(url) or "password_file" in _given_options(url)
+
+
+def _has_user_password(url: str) -> bool:
+    login = ((match := _LOGIN.fullmatch(url)) is not None and match["login"]) or ""
+    return bool(login.partition(":")[2]) or "password" in _given_options(url)
+
+
+def _given_options(url: str) -> set[str]:
+    """Return the names of the options that have a value."""
+    return set(parse_qs(url.partition("?")[2]))

@@ -6,6 +6,7 @@ from typing import Any
 
 from broker.backend import page_sizes, queries
 from broker.backend.connections import translated
+from broker.backend.credentials import Credentials
 from broker.backend.inspection import read_shard
 from broker.backend.session import Session
 from broker.config import checked_name
@@ -28,11 +29,18 @@ class InspectorEngine:
     Args:
         url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
         namespace: the state's name.
+        credentials: see `broker.backend.session.checked_credentials`.
     """
 
-    def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str = "default",
+        credentials: Credentials | None = None,
+    ) -> None:
         self.namespace = checked_name("namespace", namespace)
-        self._session = Session(url, self.namespace, None)
+        self._session = Session(url, self.namespace, None, credentials)
 
     async def open(self) -> None:
         """Connect.

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, TypedDict
 from warnings import warn
 
+from broker.backend.credentials import Credentials
 from broker.backend.session import Session
 from broker.config import checked_name, checked_of, default_node
 from broker.core.buffer import AddResult, ProducerBuffer
@@ -67,6 +68,7 @@ class ProducerSettings(TypedDict, total=False):
     timestamps: bool
     conflate: bool
     pending_bytes: int | None
+    credentials: Credentials | None
 
 
 class ProducerEngine(FastSet[Retry | None]):
@@ -102,7 +104,9 @@ class ProducerEngine(FastSet[Retry | None]):
         self._max_count = settings.get("local_delta_max_count")
         self._timestamps = settings.get("timestamps", False)
         self._conflate = settings.get("conflate", False)
-        self._session = Session(url, self.namespace, settings.get("shards"))
+        self._session = Session(
+            url, self.namespace, settings.get("shards"), settings.get("credentials")
+        )
         self._sender: Sender | None = None
         self._confirmer: Confirmer
         self._reported_lost = 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from broker.backend.credentials import Credentials
 from broker.backend.session import Session
 from broker.config import checked_name, checked_of
 from broker.core.change_queue import ChangeQueue
@@ -39,6 +40,7 @@ class ReplicaSettings(TypedDict, total=False):
     shards: int | None
     staleness_bound: float | None
     self_check_interval: float | None
+    credentials: Credentials | None
 
 
 class ReplicaEngine:
@@ -71,7 +73,9 @@ class ReplicaEngine:
                 [f"on_status={on_status!r}; allowed: a plain function; async code reads statuses()"]
             )
         self._on_status = on_status
-        self._session = Session(url, self.namespace, settings.get("shards"))
+        self._session = Session(
+            url, self.namespace, settings.get("shards"), settings.get("credentials")
+        )
         self._follower = Follower(
             self._session, values["staleness_bound"], values["self_check_interval"]
         )

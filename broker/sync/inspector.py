@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from broker.backend.credentials import Credentials
 from broker.engine.inspector import InspectorEngine
 from broker.protocol.messages import Position
 from broker.stats import NamespaceStatus
@@ -18,6 +19,8 @@ class Inspector:
     Args:
         url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
         namespace: the state's name.
+        credentials: called for each new connection to a server; returns the password, or (user,
+            password), at once or as an awaitable. It may block. None: those of the URL.
 
     Raises:
         ConnectError, UnsupportedServerError, EmbeddedError: with the fix.
@@ -25,8 +28,14 @@ class Inspector:
         BrokerError: the namespace does not exist yet.
     """
 
-    def __init__(self, url: str | None = None, *, namespace: str = "default") -> None:
-        self._engine = InspectorEngine(url, namespace=namespace)
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str = "default",
+        credentials: Credentials | None = None,
+    ) -> None:
+        self._engine = InspectorEngine(url, namespace=namespace, credentials=credentials)
         self._thread = LoopThread(f"Inspector({namespace})")
         try:
             self._thread.call(self._engine.open())

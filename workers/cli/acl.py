@@ -10,11 +10,11 @@ import click
 
 from broker.backend.acl import ROLES, rules
 from broker.backend.connections import Connections, attached, check_server
+from broker.backend.credentials import first_line
 from broker.config import checked_name
 from broker.errors import ConfigError
 from broker.runtime import eventloop
 from workers.cli.options import checked_options, connection_options, setting_options
-from workers.cli.secrets import first_line
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 

@@ -13,10 +13,11 @@ import click
 from click.core import ParameterSource
 
 from broker.backend.connections import EMBEDDED
-from broker.backend.urls import redacted
+from broker.backend.credentials import first_line
+from broker.backend.urls import has_password, redacted
 from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
 from broker.errors import BrokerError, ConfigError
-from workers.cli.secrets import first_line, has_password, with_password
+from workers.cli.secrets import with_password_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +25,7 @@ PREFIX = "STATEBROKER_"
 DEFAULT_FILE = "statebroker.toml"
 CONNECTION_HELP = {
     "url": "Server: redis[s]://, redis[s]+cluster://, redis[s]+sentinel://, unix://, embedded://[DIR]",
-    "password_file": "Read the password of the user from the first line of FILE.",
+    "password_file": "Read the password of the user from the first line of FILE, at each login.",
     "namespace": "Name of the state.",
 }
 LOGIN = "statebroker.login"
@@ -137,13 +138,14 @@ def connection_options(command: F) -> F:
 def _password(ctx: click.Context, _param: click.Parameter, path: str | None) -> None:
     if path is not None:
         try:
-            ctx.meta[LOGIN] = first_line(path)
+            first_line(path)
+            ctx.meta[LOGIN] = path
         except ConfigError as error:
             _add_faults(ctx, error)
 
 
 def _url(ctx: click.Context, param: click.Parameter, url: str) -> str:
-    """Insert the password of --password-file; refuse a password on the command line."""
+    """Insert --password-file; refuse a password on the command line."""
     is_on_command_line = ctx.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
     if is_on_command_line and has_password(url):
         fault = (
@@ -153,7 +155,7 @@ def _url(ctx: click.Context, param: click.Parameter, url: str) -> str:
         )
         _add_faults(ctx, ConfigError([fault]))
     try:
-        return with_password(url, ctx.meta[LOGIN]) if LOGIN in ctx.meta else url
+        return with_password_file(url, ctx.meta[LOGIN]) if LOGIN in ctx.meta else url
     except ConfigError as error:
         _add_faults(ctx, error)
         return url

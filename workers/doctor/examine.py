@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from broker.backend import queries
 from broker.backend.replies import DrainLimits
 from broker.backend.topology import Client
+from broker.backend.urls import has_login
 from broker.errors import BackendError
 from broker.protocol.names import ShardKeys
 from workers.doctor.model import Facts
@@ -51,7 +52,7 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
         is_tls=parts.scheme.startswith("rediss"),
         is_local=parts.scheme == "unix" or _is_loopback(parts.hostname or ""),
         user=unquote(parts.username or "") or "default",
-        has_password=parts.password is not None,
+        has_password=has_login(url),
         info=info,
         config=await _config(client),
         clock_s=clock,

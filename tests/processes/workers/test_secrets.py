@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from broker import ConfigError, Producer
-from broker.backend.urls import redacted
+from broker.backend.urls import has_login, has_password, redacted
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
@@ -20,7 +20,7 @@ from tests.processes.programs import (
     command_line,
     needs_proc,
 )
-from workers.cli.secrets import has_password, with_password
+from workers.cli.secrets import with_password_file
 
 SECRET = "s3cret/w@rd:%20 ü"
 
@@ -69,7 +69,7 @@ def test_a_password_from_a_file_shows_nowhere(
         *(command_line(workers.pid), workers.err, workers.out, wrote.out, shown.out, shown.err),
         *(command_line(pid) for pid in children(workers.pid)),
     ]
-    assert "me:***@127.0.0.1" in shown.out
+    assert "me@127.0.0.1" in shown.out
     assert children(workers.pid)
     secret_server.kill()
     eventually(lambda: "cannot reach" in workers.err, START_SECONDS)
@@ -144,26 +144,26 @@ def test_where_a_url_has_its_password(url: str, has: bool, shown: str) -> None: 
     assert redacted(url) == shown
     if has or url.startswith("embedded"):
         with pytest.raises(ConfigError):
-            with_password(url, "x")
+            with_password_file(url, "x")
     else:
-        full = with_password(url, SECRET)
-        assert has_password(full)
-        assert SECRET not in full
-        assert "s3cret" not in redacted(full)
+        full = with_password_file(url, "a file+1")
+        assert has_login(full)
+        assert not has_password(full)
+        assert full.endswith("/a%20file%2B1")
 
 
 def test_sentinels_have_a_password_of_their_own(run: Run, tmp_path: Path) -> None:
     """A sentinel password is never shown; that of the data servers may come from a file."""
     url = "redis+sentinel://me@127.0.0.1:1/fleet?sentinel_username=w&sentinel_password=sentinel-s3c"
     assert has_password(url)
-    full = with_password(url, "data-s3c")
-    assert full.startswith("redis+sentinel://me:data-s3c@127.0.0.1:1/fleet?")
-    assert full.endswith("&sentinel_password=sentinel-s3c")
-    assert redacted(full) == "redis+sentinel://me:***@127.0.0.1:1/fleet"
+    full = with_password_file(url, str(tmp_path / "password"))
+    assert full.startswith("redis+sentinel://me@127.0.0.1:1/fleet?")
+    assert f"&sentinel_password=sentinel-s3c&password_file={tmp_path}/password" in full
+    assert redacted(full) == "redis+sentinel://me@127.0.0.1:1/fleet"
     (tmp_path / "password").write_text("data-s3c")
     place = {"STATEBROKER_URL": url, "STATEBROKER_PASSWORD_FILE": str(tmp_path / "password")}
     shown = run("config", **place)
-    assert "redis+sentinel://me:***@127.0.0.1:1/fleet" in shown.out
+    assert "redis+sentinel://me@127.0.0.1:1/fleet" in shown.out
     gone = run("get", "a", **place)
     assert (gone.code, "no sentinel of 127.0.0.1:1" in gone.err) == (1, True), gone
     doctor = run("doctor", "--json", **place)
@@ -175,7 +175,7 @@ def test_errors_of_the_api_hide_it_too(
     secret_server: Server, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither a refused password nor a missing server shows it, in no error, cause or log."""
-    url = with_password(f"redis://me@127.0.0.1:{secret_server.port}/0", "wrong-s3cret")
+    url = f"redis://me:wrong-s3cret@127.0.0.1:{secret_server.port}/0"
     said = []
     for _ in range(2):
         with pytest.raises(Exception, match="redis://me:") as caught:
