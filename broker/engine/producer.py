@@ -222,7 +222,7 @@ class ProducerEngine(FastSet[Retry | None]):
         stamp = None
         if self._timestamps:
             stamp, size = round(time.time() * 1000), size + STAMP_BYTES
-        shard = shard_of(key, self.shards)
+        shard = shard_of(key, len(self._session.keys))
         result = sender.buffer.add(shard, op, key, value, size, stamp, clock.now())
         if result is _NO_ROOM:
             return partial(self._put_again, op, key, value)

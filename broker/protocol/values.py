@@ -83,16 +83,16 @@ def admit(value: object) -> tuple[Any, int]:
     return value, size
 
 
-def admit_amount(amount: object) -> int | float:
-    """Validate the amount of an increment and return it.
+def admit_amount(amount: object) -> tuple[int | float, int]:
+    """Validate the amount of an increment; return it and an upper bound of its packed size.
 
     Raises:
         EncodeError: not a number (bools are not), or out of the 64-bit range.
     """
-    value, _ = admit(amount)
-    if type(value) not in (int, float):
+    value, size = admit(amount)
+    if type(value) is not int and type(value) is not float:
         raise EncodeError(f"amount {_short(amount)} is not a number; use an int or a float")
-    return value  # type: ignore[no-any-return]
+    return value, size
 
 
 def admit_given(column: Column, given: object) -> tuple[Any, int]:
@@ -108,10 +108,6 @@ def admit_given(column: Column, given: object) -> tuple[Any, int]:
     return ADMITS[column](given)
 
 
-def _sized_amount(given: object) -> tuple[int | float, int]:
-    return admit_amount(given), SCALAR_BYTES
-
-
 def _nothing(_given: object) -> tuple[None, int]:
     return None, 0
 
@@ -120,7 +116,7 @@ def _nothing(_given: object) -> tuple[None, int]:
 ADMITS: Final[Mapping[Column, Callable[[object], tuple[Any, int]]]] = {
     Column.NOTHING: _nothing,
     Column.VALUES: admit,
-    Column.AMOUNTS: _sized_amount,
+    Column.AMOUNTS: admit_amount,
 }
 
 

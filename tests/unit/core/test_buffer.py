@@ -17,7 +17,7 @@ from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_NAME_LENGTH
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
-from broker.protocol.values import SCALAR_BYTES, STAMP_BYTES, admit, admit_amount, admit_key
+from broker.protocol.values import STAMP_BYTES, admit, admit_amount, admit_key
 
 
 def buffer(**options: Any) -> ProducerBuffer:
@@ -40,8 +40,7 @@ def size_of(op: int, key: str, value: Any, *, stamped: bool = False) -> int:
     if op == OP_SET:
         size += admit(value)[1]
     elif op == OP_INCREMENT:
-        admit_amount(value)
-        size += SCALAR_BYTES
+        size += admit_amount(value)[1]
     return size
 
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from broker.errors import EncodeError
 from broker.protocol.codec import pack_value, unpack
 from broker.protocol.constants import INT_MAX, INT_MIN, MAX_DEPTH, MAX_KEY_BYTES, MAX_VALUE_BYTES
-from broker.protocol.values import admit, admit_amount, admit_key, within_depth
+from broker.protocol.values import SCALAR_BYTES, admit, admit_amount, admit_key, within_depth
 from tests.unit.exactness import exact
 from tests.unit.strategies import KEYS, VALUES
 
@@ -398,9 +398,10 @@ def test_the_text_about_a_long_key_is_short() -> None:
 @pytest.mark.parametrize("amount", [0, -1, INT_MIN, INT_MAX, 2.5, float("inf"), Level.HIGH])
 def test_amounts_are_numbers(amount: float) -> None:
     """Integers of 64 bits and floats."""
-    value = admit_amount(amount)
+    value, size = admit_amount(amount)
     assert type(value) in (int, float)
     assert value == amount
+    assert size == SCALAR_BYTES
 
 
 @pytest.mark.parametrize("amount", [True, None, "1", b"1", [1], INT_MAX + 1, INT_MIN - 1, 1j])
