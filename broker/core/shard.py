@@ -63,7 +63,7 @@ class ShardState:
         self.shard = shard
         self.staleness_bound = staleness_bound
         self.phase = Status.CONNECTING
-        self.moved_by: Event | None = None
+        self.phase_reason: Event | None = None
         self.content = Content()
         self.freshness = Freshness()
         self.counts = ShardCounts()
@@ -417,7 +417,7 @@ class ShardState:
             self._recent.clear()
         if self.phase is not before or event is Event.UNPUBLISHED:
             # Stale as before, but now the reason is known better.
-            self.moved_by = event
+            self.phase_reason = event
         if self.phase is not before:
             self._effects.append(PhaseChanged(before, self.phase, event))
 

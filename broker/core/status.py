@@ -91,7 +91,7 @@ class StatusQueue(ReaderQueue[StatusChange]):
                 self._waiting.appendleft(replace(second, before=first.before))
 
 
-class StatusTrack:
+class StatusTracker:
     """Tracks the status, and puts every change of it into the readers' queues.
 
     Args:
@@ -135,7 +135,7 @@ class StatusTrack:
         self._shards.append(shard)
         self._phases[shard.phase] += 1
 
-    def moved(self, shard: ShardState, change: PhaseChanged) -> None:
+    def phase_changed(self, shard: ShardState, change: PhaseChanged) -> None:
         """A shard's phase changed; later changes of the same input may follow."""
         # In this order: another thread must not find that there is no shard.
         self._phases[change.after] += 1
@@ -240,4 +240,4 @@ def _cause(shard: ShardState | None, now: float) -> tuple[str, int | None]:
         return OPENED, None
     if shard.status(now) is not shard.phase:
         return str(shard.why_overdue(now)), shard.shard
-    return str(shard.moved_by or OPENED), shard.shard
+    return str(shard.phase_reason or OPENED), shard.shard

@@ -95,11 +95,11 @@ class ReplicaEngine:
             if self._on_status is not None:
                 bell = Bell()
                 queue = StatusQueue(bell.ring)
-                self._follower.track.add_queue(queue, begins=False)
+                self._follower.tracker.add_queue(queue, begins=False)
                 call_for_each(self._on_status, queue, bell, f"on_status of {self.namespace}")
             await self._follower.start()
         except BaseException:
-            self._follower.track.close_queues()
+            self._follower.tracker.close_queues()
             await self._session.close()
             raise
 
@@ -157,14 +157,14 @@ class ReplicaEngine:
         """What the content is worth now."""
         if self._closed or self._session.guard.is_forked:
             return Status.CLOSED
-        return self._follower.track.status
+        return self._follower.tracker.status
 
     @property
     def health(self) -> Health:
         """Whether the replica is live, and if not why."""
         status = self.status
         failure = self._follower.failure if status is Status.FAILED else None
-        return self._follower.track.health(status, failure)
+        return self._follower.tracker.health(status, failure)
 
     @property
     def positions(self) -> tuple[Position, ...]:
@@ -179,7 +179,7 @@ class ReplicaEngine:
 
     def stats(self) -> ReplicaStats:
         """Return its state, and counters since it was opened."""
-        shards, track = self.shards, self._follower.track
+        shards, tracker = self.shards, self._follower.tracker
         counts, tally, events = ShardCounts(), Tally(), Counter[Event]()
         for shard in shards:
             counts.add(shard.counts)
@@ -188,7 +188,7 @@ class ReplicaEngine:
         return ReplicaStats(
             status=self.status,
             health=self.health,
-            status_changes=track.changes,
+            status_changes=tracker.changes,
             keys=self.count(),
             lag_s=self.lag,
             offset=sum(shard.position.offset for shard in shards),
@@ -215,7 +215,7 @@ class ReplicaEngine:
             self_checks_undecided=counts.self_checks_undecided,
             keys_repaired=counts.keys_repaired,
             full_state_altered=counts.full_state_altered,
-            status_changes_conflated=track.conflated,
+            status_changes_conflated=tracker.conflated,
         )
 
     async def verify(self) -> Verification:
@@ -270,10 +270,10 @@ class ReplicaEngine:
                         raise self._follower.failure.with_traceback(None)
                     if self._closed:
                         raise _closed_error()
-                    self._follower.news.clear()
+                    self._follower.state_changed.clear()
                     if done():
                         return
-                    await self._follower.news.wait()
+                    await self._follower.state_changed.wait()
         except TimeoutError:
             raise TimeoutError(
                 f"replica of {self.namespace!r} {what} after {timeout:g} s: it is {self.status}"
@@ -306,7 +306,7 @@ class ReplicaEngine:
     def remove_queue(self, queue: ReaderQueue[Any]) -> None:
         """Stop filling a reader's queue (on the loop's thread)."""
         if isinstance(queue, StatusQueue):
-            self._follower.track.remove_queue(queue)
+            self._follower.tracker.remove_queue(queue)
         elif isinstance(queue, ChangeQueue):
             self._follower.remove_queue(queue)
 

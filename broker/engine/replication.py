@@ -29,7 +29,7 @@ from broker.core.effects import (
     StopReading,
 )
 from broker.core.shard import ShardState
-from broker.core.status import StatusQueue, StatusTrack
+from broker.core.status import StatusQueue, StatusTracker
 from broker.core.transitions import Event
 from broker.engine.recovery import MEMORY_FIX, Recovery
 from broker.engine.self_check import check_and_repair
@@ -72,10 +72,10 @@ class Follower:
         self.self_check_interval = self_check_interval
         self.failure: BrokerError | None = None
         self.shards: list[ShardState] = []
-        self.news = asyncio.Event()
+        self.state_changed = asyncio.Event()
         self.reconnects = 0
         self.queues: list[ChangeQueue] = []
-        self.track = StatusTrack(lambda: (clock.now(), time.time()))
+        self.tracker = StatusTracker(lambda: (clock.now(), time.time()))
         self._conflated = 0
         self._session = session
         self._by_channel: dict[bytes, ShardState] = {}
@@ -105,7 +105,7 @@ class Follower:
 
     async def stop(self) -> None:
         """Stop every task; the content stays."""
-        self.track.end(Status.CLOSED, Event.CLOSE)
+        self.tracker.end(Status.CLOSED, Event.CLOSE)
         for shard in self.shards:
             self._perform(shard, shard.close())
         await cancel_and_wait(self._tasks)
@@ -113,13 +113,13 @@ class Follower:
             await recovery.stop()
         for queue in self.queues:
             queue.close()
-        self.track.close_queues()
-        self.news.set()
+        self.tracker.close_queues()
+        self.state_changed.set()
 
     def _make_shards(self) -> None:
         for number, keys in enumerate(self._session.keys):
             shard = ShardState(number, self.staleness_bound)
-            self.track.add_shard(shard)
+            self.tracker.add_shard(shard)
             self._recoveries.append(Recovery(self._session, shard, self._perform, self._is_watched))
             self._full_state_written.append(asyncio.Event())
             self.shards.append(shard)
@@ -142,7 +142,7 @@ class Follower:
         now = clock.now()
         for shard in self.shards:
             self._perform(shard, shard.tick(now))
-        self.track.add_queue(queue)
+        self.tracker.add_queue(queue)
 
     def _is_watched(self) -> bool:
         return bool(self.queues)
@@ -163,7 +163,7 @@ class Follower:
                 case Reconnect():
                     self._renew_subscription(shard)
                 case PhaseChanged():
-                    self.track.moved(shard, effect)
+                    self.tracker.phase_changed(shard, effect)
                     if effect.after is Status.FAILED and self.failure is None:
                         self._fail(_never_fits(self.namespace, shard))
                 case ChangesVisible():
@@ -181,7 +181,7 @@ class Follower:
         now = clock.now()
         if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
             self._watch_anew.set()
-        self.news.set()
+        self.state_changed.set()
 
     # -- the subscription -------------------------------------------------------------------------
 
@@ -306,10 +306,10 @@ class Follower:
     def _fail(self, error: BrokerError) -> None:
         self.failure = error
         log.error("replica_failed namespace=%s error=%s", self.namespace, error)
-        self.track.end(Status.FAILED, Event.GIVE_UP)
+        self.tracker.end(Status.FAILED, Event.GIVE_UP)
         for shard in self.shards:
             self._perform(shard, shard.give_up())
-        self.news.set()
+        self.state_changed.set()
 
 
 def _never_fits(namespace: str, shard: ShardState) -> ReplicaFailedError:

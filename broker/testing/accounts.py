@@ -266,8 +266,8 @@ def _fenced(history: History) -> list[Violation]:
         place = (appended.node, appended.shard)
         holders[place] = max(holders[place], appended.incarnation)
     for fenced in history.of(Fenced):
-        if repr(fenced.node) not in fenced.told or "another process" not in fenced.told:
-            words = f"producer {fenced.node} was fenced with unclear words: {fenced.told}"
+        if repr(fenced.node) not in fenced.message or "another process" not in fenced.message:
+            words = f"producer {fenced.node} was fenced with unclear words: {fenced.message}"
             found.append(Violation(words, fenced.at))
         if not any(
             holders[fenced.node, shard] > incarnation

@@ -210,13 +210,13 @@ class Fenced:
 
     Attributes:
         incarnations: its own, by shard; 0 where it never appended.
-        told: the text of the error.
+        message: the text of the error.
     """
 
     at: float
     node: str
     incarnations: tuple[int, ...]
-    told: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

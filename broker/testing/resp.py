@@ -86,14 +86,14 @@ def _end(data: bytearray, start: int) -> int:
     return at
 
 
-def words(frame: bytes, most: int = 3) -> list[bytes]:
+def words(frame: bytes, limit: int = 3) -> list[bytes]:
     """Return the first plain elements of an array of bulk strings, or the words of a line."""
     data = bytearray(frame)
     if data[0] not in _ARRAYS:
-        return frame.split()[:most]
+        return frame.split()[:limit]
     count, at = _line(data, 0)
     found: list[bytes] = []
-    for _ in range(min(most, int(count))):
+    for _ in range(min(limit, int(count))):
         if data[at] not in _BULKS:
             break
         size, at = _line(data, at)

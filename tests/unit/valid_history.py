@@ -127,9 +127,9 @@ def balanced(offset: int, **changes: int) -> Balanced:
     )
 
 
-def fenced(told: str = "another process took the node name 'n'") -> Fenced:
+def fenced(message: str = "another process took the node name 'n'") -> Fenced:
     """The producer learns that another one holds its name."""
-    return Fenced(39.0, "n", (INCARNATION,), told)
+    return Fenced(39.0, "n", (INCARNATION,), message)
 
 
 def newer(number: int, data: bytes, **changes: object) -> Appended:

@@ -13,7 +13,7 @@ from hypothesis import given
 
 from broker.core.effects import PhaseChanged, Reconnect
 from broker.core.shard import ShardState
-from broker.core.status import OPENED, REASON_HELP, STATUSES_LIMIT, StatusQueue, StatusTrack
+from broker.core.status import OPENED, REASON_HELP, STATUSES_LIMIT, StatusQueue, StatusTracker
 from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import ReplicaFailedError
 from broker.model import Status, StatusChange
@@ -32,10 +32,10 @@ Step = tuple[str, str, str, int | None]
 class TrackedShard:
     """A shard that reports its phase changes to the tracker."""
 
-    def __init__(self, number: int, track: StatusTrack) -> None:
+    def __init__(self, number: int, tracker: StatusTracker) -> None:
         self.shard = ShardState(number, BOUND)
-        self.track = track
-        track.add_shard(self.shard)
+        self.tracker = tracker
+        tracker.add_shard(self.shard)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.shard, name)
@@ -45,7 +45,7 @@ class TrackedShard:
         effects = call(*args)
         for effect in effects or ():
             if isinstance(effect, PhaseChanged):
-                self.track.moved(self.shard, effect)
+                self.tracker.phase_changed(self.shard, effect)
         return effects
 
 
@@ -54,10 +54,10 @@ class Tracked:
 
     def __init__(self, shards: int = 1) -> None:
         self.now = BEGUN
-        self.track = StatusTrack(lambda: (self.now, WALL + self.now))
+        self.tracker = StatusTracker(lambda: (self.now, WALL + self.now))
         self.queue = StatusQueue(lambda: None)
-        self.track.add_queue(self.queue, begins=False)
-        self.shards = [TrackedShard(number, self.track) for number in range(shards)]
+        self.tracker.add_queue(self.queue, begins=False)
+        self.shards = [TrackedShard(number, self.tracker) for number in range(shards)]
 
     def head(self, quiet_s: float = 0.0) -> Head:
         """Return the head, at which every shard is, asked for now."""
@@ -90,12 +90,12 @@ def test_the_status_is_exact_though_nobody_noticed() -> None:
     tracked = Tracked()
     tracked.join()
     tracked.now += BOUND
-    assert tracked.track.status is Status.LIVE
+    assert tracked.tracker.status is Status.LIVE
     tracked.now += 0.001
     assert tracked.shards[0].phase is Status.LIVE
-    assert tracked.track.status is Status.STALE
+    assert tracked.tracker.status is Status.STALE
     tracked.shards[0].tick(tracked.now)
-    assert tracked.track.status is Status.STALE
+    assert tracked.tracker.status is Status.STALE
 
 
 def test_a_silence_that_no_timer_saw_is_told_before_what_ends_it() -> None:
@@ -125,7 +125,7 @@ def test_a_link_is_given_up_for_silence_only_after_that_is_told() -> None:
     shard.log_page(tracked.head(), [], tracked.now)
     tracked.now += BOUND - 0.5
     assert Reconnect() not in shard.tick(tracked.now)
-    assert tracked.track.status is Status.LIVE
+    assert tracked.tracker.status is Status.LIVE
     tracked.now += 1
     assert Reconnect() in shard.tick(tracked.now)
     assert tracked.told[-1] == ("live", "stale", "silence", 0)
@@ -142,7 +142,7 @@ def test_an_answer_that_took_too_long_is_never_told_as_live() -> None:
 def test_the_worst_shard_decides_and_is_named() -> None:
     """The reason is that of the shard with the worst status."""
     tracked = Tracked(shards=2)
-    assert tracked.track.status is Status.CONNECTING
+    assert tracked.tracker.status is Status.CONNECTING
     tracked.join(0)
     assert tracked.told == []
     tracked.shards[1].subscribed(tracked.now)
@@ -168,7 +168,7 @@ def test_a_shard_beyond_its_bound_keeps_the_others_from_being_live() -> None:
     tracked.now += BOUND + 1
     tracked.join(1)
     assert tracked.told[-1] == ("catching_up", "stale", "silence", 0)
-    assert tracked.track.status is Status.STALE
+    assert tracked.tracker.status is Status.STALE
     tracked.beat(0)
     assert tracked.told == [("stale", "live", "current", 0)]
 
@@ -180,11 +180,11 @@ def test_a_shard_beyond_its_bound_keeps_the_others_from_being_live() -> None:
 def test_the_end_is_told_once(status: Status, reason: str, shards: int) -> None:
     """Closing is reported once, with or without shards, and later events change nothing."""
     tracked = Tracked(shards)
-    tracked.track.end(status, reason)
+    tracked.tracker.end(status, reason)
     for shard in tracked.shards:
         shard.close()
     assert tracked.told == [("connecting", status, reason, None)]
-    assert tracked.track.status is status
+    assert tracked.tracker.status is status
 
 
 def test_a_reader_begins_with_what_holds_now() -> None:
@@ -192,15 +192,15 @@ def test_a_reader_begins_with_what_holds_now() -> None:
     tracked = Tracked()
     tracked.join()
     late = StatusQueue(lambda: None)
-    tracked.track.add_queue(late)
+    tracked.tracker.add_queue(late)
     at = WALL + tracked.now
     assert late.take() == [StatusChange(Status.LIVE, Status.LIVE, "caught_up", 0, at)]
     tracked.now += BOUND + 1
     tracked.shards[0].tick(tracked.now)
     later = StatusQueue(lambda: None)
-    tracked.track.add_queue(later)
+    tracked.tracker.add_queue(later)
     assert [(one.before, one.after) for one in later.take()] == [(Status.STALE, Status.STALE)]
-    tracked.track.remove_queue(late)
+    tracked.tracker.remove_queue(late)
     assert [one.after for one in late.take()] == [Status.STALE]
     with pytest.raises(StopIteration):
         late.take()
@@ -264,7 +264,7 @@ def test_the_newest_changes_are_kept_one_by_one() -> None:
     assert len(told) <= STATUSES_LIMIT
     assert told[0].before is Status.CONNECTING
     assert [one.reason for one in told[-6:]] == ["lost", "subscribed", "caught_up"] * 2
-    assert tracked.track.conflated == tracked.track.changes - len(told)
+    assert tracked.tracker.conflated == tracked.tracker.changes - len(told)
 
 
 # -- health ---------------------------------------------------------------------------------------
@@ -273,15 +273,15 @@ def test_the_newest_changes_are_kept_one_by_one() -> None:
 def test_health_tells_status_since_when_why_and_what_to_do() -> None:
     """Health names status, start, reason and fix, and recovers by itself."""
     tracked = Tracked(shards=2)
-    (reason,) = tracked.track.health(tracked.track.status).reasons
+    (reason,) = tracked.tracker.health(tracked.tracker.status).reasons
     assert "because of open" in reason
     tracked.join(0)
     tracked.join(1)
-    health = tracked.track.health(tracked.track.status)
+    health = tracked.tracker.health(tracked.tracker.status)
     assert (health.ok, health.reasons) == (True, ())
     tracked.shards[1].disconnected()
     tracked.now += 1.5
-    health = tracked.track.health(tracked.track.status)
+    health = tracked.tracker.health(tracked.tracker.status)
     assert not health.ok
     (reason,) = health.reasons
     # 1,700,000,500 s after 1970.
@@ -289,7 +289,7 @@ def test_health_tells_status_since_when_why_and_what_to_do() -> None:
     assert "because of lost of shard 1: the subscription's connection broke" in reason
     assert "check Redis" in reason
     tracked.join(1)
-    assert tracked.track.health(tracked.track.status).ok
+    assert tracked.tracker.health(tracked.tracker.status).ok
 
 
 def test_health_of_a_silence_that_nobody_noticed() -> None:
@@ -297,7 +297,7 @@ def test_health_of_a_silence_that_nobody_noticed() -> None:
     tracked = Tracked()
     tracked.join()
     tracked.now += BOUND + 10
-    (reason,) = tracked.track.health(tracked.track.status).reasons
+    (reason,) = tracked.tracker.health(tracked.tracker.status).reasons
     assert reason.startswith("stale since 2023-11-14T22:21:43.000+00:00, because of silence of")
     assert "is a flush worker running? (statebroker status)" in reason
 
@@ -305,12 +305,12 @@ def test_health_of_a_silence_that_nobody_noticed() -> None:
 def test_health_of_what_has_ended() -> None:
     """A failed replica shows the failure's message; a closed one says that it is closed."""
     tracked = Tracked()
-    tracked.track.end(Status.FAILED, Event.GIVE_UP)
+    tracked.tracker.end(Status.FAILED, Event.GIVE_UP)
     failure = ReplicaFailedError("two histories are mixed")
-    (reason,) = tracked.track.health(Status.FAILED, failure).reasons
+    (reason,) = tracked.tracker.health(Status.FAILED, failure).reasons
     assert reason.endswith("because of give_up: two histories are mixed")
-    tracked.track.end(Status.CLOSED, Event.CLOSE)
-    (reason,) = tracked.track.health(Status.CLOSED).reasons
+    tracked.tracker.end(Status.CLOSED, Event.CLOSE)
+    (reason,) = tracked.tracker.health(Status.CLOSED).reasons
     assert "because of close: it was closed" in reason
 
 
