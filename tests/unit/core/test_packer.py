@@ -1,0 +1,84 @@
+"""Columns and ids become chunks; test_buffer.py and test_key_ids.py test it with the buffer."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core.chunk_size import CHUNK_HEAD_BYTES
+from broker.core.columns import Columns
+from broker.core.lane import Lane
+from broker.core.packer import DEFINED_ALONG_BYTES, Packer
+from broker.protocol.codec import decode_chunk
+from broker.protocol.messages import TableDefine, TableKey
+from broker.protocol.operations import OP_SET
+from broker.protocol.values import admit, admit_key
+
+NAMES = TableKey("t", "str-f64")
+
+
+def lane_of(*closed: dict[str, int]) -> Lane:
+    """Return a lane with closed columns of these sets."""
+    lane = Lane(0, incarnation=3)
+    for sets in closed:
+        for key, value in sets.items():
+            size = admit_key(key) + admit(value)[1]
+            lane.open.append(OP_SET, key, value, None, size)
+        lane.close_open()
+    return lane
+
+
+def bytes_of(lane: Lane) -> int:
+    """Return what the closed columns of a lane count for."""
+    return sum(columns.size for columns in lane.closed)
+
+
+@pytest.mark.parametrize("conflates", [False, True])
+def test_columns_are_joined_and_free_what_they_were_counted_for(conflates: bool) -> None:  # noqa: FBT001
+    """One chunk in a backlog; only its exact bytes count from then on."""
+    lane = lane_of({"a": 1, "b": 2}, {"a": 3})
+    before = bytes_of(lane)
+    packed, freed = Packer("n1", 1 << 16, conflates=conflates).pack(lane)
+    (run,) = decode_chunk(packed.data).runs
+    assert run.keys == (["b", "a"] if conflates else ["a", "b", "a"])
+    assert (packed.number, packed.deltas, packed.ticket) == (1, len(run.keys), 2)
+    assert before - freed == len(packed.data)
+    assert lane.conflated == conflates
+
+
+def test_columns_beyond_the_size_of_a_chunk_are_not_joined() -> None:
+    """Numbers and totals go on from chunk to chunk."""
+    lane = lane_of({"a": 1}, {"b": 2})
+    packer = Packer("n1", CHUNK_HEAD_BYTES, conflates=False)
+    chunks = [packer.pack(lane)[0] for _ in range(2)]
+    assert [(one.number, one.total, one.ticket) for one in chunks] == [(1, 1, 1), (2, 2, 2)]
+    assert [decode_chunk(one.data).runs[0].keys for one in chunks] == [["a"], ["b"]]
+
+
+def test_ids_go_first_and_alone_if_they_do_not_fit_beside_the_deltas() -> None:
+    """The chunk of ids has no deltas, and the ticket of the columns that wait."""
+    lane = lane_of({"a": 1})
+    keys = [f"{n:01000d}" for n in range(DEFINED_ALONG_BYTES // 1000 + 2)]
+    counted = 0
+    for key in keys:
+        counted += lane.names.head_bytes(NAMES) + admit_key(key)
+        lane.names.add(NAMES, key, admit_key(key))
+    packer = Packer("n1", 1 << 16, conflates=False)
+    ids, freed = packer.pack(lane)
+    (define,) = decode_chunk(ids.data).tables
+    assert isinstance(define, TableDefine)
+    assert define.keys == keys
+    assert (ids.deltas, ids.ticket, counted - freed) == (0, 1, len(ids.data))
+    deltas, _ = packer.pack(lane)
+    assert (deltas.number, deltas.deltas, dict(deltas.defined)) == (2, 1, {NAMES: len(keys)})
+
+
+def test_a_chunk_has_the_node_its_incarnation_and_the_time() -> None:
+    """As readers and Redis tell chunks apart."""
+    lane, packer = lane_of({"a": 1}), Packer("n1", 1 << 16, conflates=False)
+    packer.time_ms = 1234
+    lane.closed[0].since = 5.0
+    packed, _ = packer.pack(lane)
+    chunk = decode_chunk(packed.data)
+    assert (chunk.node, chunk.incarnation, chunk.number, chunk.time_ms) == ("n1", 3, 1, 1234)
+    assert packed.since == 5.0
+    assert isinstance(lane.open, Columns)
