@@ -83,8 +83,11 @@ async def first_success(
                 return good[0]
             errors += [error for task in done if isinstance(error := task.exception(), Exception)]
     finally:
-        await cancel_and_wait(running)
-        for task in running:
-            if not task.cancelled() and task.exception() is None:
-                discard(task.result())
+        try:
+            await cancel_and_wait(running)
+        finally:
+            # Also if the caller was cancelled meanwhile.
+            for task in running:
+                if not task.cancelled() and task.exception() is None:
+                    discard(task.result())
     raise ExceptionGroup("every attempt failed", errors)

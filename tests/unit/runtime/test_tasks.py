@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 
 import pytest
 
-from broker.runtime.tasks import cancel_and_wait
+from broker.runtime.tasks import cancel_and_wait, first_success
 
 
 async def stubborn(begun: asyncio.Event, cancels: int) -> None:
-    """Go on for ever, and overhear some cancels."""
+    """Run until it is cancelled more often than this."""
     begun.set()
     for _ in range(cancels):
         try:
@@ -81,3 +82,26 @@ def test_errors_of_what_is_ended_are_dropped() -> None:
 
     asyncio.run(play())
     assert told == []
+
+
+def test_a_late_result_is_discarded_though_the_caller_is_cancelled_twice() -> None:
+    """A connection that is made while its caller is being cancelled must not stay open."""
+    discarded: list[str] = []
+
+    async def late() -> str:
+        for _ in range(10):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        return "late"
+
+    async def play() -> None:
+        waiting = asyncio.create_task(first_success([late], 1.0, discarded.append))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(play())
+    assert discarded == ["late"]
