@@ -1,11 +1,14 @@
-"""The numbers of one shard that `status` shows, read from Redis in one atomic step."""
+"""The numbers of one shard that `status` shows, read from Redis at one moment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from redis.asyncio.client import Pipeline
+
+from broker.backend.reads import at_one_moment
 from broker.backend.topology import Client
 from broker.protocol.names import ShardKeys
 from broker.stats import NodeStats, ShardStats, WorkerStatus
@@ -131,17 +134,21 @@ class ShardReading:
 
 
 async def read_shard(client: Client, keys: ShardKeys) -> ShardReading:
-    """Read all that `status` shows of one shard, in one atomic step."""
-    pipe = client.pipeline(transaction=True)
-    queued = {
-        "time": pipe.time(),
-        "meta": pipe.hgetall(keys.meta),
-        "writers": pipe.hgetall(keys.writers),
-        "workers": pipe.hgetall(keys.workers),
-        "pending_chunks": pipe.llen(keys.order),
-        "oldest_pending": pipe.lindex(keys.order, 0),
-        "log_entries": pipe.xlen(keys.log),
-        "state_keys": pipe.hlen(keys.state),
-        "lease": pipe.get(keys.lease),
-    }
-    return ShardReading(**dict(zip(queued, await pipe.execute(), strict=True)))
+    """Read all that `status` shows of one shard, at one moment."""
+    queued: dict[str, Any] = {}
+
+    def queue(pipe: Pipeline) -> None:
+        queued.update(
+            time=pipe.time(),
+            meta=pipe.hgetall(keys.meta),
+            writers=pipe.hgetall(keys.writers),
+            workers=pipe.hgetall(keys.workers),
+            pending_chunks=pipe.llen(keys.order),
+            oldest_pending=pipe.lindex(keys.order, 0),
+            log_entries=pipe.xlen(keys.log),
+            state_keys=pipe.hlen(keys.state),
+            lease=pipe.get(keys.lease),
+        )
+
+    found = await at_one_moment(client, keys, queue)
+    return ShardReading(**dict(zip(queued, found, strict=True)))

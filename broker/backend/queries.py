@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from redis.asyncio.client import Pipeline
+
 from broker.backend import page_sizes
 from broker.backend.connections import translated
+from broker.backend.reads import at_one_moment
 from broker.backend.topology import Client
 from broker.errors import ConnectError
 from broker.protocol.codec import decode_keys
@@ -32,7 +35,7 @@ _HEAD_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """Head and log of one shard, read in one atomic step.
+    """Head and log of one shard, read at one moment.
 
     Attributes:
         head: None if the shard does not exist.
@@ -53,12 +56,14 @@ async def config(client: Client, namespace: str) -> tuple[int, int] | None:
 async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> LogPage:
     """Read the head, and up to `count` batches after an offset (0: only the head)."""
     async with translated("reading the log"):
-        pipe = client.pipeline(transaction=True)
-        pipe.time()
-        pipe.hmget(keys.meta, _HEAD_FIELDS)
-        if count:
-            pipe.xrange(keys.log, min=f"{after + 1}-0", max="+", count=count)
-        time, meta, *logs = await pipe.execute()
+
+        def queue(pipe: Pipeline) -> None:
+            pipe.time()
+            pipe.hmget(keys.meta, _HEAD_FIELDS)
+            if count:
+                pipe.xrange(keys.log, min=f"{after + 1}-0", max="+", count=count)
+
+        time, meta, *logs = await at_one_moment(client, keys, queue)
     found = [fields for _, fields in logs[0]] if logs else []
     return LogPage(_head(time, meta), [log_entry(fields) for fields in found])
 
@@ -112,12 +117,14 @@ async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) ->
         return set()
     names = sorted(nodes)
     async with translated("looking for nodes"):
-        pipe = client.pipeline(transaction=True)
+        pipe = client.pipeline(transaction=False)
         pipe.hmget(keys.writers, names)
         pipe.hmget(keys.meta, [f"n:{name}" for name in names])
-        records, pending = await pipe.execute()
-    columns = zip(names, records, pending, strict=True)
-    return {name for name, record, waiting in columns if record is None and waiting is None}
+        # Again: a node that came in between has nothing pending yet.
+        pipe.hmget(keys.writers, names)
+        before, pending, after = await pipe.execute()
+    columns = zip(names, before, pending, after, strict=True)
+    return {name for name, *found in columns if found == [None, None, None]}
 
 
 async def has_tables(client: Client, keys: ShardKeys) -> bool:
@@ -161,7 +168,7 @@ async def _pages(
 
 @dataclass(frozen=True, slots=True)
 class StateMarks:
-    """What meta records about the full-state hash, read in one atomic step.
+    """What meta records about the full-state hash, read at one moment.
 
     Attributes:
         snapshot: the hash holds everything up to this position.
@@ -205,7 +212,7 @@ async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> lis
 async def server_identity(client: Client, keys: ShardKeys) -> Any:
     """Return the run id of the server process that owns a shard now."""
     async with translated("asking which server answers"):
-        pipe = client.pipeline(transaction=True)
+        pipe = client.pipeline(transaction=False)
         pipe.info("server")
         # The key routes the pipeline.
         pipe.hmget(keys.meta, ["epoch"])

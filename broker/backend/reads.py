@@ -1,0 +1,44 @@
+"""Several reads of one shard that show one moment, without a transaction.
+
+Redis refuses MULTI while it is out of memory, plain reads never. It executes the commands of a
+pipeline one after the other, mostly without others in between; the marks of the shard, read before
+and after, tell whether there was one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis.asyncio.client import Pipeline
+
+from broker.backend.topology import Client
+from broker.errors import BackendError
+from broker.protocol.names import ShardKeys
+
+TRIES: Final = 5
+# Fields of the meta hash: every command that changes the shard's history, order or full state
+# changes one of them.
+MARKS: Final = ("epoch", "offset", "id", "appends", "snap_offset", "snap_id", "fold_to")
+
+
+async def at_one_moment(
+    client: Client, keys: ShardKeys, queue: Callable[[Pipeline], object]
+) -> list[Any]:
+    """Return the replies of the reads that `queue` adds to a pipeline.
+
+    Raises:
+        BackendError: the shard changed between them several times in a row.
+        RedisError, OSError: a read failed.
+    """
+    for _ in range(TRIES):
+        pipe = client.pipeline(transaction=False)
+        pipe.hmget(keys.meta, MARKS)
+        queue(pipe)
+        pipe.hmget(keys.meta, MARKS)
+        before, *replies, after = await pipe.execute()
+        if before == after:
+            return replies
+    error = BackendError(f"{keys.meta} changed between reads, {TRIES} times in a row; try again")
+    error.is_temporary = True
+    raise error
