@@ -344,6 +344,7 @@ class ShardStats(Statistics):
         fence: tokens; counter, the last fencing number that was given out with the lease.
         slot: slot of the shard's keys; None but on a Cluster.
         held_by: address of the server that holds the shard now; None for a single server.
+        away: why the shard's server cannot be read; the numbers are 0 then. "" if it can.
     """
 
     shard: int
@@ -374,6 +375,7 @@ class ShardStats(Statistics):
     fence: int
     slot: int | None
     held_by: str | None
+    away: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a dict; `snap_offset` is `snapshot_offset` by its old name."""

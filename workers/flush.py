@@ -152,10 +152,15 @@ class FlushWorker:
                     task.result()
         finally:
             await cancel_and_wait([*loops, *background])
-            with suppress(TimeoutError, BackendError):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(SIGN_OFF_TIMEOUT_S):
-                    for keys in self._session.keys:
-                        await self._session.commands.remove_worker(keys, self.name)
+                    await asyncio.gather(
+                        *(
+                            self._session.commands.remove_worker(keys, self.name)
+                            for keys in self._session.keys
+                        ),
+                        return_exceptions=True,
+                    )
 
     def _wake_groups(self) -> list[list[_Shard]]:
         """Group the shards whose wake-up lists one command can wait for."""
@@ -172,13 +177,23 @@ class FlushWorker:
             )
 
     async def poll(self) -> None:
-        """Do everything that is due now, in every shard.
+        """Do everything that is due now, in every shard; one whose server is away stops no other.
 
         Raises:
-            BackendError: Redis failed; call again.
+            BackendError: Redis failed in every shard; call again.
         """
-        for shard in self._shards:
-            await self._poll_shard(shard)
+        errors = []
+        polls = map(self._poll_shard, self._shards)
+        for shard, result in zip(
+            self._shards, await asyncio.gather(*polls, return_exceptions=True), strict=True
+        ):
+            if isinstance(result, BackendError):
+                log.warning("shard_away shard=%d error=%s", shard.number, result)
+                errors.append(result)
+            elif isinstance(result, BaseException):
+                raise result
+        if len(errors) == len(self._shards):
+            raise errors[0]
 
     async def _poll_shard(self, shard: _Shard) -> float:
         """Do what is due in one shard; return the seconds until more is due.

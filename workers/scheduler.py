@@ -218,16 +218,19 @@ class Scheduler:
 
     async def renew_all(self) -> None:
         """Renew the leases, and acquire those that are free."""
-        for shard in self._shards:
-            began = clock.now()
-            try:
-                is_held = await shard.renew()
-            except BrokerError as error:
-                log.warning("lease_failed shard=%d error=%s", shard.shard, error)
-                self.health.not_renewed(shard.shard, began, str(error))
-            else:
-                self.health.renewed(shard.shard, clock.now(), is_held=is_held)
+        # At once: a server that is away must not delay the leases on others.
+        await asyncio.gather(*map(self._renew, self._shards))
         self._update_health()
+
+    async def _renew(self, shard: SnapshotWorker) -> None:
+        began = clock.now()
+        try:
+            is_held = await shard.renew()
+        except BrokerError as error:
+            log.warning("lease_failed shard=%d error=%s", shard.shard, error)
+            self.health.not_renewed(shard.shard, began, str(error))
+        else:
+            self.health.renewed(shard.shard, clock.now(), is_held=is_held)
 
     def _update_health(self) -> None:
         """Update the health; the next renewals publish it."""

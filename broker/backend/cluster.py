@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -65,6 +65,23 @@ class Cluster(RefreshedDirectory):
                 f"no node of the Cluster owns slot {slot}; see `redis-cli --cluster check`"
             )
         return node
+
+    async def group(self, keys: Iterable[bytes]) -> dict[Address | None, list[bytes]]:
+        """Group keys by their owners; leave keys of slots without an owner out.
+
+        Raises:
+            RedisError, OSError: no node answers, or none of the slots has an owner.
+        """
+        await self.ensure_fresh()
+        owned: list[bytes] = []
+        unowned: list[bytes] = []
+        for key in keys:
+            (unowned if self._slots[slot_of_key(key)] is None else owned).append(key)
+        if unowned:
+            if not owned:
+                await self.owner(unowned[0])
+            self.invalidate(None)
+        return await super().group(owned)
 
     async def owners(self) -> list[Address | None]:
         """Return the nodes that own slots; raises like `owner`."""

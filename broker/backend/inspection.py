@@ -18,6 +18,28 @@ ALIVE_MS: Final = 10_000
 ORDER_ENTRY_BYTES: Final = 32  # without the node's name
 
 
+def shard_away(number: int, slot: int | None, why: str) -> ShardStats:
+    """Return the numbers of a shard whose server cannot be read: none.
+
+    Args:
+        number: of the shard.
+        slot: of its keys; None unless on a Cluster.
+        why: the error.
+    """
+    nothing = ShardReading(
+        time=(0, 0),
+        meta={},
+        writers={},
+        workers={},
+        pending_chunks=0,
+        oldest_pending=None,
+        log_entries=0,
+        state_keys=0,
+        lease=None,
+    )
+    return nothing.shard(number, slot=slot, held_by=None, away=why)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardReading:
     """The replies, as Redis gave them.
@@ -64,13 +86,16 @@ class ShardReading:
         accepted_ms = int.from_bytes(entry[8:16], "big")
         return max(0, self._now_ms - accepted_ms) if len(entry) >= ORDER_ENTRY_BYTES else None
 
-    def shard(self, number: int, *, slot: int | None, held_by: str | None) -> ShardStats:
+    def shard(
+        self, number: int, *, slot: int | None, held_by: str | None, away: str = ""
+    ) -> ShardStats:
         """Return the shard's numbers.
 
         Args:
             number: of the shard.
             slot: of its keys; None unless on a Cluster.
             held_by: address of the server that owns it; None for a single server.
+            away: why it could not be read.
         """
         accepted, published = self._number("accepted"), self._number("published")
         by_count, by_age = self._number("by_count"), self._number("by_age")
@@ -103,6 +128,7 @@ class ShardReading:
             fence=self._number("fence"),
             slot=slot,
             held_by=held_by,
+            away=away,
         )
 
     def nodes(self) -> list[NodeStats]:

@@ -74,17 +74,24 @@ class Subscription:
         change: asyncio.Task[None] | None = None
         try:
             while True:
-                version = directory.version
+                version, pause = directory.version, None
                 try:
-                    await self._assign(await directory.group(self._channels))
+                    groups = await directory.group(self._channels)
+                    await self._assign(groups)
                     change = asyncio.create_task(directory.changed_since(version))
-                    retry.reset()
+                    if sum(map(len, groups.values())) < len(self._channels):
+                        # Slots without an owner: ask again.
+                        pause = retry.next(RETRY_MAX_OF_MANY)
+                    else:
+                        retry.reset()
                 except (RedisError, OSError) as error:
                     # The owners are unknown: keep the subscriptions there are.
                     log.warning("owners_unknown error=%s", error)
                     change = asyncio.create_task(asyncio.sleep(retry.next()))
                 tasks = {server.task for server in self._servers.values()}
-                await asyncio.wait({change, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {change, *tasks}, timeout=pause, return_when=asyncio.FIRST_COMPLETED
+                )
                 await cancel_and_wait([change])
                 for task in tasks:
                     if task.done():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from broker.backend import page_sizes, queries
 from broker.backend.connections import translated
 from broker.backend.credentials import Credentials
-from broker.backend.inspection import read_shard
+from broker.backend.inspection import ShardReading, read_shard, shard_away
 from broker.backend.session import Session
 from broker.config import checked_name
 from broker.core.fold import decode_chunks, fold
@@ -15,7 +16,7 @@ from broker.core.replay import LogReplay
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.self_check import retry_until_stable
 from broker.engine.verifier import Verifier
-from broker.errors import BackendError, BrokerError, DecodeError
+from broker.errors import BackendError, BrokerError, ConnectError, DecodeError
 from broker.protocol.codec import decode_keys, unpack_fields
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.messages import Head, Position
@@ -76,15 +77,21 @@ class InspectorEngine:
         shards: list[ShardStats] = []
         nodes: dict[str, NodeStats] = {}
         workers: dict[str, WorkerStatus] = {}
-        for number, keys in enumerate(self._session.keys):
-            async with translated("reading the status"):
-                found = await read_shard(self._session.client, keys)
-                # After its numbers: their reply may have redirected to another server.
-                slot, held_by = await self._place(keys)
-            shards.append(found.shard(number, slot=slot, held_by=held_by))
-            for node in found.nodes():
+        readings = await asyncio.gather(*map(self._read_shard, range(len(self._session.keys))))
+        away = [found for found in readings if isinstance(found, ConnectError)]
+        if len(away) == len(readings):
+            raise away[0]
+        for number, found in enumerate(readings):
+            if isinstance(found, ConnectError):
+                slot = self._slot(self._session.keys[number])
+                shards.append(shard_away(number, slot, str(found)))
+                continue
+            reading, held_by = found
+            slot = self._slot(self._session.keys[number])
+            shards.append(reading.shard(number, slot=slot, held_by=held_by))
+            for node in reading.nodes():
                 nodes[node.node] = _sum(nodes.get(node.node), node)
-            for worker in found.worker_statuses():
+            for worker in reading.worker_statuses():
                 known = workers.get(worker.worker)
                 if known is None or worker.seen_ms < known.seen_ms:
                     workers[worker.worker] = worker
@@ -101,12 +108,21 @@ class InspectorEngine:
             workers=tuple(sorted(workers.values(), key=lambda worker: worker.worker)),
         )
 
-    async def _place(self, keys: ShardKeys) -> tuple[int | None, str | None]:
-        """Return a shard's slot and the address of the server that holds it."""
-        directory = self._session.connections.directory
-        owner = await directory.owner(keys.meta)
-        slot = slot_of_key(keys.meta.encode()) if directory.is_sharded else None
-        return slot, None if owner is None else str(owner)
+    async def _read_shard(self, number: int) -> tuple[ShardReading, str | None] | ConnectError:
+        """Return a shard's numbers and the address of its server, or why that is away."""
+        keys = self._session.keys[number]
+        try:
+            async with translated("reading the status"):
+                found = await read_shard(self._session.client, keys)
+                # After its numbers: their reply may have redirected to another server.
+                owner = await self._session.connections.directory.owner(keys.meta)
+        except ConnectError as error:
+            return error
+        return found, None if owner is None else str(owner)
+
+    def _slot(self, keys: ShardKeys) -> int | None:
+        is_sharded = self._session.connections.directory.is_sharded
+        return slot_of_key(keys.meta.encode()) if is_sharded else None
 
     # -- content ----------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 RETRY_FIRST: Final = 0.02
 RETRY_MAX: Final = 1.0
+START_S: Final = 1.0  # for which shards that answer wait for those that do not (yet)
 PROBE_INTERVAL: Final = 1.0
 SEND_BYTES: Final = 1 << 20  # of chunks that are sent without waiting for replies in between
 AHEAD_AFTER: Final = 0.0005  # seconds after which they are assumed to be sent
@@ -85,8 +86,8 @@ class Sender:
         self.marks: dict[int, tuple[bytes, int]] = {}
         self._counts = _Counts()
         self.stopped: BrokerError | None = None
-        # Why nothing is accepted at the moment, for the errors of waiting callers; else None.
-        self.trouble: str | None = None
+        # Why nothing is accepted in a shard at the moment.
+        self._troubles: dict[int, str] = {}
         self._wakes = [asyncio.Event() for _ in session.keys]
         self._call_on_loop = call_on_loop
         self._session = session
@@ -109,30 +110,66 @@ class Sender:
         )
 
     async def start(self) -> None:
-        """Take the node name in every shard, and begin.
+        """Begin in every shard that can be reached, and in the others as soon as they can be.
 
         Raises:
-            BackendError: Redis failed.
+            BackendError: no shard can be reached.
         """
-        for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
-            opened = await self._session.commands.open(
-                keys,
-                self.node,
-                None,
-                self._token,
-                chunk=0,
-                deltas=0,
-                epoch=os.urandom(EPOCH_BYTES),
-            )
-            lane.begin(opened.incarnation)
-            self._learn(
-                opened.max_age_ms if self._max_age_ms is None else self._max_age_ms,
-                opened.max_count if self._max_count is None else self._max_count,
-            )
+        loop = asyncio.get_running_loop()
+        begun: list[asyncio.Future[None]] = [loop.create_future() for _ in self._wakes]
+        for one in begun:
+            # Where others succeed, nobody retrieves the error.
+            one.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._tasks = [
-            asyncio.create_task(self._send_lane(shard), name=f"append-{shard}")
-            for shard in range(len(self._session.keys))
+            asyncio.create_task(self._run_lane(shard, one), name=f"append-{shard}")
+            for shard, one in enumerate(begun)
         ]
+        await asyncio.wait(begun, timeout=START_S)
+        while not any(one.done() and one.exception() is None for one in begun):
+            waiting = [one for one in begun if not one.done()]
+            if not waiting:
+                await self.stop()
+                begun[0].result()
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _run_lane(self, shard: int, begun: asyncio.Future[None]) -> None:
+        """Take the node name in one shard, then send its chunks.
+
+        Args:
+            shard: number of the shard.
+            begun: gets the result of the first attempt.
+        """
+        retry = Backoff(RETRY_FIRST, RETRY_MAX)
+        while True:
+            try:
+                await self._open_lane(shard)
+                break
+            except BackendError as error:
+                if not begun.done():
+                    begun.set_exception(error)
+                self._troubles[shard] = str(error)
+                log.warning("open_failed node=%s shard=%d error=%s", self.node, shard, error)
+            await asyncio.sleep(retry.next())
+        self._troubles.pop(shard, None)
+        if not begun.done():
+            begun.set_result(None)
+        await self._send_lane(shard)
+
+    async def _open_lane(self, shard: int) -> None:
+        opened = await self._session.commands.open(
+            self._session.keys[shard],
+            self.node,
+            None,
+            self._token,
+            chunk=0,
+            deltas=0,
+            epoch=os.urandom(EPOCH_BYTES),
+        )
+        self.buffer.lanes[shard].begin(opened.incarnation)
+        self._learn(
+            opened.max_age_ms if self._max_age_ms is None else self._max_age_ms,
+            opened.max_count if self._max_count is None else self._max_count,
+        )
 
     def wake(self, shard: int) -> None:
         """Wake a shard's task; from any thread."""
@@ -142,6 +179,13 @@ class Sender:
         """Wake every task; from the loop's own thread."""
         for wake in self._wakes:
             wake.set()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is accepted at the moment, for the errors of waiting callers; else None."""
+        for shard, trouble in self._troubles.items():
+            return f"shard {shard}: {trouble}" if len(self._wakes) > 1 else trouble
+        return None
 
     @property
     def token(self) -> str:
@@ -185,6 +229,8 @@ class Sender:
         if self.buffer.pending:
             return
         for lane, keys in zip(self.buffer.lanes, self._session.keys, strict=True):
+            if not lane.incarnation:
+                continue
             with suppress(BackendError):
                 await self._session.commands.leave(keys, self.node, lane.incarnation, self._token)
 
@@ -214,7 +260,7 @@ class Sender:
                 return
             except BackendError as error:
                 self._return(shard)
-                self.trouble = str(error)
+                self._troubles[shard] = str(error)
                 self._counts.retries += 1
                 pause = retry.next()
                 log.warning("append_failed node=%s shard=%d error=%s", self.node, shard, error)
@@ -263,7 +309,7 @@ class Sender:
                 await self._resume(shard, reply)
                 return True
             self._return(shard)
-            self.trouble = (
+            self._troubles[shard] = (
                 f"{reply.pending_bytes} bytes are pending in shard {shard}, the limit is "
                 f"{self._settings['pending_bytes']}; are flush workers and a scheduler running?"
             )
@@ -287,7 +333,7 @@ class Sender:
         self.buffer.requeue(shard)
 
     def _accepted(self, shard: int, packed: Packed, reply: Accepted) -> None:
-        self.trouble = None
+        self._troubles.pop(shard, None)
         self._counts.chunks += 1
         self._counts.bytes += len(packed.data)
         self._counts.duplicates += reply.duplicate

@@ -85,7 +85,7 @@ MEMBERS = [
     (
         broker.ShardStats,
         (
-            "accepted appends as_dict batch_id batches by_age by_count bytes_published "
+            "accepted appends as_dict away batch_id batches by_age by_count bytes_published "
             "covered dead epoch fence get held_by items last_packet_ms lease log_bytes "
             "log_entries missing offset pending_bytes pending_chunks pending_deltas pending_ms published "
             "shard slot snapshot_age_ms snapshot_offset state_keys"

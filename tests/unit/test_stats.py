@@ -67,7 +67,9 @@ def test_statistics_are_values(kind: type[Statistics]) -> None:
 def sample() -> NamespaceStatus:
     """A status with one of everything."""
     numbers: dict[str, Any] = {one.name: 3 for one in dataclasses.fields(ShardStats)}
-    shard = ShardStats(**numbers | {"epoch": "e", "batch_id": "b", "lease": None, "held_by": None})
+    shard = ShardStats(
+        **numbers | {"epoch": "e", "batch_id": "b", "lease": None, "held_by": None, "away": ""}
+    )
     return NamespaceStatus(
         namespace="fleet",
         protocol=2,
@@ -102,7 +104,7 @@ def test_the_dict_of_a_shard_has_the_names_it_had() -> None:
         *("pending_bytes", "by_count", "by_age", "missing", "dead", "log_bytes", "snap_offset"),
         *("fence", "pending_deltas", "pending_chunks", "pending_ms", "batches", "bytes_published"),
         *("log_entries", "state_keys", "snapshot_offset", "snapshot_age_ms", "last_packet_ms"),
-        *("lease", "slot", "held_by"),
+        *("lease", "slot", "held_by", "away"),
     }
     assert shard["snap_offset"] == shard["snapshot_offset"] == 3
 

@@ -52,7 +52,8 @@ def status(url: str, namespace: str, as_json: bool, check: bool) -> None:  # noq
         click.echo(as_text(found.as_dict() | {"replica": asdict(joined)}))
     else:
         _print(found, joined)
-    wrong = faults(found.workers, joined) if check else []
+    away = [f"shard {one.shard} is away: {one.away}" for one in found.shards if one.away]
+    wrong = away + faults(found.workers, joined) if check else []
     for fault in wrong:
         click.echo(f"statebroker: {fault}", err=True)
     sys.exit(1 if wrong else 0)
@@ -114,6 +115,10 @@ def _print(found: NamespaceStatus, joined: Joined) -> None:
     kept = Table("shard", "epoch", "keys", "snapshot at", "log", "lease held by")
     places = Table("shard", "slot", "node")
     for one in found.shards:
+        if one.away:
+            # Text, since square brackets would be markup.
+            console.print(Text(f"shard {one.shard} is away: {one.away}", style="red"))
+            continue
         age = one.snapshot_age_ms
         flow.add_row(
             str(one.shard),
