@@ -119,8 +119,8 @@ class ReplicaStats(Statistics):
         health: gauge, whether the replica is live, and if not since when, why, and what to do.
         status_changes: changes; counter, grows with each change of the status.
         keys: keys; gauge, how many the replica holds, without those of tables.
-        lag_s: seconds; gauge, since the moment as of which it holds all that was accepted; inf before
-            that.
+        lag_s: seconds; gauge, since the moment as of which it holds all that was accepted; inf
+            before that.
         offset: batches; gauge, the sum of the shards' offsets.
         batches_applied: batches; counter, grows with each batch that is applied, from the channel
             or from the log.
@@ -337,8 +337,8 @@ class ShardStats(Statistics):
         state_keys: keys; gauge, in the full-state hash.
         snapshot_offset: batches; counter, the offset up to which the full-state hash is complete.
         snapshot_age_ms: milliseconds; gauge, since that full state was committed; None before.
-        pending_ms: milliseconds; gauge, since the oldest pending chunk was accepted; None if nothing
-            is pending.
+        pending_ms: milliseconds; gauge, since the oldest pending chunk was accepted; None if
+            nothing is pending.
         last_packet_ms: milliseconds; gauge, since the last batch or heartbeat; None before.
         lease: name of the scheduler that holds the shard's lease; None if there is none.
         fence: tokens; counter, the last fencing number that was given out with the lease.

@@ -19,7 +19,7 @@ PADDING = "x" * 300_000
 def test_a_worker_that_was_stopped_proves_nothing_before_its_backlog_is_published(
     valkey: Server, namespace: str, serve: Serve
 ) -> None:
-    """SIGSTOP and SIGCONT of `serve` while much is written: no replica is live without old writes."""
+    """SIGSTOP and SIGCONT of `serve` under load: no replica is live without old writes."""
     worker = serve(valkey.url, namespace, "--heartbeat-interval", "100ms")
     with (
         Producer(valkey.url, namespace=namespace, node="big") as big,
