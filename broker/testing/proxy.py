@@ -88,7 +88,7 @@ class FaultProxy:
     async def __aexit__(self, *_exc: object) -> None:
         """Stop listening and break every connection."""
         assert self._listener is not None  # noqa: S101 - entered before it is left
-        self._listener.close()
+        await stop_accepting(self._listener)
         serving = list(self._serving)
         for task in serving:
             task.cancel()
@@ -154,6 +154,7 @@ class FaultProxy:
             # The server is unreachable: reset the connection of the client.
             _abort(client)
         except asyncio.CancelledError:
+            # The proxy ends.
             _abort(client)
         finally:
             self._serving.discard(task)
@@ -173,6 +174,10 @@ class FaultProxy:
         self._links.add(ends)
         try:
             await asyncio.wait(ends.tasks, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # Data that is not sent yet would keep it open.
+            server.transport.abort()
+            raise
         finally:
             self._links.discard(ends)
             for task in ends.tasks:
@@ -184,6 +189,21 @@ class FaultProxy:
             for end in (server, client):
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
+
+
+async def stop_accepting(listener: asyncio.Server) -> None:
+    """Close a server; return once the tasks of all connections run that it has accepted.
+
+    A task that is cancelled before it runs, or a server that is closed before the transport is
+    made, would leave the connection open.
+    """
+    loop = listener.get_loop()
+    for listening in listener.sockets:
+        loop.remove_reader(listening)
+    # The transport, its protocol, the task, its first step.
+    for _ in range(4):
+        await asyncio.sleep(0)
+    listener.close()
 
 
 def _abort(end: asyncio.StreamWriter) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 
 from broker.backend.commands import source
 from broker.sync.loop_thread import LoopThread
+from broker.testing.proxy import stop_accepting
 from broker.testing.server import Server
 
 
@@ -137,7 +138,7 @@ class Proxy:
         self._thread.stop()
 
     async def _end(self) -> None:
-        self._listener.close()
+        await stop_accepting(self._listener)
         await self._cut()
         await self._listener.wait_closed()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -318,3 +319,21 @@ def test_counts_tell_what_was_felt(proxy: FaultProxy, connect: Callable[[], redi
     with pytest.raises(redis.TimeoutError):
         impatient.ping()
     assert proxy.counts["stalled"] > 0
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_no_connection_outlives_the_proxy(server: Server, steps: int) -> None:
+    """Neither does one that is accepted at the moment at which the proxy ends."""
+
+    async def play() -> list[socket.socket]:
+        async with FaultProxy(server.url) as proxy:
+            port = urlsplit(proxy.url).port
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        return clients
+
+    for client in asyncio.run(play()):
+        client.settimeout(PATIENCE)
+        with client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
