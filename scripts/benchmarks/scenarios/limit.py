@@ -28,7 +28,7 @@ before the clock runs and sent over a socket, one system call each; the reader r
 decodes them after the clock has stopped. They write everything {PASSES} times, to take long enough.
 The differences show what each part costs: ours against the bare chunks, Python on both ends; the
 bare chunks against the bare PUBLISH, our two Lua commands and our worker; that against the socket,
-Redis. *The least of Python* is a limit of the language, not of the machine: a method call for each
+Redis. *Minimal Python* is a limit of the language, not of the machine: a method call for each
 update, and a dict on the other side, with neither checks nor Redis.""",
     headline=THROUGHPUT.headline,
     quick_scale=0.25,
@@ -56,8 +56,8 @@ update, and a dict on the other side, with neither checks nor Redis.""",
             "from process to process over a unix socket.",
         ),
         _bare(
-            "python-least",
-            "the least of Python, no Redis",
+            "python-minimum",
+            "minimal Python, no Redis",
             (),
             "a call for each update puts it into two lists; each thousand is packed by msgpack and "
             "sent over a unix socket; the reader unpacks it and updates a dict.",
