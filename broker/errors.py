@@ -123,7 +123,7 @@ class NotReplicatedError(FlushTimeoutError):
         where = "on disk" if fsynced else "in memory"
         state = f"{redis_replicas} of {wanted} replicas have it {where}" if wanted else ""
         if fsynced and redis_replicas >= wanted:
-            state = "its disk has not written it (or appendfsync is no: then it never says so)"
+            state = "its disk has not written it (with appendfsync no it never confirms)"
         super().__init__(
             f"Redis has accepted it, but in time {state}; it stays accepted and is kept here for "
             "keep_seconds: flush again, or look at `statebroker doctor`"
@@ -166,7 +166,7 @@ class ReplicaFailedError(BrokerError):
 
 
 class ChangesOverflowError(BrokerError):
-    """A reader of changes fell behind by more than its queue, and asked for an error."""
+    """A reader of changes fell behind by more than its queue, with a policy that raises."""
 
 
 class ClosedError(BrokerError):

@@ -236,8 +236,8 @@ class FlushWorker:
     async def _heartbeat(self, shard: _Shard) -> None:
         """Publish a heartbeat if the shard was quiet.
 
-        The reply tells when something is due: so work is found whose wake-up was consumed by a
-        worker that died.
+        The reply has the time at which something is due: it shows work whose wake-up was consumed
+        by a worker that died.
         """
         heartbeat_ms, due_ms = await self._session.commands.heartbeat(
             self._session.keys[shard.number],

@@ -120,7 +120,7 @@ class SnapshotWorker:
 
         Raises:
             FencedError: the lease was lost; the next holder continues from the last commit.
-            BackendError: Redis failed; the next round continues, likewise.
+            BackendError: Redis failed; the next round continues.
         """
         started = clock.now()
         if not await self.renew():

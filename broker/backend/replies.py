@@ -45,7 +45,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a server has accepted of a node in one shard, as the node knows it.
+    """What a server has accepted of a node in one shard, as the node remembers it.
 
     Attributes:
         keys: the shard.

@@ -1,6 +1,6 @@
 """Refuse what others wrote: with a short text, and whatever it makes a decoder raise.
 
-Bytes from Redis may come from anybody who may write there. A decoder answers them with a value or
+Bytes in Redis may come from any client with write access. A decoder answers them with a value or
 with `DecodeError`, never with another exception, for that would end the process that reads them.
 """
 

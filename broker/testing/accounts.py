@@ -41,7 +41,7 @@ def accounted(history: History) -> list[Violation]:
         *_shards(history),
         *_batches(history),
         *_replicas(history),
-        *_losses_told(history),
+        *_losses_reported(history),
         *_losses_explained(history),
         *_never_heard(history),
         *_fenced(history),
@@ -63,7 +63,7 @@ def _producers(history: History) -> list[Violation]:
             )
             found.append(Violation(words, counted.at))
         if n["lost"] < counted.reported:
-            words = f"{who}: counts {n['lost']} lost, but told {counted.reported}"
+            words = f"{who}: counts {n['lost']} lost, but reported {counted.reported}"
             found.append(Violation(words, counted.at))
     return found
 
@@ -137,12 +137,12 @@ def _replicas(history: History) -> list[Violation]:
         batches = through[tallied.replica]
         count = bisect_right(batches, tallied.at, key=lambda batch: batch.at)
         deltas = sums[tallied.replica][count] if batches else 0
-        told = [tallied.counters[f"deltas_{fate}"] for fate in _FATES]
-        if sum(told) != deltas or tallied.counters["batches_applied"] != count:
+        parts = [tallied.counters[f"deltas_{fate}"] for fate in _FATES]
+        if sum(parts) != deltas or tallied.counters["batches_applied"] != count:
             words = (
                 f"replica {tallied.replica} went through {count} batches of {deltas} deltas, and "
                 f"counts {tallied.counters['batches_applied']} with "
-                + " + ".join(f"{n} {fate}" for n, fate in zip(told, _FATES, strict=True))
+                + " + ".join(f"{n} {fate}" for n, fate in zip(parts, _FATES, strict=True))
             )
             found.append(Violation(words, tallied.at))
     return found
@@ -167,7 +167,7 @@ def accepted(history: History) -> dict[Writer, dict[int, Appended]]:
     return found
 
 
-def _losses_told(history: History) -> list[Violation]:
+def _losses_reported(history: History) -> list[Violation]:
     """Check that producers that are alive reported exactly the missing deltas as lost."""
     found = []
     there, taken = published(history), accepted(history)
@@ -190,10 +190,10 @@ def _losses_told(history: History) -> list[Violation]:
                 "forgot them that they could have been sent again"
             )
             found.append(Violation(words, last))
-        for name, told in (("counts", counted.counters["lost"]), ("told", counted.reported)):
-            if told != missing:
+        for verb, lost in (("counts", counted.counters["lost"]), ("reported", counted.reported)):
+            if lost != missing:
                 words = (
-                    f"producer {counted.node} {name} {told} deltas lost; {missing} of those "
+                    f"producer {counted.node} {verb} {lost} deltas lost; {missing} of those "
                     "accepted are not in the history"
                 )
                 found.append(Violation(words, gone[0].at if gone else None))
@@ -205,7 +205,7 @@ def _ends(history: History) -> list[Died | Fenced]:
     return sorted([*history.of(Died), *history.of(Fenced)], key=lambda end: end.at)
 
 
-def _told_last(history: History) -> set[Writer]:
+def _last_reports(history: History) -> set[Writer]:
     """Return the writers that recorded final counters, after everything was accepted."""
     return {
         (counted.node, incarnation, shard)
@@ -218,7 +218,7 @@ def _told_last(history: History) -> set[Writer]:
 def _losses_explained(history: History) -> list[Violation]:
     """Check that accepted chunks of ended producers exist, unless the server lost them later."""
     found = []
-    there, taken, final = published(history), accepted(history), _told_last(history)
+    there, taken, final = published(history), accepted(history), _last_reports(history)
     ends = _ends(history)
     forgot = [record.at for record in history.of(Forgot)]
     for writer, chunks in taken.items():
@@ -228,7 +228,7 @@ def _losses_explained(history: History) -> list[Violation]:
         for appended in missing:
             ended = next((e for e in ends if e.node == appended.node and e.at >= appended.at), None)
             if ended is None:
-                words = f"{appended.node} neither died nor told its last counters"
+                words = f"{appended.node} neither died nor reported its last counters"
                 found.append(Violation(words, appended.at))
                 break
             if not any(appended.at - 1 <= at for at in forgot):
@@ -244,7 +244,7 @@ def _losses_explained(history: History) -> list[Violation]:
 def _never_heard(history: History) -> list[Violation]:
     """Check that at most the chunk in flight at the end of its writer was published unnoticed."""
     found = []
-    taken, final = accepted(history), _told_last(history)
+    taken, final = accepted(history), _last_reports(history)
     nodes = {node for node, _, _ in taken}
     for writer, chunks in published(history).items():
         extra = chunks.keys() - taken[writer].keys()
@@ -267,12 +267,12 @@ def _fenced(history: History) -> list[Violation]:
         holders[place] = max(holders[place], appended.incarnation)
     for fenced in history.of(Fenced):
         if repr(fenced.node) not in fenced.message or "another process" not in fenced.message:
-            words = f"producer {fenced.node} was fenced with unclear words: {fenced.message}"
+            words = f"producer {fenced.node} was fenced with an unclear error: {fenced.message}"
             found.append(Violation(words, fenced.at))
         if not any(
             holders[fenced.node, shard] > incarnation
             for shard, incarnation in enumerate(fenced.incarnations)
         ):
-            words = f"producer {fenced.node} was fenced, though nobody took its name"
+            words = f"producer {fenced.node} was fenced, though no process took its name"
             found.append(Violation(words, fenced.at))
     return found

@@ -86,7 +86,7 @@ class Link:
         self.expect("end")
 
     def show(self, *states: Mapping[str, Any]) -> None:
-        """Wait to be asked for these states, report their digests, and wait for the end."""
+        """Wait for the order to report these states, report their digests, and wait for the end."""
         self.expect("show")
         self.send(states=[{"keys": len(state), "digest": digest(state)} for state in states])
         self.expect("end")
@@ -97,13 +97,13 @@ class Link:
         sys.stdout.flush()
 
     def expect(self, order: str) -> dict[str, Any]:
-        """Wait for an order and return its details; exit if told to end instead."""
+        """Wait for an order and return its details; exit if the order is to end."""
         while True:
             message = self.receive()
             if message["order"] == order:
                 return message
             if message["order"] == "end":
-                sys.exit(f"waited for {order!r}, and was told to end")
+                sys.exit(f"waited for {order!r}, and got the order to end")
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next order of any kind; return it with its details."""

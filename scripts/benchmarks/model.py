@@ -94,7 +94,7 @@ class Scenario:
         contenders: the first is ours; the others are compared with it.
         also: further measures, shown beside the headline.
         quick_scale: share of the usual updates in a run of `--quick`.
-        is_quick: whether `--quick` measures it without being told by `--only`.
+        is_quick: whether `--quick` measures it even if `--only` does not name it.
         measure_run: takes a `contender_run.ContenderRun` and returns its measures; raises
             `BenchmarkError` if the run does not count.
     """

@@ -83,7 +83,7 @@ def finite(number: float) -> float | None:
 
 
 def shows(replica: Replica, token: str) -> bool:
-    """Wait briefly for the writes of a token; tell whether the replica has them."""
+    """Wait briefly for the writes of a token; report whether the replica has them."""
     try:
         replica.wait_for(token, REPORT_INTERVAL_S)
     except TimeoutError:
@@ -109,7 +109,7 @@ def finish(replica: Replica, moves: Moves, order: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Go live, report the status, and write the state to a file when told to."""
+    """Go live, report the status, and write the state to a file on an order."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default=os.environ.get("STATEBROKER_URL"))
     parser.add_argument("--namespace", default=os.environ.get("STATEBROKER_NAMESPACE", "default"))

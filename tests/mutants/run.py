@@ -149,7 +149,7 @@ def show(console: Console, findings: Sequence[Finding], seconds: float) -> None:
     for one in missed:
         console.print(
             f"{one.verdict}: {one.mutation.file}: {one.mutation.breaks}; "
-            f"{one.mutation.test} does not notice. {one.told}",
+            f"{one.mutation.test} does not fail. {one.told}",
             markup=False,
         )
     noticed = len(findings) - len(missed)

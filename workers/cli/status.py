@@ -136,7 +136,7 @@ def _print(found: NamespaceStatus, joined: Joined) -> None:
             f"{one.state_keys:,}",
             f"{one.snapshot_offset}" + (f", {age / 1000:.1f} s ago" if age is not None else ""),
             f"{one.log_entries:,} ({one.log_bytes:,} B)",
-            one.lease or "nobody",
+            one.lease or "none",
         )
         places.add_row(str(one.shard), str(one.slot), one.held_by)
     console.print(flow)

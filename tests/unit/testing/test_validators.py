@@ -155,14 +155,14 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
     ("accounted", "deltas that went nowhere", "is not accepted", [*valid(), counted(pending=1)]),
     (
         "accounted",
-        "a loss counted and not told",
-        "told 0 deltas lost; 1",
+        "a loss counted and not reported",
+        "reported 0 deltas lost; 1",
         [*without(*BATCHES, counted()), *SHORT, counted(lost=1, reported=0)],
     ),
     (
         "accounted",
-        "a loss told twice",
-        "told 2 deltas lost; 1",
+        "a loss reported twice",
+        "reported 2 deltas lost; 1",
         [*without(*BATCHES, counted()), *SHORT, counted(lost=2)],
     ),
     (
@@ -234,13 +234,13 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
     (
         "accounted",
         "a fencing that does not say who is meant",
-        "unclear words",
+        "unclear error",
         [*without(counted()), newer(1, ONE), fenced("go away"), Died(41.0, "n")],
     ),
     (
         "accounted",
-        "a fencing by nobody",
-        "nobody took its name",
+        "a fencing without another process",
+        "no process took its name",
         [*without(counted()), fenced()],
     ),
     (
