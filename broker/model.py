@@ -91,17 +91,20 @@ class Verification:
         ranges: how many key ranges' digests differed.
         differences: keys that differ, sorted, in those ranges.
         bytes_read: of digests, log and fields; of the state only ranges that differ were read.
+        damaged: what of the full state cannot be read: keys that the replica lacks for that, and
+            fields of tables.
     """
 
     keys: int
     ranges: int
     differences: tuple[Difference, ...]
     bytes_read: int
+    damaged: tuple[str, ...] = ()
 
     @property
     def is_equal(self) -> bool:
         """Whether the replica is proved to equal the history."""
-        return not self.ranges
+        return not self.ranges and not self.damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +134,10 @@ class Health:
     """Whether a replica is fine now.
 
     Attributes:
-        ok: it is live. Slow readers of its changes do not matter.
-        reasons: if it is not ok, for people: the status, since when, why, and what to do.
+        ok: it is live, and nothing speaks against its content. Slow readers of its changes do not
+            matter.
+        reasons: if it is not ok, for people: the status, since when, why, and what to do; or what
+            is damaged in the full state, so that a live replica lacks it.
     """
 
     ok: bool

@@ -156,6 +156,8 @@ class ReplicaStats(Statistics):
         keys_repaired: keys; counter, grows with each key that a background check corrected.
         full_state_altered: checks; counter, grows when a background check finds that the full-state
             hash was changed, but not by a scheduler.
+        keys_damaged: keys; gauge, how many the replica lacks because their field of the full state
+            cannot be read. `health` names them.
         status_changes_conflated: changes; counter, grows when slow readers of status changes do not
             get each one.
     """
@@ -189,6 +191,7 @@ class ReplicaStats(Statistics):
     self_checks_undecided: int
     keys_repaired: int
     full_state_altered: int
+    keys_damaged: int
     status_changes_conflated: int
 
 

@@ -25,9 +25,10 @@ from broker.core.fold import BadChunk
 from broker.core.tables import need_numpy, new_tables
 from broker.engine.log_reader import log_pages
 from broker.engine.net_changes import NetChanges
-from broker.protocol.codec import decode_keys, pack_field
+from broker.errors import DecodeError
 from broker.protocol.constants import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
 from broker.protocol.digest import Digest
+from broker.protocol.fields import pack_field
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.runtime import clock
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 DEAD_LIMIT = 1000
 DEAD_BYTES = 16 << 10
+SHOWN_KEYS = 5
 CUT_THRESHOLD = 0.5  # share of the log limit above which the retention is ignored
 
 
@@ -86,6 +88,7 @@ class SnapshotWorker:
         self._lease = Lease(holder, 0, self._ttl_ms, b"")
         self._retention = log_retention
         self._limit = log_limit
+        self._damage_told: set[str] = set()
         self._committed: deque[tuple[float, int]] = deque()
         self._cut_to = 0
         self._last: tuple[bytes, int] | None = None
@@ -237,8 +240,10 @@ class SnapshotWorker:
         self._lease = lease
         commands, client = self._session.commands, self._session.client
         known = await commands.snapshot_begin(self._keys, lease, changes.position)
-        digest = await self._digest_of_state() if known is None else Digest.of_bytes(known)
-        names = list(changes.touched)
+        digest = await self._digest_from(known)
+        # A damaged field stays: somebody may still mend it, and what it held is not known.
+        names = [name for name in changes.touched if name not in changes.damaged]
+        self._tell_damage(changes.damaged)
         sets = deletes = 0
         # At least one page, which writes the digest.
         for first in range(0, max(1, len(names)), page_sizes.KEYS):
@@ -281,11 +286,30 @@ class SnapshotWorker:
         tables.clean(self._cut_to)
         return written
 
+    def _tell_damage(self, keys: set[str]) -> None:
+        """Log the damaged fields of the full state that were not logged before."""
+        new = keys - self._damage_told
+        self._damage_told = set(keys)
+        if new:
+            log.error(
+                "fields_damaged shard=%d keys=%d first=%s fix=write them again, then run "
+                "statebroker verify --accept",
+                *(self.shard, len(new), ascii(sorted(new)[:SHOWN_KEYS])),
+            )
+
+    async def _digest_from(self, known: bytes | None) -> Digest:
+        """Return the digest that Redis has; computed again if it has none, or a damaged one."""
+        try:
+            return await self._digest_of_state() if known is None else Digest.of_bytes(known)
+        except DecodeError as error:
+            log.warning("digest_damaged shard=%d error=%s", self.shard, error)
+            return await self._digest_of_state()
+
     async def _digest_of_state(self) -> Digest:
         """Compute the digest of the whole hash, if it is missing."""
-        digest, seen = Digest(), set[str]()
+        digest, seen = Digest(), set[bytes]()
         async for names, fields in queries.state_pages(self._session.client, self._keys):
-            for name, one in zip(decode_keys(names), fields, strict=True):
+            for name, one in zip(names, fields, strict=True):
                 if name not in seen:
                     seen.add(name)
                     digest.add(name, one[OFFSET_PREFIX_BYTES:])

@@ -105,9 +105,15 @@ class Inspector:
         """
         return await self._engine.altered()
 
-    async def accept(self) -> None:
-        """Accept the full-state hash as it is: the next full state computes its digest again."""
-        await self._engine.accept()
+    async def accept(self) -> tuple[str, ...]:
+        """Accept the full-state hash as it is: the next full state computes its digest again.
+
+        What cannot be read is removed: keys as well as tables that lack a part.
+
+        Returns:
+            What was removed, for people.
+        """
+        return await self._engine.accept()
 
     async def close(self) -> None:
         """Disconnect. Calling it again does nothing."""

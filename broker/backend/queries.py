@@ -12,10 +12,10 @@ from broker.backend import page_sizes
 from broker.backend.connections import translated
 from broker.backend.reads import at_one_moment
 from broker.backend.topology import Client
-from broker.errors import ConnectError
-from broker.protocol.codec import decode_keys
+from broker.errors import ConnectError, DecodeError
 from broker.protocol.constants import NO_ID
 from broker.protocol.digest import Digest
+from broker.protocol.fields import decode_keys
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys, config_key
 
@@ -193,14 +193,31 @@ async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
     return StateMarks(
         Position(epoch, int(offset or 0), batch_id or NO_ID),
         int(fold_to or 0),
-        Digest.of_bytes(digest) if digest is not None else None,
+        _digest(digest),
     )
+
+
+def _digest(data: bytes | None) -> Digest | None:
+    try:
+        return None if data is None else Digest.of_bytes(data)
+    except DecodeError:
+        # A scheduler computes it again, as if there were none.
+        return None
 
 
 async def forget_digest(client: Client, keys: ShardKeys) -> None:
     """Delete the digest, so that the next full state computes it again."""
     async with translated("deleting the digest"):
         await client.hdel(keys.meta, "digest")
+
+
+async def remove_state_fields(client: Client, keys: ShardKeys, found: dict[bytes, bytes]) -> None:
+    """Delete fields of the full-state hash, unless they changed since they were read."""
+    async with translated("removing damaged fields"):
+        now: list[Any] = await client.hmget(keys.state, [*found])
+        same = [key for (key, one), held in zip(found.items(), now, strict=True) if held == one]
+        if same:
+            await client.hdel(keys.state, *same)
 
 
 async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> list[bytes | None]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.fold import Observer, Tally, fold
 from broker.core.tables import new_tables
-from broker.protocol.codec import decode_keys, pack_value, unpack_fields
+from broker.protocol.codec import pack_value
+from broker.protocol.fields import name_of, read_page
 from broker.protocol.messages import Batch, Chunk, Position
 from broker.protocol.operations import Operation
 
@@ -30,6 +31,7 @@ class Content:
         covered: append number up to which the position contains all chunks.
         floors: key -> offset up to which `values` contains it, where that is beyond the position.
         newest: the largest offset of a loaded field.
+        damaged: keys that the full state has, but whose field cannot be read: `values` lacks them.
     """
 
     position: Position = field(default_factory=Position)
@@ -38,20 +40,24 @@ class Content:
     covered: int = 0
     floors: dict[str, int] = field(default_factory=dict)
     newest: int = 0
+    damaged: set[str] = field(default_factory=set)
 
     # -- a load -----------------------------------------------------------------------------------
 
     def add_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
-        """Add one page of the full-state hash.
-
-        Raises:
-            DecodeError: a key or field is damaged.
-        """
-        if not fields:
+        """Add one page of the full-state hash; what cannot be read is noted in `damaged`."""
+        page = read_page(keys, fields)
+        names, offsets = page.names, page.offsets
+        if self.damaged:
+            # A key may be returned twice; the later one counts.
+            self.damaged.difference_update(names)
+        for key in page.damaged:
+            name = name_of(key)
+            self.damaged.add(name)
+            self.values.pop(name, None)
+        if not names:
             return
-        offsets, values = unpack_fields(fields)
-        names = decode_keys(keys)
-        self.values.update(zip(names, values, strict=True))
+        self.values.update(zip(names, page.values, strict=True))
         newest = max(offsets)
         if newest > self.position.offset:
             # A snapshot is being written right now: these keys are ahead of the position.
@@ -94,6 +100,7 @@ class Content:
         """
         tally = fold(
             *(self.values, batch, chunks, self.floors, observe),
+            damaged=self.damaged,
             tables=self.tables,
             note_fault=note_fault,
         )
@@ -113,6 +120,7 @@ class Content:
             among: the keys to compare, besides those of `right`.
         """
         repaired: list[tuple[Operation, str, Any]] = []
+        self.damaged.difference_update(among, right)
         for key in {*among, *right}:
             is_held = key in self.values
             if key in right:

@@ -86,6 +86,7 @@ def fold(
     floors: dict[str, int] | None = None,
     observe: Observer | None = None,
     *,
+    damaged: set[str] | None = None,
     tables: ShardTables | None = None,
     note_fault: Callable[[str], object] | None = None,
 ) -> Tally:
@@ -98,6 +99,8 @@ def fold(
         floors: key -> offset up to which `values` already holds that key; its deltas at or below
             are superseded. None or empty: none are.
         observe: called for the deltas that took effect on `values`, one or more in the same order.
+        damaged: keys whose value in the full state cannot be read: deltas that go on from it are
+            refused, others give the key a value again, or remove it, and take it out of here.
         tables: changed in place; None: deltas for tables count as skipped.
         note_fault: called with each rule that a chunk's part for tables broke.
 
@@ -111,6 +114,8 @@ def fold(
             seen += len(run.keys)
             if floors:
                 run = _above(run, floors, batch.offset, tally)  # noqa: PLW2901 - same run, narrowed
+            if damaged:
+                run = _readable(run, damaged, tally)  # noqa: PLW2901 - likewise
             op = OPERATIONS[run.op]
             after, unchanged = op.effect(values, run.keys, run.values)
             if unchanged and op.refuses:
@@ -135,6 +140,20 @@ def _above(run: Run, floors: dict[str, int], offset: int, tally: Tally) -> Run:
     """The part of a run that the loaded state does not hold yet."""
     keep = [n for n, key in enumerate(run.keys) if floors.get(key, 0) < offset]
     tally.superseded += len(run.keys) - len(keep)
+    return _picked(run, keep)
+
+
+def _readable(run: Run, damaged: set[str], tally: Tally) -> Run:
+    """The part of a run that does not go on from a damaged value."""
+    if OPERATIONS[run.op].overwrites:
+        damaged.difference_update(run.keys)
+        return run
+    keep = [n for n, key in enumerate(run.keys) if key not in damaged]
+    tally.refused += len(run.keys) - len(keep)
+    return _picked(run, keep)
+
+
+def _picked(run: Run, keep: list[int]) -> Run:
     return Run(
         run.op,
         [run.keys[n] for n in keep],

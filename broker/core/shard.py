@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
 LOADS_BEFORE_GIVING_UP = 30
+UNDECIDED_IN_DOUBT = 3  # self-checks in a row
+SHOWN_DAMAGED = 5
 # What a batch is that was applied and needs no further read.
 _APPLIED = (Event.NEXT, Event.UNPUBLISHED)
 
@@ -79,6 +81,8 @@ class ShardState:
         self._kept = KeptBatches()
         self._recent = RecentIds()
         self._bulk = BulkChunks()
+        self._undecided = 0
+        self._undecided_reason = ""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -99,6 +103,11 @@ class ShardState:
     def covered(self) -> int:
         """Append number up to which the visible content contains all chunks."""
         return self.content.covered
+
+    @property
+    def damaged(self) -> frozenset[str]:
+        """Keys that the visible content lacks: their fields of the full state cannot be read."""
+        return frozenset(self.content.damaged)
 
     @property
     def reading_from(self) -> Position:
@@ -304,11 +313,7 @@ class ShardState:
         return self._answer()
 
     def load_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:
-        """Add one page of the full-state hash to the load.
-
-        Raises:
-            DecodeError: a key or field is damaged.
-        """
+        """Add one page of the full-state hash to the load."""
         if self._load is not None:
             self._load.add_page(keys, fields)
 
@@ -371,11 +376,32 @@ class ShardState:
     def self_checked(self, *, keys_differ: bool, tables_differ: bool) -> None:
         """Count a self-check that finished comparing."""
         self.counts.self_checks += 1
+        self._undecided = 0
         self.counts.self_checks_failed += keys_differ + tables_differ
 
-    def self_check_undecided(self) -> None:
+    def self_check_undecided(self, reason: str) -> None:
         """Count a self-check that could not be finished."""
         self.counts.self_checks_undecided += 1
+        self._undecided += 1
+        self._undecided_reason = reason
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Return why the content may not be right though the shard is live; for people."""
+        doubts = []
+        if damaged := self.damaged:
+            shown = ", ".join(map(ascii, sorted(damaged)[:SHOWN_DAMAGED]))
+            doubts.append(
+                f"degraded: the full state of shard {self.shard} has {len(damaged)} keys whose "
+                f"field cannot be read, so this replica lacks them ({shown}); write them again, "
+                "then run `statebroker verify --accept`"
+            )
+        if self._undecided >= UNDECIDED_IN_DOUBT:
+            doubts.append(
+                f"in doubt: {self._undecided} self-checks of shard {self.shard} in a row could not "
+                f"decide ({self._undecided_reason}); run `statebroker verify`"
+            )
+        return tuple(doubts)
 
     def full_state_altered(self) -> None:
         """Count a full state that was changed, but not by a scheduler."""

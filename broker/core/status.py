@@ -210,7 +210,8 @@ class StatusTracker:
             failure: the error that made the replica fail.
         """
         if status is Status.LIVE:
-            return Health(ok=True, reasons=())
+            doubts = tuple(doubt for shard in self._shards for doubt in shard.doubts)
+            return Health(ok=not doubts, reasons=doubts)
         now, at = self._clock()
         last, not_live_since = self.last, self._not_live_since
         if last.after is status:

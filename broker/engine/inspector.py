@@ -17,10 +17,11 @@ from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.self_check import retry_until_stable
 from broker.engine.verifier import Verifier
 from broker.errors import BackendError, BrokerError, ConnectError, DecodeError
-from broker.protocol.codec import decode_keys, unpack_fields
 from broker.protocol.constants import PROTOCOL_VERSION
+from broker.protocol.fields import name_of, read_page, unpack_fields
 from broker.protocol.messages import Head, Position
 from broker.protocol.names import ShardKeys, shard_of, slot_of_key
+from broker.protocol.refusal import shown
 from broker.stats import NamespaceStatus, NodeStats, ServerInfo, ShardStats, WorkerStatus
 
 
@@ -135,7 +136,13 @@ class InspectorEngine:
             values: dict[str, Any] = {}
             floors: dict[str, int] = {}
             if field is not None:
-                (floors[key],), (values[key],) = unpack_fields([field])
+                try:
+                    (floors[key],), (values[key],) = unpack_fields([field])
+                except DecodeError as error:
+                    raise DecodeError(
+                        f"key {shown(key)} in {keys.state} cannot be read ({error}); write it "
+                        "again, then run `statebroker verify --accept`"
+                    ) from None
             if await self._fold_log(keys, head.snapshot, None, values, floors) is not None:
                 return key in values, values.get(key)
         raise _moving(keys)
@@ -145,8 +152,8 @@ class InspectorEngine:
         content: dict[str, Any] = {}
         for keys in self._session.keys:
             async for names, fields in queries.state_pages(self._session.client, keys):
-                values = unpack_fields(fields)[1]
-                content.update(zip(decode_keys(names), values, strict=True))
+                page = read_page(names, fields)
+                content.update(zip(page.names, page.values, strict=True))
         return content
 
     async def folded(self) -> dict[str, Any]:
@@ -175,10 +182,9 @@ class InspectorEngine:
             values: dict[str, Any] = {}
             floors: dict[str, int] = {}
             async for names, fields in queries.state_pages(self._session.client, keys, run):
-                offsets, column = unpack_fields(fields)
-                decoded = decode_keys(names)
-                values.update(zip(decoded, column, strict=True))
-                floors.update(zip(decoded, offsets, strict=True))
+                page = read_page(names, fields)
+                values.update(zip(page.names, page.values, strict=True))
+                floors.update(zip(page.names, page.offsets, strict=True))
             reached = await self._fold_log(keys, head.snapshot, position, values, floors)
             if reached is not None:
                 return values, reached
@@ -202,10 +208,25 @@ class InspectorEngine:
                 found[number, at] = names
         return found
 
-    async def accept(self) -> None:
-        """Accept the full-state hash as it is: the next full state computes its digest again."""
-        for keys in self._session.keys:
-            await queries.forget_digest(self._session.client, keys)
+    async def accept(self) -> tuple[str, ...]:
+        """Accept the full-state hash as it is: the next full state computes its digest again.
+
+        What cannot be read is removed: keys as well as tables that lack a part.
+
+        Returns:
+            What was removed, for people.
+        """
+        removed: list[str] = []
+        for shard, keys in enumerate(self._session.keys):
+            client = self._session.client
+            async for names, fields in queries.state_pages(client, keys):
+                page, found = read_page(names, fields), dict(zip(names, fields, strict=True))
+                if page.damaged:
+                    gone = {key: found[key] for key in page.damaged}
+                    await queries.remove_state_fields(client, keys, gone)
+                    removed += [f"key {name_of(key)!a} of shard {shard}" for key in gone]
+            await queries.forget_digest(client, keys)
+        return tuple(removed)
 
     async def _head(self, keys: ShardKeys) -> Head:
         head = (await queries.log_page(self._session.client, keys, 0, 0)).head

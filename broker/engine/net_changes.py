@@ -13,8 +13,9 @@ from broker.backend.topology import Client
 from broker.core.fold import BadChunk, fold
 from broker.core.replay import LogReplay
 from broker.errors import DecodeError
-from broker.protocol.codec import decode_chunk, unpack_fields
+from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import BULK_BYTES
+from broker.protocol.fields import read_page
 from broker.protocol.messages import Chunk, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.protocol.operations import OPERATIONS
@@ -37,6 +38,8 @@ class NetChanges:
         floors: key -> offset up to which the hash held it when it was read; only where larger
             offsets than the snapshot's were found does it matter.
         touched: every key that a delta named.
+        damaged: those of them whose field cannot be read, and that nothing overwrote since: they
+            stay as they are.
         bad: chunks that broke a rule, each with its node.
         tables: changed as well; None: deltas for tables are left out.
         table_deltas: whether there were deltas for tables.
@@ -48,6 +51,7 @@ class NetChanges:
     values: dict[str, Any] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
     bad: list[tuple[str, BadChunk]] = field(default_factory=list)
     tables: ShardTables | None = None
     table_deltas: bool = False
@@ -96,7 +100,12 @@ class NetChanges:
             await self._read_bases(client, keys, chunk)
             self.table_deltas |= bool(chunk.tables or chunk.tables_fault)
             note = partial(self._note, entry.nodes, batch.offset, index, chunk_data)
-            fold(self.values, batch, (chunk,), self.floors, tables=self.tables, note_fault=note)
+            fold(
+                *(self.values, batch, (chunk,), self.floors),
+                damaged=self.damaged,
+                tables=self.tables,
+                note_fault=note,
+            )
             self.touched.update(key for run in chunk.runs for key in run.keys)
         self.previous_id = previous_id
 
@@ -120,7 +129,8 @@ class NetChanges:
             fields = await queries.state_fields(client, keys, page)
             found = [(name, one) for name, one in zip(page, fields, strict=True) if one is not None]
             if found:
-                offsets, values = unpack_fields([one for _, one in found])
-                for (name, _), offset, value in zip(found, offsets, values, strict=True):
+                read = read_page([name.encode() for name, _ in found], [one for _, one in found])
+                for name, offset, value in zip(read.names, read.offsets, read.values, strict=True):
                     self.values[name] = value
                     self.floors[name] = offset
+                self.damaged.update(name.decode() for name in read.damaged)

@@ -215,6 +215,7 @@ class ReplicaEngine:
             self_checks_undecided=counts.self_checks_undecided,
             keys_repaired=counts.keys_repaired,
             full_state_altered=counts.full_state_altered,
+            keys_damaged=sum(len(shard.damaged) for shard in shards),
             status_changes_conflated=tracker.conflated,
         )
 

@@ -292,7 +292,7 @@ class Follower:
                 try:
                     await check_and_repair(self._session, shard, self._perform, self._is_watched)
                 except (BackendError, DecodeError, MemoryError) as error:
-                    shard.self_check_undecided()
+                    shard.self_check_undecided(str(error) or type(error).__name__)
                     log.warning("self_check_undecided shard=%d error=%s", shard.shard, error)
 
     async def _await_full_state(self, shard: ShardState) -> None:

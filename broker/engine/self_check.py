@@ -15,6 +15,7 @@ from broker.engine.verifier import SnapshotMovedError, Verifier, keys_of
 from broker.errors import BackendError
 from broker.model import ABSENT, Difference, Status, Verification
 from broker.protocol.codec import pack_value
+from broker.protocol.digest import range_of
 from broker.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ async def verified(session: Session, shards: list[ShardState]) -> Verification:
     """
     keys = ranges = size = 0
     differences: list[Difference] = []
+    damaged: list[str] = []
     for shard in shards:
         verifier = Verifier(session, shard.shard)
         compared, differing, found = await retry_until_stable(
@@ -68,7 +70,11 @@ async def verified(session: Session, shards: list[ShardState]) -> Verification:
         differences += found
         ranges += bool(found)
         size += verifier.bytes_read
-    return Verification(keys, ranges, tuple(differences), size)
+        damaged += [
+            f"key {key!a} of shard {shard.shard}"
+            for key in sorted(verifier.damaged | shard.damaged)
+        ]
+    return Verification(keys, ranges, tuple(differences), size, tuple(damaged))
 
 
 async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int, list[Difference]]:
@@ -81,7 +87,7 @@ async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int
     right, _ = await verifier.content(wrong, lambda: position)
     found = [
         Difference(key, shard.shard, position.offset, held.get(key, ABSENT), right.get(key, ABSENT))
-        for key in sorted({*await keys_of(held, wrong), *right})
+        for key in sorted({*await keys_of(held, wrong), *right} - verifier.damaged)
         if not _are_same(held.get(key, ABSENT), right.get(key, ABSENT))
     ]
     return len(held), len(wrong), found
@@ -142,18 +148,29 @@ async def check_and_repair(
         _check_live(shard)
         # Nothing is awaited between the last read of the position and the repair.
         right, _ = await verifier.content(wrong, lambda: shard.position)
-        effects = shard.repair(right, among, watched=is_watched())
+        # What cannot be read there may be right here.
+        readable = [
+            key
+            for key in {*among, *shard.damaged}
+            if key not in verifier.damaged and range_of(key) in wrong
+        ]
+        effects = shard.repair(right, readable, watched=is_watched())
         perform(shard, effects)
         return any(isinstance(effect, KeysRepaired) for effect in effects)
 
     wrong, among = await retry_until_stable(compare)
     _, in_tables = await retry_until_stable(partial(_compare_tables, verifier, shard, perform))
     shard.self_checked(keys_differ=bool(wrong), tables_differ=bool(in_tables))
+    # Where the full state is not what schedulers wrote, it says nothing about the replica.
+    altered = wrong & (await retry_until_stable(verifier.altered)).keys() if wrong else set()
+    wrong -= altered
     if wrong and not await retry_until_stable(correct):
+        altered |= wrong
+    if altered:
         shard.full_state_altered()
         log.error(
             "full_state_altered shard=%d ranges=%s fix=statebroker verify shows the keys",
-            *(shard.shard, ",".join(f"{at:02x}" for at in sorted(wrong))),
+            *(shard.shard, ",".join(f"{at:02x}" for at in sorted(altered))),
         )
 
 

@@ -18,9 +18,10 @@ from broker.core.tables import made_tables
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.net_changes import NetChanges
 from broker.errors import BrokerError, DecodeError
-from broker.protocol.codec import decode_keys, pack_value, unpack_fields
+from broker.protocol.codec import pack_value
 from broker.protocol.constants import OFFSET_PREFIX_BYTES
 from broker.protocol.digest import DIGEST_BYTES, Digest, range_of
+from broker.protocol.fields import name_of, read_page
 from broker.protocol.messages import Batch, LogEntry, Position
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Verifier:
     Attributes:
         bytes_read: of digests, log and fields, so far.
         has_table_deltas: whether the log that `differing` read had anything for tables.
+        damaged: keys, in the ranges read so far, whose fields cannot be read.
     """
 
     def __init__(self, session: Session, shard: int) -> None:
@@ -49,6 +51,7 @@ class Verifier:
         self._keys = session.keys[shard]
         self.bytes_read = 0
         self.has_table_deltas = False
+        self.damaged: set[str] = set()
 
     async def differing(self, held: Mapping[str, Any], position: Position) -> set[int]:
         """Return the key ranges in which `held` differs from the history at `position`.
@@ -78,6 +81,9 @@ class Verifier:
             page = names[first : first + page_sizes.KEYS]
             fields = await queries.state_fields(self._client, self._keys, page)
             for name, one in zip(page, fields, strict=True):
+                if name in changes.damaged:
+                    # Its field stays as it is.
+                    continue
                 if one is not None:
                     self.bytes_read += len(one)
                     digest.add(name, one[OFFSET_PREFIX_BYTES:], -1)
@@ -93,6 +99,8 @@ class Verifier:
     ) -> tuple[dict[str, Any], Position]:
         """Return the content of key ranges at a position of the history, and that position.
 
+        Keys that are `damaged` are not in it.
+
         Args:
             ranges: which; nothing else is read.
             until: returns the position, called after each read of the log. Between its last call
@@ -104,10 +112,11 @@ class Verifier:
         """
         run = await queries.server_identity(self._client, self._keys)
         at = (await self._marks(until())).snapshot
-        values, floors = await self._fields(ranges)
+        values, floors, _ = await self._fields(ranges)
+        damaged = self.damaged
         await queries.ensure_same_server(self._client, self._keys, run)
         at = await self._replay(
-            at, until, lambda batch: _fold(values, floors, batch, None), self._keys.state
+            at, until, lambda batch: _fold(values, floors, batch, None, damaged), self._keys.state
         )
         return {key: values[key] for key in values if range_of(key) in ranges}, at
 
@@ -180,10 +189,9 @@ class Verifier:
         suspects = Digest(sums).differing(known)
         found: dict[int, list[str]] = {}
         if suspects:
-            values, _ = await self._fields(suspects)
-            differing = (await digest_of(values)).differing(known) & suspects
-            found = {at: [] for at in sorted(differing)}
-            for key in sorted(values):
+            values, _, digest = await self._fields(suspects)
+            found = {at: [] for at in sorted(digest.differing(known) & suspects)}
+            for key in sorted({*values, *self.damaged}):
                 if (at := range_of(key)) in found:
                     found[at].append(key)
         await queries.ensure_same_server(self._client, self._keys, run)
@@ -191,10 +199,13 @@ class Verifier:
             raise SnapshotMovedError(f"{self._keys.state} was written meanwhile")
         return found
 
-    async def _fields(self, ranges: Collection[int]) -> tuple[dict[str, Any], dict[str, int]]:
-        """Read the fields of key ranges: values and floors."""
+    async def _fields(
+        self, ranges: Collection[int]
+    ) -> tuple[dict[str, Any], dict[str, int], Digest]:
+        """Read the fields of key ranges: values, floors, and the digest of their bytes."""
         values: dict[str, Any] = {}
         floors: dict[str, int] = {}
+        digest, seen = Digest(), set[bytes]()
         cursor = "0"
         while True:
             cursor, names, fields = await self._commands.state_ranges(
@@ -202,12 +213,18 @@ class Verifier:
             )
             if fields:
                 self.bytes_read += sum(map(len, fields))
-                offsets, column = unpack_fields(fields)
-                keys = decode_keys(names)
-                values.update(zip(keys, column, strict=True))
-                floors.update(zip(keys, offsets, strict=True))
+                page = read_page(names, fields)
+                values.update(zip(page.names, page.values, strict=True))
+                floors.update(zip(page.names, page.offsets, strict=True))
+                self.damaged.difference_update(page.names)
+                self.damaged.update(name_of(key) for key in page.damaged)
+                for key, one in zip(names, fields, strict=True):
+                    # HSCAN may name a field twice.
+                    if key not in seen:
+                        digest.add(key, one[OFFSET_PREFIX_BYTES:])
+                seen.update(names)
             if cursor == "0":
-                return values, floors
+                return values, floors, digest
 
     async def _marks(self, position: Position) -> queries.StateMarks:
         marks = await queries.state_marks(self._client, self._keys)
@@ -271,6 +288,10 @@ async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]
 
 
 def _fold(
-    values: dict[str, Any], floors: dict[str, int], batch: Batch, tables: ShardTables | None
+    values: dict[str, Any],
+    floors: dict[str, int],
+    batch: Batch,
+    tables: ShardTables | None,
+    damaged: set[str] | None = None,
 ) -> None:
-    fold(values, batch, decode_chunks(batch)[0], floors, tables=tables)
+    fold(values, batch, decode_chunks(batch)[0], floors, damaged=damaged, tables=tables)

@@ -7,7 +7,7 @@ decodes all its deltas (CPython 3.11: 136 ns per delta instead of 835).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -25,7 +25,6 @@ from broker.protocol.constants import (
     MAX_CHUNK_BYTES,
     MAX_KEY_BYTES,
     MAX_TABLE_DELTAS,
-    OFFSET_PREFIX_BYTES,
     PROTOCOL_VERSION,
 )
 from broker.protocol.messages import (
@@ -51,8 +50,6 @@ _BATCH_TAIL = struct.Struct(">BBQBIBI")
 _BIN32 = struct.Struct(">BI")
 _UINT32 = struct.Struct(">BI")
 _STAND_IN = struct.Struct(">BBB")
-_OFFSET = struct.Struct(">Q")
-_ARRAY32 = struct.Struct(">BI")
 
 _PREFIX_FIELDS = 9
 _BATCH_FIELDS = 13
@@ -355,50 +352,3 @@ def decode_following(entry: LogEntry, position: Position) -> Batch:
     ):
         raise DecodeError(f"the log does not continue at offset {position.offset + 1}")
     return batch
-
-
-def decode_keys(keys: Iterable[bytes]) -> list[str]:
-    """Decode keys of the full-state hash.
-
-    Raises:
-        DecodeError: one is not UTF-8.
-    """
-    try:
-        return [key.decode() for key in keys]
-    except UnicodeDecodeError:
-        raise DecodeError("a key of the full-state hash is not UTF-8") from None
-
-
-def pack_field(offset: int, value: Value) -> bytes:
-    """Return a field of the full-state hash: the offset of the fold, then the packed value."""
-    return _OFFSET.pack(offset) + pack_value(value)
-
-
-@refuses
-def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
-    """Decode fields of the full-state hash into two columns, offsets and values.
-
-    One call of the MessagePack library decodes all fields: with a type byte in front, the offset is
-    an item too.
-
-    Raises:
-        DecodeError: a field is truncated or damaged.
-    """
-    if any(len(field) <= OFFSET_PREFIX_BYTES for field in fields):
-        raise DecodeError("a field of the full-state hash has no value")
-    items = unpack(
-        _ARRAY32.pack(0xDD, 2 * len(fields)) + b"".join([b"\xcf" + field for field in fields])
-    )
-    offsets, values = items[::2], items[1::2]
-    # A damaged value may include the next field, and another one make up for it in the count.
-    prefixes = b"".join([field[:OFFSET_PREFIX_BYTES] for field in fields])
-    if len(items) != 2 * len(fields) or prefixes != _packed_offsets(offsets):
-        raise DecodeError("a field of the full-state hash is not exactly one value")
-    return offsets, values
-
-
-def _packed_offsets(offsets: Sequence[Value]) -> bytes | None:
-    try:
-        return struct.pack(f">{len(offsets)}Q", *offsets)
-    except struct.error:
-        return None

@@ -23,9 +23,10 @@ _SUMS = struct.Struct(f">{RANGES}Q")
 _WRAP: Final = (1 << 64) - 1
 
 
-def range_of(key: str) -> int:
+def range_of(key: str | bytes) -> int:
     """Return the key range of a key, 0 to 255: the first byte of the SHA-1 of its UTF-8 bytes."""
-    return sha1(key.encode(), usedforsecurity=False).digest()[0]
+    raw = key.encode() if isinstance(key, str) else key
+    return sha1(raw, usedforsecurity=False).digest()[0]
 
 
 class Digest:
@@ -61,15 +62,16 @@ class Digest:
 
     __hash__ = None  # type: ignore[assignment] # it changes
 
-    def add(self, key: str, packed: bytes, times: int = 1) -> None:
+    def add(self, key: str | bytes, packed: bytes, times: int = 1) -> None:
         """Add an entry, or with `times=-1` remove it.
 
         Args:
-            key: the key.
+            key: the key, or its UTF-8 bytes.
             packed: its value as MessagePack in the canonical form of PROTOCOL.md.
             times: 1 or -1.
         """
-        name = sha1(key.encode(), usedforsecurity=False).hexdigest()
+        raw = key.encode() if isinstance(key, str) else key
+        name = sha1(raw, usedforsecurity=False).hexdigest()
         entry = sha1(name.encode() + packed, usedforsecurity=False).digest()
         at = int(name[:2], 16)
         self.sums[at] = (self.sums[at] + times * int.from_bytes(entry[:8])) & _WRAP

@@ -106,9 +106,15 @@ class Inspector:
         """
         return self._thread.call(self._engine.altered())
 
-    def accept(self) -> None:
-        """Accept the full-state hash as it is: the next full state computes its digest again."""
-        self._thread.call(self._engine.accept())
+    def accept(self) -> tuple[str, ...]:
+        """Accept the full-state hash as it is: the next full state computes its digest again.
+
+        What cannot be read is removed: keys as well as tables that lack a part.
+
+        Returns:
+            What was removed, for people.
+        """
+        return self._thread.call(self._engine.accept())
 
     def close(self) -> None:
         """Disconnect. Calling it again does nothing."""

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from broker.aio import Producer
 from broker.backend import queries
-from broker.protocol.codec import unpack_fields
+from broker.protocol.fields import unpack_fields
 from broker.protocol.names import ShardKeys
 from tests.chaos.acting import client_of, until, victim
 from tests.chaos.fleet import Member

@@ -16,15 +16,9 @@ from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from broker.core.fold import decode_chunks, fold
-from broker.protocol.codec import (
-    bulk_of,
-    decode_packet,
-    encode_chunk,
-    encode_packet,
-    pack_field,
-    unpack_fields,
-)
+from broker.protocol.codec import bulk_of, decode_packet, encode_chunk, encode_packet
 from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
+from broker.protocol.fields import pack_field, unpack_fields
 from broker.protocol.messages import (
     Batch,
     Chunk,

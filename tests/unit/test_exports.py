@@ -76,8 +76,8 @@ MEMBERS = [
             "as_dict batches_applied batches_duplicate bytes_received catch_ups "
             "changes_conflated chunks_skipped cuts deltas_applied deltas_refused "
             "deltas_skipped deltas_superseded forks full_state_altered gaps get health items "
-            "keys keys_repaired lag_s loads offset packets packets_unreadable reconnects "
-            "self_checks self_checks_failed self_checks_undecided silences status "
+            "keys keys_damaged keys_repaired lag_s loads offset packets packets_unreadable "
+            "reconnects self_checks self_checks_failed self_checks_undecided silences status "
             "status_changes status_changes_conflated"
         ),
     ),
@@ -93,7 +93,7 @@ MEMBERS = [
     ),
     (broker.WorkerStatus, "as_dict get health items reason role seen_ms worker"),
     (broker.Token, "marks parse"),
-    (broker.Verification, "bytes_read differences is_equal keys ranges"),
+    (broker.Verification, "bytes_read damaged differences is_equal keys ranges"),
     (broker.testing.FaultProxy, "cut heal reset url"),
     (broker.testing.Journal, "close write"),
     (broker.testing.Lineage, "before chain contains states"),

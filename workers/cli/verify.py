@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from broker import ABSENT, Difference, Inspector, Replica
+from broker import ABSENT, Difference, Inspector, Replica, Verification
 from workers.cli.content import as_text
 from workers.cli.options import checked_options, connection_options
 
@@ -29,7 +29,8 @@ LIVE_TIMEOUT = 60.0
 @click.option(
     "--accept",
     is_flag=True,
-    help="Accept the full state as it is: its digests are computed again.",
+    help="Accept the full state as it is: its digests are computed again, and what cannot be read "
+    "is removed.",
 )
 def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> None:  # noqa: FBT001
     """Prove that replicas hold what was written.
@@ -39,23 +40,23 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
     the full state are computed on the server. Only ranges that differ are read.
 
     Exit with 1 if the replica differs, or if the full state was altered by other means than a
-    scheduler. Then write the printed keys again, and run `statebroker verify --accept`.
+    scheduler, or cannot be read. Then write the printed keys again, and run `statebroker verify
+    --accept`.
 
     \b
     Example:
       statebroker verify --url redis://localhost --namespace fleet
     """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
-    with (
-        Replica(url, namespace=namespace, self_check_interval=0) as replica,
-        Inspector(url, namespace=namespace) as inspector,
-    ):
+    removed: tuple[str, ...] = ()
+    with Inspector(url, namespace=namespace) as inspector:
         if accept:
-            inspector.accept()
-        replica.wait_live(LIVE_TIMEOUT)
-        found = replica.verify()
-        altered = inspector.altered()
-        keys, shards = len(replica), len(replica.positions)
+            removed = inspector.accept()
+        with Replica(url, namespace=namespace, self_check_interval=0) as replica:
+            replica.wait_live(LIVE_TIMEOUT)
+            found = replica.verify()
+            altered = inspector.altered()
+            keys, shards = len(replica), len(replica.positions)
     is_equal = found.is_equal and not altered
     if as_json:
         output = {
@@ -70,9 +71,15 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
                 {"shard": shard, "range": at, "keys": names[:show]}
                 for (shard, at), names in altered.items()
             ],
+            "damaged": list(found.damaged[:show]),
+            "removed": list(removed),
         }
         click.echo(as_text(output))
     else:
+        for what in removed:
+            click.echo(f"removed: {what}, which could not be read")
+        for what in found.damaged[:show]:
+            click.echo(f"cannot be read: {what}")
         for one in found.differences[:show]:
             click.echo(
                 f"shard {one.shard} at offset {one.offset}: {json.dumps(one.key)}: "
@@ -84,15 +91,18 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
                 f" its {len(names)} keys: {', '.join(map(json.dumps, names[:show]))}"
                 + (" ..." if len(names) > show else "")
             )
-        click.echo(_verdict(found.differences, altered, keys, shards))
+        click.echo(_verdict(found, altered, keys, shards))
     sys.exit(0 if is_equal else 1)
 
 
-def _verdict(
-    differences: tuple[Difference, ...], altered: dict[Any, Any], keys: int, shards: int
-) -> str:
-    if differences:
-        return f"{len(differences)} of {keys} keys differ"
+def _verdict(found: Verification, altered: dict[Any, Any], keys: int, shards: int) -> str:
+    if found.differences:
+        return f"{len(found.differences)} of {keys} keys differ"
+    if found.damaged:
+        return (
+            f"the full state has {len(found.damaged)} keys that cannot be read, so new replicas "
+            "lack them; write them again, then run `statebroker verify --accept`"
+        )
     if altered:
         return (
             f"the full state was altered by other means in {len(altered)} of {256 * shards} key "

@@ -23,8 +23,8 @@ from broker.core.tables.index import NameIndex, NumberIndex
 from broker.core.tables.table import Column, NodeIds, Table, next_revision
 from broker.errors import DecodeError
 from broker.model import ABSENT, Absent
-from broker.protocol.codec import pack_field, unpack_fields
 from broker.protocol.constants import BLOCK_SLOTS, MAX_TABLES, TABLE_KINDS
+from broker.protocol.fields import pack_field, unpack_fields
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
 from broker.protocol.refusal import refuses, shown
 

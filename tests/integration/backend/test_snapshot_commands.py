@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from broker.protocol.codec import pack_field
 from broker.protocol.constants import NO_ID
 from broker.protocol.digest import Digest, range_of
+from broker.protocol.fields import pack_field
 from broker.testing.server import Server
 from tests.integration.lua_shard import HOUR, MARK, Shard
 

@@ -13,7 +13,7 @@ import redis
 
 from broker import Inspector, Producer, Replica
 from broker.backend.session import Session
-from broker.protocol.codec import unpack_fields
+from broker.protocol.fields import unpack_fields
 from broker.protocol.messages import Heartbeat, Notice, Packet
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server

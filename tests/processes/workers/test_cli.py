@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from broker import Inspector, Producer, Replica
-from broker.protocol.codec import pack_field
 from broker.protocol.digest import range_of
+from broker.protocol.fields import pack_field
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
@@ -252,6 +252,8 @@ def test_verify_says_equal_while_writing_goes_on(new_served: NewServed) -> None:
                 "differing": 0,
                 "differing_ranges": 0,
                 "altered": [],
+                "damaged": [],
+                "removed": [],
             }
     human = place.run("verify")
     assert (human.code, human.out) == (0, "equal: 550 keys in 2 shards\n")
@@ -304,8 +306,15 @@ def test_verify_finds_a_full_state_that_was_altered(new_served: NewServed) -> No
     assert human.out.endswith("then run `statebroker verify --accept`\n")
     place.write("set", "a", "1")
     assert place.run("verify").code == 1
+    with redis.Redis.from_url(place.url, protocol=2) as client:
+        client.hset(ShardKeys.of(place.namespace, 0, 1).state, "x", b"\0" * 8 + b"\xc1")
+    damaged = place.run("verify")
+    assert damaged.code == 1
+    assert "cannot be read: key 'x' of shard 0\n" in damaged.out
+    assert json.loads(place.run("verify", "--json").out)["damaged"] == ["key 'x' of shard 0"]
     accepted = place.run("verify", "--accept")
-    assert (accepted.code, accepted.out) == (0, "equal: 2 keys in 1 shard\n")
+    removed = "removed: key 'x' of shard 0, which could not be read\n"
+    assert (accepted.code, accepted.out) == (0, f"{removed}equal: 2 keys in 1 shard\n")
     assert place.run("verify").code == 0
 
 

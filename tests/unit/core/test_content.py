@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from broker.core.content import Content
 from broker.core.fold import decode_chunks
-from broker.errors import DecodeError
-from broker.protocol.codec import encode_chunk, pack_field
+from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import TRIGGER_AGE
+from broker.protocol.fields import pack_field
 from broker.protocol.messages import Batch, Chunk, Position, Run
 from broker.protocol.operations import OP_INCREMENT
 from tests.unit.exactness import exact
@@ -57,10 +55,13 @@ def test_an_empty_page_adds_nothing() -> None:
     assert (content.values, content.newest) == ({}, 0)
 
 
-def test_a_damaged_field_is_an_error() -> None:
-    """Nothing of its page is guessed."""
-    with pytest.raises(DecodeError):
-        Content(AT_TWO).add_page([b"a"], [b"damaged"])
+def test_a_damaged_field_is_left_out_and_named() -> None:
+    """The other fields of its page count; a key that is returned again, and readable, does too."""
+    content = Content(AT_TWO)
+    content.add_page([b"a", b"b", b"\xff"], [b"damaged", pack_field(1, 2), pack_field(1, 1)])
+    assert (content.values, content.damaged) == ({"b": 2}, {"a", "\\xff"})
+    content.add_page([b"a", b"b"], [pack_field(1, 3), b"damaged"])
+    assert (content.values, content.damaged) == ({"a": 3}, {"b", "\\xff"})
 
 
 def test_a_repair_corrects_adds_and_deletes_and_returns_only_that() -> None:

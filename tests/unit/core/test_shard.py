@@ -14,10 +14,10 @@ from broker.core.shard import LOADS_BEFORE_GIVING_UP, ShardState
 from broker.core.shard_counts import ShardCounts
 from broker.core.tables import made_tables
 from broker.core.transitions import Event
-from broker.errors import DecodeError
 from broker.model import Change, Status
-from broker.protocol.codec import encode_chunk, encode_packet, pack_field
+from broker.protocol.codec import encode_chunk, encode_packet
 from broker.protocol.constants import MAX_CHUNK_BYTES, NO_ID
+from broker.protocol.fields import pack_field
 from broker.protocol.messages import Batch, Chunk, Heartbeat, LogEntry, Notice, Position, Run
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.unit.exactness import exact
@@ -290,18 +290,21 @@ def test_repeats_and_notices_keep_nothing_alive(history: History, replica: Follo
         pytest.param([b"\xff"], [FIELD], id="key not UTF-8"),
     ],
 )
-def test_a_damaged_full_state_is_an_error_and_never_shown(
+def test_a_damaged_full_state_is_named_and_never_shown(
     history: History, replica: Follower, keys: list[bytes], fields: list[bytes]
 ) -> None:
-    """The caller gets the error and may retry; the content is kept."""
+    """The load goes on without the damaged keys; until it ends, the content is kept."""
     history.wipe()
     write(history, plus("z"))
     replica.receive_all()
     head = history.read_head()
     assert head is not None
     replica.perform(replica.state.begin_load(head))
-    with pytest.raises(DecodeError):
-        replica.state.load_page(keys, fields)
+    replica.state.load_page(keys, fields)
+    load = replica.state._load
+    assert load is not None
+    assert load.damaged
+    assert load.values.keys() <= {"b"}
     assert replica.state.values == {"a": 2}
     replica.read_all()
     assert replica.state.values == {"z": 1}
@@ -525,7 +528,7 @@ def test_what_a_self_check_finds_is_counted_by_the_shard(replica: Follower) -> N
     state = replica.state
     state.self_checked(keys_differ=False, tables_differ=False)
     state.self_checked(keys_differ=True, tables_differ=True)
-    state.self_check_undecided()
+    state.self_check_undecided("no digest")
     state.full_state_altered()
     (repaired,) = state.repair({"a": 1, "b": 2}, ["c"])
     assert isinstance(repaired, KeysRepaired)

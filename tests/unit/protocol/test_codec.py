@@ -21,10 +21,8 @@ from broker.protocol.codec import (
     decode_packet,
     encode_chunk,
     encode_packet,
-    pack_field,
     pack_value,
     unpack,
-    unpack_fields,
 )
 from broker.protocol.constants import (
     BULK_BYTES,
@@ -35,6 +33,7 @@ from broker.protocol.constants import (
     MAX_KEY_BYTES,
     MAX_TABLE_DELTAS,
 )
+from broker.protocol.fields import pack_field, unpack_fields
 from broker.protocol.messages import (
     Batch,
     Chunk,

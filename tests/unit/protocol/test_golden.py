@@ -22,12 +22,11 @@ from broker.protocol.codec import (
     decode_packet,
     encode_chunk,
     encode_packet,
-    pack_field,
     pack_value,
     unpack,
-    unpack_fields,
 )
 from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
+from broker.protocol.fields import pack_field, unpack_fields
 from broker.protocol.messages import (
     Batch,
     Chunk,

@@ -33,16 +33,9 @@ from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
 from broker.model import Status
 from broker.protocol import constants, operations
-from broker.protocol.codec import (
-    decode_chunk,
-    decode_packet,
-    encode_chunk,
-    encode_packet,
-    pack_field,
-    unpack,
-    unpack_fields,
-)
+from broker.protocol.codec import decode_chunk, decode_packet, encode_chunk, encode_packet, unpack
 from broker.protocol.digest import Digest, range_of
+from broker.protocol.fields import pack_field, unpack_fields
 from broker.protocol.messages import (
     Batch,
     Chunk,

@@ -12,8 +12,9 @@ from hypothesis import given
 
 from broker.core.tables.shard import ShardTables
 from broker.errors import DecodeError
-from broker.protocol.codec import decode_chunk, decode_head, decode_packet, unpack_fields
+from broker.protocol.codec import decode_chunk, decode_head, decode_packet
 from broker.protocol.constants import PROTOCOL_VERSION
+from broker.protocol.fields import read_page, unpack_fields
 from broker.protocol.refusal import MAX_SHOWN_CHARS, refuses, shown
 
 MAX_ERROR_CHARS = 200
@@ -113,6 +114,7 @@ DECODERS: list[Callable[[bytes], Any]] = [
     decode_packet,
     decode_head,
     lambda data: unpack_fields([data, data]),
+    lambda data: read_page([data, data], [data, data]),
     load_tables,
 ]
 

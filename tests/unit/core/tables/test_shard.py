@@ -16,8 +16,9 @@ from broker.core.tables.shard import Outcome, ShardTables
 from broker.core.tables.table import Table
 from broker.errors import DecodeError
 from broker.model import ABSENT
-from broker.protocol.codec import encode_chunk, unpack_fields
+from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import MAX_TABLES
+from broker.protocol.fields import unpack_fields
 from broker.protocol.messages import (
     Batch,
     Chunk,

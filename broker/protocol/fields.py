@@ -1,0 +1,111 @@
+"""Fields of the full-state hash: a key, the offset up to which it was folded, a value. No I/O.
+
+Whoever may write to Redis may damage a field. One that cannot be read must not hide the others, and
+nothing of it may be taken for a part of its neighbour.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from broker.errors import DecodeError
+from broker.protocol.codec import pack_value, unpack
+from broker.protocol.constants import OFFSET_PREFIX_BYTES
+from broker.protocol.messages import Value
+from broker.protocol.refusal import refuses
+from broker.protocol.values import within_depth
+
+_OFFSET: Final = struct.Struct(">Q")
+_ARRAY32: Final = struct.Struct(">BI")
+
+# Stands behind each field of a page. It is random, so no value can contain it: if it is found where
+# it was put, the field before it was decoded up to its border and no further.
+_BORDER: Final = os.urandom(8)
+_PACKED_BORDER: Final = b"\xc4" + bytes([len(_BORDER)]) + _BORDER
+_ITEMS: Final = 3  # offset, value, border
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The readable fields of a page in columns, and the keys of the others.
+
+    Attributes:
+        names: keys.
+        offsets: up to which each was folded.
+        values: as many.
+        damaged: the keys, as bytes, of fields that cannot be read, or keys that are not UTF-8.
+    """
+
+    names: list[str]
+    offsets: list[int]
+    values: list[Value]
+    damaged: list[bytes]
+
+
+def pack_field(offset: int, value: Value) -> bytes:
+    """Return a field of the full-state hash: the offset of the fold, then the packed value."""
+    return _OFFSET.pack(offset) + pack_value(value)
+
+
+def read_page(keys: Sequence[bytes], fields: Sequence[bytes]) -> Page:
+    """Decode a page of the full-state hash; what cannot be read is left out and named."""
+    try:
+        return Page(decode_keys(keys), *unpack_fields(fields), [])
+    except DecodeError:
+        page = Page([], [], [], [])
+    for key, one in zip(keys, fields, strict=True):
+        try:
+            (name,), ((offset,), (value,)) = decode_keys([key]), unpack_fields([one])
+        except DecodeError:
+            page.damaged.append(key)
+        else:
+            page.names.append(name)
+            page.offsets.append(offset)
+            page.values.append(value)
+    return page
+
+
+def name_of(key: bytes) -> str:
+    """Return how a damaged field is named: its key, with escapes where that is not UTF-8."""
+    return key.decode(errors="backslashreplace")
+
+
+def decode_keys(keys: Sequence[bytes]) -> list[str]:
+    """Decode keys of the full-state hash.
+
+    Raises:
+        DecodeError: one is not UTF-8.
+    """
+    try:
+        return [key.decode() for key in keys]
+    except UnicodeDecodeError:
+        raise DecodeError("a key of the full-state hash is not UTF-8") from None
+
+
+@refuses
+def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
+    """Decode fields of the full-state hash into two columns, offsets and values.
+
+    One call of the MessagePack library decodes all fields: with a type byte in front, the offset is
+    an item too.
+
+    Raises:
+        DecodeError: a field is not an offset and exactly one value.
+    """
+    if any(len(field) <= OFFSET_PREFIX_BYTES for field in fields):
+        raise DecodeError("a field of the full-state hash has no value")
+    count = len(fields)
+    items = unpack(
+        _ARRAY32.pack(0xDD, _ITEMS * count)
+        + b"".join([b"\xcf" + field + _PACKED_BORDER for field in fields]),
+    )
+    offsets, values, borders = items[::_ITEMS], items[1::_ITEMS], items[2::_ITEMS]
+    if borders.count(_BORDER) != count:
+        raise DecodeError("a field of the full-state hash is not exactly one value")
+    if not within_depth(values):
+        raise DecodeError("a value of the full-state hash nests too deep, or a map key is no str")
+    return offsets, values

@@ -1,0 +1,70 @@
+"""Fields of the full state: a damaged one hides no other, and is never read beyond its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from broker.errors import DecodeError
+from broker.protocol.codec import unpack
+from broker.protocol.constants import MAX_DEPTH
+from broker.protocol.fields import Page, name_of, pack_field, read_page, unpack_fields
+from tests.unit.exactness import exact
+from tests.unit.protocol.test_values import nested
+from tests.unit.strategies import VALUES
+
+FIELDS = st.lists(st.tuples(st.integers(0, (1 << 64) - 1), VALUES), min_size=1, max_size=6)
+
+
+@given(FIELDS, st.data())
+def test_a_damaged_field_changes_nothing_of_the_others(
+    content: list[tuple[int, Any]], data: st.DataObject
+) -> None:
+    """Whatever is flipped in one field, the others are read; it is read alone, or named."""
+    fields = [pack_field(*one) for one in content]
+    keys = [b"k%d" % n for n in range(len(fields))]
+    at = data.draw(st.integers(0, len(fields) - 1))
+    place = data.draw(st.integers(0, len(fields[at]) - 1))
+    bad = bytearray(fields[at])
+    bad[place] ^= data.draw(st.integers(1, 255))
+    fields[at] = bytes(bad)
+    page = read_page(keys, fields)
+    read = dict(zip(page.names, zip(page.offsets, page.values, strict=True), strict=True))
+    for n, one in enumerate(content):
+        if n != at:
+            assert exact(read.pop(f"k{n}")) == exact(one)
+    if page.damaged:
+        assert (page.damaged, read) == ([keys[at]], {})
+    else:
+        offset, value = read.pop(f"k{at}")
+        assert offset == int.from_bytes(fields[at][:8])
+        assert exact(value) == exact(unpack(fields[at][8:]))
+
+
+def test_a_value_that_claims_its_neighbour_is_named() -> None:
+    """One bit of a length lets a value go on into the next field, which makes up for the count."""
+    first, second = bytearray(pack_field(5, "abc")), pack_field(5, "d" * 12 + "xyz")
+    first[8] ^= 0x08  # 3 characters become 11
+    page = read_page([b"a", b"b"], [bytes(first), second])
+    assert page == Page(["b"], [5], ["d" * 12 + "xyz"], [b"a"])
+    with pytest.raises(DecodeError):
+        unpack_fields([bytes(first), second])
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"", b"\0" * 8, pack_field(1, nested(MAX_DEPTH + 1)), b"\0" * 8 + b"\x81\xc4\x01a\x01"],
+)
+def test_what_no_producer_can_have_written_is_damaged(field: bytes) -> None:
+    """A field without a value, with one nested too deep, or with a map key that is no text."""
+    assert read_page([b"bad", b"ok"], [field, pack_field(1, 2)]) == Page(["ok"], [1], [2], [b"bad"])
+
+
+def test_a_key_that_is_not_utf8_is_named() -> None:
+    """It hides no other key either, and has a printable name."""
+    page = read_page([b"\xff\n", b"ok"], [pack_field(1, 1), pack_field(1, 2)])
+    assert page == Page(["ok"], [1], [2], [b"\xff\n"])
+    assert ascii(name_of(page.damaged[0])) == r"'\\xff\n'"
