@@ -214,7 +214,7 @@ def test_a_replica_names_every_wrong_setting_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         aio.Replica(**wrong)
     assert caught.value.faults[0] == (
-        "unknown setting 'linger'; known: self_check_interval, shards, staleness_bound"
+        "unknown setting 'linger'; known: credentials, self_check_interval, shards, staleness_bound"
     )
     assert caught.value.faults[1].startswith("staleness_bound=0 is out of range")
     for settings in ({}, {"staleness_bound": None}):
