@@ -29,11 +29,14 @@ if TYPE_CHECKING:
         FlushTimeoutError,
         ForkedError,
         NamespaceMismatchError,
+        NotLoadedError,
         NotReplicatedError,
         NumpyMissingError,
+        ReentrantError,
         ReplicaFailedError,
         TokenError,
         UnsupportedServerError,
+        WrongLoopError,
     )
     from broker.model import (
         ABSENT,
@@ -105,11 +108,13 @@ __all__ = [
     "NamespaceMismatchError",
     "NamespaceStatus",
     "NodeStats",
+    "NotLoadedError",
     "NotReplicatedError",
     "NumpyMissingError",
     "Position",
     "Producer",
     "ProducerStats",
+    "ReentrantError",
     "Replica",
     "ReplicaFailedError",
     "ReplicaStats",
@@ -122,6 +127,7 @@ __all__ = [
     "UnsupportedServerError",
     "Verification",
     "WorkerStatus",
+    "WrongLoopError",
 ]
 
 __version__ = "0.1.0"

@@ -12,6 +12,7 @@ from typing import Any, Final
 from broker.errors import ConfigError
 from broker.protocol.constants import MAX_NAME_LENGTH, MAX_SHARDS
 from broker.protocol.names import is_name
+from broker.protocol.refusal import shown
 
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -169,6 +170,31 @@ def checked_name(kind: str, name: object) -> str:
             [f"{kind} {name!r} is not a name; use 1 to {MAX_NAME_LENGTH} letters, digits, _ . -"]
         )
     return name
+
+
+def chosen_namespace(name: object) -> str:
+    """Return the namespace that a caller gave, or else STATEBROKER_NAMESPACE, or else `default`.
+
+    Raises:
+        ConfigError: it is no name, see `checked_name`.
+    """
+    if name is None:
+        name = os.environ.get("STATEBROKER_NAMESPACE") or "default"
+    return checked_name("namespace", name)
+
+
+def checked_timeout(timeout: object) -> float | None:
+    """Return the argument of a call that waits, if it is one: seconds, or None for no limit.
+
+    Raises:
+        ConfigError: another type, or not a number.
+    """
+    if timeout is None:
+        return None
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not is_number or timeout != timeout:  # noqa: PLR0124 - nan
+        raise ConfigError([f"timeout is {shown(timeout)}; allowed: seconds as a number, or None"])
+    return float(timeout)  # type: ignore[arg-type]
 
 
 def default_node() -> str:

@@ -165,6 +165,10 @@ class ReplicaFailedError(BrokerError):
     """The replica stopped following; the text says why, and its content must not be trusted."""
 
 
+class NotLoadedError(BrokerError):
+    """The replica has never held the state yet, so it cannot say that a key is absent."""
+
+
 class ChangesOverflowError(BrokerError):
     """A reader of changes fell behind by more than its queue, with a policy that raises."""
 
@@ -175,3 +179,15 @@ class ClosedError(BrokerError):
 
 class ForkedError(ClosedError):
     """The object was made before a fork and cannot be used in the child; make a new one there."""
+
+
+class WrongLoopError(ClosedError):
+    """The object was opened on another event loop; only that one can run its calls."""
+
+
+class ReentrantError(BrokerError):
+    """The call cannot wait, because what it would wait for waits for this call.
+
+    For example a signal handler that interrupted a write of the same producer, or the function
+    given to `TableView.read`, which runs while no batch can be applied. Nothing was changed.
+    """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any, Self
+from weakref import finalize
 
 from broker.backend.credentials import Credentials
 from broker.engine.inspector import InspectorEngine
 from broker.protocol.messages import Position
+from broker.runtime.forgotten import close_when_forgotten
 from broker.stats import NamespaceStatus
 
 
@@ -16,8 +18,9 @@ class Inspector:
     Use it with `async with`, or call `open()` and `close()`.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: the state's name.
+        url: `redis://`, `rediss://`, `unix://` or `embedded://`. None: STATEBROKER_URL, else
+            `embedded://`.
+        namespace: the state's name. None: STATEBROKER_NAMESPACE, else `default`.
         credentials: called for each new connection to a server; returns the password, or (user,
             password), at once or as an awaitable. It may block. None: those of the URL.
     """
@@ -26,10 +29,11 @@ class Inspector:
         self,
         url: str | None = None,
         *,
-        namespace: str = "default",
+        namespace: str | None = None,
         credentials: Credentials | None = None,
     ) -> None:
         self._engine = InspectorEngine(url, namespace=namespace, credentials=credentials)
+        self._finalizer: finalize[..., object] | None = None
 
     @property
     def namespace(self) -> str:
@@ -45,6 +49,9 @@ class Inspector:
             BrokerError: the namespace does not exist yet.
         """
         await self._engine.open()
+        if self._finalizer is None:
+            name = f"Inspector({self.namespace})"
+            self._finalizer = close_when_forgotten(self, name, self._engine.close)
         return self
 
     async def status(self) -> NamespaceStatus:
@@ -117,6 +124,8 @@ class Inspector:
 
     async def close(self) -> None:
         """Disconnect. Calling it again does nothing."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
         await self._engine.close()
 
     async def __aenter__(self) -> Self:

@@ -17,13 +17,18 @@ class Reader(Generic[T]):
     """An async iterator over the changes of a replica; `close()` ends it.
 
     Args:
+        replica: not closed as forgotten while this iterator is used.
         engine: of the replica.
         make: makes the queue, given the function that it has to notify.
     """
 
     def __init__(
-        self, engine: ReplicaEngine, make: Callable[[Callable[[], object]], ReaderQueue[T]]
+        self,
+        replica: object,
+        engine: ReplicaEngine,
+        make: Callable[[Callable[[], object]], ReaderQueue[T]],
     ) -> None:
+        self._replica = replica
         self._engine = engine
         self._ready = asyncio.Event()
         self._queue = make(self._ready.set)
@@ -43,8 +48,8 @@ class Reader(Generic[T]):
             ChangesOverflowError: a reader of `changes()` was too slow, by its own policy.
             StopAsyncIteration: the replica or this iterator was closed.
         """
+        self._engine.check_fork()
         while not self._taken:
-            self._engine.check_fork()
             self._ready.clear()
             try:
                 self._taken = self._queue.take()[::-1]
@@ -52,6 +57,7 @@ class Reader(Generic[T]):
                 raise StopAsyncIteration from None
             if not self._taken:
                 await self._ready.wait()
+                self._engine.check_fork()
         return self._taken.pop()
 
     def close(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Self, Unpack
+from weakref import finalize
 
 from broker.core.tables.kinds import table_key
 from broker.engine.producer import (
@@ -17,6 +19,7 @@ from broker.engine.producer import (
 from broker.model import Token
 from broker.protocol.messages import Value
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT
+from broker.runtime.forgotten import close_when_forgotten
 from broker.stats import ProducerStats
 
 if TYPE_CHECKING:
@@ -32,8 +35,10 @@ class Producer:
     Use it with `async with`, or call `open()` and `close()`.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: the state's name; letters, digits, `_`, `.`, `-`.
+        url: `redis://`, `rediss://`, `unix://` or `embedded://`. None: STATEBROKER_URL, else
+            `embedded://`.
+        namespace: the state's name; letters, digits, `_`, `.`, `-`. None: STATEBROKER_NAMESPACE,
+            else `default`.
         node: this writer's name; one process at a time can hold it, a newer one fences the older.
             None generates a unique name.
         shards: shard count to make a new namespace with; for an existing one it must agree.
@@ -63,10 +68,11 @@ class Producer:
         self,
         url: str | None = None,
         *,
-        namespace: str = "default",
+        namespace: str | None = None,
         **settings: Unpack[ProducerSettings],
     ) -> None:
         self._engine = ProducerEngine(url, namespace, settings)
+        self._finalizer: finalize[..., object] | None = None
 
     @property
     def node(self) -> str:
@@ -132,7 +138,7 @@ class Producer:
         key = table_key(name, keys, values)
         from broker.aio.table_writer import TableWriter  # noqa: PLC0415 - needs numpy
 
-        return TableWriter(self._engine, key)
+        return TableWriter(self, self._engine, key)
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -187,10 +193,16 @@ class Producer:
             ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
         """
         await self._engine.open()
+        if self._finalizer is None:
+            close = partial(self._engine.close_logged, CLOSE_TIMEOUT)
+            self._finalizer = close_when_forgotten(self, f"Producer({self.node})", close)
         return self
 
     async def close(self, timeout: float = CLOSE_TIMEOUT) -> None:  # noqa: ASYNC109 - same as sync
         """Send what is buffered, then disconnect. Calling it again does nothing.
+
+        In a signal handler that interrupted a write of this producer it returns at once, and the
+        rest happens in the background; the end of the program waits for that.
 
         Args:
             timeout: seconds after which it gives up.
@@ -199,7 +211,12 @@ class Producer:
             FlushTimeoutError: not everything was accepted in time; says how many deltas were not.
             FencedError, DataLostError: as `flush`.
         """
+        self._detach()
         await self._engine.close(timeout)
+
+    def _detach(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
     async def __aenter__(self) -> Self:
         """Open it."""
@@ -213,4 +230,5 @@ class Producer:
         if kind is None:
             await self.close()
         else:
+            self._detach()
             await self._engine.close_logged(HURRIED_CLOSE_TIMEOUT)

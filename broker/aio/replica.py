@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Self, TypeVar, Unpack
+from weakref import finalize
 
 from broker.aio.iterator import Reader
 from broker.core.change_queue import ChangeQueue, OverflowPolicy
@@ -11,6 +12,7 @@ from broker.core.status import StatusQueue
 from broker.engine.replica import CHANGES_LIMIT, ReplicaEngine, ReplicaSettings
 from broker.engine.replica_reads import ReplicaReads
 from broker.model import Change, StatusChange, Token, Verification
+from broker.runtime.forgotten import close_when_forgotten
 
 T = TypeVar("T")
 
@@ -26,8 +28,9 @@ class Replica(ReplicaReads):
     Use it with `async with`, or call `open()` and `close()`.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: the state's name.
+        url: `redis://`, `rediss://`, `unix://` or `embedded://`. None: STATEBROKER_URL, else
+            `embedded://`.
+        namespace: the state's name. None: STATEBROKER_NAMESPACE, else `default`.
         shards: shard count that the namespace must have; None: any.
         staleness_bound: seconds without proof after which the replica is no longer `live`. The
             default is 3; use at least three times the workers' heartbeat interval.
@@ -47,14 +50,19 @@ class Replica(ReplicaReads):
         self,
         url: str | None = None,
         *,
-        namespace: str = "default",
+        namespace: str | None = None,
         on_status: Callable[[StatusChange], object] | None = None,
         **settings: Unpack[ReplicaSettings],
     ) -> None:
         super().__init__(ReplicaEngine(url, namespace, on_status, settings))
+        self._finalizer: finalize[..., object] | None = None
 
     def _at_once(self, read: Callable[[], T]) -> T:
         # Batches are applied on this loop: between two awaits nothing changes.
+        return read()
+
+    def _loaded(self, read: Callable[[], T]) -> T:
+        # A read cannot await the load.
         return read()
 
     async def verify(self) -> Verification:
@@ -114,7 +122,11 @@ class Replica(ReplicaReads):
             limit: most changes that wait for a slow reader.
             overflow: "conflate" or "raise", see `ChangeQueue`.
         """
-        return Reader(self._engine, lambda notify: ChangeQueue(prefix, limit, overflow, notify))
+        return Reader(
+            self,
+            self._engine,
+            lambda notify: ChangeQueue(prefix, limit, overflow, notify),
+        )
 
     def statuses(self) -> Reader[StatusChange]:
         """Follow the status; an async iterator with `close()`.
@@ -123,7 +135,7 @@ class Replica(ReplicaReads):
         last before the end is usually the change to `closed`. If a reader is hundreds of changes
         behind, the oldest become one. Each `before` is the `after` that was yielded last.
         """
-        return Reader(self._engine, StatusQueue)
+        return Reader(self, self._engine, StatusQueue)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -134,10 +146,15 @@ class Replica(ReplicaReads):
             ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
         """
         await self._engine.open()
+        if self._finalizer is None:
+            name = f"Replica({self.namespace})"
+            self._finalizer = close_when_forgotten(self, name, self._engine.close)
         return self
 
     async def close(self) -> None:
         """Stop following; the content stays readable. Calling it again does nothing."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
         await self._engine.close()
 
     async def __aenter__(self) -> Self:

@@ -19,7 +19,9 @@ class TableWriter:
     visible at once in each shard. Made by `Producer.table`.
     """
 
-    def __init__(self, engine: ProducerEngine, table: TableKey) -> None:
+    def __init__(self, producer: object, engine: ProducerEngine, table: TableKey) -> None:
+        # A producer that is used through this only must not be closed as forgotten.
+        self._producer = producer
         self._engine = engine
         self._input = TableInput(engine, table)
 

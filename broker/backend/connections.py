@@ -39,7 +39,15 @@ from broker.backend.server_errors import MEANINGS, Meaning, meaning
 from broker.backend.sockets import CONNECTION_CLASSES, Renewals
 from broker.backend.tls import tls_fix, tls_hint
 from broker.backend.topology import Directory, SingleServer
-from broker.backend.urls import Address, RedisURL, invalid_url_error, read_url, redacted
+from broker.backend.urls import (
+    EMBEDDED,
+    Address,
+    RedisURL,
+    chosen_url,
+    invalid_url_error,
+    read_url,
+    redacted,
+)
 from broker.embedded import attach, parse_embedded_url
 from broker.errors import (
     AccessError,
@@ -53,7 +61,6 @@ from broker.protocol.constants import MIN_REDIS
 if TYPE_CHECKING:
     from broker.embedded import Attachment
 
-EMBEDDED = "embedded://"
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 10.0
 
@@ -158,11 +165,12 @@ class Connections:
 
     async def discard(self, client: Redis, pubsub: PubSub | None = None) -> None:
         """Close one client created here, and its subscription."""
-        # A broken connection needs no closing, but the client may have others.
+        # A broken connection needs no closing, but the client may have others. RuntimeError: of a
+        # loop that has ended.
         if pubsub is not None:
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(RedisError, OSError, TimeoutError, RuntimeError):
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
-        with suppress(RedisError, OSError, TimeoutError):
+        with suppress(RedisError, OSError, TimeoutError, RuntimeError):
             await client.aclose()
         # Last: if this call is cancelled, `close` still closes the client.
         if client in self._clients:
@@ -205,7 +213,7 @@ def attached(
     """Return the URL to connect to, and the attachment that keeps an embedded server alive.
 
     Args:
-        url: any supported URL; None means `embedded://`.
+        url: any supported URL; None: see `chosen_url`.
         workers_for: namespace for which an embedded server must run workers; None for none.
         serves: namespace that this process serves as a worker.
 
@@ -213,10 +221,7 @@ def attached(
         ConfigError: a URL of another scheme.
         EmbeddedError: the embedded server did not start.
     """
-    if url is not None and not isinstance(url, str):
-        # Not shown: a client of another library shows its password.
-        raise ConfigError([f"url is a {type(url).__name__}; give the server's URL as str"])
-    url = url or EMBEDDED
+    url = chosen_url(url)
     if not url.startswith(EMBEDDED):
         read_url(url)
         return url, None

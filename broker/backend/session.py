@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.backend import queries
@@ -10,11 +11,14 @@ from broker.backend.commands import Commands
 from broker.backend.connections import Connections, attached
 from broker.backend.credentials import Credentials
 from broker.backend.preflight import check_servers, is_cluster, of_cluster
-from broker.backend.urls import has_login
-from broker.errors import ConfigError, NamespaceMismatchError
+from broker.backend.urls import chosen_url, has_login
+from broker.errors import BackendError, ConfigError, NamespaceMismatchError
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.names import ShardKeys
 from broker.runtime.forks import ForkGuard
+from broker.runtime.home_loop import HomeLoop
+from broker.runtime.tasks import cancel_and_wait
+from broker.runtime.threads import call_on_thread
 
 if TYPE_CHECKING:
     from broker.embedded import Attachment
@@ -24,7 +28,7 @@ class Session:
     """The connection of one process to one namespace.
 
     Args:
-        url: any supported URL; None means `embedded://`.
+        url: any supported URL; None: STATEBROKER_URL, else `embedded://`.
         namespace: a validated name.
         shards: the shard count that the caller requires; None accepts that of the namespace.
         credentials: see `checked_credentials`.
@@ -37,15 +41,29 @@ class Session:
         shards: int | None,
         credentials: Credentials | None = None,
     ) -> None:
-        self.given_url = url
-        self._credentials = checked_credentials(url, credentials)
+        self.given_url = chosen_url(url)
+        self._credentials = checked_credentials(self.given_url, credentials)
         self.namespace = namespace
-        self.guard = ForkGuard(f"this producer or replica of {namespace!r}", self)
+        what = f"this producer, replica or inspector of {namespace!r}"
+        self.guard = ForkGuard(what, self)
+        self.home = HomeLoop(what)
         self.expected_shards = shards
         self.connections = Connections("")
         self.server: dict[str, Any] = {}
         self.keys: list[ShardKeys] = []
         self._attachment: Attachment | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def check(self) -> None:
+        """Return in the process and on the event loop that connected.
+
+        Raises:
+            ForkedError: this is a forked child.
+            WrongLoopError: this is another loop.
+        """
+        self.guard.check()
+        self.home.check()
 
     async def connect(self, *, as_worker: bool = False) -> None:
         """Connect to the server and check that it is supported; do not read the namespace.
@@ -56,6 +74,13 @@ class Session:
         Raises:
             ConnectError, UnsupportedServerError, EmbeddedError, ConfigError: cannot connect.
         """
+        self.home.enter()
+        self._is_closed = False
+        self._keeper = asyncio.create_task(self._close_with_loop(), name="session")
+        serves = self.namespace if as_worker else None
+        url, self._attachment = await self._attach(serves=serves)
+        self._use_connections(Connections(url))
+
         url, self._attachment = await asyncio.to_thread(
             attached, self.given_url, serves=self.namespace if as_worker else None
         )
@@ -81,10 +106,15 @@ class Session:
         """
         before = self._attachment
         if before is not None:
-            _, self._attachment = await asyncio.to_thread(
-                attached, self.given_url, workers_for=self.namespace
-            )
-            await asyncio.to_thread(before.close)
+            _, self._attachment = await self._attach(workers_for=self.namespace)
+            before.close()
+
+    async def _attach(self, **wanted: str | None) -> tuple[str, Attachment | None]:
+        attach = partial(attached, self.given_url, **wanted)
+        try:
+            return await call_on_thread(attach, "attach")
+        except OSError as error:
+            raise BackendError(str(error)) from error
 
     async def create_or_join(self) -> None:
         """Create the namespace if it is new, else check that it fits.
@@ -126,13 +156,26 @@ class Session:
 
     async def close(self) -> None:
         """Close every connection, and detach from the embedded server."""
+        await self._disconnect()
+        await cancel_and_wait([self._keeper])
+
+    async def _disconnect(self) -> None:
+        self._is_closed = True
         await self.connections.close()
         if self._attachment is not None:
-            await asyncio.to_thread(self._attachment.close)
+            self._attachment.close()
             self._attachment = None
 
+    async def _close_with_loop(self) -> None:
+        """Disconnect when the loop ends and cancels its tasks: nothing can be closed after that."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            if not self._is_closed and not self.guard.is_forked:
+                await self._disconnect()
 
-def checked_credentials(url: str | None, credentials: Credentials | None) -> Credentials | None:
+
+def checked_credentials(url: str, credentials: Credentials | None) -> Credentials | None:
     """Return the source of credentials, if it goes with the URL.
 
     Raises:
@@ -144,7 +187,7 @@ def checked_credentials(url: str | None, credentials: Credentials | None) -> Cre
         # Not shown: it may be the password.
         kind = type(credentials).__name__
         raise ConfigError([f"credentials is a {kind}; give a function that returns the password"])
-    if url is None or has_login(url) or url.startswith("embedded:"):
+    if has_login(url) or url.startswith("embedded:"):
         raise ConfigError(
             ["credentials go with the URL of your own server, which has no password itself"]
         )

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ URL_OPTIONS: Final = {
     *(*FILES, "ssl_check_hostname", "ssl_cert_reqs"),
 }
 SENTINEL_OPTIONS: Final = {"sentinel_username", "sentinel_password", "sentinel_password_file"}
+
+URL_VARIABLE: Final = "STATEBROKER_URL"
+EMBEDDED: Final = "embedded://"
 
 REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -92,6 +96,24 @@ def _joined(scheme: str, login: str, address: Address, db: str, options: str) ->
 def _options(query: str, wanted: set[str]) -> str:
     kept = [one for one in query.split("&") if unquote(one.partition("=")[0]) in wanted]
     return "?" + "&".join(kept) if kept else ""
+
+
+def chosen_url(url: object) -> str:
+    """Return the URL that a caller gave, or else STATEBROKER_URL, or else `embedded://`.
+
+    Raises:
+        ConfigError: it is no text, or an empty one.
+    """
+    if url is None:
+        return os.environ.get(URL_VARIABLE) or EMBEDDED
+    if not isinstance(url, str):
+        # Not shown: a client of another library shows its password.
+        raise ConfigError([f"url is a {type(url).__name__}; give the server's URL as str"])
+    if not url:
+        raise ConfigError(
+            [f"url is empty; give the server's URL, or None for {URL_VARIABLE}, else {EMBEDDED}"]
+        )
+    return url
 
 
 def read_url(url: str) -> RedisURL:

@@ -18,7 +18,6 @@ Invariants:
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Any
 
 from broker.core.chunk_size import CHUNK_HEAD_BYTES, RUN_BYTES
 from broker.core.columns import Columns
+from broker.core.exclusive import Exclusive, exclusive
 from broker.core.fast_path import MAX_PLAIN, PLAIN_BYTES, PlainKeys, plain_size
 from broker.core.lane import Lane
 from broker.core.packer import Packer
@@ -65,7 +65,7 @@ class BufferCounts:
     buffer_bytes: int
 
 
-class ProducerBuffer:
+class ProducerBuffer(Exclusive):
     """Bounded store of a producer's deltas for all shards; safe to call from many threads.
 
     Args:
@@ -91,6 +91,7 @@ class ProducerBuffer:
         keep_bytes: int,
         conflates: bool = False,
     ) -> None:
+        super().__init__()
         self.max_bytes = max_bytes
         self.max_count = max_count
         self.chunk_bytes = chunk_bytes
@@ -98,12 +99,12 @@ class ProducerBuffer:
         self.keep_bytes = keep_bytes // shards
         self.lanes = [Lane(shard) for shard in range(shards)]
         self.bytes = 0
-        self.lock = threading.Lock()
         self.plain_keys = PlainKeys([lane.intake for lane in self.lanes])
         self._packer = Packer(node, chunk_bytes, conflates=conflates)
         self._reserved = 0
         self._is_shut = False
         self._is_short = False
+        self._is_forced = False
         self._now = 0.0
         self._tables: set[TableKey] = set()
         self._places: dict[TableKey, dict[str, int]] = {}
@@ -114,17 +115,30 @@ class ProducerBuffer:
 
     # -- adding deltas ----------------------------------------------------------------------------
 
+    @exclusive
     def shut(self) -> None:
         """Close the fast path, so that each later write takes the path that raises the reason."""
-        with self.lock:
-            self._is_shut = True
-            self._gather_all()
+        self._is_shut = True
+        self._gather_all()
 
     def shut_in_child(self) -> None:
         """Likewise in a forked child, where a thread of the parent may have held the lock."""
         self._is_shut = True
         for lane in self.lanes:
             lane.intake.limit = 0
+
+    def mend(self) -> None:
+        """Make it consistent after a call that was left at an unknown point, as by SystemExit."""
+        self.bytes = sum(lane.mend() for lane in self.lanes)
+        self._reserved = 0
+
+    def do_put_off(self) -> None:
+        """Do the writes of signal handlers; they get room in any case, as nobody can wait."""
+        self._is_forced = True
+        try:
+            super().do_put_off()
+        finally:
+            self._is_forced = False
 
     def _gather_all(self) -> None:
         for lane in self.lanes:
@@ -133,7 +147,8 @@ class ProducerBuffer:
     def _gather(self, lane: Lane) -> bool:
         """Move the intake's deltas into the columns; true if that closed some columns."""
         lane.intake.limit = 0
-        keys, values = lane.intake.take()
+        keys, values = lane.intake.columns()
+        gathered = len(keys)
         self._reserved -= lane.reserved
         lane.reserved = 0
         tickets = lane.tickets
@@ -154,6 +169,7 @@ class ProducerBuffer:
             keys, values = rest
             if columns.count >= self.max_count:
                 lane.close_open().since = columns.since
+        lane.intake.drop(gathered)
         return lane.tickets != tickets
 
     def _grant(self, lane: Lane) -> None:
@@ -171,6 +187,8 @@ class ProducerBuffer:
             lane.intake.limit = 2 * most
 
     def _has_room(self, size: int) -> bool:
+        if self._is_forced:
+            return True
         # An empty buffer accepts a call of any size, even one above its limit.
         if self.bytes and self.bytes + self._reserved + size > self.max_bytes:
             # This frees the room that other lanes reserved for their fast path.
@@ -178,33 +196,34 @@ class ProducerBuffer:
         self._is_short = self.bytes != 0 and self.bytes + self._reserved + size > self.max_bytes
         return not self._is_short
 
+    @exclusive
     def add(  # noqa: PLR0917 - called for every delta, and keywords cost time
         self, shard: int, op: int, key: str, value: Any, size: int, stamp: int | None, now: float
     ) -> AddResult:
         """Buffer one admitted delta."""
-        with self.lock:
-            self._now = now
-            lane = self.lanes[shard]
-            closed = self._gather(lane)
-            columns = lane.open
-            full = columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes
-            room = size + (CHUNK_HEAD_BYTES + RUN_BYTES if full else columns.overhead(op))
-            if not self._has_room(room):
-                return _NO_ROOM
-            if full:
-                columns = lane.close_open()
-            first = not columns.count
-            if first:
-                columns.since = now
-            columns.append(op, key, value, stamp, size)
-            self.bytes += room
-            lane.buffered += 1
-            if columns.count >= self.max_count:
-                lane.close_open()
-                return _WAKE
-            self._grant(lane)
-            return _WAKE if first or closed else _BUFFERED
+        self._now = now
+        lane = self.lanes[shard]
+        closed = self._gather(lane)
+        columns = lane.open
+        full = columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes
+        room = size + (CHUNK_HEAD_BYTES + RUN_BYTES if full else columns.overhead(op))
+        if not self._has_room(room):
+            return _NO_ROOM
+        if full:
+            columns = lane.close_open()
+        first = not columns.count
+        if first:
+            columns.since = now
+        columns.append(op, key, value, stamp, size)
+        self.bytes += room
+        lane.buffered += 1
+        if columns.count >= self.max_count:
+            lane.close_open()
+            return _WAKE
+        self._grant(lane)
+        return _WAKE if first or closed else _BUFFERED
 
+    @exclusive
     def add_many(  # noqa: PLR0917 - as add
         self,
         shard: int,
@@ -215,14 +234,13 @@ class ProducerBuffer:
         now: float,
     ) -> AddResult:
         """Buffer many sets in one chunk, so that they become visible at once."""
-        with self.lock:
-            return self._add_together(
-                self.lanes[shard],
-                len(keys),
-                size + RUN_BYTES,
-                now,
-                lambda columns: columns.extend(OP_SET, keys, values, stamp, size),
-            )
+        return self._add_together(
+            self.lanes[shard],
+            len(keys),
+            size + RUN_BYTES,
+            now,
+            lambda columns: columns.extend(OP_SET, keys, values, stamp, size),
+        )
 
     def _add_together(
         self, lane: Lane, deltas: int, size: int, now: float, put: Callable[[Columns], None]
@@ -257,16 +275,19 @@ class ProducerBuffer:
         Raises:
             EncodeError: it is one more than a shard may have.
         """
-        if table in self._tables:
-            return
-        with self.lock:
-            if len(self._tables) >= MAX_TABLES:
-                raise EncodeError(
-                    f"table {table.name!r} is one more than the {MAX_TABLES} that a namespace may "
-                    "have; put what distinguishes the tables into the keys of one"
-                )
-            self._tables.add(table)
+        if table not in self._tables:
+            self._note_table(table)
 
+    @exclusive
+    def _note_table(self, table: TableKey) -> None:
+        if len(self._tables) >= MAX_TABLES:
+            raise EncodeError(
+                f"table {table.name!r} is one more than the {MAX_TABLES} that a namespace may "
+                "have; put what distinguishes the tables into the keys of one"
+            )
+        self._tables.add(table)
+
+    @exclusive
     def intern(self, table: TableKey, keys: Iterable[str]) -> dict[str, int] | None:
         """Give an id to each text key that has none yet.
 
@@ -277,50 +298,50 @@ class ProducerBuffer:
         Raises:
             EncodeError: a key cannot be sent; nothing changed.
         """
-        with self.lock:
-            places = self._places.setdefault(table, {})
-            count = len(self.lanes)
-            new = {key: (admit_key(key), shard_of(key, count)) for key in keys if key not in places}
-            size = sum(one for one, _ in new.values())
-            for shard in {shard for _, shard in new.values()}:
-                size += self.lanes[shard].names.head_bytes(table)
-            if new and not self._has_room(size):
-                return None
-            self.bytes += size
-            for key, (one, shard) in new.items():
-                places[key] = self.lanes[shard].names.add(table, key, one) * count + shard
-            return places
+        places = self._places.setdefault(table, {})
+        count = len(self.lanes)
+        new = {key: (admit_key(key), shard_of(key, count)) for key in keys if key not in places}
+        size = sum(one for one, _ in new.values())
+        for shard in {shard for _, shard in new.values()}:
+            size += self.lanes[shard].names.head_bytes(table)
+        if new and not self._has_room(size):
+            return None
+        self.bytes += size
+        for key, (one, shard) in new.items():
+            places[key] = self.lanes[shard].names.add(table, key, one) * count + shard
+        return places
 
+    @exclusive
     def add_table_run(self, shard: int, run: TableRun, now: float) -> AddResult:
         """Buffer deltas of a table in one chunk, so that they become visible at once."""
         size = table_run_size(run)
-        with self.lock:
-            return self._add_together(
-                self.lanes[shard],
-                run.deltas,
-                size,
-                now,
-                lambda columns: columns.add_table_run(run, size),
-            )
+        return self._add_together(
+            self.lanes[shard],
+            run.deltas,
+            size,
+            now,
+            lambda columns: columns.add_table_run(run, size),
+        )
 
+    @exclusive
     def conflate(self) -> int:
         """Drop every waiting delta that a newer set or delete of its key overwrites.
 
         Returns:
             How many bytes that freed.
         """
-        with self.lock:
-            self._gather_all()
-            before = self.bytes
-            for lane in self.lanes:
-                overwritten: set[str] = set()
-                for columns in (lane.open, *reversed(lane.closed)):
-                    self.bytes -= lane.drop_overwritten(columns, overwritten)
-                lane.closed = deque(columns for columns in lane.closed if columns.count)
-            return before - self.bytes
+        self._gather_all()
+        before = self.bytes
+        for lane in self.lanes:
+            overwritten: set[str] = set()
+            for columns in (lane.open, *reversed(lane.closed)):
+                self.bytes -= lane.drop_overwritten(columns, overwritten)
+            lane.closed = deque(columns for columns in lane.closed if columns.count)
+        return before - self.bytes
 
     # -- sending ----------------------------------------------------------------------------------
 
+    @exclusive
     def next_chunk(
         self, shard: int, now: float, linger: float, time_ms: int
     ) -> tuple[Packed | None, float | None]:
@@ -332,16 +353,15 @@ class ProducerBuffer:
         Returns:
             (chunk, None), or (None, seconds until the linger is over), or (None, None) if empty.
         """
-        with self.lock:
-            lane = self.lanes[shard]
-            packed, wait = (
-                (lane.sent.resend.popleft(), None)
-                if lane.sent.resend
-                else self._next_packed(lane, now, linger, time_ms)
-            )
-            if packed is not None:
-                lane.sent.in_flight.append(packed)
-            return packed, wait
+        lane = self.lanes[shard]
+        packed, wait = (
+            (lane.sent.resend.popleft(), None)
+            if lane.sent.resend
+            else self._next_packed(lane, now, linger, time_ms)
+        )
+        if packed is not None:
+            lane.sent.in_flight.append(packed)
+        return packed, wait
 
     def is_behind(self, shard: int) -> bool:
         """Whether the lane has closed columns, or chunks to send again."""
@@ -372,18 +392,19 @@ class ProducerBuffer:
         self.bytes -= freed
         return packed
 
+    @exclusive
     def accepted(self, shard: int, now: float) -> None:
         """Redis accepted the oldest chunk in flight, now or earlier: keep it for a while."""
-        with self.lock:
-            sent = self.lanes[shard].sent
-            self.bytes -= sent.accept(now)
-            sent.drop_expired(now - self.keep_s, self.keep_bytes)
+        sent = self.lanes[shard].sent
+        self.bytes -= sent.accept(now)
+        sent.drop_expired(now - self.keep_s, self.keep_bytes)
 
+    @exclusive
     def requeue(self, shard: int) -> None:
         """Send the chunks in flight again: it is unknown whether Redis accepted them."""
-        with self.lock:
-            self.lanes[shard].sent.requeue()
+        self.lanes[shard].sent.requeue()
 
+    @exclusive
     def rewind(
         self, shard: int, number: int, server_deltas: int, now: float
     ) -> tuple[int, int, int]:
@@ -401,68 +422,67 @@ class ProducerBuffer:
             (chunk number before the first that can be sent again, deltas up to there, deltas lost).
             The number is `number - 1` if nothing is lost.
         """
-        with self.lock:
-            lane = self.lanes[shard]
-            sent = lane.sent
-            sent.drop_expired(now - self.keep_s, self.keep_bytes)
-            sent.rewind(number)
-            if sent.resend:
-                first = sent.resend[0]
-                base_number, base_total = first.number - 1, first.total - first.deltas
-            else:
-                base_number, base_total = lane.number, lane.packed
-            lost = sent.lose(server_deltas, base_total)
-            if base_number < number:
-                return base_number, base_total, lost
-            if sent.resend:
-                base_number -= self._packer.define_again(lane, number, base_number, base_total)
-            else:
-                self.bytes += lane.names.requeue(number)
+        lane = self.lanes[shard]
+        sent = lane.sent
+        sent.drop_expired(now - self.keep_s, self.keep_bytes)
+        sent.rewind(number)
+        if sent.resend:
+            first = sent.resend[0]
+            base_number, base_total = first.number - 1, first.total - first.deltas
+        else:
+            base_number, base_total = lane.number, lane.packed
+        lost = sent.lose(server_deltas, base_total)
+        if base_number < number:
             return base_number, base_total, lost
+        if sent.resend:
+            base_number -= self._packer.define_again(lane, number, base_number, base_total)
+        else:
+            self.bytes += lane.names.requeue(number)
+        return base_number, base_total, lost
 
+    @exclusive
     def close_all(self) -> list[int]:
         """Close all open columns, so that everything buffered is sent without lingering.
 
         Returns:
             For each lane the ticket of its last columns, for `is_accepted`.
         """
-        with self.lock:
-            self._gather_all()
-            for lane in self.lanes:
-                if lane.open.count:
-                    lane.close_open()
-            return [lane.tickets for lane in self.lanes]
+        self._gather_all()
+        for lane in self.lanes:
+            if lane.open.count:
+                lane.close_open()
+        return [lane.tickets for lane in self.lanes]
 
+    @exclusive
     def is_accepted(self, tickets: Iterable[int]) -> bool:
         """Whether Redis has accepted everything up to these tickets, one for each lane."""
-        with self.lock:
-            return not any(
-                lane.outstanding(ticket) for lane, ticket in zip(self.lanes, tickets, strict=True)
-            )
+        return not any(
+            lane.outstanding(ticket) for lane, ticket in zip(self.lanes, tickets, strict=True)
+        )
 
+    @exclusive
     def reached(self) -> list[int]:
         """Return for each lane the chunk number up to which Redis has accepted everything."""
-        with self.lock:
-            return [lane.sent.reached(lane.number) for lane in self.lanes]
+        return [lane.sent.reached(lane.number) for lane in self.lanes]
 
     @property
+    @exclusive
     def pending(self) -> int:
         """Deltas that Redis has not accepted yet, over all shards."""
-        with self.lock:
-            self._gather_all()
-            return sum(lane.pending for lane in self.lanes)
+        self._gather_all()
+        return sum(lane.pending for lane in self.lanes)
 
+    @exclusive
     def counts(self) -> BufferCounts:
         """Return counters over all shards: `buffered = accepted + conflated + pending`."""
-        with self.lock:
-            self._gather_all()
-            sent = [lane.sent for lane in self.lanes]
-            return BufferCounts(
-                buffered=sum(lane.buffered for lane in self.lanes),
-                accepted=sum(one.accepted for one in sent),
-                conflated=sum(lane.conflated for lane in self.lanes),
-                pending=sum(lane.pending for lane in self.lanes),
-                lost=sum(one.lost for one in sent),
-                resent=sum(one.resent for one in sent),
-                buffer_bytes=self.bytes,
-            )
+        self._gather_all()
+        sent = [lane.sent for lane in self.lanes]
+        return BufferCounts(
+            buffered=sum(lane.buffered for lane in self.lanes),
+            accepted=sum(one.accepted for one in sent),
+            conflated=sum(lane.conflated for lane in self.lanes),
+            pending=sum(lane.pending for lane in self.lanes),
+            lost=sum(one.lost for one in sent),
+            resent=sum(one.resent for one in sent),
+            buffer_bytes=self.bytes,
+        )

@@ -50,17 +50,16 @@ class ChangeQueue(ReaderQueue[Change]):
             items = [change for change in items if change.key.startswith(self._prefix)]
         super().put(items)
 
-    def _shrink(self) -> None:
+    def _shrink(self, waiting: deque[Change]) -> None:
         if self._overflow == "conflate":
-            newest = {change.key: n for n, change in enumerate(self._waiting)}
-            kept = deque(
-                change for n, change in enumerate(self._waiting) if newest[change.key] == n
-            )
-            self.conflated += len(self._waiting) - len(kept)
-            self._waiting = kept
-        if len(self._waiting) > self._limit:
-            while len(self._waiting) > self._limit:
-                self._waiting.pop()
+            newest = {change.key: n for n, change in enumerate(waiting)}
+            kept = [change for n, change in enumerate(waiting) if newest[change.key] == n]
+            self.conflated += len(waiting) - len(kept)
+            waiting.clear()
+            waiting.extend(kept)
+        if len(waiting) > self._limit:
+            while len(waiting) > self._limit:
+                waiting.pop()
             self._overflowed = True
 
     def _end(self) -> Exception:

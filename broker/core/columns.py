@@ -99,6 +99,21 @@ class Columns:
             self.size += sum(map(table_run_size, self.tables))
         return dropped
 
+    def recount(self) -> None:
+        """Drop a delta that was added to some columns only, and count the others again."""
+        for run in self.runs:
+            columns = [
+                column for column in (run.keys, run.values, run.timestamps) if column is not None
+            ]
+            count = min(map(len, columns))
+            for column in columns:
+                del column[count:]
+        self.runs = [run for run in self.runs if run.keys]
+        self.count = sum(len(run.keys) for run in self.runs)
+        self.count += sum(run.deltas for run in self.tables)
+        self.size = CHUNK_HEAD_BYTES + sum(map(size_of, self.runs))
+        self.size += sum(map(table_run_size, self.tables))
+
     def join(self, later: Columns) -> None:
         """Append the deltas of columns that were closed after these."""
         last, first = self.runs[-1:], later.runs[:1]

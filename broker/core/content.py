@@ -42,6 +42,11 @@ class Content:
     newest: int = 0
     damaged: set[str] = field(default_factory=set)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether this is the state of some moment, not what it is before the first load."""
+        return bool(self.position.epoch)
+
     # -- a load -----------------------------------------------------------------------------------
 
     def add_page(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> None:

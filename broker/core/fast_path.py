@@ -51,14 +51,19 @@ class Intake:
         self.items: list[Any] = []
         self.limit = 0
 
-    def take(self) -> tuple[list[str], list[Any]]:
-        """Take all out, as columns; the caller holds the buffer's lock."""
+    def columns(self) -> tuple[list[str], list[Any]]:
+        """Return all as columns; the caller holds the buffer's lock."""
         items = self.items
         # Others may add behind these meanwhile.
         count = len(items)
-        keys, values = items[0:count:2], items[1:count:2]
-        del items[:count]
-        return keys, values
+        return items[0:count:2], items[1:count:2]
+
+    def drop(self, deltas: int) -> None:
+        """Remove the first ones, which are elsewhere by now.
+
+        A call that is left before this has them twice, which changes nothing: they are sets.
+        """
+        del self.items[: 2 * deltas]
 
 
 class PlainKeys(dict[str, Intake | None]):

@@ -66,6 +66,23 @@ class Lane:
         self.open = Columns()
         return self.open
 
+    def mend(self) -> int:
+        """Make columns and counters consistent after a call that was left at an unknown point.
+
+        Returns:
+            Upper bound of the bytes of what Redis has not accepted yet.
+        """
+        if self.closed and self.closed[-1] is self.open:
+            self.open = Columns()
+        for columns in (*self.closed, self.open):
+            columns.recount()
+        self.closed = deque(columns for columns in self.closed if columns.count)
+        waiting = [columns for columns in (*self.closed, self.open) if columns.count]
+        self.buffered = self.packed + self.conflated + sum(columns.count for columns in waiting)
+        self.intake.limit = self.reserved = 0
+        size = self.names.waiting_bytes + sum(columns.size for columns in waiting)
+        return size + self.sent.unaccepted_bytes
+
     def drop_overwritten(self, columns: Columns, overwritten: set[str]) -> int:
         """Drop the deltas of columns that newer ones overwrite, see `Columns.conflate`.
 

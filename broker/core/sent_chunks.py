@@ -57,6 +57,12 @@ class SentChunks:
     lost: int = 0
     _gone: list[tuple[int, int]] = field(default_factory=list)
 
+    @property
+    def unaccepted_bytes(self) -> int:
+        """Bytes of the chunks that Redis never accepted."""
+        chunks = (*self.resend, *self.in_flight)
+        return sum(len(one.data) for one in chunks if one.number > self.accepted_number)
+
     def accept(self, now: float) -> int:
         """Keep the oldest chunk in flight; return its bytes if it was accepted for the first time.
 

@@ -100,6 +100,11 @@ class ShardState:
         return self.content.position
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the visible content is the state of some moment."""
+        return self.content.is_loaded
+
+    @property
     def covered(self) -> int:
         """Append number up to which the visible content contains all chunks."""
         return self.content.covered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -81,14 +82,14 @@ class StatusQueue(ReaderQueue[StatusChange]):
     def __init__(self, notify: Callable[[], object], limit: int = STATUSES_LIMIT) -> None:
         super().__init__(limit, notify)
 
-    def _shrink(self) -> None:
-        while len(self._waiting) > self._limit:
-            first, second = self._waiting.popleft(), self._waiting.popleft()
+    def _shrink(self, waiting: deque[StatusChange]) -> None:
+        while len(waiting) > self._limit:
+            first, second = waiting.popleft(), waiting.popleft()
             self.conflated += 1
             if first.before is second.after:
                 self.conflated += 1
             else:
-                self._waiting.appendleft(replace(second, before=first.before))
+                waiting.appendleft(replace(second, before=first.before))
 
 
 class StatusTracker:

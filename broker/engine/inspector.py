@@ -10,18 +10,26 @@ from broker.backend.connections import translated
 from broker.backend.credentials import Credentials
 from broker.backend.inspection import ShardReading, read_shard, shard_away
 from broker.backend.session import Session
-from broker.config import checked_name
+from broker.config import chosen_namespace
 from broker.core.fold import decode_chunks, fold
 from broker.core.replay import LogReplay
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.self_check import retry_until_stable
 from broker.engine.verifier import Verifier
-from broker.errors import BackendError, BrokerError, ConnectError, DecodeError
+from broker.errors import (
+    BackendError,
+    BrokerError,
+    ClosedError,
+    ConfigError,
+    ConnectError,
+    DecodeError,
+)
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.fields import name_of, read_page, unpack_fields
 from broker.protocol.messages import Head, Position
 from broker.protocol.names import ShardKeys, shard_of, slot_of_key
 from broker.protocol.refusal import shown
+from broker.protocol.values import admit_key
 from broker.stats import NamespaceStatus, NodeStats, ServerInfo, ShardStats, WorkerStatus
 
 
@@ -29,8 +37,9 @@ class InspectorEngine:
     """A reader of one namespace's data in Redis, run by both faces on an event loop.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: the state's name.
+        url: `redis://`, `rediss://`, `unix://` or `embedded://`. None: STATEBROKER_URL, else
+            `embedded://`.
+        namespace: the state's name. None: STATEBROKER_NAMESPACE, else `default`.
         credentials: see `broker.backend.session.checked_credentials`.
     """
 
@@ -38,11 +47,12 @@ class InspectorEngine:
         self,
         url: str | None = None,
         *,
-        namespace: str = "default",
+        namespace: str | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        self.namespace = checked_name("namespace", namespace)
+        self.namespace = chosen_namespace(namespace)
         self._session = Session(url, self.namespace, None, credentials)
+        self._is_open = False
 
     async def open(self) -> None:
         """Connect.
@@ -52,6 +62,9 @@ class InspectorEngine:
             NamespaceMismatchError: another protocol version.
             BrokerError: the namespace does not exist yet.
         """
+        self._session.check()
+        if self._is_open:
+            return
         try:
             await self._session.connect()
             found = await self._session.try_join()
@@ -65,16 +78,33 @@ class InspectorEngine:
                 f"namespace {self.namespace!r} does not exist on {server}; "
                 "start `statebroker serve` first"
             )
+        self._is_open = True
 
     async def close(self) -> None:
-        """Disconnect."""
+        """Disconnect. On another loop, only if the one that opened it has ended."""
+        if not self._is_open or self._session.guard.is_forked:
+            return
+        if not self._session.home.has_ended:
+            self._session.home.check()
+        self._is_open = False
         await self._session.close()
+
+    def _opened(self) -> Session:
+        """Return the session, if it can be used here.
+
+        Raises:
+            ForkedError, WrongLoopError, ClosedError: it cannot.
+        """
+        self._session.check()
+        if not self._is_open:
+            raise ClosedError("this inspector is not open; call open() or use `async with`")
+        return self._session
 
     # -- numbers ----------------------------------------------------------------------------------
 
     async def status(self) -> NamespaceStatus:
         """Return what Redis holds of the namespace: server, shards, nodes and workers."""
-        server = self._session.server
+        server = self._opened().server
         shards: list[ShardStats] = []
         nodes: dict[str, NodeStats] = {}
         workers: dict[str, WorkerStatus] = {}
@@ -129,7 +159,9 @@ class InspectorEngine:
 
     async def get(self, key: str) -> tuple[bool, Any]:
         """Return (whether the key exists, its value) at the head; reads little more than it."""
-        keys = self._session.keys[shard_of(key, len(self._session.keys))]
+        shards = self._opened().keys
+        admit_key(key)
+        keys = shards[shard_of(key, len(shards))]
         for _ in range(_TRIES):
             head = await self._head(keys)
             (field,) = await queries.state_fields(self._session.client, keys, [key])
@@ -150,7 +182,7 @@ class InspectorEngine:
     async def state(self) -> dict[str, Any]:
         """Return the full-state hash as it is: the state at the last snapshot."""
         content: dict[str, Any] = {}
-        for keys in self._session.keys:
+        for keys in self._opened().keys:
             async for names, fields in queries.state_pages(self._session.client, keys):
                 page = read_page(names, fields)
                 content.update(zip(page.names, page.values, strict=True))
@@ -159,7 +191,7 @@ class InspectorEngine:
     async def folded(self) -> dict[str, Any]:
         """Return the state at the head: the full-state hash folded with the log."""
         content: dict[str, Any] = {}
-        for number in range(len(self._session.keys)):
+        for number in range(len(self._opened().keys)):
             content.update((await self.folded_shard(number, None))[0])
         return content
 
@@ -175,7 +207,12 @@ class InspectorEngine:
         Raises:
             BackendError: the position is not part of the history that Redis holds (any more).
         """
-        keys = self._session.keys[shard]
+        shards = self._opened().keys
+        if type(shard) is not int or not 0 <= shard < len(shards):
+            raise ConfigError([f"shard={shown(shard)}; allowed: 0 to {len(shards) - 1}"])
+        if not isinstance(position, Position | None):
+            raise ConfigError([f"position={shown(position)}; allowed: a Position, or None"])
+        keys = shards[shard]
         for _ in range(_TRIES):
             run = await queries.server_identity(self._session.client, keys)
             head = await self._head(keys)
@@ -202,7 +239,7 @@ class InspectorEngine:
             BackendError: Redis failed, or full states follow each other too fast.
         """
         found = {}
-        for number in range(len(self._session.keys)):
+        for number in range(len(self._opened().keys)):
             verifier = Verifier(self._session, number)
             for at, names in (await retry_until_stable(verifier.altered)).items():
                 found[number, at] = names
@@ -217,7 +254,7 @@ class InspectorEngine:
             What was removed, for people.
         """
         removed: list[str] = []
-        for shard, keys in enumerate(self._session.keys):
+        for shard, keys in enumerate(self._opened().keys):
             client = self._session.client
             async for names, fields in queries.state_pages(client, keys):
                 page, found = read_page(names, fields), dict(zip(names, fields, strict=True))

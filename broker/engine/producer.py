@@ -12,7 +12,13 @@ from warnings import warn
 
 from broker.backend.credentials import Credentials
 from broker.backend.session import Session
-from broker.config import checked_name, checked_of, default_node
+from broker.config import (
+    checked_name,
+    checked_of,
+    checked_timeout,
+    chosen_namespace,
+    default_node,
+)
 from broker.core.buffer import AddResult, ProducerBuffer
 from broker.core.chunk_size import check_group
 from broker.core.fast_path import FastSet, PlainKeys
@@ -25,11 +31,13 @@ from broker.errors import (
     ConfigError,
     DataLostError,
     FlushTimeoutError,
+    ReentrantError,
 )
 from broker.model import Token
 from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_SET, OPERATIONS
+from broker.protocol.refusal import shown
 from broker.protocol.values import ADMITS, STAMP_BYTES, admit, admit_key
 from broker.runtime import clock
 from broker.stats import ProducerStats
@@ -86,7 +94,7 @@ class ProducerEngine(FastSet[Retry | None]):
         ConfigError: every fault of the arguments at once.
     """
 
-    def __init__(self, url: str | None, namespace: str, settings: ProducerSettings) -> None:
+    def __init__(self, url: str | None, namespace: str | None, settings: ProducerSettings) -> None:
         super().__init__()
         self._settings = checked_of(ProducerSettings.__annotations__, settings)
         node = settings.get("node")
@@ -96,7 +104,7 @@ class ProducerEngine(FastSet[Retry | None]):
             raise ConfigError(
                 [f"when_full={self._when_full!r}; allowed: {', '.join(FULL_POLICIES)}"]
             )
-        self.namespace = checked_name("namespace", namespace)
+        self.namespace = chosen_namespace(namespace)
         self.node = checked_name("node", node) if node is not None else default_node()
         self._is_named = node is not None
         self._full_timeout: float = self._settings["full_timeout"]
@@ -122,7 +130,13 @@ class ProducerEngine(FastSet[Retry | None]):
 
         Raises:
             ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
+            ClosedError: it was closed before.
         """
+        if self._closed_error is not None:
+            raise self._closed_error.with_traceback(None)
+        self._session.check()
+        if self._sender is not None:
+            return
         try:
             await self._session.connect()
             await self._session.create_or_join()
@@ -180,26 +194,44 @@ class ProducerEngine(FastSet[Retry | None]):
         """How many shards the namespace has."""
         return len(self._session.keys)
 
-    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - as the faces
+    async def close(self, timeout: float | None) -> None:  # noqa: ASYNC109 - as the faces
         """Send what is buffered, then disconnect. Calling it again does nothing.
 
         Raises:
             FlushTimeoutError, FencedError, DataLostError: as `flush`.
         """
+        timeout = checked_timeout(timeout)
         sender = self._sender
         if sender is None or self._closed_error is not None or self._session.guard.is_forked:
             return
+        if not self._session.home.has_ended:
+            self._session.home.check()
         try:
-            await self.flush(timeout)
+            if sender.buffer.pending or not self._session.home.has_ended:
+                await self.flush(timeout)
         finally:
             self._closed_error = ClosedError("this producer is closed; make a new one")
             sender.buffer.shut()
             # Wake the callers that wait for room: they raise.
             sender.progress.set()
             await sender.stop()
-            if not self._is_named:
+            if not self._is_named and not self._session.home.has_ended:
                 await sender.leave()
             await self._session.close()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the caller interrupted a call on this thread, so that it must not wait."""
+        return self._sender is not None and self._sender.buffer.is_interrupted
+
+    def check_not_interrupted(self) -> None:
+        """Return if the caller may wait.
+
+        Raises:
+            ReentrantError: it interrupted a call on this thread.
+        """
+        if self._sender is not None:
+            self._sender.buffer.check_not_interrupted()
 
     async def close_logged(self, timeout: float) -> None:  # noqa: ASYNC109 - as the faces
         """Close it where an error would hide another one: log the error instead."""
@@ -223,12 +255,27 @@ class ProducerEngine(FastSet[Retry | None]):
         if self._timestamps:
             stamp, size = round(time.time() * 1000), size + STAMP_BYTES
         shard = shard_of(key, len(self._session.keys))
-        result = sender.buffer.add(shard, op, key, value, size, stamp, clock.now())
+        try:
+            result = sender.buffer.add(shard, op, key, value, size, stamp, clock.now())
+        except ReentrantError:
+            self._put_off(partial(self._put_again, op, key, value))
+            return None
         if result is _NO_ROOM:
             return partial(self._put_again, op, key, value)
         if result is _WAKE:
             sender.wake(shard)
         return None
+
+    def _put_off(self, write: Retry) -> None:
+        """Have a write done after the call that its caller, a signal handler, interrupted."""
+        self.buffer.put_off(partial(self._put_late, write))
+
+    def _put_late(self, write: Retry) -> None:
+        try:
+            write()
+        except BrokerError as error:
+            # Its caller is gone.
+            log.error("write_of_handler_failed node=%s error=%s", self.node, error)  # noqa: TRY400
 
     def _put_again(self, op: int, key: str, value: Any) -> bool:
         return self.put(op, key, value) is None
@@ -249,7 +296,7 @@ class ProducerEngine(FastSet[Retry | None]):
         for key, given in mapping.items():
             size = admit_key(key) + extra
             value, value_size = admit(given)
-            shard = shard_of(key, self.shards)
+            shard = shard_of(key, len(self._session.keys))
             _, keys, values, total = groups.setdefault(shard, (shard, [], [], 0))
             keys.append(key)
             values.append(value)
@@ -261,7 +308,12 @@ class ProducerEngine(FastSet[Retry | None]):
     def _add_group(self, shard: int, keys: list[str], values: list[Any], size: int) -> bool:
         stamp = round(time.time() * 1000) if self._timestamps else None
         add_many = self.buffer.add_many
-        return self._is_in(shard, add_many(shard, keys, values, size, stamp, clock.now()))
+        try:
+            result = add_many(shard, keys, values, size, stamp, clock.now())
+        except ReentrantError:
+            self._put_off(partial(self._add_group, shard, keys, values, size))
+            return True
+        return self._is_in(shard, result)
 
     def put_table_runs(self, runs: list[tuple[int, TableRun]]) -> Iterator[Retry]:
         """Buffer runs of a table, each with its shard; yield a retry for each without room."""
@@ -270,7 +322,12 @@ class ProducerEngine(FastSet[Retry | None]):
                 yield partial(self._add_table_run, shard, run)
 
     def _add_table_run(self, shard: int, run: TableRun) -> bool:
-        return self._is_in(shard, self.buffer.add_table_run(shard, run, clock.now()))
+        try:
+            result = self.buffer.add_table_run(shard, run, clock.now())
+        except ReentrantError:
+            self._put_off(partial(self._add_table_run, shard, run))
+            return True
+        return self._is_in(shard, result)
 
     def _is_in(self, shard: int, result: AddResult) -> bool:
         """Wake the shard's sender if needed; false if there was no room."""
@@ -317,11 +374,13 @@ class ProducerEngine(FastSet[Retry | None]):
         fsynced: bool = False,
     ) -> Token:
         """Wait until Redis accepted everything written so far; the faces' `flush` documents it."""
-        if redis_replicas < 0:
+        timeout = checked_timeout(timeout)
+        if type(redis_replicas) is not int or redis_replicas < 0:
             raise ConfigError(
-                [f"redis_replicas={redis_replicas} is out of range; allowed: 0 or more"]
+                [f"redis_replicas={shown(redis_replicas)}; allowed: 0 or more, a whole number"]
             )
         sender = self.sender
+        self._session.home.check()
         tickets = sender.buffer.close_all()
         sender.wake_all()
         accepted = partial(self._accepted, sender, tickets)
@@ -368,7 +427,9 @@ class ProducerEngine(FastSet[Retry | None]):
 
         Raises:
             ClosedError: it was never open.
+            ForkedError: this is a forked child.
         """
+        self._session.guard.check()
         if self._sender is None:
             raise _not_open()
         return self._sender.stats()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from broker.backend.credentials import Credentials
 from broker.backend.session import Session
-from broker.config import checked_name, checked_of
+from broker.config import checked_of, checked_timeout, chosen_namespace
 from broker.core.change_queue import ChangeQueue
 from broker.core.fold import Tally
 from broker.core.queues import Bell, ReaderQueue
@@ -21,7 +21,7 @@ from broker.core.transitions import Event
 from broker.engine.callbacks import call_for_each
 from broker.engine.replication import Follower
 from broker.engine.self_check import verified
-from broker.errors import ClosedError, ConfigError, TokenError
+from broker.errors import ClosedError, ConfigError, ForkedError, NotLoadedError, TokenError
 from broker.model import Health, Status, StatusChange, Token, Verification
 from broker.protocol.messages import Position, TableKey
 from broker.protocol.names import shard_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
 CHANGES_LIMIT = 100_000
+LOAD_PATIENCE_S = 5.0
 
 
 class ReplicaSettings(TypedDict, total=False):
@@ -62,12 +63,12 @@ class ReplicaEngine:
     def __init__(
         self,
         url: str | None,
-        namespace: str,
+        namespace: str | None,
         on_status: Callable[[StatusChange], object] | None,
         settings: ReplicaSettings,
     ) -> None:
         values = checked_of(ReplicaSettings.__annotations__, settings)
-        self.namespace = checked_name("namespace", namespace)
+        self.namespace = chosen_namespace(namespace)
         if on_status is not None and (not callable(on_status) or iscoroutinefunction(on_status)):
             raise ConfigError(
                 [f"on_status={on_status!r}; allowed: a plain function; async code reads statuses()"]
@@ -80,6 +81,9 @@ class ReplicaEngine:
             self._session, values["staleness_bound"], values["self_check_interval"]
         )
         self._closed = False
+        self._was_opened = False
+        self._opened_at = 0.0
+        self._shards_of_parent: list[ShardState] = []
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -88,7 +92,14 @@ class ReplicaEngine:
 
         Raises:
             ConnectError, UnsupportedServerError, EmbeddedError, NamespaceMismatchError: with a fix.
+            ClosedError: it was closed before.
         """
+        if self._closed:
+            raise _closed_error()
+        self._session.check()
+        if self._was_opened:
+            return
+        self._session.guard.call_in_child(self._forget_content)
         try:
             await self._session.connect()
             await self._session.ensure_workers()
@@ -102,51 +113,119 @@ class ReplicaEngine:
             self._follower.tracker.close_queues()
             await self._session.close()
             raise
+        self._opened_at = clock.now()
+        self._was_opened = True
 
     async def close(self) -> None:
-        """Stop following; the content stays readable. Calling it again does nothing."""
+        """Stop following; the content stays readable. Calling it again does nothing.
+
+        On another loop, only if the one that opened it has ended.
+        """
         if self._closed or self._session.guard.is_forked:
             return
+        if not self._session.home.has_ended:
+            self._session.home.check()
         self._closed = True
         await self._follower.stop()
         await self._session.close()
+
+    def _forget_content(self) -> None:
+        """Hide the content in a forked child, where nothing updates it."""
+        # Kept, because freeing it would copy the memory that the processes share.
+        self._shards_of_parent, self._follower.shards = self._follower.shards, []
 
     # -- reading ----------------------------------------------------------------------------------
 
     @property
     def shards(self) -> list[ShardState]:
-        """The state of each shard; empty before the namespace exists."""
+        """The state of each shard; empty before the namespace exists.
+
+        Raises:
+            ForkedError: this is a forked child.
+        """
+        self._session.guard.check()
         return self._follower.shards
+
+    def _loaded(self) -> list[ShardState]:
+        """Return the shards, each with the state of some moment; none without the namespace.
+
+        Raises:
+            ForkedError: this is a forked child.
+            NotLoadedError: a shard was never loaded.
+        """
+        shards = self.shards
+        if not self._has_loaded():
+            raise self._not_loaded()
+        return shards
+
+    def _has_loaded(self) -> bool:
+        # A namespace that does not exist yet holds nothing.
+        return self._was_opened and all(shard.is_loaded for shard in self._follower.shards)
+
+    def _not_loaded(self) -> NotLoadedError:
+        if not self._was_opened:
+            return NotLoadedError(_NOT_OPEN)
+        return NotLoadedError(
+            f"the replica of {self.namespace!r} has not loaded the state yet (it is "
+            f"{self.status}), so it cannot say that a key is absent; call wait_live() before"
+        )
+
+    async def wait_loaded(self) -> None:
+        """Wait for the first load, until `LOAD_PATIENCE_S` after it was opened.
+
+        Raises:
+            NotLoadedError: it is not loaded by then.
+            ReplicaFailedError, ClosedError: it never will be.
+        """
+        left = self._opened_at + LOAD_PATIENCE_S - clock.now()
+        try:
+            await self._until(self._has_loaded, max(0.0, left), "has not loaded the state")
+        except TimeoutError:
+            raise self._not_loaded() from None
 
     def value(self, key: str) -> Any:
         """Return a key's value.
 
         Raises:
             KeyError: absent.
+            NotLoadedError: whether it is absent is not known yet.
+            ForkedError: this is a forked child.
         """
         shards = self._follower.shards
         if not shards:
+            self._session.guard.check()
+            if not self._was_opened:
+                raise self._not_loaded()
             raise KeyError(key)
-        return shards[shard_of(key, len(shards))].content.values[key]
+        try:
+            content = shards[shard_of(key, len(shards))].content
+            return content.values[key]
+        except KeyError:
+            if content.is_loaded:
+                raise
+        except (TypeError, AttributeError):
+            # What is no key is absent.
+            raise KeyError(key) from None
+        raise self._not_loaded()
 
     def count(self) -> int:
         """Return how many keys there are."""
-        return sum(len(shard.values) for shard in self.shards)
+        return sum(len(shard.values) for shard in self._loaded())
 
     def keys(self) -> list[str]:
         """Return the keys there are now."""
-        return [key for shard in self.shards for key in list(shard.values)]
+        return [key for shard in self._loaded() for key in list(shard.values)]
 
     def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
         """Return a copy of the whole content, and each shard's position for it."""
         content: dict[str, Any] = {}
-        for shard in self.shards:
+        for shard in self._loaded():
             content.update(shard.values)
         return content, self.positions
 
     def tables(self) -> list[ShardTables]:
         """Return the tables of each shard that has some."""
-        return [shard.tables for shard in self.shards if shard.tables is not None]
+        return [shard.tables for shard in self._loaded() if shard.tables is not None]
 
     def table_keys(self) -> list[TableKey]:
         """Return which tables there are now, by name."""
@@ -162,6 +241,10 @@ class ReplicaEngine:
     @property
     def health(self) -> Health:
         """Whether the replica is live, and if not why."""
+        try:
+            self._session.guard.check()
+        except ForkedError as error:
+            return Health(ok=False, reasons=(f"{Status.CLOSED}: {error}",))
         status = self.status
         failure = self._follower.failure if status is Status.FAILED else None
         return self._follower.tracker.health(status, failure)
@@ -189,7 +272,7 @@ class ReplicaEngine:
             status=self.status,
             health=self.health,
             status_changes=tracker.changes,
-            keys=self.count(),
+            keys=sum(len(shard.values) for shard in shards),
             lag_s=self.lag,
             offset=sum(shard.position.offset for shard in shards),
             batches_applied=counts.batches_applied,
@@ -221,9 +304,7 @@ class ReplicaEngine:
 
     async def verify(self) -> Verification:
         """Prove that the content equals Redis' history, as `verify` of the faces documents."""
-        self._session.guard.check()
-        if self._closed:
-            raise _closed_error()
+        self._check_open()
         return await verified(self._session, self.shards)
 
     # -- waiting ----------------------------------------------------------------------------------
@@ -263,14 +344,14 @@ class ReplicaEngine:
         timeout: float | None,  # noqa: ASYNC109 - as the faces
         what: str,
     ) -> None:
-        self._session.guard.check()
+        timeout = checked_timeout(timeout)
+        self._check_open()
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     if self._follower.failure is not None:
                         raise self._follower.failure.with_traceback(None)
-                    if self._closed:
-                        raise _closed_error()
+                    self._check_open()
                     self._follower.state_changed.clear()
                     if done():
                         return
@@ -281,6 +362,18 @@ class ReplicaEngine:
                 + ("" if self.shards else " and the namespace does not exist yet")
                 + "; is a flush worker running? (statebroker status)"
             ) from None
+
+    def _check_open(self) -> None:
+        """Return while the replica can follow.
+
+        Raises:
+            ForkedError, WrongLoopError, ClosedError: it cannot.
+        """
+        self._session.check()
+        if self._closed:
+            raise _closed_error()
+        if not self._was_opened:
+            raise ClosedError(_NOT_OPEN)
 
     # -- queues of readers ------------------------------------------------------------------------
 
@@ -310,6 +403,9 @@ class ReplicaEngine:
             self._follower.tracker.remove_queue(queue)
         elif isinstance(queue, ChangeQueue):
             self._follower.remove_queue(queue)
+
+
+_NOT_OPEN = "this replica is not open; call open() or use `async with`"
 
 
 def _closed_error() -> ClosedError:

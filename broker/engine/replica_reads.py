@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
-from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, ValuesView
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from broker.core.copying import CopyableMapping
 from broker.core.tables import need_numpy
 from broker.core.tables.kinds import table_key
 from broker.engine.replica import ReplicaEngine
+from broker.errors import NotLoadedError
 from broker.model import Health, Status
 from broker.protocol.messages import Position, TableKey
 from broker.stats import ReplicaStats
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class ReplicaReads(Mapping[str, Any]):
+class ReplicaReads(CopyableMapping[str, Any]):
     """The part of a replica that never waits for Redis.
 
     Args:
@@ -33,6 +36,10 @@ class ReplicaReads(Mapping[str, Any]):
     def _at_once(self, read: Callable[[], T]) -> T:
         """Call a function that has to see one moment, not half of a batch."""
 
+    @abstractmethod
+    def _loaded(self, read: Callable[[], T]) -> T:
+        """Call a function; if it raises `NotLoadedError`, wait for the first load if possible."""
+
     @property
     def namespace(self) -> str:
         """The state it follows."""
@@ -42,17 +49,23 @@ class ReplicaReads(Mapping[str, Any]):
         """Return a key's value.
 
         Raises:
-            KeyError: absent (or not loaded yet: see `status`).
+            KeyError: absent.
+            NotLoadedError: the state was never loaded yet; `wait_live` waits for that.
+            ForkedError: the replica belongs to the process that forked this one.
         """
-        return self._engine.value(key)
+        try:
+            return self._engine.value(key)
+        except NotLoadedError:
+            return self._loaded(lambda: self._engine.value(key))
+        except KeyError:
+            return self._kept(key, sys._getframe(1))  # noqa: SLF001 - as `_kept` asks
 
     def __len__(self) -> int:
-        """How many keys there are."""
-        return self._engine.count()
+        """How many keys there are. Raises as reading one, but for `KeyError`."""
+        return self._loaded(self._engine.count)
 
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the keys of one moment; later changes do not disturb it."""
-        return iter(self._at_once(self._engine.keys))
+    def _at_one_moment(self) -> dict[str, Any]:
+        return self.snapshot()[0]
 
     def items(self) -> ItemsView[str, Any]:
         """Return keys and values of one moment, as a copy."""
@@ -63,8 +76,12 @@ class ReplicaReads(Mapping[str, Any]):
         return self.snapshot()[0].values()
 
     def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
-        """Return a copy of the whole content at one moment, and each shard's position for it."""
-        return self._at_once(self._engine.snapshot)
+        """Return a copy of the whole content at one moment, and each shard's position for it.
+
+        Raises:
+            NotLoadedError, ForkedError: as reading a key.
+        """
+        return self._read(self._engine.snapshot)
 
     def table(
         self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float
@@ -89,12 +106,15 @@ class ReplicaReads(Mapping[str, Any]):
             NumpyMissingError: it is an extra.
         """
         need_numpy()
-        return tuple(self._view(key) for key in self._at_once(self._engine.table_keys))
+        return tuple(self._view(key) for key in self._read(self._engine.table_keys))
 
     def _view(self, key: TableKey) -> TableView:
         from broker.core.tables.view import TableView  # noqa: PLC0415 - needs numpy
 
-        return TableView(key, self._engine.tables, self._at_once)
+        return TableView(key, self._engine.tables, self._read, self._engine.check_fork)
+
+    def _read(self, read: Callable[[], T]) -> T:
+        return self._loaded(lambda: self._at_once(read))
 
     @property
     def status(self) -> Status:

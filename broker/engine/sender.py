@@ -18,7 +18,7 @@ from broker.backend.replies import Accepted, Claim, Missing
 from broker.backend.session import Session
 from broker.core.buffer import ProducerBuffer
 from broker.core.sent_chunks import Packed
-from broker.errors import BackendError, BrokerError, FencedError
+from broker.errors import BackendError, BrokerError, FencedError, WrongLoopError
 from broker.protocol.constants import EPOCH_BYTES
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
@@ -98,6 +98,7 @@ class Sender:
         self._linger = 0.0
         self._ahead: dict[int, list[Packed]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_stopping = False
         self.buffer = ProducerBuffer(
             node=node,
             shards=len(session.keys),
@@ -121,7 +122,7 @@ class Sender:
             # Where others succeed, nobody retrieves the error.
             one.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._tasks = [
-            asyncio.create_task(self._run_lane(shard, one), name=f"append-{shard}")
+            asyncio.create_task(self._guard_lane(shard, one), name=f"append-{shard}")
             for shard, one in enumerate(begun)
         ]
         await asyncio.wait(begun, timeout=START_S)
@@ -131,6 +132,29 @@ class Sender:
                 await self.stop()
                 begun[0].result()
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _guard_lane(self, shard: int, begun: asyncio.Future[None]) -> None:
+        """Send one shard's chunks; whatever ends this makes later writes raise."""
+        try:
+            await self._run_lane(shard, begun)
+        except asyncio.CancelledError:
+            if self.stopped is None and not self._is_stopping:
+                self.stopped = WrongLoopError(
+                    "the event loop of this producer has ended, and what was not accepted by then "
+                    "is lost; close it within its loop, and make a new one"
+                )
+                self.buffer.shut()
+            raise
+        except Exception as error:
+            failure: BrokerError
+            if isinstance(error, BrokerError):
+                failure = error
+            else:
+                log.exception("append_task_failed node=%s shard=%d", self.node, shard)
+                failure = BrokerError(f"appending ended by an error of its own: {error!r}"[:200])
+            if not begun.done():
+                begun.set_exception(failure)
+            self._fail(failure)
 
     async def _run_lane(self, shard: int, begun: asyncio.Future[None]) -> None:
         """Take the node name in one shard, then send its chunks.
@@ -173,7 +197,9 @@ class Sender:
 
     def wake(self, shard: int) -> None:
         """Wake a shard's task; from any thread."""
-        self._call_on_loop(self._wakes[shard].set)
+        # Whoever closed it in between has sent what was buffered.
+        with suppress(RuntimeError):
+            self._call_on_loop(self._wakes[shard].set)
 
     def wake_all(self) -> None:
         """Wake every task; from the loop's own thread."""
@@ -222,6 +248,7 @@ class Sender:
 
     async def stop(self) -> None:
         """Cancel the tasks; chunks in flight may or may not arrive."""
+        self._is_stopping = True
         await cancel_and_wait(self._tasks)
 
     async def leave(self) -> None:

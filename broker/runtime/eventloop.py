@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any, TypeVar
+
+from broker.runtime.threads import call_on_thread
 
 T = TypeVar("T")
 
@@ -37,39 +37,26 @@ class EventLoop(asyncio.SelectorEventLoop):
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
-        """Resolve a name on a thread of its own; concurrent equal lookups share it."""
+        """Resolve a name on a thread of its own; concurrent equal lookups share it.
+
+        Raises:
+            OSError: it cannot be resolved, or no thread can be started.
+        """
         lookup = (host, port, family, type, proto, flags)
         answer = self._lookups.get(lookup)
         if answer is None:
-            answer = self._lookups[lookup] = self.create_future()
+            # Kept only once the thread runs: nothing would ever end a lookup that did not start.
+            answer = call_on_thread(lambda: socket.getaddrinfo(*lookup), f"lookup {host}")
+            self._lookups[lookup] = answer
             answer.add_done_callback(lambda done: self._forget(lookup, done))
-            threading.Thread(
-                target=self._look_up, args=(lookup, answer), name=f"lookup {host}", daemon=True
-            ).start()
         # A cancelled caller must not cancel the lookup of the others.
         return await asyncio.shield(answer)
-
-    def _look_up(self, lookup: _Lookup, answer: asyncio.Future[Any]) -> None:
-        try:
-            found, error = socket.getaddrinfo(*lookup), None
-        except OSError as caught:
-            found, error = [], caught
-        # The loop may be closed by now.
-        with suppress(RuntimeError):
-            self.call_soon_threadsafe(_set_result, answer, found, error)
 
     def _forget(self, lookup: _Lookup, answer: asyncio.Future[Any]) -> None:
         del self._lookups[lookup]
         if not answer.cancelled():
             # If every caller was cancelled, the error must still be retrieved.
             answer.exception()
-
-
-def _set_result(answer: asyncio.Future[Any], found: list[Any], error: OSError | None) -> None:
-    if error is None:
-        answer.set_result(found)
-    else:
-        answer.set_exception(error)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

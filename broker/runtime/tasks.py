@@ -23,7 +23,8 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
         asyncio.CancelledError: the caller was cancelled too; raised only once the tasks have ended,
             since a task left behind would connect again after its connections were closed.
     """
-    waiting = {task for task in tasks if task is not None}
+    # A task of a loop that has ended cannot run any more, so nothing has to be waited for.
+    waiting = {task for task in tasks if task is not None and not task.get_loop().is_closed()}
     cut_off: asyncio.CancelledError | None = None
     while waiting:
         for task in waiting:
@@ -41,12 +42,17 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
         raise cut_off
 
 
-async def run_shielded(work: Coroutine[Any, Any, Any]) -> None:
-    """Run work that continues in the background if the caller is cancelled."""
+def run_detached(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Run work on this loop without anybody waiting for it."""
     task = asyncio.create_task(work)
     _finishing.add(task)
     task.add_done_callback(_finishing.discard)
-    await asyncio.shield(task)
+    return task
+
+
+async def run_shielded(work: Coroutine[Any, Any, Any]) -> None:
+    """Run work that continues in the background if the caller is cancelled."""
+    await asyncio.shield(run_detached(work))
 
 
 async def first_success(

@@ -7,6 +7,7 @@ from typing import Any, Self
 from broker.backend.credentials import Credentials
 from broker.engine.inspector import InspectorEngine
 from broker.protocol.messages import Position
+from broker.runtime.closing import END_TIMEOUT_S, Closing
 from broker.stats import NamespaceStatus
 from broker.sync.loop_thread import LoopThread
 
@@ -17,8 +18,9 @@ class Inspector:
     May be used from many threads. Connects when made. Use it with `with`, or call `close()`.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` or `embedded://`; None means `embedded://`.
-        namespace: the state's name.
+        url: `redis://`, `rediss://`, `unix://` or `embedded://`. None: STATEBROKER_URL, else
+            `embedded://`.
+        namespace: the state's name. None: STATEBROKER_NAMESPACE, else `default`.
         credentials: called for each new connection to a server; returns the password, or (user,
             password), at once or as an awaitable. It may block. None: those of the URL.
 
@@ -32,16 +34,17 @@ class Inspector:
         self,
         url: str | None = None,
         *,
-        namespace: str = "default",
+        namespace: str | None = None,
         credentials: Credentials | None = None,
     ) -> None:
         self._engine = InspectorEngine(url, namespace=namespace, credentials=credentials)
-        self._thread = LoopThread(f"Inspector({namespace})")
+        self._thread = LoopThread(f"Inspector({self._engine.namespace})")
         try:
             self._thread.call(self._engine.open())
         except BaseException:
             self._thread.stop()
             raise
+        self._closing = Closing(self, self._thread, self._engine.close)
 
     @property
     def namespace(self) -> str:
@@ -118,9 +121,7 @@ class Inspector:
 
     def close(self) -> None:
         """Disconnect. Calling it again does nothing."""
-        if not self._thread.is_closed:
-            self._thread.call(self._engine.close())
-            self._thread.stop()
+        self._closing.close(self._engine.close, END_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         """Return itself; it is open already."""

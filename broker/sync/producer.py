@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import weakref
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Self, Unpack
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from broker.config import checked_timeout
 from broker.core.fast_path import FastSet
 from broker.core.tables.kinds import table_key
 from broker.engine.producer import (
@@ -18,15 +17,19 @@ from broker.engine.producer import (
     Retry,
     chosen_replicas,
 )
-from broker.errors import ClosedError
+from broker.errors import BrokerError, FlushTimeoutError
 from broker.model import Token
 from broker.protocol.messages import Value
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.runtime.closing import Closing
 from broker.stats import ProducerStats
 from broker.sync.loop_thread import LoopThread
 
 if TYPE_CHECKING:
     from broker.sync.table_writer import TableWriter
+
+
+T = TypeVar("T")
 
 
 class Producer(FastSet[None]):
@@ -44,7 +47,7 @@ class Producer(FastSet[None]):
         self,
         url: str | None = None,
         *,
-        namespace: str = "default",
+        namespace: str | None = None,
         **settings: Unpack[ProducerSettings],
     ) -> None:
         super().__init__()
@@ -57,8 +60,9 @@ class Producer(FastSet[None]):
             raise
         self._open_fast_path(self._engine.plain_keys, self._engine.wake)
         # A program that ends without close() still gets its last deltas sent.
-        self._at_exit = weakref.finalize(self, _close_logged, self._engine, self._thread)
-        _run_at_end_of_child(self._at_exit)
+        self._closing = Closing(
+            self, self._thread, partial(self._engine.close_logged, CLOSE_TIMEOUT)
+        )
 
     @property
     def node(self) -> str:
@@ -117,7 +121,7 @@ class Producer(FastSet[None]):
         key = table_key(name, keys, values)
         from broker.sync.table_writer import TableWriter  # noqa: PLC0415 - needs numpy
 
-        return TableWriter(self._engine, self._thread, key)
+        return TableWriter(self, self._engine, self._thread, key)
 
     # -- waiting ----------------------------------------------------------------------------------
 
@@ -154,7 +158,17 @@ class Producer(FastSet[None]):
             DataLostError: Redis lost accepted deltas that were no longer kept; raised once.
         """
         wanted = chosen_replicas(redis_replicas, replicas)
-        return self._thread.call(self._engine.flush(timeout, wanted, fsynced=fsynced))
+        timeout = checked_timeout(timeout)
+        self._engine.check_not_interrupted()
+        return self._wait(self._engine.flush(timeout, wanted, fsynced=fsynced), timeout)
+
+    def _wait(self, work: Coroutine[Any, Any, T], timeout: float | None) -> T:
+        try:
+            return self._thread.call(work, timeout)
+        except TimeoutError as error:
+            if isinstance(error, BrokerError):
+                raise
+            raise FlushTimeoutError(str(error)) from None
 
     def stats(self) -> ProducerStats:
         """Return counters since it was opened; docs/statistics.md explains each.
@@ -168,6 +182,9 @@ class Producer(FastSet[None]):
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Send what is buffered, then disconnect. Calling it again does nothing.
 
+        In a signal handler that interrupted a write of this producer it returns at once, and the
+        rest happens in the background; the end of the program waits for that.
+
         Args:
             timeout: seconds after which it gives up.
 
@@ -175,12 +192,13 @@ class Producer(FastSet[None]):
             FlushTimeoutError: not everything was accepted in time; says how many deltas were not.
             FencedError, DataLostError: as `flush`.
         """
-        if self._thread.guard.is_forked or self._at_exit.detach() is None:
-            return
-        try:
-            self._thread.call(self._engine.close(timeout))
-        finally:
-            self._thread.stop()
+        seconds = checked_timeout(timeout)
+        self._close(partial(self._engine.close, seconds), seconds)
+
+    def _close(
+        self, work: Callable[[], Coroutine[Any, Any, object]], timeout: float | None
+    ) -> None:
+        self._closing.close(work, timeout, waits=not self._engine.is_interrupted)
 
     def __enter__(self) -> Self:
         """Return itself; it is open already."""
@@ -193,24 +211,6 @@ class Producer(FastSet[None]):
         """
         if kind is None:
             self.close()
-        elif self._at_exit.detach() is not None:
-            _close_logged(self._engine, self._thread, HURRIED_CLOSE_TIMEOUT)
-
-
-def _run_at_end_of_child(close: Callable[[], object]) -> None:
-    """Register `close` with multiprocessing: its forked children skip Python's exit handlers."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.Finalize(None, close, exitpriority=10)
-
-
-def _close_logged(
-    engine: ProducerEngine, thread: LoopThread, timeout: float = CLOSE_TIMEOUT
-) -> None:
-    if thread.guard.is_forked:
-        return
-    try:
-        with suppress(ClosedError):  # the thread has ended meanwhile
-            thread.call(engine.close_logged(timeout))
-    finally:
-        thread.stop()
+        else:
+            hurried = HURRIED_CLOSE_TIMEOUT
+            self._close(partial(self._engine.close_logged, hurried), hurried)

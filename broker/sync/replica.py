@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Self, TypeVar, Unpack
 
+from broker.config import checked_timeout
 from broker.core.change_queue import ChangeQueue, OverflowPolicy
 from broker.core.status import StatusQueue
 from broker.engine.replica import CHANGES_LIMIT, ReplicaEngine, ReplicaSettings
 from broker.engine.replica_reads import ReplicaReads
+from broker.errors import NotLoadedError
 from broker.model import Change, StatusChange, Token, Verification
+from broker.runtime.closing import END_TIMEOUT_S, Closing
 from broker.sync.iterator import Reader
 from broker.sync.loop_thread import LoopThread
 
@@ -20,7 +22,8 @@ T = TypeVar("T")
 class Replica(ReplicaReads):
     """A live, read-only copy of one namespace in this process' memory.
 
-    Reads of one key never wait and never touch the network. What reads many (`items`, `values`,
+    Reads of one key never wait and never touch the network, once the first load is over: right
+    after the start they wait for it, at most 5 seconds. What reads many (`items`, `values`,
     iteration, `snapshot`) copies between two batches, so it shows one moment. May be used from many
     threads. Connects when made; takes the arguments of `broker.aio.Replica` and gives the same
     promises. Use it with `with`, or call `close()`.
@@ -34,24 +37,33 @@ class Replica(ReplicaReads):
         self,
         url: str | None = None,
         *,
-        namespace: str = "default",
+        namespace: str | None = None,
         on_status: Callable[[StatusChange], object] | None = None,
         **settings: Unpack[ReplicaSettings],
     ) -> None:
         super().__init__(ReplicaEngine(url, namespace, on_status, settings))
-        self._thread = LoopThread(f"Replica({namespace})")
+        self._thread = LoopThread(f"Replica({self._engine.namespace})")
         try:
             self._thread.call(self._engine.open())
         except BaseException:
             self._thread.stop()
             raise
-        self._at_exit = weakref.finalize(self, _close, self._engine, self._thread)
+        self._closing = Closing(self, self._thread, self._engine.close)
 
     def _at_once(self, read: Callable[[], T]) -> T:
         # Batches are applied on the loop's thread only: what runs there sees no half of one.
         if self._thread.is_closed:
             return read()
         return self._thread.run(read)
+
+    def _loaded(self, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except NotLoadedError:
+            if self._thread.is_here or self._thread.is_closed:
+                raise
+        self._thread.call(self._engine.wait_loaded())
+        return read()
 
     def verify(self) -> Verification:
         """Prove that the content equals Redis' history, while writing goes on.
@@ -78,7 +90,8 @@ class Replica(ReplicaReads):
             TimeoutError: not live in time; the text has its status.
             ReplicaFailedError, ClosedError: it never will be.
         """
-        self._thread.call(self._engine.wait_live(timeout))
+        timeout = checked_timeout(timeout)
+        self._thread.call(self._engine.wait_live(timeout), timeout)
 
     def wait_for(self, token: Token | str, timeout: float | None = None) -> None:
         """Wait until the replica shows everything that a producer's `flush()` returned this for.
@@ -92,7 +105,8 @@ class Replica(ReplicaReads):
             TokenError: the token cannot be read, or is of a namespace with more shards.
             ReplicaFailedError, ClosedError: it never will be.
         """
-        self._thread.call(self._engine.wait_for(token, timeout))
+        timeout = checked_timeout(timeout)
+        self._thread.call(self._engine.wait_for(token, timeout), timeout)
 
     def changes(
         self,
@@ -111,6 +125,7 @@ class Replica(ReplicaReads):
             overflow: "conflate" or "raise", see `ChangeQueue`.
         """
         return Reader(
+            self,
             self._engine,
             self._thread,
             lambda notify: ChangeQueue(prefix, limit, overflow, notify),
@@ -123,14 +138,13 @@ class Replica(ReplicaReads):
         last before the end is usually the change to `closed`. If a reader is hundreds of changes
         behind, the oldest become one. Each `before` is the `after` that was yielded last.
         """
-        return Reader(self._engine, self._thread, StatusQueue)
+        return Reader(self, self._engine, self._thread, StatusQueue)
 
     # -- life -------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Stop following; the content stays readable. Calling it again does nothing."""
-        if not self._thread.guard.is_forked and self._at_exit.alive:
-            self._at_exit()
+        self._closing.close(self._engine.close, END_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         """Return itself; it is open already."""
@@ -139,9 +153,3 @@ class Replica(ReplicaReads):
     def __exit__(self, *_exc: object) -> None:
         """Close it."""
         self.close()
-
-
-def _close(engine: ReplicaEngine, thread: LoopThread) -> None:
-    if not thread.guard.is_forked:
-        thread.call(engine.close())
-        thread.stop()

@@ -20,7 +20,11 @@ class TableWriter:
     threads. What one call writes becomes visible at once in each shard. Made by `Producer.table`.
     """
 
-    def __init__(self, engine: ProducerEngine, thread: LoopThread, table: TableKey) -> None:
+    def __init__(
+        self, producer: object, engine: ProducerEngine, thread: LoopThread, table: TableKey
+    ) -> None:
+        # A producer that is used through this only must not be closed as forgotten.
+        self._producer = producer
         self._engine = engine
         self._thread = thread
         self._input = TableInput(engine, table)

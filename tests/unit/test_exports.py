@@ -31,8 +31,9 @@ TABLE_WRITER = "delete delete_many increment increment_many keys set set_many se
 ERRORS = (
     "AccessError BackendError BrokerError BufferFullError ChangesOverflowError ClosedError "
     "ConfigError ConnectError DataLostError DecodeError EmbeddedError EncodeError FencedError "
-    "FlushTimeoutError ForkedError NamespaceMismatchError NotReplicatedError NumpyMissingError "
-    "ReplicaFailedError TokenError UnsupportedServerError"
+    "FlushTimeoutError ForkedError NamespaceMismatchError NotLoadedError NotReplicatedError "
+    "NumpyMissingError ReentrantError ReplicaFailedError TokenError UnsupportedServerError "
+    "WrongLoopError"
 )
 STATISTICS = (
     "NamespaceStatus NodeStats ProducerStats ReplicaStats ServerInfo ShardStats WorkerStatus"

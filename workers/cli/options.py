@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from broker.backend.connections import EMBEDDED
 from broker.backend.credentials import first_line
-from broker.backend.urls import has_password, redacted
+from broker.backend.urls import EMBEDDED, has_password, redacted
 from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
 from broker.errors import BrokerError, ConfigError
 from workers.cli.secrets import with_password_file

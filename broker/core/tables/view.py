@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, ItemsView, ValuesView
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from broker.core.copying import CopyableMapping
 from broker.core.tables.conversion import numbers
 from broker.core.tables.index import NameIndex, shards_of_numbers
 from broker.core.tables.shard import ShardTables
 from broker.core.tables.table import Table
+from broker.errors import ConfigError
 from broker.protocol.messages import TableKey
 from broker.protocol.names import shard_of
+from broker.protocol.refusal import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +49,15 @@ class TableOp:
     grows, it gets new arrays, so read these attributes again instead of keeping the arrays.
     """
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
+    def __init__(self, table: Table, check_fork: Callable[[], object] = lambda: None) -> None:
+        self._current = table
+        self._check_fork = check_fork
+
+    @property
+    def _table(self) -> Table:
+        # In a forked child nothing changes the arrays any more.
+        self._check_fork()
+        return self._current
 
     @property
     def keys(self) -> list[str] | npt.NDArray[np.uint64]:
@@ -90,7 +101,7 @@ class TableOp:
         return len(self._table)
 
 
-class TableView(Mapping[Any, Any]):
+class TableView(CopyableMapping[Any, Any]):
     """A replica's live copy of one table, as a mapping and as arrays.
 
     Single keys are read without waiting. Reads of many (`copy`, iteration, `to_pandas`) show one
@@ -102,7 +113,9 @@ class TableView(Mapping[Any, Any]):
         table: TableKey,
         shards: Callable[[], list[ShardTables]],
         read: Callable[[Callable[[], Any]], Any],
+        check_fork: Callable[[], object] = lambda: None,
     ) -> None:
+        self._check_fork = check_fork
         self._key = table
         self._shards = shards
         self._read = read
@@ -120,7 +133,7 @@ class TableView(Mapping[Any, Any]):
     @property
     def parts(self) -> tuple[TableOp, ...]:
         """The arrays, one part for each shard that has keys of the table."""
-        return tuple(TableOp(table) for table in self._tables())
+        return tuple(TableOp(table, self._check_fork) for table in self._tables())
 
     def _tables(self) -> list[Table]:
         found = (shard.tables.get(self._key) for shard in self._shards())
@@ -129,11 +142,16 @@ class TableView(Mapping[Any, Any]):
     def read(self, look: Callable[[TableView], T]) -> T:
         """Call `look` between two batches, so that it sees one moment, and return its result.
 
-        Keep it short, and copy what you keep: no batch is applied while it runs.
+        It may read everything of the same replica, for example two tables at one moment. Keep it
+        short, and copy what you keep: no batch is applied while it runs. What waits for the replica
+        raises `ReentrantError` in it.
+
+        Args:
+            look: called with this view.
         """
-        # Methods of the view that `look` calls run at once: they are on the right thread.
-        here = TableView(self._key, self._shards, lambda one: one())
-        return self._read(lambda: look(here))  # type: ignore[no-any-return]
+        if not callable(look):
+            raise ConfigError([f"look={shown(look)}; allowed: a function of one argument"])
+        return self._read(lambda: look(self))  # type: ignore[no-any-return]
 
     def copy(self) -> TableCopy:
         """Return keys, values and timestamps of one moment."""
@@ -191,17 +209,18 @@ class TableView(Mapping[Any, Any]):
         """Return a key's value.
 
         Raises:
-            KeyError: absent (or not loaded yet: see the replica's `status`).
+            KeyError: absent.
+            NotLoadedError: the replica never loaded the state yet.
+            ForkedError: the replica belongs to the process that forked this one.
         """
         found = self._slot(key)
-        if found is None:
-            raise KeyError(key)
-        table, slot = found
-        value = table.values[slot].item()
-        # It may have been deleted in between, which leaves 0.
-        if not table.present[slot]:
-            raise KeyError(key)
-        return value  # type: ignore[no-any-return]
+        if found is not None:
+            table, slot = found
+            value = table.values[slot].item()
+            # It may have been deleted in between, which leaves 0.
+            if table.present[slot]:
+                return value  # type: ignore[no-any-return]
+        return self._kept(key, sys._getframe(1))  # type: ignore[no-any-return] # noqa: SLF001
 
     def timestamp(self, key: str | int) -> int:
         """Return a key's timestamp, 0 where none was given. Raises as reading the value does."""
@@ -211,10 +230,18 @@ class TableView(Mapping[Any, Any]):
         stamps = found[0].timestamps
         return 0 if stamps is None else int(stamps[found[1]])
 
-    def __iter__(self) -> Iterator[Any]:
-        """Iterate over the keys of one moment."""
-        keys = self.copy().keys
-        return iter(keys if isinstance(keys, list) else keys.tolist())
+    def _at_one_moment(self) -> dict[Any, Any]:
+        copy = self.copy()
+        keys = copy.keys if isinstance(copy.keys, list) else copy.keys.tolist()
+        return dict(zip(keys, copy.values.tolist(), strict=True))
+
+    def items(self) -> ItemsView[Any, Any]:
+        """Return keys and values of one moment, as a copy."""
+        return self._at_one_moment().items()
+
+    def values(self) -> ValuesView[Any]:
+        """Return the values of one moment, as a copy."""
+        return self._at_one_moment().values()
 
     def __len__(self) -> int:
         """How many keys hold a value."""

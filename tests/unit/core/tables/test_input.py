@@ -217,7 +217,7 @@ def test_keys_of_another_table_or_producer_are_refused() -> None:
 def test_single_keys_are_right_at_any_moment_of_a_growing_table() -> None:
     """Existing keys stay readable with a value that they had; nothing else is raised."""
     tables = ShardTables()
-    view = TableView(NUMBERED, lambda: [tables], lambda look: look())
+    view = TableView(NUMBERED, lambda: [tables], lambda look: look(), lambda: None)
     stop = threading.Event()
     faults: list[object] = []
 
@@ -263,7 +263,7 @@ def test_a_single_key_is_read_between_two_steps_of_a_batch(
     tables = ShardTables()
     table = tables.table(NUMBERED)
     table.index.add(np.arange(5000, dtype=np.uint64))  # type: ignore[arg-type]
-    view = TableView(NUMBERED, lambda: [tables], lambda look: look())
+    view = TableView(NUMBERED, lambda: [tables], lambda look: look(), lambda: None)
     assert 4999 not in view
     table.reserve(5000)
     table.values[7], table.present[7] = 7.5, True
@@ -278,7 +278,7 @@ def test_what_is_no_key_of_a_view_is_absent() -> None:
     """As in a dict, any other object is absent without an error."""
     tables = ShardTables()
     for table, odd in ((NUMBERED, ["a", -1, 1 << 64, True, 1.0, None]), (NAMED, [1, None, b"a"])):
-        view = TableView(table, lambda: [tables], lambda look: look())
+        view = TableView(table, lambda: [tables], lambda look: look(), lambda: None)
         for key in odd:
             assert key not in view
         with pytest.raises(KeyError):
