@@ -25,6 +25,7 @@ from broker.embedded.location import EmbeddedDir
 from broker.embedded.server import Server
 from broker.embedded.worker_pool import WorkerPool
 from broker.errors import ConfigError, EmbeddedError
+from broker.runtime.log_thread import LogThread
 
 # A package that can serve a namespace has an entry point `serve = "<package>"` in this group:
 # `python -m <package> serve` runs a worker.
@@ -184,7 +185,8 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.umask(0o077)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    line = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(handlers=[LogThread(line)])
     asyncio.run(
         keep(
             Path(directory),

@@ -28,8 +28,9 @@ _TIE = (
 def tie_to_parent(number: signal.Signals) -> Callable[[], None] | None:
     """Return a `preexec_fn`: the kernel then signals the child when its parent dies.
 
-    Only for a parent with one thread, or whose other threads only wait for children: otherwise it
-    is not safe to run Python between fork and exec. None on other systems than Linux.
+    Only for a parent with one thread, or whose other threads only wait for children or write the
+    log: otherwise it is not safe to run Python between fork and exec. None on other systems than
+    Linux.
     """
     if sys.platform != "linux":
         return None

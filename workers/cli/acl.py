@@ -15,6 +15,7 @@ from broker.config import checked_name
 from broker.errors import ConfigError
 from broker.runtime import eventloop
 from workers.cli.options import checked_options, connection_options, setting_options
+from workers.cli.terminal import say, tell
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
@@ -94,12 +95,11 @@ def acl(  # noqa: PLR0917 - how click calls
     if user_password_file is not None:
         password = first_line(user_password_file)
         words.insert(0, "#" + hashlib.sha256(password.encode()).hexdigest())
-    click.echo(" ".join([*start, "on", *words]))
+    say(" ".join([*start, "on", *words]))
     if user_password_file is None:
-        click.echo(
-            "statebroker: the user has no password yet, so it cannot log in; use "
-            "--user-password-file, or ACL SETUSER with >PASSWORD",
-            err=True,
+        tell(
+            "the user has no password yet, so it cannot log in; use --user-password-file, or ACL "
+            "SETUSER with >PASSWORD"
         )
 
 

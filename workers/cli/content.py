@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import math
-import signal
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import click
@@ -17,7 +19,7 @@ from broker.model import Change
 from broker.protocol.names import shard_of
 from broker.protocol.operations import NAMED
 from workers.cli.options import checked_options, connection_options
-from workers.cli.terminal import safe
+from workers.cli.terminal import StopOnSignals, Stopped, safe, say, tell
 
 TIMEOUT = 10.0
 
@@ -30,8 +32,7 @@ def as_text(value: Any) -> str:
     Bytes become {"base64": ...}, times ISO 8601 text, and non-finite numbers "NaN", "Infinity" and
     "-Infinity", as in the JSON of protobuf.
     """
-    text = json.dumps(_finite(value), ensure_ascii=False, default=_other, allow_nan=False)
-    return safe(text)
+    return safe(json.dumps(_finite(value), ensure_ascii=False, default=_other, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
@@ -132,7 +133,7 @@ def increment(url: str, namespace: str, key: str, amount: str, as_json: bool) ->
 def _accepted(producer: Producer, as_json: bool) -> None:  # noqa: FBT001 - a flag passed on
     token = str(producer.flush(TIMEOUT))
     if as_json:
-        click.echo(json.dumps({"token": token, "deltas": producer.stats().accepted}))
+        say(json.dumps({"token": token, "deltas": producer.stats().accepted}))
 
 
 @click.command()
@@ -157,13 +158,13 @@ def get(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:
             found = {key: (True, value) for key, value in sorted(inspector.folded().items())}
     present = {key: value for key, (exists, value) in found.items() if exists}
     if as_json:
-        click.echo(as_text(present))
+        say(as_text(present))
     else:
         for key, value in present.items():
-            click.echo(as_text(value) if len(keys) == 1 else f"{safe(key)}\t{as_text(value)}")
+            say(*([] if len(keys) == 1 else [key]), as_text(value))
     absent = [key for key in keys if key not in present]
     for key in absent:
-        click.echo(f"statebroker: {key!r} is absent", err=True)
+        tell(f"{key!r} is absent")
     sys.exit(1 if absent else 0)
 
 
@@ -193,18 +194,24 @@ def watch(  # noqa: PLR0917 - how click calls
     with Replica(url, namespace=namespace, on_status=_Statuses().show) as replica:
         replica.wait_live(TIMEOUT)
         changes = replica.changes(prefix)
-        signal.signal(signal.SIGTERM, lambda _n, _f: changes.close())
-        signal.signal(signal.SIGINT, lambda _n, _f: changes.close())
-        if initial:
-            content, positions = replica.snapshot()
-            for key, value in sorted(content.items()):
-                if prefix is None or key.startswith(prefix):
-                    shard = shard_of(key, len(positions))
-                    _show(Change(key, value, "set", positions[shard], shard), as_json)
-        for number, change in enumerate(changes, start=1):
-            _show(change, as_json)
-            if number == count:
-                return
+        stop = StopOnSignals(changes.close)
+        with suppress(Stopped):
+            if initial:
+                for change in _present(replica, prefix):
+                    stop.while_written(partial(_show, change, as_json))
+            for number, change in enumerate(changes, start=1):
+                stop.while_written(partial(_show, change, as_json))
+                if number == count:
+                    return
+
+
+def _present(replica: Replica, prefix: str | None) -> Iterator[Change]:
+    """Yield what there is, as changes that set it."""
+    content, positions = replica.snapshot()
+    for key, value in sorted(content.items()):
+        if prefix is None or key.startswith(prefix):
+            shard = shard_of(key, len(positions))
+            yield Change(key, value, "set", positions[shard], shard)
 
 
 class _Statuses:
@@ -216,9 +223,7 @@ class _Statuses:
     def show(self, change: StatusChange) -> None:
         if self._was_live and change.after is not Status.CLOSED:
             shard = "" if change.shard is None else f" in shard {change.shard}"
-            click.echo(
-                f"statebroker: {change.before} -> {change.after} ({change.reason}{shard})", err=True
-            )
+            tell(f"{change.before} -> {change.after} ({change.reason}{shard})")
         self._was_live = self._was_live or change.after is Status.LIVE
 
 
@@ -233,7 +238,7 @@ def _show(change: Change, as_json: bool) -> None:  # noqa: FBT001 - a flag passe
             "resync": change.resync,
             "timestamp_ms": change.timestamp_ms,
         }
-        click.echo(as_text(line))
+        say(as_text(line))
     else:
         value = "" if NAMED[change.operation].removes else as_text(change.value)
-        click.echo(f"{change.position.offset}\t{change.operation}\t{safe(change.key)}\t{value}")
+        say(change.position.offset, change.operation, change.key, value)

@@ -7,13 +7,12 @@ import sys
 from dataclasses import asdict
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from broker.backend.acl import ROLES
 from broker.config import checked_name
 from broker.runtime import eventloop
 from workers.cli.options import checked_options, connection_options
+from workers.cli.terminal import cell, say, show
 from workers.doctor import Finding, Severity, Survey, assess, survey
 
 STYLES = {
@@ -78,25 +77,24 @@ def doctor(  # noqa: PLR0917 - how click calls
     worst = max(finding.severity for finding in findings)
     if as_json:
         output = [asdict(one) | {"severity": str(one.severity)} for one in findings]
-        click.echo(json.dumps({"server": found.url, "worst": str(worst), "findings": output}))
+        say(json.dumps({"server": found.url, "worst": str(worst), "findings": output}))
     else:
         _print(found, findings)
     sys.exit(1 if worst >= (Severity.WARNING if strict else Severity.ERROR) else 0)
 
 
 def _print(found: Survey, findings: list[Finding]) -> None:
-    console = Console(soft_wrap=True)
-    console.print(Text(found.url, style="bold"))
+    lines = [cell(found.url, "bold")]
     for one in findings:
-        line = Text(f"{one.severity!s:8}", style=STYLES[one.severity])
-        # Text, since square brackets would be markup.
-        console.print(line.append(f" {one.check:14} {one.seen}", style="default"))
+        line = cell(f"{one.severity!s:8}", STYLES[one.severity])
+        lines.append(line.append_text(cell(f" {one.check:14} {one.seen}", "default")))
         if one.servers:
             is_all = len(one.servers) == len(found.servers) > 1
             named = f"all {len(found.servers)} servers" if is_all else ", ".join(one.servers)
-            console.print(Text(f"{'':24}at:  {named}"))
+            lines.append(cell(f"{'':24}at:  {named}"))
         if one.severity:
-            console.print(Text(f"{'':24}so:  {one.consequence}"))
-            console.print(Text(f"{'':24}fix: {one.fix}"))
+            lines.append(cell(f"{'':24}so:  {one.consequence}"))
+            lines.append(cell(f"{'':24}fix: {one.fix}"))
     if any("CONFIG SET" in one.fix for one in findings if one.severity):
-        console.print(Text("CONFIG SET holds until a restart; CONFIG REWRITE keeps it."))
+        lines.append(cell("CONFIG SET holds until a restart; CONFIG REWRITE keeps it."))
+    show(*lines, wraps=False)

@@ -17,6 +17,7 @@ from broker.backend.urls import EMBEDDED, has_password, redacted
 from broker.config import SETTINGS, allowed, checked, checked_name, parse_setting
 from broker.errors import BrokerError, ConfigError
 from workers.cli.secrets import with_password_file
+from workers.cli.terminal import Fault, safe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +31,7 @@ CONNECTION_HELP = {
 LOGIN = "statebroker.login"
 KNOWN = (*CONNECTION_HELP, *SETTINGS)
 FAULTS = "statebroker.faults"
+INTERRUPTED = 130  # exit status, as a shell tells of SIGINT
 REQUIRES_SERVER = ("set", "get", "delete", "increment", "watch", "status", "verify", "doctor")
 # Kubernetes sets such variables in every pod if a service is called statebroker.
 _FOREIGN = re.compile(r"STATEBROKER_(SERVICE|PORT)(_.*)?")
@@ -39,13 +41,18 @@ class Commands(click.Group):
     """A command group that prints errors as one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; print our errors and exit with 1, or with 2 for wrong settings."""
+        """Run the command; print our errors and exit with 1, or with 2 for wrong settings.
+
+        Ctrl-C ends it without a word, which might have to wait for a reader.
+        """
         try:
             return super().invoke(ctx)
         except ConfigError as error:
-            raise click.UsageError("\n".join(error.faults)) from error
+            raise click.UsageError("\n".join(map(safe, error.faults))) from error
         except (BrokerError, TimeoutError) as error:
-            raise click.ClickException(str(error)) from error
+            raise Fault(str(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 def config_file(command: F) -> F:

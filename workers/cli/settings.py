@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.table import Table
 
 from broker.backend.urls import redacted
 from broker.config import SETTINGS, allowed
 from workers.cli.options import checked_options, connection_options, setting_options
+from workers.cli.terminal import say, show, table
 
 SOURCES = {
     ParameterSource.COMMANDLINE: "command line",
@@ -65,12 +64,16 @@ def config(
         source = ctx.get_parameter_source(row["name"])
         row["from"] = SOURCES.get(source, "default") if source else "default"
     if as_json:
-        click.echo(json.dumps({row["name"]: row for row in rows}))
+        say(json.dumps({row["name"]: row for row in rows}))
         return
-    table = Table("setting", "value", "from", "allowed", "meaning")
-    for row in rows:
-        unit = f" {row['unit']}" if row["unit"] else ""
-        table.add_row(
-            row["name"], f"{row['value']}{unit}", row["from"], row["allowed"], row["means"]
+    lines = [
+        (
+            row["name"],
+            f"{row['value']} {row['unit']}".strip(),
+            row["from"],
+            row["allowed"],
+            row["means"],
         )
-    Console().print(table)
+        for row in rows
+    ]
+    show(table(("setting", "value", "from", "allowed", "meaning"), lines))

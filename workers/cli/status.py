@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import click
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from broker import Inspector, Replica
 from broker.errors import BrokerError
 from broker.model import Status
-from broker.stats import NamespaceStatus, WorkerStatus
+from broker.stats import NamespaceStatus, ShardStats, WorkerStatus
 from workers.cli.content import as_text
 from workers.cli.options import checked_options, connection_options
+from workers.cli.terminal import cell, say, show, table, tell
 
 LIVE_TIMEOUT = 5.0
 ROLES = ("flush", "schedule")
@@ -49,13 +48,13 @@ def status(url: str, namespace: str, as_json: bool, check: bool) -> None:  # noq
         found = inspector.status()
     joined = _join(url, namespace)
     if as_json:
-        click.echo(as_text(found.as_dict() | {"replica": asdict(joined)}))
+        say(as_text(found.as_dict() | {"replica": asdict(joined)}))
     else:
         _print(found, joined)
     away = [f"shard {one.shard} is away: {one.away}" for one in found.shards if one.away]
     wrong = away + faults(found.workers, joined) if check else []
     for fault in wrong:
-        click.echo(f"statebroker: {fault}", err=True)
+        tell(fault)
     sys.exit(1 if wrong else 0)
 
 
@@ -104,58 +103,62 @@ def _join(url: str, namespace: str) -> Joined:
 
 
 def _print(found: NamespaceStatus, joined: Joined) -> None:
-    console = Console()
     server = found.server
-    console.print(
-        f"[bold]{found.namespace}[/] on {server.name} {server.version}{_behind(found)}, "
-        f"protocol {found.protocol}; a replica joining now is [bold]{joined.status}[/]"
-        + (f" after {joined.join_s:.3f} s" if joined.join_s is not None else "")
-    )
-    flow = Table("shard", "offset", "accepted", "published", "pending", "by count / age", "bytes")
-    kept = Table("shard", "epoch", "keys", "snapshot at", "log", "lease held by")
-    places = Table("shard", "slot", "node")
-    for one in found.shards:
-        if one.away:
-            # Text, since square brackets would be markup.
-            console.print(Text(f"shard {one.shard} is away: {one.away}", style="red"))
-            continue
-        age = one.snapshot_age_ms
-        flow.add_row(
-            str(one.shard),
-            str(one.offset),
-            f"{one.accepted:,}",
-            f"{one.published:,}",
-            f"{one.pending_deltas:,} ({one.pending_bytes:,} B)"
-            + (f", for {one.pending_ms / 1000:.1f} s" if one.pending_ms is not None else ""),
-            f"{one.by_count:,} / {one.by_age:,}",
-            f"{one.bytes_published:,}",
-        )
-        kept.add_row(
-            str(one.shard),
-            one.epoch,
-            f"{one.state_keys:,}",
-            f"{one.snapshot_offset}" + (f", {age / 1000:.1f} s ago" if age is not None else ""),
-            f"{one.log_entries:,} ({one.log_bytes:,} B)",
-            one.lease or "none",
-        )
-        places.add_row(str(one.shard), str(one.slot), one.held_by)
-    console.print(flow)
-    console.print(kept)
+    title = cell(found.namespace, "bold")
+    title.append_text(cell(f" on {server.name} {server.version}{_behind(found)}, protocol "))
+    title.append_text(cell(f"{found.protocol}; a replica joining now is "))
+    title.append_text(cell(joined.status, "bold"))
+    if joined.join_s is not None:
+        title.append_text(cell(f" after {joined.join_s:.3f} s"))
+    away = [one for one in found.shards if one.away]
+    here = [one for one in found.shards if not one.away]
+    show(title, *(cell(f"shard {one.shard} is away: {one.away}", "red") for one in away))
+    show(_flow(here), _kept(here))
     if server.deployment == "cluster":
-        console.print(places)
-    nodes = Table("node", "chunks", "deltas", "pending")
-    for node in found.nodes:
-        nodes.add_row(node.node, str(node.chunks), str(node.deltas), str(node.pending_deltas))
-    console.print(nodes)
-    workers = Table("worker", "role", "last seen", "health")
-    for worker in found.workers:
-        seen, health = worker.seen_ms / 1000, worker.health
-        # Text, since square brackets in a reason would be markup.
-        text = Text(f"{health}: {worker.reason}" if worker.reason else health)
-        workers.add_row(
-            *(worker.worker, worker.role, f"{seen:.1f} s ago", text), style=STYLES[health]
-        )
-    console.print(workers)
+        places = [(one.shard, one.slot, one.held_by) for one in here]
+        show(table(("shard", "slot", "node"), places))
+    nodes = [(one.node, one.chunks, one.deltas, one.pending_deltas) for one in found.nodes]
+    show(table(("node", "chunks", "deltas", "pending"), nodes), _workers(found))
+
+
+def _flow(shards: Sequence[ShardStats]) -> Table:
+    titles = ("shard", "offset", "accepted", "published", "pending", "by count / age", "bytes")
+    return table(
+        titles,
+        [
+            (
+                one.shard,
+                one.offset,
+                f"{one.accepted:,}",
+                f"{one.published:,}",
+                f"{one.pending_deltas:,} ({one.pending_bytes:,} B)"
+                + (f", for {one.pending_ms / 1000:.1f} s" if one.pending_ms is not None else ""),
+                f"{one.by_count:,} / {one.by_age:,}",
+                f"{one.bytes_published:,}",
+            )
+            for one in shards
+        ],
+    )
+
+
+def _kept(shards: Sequence[ShardStats]) -> Table:
+    rows = []
+    for one in shards:
+        age = "" if one.snapshot_age_ms is None else f", {one.snapshot_age_ms / 1000:.1f} s ago"
+        log = f"{one.log_entries:,} ({one.log_bytes:,} B)"
+        written = f"{one.snapshot_offset}{age}"
+        held_by = one.lease or "none"
+        rows.append((one.shard, one.epoch, f"{one.state_keys:,}", written, log, held_by))
+    return table(("shard", "epoch", "keys", "snapshot at", "log", "lease held by"), rows)
+
+
+def _workers(found: NamespaceStatus) -> Table:
+    rows = []
+    for one in found.workers:
+        health = f"{one.health}: {one.reason}" if one.reason else one.health
+        line = (one.worker, one.role, f"{one.seen_ms / 1000:.1f} s ago", health)
+        rows.append([cell(text, STYLES[one.health]) for text in line])
+    return table(("worker", "role", "last seen", "health"), rows)
 
 
 def _behind(found: NamespaceStatus) -> str:

@@ -11,7 +11,7 @@ from broker import Replica
 from broker.protocol.constants import TABLE_KINDS
 from workers.cli.content import TIMEOUT, as_text, json_option
 from workers.cli.options import checked_options, connection_options
-from workers.cli.terminal import safe
+from workers.cli.terminal import say, tell
 
 if TYPE_CHECKING:
     # Every command loads this module, and importing numpy is slow.
@@ -62,17 +62,17 @@ def tables(  # noqa: PLR0917 - how click calls
                 + ", ".join(view.kind for view in found)
             )
         else:
-            click.echo(f"statebroker: there is no table {name!r} in {namespace!r}", err=True)
+            tell(f"there is no table {name!r} in {namespace!r}")
             sys.exit(1)
 
 
 def _show_list(found: list[TableView], as_json: bool) -> None:  # noqa: FBT001 - a flag passed on
     if as_json:
         lines = [{"name": one.name, "kind": one.kind, "keys": len(one)} for one in found]
-        click.echo(as_text(lines))
+        say(as_text(lines))
         return
     for one in found:
-        click.echo(f"{one.name}\t{one.kind}\t{len(one)} keys")
+        say(one.name, one.kind, f"{len(one)} keys")
 
 
 def _show_table(view: TableView, keys: tuple[str, ...], as_json: bool) -> int:  # noqa: FBT001
@@ -89,11 +89,11 @@ def _show_table(view: TableView, keys: tuple[str, ...], as_json: bool) -> int:  
         content = {
             key: {"value": value, "timestamp": stamp} for key, (value, stamp) in rows.items()
         }
-        click.echo(as_text(content))
+        say(as_text(content))
     else:
         for key, (value, stamp) in sorted(rows.items()):
-            click.echo(f"{safe(key)}\t{as_text(value)}\t{stamp}")
+            say(key, as_text(value), stamp)
     absent = [key for key in keys if key not in rows]
     for key in absent:
-        click.echo(f"statebroker: {key!r} is absent", err=True)
+        tell(f"{key!r} is absent")
     return 1 if absent else 0

@@ -11,6 +11,7 @@ import click
 from broker import ABSENT, Difference, Inspector, Replica, Verification
 from workers.cli.content import as_text
 from workers.cli.options import checked_options, connection_options
+from workers.cli.terminal import say
 
 LIVE_TIMEOUT = 60.0
 
@@ -74,24 +75,24 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
             "damaged": list(found.damaged[:show]),
             "removed": list(removed),
         }
-        click.echo(as_text(output))
+        say(as_text(output))
     else:
         for what in removed:
-            click.echo(f"removed: {what}, which could not be read")
+            say(f"removed: {what}, which could not be read")
         for what in found.damaged[:show]:
-            click.echo(f"cannot be read: {what}")
+            say(f"cannot be read: {what}")
         for one in found.differences[:show]:
-            click.echo(
+            say(
                 f"shard {one.shard} at offset {one.offset}: {json.dumps(one.key)}: "
                 f"replica {_side(one.replica)}, history {_side(one.history)}"
             )
         for (shard, at), names in altered.items():
-            click.echo(
+            say(
                 f"shard {shard}: key range {at:02x} of the full state is not what schedulers wrote;"
                 f" its {len(names)} keys: {', '.join(map(json.dumps, names[:show]))}"
                 + (" ..." if len(names) > show else "")
             )
-        click.echo(_verdict(found, altered, keys, shards))
+        say(_verdict(found, altered, keys, shards))
     sys.exit(0 if is_equal else 1)
 
 

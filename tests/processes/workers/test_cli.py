@@ -370,31 +370,3 @@ def test_commands_share_an_embedded_directory(
     assert run("get", "--json").json == {"door": "open", "visits": 1}
     assert run("verify").code == 0
     workers.stop()
-
-
-# -- terminals -----------------------------------------------------------------------------------
-
-HOSTILE = "a\x1b]0;owned\x07\r\nforged\x9b31m\u202ereversed\x7f\t."
-
-
-def test_what_others_wrote_cannot_control_the_terminal(new_served: NewServed) -> None:
-    """Control characters and bidi marks of keys and values are printed as JSON escapes."""
-    place = new_served()
-    with Producer(place.url, namespace=place.namespace) as producer:
-        producer.set(HOSTILE, {HOSTILE: HOSTILE})
-        producer.set("other", HOSTILE)
-        producer.flush(10)
-    printed = [place.run("get"), place.run("get", "other"), place.run("get", "--json")]
-    for result in printed:
-        lines = result.out.splitlines()
-        assert 1 <= len(lines) <= 2, lines
-        assert not set("".join(lines)) & set("\x1b\x07\r\x9b\u202e\x7f"), lines
-    assert printed[2].json == {HOSTILE: {HOSTILE: HOSTILE}, "other": HOSTILE}
-
-
-def test_a_terminal_without_a_character_shows_its_escape(new_served: NewServed) -> None:
-    """No traceback: what the terminal cannot show is printed as an escape."""
-    place = new_served()
-    place.write("set", "größe", "€")
-    result = place.run("get", "größe", PYTHONIOENCODING="latin-1")
-    assert (result.code, result.out.strip()) == (0, '"\\u20ac"')
