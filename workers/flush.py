@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.backend.session import Session
@@ -36,6 +36,7 @@ LOG_FULL_RETRY_S = 0.25
 # round up. If it is too early, the server says so and the drain is repeated.
 EARLY_S = 0.001
 SIGN_OFF_TIMEOUT_S = 0.3
+WAKE_RETRY_S = 1.0
 WAKE_TIMEOUT_S = 5  # of a blocking pop; bounds how long a dead connection goes unnoticed
 
 
@@ -325,6 +326,13 @@ class FlushWorker:
         while True:
             try:
                 woken = await client.blpop(list(by_key), timeout=WAKE_TIMEOUT_S)
+                self.health.wakes()
+            except ResponseError as error:
+                # Without it everything works, but late: that must be told.
+                if isinstance(error, NoPermissionError) or "unknown command" in str(error):
+                    self.health.wake_refused(str(error))
+                await asyncio.sleep(WAKE_RETRY_S)
+                continue
             except (RedisError, OSError):
                 # The polls meet the same error, log it and back off.
                 await asyncio.sleep(LOG_FULL_RETRY_S)

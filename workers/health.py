@@ -70,6 +70,7 @@ class FlushHealth(_Health):
         self._awaited: dict[int, tuple[float, int]] = {}
         self._epochs: dict[int, bytes] = {}
         self._subscription_error = ""
+        self._wake_error = ""
 
     # -- reported by the poll ---------------------------------------------------------------------
 
@@ -105,6 +106,14 @@ class FlushHealth(_Health):
         since, expected = self._awaited.get(shard, (now, offset))
         # A lower offset than before: the history was rewritten.
         self._awaited[shard] = (since, expected) if expected <= offset else (now, offset)
+
+    def wakes(self) -> None:
+        """Waiting for wake-ups works."""
+        self._wake_error = ""
+
+    def wake_refused(self, reason: str) -> None:
+        """The server does not let this worker wait for wake-ups, until `wakes`."""
+        self._wake_error = reason
 
     # -- reported by the canary -------------------------------------------------------------------
 
@@ -142,11 +151,17 @@ class FlushHealth(_Health):
         why = f" ({self._subscription_error})" if self._subscription_error else ""
         for shard, (since, _) in self._awaited.items():
             if now - since > self.bound:
-                return f"shard {shard}: the published batch did not arrive on its channel "
-                "{over}{why}"
+                return (
+                    f"shard {shard}: the published batch did not arrive on its channel {over}{why}"
+                )
         for shard, at in self._received_at.items():
             if now - at > self.bound:
                 return f"shard {shard}: nothing arrived on its channel {over}{why}"
+        if self._wake_error:
+            return (
+                f"wake-ups are refused, so it polls every {self.interval:g} s and publishes up to "
+                f"that late: {self._wake_error}; see `statebroker acl flusher`"
+            )
         return GREEN
 
 

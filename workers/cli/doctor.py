@@ -63,8 +63,9 @@ def doctor(  # noqa: PLR0917 - how click calls
 
     Exit with 1 if there is an error (with --strict also for a warning), else with 0.
 
-    Nothing is changed. Rights are tested with commands that are queued and discarded; run it once
-    as each user, with --role. The most is visible to an admin, see `statebroker acl admin`.
+    Nothing is changed. Rights are tested with commands that are queued and discarded, and with a
+    subscription that ends at once; run it once as each user, with --role. The most is visible to
+    an admin, see `statebroker acl admin`.
 
     \b
     Example:

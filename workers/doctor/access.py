@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from broker.backend.acl import ROLES
+from workers.doctor.consequences import consequence
 from workers.doctor.model import Facts, Finding, Severity
 
 OK, NOTE, WARNING, ERROR = Severity
 
 CLOCK_NOTE_S, CLOCK_WARNING_S = 1.0, 60.0
 MAX_NAMED = 4
+MAX_TOLD = 2  # consequences in one finding
+MAX_REFUSED = 2  # commands; a user who lacks more was made for another role
 
 
 def assess_access(facts: Facts) -> list[Finding]:
@@ -41,36 +44,63 @@ def _user(facts: Facts) -> Iterator[Finding]:
 
 
 def _roles(facts: Facts) -> Iterator[Finding]:
-    if not facts.lacking:
-        yield Finding(
-            "acl",
-            NOTE if not facts.wanted else WARNING,
-            "this user may not queue a transaction (MULTI, DISCARD)",
-            "its other rights were not tested",
-            "give it the rules of its role: `statebroker acl`",
-        )
-        return
     able = [role for role, lacking in facts.lacking.items() if not lacking]
-    for role in facts.wanted:
-        if role not in able:
-            yield _unable(facts, role)
-    if not facts.wanted and not able:
-        yield _unable(facts, min(facts.lacking, key=lambda role: len(facts.lacking[role])))
-    elif able:
+    if facts.wanted:
+        for role in facts.wanted:
+            if role not in able:
+                yield _unable(facts, role)
+    else:
+        yield from _refused(facts)
+        if not able and not _nearly(facts):
+            yield _unable(facts, min(facts.lacking, key=lambda role: len(facts.lacking[role])))
+    if able:
         text = "any role" if len(able) == len(ROLES) else " and ".join(able)
         yield Finding("acl", OK, f"may be {text} in {facts.namespace!r}")
+
+
+def _nearly(facts: Facts) -> dict[str, list[str]]:
+    """Return command -> roles that lack little more: not made for another role, but restricted."""
+    found: dict[str, list[str]] = {}
+    for role, lacking in facts.lacking.items():
+        commands = {right.partition(" ")[0] for right in lacking}
+        if len(commands) <= MAX_REFUSED:
+            for command in commands:
+                found.setdefault(command, []).append(role)
+    return found
+
+
+def _refused(facts: Facts) -> Iterator[Finding]:
+    """Yield a finding for each command that is refused to a user who has nearly all others."""
+    for command, roles in _nearly(facts).items():
+        severity, what = consequence(command)
+        # Only an admin inspects; the others work without.
+        if roles == ["admin"]:
+            severity = min(severity, WARNING)
+        untested = "; no other right was tested" if command in ("multi", "discard", "exec") else ""
+        yield Finding(
+            "acl",
+            severity,
+            f"{command.replace('|', ' ').upper()} is refused; so this user may not be "
+            f"{' or '.join(roles)}{untested}",
+            what,
+            f"ACL SETUSER {facts.user} +{command}, or give it the rules of its role: "
+            "`statebroker acl`; a server that renames the command cannot be used",
+        )
 
 
 def _unable(facts: Facts, role: str) -> Finding:
     lacking = facts.lacking[role]
     rest = len(lacking) - MAX_NAMED
     node = f" --node {facts.node}" if role == "producer" else ""
+    told = [consequence(right) for right in lacking]
+    worst = max((severity for severity, _ in told), default=ERROR)
+    what = dict.fromkeys(text for severity, text in told if severity == worst)
     return Finding(
         "acl",
         ERROR,
         f"may not be {role} in {facts.namespace!r}: lacks {', '.join(lacking[:MAX_NAMED])}"
         + (f" and {rest} more" if rest > 0 else ""),
-        f"a {role} that runs as this user fails, at its start or later",
+        f"as a {role}, this user fails: {'; '.join([*what][:MAX_TOLD])}",
         f"statebroker acl {role} --namespace {facts.namespace}{node}",
     )
 
@@ -91,6 +121,15 @@ def _tls(facts: Facts) -> Iterator[Finding]:
 
 
 def _clock(facts: Facts) -> Iterator[Finding]:
+    if facts.clock_s is None:
+        yield Finding(
+            "clock",
+            NOTE,
+            "could not look: TIME is refused",
+            "whether times of deltas and logs can be compared is not known",
+            "give it the rules of its role: `statebroker acl`",
+        )
+        return
     off = max(0.0, abs(facts.clock_s) - facts.clock_error_s)
     text = f"{facts.clock_s * 1000:+.0f} ms from ours (± {facts.clock_error_s * 1000:.0f} ms)"
     severity = WARNING if off > CLOCK_WARNING_S else NOTE if off > CLOCK_NOTE_S else OK

@@ -81,30 +81,30 @@ def _is_loopback(host: str) -> bool:
 
 
 async def allowed(client: Client, *words: str) -> Any:
-    """Return the reply; None if this user may not run the command."""
+    """Return the reply; None if the server refuses the command, to this user or to all."""
     try:
         return await client.execute_command(*words)  # type: ignore[no-untyped-call]
-    except NoPermissionError:
+    except ResponseError:
         return None
 
 
 async def _config(client: Client) -> dict[str, str] | None:
     try:
         found = await client.config_get(*SETTINGS)
-    except NoPermissionError:
+    except ResponseError:
         return None
     return {str(name): str(value) for name, value in found.items()}
 
 
-async def _clock(client: Client) -> tuple[float, float]:
-    """Return (clock of the server minus ours, measurement error), in seconds."""
+async def _clock(client: Client) -> tuple[float | None, float]:
+    """Return (clock of the server minus ours or None, measurement error), in seconds."""
     found = []
     for _ in range(3):
         before = time.time()
         answer = await allowed(client, "TIME")
         after = time.time()
         if answer is None:
-            return 0.0, 0.0
+            return None, 0.0
         found.append((answer[0] + answer[1] / 1e6 - (before + after) / 2, (after - before) / 2))
     return min(found, key=lambda one: one[1])
 
@@ -147,6 +147,7 @@ async def rates(client: Client, namespace: str, shards: int, seconds: float) -> 
         before, began = await published(), time.monotonic()
         await asyncio.sleep(seconds)
         after, passed = await published(), time.monotonic() - began
-    except NoPermissionError:
+    except (ResponseError, ValueError):
+        # Refused, or another program wrote something else there: what is not read is not assessed.
         return [0.0] * shards
     return [(new - old) / passed for old, new in zip(before, after, strict=True)]

@@ -58,7 +58,7 @@ class Facts:
         has_password: whether the URL has a password.
         info: INFO, all permitted sections.
         config: CONFIG GET of the relevant names; None if not permitted.
-        clock_s: clock of the server minus ours, in seconds.
+        clock_s: clock of the server minus ours, in seconds; None if not permitted.
         clock_error_s: measurement error, half the round trip.
         script_error: why scripts do not run; "" if they do, None if not permitted.
         user: the user that we are logged in as.
@@ -83,7 +83,7 @@ class Facts:
     has_password: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, str] | None = None
-    clock_s: float = 0.0
+    clock_s: float | None = 0.0
     clock_error_s: float = 0.0
     script_error: str | None = ""
     user: str = "default"

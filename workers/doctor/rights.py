@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
-from broker.backend.acl import ROLES, SHARDED, SINCE, Role
+from broker.backend.acl import CLUSTER, EVERY_CLIENT, ROLES, SHARDED, SINCE, Role
 from broker.backend.topology import Client
 from broker.protocol.names import ShardKeys, config_key
 
@@ -42,6 +43,9 @@ _WITHOUT_KEY: Final[dict[str, tuple[Any, ...]]] = {
     "waitaof": (0, 0, 0),
     "config|get": ("save",),
 }
+# What a transaction is made of, and what the server does not queue in one.
+_TRANSACTION: Final = ("discard", "exec", "multi")
+_NEVER_QUEUED: Final = ("unsubscribe", "subscribe", "sunsubscribe", "ssubscribe")
 
 
 Rights = dict[str, list[tuple[str, tuple[Any, ...]]]]
@@ -67,7 +71,7 @@ def _rights(
     is_cluster: bool,
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
     keys = ShardKeys.of(namespace, 0, shards)
-    server = {"cluster|slots", *role.server} if is_cluster else role.server
+    server = {*EVERY_CLIENT, *(CLUSTER if is_cluster else ()), *role.server}
     for command in sorted(server):
         if SINCE.get(command, (0, 0)) <= version:
             yield command, (*command.split("|"), *_WITHOUT_KEY.get(command, ()))
@@ -92,39 +96,64 @@ async def try_rights(client: Client, rights: Rights) -> tuple[dict[str, list[str
     """Return (role -> the rights that our user lacks, whether it has rights that no role needs).
 
     Each command is queued in a transaction that is then discarded: the server checks the rights
-    when it queues the command, and executes nothing.
+    when it queues the command, and executes nothing. Subscriptions, which it never queues, are
+    made and ended. Without MULTI nothing else can be tested; each role lacks it then.
     """
     wanted = {right: words for commands in rights.values() for right, words in commands}
     refused = set()
-    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-    try:
-
-        async def may(*words: Any) -> bool:
-            try:
-                await connection.send_command(*words)
-                await connection.read_response()
-            except NoPermissionError:
-                return False
-            except ResponseError:
-                # Another error: the check of rights was passed.
-                return True
-            return True
-
-        if not (await may("DISCARD") and await may("MULTI")):
-            return {}, False
-        for right, words in wanted.items():
+    is_owner = False
+    async with _connection(client) as may:
+        for right, words in _in_order(wanted, _NEVER_QUEUED):
             if not await may(*words):
                 refused.add(right)
-        is_owner = await may("KEYS", "*")
-        await may("DISCARD")
-    except RedisError:
-        # A connection with an open transaction must not be used again.
-        await connection.disconnect()
-        raise
-    finally:
-        await client.connection_pool.release(connection)
+    async with _connection(client) as may:
+        refused |= {word for word in _TRANSACTION if not await may(word)}
+        if not refused.intersection(_TRANSACTION):
+            rest = {right: words for right, words in wanted.items() if right not in _TRANSACTION}
+            for right, words in rest.items():
+                if words[0] not in _NEVER_QUEUED and not await may(*words):
+                    refused.add(right)
+            is_owner = await may("KEYS", "*")
+            await may("DISCARD")
     lacking = {
         role: [right for right, _ in commands if right in refused]
         for role, commands in rights.items()
     }
     return lacking, is_owner
+
+
+def _in_order(
+    wanted: dict[str, tuple[Any, ...]], commands: Sequence[str]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the rights for these commands, command by command."""
+    for command in commands:
+        yield from ((right, words) for right, words in wanted.items() if words[0] == command)
+
+
+@asynccontextmanager
+async def _connection(client: Client) -> AsyncIterator[Callable[..., Awaitable[bool]]]:
+    """Give a function that tells whether a command is allowed, on a connection of its own."""
+    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+
+    async def may(*words: Any) -> bool:
+        try:
+            await connection.send_command(*words)
+            await connection.read_response()
+        except NoPermissionError:
+            return False
+        except ResponseError as error:
+            # Any other error: the check of rights was passed. That of EXEC is in an EXECABORT.
+            return not is_unknown(error) and "NOPERM" not in str(error)
+        return True
+
+    try:
+        yield may
+    finally:
+        # Its transaction or its subscriptions must not reach the next user.
+        await connection.disconnect()
+        await client.connection_pool.release(connection)
+
+
+def is_unknown(error: ResponseError) -> bool:
+    """Whether a server lacks the command: it was renamed, or the provider took it away."""
+    return "unknown command" in str(error).lower() or "unknown subcommand" in str(error).lower()

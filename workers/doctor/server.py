@@ -25,7 +25,7 @@ def assess_server(facts: Facts) -> list[Finding]:
             Finding(
                 "server",
                 WARNING,
-                "this user may not run INFO",
+                "could not look: INFO is refused",
                 "version, memory, persistence and replication are not known",
                 "run it as a user of `statebroker acl admin`",
             )
@@ -126,7 +126,12 @@ def _persistence(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "persistence",
             WARNING,
-            "appendonly no" + (", no snapshots" if known else "; CONFIG GET save is not allowed"),
+            "appendonly no"
+            + (
+                ", no snapshots"
+                if known
+                else "; could not look for snapshots: CONFIG GET is refused"
+            ),
             "after a restart it is empty"
             + ("" if known else ", or as old as its last snapshot")
             + "; producers send again only what they kept (keep_seconds, 60 s by default)",
@@ -153,7 +158,7 @@ def _append_only(facts: Facts) -> Finding:
         return Finding(
             "persistence",
             NOTE,
-            "appendonly yes; CONFIG GET appendfsync is not allowed",
+            "appendonly yes; could not look for appendfsync: CONFIG GET is refused",
             "how much a crash of the machine may lose is not known",
             "run it as a user of `statebroker acl admin`",
         )
@@ -171,7 +176,7 @@ def _buffers(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "output-buffer",
             NOTE,
-            "CONFIG GET is not allowed",
+            "could not look: CONFIG GET is refused",
             "how far a subscriber may fall behind before it is disconnected is not known",
             "run it as a user of `statebroker acl admin`",
         )

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from broker.backend.acl import ROLES
+from broker.backend.acl import CLUSTER, EVERY_CLIENT, ROLES, SHARDED
 from workers.doctor import Facts, Finding, SentinelFacts, Severity, Survey
 from workers.doctor import assess as assess_survey
+from workers.doctor.consequences import CONSEQUENCES, consequence
 
 OK, NOTE, WARNING, ERROR = Severity
 
@@ -119,13 +120,19 @@ MIB = 1 << 20
             *(
                 "persistence",
                 WARNING,
-                "CONFIG GET save is not allowed",
+                "could not look for snapshots: CONFIG GET is refused",
                 "CONFIG SET appendonly yes",
             ),
         ),
         (config(appendfsync="everysec"), "persistence", NOTE, "everysec", "flush(fsynced=True)"),
         (config(appendfsync="no"), "persistence", WARNING, "appendfsync no", "everysec"),
-        (replace(WELL, config=None), "persistence", NOTE, "appendfsync is not allowed", "admin"),
+        (
+            replace(WELL, config=None),
+            "persistence",
+            NOTE,
+            "could not look for appendfsync",
+            "admin",
+        ),
         (
             info(aof_last_write_status="err"),
             *("persistence", ERROR, "aof_last_write_status:err", "BGREWRITEAOF"),
@@ -151,9 +158,15 @@ MIB = 1 << 20
             pubsub("33554432 8388608 60", rate=8 * MIB),
             *("output-buffer", WARNING, "8.0 MiB/s", "'pubsub 335544320 83886080 60'"),
         ),
-        (replace(WELL, config=None), "output-buffer", NOTE, "CONFIG GET is not allowed", "admin"),
+        (
+            replace(WELL, config=None),
+            "output-buffer",
+            NOTE,
+            "could not look: CONFIG GET is refused",
+            "admin",
+        ),
         (info(connected_clients=81), "clients", WARNING, "81 of 100", "CONFIG SET maxclients 200"),
-        (replace(WELL, info={}), "server", WARNING, "may not run INFO", "acl admin"),
+        (replace(WELL, info={}), "server", WARNING, "could not look: INFO is refused", "acl admin"),
         (
             replace(WELL, user="default", has_password=False),
             *("user", WARNING, "default, without a password", "ACL SETUSER default"),
@@ -163,11 +176,15 @@ MIB = 1 << 20
             *("user", NOTE, "default, without a password", "ACL SETUSER default"),
         ),
         (replace(WELL, is_owner=True), "user", NOTE, "me, with more rights", "statebroker acl"),
-        (replace(WELL, lacking={}), "acl", NOTE, "may not queue", "statebroker acl"),
         (
-            replace(WELL, lacking={}, wanted=("producer",)),
-            *("acl", WARNING, "may not queue", "statebroker acl"),
+            replace(WELL, lacking={role: ["multi"] for role in ROLES}),
+            *("acl", ERROR, "MULTI is refused", "ACL SETUSER me +multi"),
         ),
+        (
+            replace(WELL, lacking={role: ["config|get"] * (role == "admin") for role in ROLES}),
+            *("acl", NOTE, "CONFIG GET is refused; so this user may not be admin", "+config|get"),
+        ),
+        (replace(WELL, clock_s=None), "clock", NOTE, "could not look: TIME is refused", "acl"),
         (replace(WELL, is_tls=False), "tls", WARNING, "off", "tls-port"),
         (replace(WELL, clock_s=-2.5), "clock", NOTE, "-2500 ms", "timedatectl"),
         (replace(WELL, clock_s=90.0), "clock", WARNING, "+90000 ms", "timedatectl"),
@@ -208,16 +225,31 @@ def test_what_is_well_within_the_limits_is_no_finding(facts: Facts) -> None:
 
 def test_a_role_that_is_wanted_has_to_be_possible() -> None:
     """Without --role one possible role is enough; else the missing rights of the role are named."""
-    lacking = {role: [f"{role}-{n}" for n in range(6)] for role in ROLES}
+    six = ("hmget", "hset", "rpush", "ltrim", "evalsha", "llen")
+    lacking = {role: [f"{command} {role}" for command in six] for role in ROLES}
     able = replace(WELL, lacking=lacking | {"subscriber": []})
     assert judged(able)["acl"] == Finding("acl", OK, "may be subscriber in 'default'")
     missing = judged(replace(able, wanted=("producer", "subscriber"), node="bus1"))["acl"]
     assert missing.severity == ERROR
     assert "may not be producer" in missing.seen
-    assert "producer-0, producer-1, producer-2, producer-3 and 2 more" in missing.seen
+    told = "hmget producer, hset producer, rpush producer, ltrim producer and 2 more"
+    assert told in missing.seen
+    assert "nobody can join the namespace" in missing.consequence
     assert missing.fix == "statebroker acl producer --namespace default --node bus1"
     none = judged(replace(WELL, lacking=lacking | {"flusher": ["publish ch"]}))["acl"]
-    assert (none.severity, "lacks publish ch" in none.seen) == (ERROR, True)
+    assert none.severity == ERROR
+    assert none.seen == "PUBLISH is refused; so this user may not be flusher"
+    assert "replicas get nothing" in none.consequence
+
+
+def test_what_follows_is_known_of_each_command_of_a_role() -> None:
+    """A command that a role begins to need comes with what breaks without it."""
+    needed = {*EVERY_CLIENT, *CLUSTER}
+    for role in ROLES.values():
+        needed |= role.server | role.channel | role.bulk
+        needed |= frozenset().union(*role.keys.values())
+    assert needed == set(CONSEQUENCES)
+    assert {consequence(f"{SHARDED[name]} c") for name in SHARDED} <= set(CONSEQUENCES.values())
 
 
 # -- deployments ----------------------------------------------------------------------------------

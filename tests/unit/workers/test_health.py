@@ -90,13 +90,24 @@ def test_the_reason_of_silence_is_why_the_subscription_broke(flusher: Flusher) -
     assert "permission" not in flusher.seconds(4, "heartbeat")[-1]
 
 
+def test_polling_instead_of_waiting_is_not_silent(flusher: Flusher) -> None:
+    """Nothing is lost, but everything is late: the reason says what to do."""
+    flusher.health.wake_refused("no permissions to run the 'blpop' command")
+    reason = flusher.second()
+    assert "polls every 1 s" in reason
+    assert "'blpop'" in reason
+    assert "statebroker acl flusher" in reason
+    flusher.health.wakes()
+    assert flusher.second() == GREEN
+
+
 def test_what_was_published_must_be_heard(flusher: Flusher) -> None:
     """Packets of before do not count: a channel may lag far behind, or be another server's."""
     flusher.health.published(0, 7, flusher.now)
     flusher.offset = 6
     verdicts = flusher.seconds(5)
     assert colors(verdicts) == "GGGRR"
-    assert "shard 0: the published batch did not arrive" in verdicts[-1]
+    assert verdicts[-1].startswith("shard 0: the published batch did not arrive on its channel for")
     flusher.offset = 7
     assert flusher.second() == GREEN
 

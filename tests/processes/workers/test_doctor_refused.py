@@ -1,0 +1,101 @@
+"""`statebroker doctor` and a flush worker where a server refuses single commands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from broker import Inspector, Producer
+from broker.backend.acl import EVERY_CLIENT, ROLES
+from broker.testing.server import Server, free_port
+from broker.testing.waiting import eventually
+from tests.acl_users import with_login
+from tests.conftest import OwnServer
+from tests.processes.conftest import Serve
+from tests.processes.programs import STOP_SECONDS
+from workers.doctor import Finding, Severity, assess, survey
+
+COMMANDS = sorted(
+    {*EVERY_CLIENT}.union(
+        *(role.server | role.channel | role.bulk for role in ROLES.values()),
+        *(commands for role in ROLES.values() for commands in role.keys.values()),
+    )
+)
+USER = "nearly-all"
+
+
+@pytest.fixture
+def owner(own_server: OwnServer) -> Iterator[tuple[Server, Any]]:
+    """Give a server, and a client of its owner."""
+    server = own_server(port=0)
+    with redis.Redis.from_url(server.url) as client:
+        yield server, client
+
+
+def examined(url: str) -> list[Finding]:
+    """Return the findings of the doctor."""
+    return assess(asyncio.run(survey(url, "refused", seconds=0)))
+
+
+def test_each_command_that_a_role_needs_is_named_where_it_is_refused(
+    owner: tuple[Server, Any],
+) -> None:
+    """One refused command ends nothing: it is named with what breaks, and all else is examined."""
+    server, client = owner
+    whole = {one.check for one in examined(server.url)}
+    for command in COMMANDS:
+        client.execute_command(
+            *("ACL", "SETUSER", USER, "reset", "on", "nopass", "+@all", "~*", "&*", f"-{command}")
+        )
+        found = examined(with_login(server.url, USER))
+        shown = command.replace("|", " ").upper()
+        told = [one for one in found if one.check == "acl" and f"{shown} is refused" in one.seen]
+        assert told, (command, [one.seen for one in found])
+        assert told[0].consequence
+        assert f"+{command}" in told[0].fix
+        # Without INFO there is one finding in place of those that it gives.
+        assert command == "info" or {one.check for one in found} == whole, command
+        assert not [one for one in found if one.check == "connection"], command
+
+
+@pytest.mark.parametrize("command", ["config", "blpop", "publish", "subscribe", "info", "time"])
+def test_a_command_that_the_provider_took_away_is_named(
+    command: str, own_server: OwnServer
+) -> None:
+    """`rename-command` answers with another error than an ACL does."""
+    server = own_server("--rename-command", command, "", port=free_port(), kind="redis")
+    found = examined(server.url)
+    told = [one for one in found if one.check == "acl" and "is refused" in one.seen]
+    assert command.upper() in told[0].seen
+    assert told[0].severity == (Severity.NOTE if command == "config" else Severity.ERROR)
+    assert not [one for one in found if one.check == "connection"]
+
+
+def test_a_flush_worker_that_may_not_wait_says_so(
+    owner: tuple[Server, Any], namespace: str, serve: Serve
+) -> None:
+    """Polling instead is slower, and not silent: it is red with the reason, in log and status."""
+    server, client = owner
+    client.execute_command(
+        *("ACL", "SETUSER", USER, "reset", "on", "nopass", "+@all", "~*", "&*", "-blpop")
+    )
+    workers = serve(with_login(server.url, USER), namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Inspector(server.url, namespace=namespace) as inspector,
+    ):
+        producer.set("k", 1)
+        producer.flush(10)
+        eventually(
+            lambda: any("wake-ups are refused" in one.reason for one in inspector.status().workers),
+            20,
+            lambda: workers.err,
+        )
+        assert workers.err.count("health_red") == 1
+        client.execute_command("ACL", "SETUSER", USER, "+blpop")
+        eventually(lambda: "health_green" in workers.err, 20, lambda: workers.err)
+    assert workers.stop() < STOP_SECONDS
