@@ -9,6 +9,7 @@ from typing import Literal
 from broker.core.queues import ReaderQueue
 from broker.errors import ChangesOverflowError, ConfigError
 from broker.model import Change
+from broker.protocol.own_values import can_change, owned
 
 OverflowPolicy = Literal["conflate", "raise"]
 OVERFLOW_POLICIES = ("conflate", "raise")
@@ -49,6 +50,25 @@ class ChangeQueue(ReaderQueue[Change]):
         if self._prefix is not None:
             items = [change for change in items if change.key.startswith(self._prefix)]
         super().put(items)
+
+    def take(self) -> list[Change]:
+        """Return all changes that wait, maybe none; lists and maps in them are the reader's own.
+
+        Raises:
+            ChangesOverflowError: all was read, and later changes were dropped.
+            StopIteration: all was read, and the replica or the reader closed.
+        """
+        changes = super().take()
+        if not can_change(change.value for change in changes):
+            return changes
+        return [change._replace(value=owned(change.value)) for change in changes]
+
+    def take_one(self) -> Change | None:
+        """Return the oldest change, None if none waits. Raises as `take`."""
+        change = super().take_one()
+        if change is None or not can_change((change.value,)):
+            return change
+        return change._replace(value=owned(change.value))
 
     def _shrink(self, waiting: deque[Change]) -> None:
         if self._overflow == "conflate":

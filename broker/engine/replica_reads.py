@@ -14,6 +14,8 @@ from broker.engine.replica import ReplicaEngine
 from broker.errors import NotLoadedError
 from broker.model import Health, Status
 from broker.protocol.messages import Position, TableKey
+from broker.protocol.own_values import owned, owned_map
+from broker.protocol.values import CONTAINERS
 from broker.stats import ReplicaStats
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class ReplicaReads(CopyableMapping[str, Any]):
         return self._engine.namespace
 
     def __getitem__(self, key: str) -> Any:
-        """Return a key's value.
+        """Return a key's value; a list or map is the caller's own, so changes to it stay there.
 
         Raises:
             KeyError: absent.
@@ -54,11 +56,13 @@ class ReplicaReads(CopyableMapping[str, Any]):
             ForkedError: the replica belongs to the process that forked this one.
         """
         try:
-            return self._engine.value(key)
+            value = self._engine.value(key)
         except NotLoadedError:
-            return self._loaded(lambda: self._engine.value(key))
+            value = self._loaded(lambda: self._engine.value(key))
         except KeyError:
-            return self._kept(key, sys._getframe(1))  # noqa: SLF001 - as `_kept` asks
+            value = self._kept(key, sys._getframe(1))  # noqa: SLF001 - as `_kept` asks
+        # A call more would cost scalars, the most frequent values, a fifth.
+        return owned(value) if type(value) in CONTAINERS else value
 
     def __len__(self) -> int:
         """How many keys there are. Raises as reading one, but for `KeyError`."""
@@ -78,10 +82,14 @@ class ReplicaReads(CopyableMapping[str, Any]):
     def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
         """Return a copy of the whole content at one moment, and each shard's position for it.
 
+        Lists and maps in it are copies too.
+
         Raises:
             NotLoadedError, ForkedError: as reading a key.
         """
-        return self._read(self._engine.snapshot)
+        content, positions = self._read(self._engine.snapshot)
+        # Not within the moment: batches wait for that, and no batch changes a value in place.
+        return owned_map(content), positions
 
     def table(
         self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float

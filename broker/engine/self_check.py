@@ -16,6 +16,7 @@ from broker.errors import BackendError
 from broker.model import ABSENT, Difference, Status, Verification
 from broker.protocol.codec import pack_value
 from broker.protocol.digest import range_of
+from broker.protocol.own_values import owned
 from broker.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,10 @@ async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int
         return len(held), 0, []
     right, _ = await verifier.content(wrong, lambda: position)
     found = [
-        Difference(key, shard.shard, position.offset, held.get(key, ABSENT), right.get(key, ABSENT))
+        Difference(
+            *(key, shard.shard, position.offset),
+            *(owned(held.get(key, ABSENT)), right.get(key, ABSENT)),
+        )
         for key in sorted({*await keys_of(held, wrong), *right} - verifier.damaged)
         if not _are_same(held.get(key, ABSENT), right.get(key, ABSENT))
     ]

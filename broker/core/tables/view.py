@@ -61,8 +61,9 @@ class TableOp:
 
     @property
     def keys(self) -> list[str] | npt.NDArray[np.uint64]:
-        """The key of each slot; slots are never given to another key."""
-        return self._table.index.keys
+        """The key of each slot; slots are never given to another key. Text keys are a copy."""
+        keys = self._table.index.keys
+        return keys.copy() if isinstance(keys, list) else _read_only(keys)
 
     @property
     def values(self) -> npt.NDArray[Any]:
