@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 from redis.exceptions import AskError, AuthenticationError, MovedError, RedisError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from broker.backend.topology import Client, RefreshedDirectory
+from broker.backend.topology import Client, RefreshedDirectory, WrongDeploymentError
 from broker.backend.urls import Address
 from broker.protocol.names import SLOTS, slot_of_key
 from broker.runtime.tasks import first_success, run_shielded
@@ -132,6 +132,14 @@ class Cluster(RefreshedDirectory):
         for error in errors:
             if isinstance(error, AuthenticationError):
                 raise error
+            if "cluster support disabled" in str(error):
+                raise WrongDeploymentError(
+                    f"{nodes[0]} is not a node of a Redis Cluster; use redis:// or rediss://"
+                )
+            if "unknown command" in str(error):
+                raise WrongDeploymentError(
+                    f"{nodes[0]} is not a node of a Redis Cluster; is it a Sentinel, or no Redis?"
+                )
         names = ", ".join(map(str, nodes))
         # A timeout has no text.
         why = str(errors[-1]) or f"no answer within {ASK_TIMEOUT_S:g} s"

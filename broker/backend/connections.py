@@ -34,11 +34,11 @@ from redis.maint_notifications import MaintNotificationsConfig
 from broker.backend.cluster import Cluster
 from broker.backend.credentials import Credentials, CredentialsError, Login
 from broker.backend.routing import Routed
-from broker.backend.sentinel import Sentinels, primary_only
+from broker.backend.sentinel import SentinelLoginError, Sentinels, primary_only
 from broker.backend.server_errors import MEANINGS, Meaning, meaning
 from broker.backend.sockets import CONNECTION_CLASSES, Renewals
 from broker.backend.tls import tls_fix, tls_hint
-from broker.backend.topology import Directory, SingleServer
+from broker.backend.topology import Directory, SingleServer, WrongDeploymentError
 from broker.backend.urls import (
     EMBEDDED,
     Address,
@@ -254,8 +254,8 @@ def as_ours(error: Exception, action: str, server: str) -> BackendError:
         return ConnectError(
             f"{action}: {server} did not answer in time ({error})" + tls_hint(server, str(error))
         )
-    if isinstance(error, CredentialsError):
-        return AccessError(f"{action}: cannot log in to {server}: {error}")
+    if (ours := _before_the_server(error, action, server)) is not None:
+        return ours
     found = meaning(error)
     if found is None and isinstance(error, AuthenticationError | AuthorizationError):
         found = MEANINGS["WRONGPASS"]
@@ -269,6 +269,21 @@ def as_ours(error: Exception, action: str, server: str) -> BackendError:
             + tls_hint(server, str(error))
         )
     return BackendError(f"{action}: {server} says: {error}")
+
+
+def _before_the_server(error: Exception, action: str, server: str) -> BackendError | None:
+    """Return our exception for what failed before a command reached a data server."""
+    if isinstance(error, CredentialsError):
+        return AccessError(f"{action}: cannot log in to {server}: {error}")
+    if isinstance(error, WrongDeploymentError):
+        return UnsupportedServerError(f"{action}: {server} leads to another deployment: {error}")
+    if isinstance(error, SentinelLoginError):
+        return AccessError(
+            f"{action}: {server} refuses the login to its Sentinels ({error}); it is separate from "
+            "that of the data servers: add ?sentinel_password= or ?sentinel_password_file=, and "
+            "&sentinel_username= for a user"
+        )
+    return None
 
 
 def _with_meaning(error: Exception, found: Meaning, action: str, server: str) -> BackendError:

@@ -5,6 +5,9 @@ A demoted primary is never used:
 1. The announcement of a switch closes every connection to it.
 2. Each new connection checks the role of the server.
 3. While a failover promotes another server, there is no primary.
+
+An older configuration than the one that is known is believed where most sentinels say so for a
+while, or where the known primary is none any more: docs/decisions/0026.
 """
 
 from __future__ import annotations
@@ -13,15 +16,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from broker.backend.topology import Client, RefreshedDirectory
+from broker.backend.topology import Client, RefreshedDirectory, WrongDeploymentError
 from broker.backend.urls import Address
 from broker.runtime.tasks import cancel_and_wait, run_shielded
 
@@ -34,10 +37,20 @@ WATCH_RETRY_S: Final = 1.0
 # failover still name it. If the end of the failover is not announced, writes stop for this long.
 FENCE_MAX_S: Final = 3.0
 
+# How long most sentinels must name an older configuration before it is believed. After a failover
+# some know the newer one up to 2 s later.
+SETTLE_S: Final = 4.0
+CONTRADICTED_CHECK_S: Final = 1.0
+
 SWITCHED: Final = "+switch-master"
+MONITORED: Final = "+monitor"
 # The step before the promotion: writes already sent are still replicated.
 PROMOTING: Final = "+failover-state-select-slave"
 ABORTED: Final = ("-failover-abort-slave-timeout", "-failover-abort-no-good-slave")
+
+
+class SentinelLoginError(AuthenticationError):
+    """A sentinel refuses the login, or a command that is needed."""
 
 
 class Sentinels(RefreshedDirectory):
@@ -67,7 +80,10 @@ class Sentinels(RefreshedDirectory):
         self._fenced_until = 0.0
         # Whether a sentinel announced that the switch is complete.
         self._is_switch_announced = False
+        self._seeds = list(seeds)
         self._sentinels: list[Address] = list(seeds)
+        # Since when the sentinels have named an older configuration than the known one.
+        self._contradicted_since: float | None = None
         self._watching: dict[Address, asyncio.Task[None]] = {}
         self._check_task: asyncio.Task[None] | None = None
 
@@ -97,11 +113,7 @@ class Sentinels(RefreshedDirectory):
         """Read the primary from the sentinels with the newest configuration, and check its role."""
         if self._check_task is None:
             self._check_task = asyncio.create_task(self._check_regularly(), name="sentinel-check")
-        for sentinel in self._sentinels:
-            if sentinel not in self._watching:
-                self._watching[sentinel] = asyncio.create_task(
-                    self._watch(sentinel), name=f"sentinel-{sentinel}"
-                )
+        await self._watch_sentinels()
         epoch, primary, is_complete = await self._newest()
         if epoch == self._epoch and is_complete and self._is_switch_announced:
             # No sentinel knows a newer configuration: the announcement was an old one.
@@ -110,6 +122,16 @@ class Sentinels(RefreshedDirectory):
         await self._check_role(primary)
         self._epoch = epoch
         self._update(primary)
+
+    async def _watch_sentinels(self) -> None:
+        """Listen to the sentinels that are known, and to no others."""
+        for sentinel in self._sentinels:
+            if sentinel not in self._watching:
+                self._watching[sentinel] = asyncio.create_task(
+                    self._watch(sentinel), name=f"sentinel-{sentinel}"
+                )
+        former = [one for one in self._watching if one not in self._sentinels]
+        await cancel_and_wait([self._watching.pop(one) for one in former])
 
     def _update(self, primary: Address | None) -> None:
         if primary != self._primary:
@@ -138,38 +160,92 @@ class Sentinels(RefreshedDirectory):
         is_complete = len(answers) == len(self._sentinels)
         # If two answers of one epoch differ, one of them already names the new primary.
         epoch, primary = max(answers, key=lambda answer: (answer[0], answer[1] != self._primary))
-        if epoch < self._epoch and not (is_complete and len(set(answers)) == 1):
-            # The epoch may go back only if all sentinels agree: they were set up again.
-            if self._primary is None:
-                raise RedisConnectionError(
-                    f"the sentinels that answer know only the outdated primary {primary}"
-                )
-            return self._epoch, self._primary, False
-        return epoch, primary, is_complete
+        if epoch >= self._epoch or await self._is_older_believed(answers, primary):
+            self._contradicted_since = None
+            return epoch, primary, is_complete
+        if self._primary is None:
+            raise RedisConnectionError(
+                f"the sentinels that answer know only the outdated primary {primary}"
+            )
+        return self._epoch, self._primary, False
+
+    async def _is_older_believed(
+        self, answers: Sequence[tuple[int, Address]], primary: Address
+    ) -> bool:
+        """Whether an older configuration than the known one replaces it: set up again, or restored.
+
+        Args:
+            answers: of the sentinels, all of older configurations.
+            primary: that of the newest among them.
+        """
+        is_unanimous = len(set(answers)) == 1
+        if is_unanimous and len(answers) == len(self._sentinels):
+            return True
+        now = time.monotonic()
+        if self._contradicted_since is None:
+            self._contradicted_since = now
+            log.warning(
+                "sentinels_contradict service=%s known=%s named=%s answers=%d of=%d",
+                *(self._service, self._primary, primary, len(answers), len(self._sentinels)),
+            )
+        if now < self._contradicted_since + SETTLE_S:
+            return False
+        if is_unanimous and len(answers) * 2 > len(self._sentinels):
+            return True
+        # A minority may just be outdated; but without a primary there is nothing to keep.
+        return self._primary is None or not await self._is_primary(self._primary)
+
+    async def _is_primary(self, address: Address) -> bool:
+        try:
+            await self._check_role(address)
+        except (RedisError, OSError):
+            return False
+        return True
 
     async def _answers(self) -> list[tuple[int, Address]]:
-        """Return the answers of the sentinels; do not wait long for one that hangs."""
-        tasks = [asyncio.create_task(self._ask_one(one)) for one in self._sentinels]
+        """Return (configuration epoch, primary) of the sentinels that answer soon.
+
+        Raises:
+            RedisError: none does.
+        """
+        asked = {asyncio.create_task(self._ask_one(one)): one for one in self._sentinels}
         try:
-            done, late = await asyncio.wait(tasks, timeout=ASK_TIMEOUT_S / 4)
+            done, late = await asyncio.wait(asked, timeout=ASK_TIMEOUT_S / 4)
             if late and all(task.exception() for task in done):
-                done, _ = await asyncio.wait(tasks, timeout=ASK_TIMEOUT_S)
+                done, _ = await asyncio.wait(asked, timeout=ASK_TIMEOUT_S)
             answers = [task.result() for task in done if not task.exception()]
-            errors = [task.exception() for task in done]
+            errors = {asked[task]: error for task in done if (error := task.exception())}
         finally:
-            await cancel_and_wait(tasks)
-        if answers:
-            return answers
-        for error in errors:
-            if isinstance(error, AuthenticationError):
-                raise error
-        raise RedisConnectionError(
+            await cancel_and_wait(asked)
+        if not answers:
+            raise self._unanswered(errors)
+        found = [other for _, _, others in answers for other in others]
+        # What no sentinel names any more is forgotten: they may have been set up anew.
+        self._sentinels = list(dict.fromkeys((*self._seeds, *found)))
+        return [(epoch, primary) for epoch, primary, _ in answers]
+
+    def _unanswered(self, errors: Mapping[Address, BaseException]) -> RedisError:
+        """Return the error for the errors of all sentinels that were asked."""
+        for sentinel, error in errors.items():
+            if isinstance(error, AuthenticationError | NoPermissionError):
+                return SentinelLoginError(f"sentinel {sentinel}: {error}")
+        texts = [str(error) for error in errors.values()]
+        for phrase, why in (
+            ("No such master", f"the sentinels monitor nothing called {self._service!r}"),
+            ("unknown command", "these servers are no sentinels"),
+        ):
+            # One of them may have lost its configuration.
+            if sum(phrase in text for text in texts) * 2 > len(self._sentinels):
+                return WrongDeploymentError(
+                    f"{why} ({', '.join(map(str, self._sentinels))}); correct the URL"
+                )
+        return RedisConnectionError(
             f"no sentinel of {', '.join(map(str, self._sentinels))} knows the primary of "
-            f"{self._service!r}: {errors[-1] if errors else 'no answer'}"
+            f"{self._service!r}: {texts[-1] if texts else 'no answer'}"
         )
 
-    async def _ask_one(self, sentinel: Address) -> tuple[int, Address]:
-        """Return (configuration epoch, primary) of one sentinel; add the others that it knows."""
+    async def _ask_one(self, sentinel: Address) -> tuple[int, Address, list[Address]]:
+        """Return (configuration epoch, primary, the other sentinels that it knows) of one."""
         client = self._connect(sentinel)
         try:
             info = _as_dict(await client.execute_command("SENTINEL", "MASTER", self._service))  # type: ignore[no-untyped-call]
@@ -181,11 +257,12 @@ class Sentinels(RefreshedDirectory):
         finally:
             await run_shielded(client.aclose())
         host, port = found
+        known = []
         for other in map(_as_dict, others):
             address = Address(other["ip"], int(other["port"]))
-            if address not in self._sentinels and "s_down" not in other["flags"]:
-                self._sentinels.append(address)
-        return int(info["config-epoch"]), Address(host.decode(), int(port))
+            if address in self._sentinels or "s_down" not in other["flags"]:
+                known.append(address)
+        return int(info["config-epoch"]), Address(host.decode(), int(port)), known
 
     async def _check_role(self, primary: Address) -> None:
         client = self._connect_primary(primary)
@@ -197,7 +274,9 @@ class Sentinels(RefreshedDirectory):
 
     async def _check_regularly(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_INTERVAL_S * random.uniform(0.5, 1.5))
+            is_contradicted = self._contradicted_since is not None
+            interval = CONTRADICTED_CHECK_S if is_contradicted else CHECK_INTERVAL_S
+            await asyncio.sleep(interval * random.uniform(0.5, 1.5))
             self.refresh_soon()
 
     async def _watch(self, sentinel: Address) -> None:
@@ -206,7 +285,7 @@ class Sentinels(RefreshedDirectory):
             client = self._connect(sentinel)
             pubsub = client.pubsub()
             try:
-                await pubsub.subscribe(SWITCHED, PROMOTING, *ABORTED)
+                await pubsub.subscribe(SWITCHED, PROMOTING, MONITORED, *ABORTED)
                 # Earlier announcements were missed.
                 self.refresh_soon()
                 while True:
@@ -235,7 +314,7 @@ class Sentinels(RefreshedDirectory):
             if self._primary is not None:
                 self._fence(self._primary)
                 self._is_switch_announced = False
-        else:
+        elif event in ABORTED:
             self._fenced = None
         self.invalidate(None)
 

@@ -26,6 +26,11 @@ Client: TypeAlias = Redis
 REFRESH_PAUSE_S: Final = 0.05  # between two refreshes: invalidations come in bursts
 RECHECK_S: Final = 0.1  # how long a refresh that names a failed server counts
 
+
+class WrongDeploymentError(RedisError):
+    """What answers is not what the URL says; waiting does not help."""
+
+
 OwnersCallback = Callable[[Collection[Address]], None]
 
 
