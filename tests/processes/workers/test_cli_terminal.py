@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from broker.protocol.codec import pack_field
+from broker.protocol.fields import pack_field
 from broker.protocol.messages import TableKey
 from broker.protocol.names import ShardKeys
 from broker.sync.table_writer import TableWriter

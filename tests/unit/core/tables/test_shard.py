@@ -395,7 +395,7 @@ def test_ids_that_were_ended_are_not_loaded_and_their_field_goes() -> None:
 )
 def test_a_damaged_field_is_a_decode_error(name: str, content: Any) -> None:
     """A damaged field raises DecodeError and nothing else, so a load can start again."""
-    from broker.protocol.codec import pack_field  # noqa: PLC0415
+    from broker.protocol.fields import pack_field  # noqa: PLC0415
 
     with pytest.raises(DecodeError):
         ShardTables.loaded({name: pack_field(1, content)}, 1)
