@@ -46,8 +46,8 @@ class RoleUsers:
         self._is_saved = is_saved
         self._admins = [redis.Redis.from_url(url, protocol=2) for url in servers]
         for admin in self._admins:
-            told: Any = admin.info("server")
-            major, minor, *_ = map(int, told["redis_version"].split("."))
+            reported: Any = admin.info("server")
+            major, minor, *_ = map(int, reported["redis_version"].split("."))
             for role in ROLES:
                 words = rules(
                     [role],

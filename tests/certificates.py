@@ -62,7 +62,7 @@ class Certificates:
 
     def options(self, client: Path | None = None) -> str:
         """Return the TLS options of a URL: the authority to trust and the client certificate."""
-        told = {"ssl_ca_certs": str(self.authority)}
+        reported = {"ssl_ca_certs": str(self.authority)}
         if client is not None:
-            told |= {"ssl_certfile": str(client), "ssl_keyfile": str(client)}
-        return "?" + urlencode(told, safe="/")
+            reported |= {"ssl_certfile": str(client), "ssl_keyfile": str(client)}
+        return "?" + urlencode(reported, safe="/")

@@ -64,8 +64,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take the number of a process of pytest-xdist; one that died has none."""
-    told = getattr(node, "workeroutput", {}).get("left_out", 0)
-    node.config.stash[_left_out] = max(told, node.config.stash[_left_out])
+    reported = getattr(node, "workeroutput", {}).get("left_out", 0)
+    node.config.stash[_left_out] = max(reported, node.config.stash[_left_out])
 
 
 def pytest_terminal_summary(

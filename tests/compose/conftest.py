@@ -86,5 +86,5 @@ def harness(
         ) as services:
             services._docker_compose.execute("up --build --detach")
             running = Harness(Project(docker_compose_project_name), Path(folder), module.WORKER)
-            until(running.is_well, START_SECONDS, running.told)
+            until(running.is_well, START_SECONDS, running.reported)
             yield running

@@ -77,11 +77,11 @@ class Harness:
             AssertionError: it does not; with what is wrong.
         """
         offsets = self._offsets()
-        until(self.is_well, seconds, self.told)
+        until(self.is_well, seconds, self.reported)
         until(
             lambda: all(now > then for now, then in zip(self._offsets(), offsets, strict=True)),
             seconds,
-            lambda: f"nothing more is published\n{self.told()}",
+            lambda: f"nothing more is published\n{self.reported()}",
         )
 
     def proves(self) -> None:
@@ -92,7 +92,7 @@ class Harness:
     def waits_for_batches(self, count: int) -> None:
         """Wait until so many more batches are published."""
         first = sum(self._offsets())
-        until(lambda: sum(self._offsets()) >= first + count, RECOVERY_SECONDS, self.told)
+        until(lambda: sum(self._offsets()) >= first + count, RECOVERY_SECONDS, self.reported)
 
     def hears_from(self, *nodes: str) -> None:
         """Wait until Redis accepts more of these nodes."""
@@ -108,7 +108,7 @@ class Harness:
             lambda: f"{nodes}: {before}, then {deltas()}",
         )
 
-    def told(self) -> str:
+    def reported(self) -> str:
         """Describe a profile that does not recover."""
         parts = [self._why, f"not live at the head: {self.stragglers()}"]
         for service in (*WRITERS, *READERS, WITNESS, self.worker):
@@ -179,7 +179,7 @@ class Harness:
         for writer in WRITERS:
             self.project.one(writer).stop()
         until(self._is_published, RECOVERY_SECONDS, lambda: f"never at rest: {self.status()}")
-        until(self._is_followed, RECOVERY_SECONDS, self.told)
+        until(self._is_followed, RECOVERY_SECONDS, self.reported)
         for service in (WITNESS, *READERS):
             self.project.one(service).stop()
 

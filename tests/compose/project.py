@@ -127,12 +127,12 @@ class Project:
 
     def of(self, service: str) -> list[Container]:
         """Return the containers of a service, in the order of their numbers."""
-        told = docker(
+        reported = docker(
             *("ps", "--all", "--no-trunc", "--format", "{{.Names}} {{.ID}}"),
             *("--filter", f"label=com.docker.compose.project={self.name}"),
             *("--filter", f"label=com.docker.compose.service={service}"),
         )
-        lines = sorted(line.split() for line in told.splitlines())
+        lines = sorted(line.split() for line in reported.splitlines())
         return [Container(identity) for _, identity in lines]
 
     def one(self, service: str) -> Container:

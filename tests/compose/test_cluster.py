@@ -128,10 +128,10 @@ def is_whole(harness: Harness) -> bool:
 
 def becomes_whole(harness: Harness) -> None:
     """Wait until it is."""
-    until(lambda: is_whole(harness), RECOVERY_SECONDS, lambda: told(harness))
+    until(lambda: is_whole(harness), RECOVERY_SECONDS, lambda: reported(harness))
 
 
-def told(harness: Harness) -> str:
+def reported(harness: Harness) -> str:
     """Return the nodes' views of each other."""
     return "\n".join(f"--- {node}\n{view.text}" for node, view in views(harness).items())
 
@@ -152,7 +152,7 @@ def move(harness: Harness, slot: int, target: str) -> None:
     """
     ran = harness.project.one(target).run("sh", "-c", script)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    until(lambda: owner(harness, slot) == target, RECOVERY_SECONDS, lambda: told(harness))
+    until(lambda: owner(harness, slot) == target, RECOVERY_SECONDS, lambda: reported(harness))
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -184,7 +184,7 @@ def test_a_primary_dies(harness: Harness) -> None:
     until(
         lambda: owner(harness, SLOTS[0]) not in ("", before),
         RECOVERY_SECONDS,
-        lambda: told(harness),
+        lambda: reported(harness),
     )
     harness.forgot("there is another primary")
     harness.recovers()
@@ -221,7 +221,7 @@ def test_a_node_joins_and_takes_over_shards(harness: Harness) -> None:
             for view in found.values()
         )
 
-    until(is_known, RECOVERY_SECONDS, lambda: told(harness))
+    until(is_known, RECOVERY_SECONDS, lambda: reported(harness))
     becomes_whole(harness)
     for slot in SLOTS[:2]:
         move(harness, slot, NEW)

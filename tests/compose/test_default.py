@@ -62,7 +62,7 @@ def test_redis_is_away_for_long(harness: Harness) -> None:
     until(
         lambda: all("stale" in harness.statuses(reader, began) for reader in READERS),
         RECOVERY_SECONDS,
-        harness.told,
+        harness.reported,
     )
     harness.project.one("redis").start()
     harness.recovers()
@@ -74,7 +74,9 @@ def test_a_subscriber_loses_its_network(harness: Harness) -> None:
     harness.note("reader-1 lost its network")
     reader = harness.project.one("reader-1")
     began = disconnected([reader])
-    until(lambda: "stale" in harness.statuses("reader-1", began), RECOVERY_SECONDS, harness.told)
+    until(
+        lambda: "stale" in harness.statuses("reader-1", began), RECOVERY_SECONDS, harness.reported
+    )
     assert harness.statuses("reader-2", began) == {"live"}
     reader.connect()
     harness.recovers()
@@ -107,7 +109,7 @@ def test_a_worker_loses_its_network(harness: Harness, service: str) -> None:
         until(
             lambda: all("stale" in harness.statuses(reader, began) for reader in READERS),
             RECOVERY_SECONDS,
-            harness.told,
+            harness.reported,
         )
     first.connect()
     second.connect()

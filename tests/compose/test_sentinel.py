@@ -55,15 +55,15 @@ def is_whole(harness: Harness) -> bool:
 
 def becomes_whole(harness: Harness) -> None:
     """Wait until it is."""
-    until(lambda: is_whole(harness), RECOVERY_SECONDS, lambda: told(harness))
+    until(lambda: is_whole(harness), RECOVERY_SECONDS, lambda: reported(harness))
 
 
 def is_replaced(harness: Harness, before: str) -> None:
     """Wait until the sentinels name another primary."""
-    until(lambda: primary(harness) not in ("", before), RECOVERY_SECONDS, lambda: told(harness))
+    until(lambda: primary(harness) not in ("", before), RECOVERY_SECONDS, lambda: reported(harness))
 
 
-def told(harness: Harness) -> str:
+def reported(harness: Harness) -> str:
     """Return the servers' last replies."""
     services = (*STORES.values(), *SENTINELS)
     return "\n".join(f"--- {one}\n{harness.project.one(one).logs(12)}" for one in services)
@@ -72,8 +72,8 @@ def told(harness: Harness) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def hurried(harness: Harness) -> None:
     """Shorten the sentinels' polling interval of ten seconds."""
-    told = said(harness, "debug info-period 1000 publish-period 500")
-    assert told == [["OK"]] * len(SENTINELS)
+    reported = said(harness, "debug info-period 1000 publish-period 500")
+    assert reported == [["OK"]] * len(SENTINELS)
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -103,7 +103,7 @@ def test_a_failover_is_asked_for(harness: Harness) -> None:
 
 @pytest.mark.parametrize("service", ["sentinel-2", "replica", "primary"])
 def test_any_server_is_killed(harness: Harness, service: str) -> None:
-    """A primary that the engine restarts at once stays primary."""
+    """The engine restarts each server, and data flows again without intervention."""
     becomes_whole(harness)
     first = primary(harness)
     name = {"primary": first, "replica": next(one for one in STORES.values() if one != first)}

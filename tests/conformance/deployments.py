@@ -323,5 +323,7 @@ def _replicas_stopped(primary: Server, replicas: list[Server]) -> Iterator[None]
 
 def _has_read(replica: Server, written: int) -> bool:
     """Whether a replica has everything up to its primary's offset, and still follows."""
-    told = ask(replica, "INFO", "replication")
-    return bool(told.get("master_link_status") == "up" and told["slave_repl_offset"] >= written)
+    reported = ask(replica, "INFO", "replication")
+    return bool(
+        reported.get("master_link_status") == "up" and reported["slave_repl_offset"] >= written
+    )

@@ -185,7 +185,7 @@ def test_what_the_server_forgot_is_sent_again(deployment: Deployment, namespace:
         eventually(lambda: answered(replica.verify).is_equal, SETTLE)
 
 
-def test_what_nobody_kept_is_told_as_lost_to_the_number(
+def test_what_nobody_kept_is_reported_as_lost_to_the_number(
     deployment: Deployment, namespace: str
 ) -> None:
     """A producer that keeps nothing reports exactly how many deltas its server lost."""
@@ -208,9 +208,9 @@ def test_what_nobody_kept_is_told_as_lost_to_the_number(
             return is_back and sum(shown) == 15 * SHARDS - producer.stats().lost
 
         eventually(is_told, SETTLE, lambda: str((dict(replica.items()), producer.stats())))
-        with pytest.raises(DataLostError) as told:
+        with pytest.raises(DataLostError) as reported:
             producer.flush(SETTLE)
-        assert told.value.lost == producer.stats().lost
+        assert reported.value.lost == producer.stats().lost
         assert [replica[KEYS[shard]] for shard in forgotten] == [10] * len(forgotten)
 
 

@@ -48,13 +48,13 @@ class Finding:
         mutation: the break.
         verdict: of its test.
         seconds: duration of the test.
-        told: the first line of the summary of pytest, with the failure.
+        reported: the first line of the summary of pytest, with the failure.
     """
 
     mutation: Mutation
     verdict: Verdict
     seconds: float
-    told: str
+    reported: str
 
 
 async def check_baseline(tree: Tree, tests: Sequence[str], jobs: int) -> None:
@@ -121,7 +121,7 @@ def as_object(findings: Sequence[Finding], seconds: float) -> dict[str, object]:
     return {
         "mutations": [
             asdict(one.mutation)
-            | {"verdict": one.verdict, "seconds": round(one.seconds, 1), "told": one.told}
+            | {"verdict": one.verdict, "seconds": round(one.seconds, 1), "told": one.reported}
             for one in findings
         ],
         "survived": sum(not one.verdict.is_noticed for one in findings),
@@ -149,7 +149,7 @@ def show(console: Console, findings: Sequence[Finding], seconds: float) -> None:
     for one in missed:
         console.print(
             f"{one.verdict}: {one.mutation.file}: {one.mutation.breaks}; "
-            f"{one.mutation.test} does not fail. {one.told}",
+            f"{one.mutation.test} does not fail. {one.reported}",
             markup=False,
         )
     noticed = len(findings) - len(missed)

@@ -86,9 +86,9 @@ def test_wheel_writes(installed: Path, server: Server, namespace: str, tmp_path:
     script.write_text(WRITE_AND_LOOK)
     done = _run([str(installed / "python"), str(script), server.url, namespace], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert Path(told["broker"]).is_relative_to(installed.parent)
-    assert 1 <= told["pending"] <= 2
+    reported = json.loads(done.stdout)
+    assert Path(reported["broker"]).is_relative_to(installed.parent)
+    assert 1 <= reported["pending"] <= 2
 
 
 @pytest.mark.slow

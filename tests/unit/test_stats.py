@@ -48,11 +48,11 @@ def documented(kind: type[Statistics]) -> dict[str, str]:
 @each_class
 def test_every_field_is_documented(kind: type[Statistics]) -> None:
     """The docstring documents exactly the fields, in their order, and when numbers grow."""
-    told = documented(kind)
-    assert list(told) == [one.name for one in dataclasses.fields(kind)]
+    reported = documented(kind)
+    assert list(reported) == [one.name for one in dataclasses.fields(kind)]
     for one in dataclasses.fields(kind):
         if one.type in NUMBERS and one.name not in NAMES:
-            assert re.match(r"[a-z -]+; (counter|gauge), ", told[one.name]), one.name
+            assert re.match(r"[a-z -]+; (counter|gauge), ", reported[one.name]), one.name
 
 
 @each_class
@@ -89,11 +89,11 @@ def replica_stats() -> ReplicaStats:
 
 def test_the_dict_of_a_status_is_what_the_command_prints() -> None:
     """Nested statistics become dicts in lists, and JSON takes them."""
-    told = sample().as_dict()
-    assert json.loads(json.dumps(told)) == told
-    assert told["server"] == {"name": "redis", "version": "8.0.0", "deployment": "single"}
-    assert told["nodes"] == [{"node": "n", "chunks": 1, "deltas": 2, "pending_deltas": 0}]
-    assert told["workers"][0]["health"] == "green"
+    reported = sample().as_dict()
+    assert json.loads(json.dumps(reported)) == reported
+    assert reported["server"] == {"name": "redis", "version": "8.0.0", "deployment": "single"}
+    assert reported["nodes"] == [{"node": "n", "chunks": 1, "deltas": 2, "pending_deltas": 0}]
+    assert reported["workers"][0]["health"] == "green"
 
 
 def test_the_dict_of_a_shard_has_the_names_it_had() -> None:
@@ -111,29 +111,29 @@ def test_the_dict_of_a_shard_has_the_names_it_had() -> None:
 
 def test_the_dict_of_a_replica_is_plain() -> None:
     """Status and health are plain text and a dict, as they were before there were classes."""
-    told = replica_stats().as_dict()
-    assert type(told["status"]) is str
-    assert (told["status"], told["lag_s"]) == ("stale", 0.5)
-    assert told["health"] == {"ok": False, "reasons": ("nothing was heard",)}
+    reported = replica_stats().as_dict()
+    assert type(reported["status"]) is str
+    assert (reported["status"], reported["lag_s"]) == ("stale", 0.5)
+    assert reported["health"] == {"ok": False, "reasons": ("nothing was heard",)}
 
 
 @pytest.mark.parametrize(
     ("access", "expected"),
     [
-        (lambda told: told["chunks"], 2),
-        (lambda told: told.get("chunks"), 2),
-        (lambda told: told.get("nothing", 7), 7),
-        (lambda told: "chunks" in told, True),
-        (lambda told: "nothing" in told, False),
-        (lambda told: list(told)[:2], ["node", "chunks"]),
-        (lambda told: dict(told.items())["deltas"], 3),
+        (lambda reported: reported["chunks"], 2),
+        (lambda reported: reported.get("chunks"), 2),
+        (lambda reported: reported.get("nothing", 7), 7),
+        (lambda reported: "chunks" in reported, True),
+        (lambda reported: "nothing" in reported, False),
+        (lambda reported: list(reported)[:2], ["node", "chunks"]),
+        (lambda reported: dict(reported.items())["deltas"], 3),
     ],
 )
 def test_access_as_to_a_dict_works_and_warns(access: Any, expected: Any) -> None:
     """Code for the dict of older versions works until 1.0, with a warning at the caller's line."""
-    told = NodeStats(node="n", chunks=2, deltas=3, pending_deltas=0)
+    reported = NodeStats(node="n", chunks=2, deltas=3, pending_deltas=0)
     with pytest.warns(DeprecationWarning, match=r"NodeStats\.as_dict") as caught:
-        assert access(told) == expected
+        assert access(reported) == expected
     assert caught[0].filename == __file__
 
 
@@ -161,7 +161,7 @@ def test_dict_access_gives_nested_dicts() -> None:
         (ScheduleCounts, stats.SchedulerShardStats),
     ],
 )
-def test_what_is_counted_is_what_is_told(counted: type[Any], kind: type[Statistics]) -> None:
+def test_what_is_counted_is_what_is_reported(counted: type[Any], kind: type[Statistics]) -> None:
     """Each internal counter has the name of a field."""
     assert {one.name for one in dataclasses.fields(counted)} <= {
         one.name for one in dataclasses.fields(kind)

@@ -74,9 +74,9 @@ def test_a_call_is_never_seen_by_half(server: Server, namespace: str, serving: N
                 await asyncio.sleep(0)
             await writing
             assert len(seen) > 5, "the writing was not observed under way"
-            told = await taken(changes, width * calls)
+            reported = await taken(changes, width * calls)
             by_call: dict[Any, set[Any]] = {}
-            for change in told:
+            for change in reported:
                 by_call.setdefault(change.value, set()).add(change.position)
             assert [len(positions) for positions in by_call.values()] == [1] * calls
 
@@ -99,8 +99,8 @@ def test_changes_of_a_prefix_until_closed(
             for number in range(10):
                 await producer.set_many({"a/1": number, "b/1": number})
             await replica.wait_for(await producer.flush(10), 10)
-            told = await taken(mine, 10)
-            assert [(one.key, one.value) for one in told] == [("a/1", n) for n in range(10)]
+            reported = await taken(mine, 10)
+            assert [(one.key, one.value) for one in reported] == [("a/1", n) for n in range(10)]
             waiting = asyncio.create_task(anext(mine, None))
             mine.close()
             async with asyncio.timeout(10):

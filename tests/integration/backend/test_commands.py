@@ -44,7 +44,7 @@ def split(name: str) -> tuple[str, str]:
     return head, re.sub(r"--[^\n]*", "", body)
 
 
-def told(name: str, kind: str) -> tuple[int, bool]:
+def reported(name: str, kind: str) -> tuple[int, bool]:
     """How many KEYS or ARGV the head numbers, and whether any number more may follow."""
     section = re.search(
         rf"^{kind} (.*?)^(?:KEYS|ARGV|returns)", split(name)[0], re.DOTALL | re.MULTILINE
@@ -60,9 +60,9 @@ def told(name: str, kind: str) -> tuple[int, bool]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["KEYS", "ARGV"])
-def test_each_key_and_argument_used_is_told_in_the_head(name: str, kind: str) -> None:
+def test_each_key_and_argument_used_is_reported_in_the_head(name: str, kind: str) -> None:
     """The head numbers every KEYS and ARGV that the body uses, and no other."""
-    count, is_open = told(name, kind)
+    count, is_open = reported(name, kind)
     body = split(name)[1]
     assert {int(n) for n in re.findall(rf"{kind}\[(\d+)\]", body)} == set(range(1, count + 1))
     firsts = dict[str, str]()
@@ -75,7 +75,7 @@ def test_each_key_and_argument_used_is_told_in_the_head(name: str, kind: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_status_returned_is_told_in_the_head(name: str) -> None:
+def test_each_status_returned_is_reported_in_the_head(name: str) -> None:
     """The head lists every status that the body returns, and no other."""
     head, body = split(name)
     returns = head.partition("\nreturns ")[2]
@@ -205,7 +205,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
     assert asyncio.run(call_all()) == list(expected.values())
     for name, (keys, args) in expected.items():
         for kind, passed in (("KEYS", keys), ("ARGV", args)):
-            count, is_open = told(name, kind)
+            count, is_open = reported(name, kind)
             assert len(passed) > count if is_open else len(passed) == count, (name, kind)
 
 

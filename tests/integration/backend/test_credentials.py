@@ -129,7 +129,7 @@ def test_the_asyncio_face_takes_the_same(guarded: Server, namespace: str) -> Non
         (lambda: "wrong-s3cret", "refuses the password"),
     ],
 )
-def test_a_source_that_fails_is_told(
+def test_a_source_that_fails_is_reported(
     guarded: Server, namespace: str, face: Any, source: Callable[[], Any], says: str
 ) -> None:
     """What it raised or returned, without any secret."""
@@ -185,7 +185,7 @@ def test_a_source_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
         asyncio.run(Login("me", hangs).get_credentials_async())
 
 
-def test_a_file_that_goes_is_told_by_the_login(tmp_path: Path) -> None:
+def test_a_file_that_goes_is_reported_by_the_login(tmp_path: Path) -> None:
     """A file that cannot be read any more is an error of the connection, which is tried again."""
     file = tmp_path / "password"
     file.write_text("x")

@@ -469,17 +469,17 @@ def test_a_heartbeat_starts_an_epoch_and_keeps_thresholds(shard: Shard) -> None:
 def test_a_worker_tells_how_it_is(shard: Shard) -> None:
     """Red stands with its reason, for flush workers and schedulers, until the next call."""
 
-    def told(name: bytes) -> bytes:
+    def reported(name: bytes) -> bytes:
         return re.sub(rb"\d{13}", b"<ms>", shard.admin.hget(shard.keys.workers, name))
 
     shard.heartbeat(HOUR, "w1", red="shard 0: nothing arrived")
     shard.take("s1", red="no full state")
-    assert told(b"w1") == b"flush <ms> shard 0: nothing arrived"
-    assert told(b"s1") == b"schedule <ms> no full state"
+    assert reported(b"w1") == b"flush <ms> shard 0: nothing arrived"
+    assert reported(b"s1") == b"schedule <ms> no full state"
     shard.heartbeat(HOUR, "w1")
     shard.take("s1")
-    assert told(b"w1") == b"flush <ms>"
-    assert told(b"s1") == b"schedule <ms>"
+    assert reported(b"w1") == b"flush <ms>"
+    assert reported(b"s1") == b"schedule <ms>"
 
 
 def test_calls_without_a_word_on_health_are_green(shard: Shard) -> None:

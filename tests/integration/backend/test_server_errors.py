@@ -214,7 +214,7 @@ def test_what_a_start_may_wait_for(own_server: OwnServer, namespace: str) -> Non
     server = own_server(port=0)
     Producer(server.url, namespace=namespace).close()
     ask(server, "ACL", "SETUSER", "weak", "on", ">x", "~*", "&*", "+@all", "-evalsha")
-    told = {}
+    reported = {}
     for name, change, url in (
         ("NOPERM", (), f"redis://weak:x@127.0.0.1:{server.port}/0"),
         ("OOM", ("CONFIG", "SET", "maxmemory", "1"), server.url),
@@ -224,5 +224,5 @@ def test_what_a_start_may_wait_for(own_server: OwnServer, namespace: str) -> Non
             ask(server, *change)
         with pytest.raises(BackendError, match=name) as caught:
             Producer(url, namespace=namespace)
-        told[name] = caught.value.is_temporary
-    assert told == {"NOPERM": False, "OOM": True, "READONLY": True}
+        reported[name] = caught.value.is_temporary
+    assert reported == {"NOPERM": False, "OOM": True, "READONLY": True}

@@ -122,15 +122,15 @@ class User:
         self.input.write("\n")
         self.input.flush()
 
-    def told(self) -> dict[str, Any]:
+    def reported(self) -> dict[str, Any]:
         """Wait for what it tells after attaching."""
-        told: dict[str, Any] = json.loads(self.output.readline())
-        return told
+        reported: dict[str, Any] = json.loads(self.output.readline())
+        return reported
 
     def attached(self) -> dict[str, Any]:
         """Let it attach, and wait until it has."""
         self.go()
-        return self.told()
+        return self.reported()
 
     def leave(self) -> None:
         """Let it, and what it started, end."""
@@ -234,11 +234,11 @@ def see_gone(*what: int | Path) -> None:
 
 def workers(directory: Path) -> list[dict[str, Any]]:
     """Return what the running stub workers reported."""
-    told = []
+    reported = []
     for file in directory.glob("workers-*.ready"):
         with contextlib.suppress(FileNotFoundError):
-            told.append(json.loads(file.read_text()))
-    return [worker for worker in told if is_running(worker["pid"])]
+            reported.append(json.loads(file.read_text()))
+    return [worker for worker in reported if is_running(worker["pid"])]
 
 
 class TestPrivate:
@@ -305,10 +305,10 @@ class TestPrivate:
     def test_ends_with_its_process(self, user: NewUser, number: signal.Signals) -> None:
         """Server, keeper and directory are gone after the user's process is, however it ended."""
         ended = user()
-        told = ended.attached()
-        gone = keeper_and_server(told["url"])
+        reported = ended.attached()
+        gone = keeper_and_server(reported["url"])
         ended.process.send_signal(number)
-        see_gone(*gone, Path(told["directory"]))
+        see_gone(*gone, Path(reported["directory"]))
 
     def test_after_its_keeper_was_killed(self) -> None:
         """The server ends with a killed keeper; the next attachment cleans up and gets another."""
@@ -339,15 +339,15 @@ class TestDirectory:
         link.symlink_to(directory)
         other = user(link)
         with attach(directory) as attachment:
-            told = other.attached()
-            assert info(told["url"], "run_id") == info(attachment.url, "run_id")
+            reported = other.attached()
+            assert info(reported["url"], "run_id") == info(attachment.url, "run_id")
 
     def test_shared_when_racing(self, directory: Path, user: NewUser) -> None:
         """Processes that attach at the same moment to a directory without a server share one."""
         users = [user(directory) for _ in range(6)]
         for racing in users:
             racing.go()
-        runs = {info(racing.told()["url"], "run_id") for racing in users}
+        runs = {info(racing.reported()["url"], "run_id") for racing in users}
         assert len(runs) == 1
 
     def test_never_a_dying_server(self, directory: Path) -> None:
@@ -447,8 +447,8 @@ class TestDirectory:
         with attach(deep) as attachment:
             ask(attachment.url, "SET", "key", "value")
             run = info(attachment.url, "run_id")
-            told = user(deep).attached()
-            assert info(told["url"], "run_id") == run
+            reported = user(deep).attached()
+            assert info(reported["url"], "run_id") == run
             assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
             assert (deep / "appendonlydir").exists()
             keeper, _ = keeper_and_server(attachment.url)
@@ -476,32 +476,32 @@ class TestFork:
     def test_child_keeps_it(self, directory: Path, user: NewUser) -> None:
         """A forked child holds the server after its parent is gone, and attaches to the same."""
         parent = user(directory, then="fork")
-        told = parent.attached()
+        reported = parent.attached()
         parent.process.wait(10)
-        assert told["again"] == told["url"]
-        assert ask(told["url"], "PING") is True
-        gone = keeper_and_server(told["url"])
+        assert reported["again"] == reported["url"]
+        assert ask(reported["url"], "PING") is True
+        gone = keeper_and_server(reported["url"])
         parent.leave()
         see_gone(*gone)
 
     def test_child_keeps_a_private_one(self, user: NewUser) -> None:
         """A private server is the forked child's too."""
         parent = user(then="fork")
-        told = parent.attached()
+        reported = parent.attached()
         parent.process.wait(10)
-        assert told["again"] == told["url"]
-        gone = keeper_and_server(told["url"])
-        os.kill(told["pid"], signal.SIGKILL)
-        see_gone(*gone, Path(told["directory"]))
+        assert reported["again"] == reported["url"]
+        gone = keeper_and_server(reported["url"])
+        os.kill(reported["pid"], signal.SIGKILL)
+        see_gone(*gone, Path(reported["directory"]))
 
     def test_other_programs_do_not_keep_it(self, directory: Path, user: NewUser) -> None:
         """A program that the user's process started does not hold the server."""
         parent = user(directory, then="exec")
-        told = parent.attached()
-        gone = keeper_and_server(told["url"])
+        reported = parent.attached()
+        gone = keeper_and_server(reported["url"])
         parent.process.kill()
         see_gone(*gone)
-        assert is_running(told["pid"])
+        assert is_running(reported["pid"])
 
 
 class TestFailures:
@@ -525,10 +525,10 @@ class TestFailures:
     def test_no_binary(self, directory: Path, user: NewUser, tmp_path: Path) -> None:
         """Without any server installed the error says what to install."""
         environment = {"PATH": str(tmp_path), "PYTHONPATH": without_bundle(tmp_path)}
-        told = user(directory, environment=environment).attached()
-        assert 'pip install "statebroker[embedded]"' in told["error"]
-        told = user(environment=environment).attached()
-        assert "redis://" in told["error"]
+        reported = user(directory, environment=environment).attached()
+        assert 'pip install "statebroker[embedded]"' in reported["error"]
+        reported = user(environment=environment).attached()
+        assert "redis://" in reported["error"]
 
     def test_old_binary(self, directory: Path, user: NewUser, tmp_path: Path) -> None:
         """A server on the PATH that is too old is not used."""
@@ -541,8 +541,8 @@ class TestFailures:
     @pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server on the PATH")
     def test_server_on_the_path(self, directory: Path, user: NewUser, tmp_path: Path) -> None:
         """Without the bundled server one from the PATH serves as well."""
-        told = user(directory, environment={"PYTHONPATH": without_bundle(tmp_path)}).attached()
-        assert Path(info(told["url"], "executable")).name == "redis-server"
+        reported = user(directory, environment={"PYTHONPATH": without_bundle(tmp_path)}).attached()
+        assert Path(info(reported["url"], "executable")).name == "redis-server"
 
     def test_bundled_binary(self) -> None:
         """The bundled server is the one that its package would run itself."""

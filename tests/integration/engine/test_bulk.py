@@ -121,7 +121,7 @@ def test_a_lost_reply_to_a_large_chunk_counts_once(
     assert not raw.exists(keys.pending(producer.node), keys.order)
 
 
-def test_a_server_that_forgot_the_scripts_is_told_them_before_it_is_given_a_chunk(
+def test_a_server_that_forgot_the_scripts_is_reported_them_before_it_is_given_a_chunk(
     server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """Every pushed chunk is appended; no unaccepted one stays in the list."""

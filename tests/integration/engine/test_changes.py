@@ -34,16 +34,16 @@ def test_changes_tell_what_happened_in_order(
         producer.delete("nothing")
         producer.delete("a")
         replica.wait_for(producer.flush(10), 10)
-        told = [next(changes) for _ in range(3)]
-        assert [(one.operation, one.key, one.value) for one in told] == [
+        reported = [next(changes) for _ in range(3)]
+        assert [(one.operation, one.key, one.value) for one in reported] == [
             ("set", "a", 1),
             ("increment", "a", 3),
             ("delete", "a", None),
         ]
-        offsets = [one.position.offset for one in told]
+        offsets = [one.position.offset for one in reported]
         assert offsets == sorted(offsets)
-        assert told[-1].position == replica.position
-        assert not any(one.resync for one in told)
+        assert reported[-1].position == replica.position
+        assert not any(one.resync for one in reported)
 
 
 def test_changes_with_a_prefix_are_those_of_the_prefix(
@@ -93,7 +93,7 @@ def test_closing_ends_an_iteration_that_waits(
     assert ended == ["first", "second"]
 
 
-def test_a_slow_reader_of_changes_is_told_by_its_own_policy(
+def test_a_slow_reader_of_changes_is_reported_by_its_own_policy(
     server: Server, namespace: str, serving: NewServing
 ) -> None:
     """Behind its limit a reader gets the newest change of each key, or an error, as it chose."""

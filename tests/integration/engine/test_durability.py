@@ -43,8 +43,8 @@ class Pair:
     def is_linked(self) -> bool:
         """Whether the replica follows, as the primary says."""
         with redis.Redis.from_url(self.primary.url) as client:
-            told: Any = client.info("replication")
-        return bool(told.get("slave0", {}).get("state") == "online")
+            reported: Any = client.info("replication")
+        return bool(reported.get("slave0", {}).get("state") == "online")
 
     def held(self, namespace: str, node: str) -> int:
         """The number of the last chunk of a node that the replica has."""
@@ -89,13 +89,13 @@ def test_what_is_on_a_replica_survives_the_primary(pair: Pair, namespace: str) -
         with redis.Redis.from_url(pair.replica.url) as client:
             client.execute_command("REPLICAOF", "NO", "ONE")
         with Inspector(pair.replica.url, namespace=namespace) as inspector:
-            told = inspector.status()
-        assert sum(shard.accepted for shard in told.shards) == 1000
-        assert sum(node.chunks for node in told.nodes) == chunks
+            reported = inspector.status()
+        assert sum(shard.accepted for shard in reported.shards) == 1000
+        assert sum(node.chunks for node in reported.nodes) == chunks
         pair.primary.start()
 
 
-def test_a_replica_that_hangs_is_told_and_nothing_is_lost(pair: Pair, namespace: str) -> None:
+def test_a_replica_that_hangs_is_reported_and_nothing_is_lost(pair: Pair, namespace: str) -> None:
     """A hanging replica makes the flush time out with its count; a later flush succeeds."""
     with Producer(pair.primary.url, namespace=namespace, node="n1") as producer:
         producer.set("a", 1)
@@ -151,16 +151,16 @@ def test_the_old_name_of_the_argument_works_and_warns(
                 await producer.flush(SHORT, replicas=1)
 
     for act in (flush, lambda: asyncio.run(flush_with_await())):
-        with pytest.warns(DeprecationWarning, match=r"flush\(redis_replicas=\)") as told:
+        with pytest.warns(DeprecationWarning, match=r"flush\(redis_replicas=\)") as reported:
             act()
-        assert [one.filename for one in told] == [__file__]
+        assert [one.filename for one in reported] == [__file__]
 
 
 def waiting(pair: Pair) -> bool:
     """Whether a client waits for replicas at the primary."""
     with redis.Redis.from_url(pair.primary.url) as client:
-        told: Any = client.info("clients")
-    return bool(told["blocked_clients"])
+        reported: Any = client.info("clients")
+    return bool(reported["blocked_clients"])
 
 
 class Flush:
@@ -232,7 +232,7 @@ def test_a_primary_that_forgot_gets_it_again_before_it_is_confirmed(
         assert producer.stats().resent == 6
 
 
-def test_who_took_the_name_meanwhile_is_told(pair: Pair, namespace: str) -> None:
+def test_who_took_the_name_meanwhile_is_reported(pair: Pair, namespace: str) -> None:
     """A flush that waits for replicas raises FencedError when the node is fenced."""
     first = Producer(pair.primary.url, namespace=namespace, node="n1")
     first.set("a", 1)

@@ -156,7 +156,7 @@ def test_an_older_incarnation_is_fenced(
     assert folded(server.url, namespace) == {"n": 2}
 
 
-def test_two_claims_of_one_incarnation_are_told_apart(server: Server, namespace: str) -> None:
+def test_two_claims_of_one_incarnation_are_reported_apart(server: Server, namespace: str) -> None:
     """After Redis lost a node, only one of two processes can hold one incarnation number."""
 
     async def scenario(session: Session) -> None:

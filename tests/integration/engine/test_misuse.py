@@ -418,8 +418,8 @@ def run_script(script: str, *arguments: str) -> dict[str, Any]:
         text=True,
     )
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
-    told: dict[str, Any] = json.loads(result.stdout)
-    return told
+    reported: dict[str, Any] = json.loads(result.stdout)
+    return reported
 
 
 def test_in_a_forked_child_nothing_hangs(
@@ -427,15 +427,15 @@ def test_in_a_forked_child_nothing_hangs(
 ) -> None:
     """In a forked child old objects raise ForkedError, new ones work; the parent is unharmed."""
     serving(server.url, namespace)
-    told = run_script(FORK, server.url, namespace)
-    child = told["child"]
+    reported = run_script(FORK, server.url, namespace)
+    child = reported["child"]
     readable = {"replica.status": "'closed'"}
     closed = dict.fromkeys(("producer.close", "replica.close", "inspector.close"), "None")
     assert child == dict.fromkeys(child, "ForkedError") | readable | closed
-    assert told["status"] == 0
-    assert told["content"] == {"before": 1, "buffered": 1, "after": 1, "child": 1}
-    assert told["stats"]["buffered"] == told["stats"]["accepted"] == 3
-    assert told["stats"]["retries"] == 0
+    assert reported["status"] == 0
+    assert reported["content"] == {"before": 1, "buffered": 1, "after": 1, "child": 1}
+    assert reported["stats"]["buffered"] == reported["stats"]["accepted"] == 3
+    assert reported["stats"]["retries"] == 0
 
 
 def test_in_a_forked_child_of_a_loop_nothing_is_swallowed(
@@ -443,6 +443,6 @@ def test_in_a_forked_child_of_a_loop_nothing_is_swallowed(
 ) -> None:
     """The asyncio API raises in a forked child instead of buffering without a sender."""
     serving(server.url, namespace)
-    told = run_script(FORK_AIO, server.url, namespace)
-    assert told["content"] == {"before": 1, "after": 1}
-    assert told["child"] == dict.fromkeys(told["child"], "ForkedError")
+    reported = run_script(FORK_AIO, server.url, namespace)
+    assert reported["content"] == {"before": 1, "after": 1}
+    assert reported["child"] == dict.fromkeys(reported["child"], "ForkedError")

@@ -87,9 +87,11 @@ def test_what_was_accepted_first_is_applied_first(
             producer.set("key", number)
             token = producer.flush(10)
         replica.wait_for(token, 10)
-        told = told_by(changes)
-        assert [change.value for change in told] == list(range(len(turns)))
-        assert len({change.position for change in told}) < len(turns), "each batch held one chunk"
+        reported = told_by(changes)
+        assert [change.value for change in reported] == list(range(len(turns)))
+        assert len({change.position for change in reported}) < len(turns), (
+            "each batch held one chunk"
+        )
 
 
 @pytest.mark.parametrize("shards", [1, 2, 16])
@@ -161,7 +163,7 @@ def test_the_counters_add_up(server: Server, namespace: str, serving: NewServing
         assert (node.node, node.deltas, node.pending_deltas) == (producer.node, 1002, 0)
 
 
-def test_pending_deltas_are_told(server: Server, namespace: str, serving: NewServing) -> None:
+def test_pending_deltas_are_reported(server: Server, namespace: str, serving: NewServing) -> None:
     """The status shows accepted, unpublished deltas by shard and node."""
     with (
         Producer(server.url, namespace=namespace, node="one") as one,

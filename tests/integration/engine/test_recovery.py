@@ -135,15 +135,15 @@ def test_a_log_cut_beyond_a_replica_means_a_full_load(followed: FollowedShard) -
     stats = followed.settle()
     assert (stats.loads, stats.cuts) == (2, 1)
     changes.close()
-    told = list(changes)
-    assert {(one.operation, one.key, one.value) for one in told} == {
+    reported = list(changes)
+    assert {(one.operation, one.key, one.value) for one in reported} == {
         ("set", "key", 9),
         ("set", "n", 9),
         ("set", "only9", 9),
         ("delete", "only3", None),
     }
-    assert all(one.resync for one in told)
-    assert {one.position for one in told} == {followed.replica.position}
+    assert all(one.resync for one in reported)
+    assert {one.position for one in reported} == {followed.replica.position}
 
 
 def test_a_repeated_packet_counts_once(followed: FollowedShard) -> None:
@@ -249,8 +249,8 @@ def test_a_believed_forgery_ends_at_the_next_packet(followed: FollowedShard) -> 
     stats = followed.settle()
     assert (stats.forks, stats.loads) == (1, 2)
     changes.close()
-    told = {(one.operation, one.key): one.resync for one in changes}
-    assert told[("delete", "lie")]
+    reported = {(one.operation, one.key): one.resync for one in changes}
+    assert reported[("delete", "lie")]
 
 
 def test_a_killed_subscription_misses_nothing(
@@ -288,9 +288,9 @@ def test_a_killed_subscription_misses_nothing(
             writer.join()
         replica.wait_for(producer.flush(10), 10)
         changes.close()
-        told = list(changes)
-        assert [change.value for change in told] == list(range(producer.stats().buffered))
-        assert not any(change.resync for change in told)
+        reported = list(changes)
+        assert [change.value for change in reported] == list(range(producer.stats().buffered))
+        assert not any(change.resync for change in reported)
         assert replica.stats().loads == 1
 
 

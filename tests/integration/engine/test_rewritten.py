@@ -142,7 +142,7 @@ def test_a_wiped_namespace_keeps_its_shards(
         agree(own.url, namespace, replica, content=expected)
 
 
-def test_a_wipe_is_told_to_readers_of_changes(
+def test_a_wipe_is_reported_to_readers_of_changes(
     own: Server, admin: redis.Redis, namespace: str, serving: NewServing
 ) -> None:
     """If lost data cannot be sent again, the replica removes and reports each key."""

@@ -73,8 +73,8 @@ def test_beyond_the_bound_it_is_not_live_though_nothing_else_runs(
             # It looks before anything else of the loop can run.
             with pytest.raises(TimeoutError, match=r"is not live .* it is stale"):
                 await replica.wait_live(0)
-            told = [await anext(statuses) for _ in range(2)]
-            assert [(one.after, one.reason) for one in told] == [
+            reported = [await anext(statuses) for _ in range(2)]
+            assert [(one.after, one.reason) for one in reported] == [
                 (Status.LIVE, "caught_up"),
                 (Status.STALE, "silence"),
             ]
@@ -104,7 +104,7 @@ def test_other_threads_read_an_exact_status_too(
         assert steps_until_live(statuses)[0] == ("live", "stale", "silence")
 
 
-def test_silence_is_told_within_milliseconds_of_the_bound(
+def test_silence_is_reported_within_milliseconds_of_the_bound(
     server: Server, namespace: str, raw: redis.Redis
 ) -> None:
     """Each shard has its own deadline, which a late packet may shorten."""
@@ -271,8 +271,8 @@ def test_statuses_from_the_beginning_to_the_end(
     serving(server.url, namespace)
     replica.wait_live(10)
     replica.close()
-    told = [(one.before, one.after, one.reason) for one in statuses]
-    assert told == [
+    reported = [(one.before, one.after, one.reason) for one in statuses]
+    assert reported == [
         ("connecting", "connecting", "open"),
         ("connecting", "loading", "subscribed"),
         ("loading", "catching_up", "loaded"),
@@ -288,18 +288,18 @@ def test_closing_statuses_ends_a_reader_that_waits(server: Server, namespace: st
     """Closing the iteration from another thread ends it; the replica continues."""
     with Replica(server.url, namespace=namespace) as replica:
         statuses = replica.statuses()
-        told: SimpleQueue[Status | None] = SimpleQueue()
+        reported: SimpleQueue[Status | None] = SimpleQueue()
 
         def read() -> None:
             for one in statuses:
-                told.put(one.after)
-            told.put(None)
+                reported.put(one.after)
+            reported.put(None)
 
         reader = threading.Thread(target=read)
         reader.start()
-        assert told.get(timeout=10) is Status.CONNECTING
+        assert reported.get(timeout=10) is Status.CONNECTING
         statuses.close()
-        assert told.get(timeout=10) is None
+        assert reported.get(timeout=10) is None
         reader.join()
         assert replica.status is Status.CONNECTING
         last = replica.statuses()
@@ -327,8 +327,8 @@ def test_statuses_of_the_asyncio_replica(
                 assert await waiting is None
             assert replica.health == Health(ok=True)
         async with asyncio.timeout(10):
-            told = [(one.before, one.after, one.reason) async for one in statuses]
-            assert told == [("live", "live", "caught_up"), ("live", "closed", "close")]
+            reported = [(one.before, one.after, one.reason) async for one in statuses]
+            assert reported == [("live", "live", "caught_up"), ("live", "closed", "close")]
             assert [one.after async for one in replica.statuses()] == [Status.CLOSED]
 
     asyncio.run(scenario())

@@ -112,7 +112,7 @@ def test_the_first_heartbeat_after_a_halt_is_no_proof(
             assert replica["n"] == 1
 
 
-def test_a_backlog_that_drains_is_told_batch_by_batch(server: Server, namespace: str) -> None:
+def test_a_backlog_that_drains_is_reported_batch_by_batch(server: Server, namespace: str) -> None:
     """A batch of which something old stays pending is applied, and is no proof."""
     with (
         ManualFlush(server.url, namespace) as flusher,
@@ -159,7 +159,7 @@ def test_a_cut_subscription_does_not_double_the_bound(
             replica.wait_live(10)
 
 
-def test_one_shard_that_stands_still_is_told(
+def test_one_shard_that_stands_still_is_reported(
     server: Server, namespace: str, serving: NewServing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worst shard decides, and the reason names it."""

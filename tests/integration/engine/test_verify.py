@@ -86,7 +86,9 @@ def test_a_replica_is_proved_equal_while_writing_goes_on(
 
 
 @pytest.mark.parametrize("when", ["in the log", "in the full state", "half written"])
-def test_what_differs_is_told_and_only_that_is_read(watched_shard: WatchedShard, when: str) -> None:
+def test_what_differs_is_reported_and_only_that_is_read(
+    watched_shard: WatchedShard, when: str
+) -> None:
     """Wrong, missing and surplus keys are listed with both values, and nothing is changed."""
     keys = 20_000
     watched_shard.producer.set_many({f"k{n}": n for n in range(keys)})
@@ -147,8 +149,8 @@ def test_a_replica_mends_itself_and_nothing_else(
             held["k7"], held["surplus"] = 7.0, 1
             del held["k20"]
         eventually(lambda: replica.stats().keys_repaired == 3)
-        told = sorted((next(changes) for _ in range(3)), key=lambda change: change.key)
-        assert [(one.key, one.operation, one.value, one.resync) for one in told] == [
+        reported = sorted((next(changes) for _ in range(3)), key=lambda change: change.key)
+        assert [(one.key, one.operation, one.value, one.resync) for one in reported] == [
             ("k20", "set", 20, True),
             ("k7", "set", 7, True),
             ("surplus", "delete", None, True),

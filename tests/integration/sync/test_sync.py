@@ -431,10 +431,10 @@ def test_many_threads_may_write_with_one_producer(
         replica.wait_for(producer.flush(10), 10)
         assert replica["all"] == threads * times
         changes.close()
-        told: dict[str, list[Any]] = {}
+        reported: dict[str, list[Any]] = {}
         for change in changes:
-            told.setdefault(change.key, []).append(change.value)
-        assert told == {f"mine{name}": list(range(times)) for name in range(threads)}
+            reported.setdefault(change.key, []).append(change.value)
+        assert reported == {f"mine{name}": list(range(times)) for name in range(threads)}
 
 
 def test_set_many_is_one_batch_beyond_every_threshold(

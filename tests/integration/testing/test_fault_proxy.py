@@ -245,7 +245,7 @@ def test_frames_are_found_wherever_the_stream_is_cut(size: int) -> None:
 
 
 def test_foreign_bytes_pass_untouched() -> None:
-    """What is not Redis' format is handed on as it is."""
+    """Data that is not in Redis' format is passed on unchanged."""
     reader = resp.Frames()
     assert b"".join(reader.feed(b"*x\r\nabc")) + b"".join(reader.feed(b"def")) == b"*x\r\nabcdef"
 

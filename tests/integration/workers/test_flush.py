@@ -52,9 +52,9 @@ def test_several_workers_at_once_keep_the_order(
         for before, after in pairwise(batches):
             assert after.previous_id == before.id
         changes.close()
-        told = list(changes)
+        reported = list(changes)
         for node in ("one", "two"):
-            assert [c.value for c in told if c.key == node] == list(range(500))
+            assert [c.value for c in reported if c.key == node] == list(range(500))
         assert replica["n"] == 500
         assert replica.stats().batches_applied == len(batches)
         assert replica.stats().gaps == 0

@@ -152,8 +152,8 @@ def test_a_stalled_link_is_red_in_the_log_alone(
         becomes(status, "green")
         proxy.faults.stall()
         eventually(lambda: logged(caplog, worker) == ["health_red"], BY)
-        told = "Redis has not answered for over 0.5 s"
-        eventually(lambda: worker.flushers[0].reason == told, BY)
+        reported = "Redis has not answered for over 0.5 s"
+        eventually(lambda: worker.flushers[0].reason == reported, BY)
         assert status()["flush"][0] == "green", "it cannot write there"
         proxy.faults.heal()
         eventually(lambda: logged(caplog, worker) == ["health_red", "health_green"], BY)
@@ -216,7 +216,7 @@ def test_a_worker_that_is_not_heard_of_is_gone(
         Inspector(server.url, namespace=namespace) as inspector,
     ):
 
-        def told() -> dict[str, str]:
+        def reported() -> dict[str, str]:
             # Written anew for each look: on a busy machine one may come a second later.
             seconds: Any = raw.time()
             now = seconds[0] * 1000
@@ -225,7 +225,7 @@ def test_a_worker_that_is_not_heard_of_is_gone(
             return {one.worker: one.health for one in inspector.status().workers}
 
         expected = {worker.flushers[0].name: "green", "a": "red", "b": "gone"}
-        eventually(lambda: told() == expected, BY, lambda: str(told()))
+        eventually(lambda: reported() == expected, BY, lambda: str(reported()))
 
 
 def test_a_full_log_is_red_until_a_scheduler_comes(
@@ -272,8 +272,8 @@ def test_a_scheduler_whose_writes_fail_is_red_and_a_standby_green(
         standby = serving(url, namespace, interval=0.3).scheduler
         assert standby is not None
         workers = eventually(lambda: red_one(inspector), SCHEDULER_BY)
-        told = {one.worker: one.health for one in workers}
-        assert (told[active.name], told[standby.name]) == ("red", "green")
+        reported = {one.worker: one.health for one in workers}
+        assert (reported[active.name], reported[standby.name]) == ("red", "green")
         assert "shard 0: no full state was written for over 10 s: " in active.reason
         allow()
         eventually(lambda: not active.reason, SCHEDULER_BY)

@@ -33,16 +33,16 @@ def test_the_numbers_of_all_workers_add_up_to_those_of_the_namespace(
         workers.stop()
         shards = inspector.status().shards
 
-    told = [flusher.stats() for flusher in workers.flushers]
+    reported = [flusher.stats() for flusher in workers.flushers]
     for shard in shards:
-        mine = [one.shards[shard.shard] for one in told]
+        mine = [one.shards[shard.shard] for one in reported]
         assert [one.shard for one in mine] == [shard.shard] * 2
         assert sum(one.deltas for one in mine) == shard.published > 0
         assert sum(one.batches for one in mine) == shard.batches
         assert sum(one.by_count for one in mine) == shard.by_count
         assert sum(one.by_age for one in mine) == shard.by_age
         assert sum(one.bytes for one in mine) == shard.bytes_published
-    for one, flusher in zip(told, workers.flushers, strict=True):
+    for one, flusher in zip(reported, workers.flushers, strict=True):
         assert (one.worker, one.reason) == (flusher.name, "")
         assert one.batches == one.by_count + one.by_age == sum(s.batches for s in one.shards)
         assert one.deltas == sum(s.deltas for s in one.shards)

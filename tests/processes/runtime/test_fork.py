@@ -264,10 +264,10 @@ def test_a_forked_child_gets_clear_errors_and_can_start_anew(
     serve(valkey.url, namespace)
     result = start.script(FORK, valkey.url, namespace).result(CHILD_SECONDS + 40)
     assert (result.code, result.err) == (0, "")
-    told: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
     for line in result.out.splitlines():
-        told |= json.loads(line)
-    child = told["child"]
+        reported |= json.loads(line)
+    child = reported["child"]
     assert [name for name, how in child.items() if how[0] in ("hangs", "unexpected")] == []
     assert all(how[-1] < 2 for how in child.values()), child
     for name in (
@@ -283,8 +283,8 @@ def test_a_forked_child_gets_clear_errors_and_can_start_anew(
     assert "made before a fork" in reason
     for name in ("producer", "replica", "inspector", "changes", "statuses"):
         assert child[f"close {name}"][0] is None, (name, child[f"close {name}"])
-    assert told["fresh"] == 1
-    parent = told["parent"]
+    assert reported["fresh"] == 1
+    parent = reported["parent"]
     assert (parent["status"], parent["live"], parent["n"]) == (7, "live", 111)
     assert parent["changes"] == ["n"] * 3
     assert state_of(valkey, namespace) == {"before": 1, "n": 111}

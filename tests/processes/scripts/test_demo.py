@@ -151,7 +151,7 @@ def test_a_person_without_a_terminal_reads_plain_lines(some_flights: Path) -> No
     assert result.stderr == ""
 
 
-def test_a_wrong_file_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_wrong_file_is_reported_in_one_line(tmp_path: Path) -> None:
     """An invalid value is reported with its line before anything is started."""
     path = tmp_path / "wrong.csv"
     lines = gzip.decompress(DATA.read_bytes()).decode().splitlines()[:5]

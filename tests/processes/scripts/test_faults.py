@@ -149,9 +149,9 @@ def test_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A fault that does not exist is named, with those that do."""
     with pytest.raises(SystemExit):
         arguments(["--only", "earthquake"])
-    told = capsys.readouterr().err
-    assert "earthquake" in told
-    assert "flush_all" in told
+    reported = capsys.readouterr().err
+    assert "earthquake" in reported
+    assert "flush_all" in reported
 
 
 def test_fault_of_another_deployment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

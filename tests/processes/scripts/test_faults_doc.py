@@ -37,18 +37,18 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_told(fault: str) -> None:
+def test_every_fault_is_reported(fault: str) -> None:
     """Each fault that a run makes stands in the table."""
     assert fault in NAMES
 
 
 @pytest.mark.parametrize("validator", VALIDATORS)
-def test_every_validator_is_told(validator: str) -> None:
+def test_every_validator_is_reported(validator: str) -> None:
     """Each validator has a row in its table."""
     assert validator in NAMES
 
 
-def test_nothing_is_told_that_does_not_exist() -> None:
+def test_nothing_is_reported_that_does_not_exist() -> None:
     """Every name in the tables of faults and validators exists, and their number is right."""
     switches = {"lose_replies", "lose_requests", "to_server", "to_client", "drop_messages"}
     assert NAMES - switches <= FAULTS.keys() | VALIDATORS.keys()

@@ -61,7 +61,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_what_no_test_notices_is_told(tmp_path: Path) -> None:
+def test_what_no_test_notices_is_reported(tmp_path: Path) -> None:
     """Only a test that failed counts; the project itself stays as it was."""
     before = (ROOT / FILE).read_text()
     path = table(

@@ -160,10 +160,10 @@ def test_slow_tests_run_when_asked_for(
     done = run(command, suite, **({} if effort is None else {"EXPECTED": effort}))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
-    told = re.findall(
+    reported = re.findall(
         r"^(\d+) slow tests left out; scripts/test --all runs them$", done.stdout, re.MULTILINE
     )
-    assert told == ([str(left_out)] if left_out else [])
+    assert reported == ([str(left_out)] if left_out else [])
 
 
 # -- coverage of the tests that run by default ----------------------------------------------------

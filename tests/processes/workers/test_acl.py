@@ -100,16 +100,18 @@ def test_printed_rules_are_taken_as_they_stand(
     first = own_server(kind=kind, port=0)
     commands = [run("acl", *roles, *common, STATEBROKER_URL=first.url) for roles in every]
     lines = [run("acl", *roles, *common, "--aclfile", "--shards", "2") for roles in every]
-    assert not [told for told in (*commands, *lines) if told.err or PASSWORD in told.out]
+    assert not [
+        reported for reported in (*commands, *lines) if reported.err or PASSWORD in reported.out
+    ]
     names = {"fleet-" + "-".join(roles) for roles in every}
-    (tmp_path / "users.acl").write_text("".join(told.out for told in lines))
+    (tmp_path / "users.acl").write_text("".join(reported.out for reported in lines))
     second = own_server("--aclfile", str(tmp_path / "users.acl"), kind=kind, port=0)
     with redis.Redis.from_url(first.url) as owner:
         known: Any = owner.execute_command("INFO", "server")
-        for told in commands:
-            owner.execute_command(*shlex.split(told.out))
+        for reported in commands:
+            owner.execute_command(*shlex.split(reported.out))
             has_new = known["redis_version"] >= "7.2"
-            assert ("+client|setinfo" in told.out) == has_new
+            assert ("+client|setinfo" in reported.out) == has_new
     for server in (first, second):
         with redis.Redis.from_url(server.url) as owner:
             found: Any = owner.execute_command("ACL", "USERS")
@@ -124,13 +126,13 @@ def test_serve_runs_with_both_roles_of_workers(
     """`acl flusher scheduler` is what one `serve` needs, helpers included."""
     server = own_server(port=0)
     (tmp_path / "secret").write_text(PASSWORD)
-    told = run(
+    reported = run(
         *("acl", "flusher", "scheduler", "--user", "serve", "--user-password-file", "secret"),
         STATEBROKER_URL=server.url,
         STATEBROKER_NAMESPACE=namespace,
     )
     with redis.Redis.from_url(server.url) as owner:
-        owner.execute_command(*shlex.split(told.out))
+        owner.execute_command(*shlex.split(reported.out))
         workers = serve(with_login(server.url, "serve"), namespace, "--workers", "2")
         with (
             Producer(server.url, namespace=namespace) as producer,
@@ -153,16 +155,20 @@ def test_serve_runs_with_both_roles_of_workers(
         (("reader",), "'reader' is not one of"),
     ],
 )
-def test_what_makes_no_rule_is_told(run: Run, words: tuple[str, ...], message: str) -> None:
+def test_what_makes_no_rule_is_reported(run: Run, words: tuple[str, ...], message: str) -> None:
     """Exit status 2, and what is wrong; nothing is printed that could be taken for a rule."""
-    told = run("acl", *words)
-    assert (told.code, told.out) == (2, "")
-    assert message in told.err
+    reported = run("acl", *words)
+    assert (reported.code, reported.out) == (2, "")
+    assert message in reported.err
 
 
 def test_a_rule_without_a_password_says_so(run: Run) -> None:
     """A rule without a password gives no access, and stderr says what to add."""
-    told = run("acl", "subscriber", "--namespace", "fleet")
-    assert told.out.startswith("ACL SETUSER fleet-subscriber reset on +")
-    assert ("#" in told.out, "nopass" in told.out, len(told.out.splitlines())) == (False, False, 1)
-    assert "no password yet" in told.err
+    reported = run("acl", "subscriber", "--namespace", "fleet")
+    assert reported.out.startswith("ACL SETUSER fleet-subscriber reset on +")
+    assert ("#" in reported.out, "nopass" in reported.out, len(reported.out.splitlines())) == (
+        False,
+        False,
+        1,
+    )
+    assert "no password yet" in reported.err

@@ -131,10 +131,10 @@ def test_what_does_not_pass_by_itself_ends_it(
         "cannot be read": {"STATEBROKER_URL": "redis://127.0.0.1:port"},
         "was made with 2 shards": {"STATEBROKER_SHARDS": "3"},
     }
-    for told, settings in wrong.items():
+    for reported, settings in wrong.items():
         ended = run(command, **(place | settings))
         assert ended.code in {1, 2}
-        assert told in ended.err
+        assert reported in ended.err
         assert "server_away" not in ended.err
         assert "Traceback" not in ended.err
 
@@ -160,8 +160,8 @@ def test_helpers_are_as_verbose_as_their_parent(
 
     def flushers() -> set[str]:
         with Inspector(valkey.url, namespace=namespace) as inspector:
-            told = inspector.status().workers
-        return {one.worker for one in told if one.role == "flush"}
+            reported = inspector.status().workers
+        return {one.worker for one in reported if one.role == "flush"}
 
     eventually(lambda: len(flushers()) == 2, START_SECONDS, lambda: workers.err)
     (first,) = helpers()

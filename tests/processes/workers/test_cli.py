@@ -91,9 +91,9 @@ def test_bytes_and_times_are_printed_as_json(new_served: NewServed) -> None:
         producer.set("bytes", b"\x00\xff")
         producer.set("deep", [{"at": moment}])
     place.publish()
-    told = place.run("get", "--json").json
-    assert base64.b64decode(told["bytes"]["base64"]) == b"\x00\xff"
-    assert datetime.fromisoformat(told["deep"][0]["at"]) == moment
+    reported = place.run("get", "--json").json
+    assert base64.b64decode(reported["bytes"]["base64"]) == b"\x00\xff"
+    assert datetime.fromisoformat(reported["deep"][0]["at"]) == moment
 
 
 def test_an_absent_key_is_exit_status_1(new_served: NewServed) -> None:
@@ -115,14 +115,14 @@ def test_set_says_what_is_wrong_and_writes_nothing(new_served: NewServed) -> Non
     odd = place.run("set", "a", "1", "b")
     assert odd.code == 2
     assert "'b' has no value" in odd.err
-    for arguments, told in [
+    for arguments, reported in [
         (("a", "1", "", "2"), "key is empty"),
         (("a", "1", "k" * 1025, "2"), "limit of 1024"),
         (("a", "18446744073709551616"), "18446744073709551615"),
     ]:
         wrong = place.run("set", *arguments)
         assert wrong.code == 1, wrong
-        assert told in wrong.err
+        assert reported in wrong.err
         assert len(wrong.err.splitlines()) == 1
     assert place.run("set").code == 2
     assert place.run("get", "--json").json == {}
@@ -134,8 +134,8 @@ def test_increment_and_delete(new_served: NewServed) -> None:
     place = new_served()
     assert place.write("increment", "n").out == ""
     place.write("increment", "n", "-5")
-    told = place.write("increment", "--json", "n", "2.5").json
-    assert told["deltas"] == 1
+    reported = place.write("increment", "--json", "n", "2.5").json
+    assert reported["deltas"] == 1
     assert place.run("get", "n").out == "-1.5\n"
     place.write("increment", "--", "m", "-7")
     place.write("set", "text", "abc")
@@ -154,9 +154,9 @@ def test_a_token_on_the_command_line_is_one_in_the_api(new_served: NewServed) ->
     """What a script got from `set --json` a service can wait for."""
     place = new_served()
     with Replica(place.url, namespace=place.namespace) as replica:
-        told = place.run("set", "--json", "a", "1", "b", "2").json
-        assert told["deltas"] == 2
-        replica.wait_for(told["token"], 10)
+        reported = place.run("set", "--json", "a", "1", "b", "2").json
+        assert reported["deltas"] == 2
+        replica.wait_for(reported["token"], 10)
         assert dict(replica) == {"a": 1, "b": 2}
 
 
@@ -170,25 +170,25 @@ def test_status_tells_shards_nodes_and_workers(new_served: NewServed) -> None:
         producer.set_many({f"k{n}": n for n in range(100)})
         producer.flush(10)
         place.publish()
-        told = place.run("status", "--json").json
+        reported = place.run("status", "--json").json
         human = place.run("status")
-    assert (told["namespace"], told["protocol"]) == (place.namespace, 2)
-    assert told["server"]["name"] == "valkey"
-    assert [shard["shard"] for shard in told["shards"]] == [0, 1]
-    assert sum(shard["accepted"] for shard in told["shards"]) == 100
-    for shard in told["shards"]:
+    assert (reported["namespace"], reported["protocol"]) == (place.namespace, 2)
+    assert reported["server"]["name"] == "valkey"
+    assert [shard["shard"] for shard in reported["shards"]] == [0, 1]
+    assert sum(shard["accepted"] for shard in reported["shards"]) == 100
+    for shard in reported["shards"]:
         assert shard["published"] == shard["accepted"]
         assert shard["pending_deltas"] == shard["pending_chunks"] == shard["pending_bytes"] == 0
         assert shard["batches"] == shard["by_count"] + shard["by_age"] == shard["offset"] > 0
         assert shard["log_entries"] >= 1
         assert shard["bytes_published"] >= shard["log_bytes"] > 0
         assert shard["lease"].startswith("schedule-")
-    assert told["nodes"] == [
+    assert reported["nodes"] == [
         {"node": "writer", "chunks": 2, "deltas": 100, "pending_deltas": 0},
     ]
-    assert {worker["role"] for worker in told["workers"]} == {"flush", "schedule"}
-    assert told["replica"]["status"] == "live"
-    assert told["replica"]["lag_s"] < 5
+    assert {worker["role"] for worker in reported["workers"]} == {"flush", "schedule"}
+    assert reported["replica"]["status"] == "live"
+    assert reported["replica"]["lag_s"] < 5
     assert human.code == 0, human.err
     for word in (place.namespace, "valkey", "live", "writer", "flush-", "schedule-", "lease"):
         assert word in human.out
@@ -242,9 +242,9 @@ def test_verify_says_equal_while_writing_goes_on(new_served: NewServed) -> None:
         producer.flush(10)
         place.publish()
         for _ in range(3):
-            told = place.run("verify", "--json").json
-            assert told.pop("bytes_read") > 0
-            assert told == {
+            reported = place.run("verify", "--json").json
+            assert reported.pop("bytes_read") > 0
+            assert reported == {
                 "equal": True,
                 "keys": 550,
                 "shards": 2,
@@ -270,10 +270,10 @@ def test_verify_prints_the_first_differences(new_served: NewServed) -> None:
     with Inspector(place.url, namespace=place.namespace) as inspector:
         eventually(lambda: len(inspector.state()) == len(keys))
     with falsifying(place, keys):
-        told = place.run("verify", "--json", "--show", "3")
+        reported = place.run("verify", "--json", "--show", "3")
         human = place.run("verify", "--show", "2")
-    assert told.code == human.code == 1
-    found: dict[str, Any] = json.loads(told.out)
+    assert reported.code == human.code == 1
+    found: dict[str, Any] = json.loads(reported.out)
     assert found["equal"] is False
     assert (found["keys"], len(found["differences"])) == (100, 3)
     assert found["differing"] > 10
@@ -295,9 +295,9 @@ def test_verify_finds_a_full_state_that_was_altered(new_served: NewServed) -> No
         eventually(lambda: inspector.state() == {"a": 1, "b": 2})
     with redis.Redis.from_url(place.url, protocol=2) as client:
         client.hset(ShardKeys.of(place.namespace, 0, 1).state, "a", pack_field(1, 99))
-    told = place.run("verify", "--json")
-    assert told.code == 1
-    found = json.loads(told.out)
+    reported = place.run("verify", "--json")
+    assert reported.code == 1
+    found = json.loads(reported.out)
     assert (found["equal"], found["differing"], found["differing_ranges"]) == (False, 0, 1)
     assert found["altered"] == [{"shard": 0, "range": range_of("a"), "keys": ["a"]}]
     human = place.run("verify")

@@ -69,16 +69,16 @@ def test_status_shows_red_and_green(
         workers = serve(proxy.url, namespace, "--heartbeat-interval", "500ms")
         place = ServedNamespace(server.url, namespace, workers, start)
 
-        def told(color: str) -> dict[str, dict[str, Any]] | None:
+        def reported(color: str) -> dict[str, dict[str, Any]] | None:
             ended = place.run("status", "--json")
             assert ended.code == 0, "only --check makes it the exit status"
             workers = {one["role"]: one for one in json.loads(ended.out)["workers"]}
             return workers if workers["flush"]["health"] == color else None
 
-        assert eventually(lambda: told("green"), 20)["schedule"]["health"] == "green"
+        assert eventually(lambda: reported("green"), 20)["schedule"]["health"] == "green"
         assert place.run("status", "--check").code == 0
         proxy.faults.drop_messages = 1.0
-        red = eventually(lambda: told("red"), 20)
+        red = eventually(lambda: reported("red"), 20)
         reason = "shard 0: nothing arrived on its channel for over 1.5 s"
         assert red["flush"]["reason"] == reason
         assert (red["schedule"]["health"], red["schedule"]["reason"]) == ("green", "")
@@ -87,7 +87,7 @@ def test_status_shows_red_and_green(
         assert f"red: {reason}" in checked.out
         assert checked.err == f"statebroker: {red['flush']['worker']} is red: {reason}\n"
         proxy.faults.drop_messages = 0.0
-        eventually(lambda: told("green"), 20)
+        eventually(lambda: reported("green"), 20)
         assert place.run("status", "--check").code == 0
     assert workers.err.count("health_red") == workers.err.count("health_green") == 1
 
@@ -185,10 +185,10 @@ def test_watch_tells_people_that_the_server_is_away(
     eventually(lambda: "b\t2" in watch.out, 30, lambda: watch.err)
     watch.stop()
     assert "Traceback" not in watch.err
-    told = watch.err.splitlines()
-    assert all(line.startswith("statebroker: ") for line in told), told
-    lost = [line for line in told if "subscription_lost" in line]
-    assert len(lost) == 1, told
+    reported = watch.err.splitlines()
+    assert all(line.startswith("statebroker: ") for line in reported), reported
+    lost = [line for line in reported if "subscription_lost" in line]
+    assert len(lost) == 1, reported
     assert "cannot reach" in lost[0]
 
 

@@ -47,12 +47,12 @@ def test_an_option_wins_over_the_environment_and_that_over_the_file(
     (tmp_path / "statebroker.toml").write_text(
         'local_delta_max_age = "10ms"\nlinger = "10ms"\nstaleness_bound = 10\nnamespace = "file"\n'
     )
-    told = run(
+    reported = run(
         *("config", "--json", "--local-delta-max-age", "1m"),
         STATEBROKER_LOCAL_DELTA_MAX_AGE="20ms",
         STATEBROKER_LINGER="0.02",
     ).json
-    assert {name: (row["value"], row["from"]) for name, row in told.items()} == {
+    assert {name: (row["value"], row["from"]) for name, row in reported.items()} == {
         **{name: (setting.default, "default") for name, setting in SETTINGS.items()},
         "url": ("embedded://", "default"),
         "namespace": ("file", "file"),
@@ -60,8 +60,8 @@ def test_an_option_wins_over_the_environment_and_that_over_the_file(
         "linger": (0.02, "environment"),
         "staleness_bound": (10.0, "file"),
     }
-    assert told["local_delta_max_age"]["unit"] == "s"
-    assert told["local_delta_max_age"]["allowed"] == "0 to 3600 seconds"
+    assert reported["local_delta_max_age"]["unit"] == "s"
+    assert reported["local_delta_max_age"]["allowed"] == "0 to 3600 seconds"
 
 
 def test_a_file_may_be_named_by_option_or_environment(run: Run, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_file_may_be_named_by_option_or_environment(run: Run, tmp_path: Path) 
 
 def test_the_table_of_settings_is_for_people(run: Run) -> None:
     """`config` shows every setting with value, unit, source, range and meaning; no password."""
-    told = run(
+    reported = run(
         "config",
         STATEBROKER_URL="redis://me:s3cret@host:1/2",
         STATEBROKER_LINGER="1ms",
@@ -87,11 +87,11 @@ def test_the_table_of_settings_is_for_people(run: Run) -> None:
         STATEBROKER_PORT="tcp://10.0.0.1:6379",
         STATEBROKER_PORT_6379_TCP_ADDR="10.0.0.1",
     )
-    assert told.code == 0, told.err
-    assert "s3cret" not in told.out
-    assert "redis://me:***@host:1/2" in told.out
+    assert reported.code == 0, reported.err
+    assert "s3cret" not in reported.out
+    assert "redis://me:***@host:1/2" in reported.out
     for name, setting in SETTINGS.items():
-        (row,) = [line for line in told.out.splitlines() if f"│ {name} " in line]
+        (row,) = [line for line in reported.out.splitlines() if f"│ {name} " in line]
         assert setting.meaning in row
         assert ("environment" if name == "linger" else "default") in row
 
@@ -110,16 +110,18 @@ def test_durations_have_units(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("command", [("config",), ("serve",), ("get", "a")])
-def test_all_faults_are_told_at_once(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_all_faults_are_reported_at_once(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     """One message names every fault of options, environment and file, with what is allowed."""
     (tmp_path / "faulty.toml").write_text(FAULTY_FILE)
     options = () if command[0] == "get" else ("--shards", "0", "--log-bytes", "5s")
-    told = run(
+    reported = run(
         *("--config", "faulty.toml", *command, "--namespace", "a b", *options),
         STATEBROKER_LOCAL_DELTA_MAX_COUNT="many",
         STATEBROKER_BOGUS="1",
     )
-    assert (told.code, told.out) == (2, "")
+    assert (reported.code, reported.out) == (2, "")
     expected = [
         ("faulty.toml", "local_delta_max_age", "5x", "0 to 3600 seconds"),
         ("faulty.toml", "local_delta_max_cuont", "unknown"),
@@ -133,25 +135,25 @@ def test_all_faults_are_told_at_once(run: Run, tmp_path: Path, command: tuple[st
             ("log_bytes='5s'", "1048576 to"),
             ("local_delta_max_count='many'", "1 to 100000"),
         ]
-    found = told.err.splitlines()
+    found = reported.err.splitlines()
     for words in expected:
-        assert any(all(word in line for word in words) for line in found), (words, told.err)
-    assert len(found) == len(expected), told.err
+        assert any(all(word in line for word in words) for line in found), (words, reported.err)
+    assert len(found) == len(expected), reported.err
 
 
 @pytest.mark.parametrize(
     ("text", "word"), [(None, "cannot read"), ("a = = 1", "not TOML"), ("\xff", "cannot read")]
 )
-def test_a_file_that_cannot_be_read_is_told(
+def test_a_file_that_cannot_be_read_is_reported(
     run: Run, tmp_path: Path, text: str | None, word: str
 ) -> None:
     """A missing, invalid or non-UTF-8 file is one line of error and exit status 2."""
     if text is not None:
         (tmp_path / "settings.toml").write_bytes(text.encode("latin-1"))
-    told = run("--config", "settings.toml", "get", "a")
-    assert (told.code, len(told.err.splitlines())) == (2, 1), told
-    assert word in told.err
-    assert "settings.toml" in told.err
+    reported = run("--config", "settings.toml", "get", "a")
+    assert (reported.code, len(reported.err.splitlines())) == (2, 1), reported
+    assert word in reported.err
+    assert "settings.toml" in reported.err
 
 
 def test_workers_take_over_what_the_file_says(
@@ -201,13 +203,13 @@ def test_help_of_every_command_mentions_every_option(start: NewProgram) -> None:
     assert all(name in overview for name in statebroker.commands)
 
 
-def test_a_mistyped_command_or_option_is_told(run: Run) -> None:
+def test_a_mistyped_command_or_option_is_reported(run: Run) -> None:
     """An unknown command is exit status 2 without a traceback."""
     for arguments in (("gte", "a"), ("get", "--jsno", "a"), ("serve", "--workers", "0"), ("set",)):
-        told = run(*arguments)
-        assert told.code == 2
-        assert "Error: " in told.err
-        assert "Traceback" not in told.err
+        reported = run(*arguments)
+        assert reported.code == 2
+        assert "Error: " in reported.err
+        assert "Traceback" not in reported.err
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -237,8 +239,8 @@ def test_a_wrong_password_is_one_line(
         f"unix://:{password}@{server.socket}",
         f"redis://127.0.0.1:{server.port}/0",
     ]
-    told = [start(*COMMANDS[n % 3], STATEBROKER_URL=url) for n, url in enumerate(urls)]
-    for program in told:
+    reported = [start(*COMMANDS[n % 3], STATEBROKER_URL=url) for n, url in enumerate(urls)]
+    for program in reported:
         line = only_line(program.result())
         assert "check the user and password" in line
         assert "s3cret" not in line
@@ -256,10 +258,10 @@ def test_a_wrong_password_is_one_line(
 )
 def test_a_url_that_cannot_be_read_is_one_line(run: Run, url: str) -> None:
     """A bad port, address or option in a URL is reported as a wrong setting, without password."""
-    told = run("get", "a", STATEBROKER_URL=url)
-    assert "Traceback" not in told.err
-    assert (told.code, len(told.err.splitlines())) in ((1, 1), (2, 1)), told
-    assert "s3" not in told.err
+    reported = run("get", "a", STATEBROKER_URL=url)
+    assert "Traceback" not in reported.err
+    assert (reported.code, len(reported.err.splitlines())) in ((1, 1), (2, 1)), reported
+    assert "s3" not in reported.err
 
 
 @pytest.mark.parametrize(
@@ -275,9 +277,9 @@ def test_a_url_of_another_kind_is_a_wrong_setting(
     run: Run, url: str, words: tuple[str, ...]
 ) -> None:
     """The error lists the supported kinds; exit status 2."""
-    told = run("get", "a", "--url", url)
-    assert (told.code, len(told.err.splitlines())) == (2, 1), told
-    assert all(word in told.err for word in words)
+    reported = run("get", "a", "--url", url)
+    assert (reported.code, len(reported.err.splitlines())) == (2, 1), reported
+    assert all(word in reported.err for word in words)
 
 
 @pytest.fixture

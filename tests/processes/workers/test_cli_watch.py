@@ -56,18 +56,18 @@ def test_watch_prints_what_there_is_and_what_changes(new_served: NewServed) -> N
     place.write("increment", "a.1", "2")
     place.write("delete", "a.2")
     assert watch.wait() == 0
-    told = [json.loads(line) for line in watch.out.splitlines()]
-    assert [(one["operation"], one["key"], one["value"]) for one in told] == [
+    reported = [json.loads(line) for line in watch.out.splitlines()]
+    assert [(one["operation"], one["key"], one["value"]) for one in reported] == [
         ("set", "a.1", 1),
         ("set", "a.2", [2]),
         ("set", "a.1", 5),
         ("increment", "a.1", 7),
         ("delete", "a.2", None),
     ]
-    offsets = [one["offset"] for one in told]
+    offsets = [one["offset"] for one in reported]
     assert offsets == sorted(offsets)
-    assert not any(one["resync"] for one in told)
-    assert all(one["timestamp_ms"] > 0 for one in told[2:])
+    assert not any(one["resync"] for one in reported)
+    assert all(one["timestamp_ms"] > 0 for one in reported[2:])
 
 
 def test_watch_tells_each_keys_own_shard(new_served: NewServed) -> None:
@@ -79,10 +79,10 @@ def test_watch_tells_each_keys_own_shard(new_served: NewServed) -> None:
     eventually(lambda: len(lines(watch)) == 12, 20, lambda: watch.err)
     place.write("set", *itertools.chain(*((key, "1") for key in keys)))
     assert watch.wait() == 0
-    told = [json.loads(line) for line in watch.out.splitlines()]
-    assert len(told) == 24
-    assert [(one["key"], one["shard"]) for one in told] == [
-        (one["key"], shard_of(one["key"], 4)) for one in told
+    reported = [json.loads(line) for line in watch.out.splitlines()]
+    assert len(reported) == 24
+    assert [(one["key"], one["shard"]) for one in reported] == [
+        (one["key"], shard_of(one["key"], 4)) for one in reported
     ]
 
 
@@ -118,8 +118,8 @@ def test_watch_says_when_its_status_changes(new_served: NewServed) -> None:
         raw.client_kill_filter(_type="pubsub")
         eventually(lambda: "-> live" in watch.err, 20, lambda: watch.err)
     assert watch.stop() < STOP_SECONDS
-    told = [line for line in watch.err.splitlines() if " -> " in line]
-    assert told == [
+    reported = [line for line in watch.err.splitlines() if " -> " in line]
+    assert reported == [
         "statebroker: live -> stale (lost in shard 0)",
         "statebroker: stale -> catching_up (subscribed in shard 0)",
         "statebroker: catching_up -> live (caught_up in shard 0)",

@@ -23,8 +23,10 @@ from tests.processes.programs import Result
 def findings(result: Result) -> dict[str, dict[str, str]]:
     """The findings by check; the worst of each."""
     order = ["ok", "note", "warning", "error"]
-    told = json.loads(result.out)["findings"]
-    return {one["check"]: one for one in sorted(told, key=lambda one: order.index(one["severity"]))}
+    reported = json.loads(result.out)["findings"]
+    return {
+        one["check"]: one for one in sorted(reported, key=lambda one: order.index(one["severity"]))
+    }
 
 
 @pytest.mark.slow
@@ -64,13 +66,13 @@ def test_exit_status_and_words_for_people(own_server: OwnServer, run: Run) -> No
     """0 with warnings, 1 with --strict or an error; every finding has its consequence and fix."""
     server = own_server(port=0)
     place = {"STATEBROKER_URL": server.url}
-    told = run("doctor", **place)
-    assert (told.code, told.err) == (0, "")
-    assert told.out.splitlines()[0] == server.url
-    assert "warning  persistence    appendonly no, no snapshots" in told.out
-    assert "so:  after a restart it is empty" in told.out
-    assert "fix: CONFIG SET appendonly yes" in told.out
-    assert "CONFIG REWRITE keeps it" in told.out
+    reported = run("doctor", **place)
+    assert (reported.code, reported.err) == (0, "")
+    assert reported.out.splitlines()[0] == server.url
+    assert "warning  persistence    appendonly no, no snapshots" in reported.out
+    assert "so:  after a restart it is empty" in reported.out
+    assert "fix: CONFIG SET appendonly yes" in reported.out
+    assert "CONFIG REWRITE keeps it" in reported.out
     assert run("doctor", "--strict", **place).code == 1
     with redis.Redis.from_url(server.url) as owner:
         owner.config_set("maxmemory-policy", "allkeys-lru")
@@ -105,9 +107,9 @@ def test_each_role_is_known_by_its_rights(
             "STATEBROKER_URL": users.url(role, server.url),
             "STATEBROKER_NAMESPACE": namespace,
         }
-        told = run("doctor", "--json", "--role", role, "--node", "bus1", **place)
-        found = findings(told)
-        assert (told.code, found["acl"]["severity"]) == (0, "ok"), found["acl"]
+        reported = run("doctor", "--json", "--role", role, "--node", "bus1", **place)
+        found = findings(reported)
+        assert (reported.code, found["acl"]["severity"]) == (0, "ok"), found["acl"]
         assert role in found["acl"]["seen"] or role == "admin"
         assert found["user"] == {
             "check": "user",
@@ -128,18 +130,18 @@ def test_each_role_is_known_by_its_rights(
             assert lacks["fix"].startswith(f"statebroker acl producer --namespace {namespace}")
 
 
-def test_a_producer_of_another_node_is_told(
+def test_a_producer_of_another_node_is_reported(
     own_server: OwnServer, namespace: str, run: Run
 ) -> None:
     """A user limited to one node lacks only the list of another node."""
     server = own_server(port=0)
     with RoleUsers([server.url], namespace, node="bus1") as users:
-        told = run(
+        reported = run(
             *("doctor", "--json", "--role", "producer", "--node", "bus2"),
             STATEBROKER_URL=users.url("producer", server.url),
             STATEBROKER_NAMESPACE=namespace,
         )
-        lacks = findings(told)["acl"]
+        lacks = findings(reported)["acl"]
         assert lacks["seen"].endswith(
             f"lacks evalsha sb:{{{namespace}:0}}:pending:bus2, "
             f"ltrim sb:{{{namespace}:0}}:pending:bus2, "

@@ -91,12 +91,12 @@ def test_every_node_of_a_cluster_is_examined(
         ask(replica, "ACL", "SETUSER", users.user("producer"), "-evalsha", "clearselectors")
         url = users.url("producer", cluster.nodes[0].url)
         place |= {"STATEBROKER_URL": url}
-        told = run("doctor", "--json", "--role", "producer", **place)
-        found = findings(told)
-        assert told.code == 1
+        reported = run("doctor", "--json", "--role", "producer", **place)
+        found = findings(reported)
+        assert reported.code == 1
         assert found["eviction"]["servers"] == [name_of(sick)]
         assert (found["acl"]["severity"], found["acl"]["servers"]) == ("error", [name_of(replica)])
-        able = [one for one in told_findings(told.out) if one["check"] == "acl"]
+        able = [one for one in told_findings(reported.out) if one["check"] == "acl"]
         assert {at for one in able if one["severity"] == "ok" for at in one["servers"]} == (
             everyone - {name_of(replica)}
         )
@@ -116,7 +116,7 @@ def told_findings(out: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_what_a_cluster_lacks_is_told(cluster: ClusterOfServers, run: Run) -> None:
+def test_what_a_cluster_lacks_is_reported(cluster: ClusterOfServers, run: Run) -> None:
     """A missing replica and a missing primary are findings, with the slots that are lost."""
     place = {"STATEBROKER_URL": cluster.url}
     primary = cluster.owner(0)

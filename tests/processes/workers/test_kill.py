@@ -118,7 +118,7 @@ class Fleet:
         self.running[kind].append(self.new(kind))
 
 
-def told(program: Program, words: str) -> int:
+def reported(program: Program, words: str) -> int:
     """Return the last number that a producer printed after these words, else 0."""
     numbers = [
         int(line.removeprefix(words))
@@ -182,7 +182,7 @@ def assert_accounted(fleet: Fleet, status: NamespaceStatus, state: dict[str, Any
     """Check that every producer's accepted deltas count exactly once."""
     counts = {node: state.get(f"count.{node}", 0) for node in fleet.producers}
     for node, program in fleet.producers.items():
-        assert told(program, "at least ") <= counts[node] <= told(program, "at most "), node
+        assert reported(program, "at least ") <= counts[node] <= reported(program, "at most "), node
     (shard,) = status.shards
     accepted = {node.node: node.deltas for node in status.nodes}
     assert shard.accepted == shard.published == sum(accepted.values())

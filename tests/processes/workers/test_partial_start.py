@@ -38,11 +38,11 @@ def test_programs_serve_the_shards_that_are_there(
     key = next(f"k{number}" for number in range(99) if shard_of(f"k{number}", SHARDS) == 0)
     assert run("set", key, "1", **place).code == 0
     eventually(lambda: run("get", key, **place).out == "1\n", START_SECONDS)
-    told = run("status", "--check", "--json", **place)
-    away = {one["shard"]: one["away"] for one in json.loads(told.out)["shards"]}
+    reported = run("status", "--check", "--json", **place)
+    away = {one["shard"]: one["away"] for one in json.loads(reported.out)["shards"]}
     assert [shard for shard, why in away.items() if why] == [1]
     assert f"slot {lost}" in away[1]
-    assert "shard 1 is away" in told.err
+    assert "shard 1 is away" in reported.err
     human = run("status", **place)
     assert "shard 1 is away" in human.out
     assert "Traceback" not in workers.err

@@ -65,7 +65,7 @@ def test_a_password_from_a_file_shows_nowhere(
     (start.directory / "statebroker.toml").unlink()
     assert (by_settings.out, by_settings.err) == ("1\n", "")
     shown = run("config", "--password-file", secret_file, **place)
-    told = [
+    reported = [
         *(command_line(workers.pid), workers.err, workers.out, wrote.out, shown.out, shown.err),
         *(command_line(pid) for pid in children(workers.pid)),
     ]
@@ -75,8 +75,8 @@ def test_a_password_from_a_file_shows_nowhere(
     eventually(lambda: "cannot reach" in workers.err, START_SECONDS)
     gone = run("get", "a", **by_environment)
     assert gone.code == 1
-    told += [gone.err, workers.err, workers.out]
-    assert not [text for text in told if "s3cret" in text]
+    reported += [gone.err, workers.err, workers.out]
+    assert not [text for text in reported if "s3cret" in text]
     assert workers.stop() < STOP_SECONDS
 
 
@@ -90,11 +90,11 @@ def test_a_password_from_a_file_shows_nowhere(
 )
 def test_a_password_on_the_command_line_is_refused(run: Run, option: str) -> None:
     """A password in an option is refused with one line that names the alternatives."""
-    told = run("get", "a", "--url", option)
-    assert (told.code, len(told.err.splitlines())) == (2, 1), told
-    assert "s3cret" not in told.err
-    assert "--password-file" in told.err
-    assert "STATEBROKER_URL" in told.err
+    reported = run("get", "a", "--url", option)
+    assert (reported.code, len(reported.err.splitlines())) == (2, 1), reported
+    assert "s3cret" not in reported.err
+    assert "--password-file" in reported.err
+    assert "STATEBROKER_URL" in reported.err
 
 
 @pytest.mark.parametrize(
@@ -107,17 +107,17 @@ def test_a_password_on_the_command_line_is_refused(run: Run, option: str) -> Non
         ("embedded://data", b"s3cret", ("takes no password",)),
     ],
 )
-def test_a_password_file_that_is_no_use_is_told(
+def test_a_password_file_that_is_no_use_is_reported(
     run: Run, tmp_path: Path, url: str, content: bytes | None, words: tuple[str, ...]
 ) -> None:
     """One line, exit status 2, nothing of what is in the file."""
     file = tmp_path / "password"
     if content is not None:
         file.write_bytes(content)
-    told = run("get", "a", STATEBROKER_URL=url, STATEBROKER_PASSWORD_FILE=str(file))
-    assert (told.code, len(told.err.splitlines())) == (2, 1), told
-    assert all(word in told.err for word in words), told.err
-    assert "s3cret" not in told.err
+    reported = run("get", "a", STATEBROKER_URL=url, STATEBROKER_PASSWORD_FILE=str(file))
+    assert (reported.code, len(reported.err.splitlines())) == (2, 1), reported
+    assert all(word in reported.err for word in words), reported.err
+    assert "s3cret" not in reported.err
 
 
 @pytest.mark.parametrize(

@@ -175,10 +175,10 @@ def test_a_stop_under_full_load_leaves_nothing_half_done(
     for writer in writers:
         writer.send_signal(signal.SIGTERM)
     # Redis takes what is written although nobody publishes it.
-    told = [writer.result() for writer in writers]
+    reported = [writer.result() for writer in writers]
     serve(server.url, namespace, "--global-data-update-interval", "100ms")
-    assert all(one.code == 0 for one in told), told
-    written = [int(one.out.split('"written": ')[1].split(",")[0]) for one in told]
+    assert all(one.code == 0 for one in reported), reported
+    written = [int(one.out.split('"written": ')[1].split(",")[0]) for one in reported]
     state = assert_complete(server.url, namespace, 2 * sum(written))
     assert state["n"] == sum(written)
     for name, count in zip(names, written, strict=True):
@@ -392,9 +392,9 @@ def test_two_serve_at_once(valkey: Server, namespace: str, serve: Serve, start: 
     third = serve(valkey.url, namespace, *options)
     assert second.stop() < STOP_SECONDS
     writer.send_signal(signal.SIGTERM)
-    told = writer.result()
-    assert told.code == 0, told.err
-    written = int(told.out.split('"written": ')[1].split(",")[0])
+    reported = writer.result()
+    assert reported.code == 0, reported.err
+    written = int(reported.out.split('"written": ')[1].split(",")[0])
     state = assert_complete(valkey.url, namespace, 2 * written)
     assert state["n"] == written
     assert third.stop() < STOP_SECONDS

@@ -33,22 +33,22 @@ def fits(words: list[str], key: str) -> bool:
 @given(NAMES, NAMES, st.sampled_from([1, 2, 3, 16, 40]), st.sampled_from(sorted(ROLES)))
 def test_patterns_fit_one_namespace(mine: str, other: str, shards: int, role: str) -> None:
     """They cover all keys of the own namespace and none of another's, for any names and shards."""
-    told = rules([role], mine)
+    reported = rules([role], mine)
     counted = rules([role], mine, shards=shards)
     named = {name for name in (*FIELDS, "config", "pending") if name in ROLES[role].keys}
     for shard in range(shards):
         keys = ShardKeys.of(mine, shard, shards)
         for name in FIELDS:
             key = getattr(keys, name)
-            assert fits(told, key) == fits(counted, key) == (name in named)
-        assert fits(told, keys.pending(other)) == ("pending" in named)
+            assert fits(reported, key) == fits(counted, key) == (name in named)
+        assert fits(reported, keys.pending(other)) == ("pending" in named)
         if other != mine:
             theirs = ShardKeys.of(other, shard, shards)
             for key in (*(getattr(theirs, name) for name in FIELDS), theirs.pending(mine)):
-                assert not fits(told, key)
+                assert not fits(reported, key)
                 assert not fits(counted, key)
-    assert fits(told, config_key(mine))
-    assert fits(told, config_key(other)) == (mine == other)
+    assert fits(reported, config_key(mine))
+    assert fits(reported, config_key(other)) == (mine == other)
 
 
 @given(NAMES, NAMES)
@@ -56,9 +56,9 @@ def test_a_named_node_has_its_own_list_only(node: str, other: str) -> None:
     """A producer's list is its own by name; a flusher's are all."""
     keys = ShardKeys.of("fleet", 3, 8)
     for shards in (None, 8):
-        told = rules(["producer"], "fleet", node=node, shards=shards)
-        assert fits(told, keys.pending(node))
-        assert fits(told, keys.pending(other)) == (node == other)
+        reported = rules(["producer"], "fleet", node=node, shards=shards)
+        assert fits(reported, keys.pending(node))
+        assert fits(reported, keys.pending(other)) == (node == other)
 
 
 def test_few_shards_are_named_one_by_one() -> None:

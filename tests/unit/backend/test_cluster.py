@@ -32,11 +32,11 @@ def test_an_owner_is_called_by_an_address_that_leads_to_it(
 ) -> None:
     """Never by the sign for a name that is not known yet."""
     known = [b"node-3", 7000, b"id", []]
-    told = [[0, 99, owner, [b"?", 1, b"replica", []]], [100, 16383, known]]
+    reported = [[0, 99, owner, [b"?", 1, b"replica", []]], [100, 16383, known]]
     expected = {(100, 16383): Address("node-3", 7000)}
     if found is not None:
         expected[0, 99] = found
-    assert owners_in(told, ASKED) == expected
+    assert owners_in(reported, ASKED) == expected
 
 
 def test_a_redirection_to_an_unknown_host_is_not_followed() -> None:

@@ -107,7 +107,7 @@ def test_each_reply_of_drain_has_its_type(reply: list[Any], expected: object) ->
 @pytest.mark.parametrize(
     ("reply", "words"), [([b"LOST"], "no longer holds the lease"), ([b"REWRITTEN"], "less history")]
 )
-def test_a_scheduler_that_may_not_write_is_told_why(reply: list[Any], words: str) -> None:
+def test_a_scheduler_that_may_not_write_is_reported_why(reply: list[Any], words: str) -> None:
     """A lost lease and a rewritten history are different errors."""
     with pytest.raises(FencedError, match=words):
         result(commands(reply).snapshot_begin(KEYS, LEASE, Position()))
@@ -139,7 +139,7 @@ def test_a_reason_is_one_line_of_limited_length() -> None:
     assert len(one_line("x" * (2 * MAX_REASON_CHARS))) == MAX_REASON_CHARS
 
 
-def test_what_keeps_a_server_from_waiting_for_disks_is_told_with_its_fix() -> None:
+def test_what_keeps_a_server_from_waiting_for_disks_is_reported_with_its_fix() -> None:
     """No append-only file, no WAITAOF; any other error is not ours."""
     no_file = wait_unsupported_error(Exception("WAITAOF cannot be used when appendonly is off"))
     assert "CONFIG SET appendonly yes" in str(no_file)

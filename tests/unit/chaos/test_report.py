@@ -119,7 +119,7 @@ def test_violation_belongs_to_the_fault_during_or_before_it() -> None:
     nowhere = Violation("d")
     found = outcome(EVERY_RUNG, during, after, calm, nowhere)
     assert {row.fault: row.violations for row in rows(found)} == {"cut": ["a", "b"], "kill": []}
-    text = told(found)
+    text = reported(found)
     assert "c (of the run" in text
     assert "d (of the run" in text
     assert "a (of the run" not in text
@@ -135,7 +135,7 @@ def test_recovery_belongs_to_the_fault() -> None:
 def test_report_says_what_is_missing_and_the_bound() -> None:
     """In words and in JSON: faults, ways of recovery, what was left out, staleness and bound."""
     found = outcome([Seen(11.0, "r", "live", 2.5, ())], happened=(CUT,))
-    text = told(found)
+    text = reported(found)
     for words in (
         "faults without effect: kill",
         "ways of recovery not taken: gap -> log",
@@ -152,7 +152,7 @@ def test_report_says_what_is_missing_and_the_bound() -> None:
     assert (report["largest_lag_while_live_s"], report["staleness_bound_s"]) == (2.5, 3.0)
 
 
-def told(found: Outcome) -> str:
+def reported(found: Outcome) -> str:
     """What a person reads."""
     console = Console(file=io.StringIO(), width=200)
     print_report(console, found)

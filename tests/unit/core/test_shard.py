@@ -149,7 +149,9 @@ def test_a_key_that_a_scan_gives_twice_counts_as_given_last(history: History) ->
 # -- changes -------------------------------------------------------------------------------------
 
 
-def test_each_change_is_told_once_with_what_it_made(history: History, replica: Follower) -> None:
+def test_each_change_is_reported_once_with_what_it_made(
+    history: History, replica: Follower
+) -> None:
     """A change has key, new value, operation, position and time; refused deltas make none."""
     replica.changes.clear()
     runs = [
@@ -171,7 +173,9 @@ def test_each_change_is_told_once_with_what_it_made(history: History, replica: F
     assert (tally.deltas, tally.applied, tally.refused) == (7, 6, 1)
 
 
-def test_after_a_load_exactly_the_differences_are_told(history: History, replica: Follower) -> None:
+def test_after_a_load_exactly_the_differences_are_reported(
+    history: History, replica: Follower
+) -> None:
     """Differences are marked; a value of another type differs, an equal one does not."""
     write(history, (OP_SET, "gone", 1), (OP_SET, "typed", 1), (OP_SET, "same", [1]))
     replica.receive_all()
@@ -352,7 +356,7 @@ def test_loading_for_ever_ends_loudly(history: History, replica: Follower) -> No
 # -- histories ------------------------------------------------------------------------------------
 
 
-def test_an_epoch_is_told_from_another_even_before_its_first_batch() -> None:
+def test_an_epoch_is_reported_from_another_even_before_its_first_batch() -> None:
     """Two empty shards differ only in the epoch, and a token names it."""
     history = History()
     history.heartbeat()

@@ -98,7 +98,7 @@ def test_the_status_is_exact_though_nobody_noticed() -> None:
     assert tracked.tracker.status is Status.STALE
 
 
-def test_a_silence_that_no_timer_saw_is_told_before_what_ends_it() -> None:
+def test_a_silence_that_no_timer_saw_is_reported_before_what_ends_it() -> None:
     """A status read in between is `stale`, so the changes include it."""
     tracked = Tracked()
     tracked.join()
@@ -114,7 +114,7 @@ def test_a_silence_that_no_timer_saw_is_told_before_what_ends_it() -> None:
     assert [step[2] for step in tracked.told] == ["silence", "subscribed", "caught_up"]
 
 
-def test_a_link_is_given_up_for_silence_only_after_that_is_told() -> None:
+def test_a_link_is_given_up_for_silence_only_after_that_is_reported() -> None:
     """The link is kept until both the last packet and the log's proof are too old."""
     tracked = Tracked()
     (shard,) = tracked.shards
@@ -177,7 +177,7 @@ def test_a_shard_beyond_its_bound_keeps_the_others_from_being_live() -> None:
     ("status", "reason"), [(Status.CLOSED, "close"), (Status.FAILED, "give_up")]
 )
 @pytest.mark.parametrize("shards", [0, 2])
-def test_the_end_is_told_once(status: Status, reason: str, shards: int) -> None:
+def test_the_end_is_reported_once(status: Status, reason: str, shards: int) -> None:
     """Closing is reported once, with or without shards, and later events change nothing."""
     tracked = Tracked(shards)
     tracked.tracker.end(status, reason)

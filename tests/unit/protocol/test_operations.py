@@ -62,11 +62,11 @@ def test_an_effect_names_the_deltas_that_changed_nothing(op: Op) -> None:
     keys = ["number", "absent", "text"]
     given = None if op.column is Column.NOTHING else GIVEN[op.column] * len(keys)
     after, unchanged = op.effect(values, keys, given)
-    told = dict(zip(keys, after, strict=True))
+    reported = dict(zip(keys, after, strict=True))
     for n, key in enumerate(keys):
         if n in unchanged:
             assert values.get(key) == before.get(key)
         else:
-            assert values.get(key) == told[key]
+            assert values.get(key) == reported[key]
             assert values.get(key, before) != before.get(key, values)
     assert op.refuses == (unchanged == [2])

@@ -114,12 +114,12 @@ def shown(value: object) -> str:
 def test_every_constant_of_the_protocol_stands_in_the_document() -> None:
     """A limit or code is the same number in the code and in the document; none is missing."""
     coded = {name: shown(value) for name, value in vars(constants).items() if name.isupper()}
-    told = {
+    reported = {
         name: value
         for names, values, _ in table("names in protocol/constants.py", "values", "of what")
         for name, value in zip(names.split(", "), values.split(", "), strict=True)
     }
-    assert told == coded
+    assert reported == coded
 
 
 def test_the_operations_of_the_document_are_those_of_the_code() -> None:
@@ -148,13 +148,13 @@ def test_limits_named_in_rules_are_those_of_the_code(limit: str) -> None:
 
 def test_names_in_redis_are_those_of_the_code() -> None:
     """Key names built from the document match ours."""
-    told = {name: words(key)[0] for name, key, *_ in table("name", "key", "type")}
+    reported = {name: words(key)[0] for name, key, *_ in table("name", "key", "type")}
     keys = ShardKeys.of("ns", 0, 1)
     coded = {"config": config_key("ns"), "pending": keys.pending("n1")}
     coded |= {name: getattr(keys, name) for name in keys.__slots__ if name != "prefix"}
     spelt = {
         name: key.replace("<namespace>", "ns").replace("<tag>", "ns:0").replace("<node>", "n1")
-        for name, key in told.items()
+        for name, key in reported.items()
     }
     assert spelt == coded
 
@@ -166,9 +166,9 @@ def test_tags_and_shards_of_the_examples() -> None:
         assert words(tags) == [shard_tag(name, shard, count) for shard in range(count)]
     for key, four, many in table("key", "shards 4"):
         assert (shard_of(words(key)[0], 4), shard_of(words(key)[0], 4096)) == (int(four), int(many))
-    for key, *told in table("number key", "shards 4"):
+    for key, *reported in table("number key", "shards 4"):
         column = np.array([words(key)[0]], dtype=np.uint64)
-        assert [int(shards_of_numbers(column, n)[0]) for n in (4, 4096)] == list(map(int, told))
+        assert [int(shards_of_numbers(column, n)[0]) for n in (4, 4096)] == list(map(int, reported))
     assert f"{SPREAD:#x}" in DOC
     assert f"0x{crc32(b'123456789'):x}" in DOC
     # 0x31c3 is below 16,384, so that the slot shows the whole checksum.
@@ -180,13 +180,13 @@ def test_tags_and_shards_of_the_examples() -> None:
 
 def test_fields_of_hashes_and_log_are_those_of_the_lua_files() -> None:
     """Every field that a command reads or writes is documented, and no other."""
-    told: dict[str, set[str]] = {"config": set(), "log": set(), "meta": set()}
+    reported: dict[str, set[str]] = {"config": set(), "log": set(), "meta": set()}
     for where, field, *_ in table("hash", "field", "form"):
-        told[where].add(words(field)[0].replace("<node>", "").replace("<number>", ""))
+        reported[where].add(words(field)[0].replace("<node>", "").replace("<number>", ""))
     used = {name: set(re.findall(r"'([a-z_]+:?)'", body(name))) for name in NAMES}
-    assert used["join"] == told["config"]
-    assert used["drain"] >= told["log"]
-    assert set().union(*used.values()) - used["join"] - told["log"] == told["meta"]
+    assert used["join"] == reported["config"]
+    assert used["drain"] >= reported["log"]
+    assert set().union(*used.values()) - used["join"] - reported["log"] == reported["meta"]
 
 
 def test_every_lua_file_is_a_documented_command() -> None:
@@ -199,13 +199,13 @@ def test_every_lua_file_is_a_documented_command() -> None:
 def test_keys_and_arguments_of_a_command(row: list[str]) -> None:
     """KEYS and ARGV of the table are what the Lua file binds, in this order; replies likewise."""
     name, _, keys, argv, replies = row
-    for kind, told in (("KEYS", keys.split(", ")), ("ARGV", argv.split(", "))):
-        fixed = [word for word in told if "..." not in word]
+    for kind, reported in (("KEYS", keys.split(", ")), ("ARGV", argv.split(", "))):
+        fixed = [word for word in reported if "..." not in word]
         bound = _bindings(body(name), kind)
         assert max(bound) == len(fixed)
         assert all(word in fixed[at - 1].split(" or ") for at, word in bound.items() if word)
         is_open = re.search(rf"{kind}\[[A-Za-z]|unpack\({kind}", body(name)) is not None
-        assert is_open == (len(fixed) < len(told))
+        assert is_open == (len(fixed) < len(reported))
     statuses = set(re.findall(r"return \{'([A-Z]+)'", body(name)))
     assert set(words(replies)) == statuses
 
@@ -234,12 +234,12 @@ def test_the_rights_are_those_that_statebroker_acl_gives() -> None:
     (header,) = [line for line in DOC.splitlines() if line.startswith("| on |")]
     roles = [ROLE_OF[name] for name in _cells(header)[1:]]
     assert roles == list(ROLE_OF.values())
-    told: list[dict[str, frozenset[str]]] = [{} for _ in roles]
+    reported: list[dict[str, frozenset[str]]] = [{} for _ in roles]
     for on, *cells in table("on", "producer"):
-        for role, cell in zip(told, cells, strict=True):
+        for role, cell in zip(reported, cells, strict=True):
             if words(cell):
                 role[on] = frozenset(words(cell))
-    for role, rights in zip(roles, told, strict=True):
+    for role, rights in zip(roles, reported, strict=True):
         coded = dict(role.keys) | {
             "channel": role.channel,
             "bulk": role.bulk,
@@ -277,8 +277,8 @@ def test_a_role_may_what_it_does_and_no_more(name: str) -> None:
     for command, by, keys, *_ in table("command", "called by"):
         if by == name or ("everybody" in by and name != "subscriber"):
             script = "evalsha_ro" if name == "subscriber" else "evalsha"
-            told = [key.split(" or ") for key in keys.replace(" ...", "").split(", ")]
-            either = {key: one for one in told for key in one}
+            reported = [key.split(" or ") for key in keys.replace(" ...", "").split(", ")]
+            either = {key: one for one in reported for key in one}
             does |= {f"{script} {key}" for key in either}
             for called, variable in re.findall(
                 r"redis\.call\('(\w+)', (?:unpack\()?([a-z]\w*)", body(command)
@@ -373,8 +373,8 @@ def test_the_digest_in_the_document_is_what_we_sum_up() -> None:
         assert digest.sums == expected
         assert range_of(key.strip("`")) == int(at)
         name = hashlib.sha1(key.strip("`").encode()).hexdigest()  # noqa: S324 - finds faults only
-        told = hashlib.sha1(name.encode() + bytes.fromhex(packed.strip("`")))  # noqa: S324
-        assert told.hexdigest()[:16] == entry.strip("`")
+        reported = hashlib.sha1(name.encode() + bytes.fromhex(packed.strip("`")))  # noqa: S324
+        assert reported.hexdigest()[:16] == entry.strip("`")
 
 
 def test_every_dump_is_compared_with_something() -> None:
@@ -501,12 +501,12 @@ def event_of(packet: Packet) -> Event | None:
 
 def test_packets_are_classified_as_the_document_says() -> None:
     """Each line of the document's table is what a replica makes of such packets."""
-    told = {
+    reported = {
         packet: set(re.findall(r"[a-z]+", events)) for packet, events in table("packet", "event")
     }
-    assert list(told) == list(CLASSIFIED)
+    assert list(reported) == list(CLASSIFIED)
     for line, cases in CLASSIFIED.items():
-        assert told[line] >= {event or "no" for event in cases}
+        assert reported[line] >= {event or "no" for event in cases}
         for event, packets in cases.items():
             for packet in packets:
                 assert event_of(packet) is event, (line, packet)
@@ -522,8 +522,8 @@ def test_elements_of_packets_stand_in_the_order_of_the_table() -> None:
 def test_each_answer_has_its_line() -> None:
     """The document says how to handle every reply of `append` and `drain`."""
     replies = {row[0]: set(words(row[4])) for row in table("command", "called by")}
-    told = {words(answer)[0] for answer, _ in table("answer", "then") if words(answer)}
-    assert told == replies["append"]
+    reported = {words(answer)[0] for answer, _ in table("answer", "then") if words(answer)}
+    assert reported == replies["append"]
     assert {words(answer)[0] for answer, _ in table("`drain` answers", "then")} == replies["drain"]
 
 
@@ -544,7 +544,7 @@ def test_the_table_of_phases_is_the_one_that_replicas_run() -> None:
     assert set(phases) == set(Status)
     rows = table("event", "connecting")
     assert {row[0] for row in rows} == set(Event)
-    told = {
+    reported = {
         (Status(phase), Event(event)): Status(phase if cell == "-" else cell)
         for event, *cells in rows
         for phase, cell in zip(phases, cells, strict=True)
@@ -552,4 +552,4 @@ def test_the_table_of_phases_is_the_one_that_replicas_run() -> None:
     coded = {
         (phase, event): after for phase, row in TRANSITIONS.items() for event, after in row.items()
     }
-    assert told == coded
+    assert reported == coded

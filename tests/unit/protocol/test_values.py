@@ -196,8 +196,8 @@ def test_a_list_within_itself_is_refused() -> None:
 @pytest.mark.parametrize("size", [0, 1, MAX_VALUE_BYTES - 1, MAX_VALUE_BYTES])
 def test_values_up_to_the_limit_are_admitted(size: int, make: Callable[[int], Any]) -> None:
     """1 MiB exactly is in; one byte more is out, as the refusals above show."""
-    value, told = admit(make(size))
-    assert size <= len(pack_value(value)) <= told
+    value, reported = admit(make(size))
+    assert size <= len(pack_value(value)) <= reported
 
 
 def test_the_limit_counts_bytes_and_not_the_worst_case() -> None:

@@ -72,7 +72,7 @@ def test_a_loop_ends_while_a_name_is_looked_up(names: NameServer) -> None:
 
 
 def test_closing_waits_for_no_name_server(names: NameServer) -> None:
-    """So does the thread of producers and replicas."""
+    """The thread of producers and replicas ends although a name lookup still waits."""
     loop = LoopThread("mine")
     loop.call(give_up())
     assert names.asked == {"slow.example": 1}

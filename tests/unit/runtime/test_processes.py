@@ -47,8 +47,8 @@ def test_a_tied_command_keeps_arguments_and_process_id() -> None:
     """The process that started it can signal it and read its output."""
     command = tied([sys.executable, "-c", "import os, sys; print(os.getpid(), sys.argv[1])", "a b"])
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        told = process.communicate()[0]
-    assert told == f"{process.pid} a b\n"
+        reported = process.communicate()[0]
+    assert reported == f"{process.pid} a b\n"
 
 
 def test_the_output_of_a_process_is_in_its_files(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_who_is_cancelled_while_ending_others_leaves_none_behind() -> None:
 
 def test_errors_of_what_is_ended_are_dropped() -> None:
     """An error of an ended task is ignored, without a warning of asyncio."""
-    told: list[object] = []
+    reported: list[object] = []
 
     async def fail(begun: asyncio.Event) -> None:
         begun.set()
@@ -70,7 +70,9 @@ def test_errors_of_what_is_ended_are_dropped() -> None:
             raise ValueError
 
     async def play() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: reported.append(context)
+        )
         begun = asyncio.Event()
         failing = asyncio.create_task(fail(begun))
         await begun.wait()
@@ -81,7 +83,7 @@ def test_errors_of_what_is_ended_are_dropped() -> None:
         gc.collect()
 
     asyncio.run(play())
-    assert told == []
+    assert reported == []
 
 
 def test_a_late_result_is_discarded_though_the_caller_is_cancelled_twice() -> None:

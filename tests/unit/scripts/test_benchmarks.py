@@ -101,9 +101,9 @@ def test_the_page_shows_every_run_and_what_does_not_count() -> None:
 
 def test_the_json_object_holds_every_run() -> None:
     """It can be serialized, has faults and ratios, and is valid only without a fault."""
-    told = json.loads(json.dumps(as_object(REPORT)))
-    throughput = told["scenarios"]["throughput"]
-    assert told["valid"] is False
+    reported = json.loads(json.dumps(as_object(REPORT)))
+    throughput = reported["scenarios"]["throughput"]
+    assert reported["valid"] is False
     assert len(throughput["samples"]) == len(RESULT.samples)
     assert throughput["samples"][4]["fault"] == FAULT
     assert throughput["contenders"]["zeromq"]["ratio"]["median"] == 2.5
@@ -131,7 +131,7 @@ def test_the_right_state_is_the_last_value_of_each_key(updates: int) -> None:
     assert difference(dict(right), updates, KEYS) == ""
 
 
-def test_a_state_that_is_wrong_is_told() -> None:
+def test_a_state_that_is_wrong_is_reported() -> None:
     """A key that is missing, one too many, and a value that is old."""
     state = final_state(KEYS + 1, KEYS)
     del state["vehicle/00001"]
@@ -144,8 +144,8 @@ def test_who_is_not_installed_is_skipped_with_the_fix() -> None:
     """The modules are named."""
     ours = THROUGHPUT.contenders[0]
     assert skip_reason(ours) == ""
-    told = skip_reason(dataclasses.replace(ours, needs=("redis", "no_such_module")))
-    assert told == "not installed here: no_such_module; pip install 'statebroker[bench]'"
+    reported = skip_reason(dataclasses.replace(ours, needs=("redis", "no_such_module")))
+    assert reported == "not installed here: no_such_module; pip install 'statebroker[bench]'"
 
 
 def test_without_docs_no_folder_is_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +159,7 @@ def test_without_docs_no_folder_is_written(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--only", "carrier-pigeon"], "xadd-xread"),
         (["--rounds", "0"], "0 is not from 1 to 100"),
@@ -168,12 +168,12 @@ def test_without_docs_no_folder_is_written(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_what_cannot_be_run_is_refused(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], reported: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With what can."""
     with pytest.raises(SystemExit):
         parse(words)
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
 def test_scenarios_name_each_contender_once_and_ours_first() -> None:

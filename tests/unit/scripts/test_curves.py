@@ -154,8 +154,11 @@ def test_numbers_that_were_written_give_the_same_page(
 def test_numbers_of_different_machines_do_not_get_onto_one_page() -> None:
     """Nor do those of different versions; the error names the difference."""
     versions = {"Python": "3.11.7", "hiredis": "3"}
-    for changes, told in (({"machine": {"cores": "4"}}, "cores"), ({"versions": versions}, "hire")):
-        with pytest.raises(BenchmarkError, match=told):
+    for changes, reported in (
+        ({"machine": {"cores": "4"}}, "cores"),
+        ({"versions": versions}, "hire"),
+    ):
+        with pytest.raises(BenchmarkError, match=reported):
             merged(run(), before(**changes), SCENARIOS, ())
 
 
@@ -206,15 +209,15 @@ def row(report: Report, what: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("share", "told"),
+    ("share", "reported"),
     [(25.0, ["≤ 25 %", "25.0 %", "reached"]), (25.1, ["≤ 25 %", "25.1 %", "**missed** (1)"])],
 )
 def test_a_target_is_reached_at_its_bound_and_a_miss_is_explained(
-    share: float, told: list[str]
+    share: float, reported: list[str]
 ) -> None:
     """With the number that was measured."""
     measured_ = measured("curve-nodes", {("bare", 1_000): {"server_share": share}})
-    assert row(run(measured_), "1,000 nodes") == told
+    assert row(run(measured_), "1,000 nodes") == reported
     notes = [line for line in target_lines(run(measured_)) if line.startswith("1. Evenly spread")]
     assert len(notes) == (share > 25)
 
@@ -252,10 +255,10 @@ def test_ratios_of_throughput_and_medians_of_scenarios_reach_targets() -> None:
     result = Result(throughput, samples, {}, PROVENANCE)
     assert row(run(results=(result,)), "object plane against HSET")[1:] == ["40.0 x", "reached"]
     assert row(run(results=(result,)), "ZeroMQ")[1] == "10.0 x"
-    for updates, told in ((1_000_000, ["3.00 s", "1.50 x"]), (250_000, ["-", "-"])):
+    for updates, reported in ((1_000_000, ["3.00 s", "1.50 x"]), (250_000, ["-", "-"])):
         loads = tuple(
             Sample(name, 1, updates, {"seconds": seconds})
             for name, seconds in (("statebroker-load", 3.0), ("hscan", 2.0))
         )
         loaded = run(results=(Result(load, loads, {}, PROVENANCE),))
-        assert [row(loaded, "full load")[1], row(loaded, "bare HSCAN")[1]] == told
+        assert [row(loaded, "full load")[1], row(loaded, "bare HSCAN")[1]] == reported

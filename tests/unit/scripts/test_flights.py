@@ -189,7 +189,7 @@ def test_missing_values_are_na_or_empty(tmp_path: Path, missing: str) -> None:
     assert not any(key.startswith("aircraft/") for key in replay(movements_of([flight])))
 
 
-def test_rows_that_would_share_a_key_are_told_apart(tmp_path: Path) -> None:
+def test_rows_that_would_share_a_key_are_reported_apart(tmp_path: Path) -> None:
     """A second row of the same flight gets a key of its own, the same one at every reading."""
     keys = [flight.key for flight in flights(tmp_path, TO_HOUSTON, TO_HOUSTON, TO_MIAMI)]
     assert keys[:2] == ["flight/2013-01-01/UA1545/EWR/0515", "flight/2013-01-01/UA1545/EWR/0515/2"]
@@ -237,7 +237,7 @@ def test_one_airport_is_enough(tmp_path: Path) -> None:
         (TO_HOUSTON.replace(",227,", ",-1,"), "air_time", "'-1' is not within 0 and 1440"),
     ],
 )
-def test_a_wrong_value_is_told_with_line_and_column(
+def test_a_wrong_value_is_reported_with_line_and_column(
     tmp_path: Path, row: str, column: str, reason: str
 ) -> None:
     """The error names file, line, column, value and fault."""

@@ -196,7 +196,7 @@ MIB = 1 << 20
         ),
     ],
 )
-def test_each_fault_is_told_with_what_follows_and_the_fix(
+def test_each_fault_is_reported_with_what_follows_and_the_fix(
     facts: Facts, check: str, severity: Severity, seen: str, fix: str
 ) -> None:
     """Severity, what was seen, a consequence, and a fix that names the command."""

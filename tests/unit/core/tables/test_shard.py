@@ -413,7 +413,7 @@ def spoilt() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("spoil", "differs"), [*spoilt()])
-def test_differences_are_told_key_by_key(spoil: Any, differs: Any) -> None:
+def test_differences_are_reported_key_by_key(spoil: Any, differs: Any) -> None:
     """Differences name values, timestamps and missing keys; equal keys are left out."""
     mine, theirs = ShardTables(), ShardTables()
     for one in (mine, theirs):
