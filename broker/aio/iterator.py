@@ -60,6 +60,10 @@ class Reader(Generic[T]):
                 self._engine.check_fork()
         return self._taken.pop()
 
+    async def aclose(self) -> None:
+        """End the iteration as `close()` does, for `contextlib.aclosing`."""
+        self.close()
+
     def close(self) -> None:
         """End the iteration; items that are queued can still be read."""
         self._engine.remove_queue(self._queue)

@@ -55,7 +55,7 @@ MEMBERS = [
     (TableWriter, TABLE_WRITER),
     (AsyncTableWriter, TABLE_WRITER),
     (Reader, "close"),
-    (AsyncReader, "close"),
+    (AsyncReader, "aclose close"),
     (TableView, "copy get items keys kind name parts read timestamp to_arrow to_pandas values"),
     (broker.Change, "count index key operation position resync shard timestamp_ms value"),
     (broker.Difference, "history key offset replica shard"),

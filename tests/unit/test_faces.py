@@ -49,7 +49,7 @@ PAIRS = [
 ]
 
 # How objects begin and end is what differs: a constructor cannot await.
-EXCEPTIONS = {"open", "__init__", "__aenter__", "__aexit__", "__enter__", "__exit__"}
+EXCEPTIONS = {"open", "aclose", "__init__", "__aenter__", "__aexit__", "__enter__", "__exit__"}
 TWINS = {"__aiter__": "__iter__", "__anext__": "__next__"}
 
 

@@ -271,7 +271,9 @@ class TableView(CopyableMapping[Any, Any]):
         import pyarrow as pa  # noqa: PLC0415 - only if asked for
 
         copy = self.copy()
-        return pa.table({"key": copy.keys, "value": copy.values, "timestamp": copy.timestamps})
+        # The type of no keys could not be told from them.
+        keys = pa.array(copy.keys, type=pa.string() if self._key.is_named else pa.uint64())
+        return pa.table({"key": keys, "value": copy.values, "timestamp": copy.timestamps})
 
 
 def _read_only(column: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+from contextlib import aclosing, closing
 from typing import Any
 
 import pytest
@@ -91,6 +92,28 @@ def test_closing_ends_an_iteration_that_waits(
     replica.close()
     threads[1].join(10)
     assert ended == ["first", "second"]
+
+
+def test_closing_of_the_standard_library_ends_an_iteration(server: Server, namespace: str) -> None:
+    """`contextlib.closing` around the changes of a replica, `aclosing` for asyncio."""
+    with (
+        Replica(server.url, namespace=namespace) as replica,
+        closing(replica.changes()) as changes,
+        closing(replica.statuses()),
+    ):
+        changes.close()
+        assert list(changes) == []
+
+    async def reads() -> list[Any]:
+        async with (
+            aio.Replica(server.url, namespace=namespace) as replica,
+            aclosing(replica.changes()) as changes,
+            aclosing(replica.statuses()),
+        ):
+            await changes.aclose()
+            return [change async for change in changes]
+
+    assert asyncio.run(reads()) == []
 
 
 def test_a_slow_reader_of_changes_is_reported_by_its_own_policy(
