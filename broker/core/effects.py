@@ -77,6 +77,13 @@ class KeysRepaired:
     keys: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ForeignHistory:
+    """The channel also carries the history of another database; its packets are ignored; log it."""
+
+    epoch: bytes
+
+
 Read: TypeAlias = ReadLog | LoadState
 Effect: TypeAlias = (
     ReadLog
@@ -87,4 +94,5 @@ Effect: TypeAlias = (
     | ChangesVisible
     | FullStateWritten
     | KeysRepaired
+    | ForeignHistory
 )

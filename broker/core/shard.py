@@ -19,6 +19,7 @@ from broker.core.content import Content
 from broker.core.effects import (
     ChangesVisible,
     Effect,
+    ForeignHistory,
     FullStateWritten,
     KeysRepaired,
     LoadState,
@@ -29,6 +30,7 @@ from broker.core.effects import (
     StopReading,
 )
 from broker.core.fold import Tally, decode_chunks
+from broker.core.foreign import ForeignHistories
 from broker.core.freshness import Freshness
 from broker.core.kept_batches import KeptBatches
 from broker.core.recent_ids import RecentIds
@@ -81,6 +83,7 @@ class ShardState:
         self._kept = KeptBatches()
         self._recent = RecentIds()
         self._bulk = BulkChunks()
+        self._foreign = ForeignHistories()
         self._undecided = 0
         self._undecided_reason = ""
 
@@ -155,6 +158,7 @@ class ShardState:
         self._subscribed = True
         self._arrived_at = now
         self._kept.take()
+        self._foreign.clear()
         self._enter(Event.SUBSCRIBED)
         if self._load is not None:
             # The pages read so far may come from another server than the next ones.
@@ -213,6 +217,10 @@ class ShardState:
         if packet.shard != self.shard:
             self.counts.packets_unreadable += 1
             return ()
+        if packet.epoch in self._foreign:
+            # It proves nothing, not even that this shard's packets arrive.
+            self.counts.packets_foreign += 1
+            return ()
         # A reader may have seen `stale` before this packet: the status changes must include it.
         self._notice_silence(now)
         self._arrived_at = now
@@ -227,6 +235,8 @@ class ShardState:
             self._effects.append(FullStateWritten(packet.offset))
             return None
         event = self._recent.classify(packet, self.position)
+        if packet.epoch != self.position.epoch:
+            self._foreign.suspect(packet.epoch)
         if event is Event.NEXT and isinstance(packet, Batch):
             self._apply(packet, self.content)
         if event in (Event.NEXT, Event.CURRENT):
@@ -299,8 +309,12 @@ class ShardState:
             self._enter(Event.QUIET)
         else:
             self._enter(Event.UNPUBLISHED if self.overdue(asked_at) > 0 else Event.CAUGHT_UP)
+        if (foreign := self._foreign.own(head.position.epoch)) is not None:
+            self._effects.append(ForeignHistory(foreign))
         first = self.position.offset
         for batch in self._kept.take():
+            if batch.epoch in self._foreign:
+                continue
             # If one of them is missing, the log is read again; it has them all.
             if batch.offset > first and self._take(batch, asked_at) not in _APPLIED:
                 break

@@ -17,6 +17,7 @@ class ShardCounts:
     bytes_received: int = 0
     packets: int = 0
     packets_unreadable: int = 0
+    packets_foreign: int = 0
     loads: int = 0
     self_checks: int = 0
     self_checks_failed: int = 0
@@ -31,6 +32,7 @@ class ShardCounts:
         self.bytes_received += other.bytes_received
         self.packets += other.packets
         self.packets_unreadable += other.packets_unreadable
+        self.packets_foreign += other.packets_foreign
         self.loads += other.loads
         self.self_checks += other.self_checks
         self.self_checks_failed += other.self_checks_failed

@@ -285,6 +285,7 @@ class ReplicaEngine:
             bytes_received=counts.bytes_received,
             packets=counts.packets,
             packets_unreadable=counts.packets_unreadable,
+            packets_foreign=counts.packets_foreign,
             gaps=events[Event.GAP],
             forks=events[Event.FORK],
             cuts=events[Event.CUT],

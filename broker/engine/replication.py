@@ -20,6 +20,7 @@ from broker.core.change_queue import ChangeQueue
 from broker.core.effects import (
     ChangesVisible,
     Effect,
+    ForeignHistory,
     FullStateWritten,
     KeysRepaired,
     LoadState,
@@ -170,11 +171,8 @@ class Follower:
                     self._deliver(effect.changes)
                 case FullStateWritten():
                     self._full_state_written[shard.shard].set()
-                case KeysRepaired():
-                    log.error(
-                        "self_check_repaired shard=%d keys=%d first=%s",
-                        *(shard.shard, len(effect.keys), sorted(effect.keys)[:SHOWN_KEYS]),
-                    )
+                case KeysRepaired() | ForeignHistory():
+                    _log_effect(self.namespace, shard, effect)
                 case _:
                     assert_never(effect)
         # The deadline may be earlier now: a packet may prove less than an earlier read did.
@@ -315,6 +313,20 @@ class Follower:
 def _never_fits(namespace: str, shard: ShardState) -> ReplicaFailedError:
     return ReplicaFailedError(
         f"shard {shard.shard} of {namespace!r} was loaded {shard.loads_in_a_row} times in a row, "
-        "and no published batch ever followed it; two histories seem to be mixed: run "
-        "`statebroker verify`"
+        "and no published batch ever followed it; two histories seem to be mixed, as by a copy in "
+        "another database of the server: run `statebroker doctor`, then `statebroker verify`"
+    )
+
+
+def _log_effect(namespace: str, shard: ShardState, effect: KeysRepaired | ForeignHistory) -> None:
+    if isinstance(effect, KeysRepaired):
+        log.error(
+            "self_check_repaired shard=%d keys=%d first=%s",
+            *(shard.shard, len(effect.keys), sorted(effect.keys)[:SHOWN_KEYS]),
+        )
+        return
+    log.warning(
+        "foreign_history namespace=%s shard=%d epoch=%s fix=%s",
+        *(namespace, shard.shard, effect.epoch.hex()),
+        "another database of this server has a namespace of this name; rename one",
     )

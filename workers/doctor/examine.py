@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, Final
@@ -17,11 +18,11 @@ from broker.backend.replies import DrainLimits
 from broker.backend.topology import Client
 from broker.backend.urls import has_login
 from broker.errors import BackendError
-from broker.protocol.names import ShardKeys
+from broker.protocol.names import ShardKeys, config_key
 from workers.doctor.model import Facts
 from workers.doctor.rights import NOOP_SCRIPT, rights_of, try_rights
 
-SECTIONS: Final = ("server", "clients", "memory", "persistence", "replication")
+SECTIONS: Final = ("server", "clients", "memory", "persistence", "replication", "keyspace")
 SETTINGS: Final = (
     *("save", "appendfsync", "client-output-buffer-limit"),
     *("min-replicas-to-write", "min-replicas-max-lag", "cluster-require-full-coverage"),
@@ -62,7 +63,27 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
         is_owner=is_owner,
         largest_batch=DrainLimits().batch_bytes,
         cluster=await _cluster_info(client) if is_cluster else {},
+        databases=await _databases(client, asked.namespace, info),
     )
+
+
+async def _databases(client: Client, namespace: str, info: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the other databases that hold the namespace too, as far as this user may look."""
+    own = int(client.connection_pool.connection_kwargs.get("db") or 0)
+    others = sorted(int(name[2:]) for name in info if re.fullmatch(r"db\d+", name))
+    found = []
+    for number in others:
+        if number == own:
+            continue
+        # On one connection, which goes back to its own database.
+        pipe = client.pipeline(transaction=False)
+        pipe.execute_command("SELECT", number)
+        pipe.exists(config_key(namespace))
+        pipe.execute_command("SELECT", own)
+        selected, exists, _ = await pipe.execute(raise_on_error=False)
+        if not isinstance(selected, Exception) and exists == 1:
+            found.append(number)
+    return tuple(found)
 
 
 async def _cluster_info(client: Client) -> dict[str, str]:

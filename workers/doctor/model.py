@@ -74,6 +74,7 @@ class Facts:
         primary: the server that it should replicate; "" if it should be a primary.
         slots: first and last of each range of slots that it owns.
         cluster: CLUSTER INFO; empty if not a Cluster node or not permitted.
+        databases: numbers of other databases that hold the same namespace.
     """
 
     url: str
@@ -99,6 +100,7 @@ class Facts:
     primary: str = ""
     slots: tuple[tuple[int, int], ...] = ()
     cluster: Mapping[str, str] = field(default_factory=dict)
+    databases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def assess_server(facts: Facts) -> list[Finding]:
         ]
     return [
         *_version(facts),
+        *_databases(facts),
         *assess_role(facts),
         *_memory(facts),
         *_persistence(facts),
@@ -55,6 +56,19 @@ def _version(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield Finding("version", OK, text)
+
+
+def _databases(facts: Facts) -> Iterator[Finding]:
+    if facts.databases:
+        numbers = ", ".join(map(str, facts.databases))
+        yield Finding(
+            "databases",
+            WARNING,
+            f"namespace {facts.namespace!r} is also in database {numbers}",
+            "channels belong to the whole server: subscribers of each get the packets of all, "
+            "which they ignore",
+            "give each database its own namespace",
+        )
 
 
 def _memory(facts: Facts) -> Iterator[Finding]:

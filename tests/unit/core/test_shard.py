@@ -338,19 +338,37 @@ def test_a_log_that_does_not_continue_mine_is_not_applied(
 
 
 def test_loading_for_ever_ends_loudly(history: History, replica: Follower) -> None:
-    """A replica fails when repeated loads never match the published history."""
-    stranger = Heartbeat(0, b"stranger", 5, b"x" * 8, NO_ID, 0, 5)
+    """A replica fails when repeated loads never match the published history of the same epoch."""
+
+    def stranger() -> Heartbeat:
+        mine = replica.state.position
+        return Heartbeat(0, mine.epoch, mine.offset, b"x" * 8, NO_ID, 0, 5)
+
     for _ in range(LOADS_BEFORE_GIVING_UP):
         assert replica.state.phase is Status.LIVE
-        replica.packet(encode_packet(stranger))
+        replica.packet(encode_packet(stranger()))
         replica.read_all()
     history.heartbeat()
     replica.receive_all()
     assert replica.state.loads_in_a_row == 0
     for _ in range(LOADS_BEFORE_GIVING_UP + 1):
-        replica.packet(encode_packet(stranger))
+        replica.packet(encode_packet(stranger()))
         replica.read_all()
     assert (replica.state.phase, replica.wanted) == (Status.FAILED, None)
+
+
+def test_packets_of_another_database_are_ignored(history: History, replica: Follower) -> None:
+    """They cost one load, prove nothing, and do not hide silence."""
+    stranger = encode_packet(Heartbeat(0, b"stranger", 5, b"x" * 8, NO_ID, 0, 5))
+    loads = replica.state.counts.loads
+    for _ in range(5):
+        replica.packet(stranger)
+        replica.read_all()
+    assert replica.state.phase is Status.LIVE
+    assert (replica.state.counts.loads, replica.state.counts.packets_foreign) == (loads + 1, 4)
+    history.heartbeat()
+    replica.receive_all()
+    assert replica.state.phase is Status.LIVE
 
 
 # -- histories ------------------------------------------------------------------------------------

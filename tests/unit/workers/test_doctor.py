@@ -434,3 +434,11 @@ def test_a_deployment_that_nobody_can_tell_of_is_an_error() -> None:
     """No node, or no sentinel, answers."""
     (one,) = assess_survey(Survey("redis+cluster://a", "cluster", unreachable="connecting: no"))
     assert (one.check, one.severity, one.seen) == ("connection", ERROR, "connecting: no")
+
+
+def test_the_same_namespace_in_another_database_is_told() -> None:
+    """Its packets come on the same channels."""
+    found = judged(replace(WELL, databases=(1, 3)))["databases"]
+    assert found.severity is WARNING
+    assert "'default' is also in database 1, 3" in found.seen
+    assert "databases" not in judged(WELL)
