@@ -63,6 +63,23 @@ class BackendError(BrokerError):
     is_temporary = False
 
 
+class DamagedError(BackendError):
+    """What lies in Redis is not what statebroker writes: others overwrote or deleted a part of it.
+
+    Nothing is guessed: what cannot be read is refused, and the text says how to mend it.
+
+    Attributes:
+        key: the Redis key.
+    """
+
+    # Whoever waits goes on once it is mended.
+    is_temporary = True
+
+    def __init__(self, key: str, what: str, *, fix: str = "run `statebroker repair`") -> None:
+        self.key = key
+        super().__init__(f"{key} is damaged: {what}; {fix}")
+
+
 class NumpyMissingError(BrokerError, ImportError):
     """Tables need numpy, and it is not installed; everything else works without."""
 

@@ -18,7 +18,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.backend.session import Session
 from broker.backend.topology import Client
-from broker.errors import BackendError
+from broker.errors import BackendError, DamagedError, NamespaceMismatchError
 from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES, TRIGGER_COUNT
 from broker.runtime import clock
 from broker.runtime.tasks import cancel_and_wait
@@ -30,7 +30,11 @@ from workers.loop import log_health_change, run_loop
 log = logging.getLogger(__name__)
 
 MAX_KNOWN_NODES = 2000
-NAMESPACE = -1  # pseudo shard number under which the health of the namespace is reported
+# Pseudo shard numbers under which the health of the namespace and of the wake-ups is reported.
+NAMESPACE = -1
+WAKE_UPS = -2
+# Something may be pending of which no deadline tells, if others deleted it.
+LOOK_INTERVAL_S = 10.0
 LOG_FULL_RETRY_S = 0.25
 # A drain starts this much before its due time: the server reports whole milliseconds, and timers
 # round up. If it is too early, the server says so and the drain is repeated.
@@ -60,6 +64,7 @@ class _Shard:
     is_woken: bool = False
     is_full: bool = False
     heartbeat_at: float = 0.0
+    look_at: float = 0.0
     counts: _Counts = field(default_factory=_Counts)
     nodes: dict[str, None] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -190,7 +195,9 @@ class FlushWorker:
         ):
             if isinstance(result, BackendError):
                 log.warning("shard_away shard=%d error=%s", shard.number, result)
-                errors.append(result)
+                # A damaged one waits for its repair, and is heard of by its own loop.
+                if not isinstance(result, DamagedError):
+                    errors.append(result)
             elif isinstance(result, BaseException):
                 raise result
         if len(errors) == len(self._shards):
@@ -206,7 +213,8 @@ class FlushWorker:
         try:
             if shard.heartbeat_at <= began:
                 await self._heartbeat(shard)
-            is_due = shard.drain_at is not None and shard.drain_at <= clock.now()
+            now = clock.now()
+            is_due = shard.look_at <= now if shard.drain_at is None else shard.drain_at <= now
             # While the log is full, wake-ups from producers are ignored: a drain would fail.
             if (shard.is_woken and not shard.is_full) or is_due:
                 await self._drain(shard)
@@ -231,6 +239,10 @@ class FlushWorker:
         except BackendError as error:
             self.health.failed(began, str(error), NAMESPACE)
             raise
+        except NamespaceMismatchError as error:
+            # Others overwrote how it was made, or made it again: what is here is served meanwhile.
+            self.health.failed(began, str(error), NAMESPACE)
+            return self._interval
         self.health.succeeded(NAMESPACE)
         return self._interval
 
@@ -280,6 +292,7 @@ class FlushWorker:
         if isinstance(reply, Drained):
             self._count(shard, reply)
             self.health.published(shard.number, reply.offset, now)
+        shard.look_at = now + LOOK_INTERVAL_S
         if isinstance(reply, Drained | NotDue):
             shard.is_full = False
             shard.drain_at = None if reply.next_ms < 0 else asked + reply.next_ms / 1000 - EARLY_S
@@ -324,6 +337,7 @@ class FlushWorker:
             keys[shard.number].ready.encode(): shard for shard in shards
         }
         while True:
+            began = clock.now()
             try:
                 woken = await client.blpop(list(by_key), timeout=WAKE_TIMEOUT_S)
                 self.health.wakes()
@@ -331,12 +345,16 @@ class FlushWorker:
                 # Without it everything works, but late: that must be told.
                 if isinstance(error, NoPermissionError) or "unknown command" in str(error):
                     self.health.wake_refused(str(error))
+                if "WRONGTYPE" in str(error):
+                    names = ", ".join(keys[shard.number].ready for shard in shards)
+                    self.health.failed(began, str(DamagedError(names, "no list")), WAKE_UPS)
                 await asyncio.sleep(WAKE_RETRY_S)
                 continue
             except (RedisError, OSError):
                 # The polls meet the same error, log it and back off.
                 await asyncio.sleep(LOG_FULL_RETRY_S)
                 continue
+            self.health.succeeded(WAKE_UPS)
             if woken is not None:
                 by_key[woken[0]].is_woken = True
                 by_key[woken[0]].wake.set()

@@ -16,7 +16,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from broker.backend.session import Session
-from broker.errors import BackendError, BrokerError, ConnectError
+from broker.engine.log_reader import LogMovedError
+from broker.errors import BackendError, BrokerError, ConnectError, DecodeError
 from broker.runtime import clock
 from broker.stats import SchedulerShardStats, SchedulerStats
 from workers.health import GREEN, ScheduleHealth
@@ -195,6 +196,8 @@ class Scheduler:
             except (BrokerError, MemoryError) as error:
                 counts.errors += 1
                 text = str(error) or "out of memory: the worker holds all tables of its shards"
+                if isinstance(error, DecodeError | LogMovedError):
+                    text += "; if it stays, run `statebroker repair`"
                 log.warning("snapshot_failed shard=%d error=%s", shard.shard, text)
                 self.health.failed(shard.shard, text)
                 if isinstance(error, ConnectError):

@@ -237,7 +237,6 @@ class SnapshotWorker:
         """Write the net changes page by page; every page checks and renews the lease."""
         offset = changes.position.offset
         lease = Lease(self.holder, self.fence, self._ttl_ms, os.urandom(BATCH_ID_BYTES))
-        self._lease = lease
         commands, client = self._session.commands, self._session.client
         known = await commands.snapshot_begin(self._keys, lease, changes.position)
         digest = await self._digest_from(known)
@@ -261,15 +260,16 @@ class SnapshotWorker:
                 elif old is not None:
                     gone.append(name)
             await commands.snapshot_page(self._keys, lease, bytes(digest), fields, gone)
+            lease = lease.after_page()
             sets += len(fields)
             deletes += len(gone)
+        self._lease = lease
         if changes.tables is not None:
             sets += await self._write_tables(changes, changes.tables, bytes(digest))
         return sets, deletes
 
     async def _write_tables(self, changes: NetChanges, tables: ShardTables, digest: bytes) -> int:
         """Write the changed fields of the tables in order; return how many."""
-        write = self._session.commands.snapshot_page
         page: list[tuple[str, bytes]] = []
         size = written = 0
         for one in tables.changed_fields(changes.position.offset):
@@ -277,12 +277,12 @@ class SnapshotWorker:
             size += len(one[1])
             written += 1
             if size > page_sizes.BYTES:
-                await write(self._keys, self._lease, digest, page, [], of_tables=True)
+                await self._write_table_page(digest, page, [])
                 page, size = [], 0
         # Ids that the remaining log uses stay, for readers that still load an earlier full state.
         over = tables.over(self._cut_to)
         if page or over:
-            await write(self._keys, self._lease, digest, page, over, of_tables=True)
+            await self._write_table_page(digest, page, over)
         tables.clean(self._cut_to)
         return written
 
@@ -304,6 +304,14 @@ class SnapshotWorker:
         except DecodeError as error:
             log.warning("digest_damaged shard=%d error=%s", self.shard, error)
             return await self._digest_of_state()
+
+    async def _write_table_page(
+        self, digest: bytes, page: list[tuple[str, bytes]], over: list[str]
+    ) -> None:
+        await self._session.commands.snapshot_page(
+            self._keys, self._lease, digest, page, over, of_tables=True
+        )
+        self._lease = self._lease.after_page()
 
     async def _digest_of_state(self) -> Digest:
         """Compute the digest of the whole hash, if it is missing."""

@@ -129,20 +129,26 @@ def _all_of(roles: Iterable[Role], does: str) -> Role:
 _OPERATOR: Final = Role(
     "",
     _rights(
-        meta="hgetall hdel",
-        writers="hgetall",
-        workers="hgetall",
-        order="llen",
-        log="xlen",
-        state="hlen",
+        config="del",
+        meta="del evalsha hgetall hdel",
+        writers="del hgetall",
+        workers="del hgetall",
+        order="del evalsha llen lrem rpush",
+        pending="del evalsha llen",
+        ready="del llen",
+        log="del evalsha xadd xlen",
+        state="del hlen",
+        tables="del",
         lease="get",
+        dead="del llen",
     ),
     # CONFIG GET reveals the default user's password if `requirepass` set it; no other role has it.
     server=frozenset({"config|get", "cluster|info", "cluster|nodes"}),
 )
 ADMIN: Final = _all_of(
     (PRODUCER, FLUSHER, SCHEDULER, SUBSCRIBER, _OPERATOR),
-    "has all of these rights, and inspects: `statebroker status`, `verify --accept`, `doctor`",
+    "has all of these rights, inspects and mends: `statebroker status`, `verify`, `repair`, "
+    "`doctor`",
 )
 
 ROLES: Final[Mapping[str, Role]] = {

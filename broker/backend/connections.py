@@ -54,6 +54,7 @@ from broker.errors import (
     BackendError,
     ConfigError,
     ConnectError,
+    DamagedError,
     UnsupportedServerError,
 )
 from broker.protocol.constants import MIN_REDIS
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from broker.embedded import Attachment
 
 CONNECT_TIMEOUT_S = 5.0
+MAX_SAID_CHARS = 200
 REPLY_TIMEOUT_S = 10.0
 
 KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
@@ -240,6 +242,7 @@ async def translated(action: str, server: str = "Redis") -> AsyncIterator[None]:
     Raises:
         ConnectError: the server cannot be reached, or is not the one to ask now.
         AccessError: authentication or TLS verification failed.
+        DamagedError: a key holds what statebroker did not write.
         BackendError: any other error of the server.
     """
     try:
@@ -268,7 +271,24 @@ def as_ours(error: Exception, action: str, server: str) -> BackendError:
             f"{action}: cannot reach {server} ({error}); is the server running and the URL right?"
             + tls_hint(server, str(error))
         )
-    return BackendError(f"{action}: {server} says: {error}")
+    return _told(action, server, str(error))
+
+
+def _told(action: str, server: str, said: str) -> BackendError:
+    """Return the error for the words of a server, by whether a key holds what cannot be meant.
+
+    A Lua file names the field as `DAMAGED <key> <field>`. Of a key of the wrong type, and of what
+    no Lua file expects, only the command is known.
+    """
+    _, is_named, place = said.rpartition("DAMAGED ")
+    if is_named:
+        key, _, field = place[:MAX_SAID_CHARS].partition(" ")
+        return DamagedError(key, f"{action} cannot use {field}")
+    if "WRONGTYPE" in said:
+        return DamagedError(action, "a key holds another type than statebroker wrote (WRONGTYPE)")
+    if "user_script" in said and (": attempt to " in said or ": bad argument" in said):
+        return DamagedError(action, f"its script fails: {said[:MAX_SAID_CHARS]}")
+    return BackendError(f"{action}: {server} says: {said}")
 
 
 def _before_the_server(error: Exception, action: str, server: str) -> BackendError | None:

@@ -9,7 +9,9 @@ from typing import Any, Final
 from redis.asyncio.client import Pipeline
 
 from broker.backend.reads import at_one_moment
+from broker.backend.stored import node_name, number_or_none, worker_record, writer_record
 from broker.backend.topology import Client
+from broker.errors import DamagedError
 from broker.protocol.names import ShardKeys
 from broker.stats import NodeStats, ShardStats, WorkerStatus
 
@@ -72,14 +74,14 @@ class ShardReading:
         return seconds * 1000 + microseconds // 1000
 
     def _number(self, name: str) -> int:
-        return int(self.meta.get(name.encode(), 0))
+        return number_or_none(self.meta.get(name.encode())) or 0
 
     def _hex(self, name: str) -> str:
         return self.meta.get(name.encode(), b"").hex()
 
     def _age_ms(self, name: str) -> int | None:
-        at = self.meta.get(name.encode())
-        return None if at is None else self._now_ms - int(at)
+        at = number_or_none(self.meta.get(name.encode()))
+        return None if at is None else self._now_ms - at
 
     def _pending_ms(self) -> int | None:
         entry = self.oldest_pending or b""
@@ -124,7 +126,7 @@ class ShardReading:
             snapshot_age_ms=self._age_ms("snap_at"),
             pending_ms=self._pending_ms(),
             last_packet_ms=self._age_ms("published_at"),
-            lease=self.lease.decode().partition(" ")[2] if self.lease else None,
+            lease=self.lease.decode(errors="replace").partition(" ")[2] if self.lease else None,
             fence=self._number("fence"),
             slot=slot,
             held_by=held_by,
@@ -132,35 +134,53 @@ class ShardReading:
         )
 
     def nodes(self) -> list[NodeStats]:
-        """Return what each node wrote to this shard."""
+        """Return what each node wrote to this shard; records that cannot be read are left out."""
         found = []
         for name, record in self.writers.items():
-            _incarnation, _token, chunks, deltas = record.decode().split(" ")
-            node = name.decode()
+            node = node_name(name)
+            if node is None:
+                continue
+            try:
+                _incarnation, _token, chunks, deltas = writer_record("", node, record)
+            except DamagedError:
+                continue
             pending = self._number(f"n:{node}")
-            found.append(
-                NodeStats(node=node, chunks=int(chunks), deltas=int(deltas), pending_deltas=pending)
-            )
+            found.append(NodeStats(node=node, chunks=chunks, deltas=deltas, pending_deltas=pending))
         return found
 
     def worker_statuses(self) -> list[WorkerStatus]:
-        """Return what each worker recorded last in this shard."""
+        """Return what each worker recorded last in this shard; unreadable records are left out."""
         found = []
         for name, record in self.workers.items():
-            role, seen_at, *reasons = record.decode(errors="replace").split(" ", 2)
-            reason = reasons[0] if reasons else ""
-            seen_ms = self._now_ms - int(seen_at)
-            health = "gone" if seen_ms >= ALIVE_MS else "red" if reason else "green"
+            if (known := worker_record(record)) is None:
+                continue
+            role, seen_at, reason = known
+            seen_ms = self._now_ms - seen_at
+            # One from far ahead is of a clock that was set back, or invented.
+            health = "gone" if abs(seen_ms) >= ALIVE_MS else "red" if reason else "green"
             found.append(
                 WorkerStatus(
-                    worker=name.decode(), role=role, seen_ms=seen_ms, health=health, reason=reason
+                    worker=name.decode(errors="replace"),
+                    role=role,
+                    seen_ms=seen_ms,
+                    health=health,
+                    reason=reason,
                 )
             )
         return found
 
 
+_EMPTY: Final[Mapping[str, Any]] = {
+    "meta": {},
+    "writers": {},
+    "workers": {},
+    "oldest_pending": None,
+    "lease": None,
+}
+
+
 async def read_shard(client: Client, keys: ShardKeys) -> ShardReading:
-    """Read all that `status` shows of one shard, at one moment."""
+    """Read all that `status` shows of one shard, at one moment; a key of another type is empty."""
     queued: dict[str, Any] = {}
 
     def queue(pipe: Pipeline) -> None:
@@ -176,5 +196,10 @@ async def read_shard(client: Client, keys: ShardKeys) -> ShardReading:
             lease=pipe.get(keys.lease),
         )
 
-    found = await at_one_moment(client, keys, queue)
+    found = await at_one_moment(client, keys, queue, keeps_errors=True)
+    for at, (name, reply) in enumerate(zip(queued, found, strict=True)):
+        if isinstance(reply, Exception):
+            if "WRONGTYPE" not in str(reply):
+                raise reply
+            found[at] = _EMPTY.get(name, 0)
     return ShardReading(**dict(zip(queued, found, strict=True)))

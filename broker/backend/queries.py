@@ -11,9 +11,9 @@ from redis.asyncio.client import Pipeline
 from broker.backend import page_sizes
 from broker.backend.connections import translated
 from broker.backend.reads import at_one_moment
+from broker.backend.stored import id_of, made_as, number, number_or_none, writer_record
 from broker.backend.topology import Client
-from broker.errors import ConnectError, DecodeError
-from broker.protocol.constants import NO_ID
+from broker.errors import ConnectError, DamagedError, DecodeError
 from broker.protocol.digest import Digest
 from broker.protocol.fields import decode_keys
 from broker.protocol.messages import Head, LogEntry, Position
@@ -50,7 +50,7 @@ async def config(client: Client, namespace: str) -> tuple[int, int] | None:
     """Return (protocol version, shards) of a namespace; None if it does not exist."""
     async with translated("reading the namespace"):
         found = await client.hmget(config_key(namespace), ["protocol", "shards"])
-    return (int(found[0]), int(found[1])) if found[0] and found[1] else None
+    return made_as(config_key(namespace), found[0], found[1])  # type: ignore[arg-type]
 
 
 async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> LogPage:
@@ -65,7 +65,7 @@ async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> L
 
         time, meta, *logs = await at_one_moment(client, keys, queue)
     found = [fields for _, fields in logs[0]] if logs else []
-    return LogPage(_head(time, meta), [log_entry(fields) for fields in found])
+    return LogPage(_head(keys.meta, time, meta), [log_entry(fields) for fields in found])
 
 
 def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
@@ -74,24 +74,29 @@ def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
     while (chunk := fields.get(b"c%d" % (len(bulk) + 1))) is not None:
         bulk.append(chunk)
     nodes = fields.get(b"n", b"").decode(errors="replace").split(" ")
-    return LogEntry(fields[b"b"], bulk, nodes)
+    return LogEntry(fields.get(b"b", b""), bulk, nodes)
 
 
-def _head(time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
-    epoch, offset, batch_id, snap_offset, snap_id, *numbers = meta
+def _head(key: str, time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
+    epoch, offset, batch_id, snap_offset, snap_id, *rest = meta
     if epoch is None:
         return None
-    covered, published_at, log_bytes, fold_to, appends = (int(number or 0) for number in numbers)
+    covered_text, published_at, log_bytes, fold_to, appends = rest
+    covered = number(key, "covered", covered_text)
     now_ms = time[0] * 1000 + time[1] // 1000
+    epoch = id_of(key, "epoch", epoch)
     return Head(
-        position=Position(epoch, int(offset or 0), batch_id or NO_ID),
-        snapshot=Position(epoch, int(snap_offset or 0), snap_id or NO_ID),
+        position=Position(epoch, number(key, "offset", offset), id_of(key, "id", batch_id)),
+        snapshot=Position(
+            epoch, number(key, "snap_offset", snap_offset), id_of(key, "snap_id", snap_id)
+        ),
         covered=covered,
-        quiet_s=(now_ms - published_at) / 1000,
+        # The next heartbeat writes it anew.
+        quiet_s=(now_ms - (number_or_none(published_at) or 0)) / 1000,
         time_s=now_ms / 1000,
-        log_bytes=log_bytes,
-        fold_to=fold_to,
-        pending_since_s=_pending_since_s(appends, covered, now_ms / 1000),
+        log_bytes=number(key, "log_bytes", log_bytes),
+        fold_to=number(key, "fold_to", fold_to),
+        pending_since_s=_pending_since_s(number(key, "appends", appends), covered, now_ms / 1000),
     )
 
 
@@ -190,16 +195,22 @@ async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
     epoch, offset, batch_id, fold_to, digest = meta
     if epoch is None:
         return None
+    key = keys.meta
     return StateMarks(
-        Position(epoch, int(offset or 0), batch_id or NO_ID),
-        int(fold_to or 0),
-        _digest(digest),
+        Position(
+            id_of(key, "epoch", epoch),
+            number(key, "snap_offset", offset),
+            id_of(key, "snap_id", batch_id),
+        ),
+        number(key, "fold_to", fold_to),
+        digest_or_none(digest),
     )
 
 
-def _digest(data: bytes | None) -> Digest | None:
+def digest_or_none(digest: bytes | None) -> Digest | None:
+    """Return a digest as meta holds it; None if it is absent or none: it can be computed again."""
     try:
-        return None if data is None else Digest.of_bytes(data)
+        return None if digest is None else Digest.of_bytes(digest)
     except DecodeError:
         # A scheduler computes it again, as if there were none.
         return None
@@ -255,10 +266,16 @@ async def ensure_same_server(client: Client, keys: ShardKeys, run: Any) -> None:
 async def last_chunk(
     client: Client, keys: ShardKeys, node: str
 ) -> tuple[int, str, int, int] | None:
-    """Return (incarnation, token, last chunk number, deltas) of a node, as Redis records them."""
-    async with translated("asking for the last chunk"):
-        record = await client.hget(keys.writers, node)
+    """Return (incarnation, token, last chunk number, deltas) of a node, as Redis records them.
+
+    Raises:
+        DamagedError: the record cannot be read.
+    """
+    try:
+        async with translated("asking for the last chunk"):
+            record = await client.hget(keys.writers, node)
+    except DamagedError:
+        raise DamagedError(keys.writers, "it is no hash") from None
     if record is None:
         return None
-    incarnation, token, number, deltas = record.decode().split(" ")  # type: ignore[union-attr]
-    return int(incarnation), token, int(number), int(deltas)
+    return writer_record(keys.writers, node, record)  # type: ignore[arg-type]

@@ -23,9 +23,19 @@ MARKS: Final = ("epoch", "offset", "id", "appends", "snap_offset", "snap_id", "f
 
 
 async def at_one_moment(
-    client: Client, keys: ShardKeys, queue: Callable[[Pipeline], object]
+    client: Client,
+    keys: ShardKeys,
+    queue: Callable[[Pipeline], object],
+    *,
+    keeps_errors: bool = False,
 ) -> list[Any]:
     """Return the replies of the reads that `queue` adds to a pipeline.
+
+    Args:
+        client: to read with.
+        keys: the shard.
+        queue: adds the reads.
+        keeps_errors: a read that the server refuses is an exception among the replies.
 
     Raises:
         BackendError: the shard changed between them several times in a row.
@@ -36,7 +46,10 @@ async def at_one_moment(
         pipe.hmget(keys.meta, MARKS)
         queue(pipe)
         pipe.hmget(keys.meta, MARKS)
-        before, *replies, after = await pipe.execute()
+        executed = pipe.execute(raise_on_error=False) if keeps_errors else pipe.execute()
+        before, *replies, after = await executed
+        if isinstance(after, Exception):
+            return replies
         if before == after:
             return replies
     error = BackendError(f"{keys.meta} changed between reads, {TRIES} times in a row; try again")

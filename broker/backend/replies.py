@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 
+from broker.protocol.constants import NO_ID
 from broker.protocol.names import ShardKeys
 
 
@@ -142,13 +144,18 @@ class Lease:
         holder: the scheduler's name.
         fence: fencing number; 0 if the lease is not held.
         ttl_ms: how long it lasts without renewal; every page renews it.
-        mark: 8 random bytes that identify the full state being written.
+        mark: 8 bytes that the last step of the full state being written left on the server.
     """
 
     holder: str
     fence: int
     ttl_ms: int
     mark: bytes
+
+    def after_page(self) -> Lease:
+        """Return it with the mark that a page leaves: a server that lost the page lacks it."""
+        mark = hashlib.sha1(self.mark).digest()[: len(NO_ID)]  # noqa: S324 - what Lua has
+        return replace(self, mark=mark)
 
 
 @dataclass(frozen=True, slots=True)

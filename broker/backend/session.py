@@ -147,8 +147,9 @@ class Session:
         if self.expected_shards not in (None, shards):
             raise NamespaceMismatchError(
                 f"namespace {self.namespace!r} was made with {shards} shards, not "
-                f"{self.expected_shards}; leave shards out and start again to use {shards}, or use "
-                "another namespace"
+                f"{self.expected_shards}; leave shards out and start again to use {shards}, use "
+                "another namespace, or make it again without what it holds: `statebroker repair "
+                f"--shards {self.expected_shards} --delete-content`"
             )
         # From now on another count means that the namespace was deleted and created again.
         self.expected_shards = shards

@@ -405,6 +405,19 @@ class ProducerBuffer(Exclusive):
         self.lanes[shard].sent.requeue()
 
     @exclusive
+    def accepted_so_far(self, shard: int) -> tuple[int, int]:
+        """Return (last chunk number known as accepted, deltas up to it); later ones are sent again.
+
+        For a record of this writer that was overwritten: what Redis accepted is still there.
+        """
+        lane = self.lanes[shard]
+        lane.sent.requeue()
+        if lane.sent.resend:
+            first = lane.sent.resend[0]
+            return first.number - 1, first.total - first.deltas
+        return lane.number, lane.packed
+
+    @exclusive
     def rewind(
         self, shard: int, number: int, server_deltas: int, now: float
     ) -> tuple[int, int, int]:

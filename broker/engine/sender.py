@@ -18,7 +18,7 @@ from broker.backend.replies import Accepted, Claim, Missing
 from broker.backend.session import Session
 from broker.core.buffer import ProducerBuffer
 from broker.core.sent_chunks import Packed
-from broker.errors import BackendError, BrokerError, FencedError, WrongLoopError
+from broker.errors import BackendError, BrokerError, DamagedError, FencedError, WrongLoopError
 from broker.protocol.constants import EPOCH_BYTES
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
@@ -265,14 +265,18 @@ class Sender:
         """Send one shard's chunks in order, until the producer is closed."""
         wake, pause, asked = self._wakes[shard], 0.0, clock.now()
         retry = Backoff(RETRY_FIRST, RETRY_MAX)
+        is_overwritten = False
         while True:
             wake.clear()
             wait = None
-            chunks = self._ahead.pop(shard, None)
-            if not chunks:
-                # After a failure one alone, to see whether Redis takes any.
-                chunks, wait = self._next_chunks(shard, 1 if pause else SEND_BYTES)
             try:
+                if is_overwritten:
+                    await self._write_record(shard)
+                    is_overwritten = False
+                chunks = self._ahead.pop(shard, None)
+                if not chunks:
+                    # After a failure one alone, to see whether Redis takes any.
+                    chunks, wait = self._next_chunks(shard, 1 if pause else SEND_BYTES)
                 if chunks:
                     pause = 0.0 if await self._send(shard, chunks) else retry.next()
                     asked = clock.now()
@@ -287,6 +291,8 @@ class Sender:
                 return
             except BackendError as error:
                 self._return(shard)
+                writers = self._session.keys[shard].writers
+                is_overwritten |= isinstance(error, DamagedError) and error.key == writers
                 self._troubles[shard] = str(error)
                 self._counts.retries += 1
                 pause = retry.next()
@@ -390,6 +396,23 @@ class Sender:
             epoch=os.urandom(EPOCH_BYTES),
         )
         self.progress.set()
+
+    async def _write_record(self, shard: int) -> None:
+        """Write the record of this node again, which others overwrote: Redis lost nothing else.
+
+        Only if the reply to an append was lost at the same time, its chunk counts twice.
+        """
+        number, deltas = self.buffer.accepted_so_far(shard)
+        log.warning("record_overwritten node=%s shard=%d chunk=%d", self.node, shard, number)
+        await self._session.commands.open(
+            self._session.keys[shard],
+            self.node,
+            self.buffer.lanes[shard].incarnation,
+            self._token,
+            chunk=number,
+            deltas=deltas,
+            epoch=os.urandom(EPOCH_BYTES),
+        )
 
     async def _probe(self, shard: int) -> None:
         """Check that Redis still has the last chunk; nothing else would detect its loss."""

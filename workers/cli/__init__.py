@@ -10,6 +10,7 @@ from workers.cli.content import delete, get, increment, set_key, watch
 from workers.cli.doctor import doctor
 from workers.cli.log import log_for_people
 from workers.cli.options import Commands, config_file
+from workers.cli.repair import repair
 from workers.cli.serving import flush, schedule, serve
 from workers.cli.settings import config
 from workers.cli.status import status
@@ -57,6 +58,7 @@ for command in (
     tables,
     status,
     verify,
+    repair,
     doctor,
     acl,
     config,

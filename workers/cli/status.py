@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import click
+from rich.console import RenderableType
 from rich.table import Table
 
 from broker import Inspector, Replica
+from broker.backend.damage import Damage
+from broker.engine.repair import damages
 from broker.errors import BrokerError
 from broker.model import Status
 from broker.stats import NamespaceStatus, ShardStats, WorkerStatus
@@ -19,6 +23,7 @@ from workers.cli.options import checked_options, connection_options
 from workers.cli.terminal import cell, say, show, table, tell
 
 LIVE_TIMEOUT = 5.0
+MOST_GONE = 10  # workers that are gone, in the table
 ROLES = ("flush", "schedule")
 STYLES = {"green": "green", "red": "red", "gone": "dim"}
 
@@ -30,9 +35,23 @@ STYLES = {"green": "green", "red": "red", "gone": "dim"}
     "--check",
     is_flag=True,
     help="Exit with 1, and print why, unless data flows: a flush worker and a scheduler run, all "
-    "running workers are green, and a replica that joins now becomes live.",
+    "running workers are green, nothing is damaged, and a replica that joins now becomes live.",
 )
-def status(url: str, namespace: str, as_json: bool, check: bool) -> None:  # noqa: FBT001
+@click.option(
+    "--nodes",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Show at most N nodes: those with the most pending deltas, then with the most deltas.",
+)
+def status(
+    url: str,
+    namespace: str,
+    as_json: bool,  # noqa: FBT001 - how click calls
+    check: bool,  # noqa: FBT001
+    nodes: int,
+) -> None:
     """Show the shards, nodes and workers of a namespace.
 
     That is offsets, pending deltas, sizes, leases, the health of workers, and the lag. The lag is
@@ -47,12 +66,15 @@ def status(url: str, namespace: str, as_json: bool, check: bool) -> None:  # noq
     with Inspector(url, namespace=namespace) as inspector:
         found = inspector.status()
     joined = _join(url, namespace)
+    is_live = joined.status == Status.LIVE
+    damaged = asyncio.run(damages(url, namespace, is_whole=not is_live))
     if as_json:
-        say(as_text(found.as_dict() | {"replica": asdict(joined)}))
+        told = {"replica": asdict(joined), "damages": list(map(str, damaged))}
+        say(as_text(found.as_dict() | told))
     else:
-        _print(found, joined)
+        _print(found, joined, damaged, nodes)
     away = [f"shard {one.shard} is away: {one.away}" for one in found.shards if one.away]
-    wrong = away + faults(found.workers, joined) if check else []
+    wrong = away + faults(found.workers, joined, damaged) if check else []
     for fault in wrong:
         tell(fault)
     sys.exit(1 if wrong else 0)
@@ -73,7 +95,9 @@ class Joined:
     lag_s: float | None = None
 
 
-def faults(workers: Sequence[WorkerStatus], joined: Joined) -> list[str]:
+def faults(
+    workers: Sequence[WorkerStatus], joined: Joined, damaged: Sequence[Damage] = ()
+) -> list[str]:
     """Return the reasons why data does not flow, one sentence each; empty if it does."""
     alive = [worker for worker in workers if worker.health != "gone"]
     missing = [role for role in ROLES if role not in {worker.role for worker in alive}]
@@ -83,6 +107,7 @@ def faults(workers: Sequence[WorkerStatus], joined: Joined) -> list[str]:
     wrong += [
         f"{worker.worker} is red: {worker.reason}" for worker in alive if worker.health == "red"
     ]
+    wrong += [f"damaged: {one}; run `statebroker repair`" for one in damaged]
     if joined.status != Status.LIVE:
         wrong.append(
             f"a replica that joined was not live after {LIVE_TIMEOUT:g} s but {joined.status}"
@@ -102,7 +127,9 @@ def _join(url: str, namespace: str) -> Joined:
         return Joined(str(replica.status), took, round(replica.lag, 4))
 
 
-def _print(found: NamespaceStatus, joined: Joined) -> None:
+def _print(
+    found: NamespaceStatus, joined: Joined, damaged: Sequence[Damage], most_nodes: int
+) -> None:
     server = found.server
     title = cell(found.namespace, "bold")
     title.append_text(cell(f" on {server.name} {server.version}{_behind(found)}, protocol "))
@@ -117,8 +144,21 @@ def _print(found: NamespaceStatus, joined: Joined) -> None:
     if server.deployment == "cluster":
         places = [(one.shard, one.slot, one.held_by) for one in here]
         show(table(("shard", "slot", "node"), places))
-    nodes = [(one.node, one.chunks, one.deltas, one.pending_deltas) for one in found.nodes]
-    show(table(("node", "chunks", "deltas", "pending"), nodes), _workers(found))
+    show(*_nodes(found, most_nodes), *_workers(found))
+    show(*(cell(f"damaged: {one}", "red") for one in damaged))
+    if damaged:
+        show(cell("run `statebroker repair`"))
+
+
+def _nodes(found: NamespaceStatus, most: int) -> list[RenderableType]:
+    """Return the table, and what it leaves out: a killed process with a generated name stays."""
+    order = sorted(found.nodes, key=lambda one: (-one.pending_deltas, -one.deltas, one.node))
+    rows = [(one.node, one.chunks, one.deltas, one.pending_deltas) for one in order[:most]]
+    shown: list[RenderableType] = [table(("node", "chunks", "deltas", "pending"), rows)]
+    if rest := order[most:]:
+        pending = sum(one.pending_deltas for one in rest)
+        shown.append(cell(f"and {len(rest):,} more nodes, {pending:,} deltas pending; see --nodes"))
+    return shown
 
 
 def _flow(shards: Sequence[ShardStats]) -> Table:
@@ -152,13 +192,20 @@ def _kept(shards: Sequence[ShardStats]) -> Table:
     return table(("shard", "epoch", "keys", "snapshot at", "log", "lease held by"), rows)
 
 
-def _workers(found: NamespaceStatus) -> Table:
+def _workers(found: NamespaceStatus) -> list[RenderableType]:
+    gone = [one for one in found.workers if one.health == "gone"]
+    newest_gone = sorted(gone, key=lambda one: one.seen_ms)[:MOST_GONE]
     rows = []
     for one in found.workers:
+        if one.health == "gone" and one not in newest_gone:
+            continue
         health = f"{one.health}: {one.reason}" if one.reason else one.health
         line = (one.worker, one.role, f"{one.seen_ms / 1000:.1f} s ago", health)
         rows.append([cell(text, STYLES[one.health]) for text in line])
-    return table(("worker", "role", "last seen", "health"), rows)
+    shown: list[RenderableType] = [table(("worker", "role", "last seen", "health"), rows)]
+    if len(gone) > MOST_GONE:
+        shown.append(cell(f"and {len(gone) - MOST_GONE:,} more workers that are gone"))
+    return shown
 
 
 def _behind(found: NamespaceStatus) -> str:

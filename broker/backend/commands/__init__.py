@@ -11,6 +11,7 @@ from broker.backend.commands.producer import ProducerCommands, fenced_error
 from broker.backend.commands.reader import ReaderCommands
 from broker.backend.commands.scripts import NAMES, READERS, source
 from broker.backend.commands.snapshot import SnapshotCommands, lease_lost_error
+from broker.backend.stored import made_as
 from broker.protocol.names import config_key
 
 __all__ = ["NAMES", "READERS", "Commands", "fenced_error", "lease_lost_error", "source"]
@@ -25,6 +26,11 @@ class Commands(ProducerCommands, FlushCommands, SnapshotCommands, ReaderCommands
     """
 
     async def join(self, namespace: str, protocol: int, shards: int) -> tuple[int, int]:
-        """Create the namespace if it is new; return its (protocol version, shards)."""
+        """Create the namespace if it is new; return its (protocol version, shards).
+
+        Raises:
+            DamagedError: they cannot be read.
+        """
         found = await self.run("join", [config_key(namespace)], protocol, shards)
-        return int(found[0]), int(found[1])
+        # Never None: a new namespace has what was given.
+        return made_as(config_key(namespace), found[0], found[1]) or (protocol, shards)

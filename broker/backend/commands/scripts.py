@@ -67,12 +67,17 @@ class Scripts:
         Raises:
             BackendError: Redis failed.
         """
+        return await self.run_text(name, self.sources[name], self.hashes[name], keys, *args)
+
+    async def run_text(
+        self, name: str, text: str, sha: str, keys: Sequence[str], *args: str | bytes | float
+    ) -> Any:
+        """Run a script by its text and hash; otherwise as `run`."""
         async with translated(name):
-            sha = self.hashes[name]
             call = self.client.evalsha_ro if name in READERS else self.client.evalsha
             try:
                 return await call(sha, len(keys), *keys, *args)
             except NoScriptError:
                 # First use on this server, or SCRIPT FLUSH, or a restart.
-                await load_script(self.client, keys[0], self.sources[name])
+                await load_script(self.client, keys[0], text)
                 return await call(sha, len(keys), *keys, *args)

@@ -72,7 +72,7 @@ class SnapshotCommands(Scripts):
 
         Args:
             keys: the shard.
-            lease: ours.
+            lease: ours, with the mark of the step before; the next step needs `Lease.after_page`.
             digest: of the state hash.
             fields: to set.
             deletes: to delete.

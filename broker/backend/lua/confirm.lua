@@ -7,6 +7,7 @@ ARGV  1 node   2 incarnation   3 token
 returns {'HELD', last chunk number that is here}
         {'FENCED', incarnation that holds the name}
         {'MISSING'} if nothing of this incarnation is here
+refuses with the error DAMAGED, the key and the field, what it cannot read
 cost  O(1)
 ]]
 local writers = KEYS[1]
@@ -18,6 +19,9 @@ if not record then
 end
 local held, held_token, last = string.match(record, '^(%d+) (%S+) (%d+) %d+$')
 held = tonumber(held)
+if not held then
+  return redis.error_reply('DAMAGED ' .. writers .. ' ' .. node)
+end
 if held > incarnation or (held == incarnation and held_token ~= token) then
   return {'FENCED', held}
 end

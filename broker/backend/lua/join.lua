@@ -10,8 +10,9 @@ local config = KEYS[1]
 local protocol, shards = ARGV[1], ARGV[2]
 
 local found = redis.call('HMGET', config, 'protocol', 'shards', 'created')
-if found[1] then
-  return found
+-- One of the two alone is a namespace that was damaged, not a new one.
+if found[1] or found[2] then
+  return {found[1] or '', found[2] or '', found[3] or ''}
 end
 local time = redis.call('TIME')
 local created = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))

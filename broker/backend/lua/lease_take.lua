@@ -3,6 +3,7 @@ Take or renew the right to write a shard's full state. Every new holder gets a h
 
 KEYS  1 lease string   2 meta hash   3 workers hash
 ARGV  1 holder name   2 time to live in ms   3 why the holder is red ('' = it is green)
+A lease that cannot be read is nobody's; a fencing number that cannot be read goes on from the clock.
 returns {fencing number, 'holder name'} ; the number is 0 if another one holds it
 cost  O(1)
 ]]
@@ -12,16 +13,33 @@ local holder, ttl = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 local red = ARGV[3] or ''
-redis.call('HSET', workers, holder, 'schedule ' .. now .. (red ~= '' and ' ' .. red or ''))
+local is_noted, why = pcall(function()
+  redis.call('HSET', workers, holder, 'schedule ' .. now .. (red ~= '' and ' ' .. red or ''))
+end)
+if not is_noted and not string.find(type(why) == "table" and why.err or why, 'WRONGTYPE') then
+  error(why)
+end
 local held = redis.call('GET', lease)
 if held then
   local fence, name = string.match(held, '^(%d+) (.*)$')
-  if name ~= holder then
+  if name and name ~= holder then
     return {0, name}
   end
-  redis.call('PEXPIRE', lease, ttl)
-  return {tonumber(fence), holder}
+  if name then
+    redis.call('PEXPIRE', lease, ttl)
+    return {tonumber(fence), holder}
+  end
 end
-local fence = redis.call('HINCRBY', meta, 'fence', 1)
+local is_number, fence = pcall(function()
+  return redis.call('HINCRBY', meta, 'fence', 1)
+end)
+if not is_number then
+  local text = type(fence) == "table" and fence.err or fence
+  if not string.find(text, "integer") and not string.find(text, "overflow") then
+    error(fence)
+  end
+  fence = tonumber(now)
+  redis.call('HSET', meta, 'fence', now)
+end
 redis.call('SET', lease, string.format('%.0f %s', fence, holder), 'PX', ttl)
 return {fence, holder}

@@ -8,24 +8,38 @@ ARGV  1 node   2 incarnation ('' for a new one)   3 token, random, tells two cla
       6 epoch to use if this shard has none, 8 bytes
 returns {'OPEN', incarnation, epoch, max age in ms, max count}
         {'FENCED', incarnation that holds the name}
+A record that cannot be read is of nobody: it is replaced.
+refuses with the error DAMAGED, the key and the field, before it writes, what it cannot read
 cost  O(1)
 ]]
 local meta, writers = KEYS[1], KEYS[2]
 local node, incarnation, token = ARGV[1], ARGV[2], ARGV[3]
 local chunk, deltas, new_epoch = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 
+-- A number as it is written here; nil for whatever else others may have put there.
+local function whole(text)
+  local n = tonumber(text)
+  return n and n >= 0 and n <= 9007199254740992 and n % 1 == 0 and n or nil
+end
+
 local m = redis.call('HMGET', meta, 'epoch', 'max_age', 'max_count')
-local epoch = m[1]
+local epoch, max_age, max_count = m[1], whole(m[2] or 50), whole(m[3] or 1000)
+if epoch and #epoch ~= 8 or not max_age or not max_count then
+  return redis.error_reply('DAMAGED ' .. meta .. ' '
+    .. (not max_age and 'max_age' or not max_count and 'max_count' or 'epoch'))
+end
+local record = redis.call('HGET', writers, node)
 if not epoch then
   epoch = new_epoch
   redis.call('HSET', meta, 'epoch', epoch)
 end
 
 local held, held_token, last, total = 0, '', 0, 0
-local record = redis.call('HGET', writers, node)
 if record then
   local number, text, chunks, sum = string.match(record, '^(%d+) (%S+) (%d+) (%d+)$')
-  held, held_token, last, total = tonumber(number), text, tonumber(chunks), tonumber(sum)
+  if whole(number) and whole(chunks) and whole(sum) then
+    held, held_token, last, total = whole(number), text, whole(chunks), whole(sum)
+  end
 end
 
 if incarnation == '' then
@@ -45,4 +59,4 @@ else
 end
 redis.call('HSET', writers, node,
   incarnation .. ' ' .. token .. ' ' .. string.format('%.0f %.0f', chunk, deltas))
-return {'OPEN', tonumber(incarnation), epoch, tonumber(m[2] or 50), tonumber(m[3] or 1000)}
+return {'OPEN', tonumber(incarnation), epoch, max_age, max_count}

@@ -152,7 +152,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         "snapshot_commit": (
             [k.meta, k.lease, k.log, k.dead],
             [
-                *("s1", 1, k.channel, "PUBLISH", 0, b"mark"),
+                *("s1", 1, k.channel, "PUBLISH", 0, Lease("", 0, 0, b"mark").after_page().mark),
                 *(epoch, 1, first, second, 0, 9, b"d1", b"d2"),
             ],
         ),
@@ -190,7 +190,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         await commands.snapshot_begin(k, lease, position)
         await commands.snapshot_page(k, lease, b"digest", [("k", b"field")], ["gone"])
         await commands.snapshot_commit(
-            *(k, 0, lease, position, second),
+            *(k, 0, lease.after_page(), position, second),
             cut=0,
             dead_limit=9,
             dead=[b"d1", b"d2"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from broker.backend.replies import Lease
 from broker.protocol.constants import NO_ID
 from broker.protocol.digest import Digest, range_of
 from broker.protocol.fields import pack_field
@@ -102,6 +103,23 @@ def test_a_scheduler_that_did_not_begin_writes_nothing(shard: Shard) -> None:
         assert shard.lists() == before
         assert shard.begin(1, one, mark=b"another!")[0] == b"OK"
     assert shard.page({b"k": b"field"}, mark=b"another!") == [b"OK"]
+
+
+def test_a_lost_page_is_noticed_by_the_next_step(shard: Shard) -> None:
+    """Each page moves the mark on: what a server without the last page has is the one before."""
+    shard.batches(1)
+    shard.take()
+    one = (1).to_bytes(8)
+    assert shard.begin(1, one)[0] == b"OK"
+    lease = Lease("s1", 1, HOUR, MARK)
+    assert shard.page({b"k1": b"field"}) == [b"OK"]
+    lease = lease.after_page()
+    kept = shard.admin.hgetall(shard.keys.meta)
+    assert shard.page({b"k2": b"field"}, mark=lease.mark) == [b"OK"]
+    shard.admin.hset(shard.keys.meta, mapping=kept)
+    assert shard.page({b"k3": b"field"}, mark=lease.after_page().mark) == [b"REWRITTEN"]
+    assert shard.commit(1, one, mark=lease.after_page().mark) == [b"REWRITTEN"]
+    assert shard.commit(1, one, mark=lease.mark)[0] == b"OK"
 
 
 def test_begin_refuses_a_position_outside_the_history(shard: Shard) -> None:

@@ -1,0 +1,183 @@
+"""Mends what others wrote into Redis, as far as it can be derived from what is left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from broker.backend import queries
+from broker.backend.connections import translated
+from broker.backend.damage import Damage
+from broker.backend.examination import examine, examine_namespace
+from broker.backend.mending import mend
+from broker.backend.session import Session
+from broker.backend.stored import node_name
+from broker.errors import BrokerError
+from broker.protocol.fields import unpack_fields
+from broker.protocol.constants import PROTOCOL_VERSION
+from broker.protocol.names import ShardKeys, config_key
+from broker.protocol.refusal import shown
+
+# A producer that lives writes its own record again within its probe interval of 1 s.
+OWN_RECORD_S: Final = 2.5
+
+
+async def damages(url: str | None, namespace: str, *, is_whole: bool = False) -> list[Damage]:
+    """Return what is damaged in a namespace; empty also if it does not exist.
+
+    Args:
+        url: any supported URL.
+        namespace: a validated name.
+        is_whole: read log and full state from end to end too.
+
+    Raises:
+        BackendError: Redis failed.
+    """
+    session = Session(url, namespace, None)
+    try:
+        await session.connect()
+        found = await examine_namespace(session.client, namespace)
+        if not found and await session.try_join():
+            for keys in session.keys:
+                found += await examine(session.client, keys, is_whole=is_whole)
+    finally:
+        await session.close()
+    return found
+
+
+async def repair(
+    url: str | None, namespace: str, shards: int | None, *, deletes_content: bool = False
+) -> list[str]:
+    """Mend a namespace while everything runs; return what was done, a line each.
+
+    Args:
+        url: any supported URL.
+        namespace: a validated name.
+        shards: the number of shards it was made with, if that cannot be read; or the number to make
+            it with instead.
+        deletes_content: make it again with `shards`, without what it holds.
+
+    Raises:
+        BrokerError: the number of shards is needed, or does not fit what is there.
+        BackendError: Redis failed; call it again.
+    """
+    session = Session(url, namespace, None)
+    done: list[str] = []
+    try:
+        await session.connect()
+        done += await _repair_namespace(session, shards, deletes_content=deletes_content)
+        if not await session.try_join():
+            raise BrokerError(
+                f"namespace {namespace!r} does not exist; start `statebroker serve`, or give "
+                "--shards N with the number of shards it was made with"
+            )
+        for number, keys in enumerate(session.keys):
+            found = await examine(session.client, keys, is_whole=True)
+            done += [f"shard {number}: found {one}" for one in found]
+            done += [
+                f"shard {number}: {line}" for line in await _repair_shard(session, keys, found)
+            ]
+    finally:
+        await session.close()
+    return done
+
+
+async def _repair_namespace(
+    session: Session, shards: int | None, *, deletes_content: bool
+) -> list[str]:
+    client, key = session.client, config_key(session.namespace)
+    found = await examine_namespace(client, session.namespace)
+    made = None if found else await queries.config(client, session.namespace)
+    if shards is None or (made is not None and made[1] == shards):
+        if found:
+            raise BrokerError(
+                f"{found[0].what}: nothing else tells the number; a running worker's log does"
+            )
+        return []
+    done = []
+    if made is not None:
+        old = [ShardKeys.of(session.namespace, number, made[1]) for number in range(made[1])]
+        used = [keys for keys in old if await _has_history(session, keys)]
+        wanted = ShardKeys.of(session.namespace, 0, shards)
+        if deletes_content:
+            done += [await _delete(session, keys) for keys in old]
+        elif used and not await _has_history(session, wanted):
+            raise BrokerError(
+                f"namespace {session.namespace!r} holds data in {made[1]} shards, which {shards} "
+                "shards would hide: use another namespace, or stop its producers and add "
+                "--delete-content"
+            )
+    async with translated("writing the namespace"):
+        pipe = client.pipeline(transaction=True)
+        pipe.delete(key)
+        pipe.hset(key, mapping={"protocol": PROTOCOL_VERSION, "shards": shards, "created": 0})
+        await pipe.execute()
+    return [*done, f"{key} says {shards} shards again"]
+
+
+async def _delete(session: Session, keys: ShardKeys) -> str:
+    """Delete a shard; producers of it stop, for the namespace has other shards then."""
+    async with translated("deleting a shard"):
+        writers: dict[bytes, bytes] = await session.client.hgetall(keys.writers)  # type: ignore[assignment]
+        lists = [keys.pending(node) for name in writers if (node := node_name(name))]
+        for key in (*lists, keys.order, keys.ready, keys.log, keys.state, keys.tables, keys.dead):
+            await session.client.delete(key)
+        for key in (keys.lease, keys.workers, keys.writers, keys.meta):
+            await session.client.delete(key)
+    return f"{keys.prefix}* is deleted"
+
+
+async def _has_history(session: Session, keys: ShardKeys) -> bool:
+    async with translated("looking for a history"):
+        offset, accepted = await session.client.hmget(keys.meta, ["offset", "accepted"])
+    return bool(offset or accepted)
+
+
+async def _repair_shard(session: Session, keys: ShardKeys, found: list[Damage]) -> list[str]:
+    client, done = session.client, list[str]()
+    is_lost = False
+    if any(one.key == keys.writers for one in found):
+        # A producer that finds no record sends what it kept again: let each note first that its own
+        # was overwritten, or write it again.
+        await asyncio.sleep(OWN_RECORD_S)
+    for key in dict.fromkeys(one.key for one in found if one.is_other_type):
+        async with translated("deleting a key of another type"):
+            await client.delete(key)
+        is_lost |= key in {keys.state, keys.tables}
+        done.append(f"{key} is deleted")
+    for one in found:
+        if one.is_content and one.field is not None:
+            async with translated("deleting a field"):
+                await client.hdel(one.key, one.field)
+            is_lost = True
+            done.append(f"{one.key}: {shown(one.field)} is deleted, write it again")
+    async with translated("reading the writers"):
+        names: dict[bytes, bytes] = await client.hgetall(keys.writers)  # type: ignore[assignment]
+    nodes = sorted(node for name in names if (node := node_name(name)))
+    greatest = await _greatest_offset(session, keys)
+    # Else replicas that have what is lost here would differ for good from those that load.
+    done += await mend(session.commands, keys, greatest, nodes, is_new=is_lost)
+    return done + await _remove_records(session, keys, found)
+
+
+async def _greatest_offset(session: Session, keys: ShardKeys) -> int:
+    """Return the greatest offset of a field of the full-state hash."""
+    greatest = 0
+    async for _, fields in queries.state_pages(session.client, keys):
+        greatest = max([greatest, *unpack_fields(fields)[0]])
+    return greatest
+
+
+async def _remove_records(session: Session, keys: ShardKeys, found: list[Damage]) -> list[str]:
+    """Remove records that nobody who lives wrote again meanwhile."""
+    records = [one for one in found if one.field is not None and not one.is_content]
+    done: list[str] = []
+    if not records:
+        return done
+    still = await examine(session.client, keys)
+    for one in records:
+        if one in still and one.field is not None:
+            async with translated("deleting a record"):
+                await session.client.hdel(one.key, one.field)
+            done.append(f"{one.key}: {shown(one.field)} is deleted")
+    return done

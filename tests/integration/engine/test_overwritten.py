@@ -1,0 +1,196 @@
+"""Whatever others write into Redis beside a running fleet is named and mended; nothing ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import redis
+
+from broker import Producer, Replica
+from broker.engine.repair import damages, repair
+from broker.errors import BackendError, BrokerError
+from broker.protocol.names import ShardKeys
+from broker.testing.server import Server
+from broker.testing.waiting import eventually
+from tests.damages import Case, cases
+from tests.integration.running_workers import Serving
+
+NODE = "n1"
+SOON = 0.3
+BY = 10.0
+GROUPS = ("config", "lease", "log", "order", "pending", "ready", "writers", "workers", "dead")
+
+
+class Fleet:
+    """Workers, a producer and a replica of a new namespace, and a client that damages it."""
+
+    def __init__(self, server: Server, raw: redis.Redis, stack: ExitStack) -> None:
+        self.url, self.raw = server.url, raw
+        self.namespace = f"t-{uuid.uuid4().hex[:12]}"
+        self.serving = Serving(
+            server.url, self.namespace, heartbeat=0.1, interval=0.3, log_retention=0.5
+        )
+        stack.callback(self.serving.kill)
+        self.producer = stack.enter_context(
+            Producer(server.url, namespace=self.namespace, node=NODE)
+        )
+        self.replica = stack.enter_context(Replica(server.url, namespace=self.namespace))
+        self.keys = ShardKeys.of(self.namespace, 0, 1)
+        self.sum = 0
+
+    def write(self, timeout: float = BY) -> None:
+        """Write, and wait until the replica shows it."""
+        self.producer.increment("n")
+        self.sum += 1
+        self.replica.wait_for(self.producer.flush(timeout), timeout)
+
+    def flows(self) -> bool:
+        """Whether what is written now arrives soon."""
+        try:
+            self.write(SOON)
+        except (BrokerError, TimeoutError):
+            return False
+        return True
+
+    def damages(self, *, is_whole: bool = False) -> list[str]:
+        """What `status` would name."""
+        return [
+            str(one) for one in asyncio.run(damages(self.url, self.namespace, is_whole=is_whole))
+        ]
+
+    def mend(self) -> list[str]:
+        """Run the command that the errors name."""
+        return asyncio.run(repair(self.url, self.namespace, 1))
+
+    def suffer(self, case: Case) -> None:
+        """Do a damage, and require all that is promised of it."""
+        self.write()
+        case.call(self.raw)
+        named = self.damages()
+        if not named:
+            # As `status` looks where a replica cannot load.
+            named = self.damages(is_whole=True)
+        assert named or self.flows(), case.name
+        assert all(len(one) < 500 for one in named), case.name
+        done = self.mend() if named else []
+        self.write()
+        eventually(lambda: not self.damages(is_whole=True), BY, lambda: f"{case.name}: {done}")
+        ended = [task for task in self.serving._tasks if task.done()]
+        assert not ended, case.name
+        with Replica(self.url, namespace=self.namespace) as joiner:
+            joiner.wait_live(BY)
+            joiner.wait_for(self.producer.flush(BY), BY)
+            assert dict(joiner) == dict(self.replica), f"{case.name}: {done}"
+
+
+def all_cases() -> list[Case]:
+    """Every damage, for a namespace that does not exist."""
+    return list(cases("none", ShardKeys.of("none", 0, 1), NODE))
+
+
+@pytest.fixture
+def fleet(server: Server, raw: redis.Redis) -> Iterator[Fleet]:
+    """Give a fleet that runs."""
+    with ExitStack() as stack:
+        yield Fleet(server, raw, stack)
+
+
+def suffer_all(fleet: Fleet, names: list[str], log: pytest.LogCaptureFixture) -> None:
+    """Do damages one after the other, each mended before the next."""
+    log.set_level(logging.WARNING)
+    of_name = {one.name: one for one in cases(fleet.namespace, fleet.keys, NODE)}
+    for name in names:
+        fleet.suffer(of_name[name])
+    assert not [one for one in log.records if one.exc_info], "a traceback"
+    # An increment counts once, whatever was overwritten; but for a record that is gone, as after a
+    # loss of data, and for values that are gone.
+    if not {"state is a string", "log gone", "log is a set", "writers is a hash"} & set(names):
+        assert fleet.replica["n"] == fleet.sum
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_damage_of_a_key_is_named_and_mended(
+    fleet: Fleet, group: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any key but meta, gone or of another type, and any field of it in any wrong way."""
+    names = [one.name for one in all_cases() if one.name.startswith(f"{group} ")]
+    assert names
+    # Each way of one kind in turn: the others differ only in their bytes.
+    suffer_all(fleet, names[:6] + names[6::4], caplog)
+
+
+def _rotated(step: int) -> list[str]:
+    """Each field of meta in two ways, not the same two for all."""
+    found: dict[str, list[str]] = {}
+    for one in all_cases():
+        place, *field = one.name.split(" ")
+        if place == "meta" and len(field) > 1:
+            found.setdefault(field[0], []).append(one.name)
+    return [ways[(at * 3 + step * 5) % len(ways)] for at, ways in enumerate(found.values())]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_damage_of_a_field_of_meta_is_named_and_mended(
+    fleet: Fleet, step: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each field, missing, text, empty, negative, no whole number, huge, binary, or one bit off."""
+    suffer_all(fleet, _rotated(step), caplog)
+
+
+@pytest.mark.parametrize("key", ["meta", "state", "tables"])
+def test_a_hash_of_another_type_is_named_and_mended(
+    fleet: Fleet, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A string, a list or a set in place of a hash, and a field that is none of ours."""
+    suffer_all(fleet, [one.name for one in all_cases() if one.name.startswith(f"{key} is")], caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_every_damage_is_named_and_mended(
+    fleet: Fleet, part: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole matrix: every key and field of the protocol, in every wrong way."""
+    suffer_all(fleet, [one.name for one in all_cases()][part::4], caplog)
+
+
+def test_a_record_that_was_overwritten_counts_nothing_twice(fleet: Fleet) -> None:
+    """A producer writes its own record again, and goes on with the next chunk."""
+    for _ in range(5):
+        fleet.write()
+        fleet.raw.hset(fleet.keys.writers, NODE, "nonsense")
+        fleet.write()
+    assert fleet.replica["n"] == fleet.sum == 10
+
+
+def test_a_namespace_that_cannot_be_read_needs_its_number(fleet: Fleet) -> None:
+    """Nothing else in Redis tells the number of shards: the command asks for it, and takes it."""
+    fleet.write()
+    fleet.raw.hset(f"sb:{{{fleet.namespace}}}:config", "shards", "x")
+    for face in (Producer, Replica):
+        with (
+            pytest.raises(BackendError, match=r"repair --shards N"),
+            face(fleet.url, namespace=fleet.namespace) as one,
+        ):
+            getattr(one, "wait_live", one.close)()
+    with pytest.raises(BrokerError, match="not a number from 1 to 4096"):
+        asyncio.run(repair(fleet.url, fleet.namespace, None))
+    asyncio.run(repair(fleet.url, fleet.namespace, 1))
+    fleet.write()
+
+
+def test_repair_of_what_is_whole_changes_nothing(fleet: Fleet) -> None:
+    """Run at any time, it costs a digest."""
+    fleet.write()
+    before: Any = fleet.raw.hgetall(fleet.keys.meta)
+    epoch = before[b"epoch"]
+    assert asyncio.run(repair(fleet.url, fleet.namespace, None)) == []
+    assert fleet.raw.hget(fleet.keys.meta, "epoch") == epoch
+    fleet.write()
+    assert fleet.replica["n"] == fleet.sum
