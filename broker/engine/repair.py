@@ -13,8 +13,8 @@ from broker.backend.mending import mend
 from broker.backend.session import Session
 from broker.backend.stored import node_name
 from broker.errors import BrokerError
-from broker.protocol.fields import unpack_fields
 from broker.protocol.constants import PROTOCOL_VERSION
+from broker.protocol.fields import unpack_fields
 from broker.protocol.names import ShardKeys, config_key
 from broker.protocol.refusal import shown
 
