@@ -36,6 +36,9 @@ SENTINEL_OPTIONS: Final = {"sentinel_username", "sentinel_password", "sentinel_p
 URL_VARIABLE: Final = "STATEBROKER_URL"
 EMBEDDED: Final = "embedded://"
 
+# A port that is no number is reported when it is read.
+_NAME_OR_ADDRESS: Final = r"(?:[\w.-]*|\[[\w:.%]+\])(?::\w*)?"
+
 REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 
@@ -127,7 +130,9 @@ def read_url(url: str) -> RedisURL:
     if scheme not in SCHEMES or "://" not in url:
         raise ConfigError(
             [
-                f"url {redacted(url)!r} has no known scheme; use one of "
+                f"url {redacted(url)!r} has no known scheme"
+                + (" (quotes or blanks around it?)" if url.strip(" \t\r\n'\"") != url else "")
+                + "; use one of "
                 + ", ".join(f"{name}://" for name in SCHEMES)
             ]
         )
@@ -164,6 +169,9 @@ def _password_faults(url: str, options: Mapping[str, str]) -> list[str]:
 
 def _read(url: str, scheme: str) -> RedisURL | None:
     parts = urlsplit(url)
+    # urlsplit drops line breaks, and takes what follows a # for a fragment, which nothing reads.
+    if parts.fragment or re.search(r"[\x00-\x1f\x7f]", url) or not _are_hosts(parts.netloc):
+        return None
     options = set(parse_qs(parts.query, keep_blank_values=True))
     deployment = scheme.partition("+")[2]
     if not deployment:
@@ -185,6 +193,12 @@ def _read(url: str, scheme: str) -> RedisURL | None:
     is_readable = bool(service) and _is_database(db)
     is_readable = is_readable and options <= URL_OPTIONS | SENTINEL_OPTIONS
     return RedisURL("sentinel", url, seeds, service) if is_readable else None
+
+
+def _are_hosts(netloc: str) -> bool:
+    """Whether what follows the login is made of hosts, or empty."""
+    hosts = netloc.rpartition("@")[2]
+    return not hosts or all(re.fullmatch(_NAME_OR_ADDRESS, one) for one in hosts.split(","))
 
 
 def _is_database(text: str) -> bool:
@@ -235,16 +249,34 @@ def invalid_url_error(url: str) -> ConfigError:
     )
 
 
+_HOST: Final = r"(?:[\w.-]+|\[[\w:.%]+\])(?::\d+)?"
+# All that is shown: hosts, ports and a path, behind a scheme and a user; passwords have any form.
+_WELL_FORMED: Final = re.compile(
+    rf"""(?P<scheme>[a-z+]+://)
+         (?:(?P<user>[\w.%~+-]*)(?P<password>:.*)?@)?
+         (?P<place>{_HOST}(?:,{_HOST})*(?:/[\w./%+~-]*)?|(?<=unix://)/.*|(?<=@)/.*|(?<=embedded://)[^@]*)
+      """,
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+_WITHOUT_SCHEME: Final = re.compile(r"[\w.-]+:\d+(?:/\d*)?")
+
+
 def redacted(url: str) -> str:
-    """Return a URL without its password, fit for logs and errors; malformed ones included."""
-    if "@" in url and re.match(r"[a-z+]+://", url, flags=re.IGNORECASE) is None:
-        # Quotes, blanks or half a scheme in front: which part is the password is not known.
-        return "***"
-    # An @ after a ? belongs to a password that is not percent-encoded; hide everything.
-    shown = re.sub(r"^([a-z+]+://)[^?]*\?.*@.*", r"\1***", url, flags=re.IGNORECASE)
-    # Up to the last @, for the same reason.
-    shown = re.sub(r"^([a-z+]+://[^:/?#@]*):.*@", r"\1:***@", shown, flags=re.IGNORECASE)
-    return shown.partition("?")[0]
+    """Return a URL without its password and options, fit for logs and errors.
+
+    Of a malformed one nothing is shown but its scheme: which part is the password is not known.
+    """
+    place, _, options = url.partition("?")
+    if _WITHOUT_SCHEME.fullmatch(url):
+        return url
+    found = _WELL_FORMED.fullmatch(place)
+    # An @ behind a ? belongs to a password that is not percent-encoded.
+    if found is None or "@" in options or "#" in url:
+        scheme = place.partition("://")[0].lower()
+        return f"{scheme}://***" if scheme in SCHEMES else "***"
+    user = found["user"]
+    login = "" if user is None else f"{user}:***@" if found["password"] else f"{user}@"
+    return found["scheme"] + login + found["place"]
 
 
 _LOGIN: Final = re.compile(r"[a-z+]+://(?:(?P<login>[^/]*)@)?.*", re.IGNORECASE)

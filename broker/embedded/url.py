@@ -29,14 +29,12 @@ def parse_embedded_url(url: str) -> Path | None:
         return None
     if "?" in rest or "#" in rest:
         raise ValueError(
-            f"{url!r}: an embedded server takes no ?query and no #fragment (write %3F or %23 if "
+            "an embedded:// URL takes no ?query and no #fragment (write %3F or %23 if "
             "the name of the directory contains one)"
         )
     host = rest.partition("/")[0]
     if ":" in host or "@" in host:
-        raise ValueError(
-            f"{url!r}: an embedded server has no host, port or password; name a directory"
-        )
+        raise ValueError("an embedded:// URL has no host, port or password; name a directory")
     if host == "~":
         raise ValueError(
             f"{url!r}: ~ is not expanded in a URL; write the full path of the directory"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from broker.backend.connections import Connections, attached
 from broker.backend.urls import Address, cluster_url, read_url, redacted
-from broker.errors import ConfigError
+from broker.errors import ConfigError, EmbeddedError
 
 CLUSTER = "rediss+cluster://me:se%40cret@a.example,b.example:7001,[::1]:7002?ssl_cert_reqs=none"
 SENTINEL = (
@@ -97,6 +98,16 @@ def test_the_cluster_of_a_node_has_a_url() -> None:
         "me:secret@h:6379",
         "redis://me:se@cr:secret@h",
         "http://me:secret@h",
+        *("\tredis://me:secret@h", "redis://me:secret@h\n", "rediss://me:secret\n@h"),
+        *("redis://me:secret", "redis://:secret/0", "redis://me:secret.h:6379", "redis://h:secret"),
+        *("redis://h:6379:secret", "redis:///me:secret@h", "redis://me;secret@h"),
+        *("redis://me:secret%40h:6379", "redis://me:secret\uff20h", "redis://[me:secret@h"),
+        *("redis://h#password=secret", "redis://me:secret#@h", "redis://me:a/secret@h"),
+        *("redis://h&password=secret", "redis://h;password=secret", "redis://h -a secret"),
+        *("redis://h,password=secret", "h:6379,password=secret,ssl=True", "redis2://me:secret@h"),
+        *("redis+sentinel://h1,me:secret@h2/f", "redis+cluster://me:secret@h:x", "secret"),
+        *("embedded://me:secret@h", "embedded:///d?password=secret", "redis-cli -h h -a secret"),
+        *("STATEBROKER_URL=redis://me:secret@h", "redis://h?password=secret", "me:secret"),
     ],
 )
 def test_a_password_is_hidden_in_a_malformed_url_too(url: str) -> None:
@@ -104,6 +115,21 @@ def test_a_password_is_hidden_in_a_malformed_url_too(url: str) -> None:
     assert "secret" not in redacted(url)
     try:
         found = repr(read_url(url))
-    except ConfigError as error:
+        attached(url)
+    except (ConfigError, EmbeddedError) as error:
         found = str(error)
     assert "secret" not in found
+
+
+def test_quotes_around_a_url_are_told() -> None:
+    """As `docker --env-file` keeps them."""
+    with pytest.raises(ConfigError, match="quotes or blanks around it"):
+        read_url('"redis://me:secret@h"')
+
+
+def test_what_holds_a_url_does_not_show_it() -> None:
+    """The objects of this package and the clients of redis-py."""
+    connections = Connections("redis://me:secret@h/0")
+    client = connections.commands()
+    shown = (connections, client, client.connection_pool, client.connection_pool.make_connection())
+    assert "secret" not in repr(shown)
