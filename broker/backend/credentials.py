@@ -13,6 +13,7 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
 
 from broker.errors import ConfigError
+from broker.runtime.threads import call_on_thread
 
 Given: TypeAlias = str | tuple[str, str]
 Credentials: TypeAlias = Callable[[], Given | Awaitable[Given]]
@@ -63,7 +64,11 @@ class Login(CredentialProvider):
     async def _asked(self) -> Given:
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                given = await asyncio.to_thread(self._source) if self._may_block else self._source()
+                given = (
+                    await call_on_thread(self._source, "credentials")
+                    if self._may_block
+                    else self._source()
+                )
                 return await given if isawaitable(given) else given
         except ConfigError as error:
             raise CredentialsError(str(error)) from None

@@ -79,11 +79,6 @@ class Session:
         self._keeper = asyncio.create_task(self._close_with_loop(), name="session")
         serves = self.namespace if as_worker else None
         url, self._attachment = await self._attach(serves=serves)
-        self._use_connections(Connections(url))
-
-        url, self._attachment = await asyncio.to_thread(
-            attached, self.given_url, serves=self.namespace if as_worker else None
-        )
         self._use_connections(Connections(url, self._credentials))
         self.server = await check_servers(self.connections, self.client)
         if is_cluster(self.server) and not self.connections.directory.is_sharded:
