@@ -183,6 +183,17 @@ def chosen_namespace(name: object) -> str:
     return checked_name("namespace", name)
 
 
+def checked_flag(name: str, value: object) -> bool:
+    """Return an argument that is true or false.
+
+    Raises:
+        ConfigError: another type, which might mean either.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError([f"{name}={shown(value)}; allowed: True or False"])
+    return value
+
+
 def checked_timeout(timeout: object) -> float | None:
     """Return the argument of a call that waits, if it is one: seconds, or None for no limit.
 

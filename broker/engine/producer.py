@@ -13,6 +13,7 @@ from warnings import warn
 from broker.backend.credentials import Credentials
 from broker.backend.session import Session
 from broker.config import (
+    checked_flag,
     checked_name,
     checked_of,
     checked_timeout,
@@ -30,6 +31,7 @@ from broker.errors import (
     ClosedError,
     ConfigError,
     DataLostError,
+    EncodeError,
     FlushTimeoutError,
     ReentrantError,
 )
@@ -100,9 +102,11 @@ class ProducerEngine(FastSet[Retry | None]):
         node = settings.get("node")
         self._when_full = settings.get("when_full", "block")
         max_age = settings.get("local_delta_max_age")
+        self._timestamps = checked_flag("timestamps", settings.get("timestamps", False))
+        self._conflate = checked_flag("conflate", settings.get("conflate", False))
         if self._when_full not in FULL_POLICIES:
             raise ConfigError(
-                [f"when_full={self._when_full!r}; allowed: {', '.join(FULL_POLICIES)}"]
+                [f"when_full={shown(self._when_full)}; allowed: {', '.join(FULL_POLICIES)}"]
             )
         self.namespace = chosen_namespace(namespace)
         self.node = checked_name("node", node) if node is not None else default_node()
@@ -110,8 +114,6 @@ class ProducerEngine(FastSet[Retry | None]):
         self._full_timeout: float = self._settings["full_timeout"]
         self._max_age_ms = None if max_age is None else round(max_age * 1000)
         self._max_count = settings.get("local_delta_max_count")
-        self._timestamps = settings.get("timestamps", False)
-        self._conflate = settings.get("conflate", False)
         self._session = Session(
             url, self.namespace, settings.get("shards"), settings.get("credentials")
         )
@@ -291,6 +293,8 @@ class ProducerEngine(FastSet[Retry | None]):
 
     def _groups(self, mapping: Mapping[str, Value]) -> list[tuple[int, list[str], list[Any], int]]:
         """Return the sets of each shard: keys, values and an upper bound of their bytes."""
+        if not isinstance(mapping, Mapping):
+            raise EncodeError(f"set_many got {shown(mapping)}; give a mapping of keys to values")
         groups: dict[int, tuple[int, list[str], list[Any], int]] = {}
         extra = STAMP_BYTES if self._timestamps else 0
         for key, given in mapping.items():
@@ -375,6 +379,7 @@ class ProducerEngine(FastSet[Retry | None]):
     ) -> Token:
         """Wait until Redis accepted everything written so far; the faces' `flush` documents it."""
         timeout = checked_timeout(timeout)
+        checked_flag("fsynced", fsynced)
         if type(redis_replicas) is not int or redis_replicas < 0:
             raise ConfigError(
                 [f"redis_replicas={shown(redis_replicas)}; allowed: 0 or more, a whole number"]

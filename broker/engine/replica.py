@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -149,14 +150,20 @@ class ReplicaEngine:
     def _loaded(self) -> list[ShardState]:
         """Return the shards, each with the state of some moment; none without the namespace.
 
+        After `LOAD_PATIENCE_S` some are enough: others may be on a part of a Cluster that is away.
+
         Raises:
             ForkedError: this is a forked child.
             NotLoadedError: a shard was never loaded.
         """
         shards = self.shards
-        if not self._has_loaded():
-            raise self._not_loaded()
-        return shards
+        if self._has_loaded() or (self._left() <= 0 and any(one.is_loaded for one in shards)):
+            return shards
+        raise self._not_loaded()
+
+    def _left(self) -> float:
+        """Return the seconds for which reads still wait for the first load."""
+        return self._opened_at + LOAD_PATIENCE_S - clock.now()
 
     def _has_loaded(self) -> bool:
         # A namespace that does not exist yet holds nothing.
@@ -171,17 +178,13 @@ class ReplicaEngine:
         )
 
     async def wait_loaded(self) -> None:
-        """Wait for the first load, until `LOAD_PATIENCE_S` after it was opened.
+        """Wait for the first load, at most until `LOAD_PATIENCE_S` after it was opened.
 
         Raises:
-            NotLoadedError: it is not loaded by then.
             ReplicaFailedError, ClosedError: it never will be.
         """
-        left = self._opened_at + LOAD_PATIENCE_S - clock.now()
-        try:
-            await self._until(self._has_loaded, max(0.0, left), "has not loaded the state")
-        except TimeoutError:
-            raise self._not_loaded() from None
+        with suppress(TimeoutError):
+            await self._until(self._has_loaded, max(0.0, self._left()), "has not loaded the state")
 
     def value(self, key: str) -> Any:
         """Return a key's value.

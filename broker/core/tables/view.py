@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, ItemsView, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, ValuesView
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from broker.core.tables.conversion import numbers
 from broker.core.tables.index import NameIndex, shards_of_numbers
 from broker.core.tables.shard import ShardTables
 from broker.core.tables.table import Table
-from broker.errors import ConfigError
+from broker.errors import ConfigError, EncodeError
 from broker.protocol.messages import TableKey
 from broker.protocol.names import shard_of
 from broker.protocol.refusal import shown
@@ -90,10 +90,13 @@ class TableOp:
         """Return the slot of each key, -1 where it has none; valid until the next load.
 
         Raises:
-            EncodeError: a table of u64 keys was asked for other keys than whole numbers.
+            EncodeError: these are not keys, or a table of u64 keys was asked for other keys than
+                whole numbers.
         """
         index = self._table.index
         if isinstance(index, NameIndex):
+            if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+                raise EncodeError(f"keys is {shown(keys)}; give a list or array of str")
             return index.find_all(keys)
         return index.find_all(np.atleast_1d(numbers("keys", keys, np.dtype("<u8"))))
 

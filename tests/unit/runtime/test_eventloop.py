@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from broker.errors import BrokerError
 from broker.runtime import eventloop
 from broker.sync.loop_thread import LoopThread
 from broker.testing.waiting import eventually
@@ -107,6 +108,38 @@ def test_a_name_that_does_not_exist_is_an_error(names: NameServer) -> None:
     found = eventloop.run(ask())
     assert [type(one) for one in found] == [socket.gaierror] * 2
     assert names.asked == {"wrong.example": 1}
+
+
+def test_after_a_time_without_threads_names_are_looked_up_again(
+    names: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that cannot be started is an error of the system; nothing waits for it later."""
+
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def ask() -> None:
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", refused)
+            for _ in range(2):
+                with pytest.raises(OSError, match="cannot start the thread 'lookup"):
+                    await look_up()
+        names.may_answer.set()
+        assert await look_up() == ANSWER
+
+    eventloop.run(ask())
+    assert names.asked == {"slow.example": 1}
+
+
+def test_a_loop_thread_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The constructor says what to raise, and closes the loop that it made."""
+
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(BrokerError, match=r"cannot start the thread 'mine'.*ulimit"):
+        LoopThread("mine")
 
 
 def test_connections_look_names_up_this_way(names: NameServer) -> None:
