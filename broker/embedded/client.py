@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
 from broker.config import checked_name
+from broker.embedded import watch
 from broker.embedded.launch import KeeperConnection, connect, launch, starting
-from broker.embedded.location import EmbeddedDir, unusable_dir_error
+from broker.embedded.location import EmbeddedDir, remove_abandoned, unusable_dir_error
 from broker.embedded.log import tail
 from broker.errors import EmbeddedError
+from broker.runtime.backoff import Backoff
 
 # Longer than a keeper takes to stop.
 REACH_TIMEOUT_S = 30.0
 REACH_PAUSE_S = 0.01
 # Longer than the timeouts of the keeper for server and worker, whose errors are more precise.
 REPLY_TIMEOUT_S = 120.0
+RESTORE_FIRST_S = 0.1
+RESTORE_MAX_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Attachment:
     """Keeps an embedded server running until it is closed or the process ends.
 
-    A forked child keeps it running too, until it closes its copy or ends.
+    A keeper that dies is started again. A forked child keeps the server running too, until it
+    closes its copy or ends.
 
     Attributes:
         url: `unix://` URL of the server.
         directory: of its data or, for a private server, its temporary files.
     """
 
-    def __init__(self, url: str, directory: Path, connection: socket.socket) -> None:
+    def __init__(
+        self, url: str, location: EmbeddedDir, request: bytes, connection: socket.socket
+    ) -> None:
         self.url = url
-        self.directory = directory
+        self.location = location
+        self.directory = location.directory
         self.connection = connection
+        self._request = request
+        self._lock = threading.Lock()
+        self._is_closed = False
+        watch.watcher.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +66,39 @@ class Attachment:
 
     def close(self) -> None:
         """Detach; the server stops soon if no other process is attached. May be called again."""
+        with self._lock:
+            self._is_closed = True
+        watch.watcher.remove(self)
         self.connection.close()
+
+    def restore(self) -> None:
+        """Attach again after the keeper died, in the same directory: the URL stays what it is."""
+        log.warning("keeper_died directory=%s", self.directory)
+        retry = Backoff(RESTORE_FIRST_S, RESTORE_MAX_S)
+        while not self._is_closed:
+            try:
+                # A keeper that stopped in order removed a private directory.
+                location = EmbeddedDir.of(self.directory, is_private=self.location.is_private)
+                keeper = connect_or_launch(location)
+                if self._is_back(keeper):
+                    return
+            except (EmbeddedError, OSError) as error:
+                log.warning("keeper_not_restored directory=%s error=%s", self.directory, error)
+            time.sleep(retry.next())
+
+    def _is_back(self, keeper: KeeperConnection) -> bool:
+        """Take this connection if the keeper accepts the request."""
+        url = None
+        try:
+            url = request_url(keeper, self._request)
+        finally:
+            with self._lock:
+                unused = keeper.connection
+                if url is not None and not self._is_closed:
+                    keeper.connection.setblocking(False)  # noqa: FBT003 - the only form
+                    unused, self.connection = self.connection, keeper.connection
+            unused.close()
+        return url is not None
 
 
 class PrivateDir:
@@ -101,7 +149,7 @@ def attach(
             keeper.connection.close()
             raise
         if url is not None:
-            return Attachment(url, keeper.location.directory, keeper.connection)
+            return Attachment(url, keeper.location, request, keeper.connection)
         keeper.connection.close()
 
 
@@ -181,14 +229,22 @@ def connect_or_launch(location: EmbeddedDir) -> KeeperConnection:
 def connect_private() -> KeeperConnection:
     """Connect to the private keeper of this process tree, or start one in a new directory."""
     with starting:
-        if PrivateDir.location is not None:
-            connection = connect(PrivateDir.location)
+        location = PrivateDir.location
+        if location is not None:
+            connection = connect(location)
             if connection is not None:
-                return KeeperConnection(PrivateDir.location, connection)
-            # A keeper that was killed leaves its files.
-            PrivateDir.location.remove()
-        PrivateDir.location = location = EmbeddedDir.private()
-        lock = location.try_lock()
-        if lock is None:
-            raise EmbeddedError(f"another process locked the new directory {location.directory}")
-        return launch(location, lock)
+                return KeeperConnection(location, connection)
+        # Who is attached to a killed keeper starts it again, in the same directory.
+        if location is None or not watch.watcher.any(lambda one: one.location == location):
+            if location is not None:
+                # A keeper that was killed leaves its files.
+                location.remove()
+            remove_abandoned()
+            PrivateDir.location = location = EmbeddedDir.private()
+            lock = location.try_lock()
+            if lock is None:
+                raise EmbeddedError(
+                    f"another process locked the new directory {location.directory}"
+                )
+            return launch(location, lock)
+    return connect_or_launch(EmbeddedDir.of(location.directory, is_private=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from broker.embedded.location import EmbeddedDir
-from broker.embedded.log import rotate
+from broker.embedded.log import open_log, rotate
+from broker.errors import EmbeddedError
 
+PEER = struct.Struct("3i")  # of SO_PEERCRED: process, user, group
 PACKAGES = Path(__file__).resolve().parents[2]
 
 # A fork while the lock or the listening socket is open here would copy it into the child, which
@@ -42,10 +45,15 @@ class KeeperConnection:
 
 
 def connect(location: EmbeddedDir) -> socket.socket | None:
-    """Connect to the keeper of a directory; None if none listens."""
+    """Connect to the keeper of a directory; None if none listens.
+
+    Raises:
+        EmbeddedError: another user listens there.
+    """
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(location.control))
+        check_peer(connection, location.control)
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
@@ -53,6 +61,23 @@ def connect(location: EmbeddedDir) -> socket.socket | None:
         connection.close()
         raise
     return connection
+
+
+def check_peer(connection: socket.socket, path: Path) -> None:
+    """Refuse a socket on which another user listens: it would get all that is written.
+
+    Raises:
+        EmbeddedError: with both users. Systems that do not tell the peer are not checked.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
+    _pid, user, _group = PEER.unpack(told)
+    if user != os.geteuid():
+        raise EmbeddedError(
+            f"user {user} listens on {path}, and this process is user {os.geteuid()}; run both as "
+            "the same user, or name a directory of your own"
+        )
 
 
 def launch(location: EmbeddedDir, lock: int) -> KeeperConnection:
@@ -69,7 +94,7 @@ def launch(location: EmbeddedDir, lock: int) -> KeeperConnection:
         location.prepare_sockets()
         location.clear_sockets()
         rotate(location.keeper_log)
-        with socket.socket(socket.AF_UNIX) as listener, location.keeper_log.open("ab") as log:
+        with socket.socket(socket.AF_UNIX) as listener, open_log(location.keeper_log) as log:
             listener.bind(str(location.control))
             # The directory may be accessible to others, but none can connect before `listen`.
             location.control.chmod(0o600)

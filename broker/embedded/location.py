@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +19,9 @@ from broker.errors import EmbeddedError
 
 # sockaddr_un holds 108 bytes on Linux and 104 on macOS, including the final NUL.
 SOCKET_PATH_BYTES = 103
+LOCK_NAME = "keeper.lock"
+PRIVATE_PREFIX = "statebroker-"
+ABANDONED_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +43,27 @@ class EmbeddedDir:
         """Prepare a directory, which is created (mode 700) if missing.
 
         Raises:
-            EmbeddedError: The directory cannot be created.
+            EmbeddedError: The directory cannot be created, belongs to another user, or others may
+                write to it.
         """
         try:
             # Different paths of one directory must lead to one server.
             directory = directory.resolve()
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = directory.stat()
         except (OSError, RuntimeError) as cause:
             raise unusable_dir_error(directory, cause) from cause
+        # Who can write to it can put a socket there, and gets what we write.
+        if found.st_uid != os.geteuid():
+            raise EmbeddedError(
+                f"{directory} belongs to user {found.st_uid}, and this process is user "
+                f"{os.geteuid()}; run as that user, or name a directory of your own"
+            )
+        if found.st_mode & 0o022:
+            raise EmbeddedError(
+                f"others may write to {directory} (mode {stat.S_IMODE(found.st_mode):o}); run: "
+                f"chmod go-w {shlex.quote(str(directory))}"
+            )
         place = cls(directory=directory, sockets=sockets_of(directory), is_private=is_private)
         place.prepare_sockets()
         return place
@@ -53,7 +72,7 @@ class EmbeddedDir:
     def private(cls) -> EmbeddedDir:
         """Prepare a new temporary directory, for this process tree only."""
         try:
-            directory = Path(tempfile.mkdtemp(prefix="statebroker-"))
+            directory = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX))
         except OSError as cause:
             raise unusable_dir_error(Path(tempfile.gettempdir()), cause) from cause
         return cls.of(directory, is_private=True)
@@ -109,7 +128,7 @@ class EmbeddedDir:
             EmbeddedError: The directory cannot be written.
         """
         try:
-            descriptor = os.open(self.directory / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(self.directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as cause:
             raise unusable_dir_error(self.directory, cause) from cause
         try:
@@ -134,6 +153,24 @@ class EmbeddedDir:
             shutil.rmtree(self.directory, ignore_errors=True)
         if self.sockets != self.directory:
             shutil.rmtree(self.sockets, ignore_errors=True)
+
+
+def remove_abandoned() -> None:
+    """Remove private directories whose keeper and all users were killed: nobody else does."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{PRIVATE_PREFIX}*"):
+        # Whatever is wrong with one of them is no reason not to start.
+        with contextlib.suppress(OSError, EmbeddedError):
+            found = directory.lstat()
+            is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+            # A young one may not have been locked yet.
+            is_young = time.time() - found.st_mtime < ABANDONED_S
+            if not is_ours or is_young or not (directory / LOCK_NAME).exists():
+                continue
+            place = EmbeddedDir.of(directory, is_private=True)
+            lock = place.try_lock()
+            if lock is not None:
+                place.remove()
+                os.close(lock)
 
 
 def sockets_of(directory: Path) -> Path:

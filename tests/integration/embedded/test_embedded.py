@@ -13,8 +13,10 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import redis
 
 from broker.embedded import Attachment, attach, parse_embedded_url
 from broker.embedded.binary import bundled_binary
-from broker.embedded.location import EmbeddedDir, sockets_of
+from broker.embedded.launch import connect
+from broker.embedded.location import EmbeddedDir, remove_abandoned, sockets_of
 from broker.errors import ConfigError, EmbeddedError
 from broker.testing.waiting import eventually
 
@@ -223,6 +226,15 @@ def keeper_and_server(url: str) -> tuple[int, int]:
     return int(status(server)[1]), server
 
 
+def is_unused(directory: Path) -> bool:
+    """Whether no process names the directory in its command line."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(directory).encode() in file.read_bytes():
+                return False
+    return True
+
+
 def see_gone(*what: int | Path) -> None:
     """Wait until processes (by id) and directories are gone."""
 
@@ -311,14 +323,73 @@ class TestPrivate:
         see_gone(*gone, Path(reported["directory"]))
 
     def test_after_its_keeper_was_killed(self) -> None:
-        """The server ends with a killed keeper; the next attachment cleans up and gets another."""
+        """Who is attached gets another keeper and server at the same URL, and cleans up."""
         with attach(None) as attachment:
             keeper, server = keeper_and_server(attachment.url)
             os.kill(keeper, signal.SIGKILL)
             see_gone(server)
+            eventually(lambda: answers(attachment.url), message="the server is back")
             with attach(None) as other:
-                assert ask(other.url, "PING") is True
-                assert not attachment.directory.exists()
+                assert other.url == attachment.url
+            gone = keeper_and_server(attachment.url)
+        see_gone(*gone, attachment.directory)
+
+    def test_attaching_while_the_keeper_is_restored(self) -> None:
+        """All attachments of a process stay on one server, whenever they are made."""
+        with ExitStack() as stack:
+            first = stack.enter_context(attach(None))
+            for _ in range(3):
+                keeper, server = keeper_and_server(first.url)
+                os.kill(keeper, signal.SIGKILL)
+                assert stack.enter_context(attach(None)).url == first.url
+                see_gone(keeper, server)
+                eventually(lambda: answers(first.url), message="the server is back")
+            gone = keeper_and_server(first.url)
+        see_gone(*gone, first.directory)
+
+    def test_closing_while_the_keeper_is_restored(self) -> None:
+        """Nothing is left running for an attachment that is closed meanwhile."""
+        for _ in range(3):
+            attachment = attach(None)
+            keeper, server = keeper_and_server(attachment.url)
+            os.kill(keeper, signal.SIGKILL)
+            attachment.close()
+            see_gone(keeper, server)
+            eventually(partial(is_unused, attachment.directory), 20, "nothing runs there")
+
+    # Python warns of a socket that is collected; that is what happens here.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_a_forgotten_attachment_keeps_nothing(self) -> None:
+        """Without close() the server ends as soon as the attachment is collected."""
+        attachment = attach(None)
+        gone = keeper_and_server(attachment.url)
+        directory = attachment.directory
+        del attachment
+        see_gone(*gone, directory)
+
+    def test_what_others_left_is_removed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The directory of a keeper that was killed with all its users is removed by the next."""
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        kept = {"young": 0, "unlocked": 3600, "locked": 3600, "abandoned": 3600}
+        locks = []
+        for name, age in kept.items():
+            place = tmp_path / f"statebroker-{name}"
+            place.mkdir(mode=0o700)
+            if name != "unlocked":
+                lock = EmbeddedDir.of(place, is_private=True).try_lock()
+                assert lock is not None
+                locks.append(lock)
+                if name == "abandoned":
+                    os.close(locks.pop())
+            os.utime(place, (0, time.time() - age))
+        remove_abandoned()
+        assert {path.name.removeprefix("statebroker-") for path in tmp_path.iterdir()} == {
+            *("young", "unlocked", "locked")
+        }
+        for lock in locks:
+            os.close(lock)
 
 
 class TestDirectory:
@@ -411,6 +482,30 @@ class TestDirectory:
                     assert not is_running(server)
                     assert ask(other.url, "GET", "count") == str(count)
 
+    def test_a_killed_keeper_comes_back(self, directory: Path, user: NewUser) -> None:
+        """Every attached process may start it again: one does, with the same URL and data."""
+        reported = [user(directory).attached() for _ in range(2)]
+        with attach(directory) as attachment:
+            ask(attachment.url, "SET", "key", "value")
+            keeper, server = keeper_and_server(attachment.url)
+            os.kill(keeper, signal.SIGKILL)
+            see_gone(keeper, server)
+            eventually(lambda: answers(attachment.url), message="the server is back")
+            assert {one["url"] for one in reported} == {attachment.url}
+            assert ask(attachment.url, "GET", "key") == "value"
+        assert answers(attachment.url)
+
+    def test_only_this_user_reads_what_it_writes(self, directory: Path) -> None:
+        """Whatever the umask is."""
+        before = os.umask(0)
+        try:
+            with attach(directory, workers_for="flights"):
+                files = [directory, *directory.rglob("*")]
+                assert len(files) > 5
+                assert [path for path in files if path.lstat().st_mode & 0o077] == []
+        finally:
+            os.umask(before)
+
     def test_keeper_is_asked_to_stop(self, directory: Path) -> None:
         """SIGTERM to the keeper stops the server cleanly; the next attachment starts it again."""
         with attach(directory) as attachment:
@@ -447,12 +542,12 @@ class TestDirectory:
         with attach(deep) as attachment:
             ask(attachment.url, "SET", "key", "value")
             run = info(attachment.url, "run_id")
-            reported = user(deep).attached()
-            assert info(reported["url"], "run_id") == run
+            other = user(deep)
+            assert info(other.attached()["url"], "run_id") == run
             assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
             assert (deep / "appendonlydir").exists()
             keeper, _ = keeper_and_server(attachment.url)
-        os.kill(keeper, signal.SIGTERM)
+            other.leave()
         see_gone(keeper, sockets)
         with attach(deep) as attachment:
             assert ask(attachment.url, "GET", "key") == "value"
@@ -521,6 +616,38 @@ class TestFailures:
             pytest.skip("this user may write everywhere")
         with pytest.raises(EmbeddedError, match=r"data: Permission denied; name"):
             attach(directory)
+
+    def test_directory_of_another_user(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its owner could put a socket there, and would get all that we write."""
+        directory.mkdir(mode=0o700)
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        with pytest.raises(EmbeddedError, match=r"belongs to user .* this process is user 12345"):
+            attach(directory)
+
+    @pytest.mark.parametrize("mode", [0o702, 0o720, 0o777, 0o1777])
+    def test_directory_that_others_may_write_to(self, directory: Path, mode: int) -> None:
+        """The error has the command that mends it."""
+        directory.mkdir()
+        directory.chmod(mode)
+        with pytest.raises(
+            EmbeddedError, match=r"others may write to .*; run: chmod go-w "
+        ) as told:
+            attach(directory)
+        subprocess.run(str(told.value).partition("; run: ")[2], shell=True, check=True)  # noqa: S602
+        with attach(directory) as attachment:
+            assert answers(attachment.url)
+
+    def test_socket_of_another_user(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A keeper that is another user's is refused before anything is sent to it."""
+        place = EmbeddedDir.of(directory)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place.control))
+            listener.listen()
+            monkeypatch.setattr(os, "geteuid", lambda: 12345)
+            with pytest.raises(EmbeddedError, match=r"user \d+ listens on .* is user 12345"):
+                connect(place)
 
     def test_no_binary(self, directory: Path, user: NewUser, tmp_path: Path) -> None:
         """Without any server installed the error says what to install."""
