@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 DEAD_LIMIT = 1000
 DEAD_BYTES = 16 << 10
 SHOWN_KEYS = 5
+TABLES_CHECK_S = 60.0  # where tables have more than a megabyte
 CUT_THRESHOLD = 0.5  # share of the log limit above which the retention is ignored
 
 
@@ -89,6 +90,8 @@ class SnapshotWorker:
         self._retention = log_retention
         self._limit = log_limit
         self._damage_told: set[str] = set()
+        self._surplus: list[str] = []
+        self._check_at = 0.0
         self._committed: deque[tuple[float, int]] = deque()
         self._cut_to = 0
         self._last: tuple[bytes, int] | None = None
@@ -142,7 +145,8 @@ class SnapshotWorker:
             self._committed.clear()
             self._cut_to = 0
         pressed = self._is_half_full(head)
-        if not await self._has_work(head, pressed=pressed):
+        mends = await self._check_tables(head)
+        if not mends and not await self._has_work(head, pressed=pressed):
             return None
         written = Written()
         at = head.snapshot
@@ -198,6 +202,7 @@ class SnapshotWorker:
             tables = await asyncio.to_thread(new_tables, tracks=True)
             if tables is not None:
                 tables = tables.loaded(fields, at.offset, tracks=True)
+                self._tell_damaged_tables(tables)
         return tables
 
     async def _fold(self, start: Position, head: Head) -> tuple[NetChanges, int]:
@@ -280,11 +285,44 @@ class SnapshotWorker:
                 await self._write_table_page(digest, page, [])
                 page, size = [], 0
         # Ids that the remaining log uses stay, for readers that still load an earlier full state.
-        over = tables.over(self._cut_to)
+        over = [*tables.over(self._cut_to), *self._surplus]
         if page or over:
             await self._write_table_page(digest, page, over)
         tables.clean(self._cut_to)
         return written
+
+    def _tell_damaged_tables(self, tables: ShardTables) -> None:
+        """Log the damaged tables; their fields stay, and their deltas are left out."""
+        for key, fault in tables.damaged.items():
+            log.error(
+                "table_damaged shard=%d table=%s kind=%s fault=%s fix=statebroker verify --accept",
+                *(self.shard, key.name, key.kind, fault),
+            )
+
+    async def _check_tables(self, head: Head) -> bool:
+        """Compare the tables that this scheduler wrote with those that are there.
+
+        Returns:
+            Whether some were lost or altered; they are written again with this full state.
+        """
+        tables = self._tables
+        self._surplus = []
+        if tables is None or self._tables_at != head.snapshot or clock.now() < self._check_at:
+            return False
+        if head.fold_to > head.snapshot.offset:
+            return False
+        fields = await queries.table_fields(self._session.client, self._keys)
+        if sum(map(len, fields.values())) > page_sizes.BYTES:
+            self._check_at = clock.now() + TABLES_CHECK_S
+        surplus = tables.mark_damage(fields, head.snapshot.offset)
+        if surplus is None:
+            return False
+        self._surplus = surplus
+        log.error(
+            "tables_altered shard=%d surplus=%d fix=they are written again",
+            *(self.shard, len(surplus)),
+        )
+        return True
 
     def _tell_damage(self, keys: set[str]) -> None:
         """Log the damaged fields of the full state that were not logged before."""
@@ -345,7 +383,9 @@ class SnapshotWorker:
         )
         self._cut_to = cut
         self._last = (position.epoch, position.offset)
-        self._tables, self._tables_at = changes.tables, position
+        # Damaged ones are read again: somebody may have mended them.
+        is_whole = changes.tables is None or not changes.tables.damaged
+        self._tables, self._tables_at = (changes.tables if is_whole else None), position
         self.committed_at = now
         self._committed.append((now, position.offset))
 

@@ -112,6 +112,13 @@ class Inspector:
         """
         return await self._engine.altered()
 
+    async def damaged_tables(self) -> tuple[str, ...]:
+        """Return which tables of the full state are damaged, and how, for people.
+
+        While there is one, no new replica becomes live.
+        """
+        return await self._engine.damaged_tables()
+
     async def accept(self) -> tuple[str, ...]:
         """Accept the full-state hash as it is: the next full state computes its digest again.
 

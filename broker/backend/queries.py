@@ -231,6 +231,12 @@ async def remove_state_fields(client: Client, keys: ShardKeys, found: dict[bytes
             await client.hdel(keys.state, *same)
 
 
+async def remove_table_fields(client: Client, keys: ShardKeys, names: list[str]) -> None:
+    """Delete fields of the tables hash."""
+    async with translated("removing damaged tables"):
+        await client.hdel(keys.tables, *names)
+
+
 async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> list[bytes | None]:
     """Return fields of the full-state hash; None for each absent key."""
     async with translated("reading the full state"):

@@ -77,10 +77,11 @@ class Content:
         """Add the tables hash.
 
         Raises:
-            DecodeError: a field is damaged.
+            DecodeError: a table is damaged. It would be shown with fewer rows than there are.
         """
         if self.tables is not None:
             self.tables = type(self.tables).loaded(fields, self.position.offset)
+            self.tables.ensure_whole()
             self.newest = max(self.newest, self.tables.newest)
 
     # -- the history ------------------------------------------------------------------------------

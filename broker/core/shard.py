@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 LOADS_BEFORE_GIVING_UP = 30
 UNDECIDED_IN_DOUBT = 3  # self-checks in a row
+FULL_STATES_TO_CONFIRM = 2
 SHOWN_DAMAGED = 5
 # What a batch is that was applied and needs no further read.
 _APPLIED = (Event.NEXT, Event.UNPUBLISHED)
@@ -86,6 +87,8 @@ class ShardState:
         self._foreign = ForeignHistories()
         self._undecided = 0
         self._undecided_reason = ""
+        self._full_states = 0
+        self._tables_doubted: tuple[frozenset[str], int] = frozenset(), 0
 
     @property
     def values(self) -> dict[str, Any]:
@@ -232,6 +235,7 @@ class ShardState:
 
     def _take(self, packet: Packet, now: float) -> Event | None:
         if isinstance(packet, Notice) and packet.epoch == self.position.epoch:
+            self._full_states += 1
             self._effects.append(FullStateWritten(packet.offset))
             return None
         event = self._recent.classify(packet, self.position)
@@ -340,10 +344,15 @@ class ShardState:
         """Add the tables hash to the load.
 
         Raises:
-            DecodeError: a field is damaged.
+            DecodeError: a table is damaged; a later load may find it mended.
         """
         if self._load is not None:
-            self._load.add_tables(fields)
+            try:
+                self._load.add_tables(fields)
+            except DecodeError:
+                # It says nothing of mixed histories.
+                self._loads_in_a_row -= 1
+                raise
 
     def end_load(self) -> Sequence[Effect]:
         """End the load's pages; the log is read next."""
@@ -386,6 +395,19 @@ class ShardState:
         self.content.tables = right
         self._note_repaired(keys)
         return self._answer()
+
+    def confirms_tables(self, keys: Iterable[str]) -> bool:
+        """Whether the full state differs in these keys of tables since two full states or more.
+
+        A scheduler compares what it wrote with what is there before each of them. So a difference
+        that lasts is one of this replica.
+        """
+        noted, since = self._tables_doubted
+        if noted.issuperset(keys) and self._full_states >= since + FULL_STATES_TO_CONFIRM:
+            return True
+        if not noted.issuperset(keys):
+            self._tables_doubted = frozenset(keys), self._full_states
+        return False
 
     def _note_repaired(self, keys: Sequence[str]) -> None:
         self.counts.keys_repaired += len(keys)

@@ -13,6 +13,7 @@ from broker.backend.session import Session
 from broker.config import chosen_namespace
 from broker.core.fold import decode_chunks, fold
 from broker.core.replay import LogReplay
+from broker.core.tables import new_tables
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.self_check import retry_until_stable
 from broker.engine.verifier import Verifier
@@ -26,7 +27,7 @@ from broker.errors import (
 )
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.fields import name_of, read_page, unpack_fields
-from broker.protocol.messages import Head, Position
+from broker.protocol.messages import Head, Position, TableKey
 from broker.protocol.names import ShardKeys, shard_of, slot_of_key
 from broker.protocol.refusal import shown
 from broker.protocol.values import admit_key
@@ -245,6 +246,27 @@ class InspectorEngine:
                 found[number, at] = names
         return found
 
+    async def damaged_tables(self) -> tuple[str, ...]:
+        """Return which tables of the full state are damaged, and how, for people.
+
+        While there is one, no new replica becomes live.
+        """
+        found: list[str] = []
+        for shard, keys in enumerate(self._session.keys):
+            _, damaged = await self._damaged_tables(keys)
+            found += [_of_table(key, fault, shard) for key, fault in damaged.items()]
+        return tuple(found)
+
+    async def _damaged_tables(self, keys: ShardKeys) -> tuple[list[str], dict[TableKey, str]]:
+        """Return the fields of damaged tables, and their faults; nothing without numpy."""
+        tables = new_tables()
+        if tables is None:
+            return [], {}
+        head = await self._head(keys)
+        fields = await queries.table_fields(self._session.client, keys)
+        loaded = tables.loaded(fields, head.snapshot.offset)
+        return loaded.damaged_fields(fields), loaded.damaged
+
     async def accept(self) -> tuple[str, ...]:
         """Accept the full-state hash as it is: the next full state computes its digest again.
 
@@ -262,6 +284,10 @@ class InspectorEngine:
                     gone = {key: found[key] for key in page.damaged}
                     await queries.remove_state_fields(client, keys, gone)
                     removed += [f"key {name_of(key)!a} of shard {shard}" for key in gone]
+            of_tables, damaged = await self._damaged_tables(keys)
+            if damaged:
+                await queries.remove_table_fields(client, keys, of_tables)
+                removed += [_of_table(key, fault, shard) for key, fault in damaged.items()]
             await queries.forget_digest(client, keys)
         return tuple(removed)
 
@@ -299,6 +325,10 @@ class InspectorEngine:
         # A page of a newer full state may have changed or deleted a field without a trace.
         is_ahead = head.fold_to > replay.position.offset
         return None if is_ahead else replay.position
+
+
+def _of_table(key: TableKey, fault: str, shard: int) -> str:
+    return f"table {key.name} ({key.kind}) of shard {shard}: {fault}"
 
 
 def _sum(one: NodeStats | None, other: NodeStats) -> NodeStats:

@@ -12,7 +12,7 @@ from broker.backend.session import Session
 from broker.core.effects import Effect, KeysRepaired
 from broker.core.shard import ShardState
 from broker.engine.verifier import SnapshotMovedError, Verifier, keys_of
-from broker.errors import BackendError
+from broker.errors import BackendError, DecodeError
 from broker.model import ABSENT, Difference, Status, Verification
 from broker.protocol.codec import pack_value
 from broker.protocol.digest import range_of
@@ -66,10 +66,14 @@ async def verified(session: Session, shards: list[ShardState]) -> Verification:
         keys += compared
         ranges += differing
         differences += found
-        in_tables, found = await retry_until_stable(partial(_compare_tables, verifier, shard))
-        keys += in_tables
-        differences += found
-        ranges += bool(found)
+        try:
+            in_tables, found = await retry_until_stable(partial(_compare_tables, verifier, shard))
+        except DecodeError as error:
+            damaged.append(f"shard {shard.shard}: {error}")
+        else:
+            keys += in_tables
+            differences += found
+            ranges += bool(found)
         size += verifier.bytes_read
         damaged += [
             f"key {key!a} of shard {shard.shard}"
@@ -102,7 +106,10 @@ async def _compare_tables(
 ) -> tuple[int, list[Difference]]:
     """Compare a shard's tables; return how many keys there are, and which differ.
 
-    With `perform` the tables of Redis replace tables that differ.
+    With `perform` the tables of Redis replace tables that differ, if the difference lasts.
+
+    Raises:
+        DecodeError: the tables of Redis are damaged, or it is not decided which ones are.
     """
     _check_live(shard)
     held = shard.tables
@@ -119,6 +126,13 @@ async def _compare_tables(
         for name, mine, theirs in held.differences(right)
     ]
     if found and perform is not None:
+        if lost := held.lost_in(right):
+            raise DecodeError(f"the full state lacks keys of {lost}, which only grows")
+        if not shard.confirms_tables([one.key for one in found]):
+            raise DecodeError(
+                f"{len(found)} keys of tables differ from the full state (first: {found[0].key}); "
+                "if they still do after two more full states, they are repaired"
+            )
         perform(shard, shard.repair_tables(right, [one.key for one in found]))
     return keys, found
 

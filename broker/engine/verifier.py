@@ -152,6 +152,9 @@ class Verifier:
 
         They are read whole, for they are small: 8 to 16 bytes a key. Arguments and errors as
         `content`; needs numpy.
+
+        Raises:
+            DecodeError: a table is damaged, likewise.
         """
         # Before the position: it may not be valid for another server's fields.
         run = await queries.server_identity(self._client, self._keys)
@@ -159,6 +162,7 @@ class Verifier:
         fields = await queries.table_fields(self._client, self._keys, run)
         self.bytes_read += sum(map(len, fields.values()))
         tables = made_tables().loaded(fields, at.offset)
+        tables.ensure_whole()
         await self._replay(at, until, lambda batch: _fold({}, {}, batch, tables), self._keys.tables)
         return tables
 

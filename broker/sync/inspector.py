@@ -109,6 +109,13 @@ class Inspector:
         """
         return self._thread.call(self._engine.altered())
 
+    def damaged_tables(self) -> tuple[str, ...]:
+        """Return which tables of the full state are damaged, and how, for people.
+
+        While there is one, no new replica becomes live.
+        """
+        return self._thread.call(self._engine.damaged_tables())
+
     def accept(self) -> tuple[str, ...]:
         """Accept the full-state hash as it is: the next full state computes its digest again.
 

@@ -25,7 +25,7 @@ REPLICA = (
     "changes close get health items keys lag namespace position positions snapshot stats status "
     "statuses table tables values verify wait_for wait_live"
 )
-INSPECTOR = "accept altered close folded folded_shard get namespace state status"
+INSPECTOR = "accept altered close damaged_tables folded folded_shard get namespace state status"
 TABLE_WRITER = "delete delete_many increment increment_many keys set set_many set_records"
 
 ERRORS = (

@@ -53,6 +53,9 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
     with Inspector(url, namespace=namespace) as inspector:
         if accept:
             removed = inspector.accept()
+        if damaged := inspector.damaged_tables():
+            _tell_damaged_tables(damaged[:show], as_json=as_json)
+            sys.exit(1)
         with Replica(url, namespace=namespace, self_check_interval=0) as replica:
             replica.wait_live(LIVE_TIMEOUT)
             found = replica.verify()
@@ -94,6 +97,19 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
             )
         say(_verdict(found, altered, keys, shards))
     sys.exit(0 if is_equal else 1)
+
+
+def _tell_damaged_tables(damaged: tuple[str, ...], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(as_text({"equal": False, "damaged": list(damaged)}))
+        return
+    for what in damaged:
+        click.echo(f"damaged: {what}")
+    click.echo(
+        "nothing was compared, for no new replica becomes live; a scheduler that still has these "
+        "tables writes them again within a minute; if none does, run `statebroker verify --accept` "
+        "and start the producers of these tables again"
+    )
 
 
 def _verdict(found: Verification, altered: dict[Any, Any], keys: int, shards: int) -> str:

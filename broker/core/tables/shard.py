@@ -12,21 +12,21 @@ the log gives keys and ids that are already there the same slots again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
 
-from broker.core.tables.index import NameIndex, NumberIndex
-from broker.core.tables.table import Column, NodeIds, Table, next_revision
+from broker.core.tables.full_state import load_table, read_tables, table_of_field
+from broker.core.tables.index import NameIndex
+from broker.core.tables.table import Column, Table, next_revision
 from broker.errors import DecodeError
 from broker.model import ABSENT, Absent
-from broker.protocol.constants import BLOCK_SLOTS, MAX_TABLES, TABLE_KINDS
-from broker.protocol.fields import pack_field, unpack_fields
+from broker.protocol.constants import BLOCK_SLOTS, MAX_TABLES
+from broker.protocol.fields import pack_field
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
-from broker.protocol.refusal import refuses, shown
+from broker.protocol.refusal import refuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,18 @@ class ShardTables:
 
     Args:
         tracks: record which blocks change; a scheduler needs it to write the full state.
+
+    Attributes:
+        tables: by name and kind.
+        newest: the largest offset of a loaded field.
+        damaged: tables of which the full state lacks a part, or has one that cannot be read: what
+            is wrong. Deltas for them are left out.
     """
 
     def __init__(self, *, tracks: bool = False) -> None:
         self.tables: dict[TableKey, Table] = {}
         self.newest = 0
+        self.damaged: dict[TableKey, str] = {}
         self._has_floors = True
         self._tracks = tracks
 
@@ -78,14 +85,17 @@ class ShardTables:
             self._has_floors = False
             for table in self.tables.values():
                 table.floors = None
-        superseded = refused = 0
+        superseded = refused = deltas = 0
         changed = set()
         for part in chunk.tables:
+            if part.table in self.damaged:
+                continue
             if isinstance(part, TableDefine) and not part.keys and part.table not in self.tables:
                 # It would make a table without keys, which no full state holds.
                 continue
             table = self.table(part.table)
             changed.add(part.table)
+            deltas += part.deltas
             if isinstance(part, TableDefine):
                 table.define(part, chunk.node, chunk.incarnation, offset)
             else:
@@ -94,7 +104,6 @@ class ShardTables:
                 refused += no
         for key in changed:
             self.tables[key].revision = next_revision()
-        deltas = sum(part.deltas for part in chunk.tables)
         return Outcome(deltas - superseded - refused, superseded, refused)
 
     def _fault(self, chunk: Chunk) -> str:
@@ -103,11 +112,13 @@ class ShardTables:
         new: set[TableKey] = set()
         for part in chunk.tables:
             key = part.table
+            if key in self.damaged:
+                continue
             if key not in self.tables and not (isinstance(part, TableDefine) and not part.keys):
                 new.add(key)
                 # The tables of a load may be ahead of its position. Each of them is one that the
                 # history makes before it reaches the limit, so the answer is the same.
-                if len(self.tables) + len(new) > MAX_TABLES:
+                if len(self.tables) + len(self.damaged) + len(new) > MAX_TABLES:
                     return f"table {key.name} ({key.kind}) would be one more than {MAX_TABLES}"
             if not key.is_named:
                 continue
@@ -130,34 +141,39 @@ class ShardTables:
     def loaded(
         cls, fields: Mapping[str, bytes], offset: int, *, tracks: bool = False
     ) -> ShardTables:
-        """Return the tables that a tables hash holds.
+        """Return the tables that a tables hash holds; those that are damaged are only named.
 
         Args:
-            fields: all of them.
+            fields: all of them; those of other names are ignored.
             offset: up to which the full state is complete; fields may be newer.
             tracks: as for the class.
-
-        Raises:
-            DecodeError: a field is damaged.
         """
         tables = cls(tracks=tracks)
-        if not fields:
-            return tables
-        offsets, contents = unpack_fields(list(fields.values()))
-        by_kind: dict[TableKey, dict[str, dict[str, tuple[int, Any]]]] = {}
-        for name, at, content in zip(fields, offsets, contents, strict=True):
-            table, kind, what, which = _parts(name)
-            parts = by_kind.setdefault(TableKey(table, kind), {"k": {}, "v": {}, "d": {}})
-            if what not in parts:
-                raise DecodeError(f"a field of the tables hash is {shown(name)}")
-            parts[what][which] = at, content
-            tables.newest = max(tables.newest, at)
-        try:
-            for key, parts in by_kind.items():
-                _load(tables.table(key), parts, offset)
-        except (ValueError, TypeError, IndexError) as error:
-            raise DecodeError(f"a field of the tables hash is damaged: {error}") from None
+        for key, parts in read_tables(fields).items():
+            try:
+                table = Table(key, tracks=tracks)
+                tables.newest = max(tables.newest, load_table(table, parts, offset))
+            except DecodeError as error:
+                tables.damaged[key] = str(error)
+            else:
+                tables.tables[key] = table
         return tables
+
+    def ensure_whole(self) -> None:
+        """Make sure that no table is damaged.
+
+        Raises:
+            DecodeError: with the table, what is wrong with it, and the fix.
+        """
+        for key, fault in self.damaged.items():
+            raise DecodeError(
+                f"table {key.name} ({key.kind}) of the full state is damaged: {fault}; a scheduler "
+                "that still has it writes it again; if none does, run `statebroker verify --accept`"
+            )
+
+    def damaged_fields(self, names: Iterable[str]) -> list[str]:
+        """Return those of some fields of the tables hash that belong to damaged tables."""
+        return [name for name in names if table_of_field(name) in self.damaged]
 
     def changed_fields(self, offset: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and content of each field that changed since `clean()`.
@@ -216,7 +232,41 @@ class ShardTables:
             for _, _, ids in table.producers():
                 ids.changed = False
 
+    def mark_damage(self, fields: Mapping[str, bytes], offset: int) -> list[str] | None:
+        """Mark the tables that differ from what was written, so that all of them is written again.
+
+        Args:
+            fields: of the tables hash.
+            offset: up to which the full state, and this, is complete.
+
+        Returns:
+            The fields to delete, for they belong to no table; None if all is as it was written.
+        """
+        written = type(self).loaded(fields, offset, tracks=True)
+        differ = False
+        expected: set[str] = set()
+        for key, table in self.tables.items():
+            expected.update(_field_names(table))
+            other = written.tables.get(key)
+            if other is None or not _are_equal(table, other) or _ids(table) != _ids(other):
+                differ = True
+                table.touch_all()
+        surplus = [
+            name for name in fields if table_of_field(name) is not None and name not in expected
+        ]
+        return surplus if differ or surplus else None
+
     # -- comparing --------------------------------------------------------------------------------
+
+    def lost_in(self, other: ShardTables) -> str:
+        """Return a table of which the same position has fewer slots elsewhere; "" if there is none.
+
+        Slots are never taken back, so it was damaged there.
+        """
+        for key, table in self.tables.items():
+            if _lost_keys(table, other.tables.get(key)):
+                return f"table {key.name} ({key.kind})"
+        return ""
 
     def differences(self, other: ShardTables) -> list[tuple[str, Any, Any]]:
         """Return (`table[key]`, value here, value there) for each key that differs; else nothing.
@@ -237,77 +287,30 @@ class ShardTables:
         return found
 
 
+def _lost_keys(mine: Table, theirs: Table | None) -> bool:
+    return len(mine.index) > (0 if theirs is None else len(theirs.index))
+
+
+def _field_names(table: Table) -> list[str]:
+    prefix = ":".join(table.key)
+    blocks = range(-(-len(table.index) // BLOCK_SLOTS))
+    return [
+        *(f"{prefix}:{what}:{block}" for what in "kv" for block in blocks),
+        *(f"{prefix}:d:{incarnation}:{node}" for node, incarnation, _ in table.producers()),
+    ]
+
+
+def _ids(table: Table) -> dict[tuple[str, int], tuple[list[int], int]]:
+    return {
+        (node, incarnation): (ids.slots[: ids.known].tolist(), ids.ended)
+        for node, incarnation, ids in table.producers()
+    }
+
+
 def _ids_needed(run: TableRun) -> int:
     if isinstance(run.keys, IdRange):
         return run.keys.first + run.keys.size
     return int(np.frombuffer(run.keys, dtype="<u4").max()) + 1
-
-
-def _parts(name: str) -> list[str]:
-    parts = name.split(":", 3)
-    if len(parts) != 4 or parts[1] not in TABLE_KINDS:  # noqa: PLR2004 - as documented above
-        raise DecodeError(f"a field of the tables hash is {shown(name)}")
-    return parts
-
-
-def _load(table: Table, parts: dict[str, dict[str, tuple[int, Any]]], offset: int) -> None:
-    # The first block that is missing ends the keys that are certain: a scheduler may be writing.
-    for block in count():
-        if len(table.index) < block * BLOCK_SLOTS or str(block) not in parts["k"]:
-            break
-        _load_keys(table.index, parts["k"][str(block)][1])
-    table.written_keys = len(table.index)
-    table.reserve(len(table.index))
-    floors = {}
-    for name, (at, content) in parts["v"].items():
-        _load_block(table, int(name), *content)
-        if at > offset:
-            floors[int(name)] = at
-    for name, (_, (packed, ended)) in parts["d"].items():
-        incarnation, node = name.split(":", 1)
-        is_over = bool(ended) and ended <= offset
-        # Ended ids are kept only where their fields still have to be deleted.
-        if not is_over or table.dirty is not None:
-            slots = np.frombuffer(packed, dtype="<u4").astype(np.int64)
-            ids = NodeIds(slots[:0])
-            ids.define(0, slots)
-            ids.ended, ids.changed = ended if is_over else 0, False
-            table.nodes.setdefault(node, {})[int(incarnation)] = ids
-            table.reserve(int(slots.max(initial=-1)) + 1)
-    if floors:
-        table.floors = np.zeros(table.values.size // BLOCK_SLOTS, dtype=np.int64)
-        table.floors[list(floors)] = list(floors.values())
-    table.recount()
-
-
-def _load_keys(index: NameIndex | NumberIndex, keys: Any) -> None:
-    known = len(index)
-    if isinstance(index, NameIndex):
-        added = index.add(keys)
-    else:
-        added = index.add(np.frombuffer(keys, dtype="<u8"))
-    if added.size != len(index) - known:
-        raise ValueError("a key has two slots")
-
-
-def _load_block(
-    table: Table, block: int, present: bytes, values: bytes, stamps: bytes | None
-) -> None:
-    slots = slice(block * BLOCK_SLOTS, (block + 1) * BLOCK_SLOTS)
-    table.reserve(slots.stop)
-    table.present[slots] = np.unpackbits(np.frombuffer(present, np.uint8)).astype(np.bool_)
-    table.values[slots] = _block(values, table.dtype)
-    if stamps is not None:
-        if table.timestamps is None:
-            table.timestamps = np.zeros(table.values.size, dtype=np.int64)
-        table.timestamps[slots] = _block(stamps, np.dtype("<i8"))
-
-
-def _block(packed: bytes, kind: np.dtype[Any]) -> Column:
-    column = np.frombuffer(packed, dtype=kind)
-    if column.size != BLOCK_SLOTS:
-        raise ValueError(f"{column.size} numbers in a block of {BLOCK_SLOTS}")
-    return column
 
 
 def _new_key_blocks(table: Table) -> range:

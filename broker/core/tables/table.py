@@ -155,6 +155,14 @@ class Table:
                 self.dirty[before // BLOCK_SLOTS : -(-count // BLOCK_SLOTS)] = True
         return slots
 
+    def touch_all(self) -> None:
+        """Mark everything as changed since the full state was written."""
+        self.written_keys = 0
+        if self.dirty is not None:
+            self.dirty[: -(-len(self.index) // BLOCK_SLOTS)] = True
+        for _, _, ids in self.producers():
+            ids.changed = True
+
     def recount(self) -> None:
         """Count the slots that hold nothing."""
         count = len(self.index)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 import redis
+from click.testing import CliRunner
 
-from broker import DecodeError, Replica
+from broker import DecodeError, Producer, Replica
 from broker.core.shard import ShardState
 from broker.engine.self_check import check_and_repair
 from broker.protocol.fields import pack_field
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
+from tests.integration.running_workers import NewServing
 from tests.integration.watched_shard import WatchedShard
+from workers.cli.verify import verify
 
 GARBAGE = b"\0" * 8 + b"\xc1"
 
@@ -195,3 +199,130 @@ def test_doubt_that_lasts_is_told(watched_shard: WatchedShard) -> None:
         )
         shard.self_checked(keys_differ=False, tables_differ=False)
         assert replica.health.ok
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+ROWS = {n: float(n) for n in range(700)}
+
+
+def fill(shard: WatchedShard) -> None:
+    """Write a table of 700 rows, and a full state."""
+    table = shard.producer.table("t", keys=int)
+    table.set_many([*ROWS], [*ROWS.values()])
+    shard.publish()
+    shard.write()
+
+
+def rows(replica: Replica) -> dict[int, float]:
+    """Return the rows that a replica shows."""
+    return dict(replica.table("t", keys=int))
+
+
+@pytest.mark.parametrize("name", ["k:0", "v:0", "v:1", "k:1", "*"])
+def test_a_lost_field_of_a_table_takes_no_rows_away(
+    watched_shard: WatchedShard, raw: redis.Redis, name: str
+) -> None:
+    """A right replica keeps its rows and doubts, `verify` is not equal, a new one waits."""
+    fill(watched_shard)
+    tables = keys_of(watched_shard).tables
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
+        replica.wait_live(10)
+        if name == "*":
+            raw.delete(tables)
+        else:
+            raw.hdel(tables, f"t:u64-f64:{name}")
+        assert not replica.verify().is_equal
+        with pytest.raises(DecodeError, match="table t"):
+            self_check(replica)
+        assert rows(replica) == ROWS
+        if name != "*":
+            (damage,) = watched_shard.inspector.damaged_tables()
+            assert damage.startswith("table t (u64-f64) of shard 0: field ")
+            place = ["--url", watched_shard.url, "--namespace", watched_shard.namespace]
+            told = CliRunner().invoke(verify, place)
+            assert told.exit_code == 1
+            assert f"damaged: {damage}\n" in told.output
+            told = CliRunner().invoke(verify, [*place, "--json"])
+            assert json.loads(told.output) == {"equal": False, "damaged": [damage]}
+            with Replica(watched_shard.url, namespace=watched_shard.namespace) as late:
+                with pytest.raises(TimeoutError):
+                    late.wait_live(0.7)
+                assert watched_shard.inspector.accept() == (damage,)
+                late.wait_live(10)
+                assert rows(late) == {}
+                assert rows(replica) == ROWS
+
+
+def test_an_altered_row_is_not_believed_at_once(
+    watched_shard: WatchedShard, raw: redis.Redis
+) -> None:
+    """One bit flipped in the values: right replicas keep theirs, and `verify` names the row."""
+    fill(watched_shard)
+    tables, field = keys_of(watched_shard).tables, "t:u64-f64:v:0"
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
+        replica.wait_live(10)
+        bad = bytearray(raw.hget(tables, field) or b"")
+        bad[100] ^= 4
+        raw.hset(tables, field, bytes(bad))
+        for _ in range(3):
+            with pytest.raises(DecodeError, match="keys of tables differ from the full state"):
+                self_check(replica)
+        assert rows(replica) == ROWS
+        found = replica.verify()
+        assert not found.is_equal
+        assert [one.key[:2] for one in found.differences] == ["t["]
+
+
+@pytest.mark.parametrize("how", ["deleted", "flipped", "garbage", "surplus"])
+def test_a_scheduler_writes_again_what_others_damaged(
+    server: Server, namespace: str, serving: NewServing, raw: redis.Redis, how: str
+) -> None:
+    """It compares the tables with its own, so new replicas are whole within a round."""
+    serving(server.url, namespace, interval=0.1)
+    tables = ShardKeys.of(namespace, 0, 1).tables
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace, self_check_interval=0.1) as replica,
+    ):
+        producer.table("t", keys=int).set_many([*ROWS], [*ROWS.values()])
+        replica.wait_for(producer.flush(10), 10)
+        field = "t:u64-f64:v:0"
+        eventually(lambda: raw.hlen(tables) == 4)
+        before = raw.hgetall(tables)
+        if how == "deleted":
+            raw.hdel(tables, field)
+        elif how == "surplus":
+            raw.hset(tables, "other:u64-f64:v:0", GARBAGE)
+        else:
+            bad = bytearray(before[field.encode()])
+            bad[100] ^= 4
+            raw.hset(tables, field, bytes(bad) if how == "flipped" else GARBAGE)
+        eventually(lambda: raw.hgetall(tables) == before)
+        with Replica(server.url, namespace=namespace) as late:
+            late.wait_live(10)
+            assert rows(late) == ROWS
+        assert rows(replica) == ROWS
+        assert replica.stats().keys_repaired == 0
+
+
+def test_a_scheduler_without_the_table_goes_on_with_the_rest(
+    watched_shard: WatchedShard, raw: redis.Redis
+) -> None:
+    """The log does not fill: keys and other tables are written, the damaged one is left alone."""
+    fill(watched_shard)
+    tables = keys_of(watched_shard).tables
+    raw.hset(tables, "t:u64-f64:k:0", GARBAGE)
+    watched_shard.producer.table("t", keys=int).set_many([1], [5.0])
+    watched_shard.producer.table("u", keys=int).set_many([1], [5.0])
+    watched_shard.producer.set("a", 1)
+    watched_shard.publish()
+    written = watched_shard.write()
+    assert written is not None
+    assert watched_shard.inspector.state() == {"a": 1}
+    assert raw.hget(tables, "t:u64-f64:k:0") == GARBAGE
+    assert raw.hexists(tables, "u:u64-f64:k:0")
+    assert len(watched_shard.inspector.accept()) == 1
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
+        replica.wait_live(10)
+        assert dict(replica.table("u", keys=int)) == {1: 5.0}

@@ -47,7 +47,7 @@ HISTORIES = st.lists(st.lists(acts(), min_size=1, max_size=2), min_size=3, max_s
 @pytest.fixture(autouse=True, scope="module")
 def _small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("shard", "table"):
+        for module in ("full_state", "shard", "table"):
             patch.setattr(f"broker.core.tables.{module}.BLOCK_SLOTS", SLOTS)
         yield
 

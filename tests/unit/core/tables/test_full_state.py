@@ -1,0 +1,147 @@
+"""Tables whose full state others damaged: what is lost or altered is named, and hides no other."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from broker.core.tables.full_state import table_of_field
+from broker.core.tables.shard import ShardTables
+from broker.errors import DecodeError
+from broker.protocol.constants import BLOCK_SLOTS
+from broker.protocol.fields import pack_field
+from broker.protocol.messages import Chunk, TableDefine, TableKey, TableRun
+from broker.protocol.operations import OP_SET
+
+NAMED, NUMBERS = TableKey("t", "str-i64"), TableKey("u", "u64-f64")
+ROWS = 700  # two blocks
+AT = 3
+
+
+def numbers(letter: str, *values: float) -> bytes:
+    """Pack numbers."""
+    return struct.pack(f"<{len(values)}{letter}", *values)
+
+
+def history() -> list[Chunk]:
+    """Return three batches that fill two tables."""
+    names = [f"k{n}" for n in range(ROWS)]
+    keys = numbers("Q", *range(ROWS))
+    return [
+        Chunk("n", 1, 1, 0, [], [TableDefine(NAMED, 0, names)]),
+        Chunk(
+            *("n", 1, 2, 0, []),
+            [TableRun(OP_SET, NAMED, numbers("I", *range(ROWS)), numbers("q", *range(ROWS)))],
+        ),
+        Chunk("n", 1, 3, 0, [], [TableRun(OP_SET, NUMBERS, keys, numbers("d", *range(ROWS)))]),
+    ]
+
+
+def written() -> tuple[ShardTables, dict[str, bytes]]:
+    """Return the tables of the history, and their full state."""
+    tables = ShardTables(tracks=True)
+    for offset, chunk in enumerate(history(), 1):
+        tables.apply(chunk, offset)
+    fields = dict(tables.changed_fields(AT))
+    tables.clean(0)
+    return tables, fields
+
+
+RIGHT, FIELDS = written()
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_a_field_that_is_lost_is_noticed(name: str) -> None:
+    """The table that lacks it is named and not shown with fewer rows; the other one is whole."""
+    fields = {key: one for key, one in FIELDS.items() if key != name}
+    loaded = ShardTables.loaded(fields, AT)
+    if ":d:" in name:
+        # Nothing else of the full state says that a producer had ids.
+        assert not loaded.damaged
+        return
+    table = table_of_field(name)
+    assert [*loaded.damaged] == [table]
+    assert [*loaded.tables] == [{NAMED: NUMBERS, NUMBERS: NAMED}[table or NAMED]]
+    with pytest.raises(DecodeError, match=r"table . \(.*\) of the full state is damaged: field .:"):
+        loaded.ensure_whole()
+
+
+@given(st.sampled_from(sorted(FIELDS)), st.data())
+def test_a_field_that_is_altered_is_named_or_read_as_it_is(name: str, data: st.DataObject) -> None:
+    """Whatever others write there, no other table suffers, and no reader takes much memory."""
+    bad = bytearray(FIELDS[name])
+    at = data.draw(st.integers(0, len(bad) - 1))
+    bad[at] ^= 1 << data.draw(st.integers(0, 7))
+    loaded = ShardTables.loaded(FIELDS | {name: bytes(bad)}, AT)
+    table = table_of_field(name)
+    assert loaded.damaged.keys() <= {table}
+    (other,) = {NAMED, NUMBERS} - {table}
+    assert not [one for one in loaded.differences(RIGHT) if one[0].startswith(f"{other.name}[")]
+    for one in loaded.tables.values():
+        assert one.values.size <= 2 * BLOCK_SLOTS
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t:u64-f64:k:0", b"1234567"),
+        ("t:u64-f64:k:0", b""),
+        ("t:u64-f64:k:0", bytes(16)),
+        ("t:u64-f64:k:0", 5),
+        ("t:u64-f64:k:0", bytes(8)),
+        ("t:u64-f64:v:0", [bytes(64), bytes(8), None]),
+        ("t:u64-f64:v:0", [bytes(1), bytes(4096), None]),
+        ("t:u64-f64:v:0", [bytes(64), bytes(4096)]),
+        ("t:u64-f64:v:99999999999999", [bytes(64), bytes(4096), None]),
+        ("t:u64-f64:v:0", 5),
+        ("t:str-f64:k:0", ["a", "a"]),
+        ("t:str-f64:d:1:n1", [b"123", 0]),
+        ("t:str-f64:d:1:n1", [numbers("I", 4_000_000_000), 0]),
+        ("t:str-f64:d:1", [b"", 0]),
+    ],
+)
+def test_what_a_field_may_not_hold_damages_its_table(name: str, content: Any) -> None:
+    """The fault names the field."""
+    (fault,) = ShardTables.loaded({name: pack_field(1, content)}, 1).damaged.values()
+    assert "field " in fault or "cannot be decoded" in fault
+
+
+@pytest.mark.parametrize(
+    "name", ["t:u64-f64", "t:u64-f32:k:0", "t:u64-f64:x:0", "t:u64-f64:v:zero", "t:str-f64:d:one:n"]
+)
+def test_a_field_of_another_name_is_ignored(name: str) -> None:
+    """Unknown fields may come with a later version."""
+    loaded = ShardTables.loaded(FIELDS | {name: b"anything"}, AT)
+    assert loaded.differences(RIGHT) == []
+    loaded.ensure_whole()
+
+
+def test_deltas_of_a_damaged_table_are_left_out() -> None:
+    """A scheduler goes on with the other tables of the same chunk, and leaves its fields alone."""
+    fields = {key: one for key, one in FIELDS.items() if key != "t:str-i64:k:0"}
+    loaded = ShardTables.loaded(fields, AT, tracks=True)
+    parts = [
+        TableRun(OP_SET, NAMED, numbers("I", 1), numbers("q", 5)),
+        TableRun(OP_SET, NUMBERS, numbers("Q", 1), numbers("d", 5)),
+    ]
+    outcome = loaded.apply(Chunk("n", 1, 4, 0, [], [*parts]), AT + 1)
+    assert (outcome.fault, outcome.applied) == ("", 1)
+    assert [name for name, _ in loaded.changed_fields(AT + 1)] == ["u:u64-f64:v:0"]
+
+
+def test_a_scheduler_writes_all_of_a_table_again() -> None:
+    """What was lost or altered comes back as it was; what does not belong to it is named to go."""
+    tables, fields = written()
+    del fields["t:str-i64:v:0"]
+    fields["u:u64-f64:v:1"] = fields["u:u64-f64:v:0"]
+    fields["gone:u64-f64:v:0"] = b""
+    fields["unknown"] = b""
+    assert tables.mark_damage(fields, AT) == ["gone:u64-f64:v:0"]
+    assert dict(tables.changed_fields(AT)) == FIELDS
+    tables.clean(0)
+    assert tables.mark_damage(FIELDS, AT) is None
+    assert not [*tables.changed_fields(AT)]
