@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,7 +74,7 @@ def name_of(key: bytes) -> str:
     return key.decode(errors="backslashreplace")
 
 
-def decode_keys(keys: Sequence[bytes]) -> list[str]:
+def decode_keys(keys: Iterable[bytes]) -> list[str]:
     """Decode keys of the full-state hash.
 
     Raises:
