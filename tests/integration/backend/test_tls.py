@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker import AccessError, ConfigError, ConnectError, Inspector, Producer, Replica
+from broker.backend.connections import Connections, translated
 from broker.backend.tls import FILES, tls_fix, tls_hint
 from broker.errors import BrokerError
 from broker.testing.server import REDIS, free_port
@@ -62,6 +65,31 @@ def test_everything_works_over_tls(
         assert dict(replica) == {f"k{n}": n for n in range(100)}
         with Inspector(url, namespace=namespace) as inspector:
             assert inspector.folded() == dict(replica)
+
+
+def test_certificates_are_read_again_when_they_were_replaced(
+    tls: NewTls, certificates: Certificates, tmp_path: Path
+) -> None:
+    """Each new connection uses the files as they are: one that expired, and its successor."""
+    file = tmp_path / "client.pem"
+
+    async def connects(connections: Connections, certificate: Path) -> None:
+        await asyncio.to_thread(shutil.copyfile, certificate, file)
+        connections.renew()
+        async with translated("connecting"):
+            await client.ping()
+
+    async def rotates(connections: Connections) -> None:
+        await connects(connections, certificates.client)
+        with pytest.raises(AccessError):
+            await connects(connections, certificates.expired)
+        await connects(connections, certificates.client)
+        await connections.close()
+
+    file.write_bytes(certificates.client.read_bytes())
+    connections = Connections(tls(certificates) + certificates.options(file))
+    client = connections.commands(connections=1)
+    asyncio.run(rotates(connections))
 
 
 @FACES
