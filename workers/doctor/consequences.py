@@ -44,6 +44,8 @@ CONSEQUENCES: Final[Mapping[str, tuple[Severity, str]]] = {
     "rpush": (ERROR, f"{_APPENDING}, and dead letters are lost"),
     "ltrim": (ERROR, f"{_APPENDING}, {_DRAINING}"),
     "lrange": (ERROR, _DRAINING),
+    "lindex": (ERROR, "`statebroker status` fails"),
+    "lrem": (ERROR, "`statebroker repair` fails"),
     "llen": (ERROR, f"{_APPENDING}; {_INSPECTING}"),
     "blpop": (
         ERROR,

@@ -23,6 +23,8 @@ _AFTER_KEY: Final[dict[str, tuple[Any, ...]]] = {
     "hincrby": ("f", 1),
     "rpush": ("v",),
     "lrange": (0, 0),
+    "lindex": (0,),
+    "lrem": (1, "v"),
     "ltrim": (0, -1),
     "blpop": (0,),
     "xadd": ("*", "f", "v"),
