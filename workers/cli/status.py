@@ -25,6 +25,7 @@ from workers.cli.terminal import cell, say, show, table, tell
 LIVE_TIMEOUT = 5.0
 MOST_GONE = 10  # workers that are gone, in the table
 ROLES = ("flush", "schedule")
+CHECKS = (*ROLES, "replica")
 STYLES = {"green": "green", "red": "red", "gone": "dim"}
 
 
@@ -38,6 +39,14 @@ STYLES = {"green": "green", "red": "red", "gone": "dim"}
     "running workers are green, nothing is damaged, and a replica that joins now becomes live.",
 )
 @click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    type=click.Choice(CHECKS),
+    help="With --check: look only at the workers of this role, or (replica) at one that joins. May "
+    "be repeated.",
+)
+@click.option(
     "--nodes",
     type=click.IntRange(0),
     default=20,
@@ -45,11 +54,12 @@ STYLES = {"green": "green", "red": "red", "gone": "dim"}
     metavar="N",
     help="Show at most N nodes: those with the most pending deltas, then with the most deltas.",
 )
-def status(
+def status(  # noqa: PLR0917 - how click calls
     url: str,
     namespace: str,
     as_json: bool,  # noqa: FBT001 - how click calls
     check: bool,  # noqa: FBT001
+    roles: tuple[str, ...],
     nodes: int,
 ) -> None:
     """Show the shards, nodes and workers of a namespace.
@@ -59,8 +69,9 @@ def status(
     heartbeat for 10 s.
 
     \b
-    Example:
+    Examples:
       statebroker status --url redis://localhost --check
+      statebroker status --check --role flush    # health check of a flush worker's container
     """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with Inspector(url, namespace=namespace) as inspector:
@@ -74,7 +85,7 @@ def status(
     else:
         _print(found, joined, damaged, nodes)
     away = [f"shard {one.shard} is away: {one.away}" for one in found.shards if one.away]
-    wrong = away + faults(found.workers, joined, damaged) if check else []
+    wrong = away + faults(found.workers, joined, damaged, roles or CHECKS) if check else []
     for fault in wrong:
         tell(fault)
     sys.exit(1 if wrong else 0)
@@ -96,11 +107,22 @@ class Joined:
 
 
 def faults(
-    workers: Sequence[WorkerStatus], joined: Joined, damaged: Sequence[Damage] = ()
+    workers: Sequence[WorkerStatus],
+    joined: Joined,
+    damaged: Sequence[Damage] = (),
+    checks: Sequence[str] = CHECKS,
 ) -> list[str]:
-    """Return the reasons why data does not flow, one sentence each; empty if it does."""
-    alive = [worker for worker in workers if worker.health != "gone"]
-    missing = [role for role in ROLES if role not in {worker.role for worker in alive}]
+    """Return the reasons why data does not flow, one sentence each; empty if it does.
+
+    Args:
+        workers: all that are known.
+        joined: how a replica joined.
+        damaged: what cannot be read.
+        checks: of `CHECKS`; roles of workers that are looked at, and whether the replica is.
+    """
+    alive = [worker for worker in workers if worker.health != "gone" and worker.role in checks]
+    wanted = [role for role in ROLES if role in checks]
+    missing = [role for role in wanted if role not in {worker.role for worker in alive}]
     wrong = []
     if missing:
         wrong.append(f"no live {', '.join(missing)} worker; start `statebroker serve`")
@@ -108,7 +130,7 @@ def faults(
         f"{worker.worker} is red: {worker.reason}" for worker in alive if worker.health == "red"
     ]
     wrong += [f"damaged: {one}; run `statebroker repair`" for one in damaged]
-    if joined.status != Status.LIVE:
+    if "replica" in checks and joined.status != Status.LIVE:
         wrong.append(
             f"a replica that joined was not live after {LIVE_TIMEOUT:g} s but {joined.status}"
         )
