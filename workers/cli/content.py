@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from broker import Inspector, Producer, Replica, Status, StatusChange
+from broker.errors import BrokerError
 from broker.model import Change
 from broker.protocol.names import shard_of
 from broker.protocol.operations import NAMED
@@ -22,6 +24,9 @@ from workers.cli.options import checked_options, connection_options
 from workers.cli.terminal import StopOnSignals, Stopped, safe, say, tell
 
 TIMEOUT = 10.0
+PUBLISHED_TIMEOUT = 2.0
+PUBLISHED_PAUSE = 0.02
+MAX_SHOWN = 60  # characters of a value in a message
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -120,6 +125,9 @@ def delete(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> No
 def increment(url: str, namespace: str, key: str, amount: str, as_json: bool) -> None:  # noqa: FBT001
     """Add AMOUNT to a number: 1 by default, may be negative. An absent key counts as 0.
 
+    Exit with 1 if the key holds no number: then nothing is added. That is not checked for a user
+    without the right to read.
+
     \b
     Example:
       statebroker increment visitors -3
@@ -128,6 +136,27 @@ def increment(url: str, namespace: str, key: str, amount: str, as_json: bool) ->
     with Producer(url, namespace=namespace) as producer:
         producer.increment(key, from_text(amount))
         _accepted(producer, as_json)
+        held = _held(url, namespace, key)
+    if isinstance(held, bool) or not isinstance(held, int | float):
+        tell(f"{key!r} holds {as_text(held)[:MAX_SHOWN]}, which is no number; nothing was added")
+        sys.exit(1)
+
+
+def _held(url: str, namespace: str, key: str) -> Any:
+    """Return what a key holds once all that was accepted is published; 0 if that is unknown."""
+    deadline = time.monotonic() + PUBLISHED_TIMEOUT
+    try:
+        with Inspector(url, namespace=namespace) as inspector:
+            shards = len(inspector.status().shards)
+            while inspector.status().shards[shard_of(key, shards)].pending_deltas:
+                if time.monotonic() > deadline:
+                    return 0
+                time.sleep(PUBLISHED_PAUSE)
+            exists, value = inspector.get(key)
+            return value if exists else 0
+    except BrokerError:
+        # The rights of a producer do not include reading.
+        return 0
 
 
 def _accepted(producer: Producer, as_json: bool) -> None:  # noqa: FBT001 - a flag passed on

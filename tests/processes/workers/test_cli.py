@@ -144,7 +144,15 @@ def test_increment_and_delete(new_served: NewServed) -> None:
         assert (wrong.code, len(wrong.err.splitlines())) == (1, 1), wrong
         assert "number" in wrong.err
     # Where there is no number, replicas and full state refuse alike.
-    place.write("increment", "text")
+    refused = place.run("increment", "text")
+    assert (refused.code, refused.out) == (1, "")
+    assert (
+        refused.err == "statebroker: 'text' holds \"abc\", which is no number; nothing was added\n"
+    )
+    # The set before counts, also while it is pending.
+    assert place.run("set", "once", "abc").code == place.run("set", "once", "5").code == 0
+    assert place.run("increment", "once").code == 0
+    place.write("delete", "once")
     assert place.run("get", "--json").json == {"n": -1.5, "m": -7, "text": "abc"}
     place.write("delete", "n", "text", "never there")
     assert place.run("get", "--json").json == {"m": -7}

@@ -39,6 +39,7 @@ USES: dict[str, list[list[str]]] = {
     ],
     "status": [[], ["--json"], ["--check"]],
     "verify": [[], ["--json"]],
+    "repair": [[], ["--delete-content"]],
     "doctor": [[], ["--json"], ["--node", HOSTILE]],
     "set": [["--json", HOSTILE, HOSTILE], [HOSTILE], ["", HOSTILE]],
     "increment": [[HOSTILE], [HOSTILE, HOSTILE], ["--json", "n", "1"]],
@@ -60,7 +61,8 @@ def hostile(new_served: NewServed) -> Iterator[ServedNamespace]:
         producer.set(MARKUP, MARKUP)
         for name in (HOSTILE, MARKUP):
             table = TableKey(name, "str-f64")
-            TableWriter(producer._engine, producer._thread, table).set_many([HOSTILE, MARKUP], 1.5)
+            writer = TableWriter(producer, producer._engine, producer._thread, table)
+            writer.set_many([HOSTILE, MARKUP], 1.5)
         producer.flush(10)
         place.publish()
         keys = ShardKeys.of(place.namespace, 0, 1)
