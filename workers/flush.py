@@ -15,6 +15,7 @@ from functools import partial
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from broker.backend.conditions import conditions
 from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.backend.session import Session
 from broker.backend.topology import Client
@@ -41,6 +42,7 @@ LOG_FULL_RETRY_S = 0.25
 EARLY_S = 0.001
 SIGN_OFF_TIMEOUT_S = 0.3
 WAKE_RETRY_S = 1.0
+CONDITIONS_INTERVAL_S = 2.0
 WAKE_TIMEOUT_S = 5  # of a blocking pop; bounds how long a dead connection goes unnoticed
 
 
@@ -137,6 +139,7 @@ class FlushWorker:
             ),
             asyncio.create_task(Canary(self._session, self.health).run(), name="canary"),
             asyncio.create_task(self._watch_health(), name="health"),
+            asyncio.create_task(self._watch_servers(), name="server conditions"),
         ]
         # One loop per shard: if one server is unreachable, the shards of the others continue.
         loops = [
@@ -173,6 +176,19 @@ class FlushWorker:
         if self._session.connections.directory.is_sharded:
             return [[shard] for shard in self._shards]
         return [self._shards]
+
+    async def _watch_servers(self) -> None:
+        """Look again and again at what was right when the worker started."""
+        groups = self._wake_groups()
+        while True:
+            faults = []
+            for group in groups:
+                # The polls tell that a server is away.
+                with suppress(BackendError):
+                    keys = self._session.keys[group[0].number]
+                    faults.append((await conditions(self._session.client, keys)).fault)
+            self.health.condition = next(filter(None, faults), "")
+            await asyncio.sleep(CONDITIONS_INTERVAL_S)
 
     async def _watch_health(self) -> None:
         """Update the health for ever; the next heartbeats publish it."""

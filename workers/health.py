@@ -54,6 +54,9 @@ class FlushHealth(_Health):
         shards: how many.
         interval: heartbeat interval in seconds; three of them are the bound.
         now: when the worker started.
+
+    Attributes:
+        condition: what is wrong with the server although it answers; empty if nothing is.
     """
 
     def __init__(self, shards: int, interval: float, now: float) -> None:
@@ -71,6 +74,7 @@ class FlushHealth(_Health):
         self._epochs: dict[int, bytes] = {}
         self._subscription_error = ""
         self._wake_error = ""
+        self.condition = ""
 
     # -- reported by the poll ---------------------------------------------------------------------
 
@@ -140,6 +144,8 @@ class FlushHealth(_Health):
         if now - self._answered_at > self.bound:
             why = f": {error}" if error else ""
             return f"Redis has not answered {over}{why}"
+        if self.condition:
+            return self.condition
         if self._full:
             return f"shard {min(self._full)}: the log is full; is a scheduler running?"
         for shard, at in self._due.items():

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
 LOADS_BEFORE_GIVING_UP = 30
+# In a row: a single one may be a worker that was away.
+RARE_HEARTBEATS = 2
 UNDECIDED_IN_DOUBT = 3  # self-checks in a row
 FULL_STATES_TO_CONFIRM = 2
 SHOWN_DAMAGED = 5
@@ -62,6 +64,10 @@ class ShardState:
 
     Every input returns the effects that the caller has to carry out, see `broker.core.effects`.
     `watched` says whether there are readers of changes; if not, whole columns are applied at once.
+
+    Attributes:
+        server_fault: what is wrong with the server though data flows; empty if nothing is.
+        trouble: why the last attempt to read or subscribe failed; empty since one succeeded.
     """
 
     def __init__(self, shard: int, staleness_bound: float) -> None:
@@ -89,6 +95,11 @@ class ShardState:
         self._undecided_reason = ""
         self._full_states = 0
         self._tables_doubted: tuple[frozenset[str], int] = frozenset(), 0
+        self.server_fault = ""
+        self.trouble = ""
+        self._told_at_ms = 0
+        self._rare_heartbeats = 0
+        self._heartbeats_apart = 0.0
 
     @property
     def values(self) -> dict[str, Any]:
@@ -217,6 +228,8 @@ class ShardState:
         except DecodeError:
             self.counts.packets_unreadable += 1
             return ()
+        if packet.shard == self.shard and isinstance(packet, Batch | Heartbeat):
+            self._note_rhythm(packet)
         if packet.shard != self.shard:
             self.counts.packets_unreadable += 1
             return ()
@@ -233,6 +246,25 @@ class ShardState:
             self._take(packet, now)
         return self._answer()
 
+    def _note_rhythm(self, packet: Batch | Heartbeat) -> None:
+        apart, self._told_at_ms = packet.time_ms - self._told_at_ms, packet.time_ms
+        if isinstance(packet, Heartbeat) and apart > self.staleness_bound * 1000:
+            self._rare_heartbeats += apart < packet.time_ms
+            self._heartbeats_apart = apart / 1000
+        else:
+            self._rare_heartbeats = 0
+
+    @property
+    def rhythm_fault(self) -> str:
+        """Why heartbeats cannot keep the shard live; empty if they can."""
+        if self._rare_heartbeats < RARE_HEARTBEATS:
+            return ""
+        return (
+            f"heartbeats come every {self._heartbeats_apart:.1f} s, which is rarer than the "
+            f"staleness bound of {self.staleness_bound:g} s; set heartbeat_interval of the flush "
+            "workers to at most half of staleness_bound, or raise staleness_bound"
+        )
+
     def _take(self, packet: Packet, now: float) -> Event | None:
         if isinstance(packet, Notice) and packet.epoch == self.position.epoch:
             self._full_states += 1
@@ -247,6 +279,7 @@ class ShardState:
             since_ms = packet.pending_since_ms if isinstance(packet, Batch | Heartbeat) else None
             self.freshness.take_packet(packet.time_ms, now, since_ms)
             self._loads_in_a_row = 0
+            self.trouble = ""
             if now - self.freshness.published_at > self.staleness_bound:
                 event = Event.LATE
             elif self.overdue(now) > 0:
@@ -306,6 +339,7 @@ class ShardState:
         if self._load is not None:
             self._show(self._load)
             self._load = None
+        self.trouble = ""
         self.freshness.take_read(head.time_s, asked_at, head.pending_since_s)
         # Not the larger of the two: after a roll-back the head covers less.
         self.content.covered = head.covered
@@ -429,7 +463,7 @@ class ShardState:
     @property
     def doubts(self) -> tuple[str, ...]:
         """Return why the content may not be right though the shard is live; for people."""
-        doubts = []
+        doubts = [fault for fault in (self.server_fault, self.rhythm_fault) if fault]
         if damaged := self.damaged:
             shown = ", ".join(map(ascii, sorted(damaged)[:SHOWN_DAMAGED]))
             doubts.append(

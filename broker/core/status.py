@@ -101,6 +101,7 @@ class StatusTracker:
     Attributes:
         last: the last change that was reported.
         changes: how many changes were reported.
+        trouble: why the namespace cannot be found; empty if it was, or is not there yet.
     """
 
     def __init__(self, clock: Callable[[], tuple[float, float]]) -> None:
@@ -108,6 +109,7 @@ class StatusTracker:
         now, at = clock()
         self.last = StatusChange(Status.CONNECTING, Status.CONNECTING, OPENED, None, at)
         self.changes = 0
+        self.trouble = ""
         self._ended: Status | None = None
         self._not_live_since: float | None = now
         self._shards: list[ShardState] = []
@@ -203,6 +205,23 @@ class StatusTracker:
 
     # -- health -----------------------------------------------------------------------------------
 
+    @property
+    def obstacle(self) -> str:
+        """What is known to keep the replica from being live; empty if nothing is."""
+        found = (one.trouble or one.server_fault or one.rhythm_fault for one in self._shards)
+        return next(filter(None, found), self.trouble)
+
+    def _explained(self, reason: str, shard: ShardState | None) -> str:
+        explanation = REASON_HELP.get(reason, "")
+        if self._ended or shard is None:
+            known = "" if self._ended else self.trouble
+        else:
+            known = shard.trouble or shard.server_fault or shard.rhythm_fault
+        # Flush workers are only suspected, and nothing is only waited for, while no cause is known.
+        if known and (_WORKERS in explanation or _BY_ITSELF in explanation):
+            return known
+        return f"{explanation}; {known}" if known else explanation
+
     def health(self, status: Status, failure: BaseException | None = None) -> Health:
         """Return whether a status is healthy, and if not: since when, why, and what to do.
 
@@ -228,7 +247,7 @@ class StatusTracker:
             reason = Event.CLOSE
         where = "" if number is None else f" of shard {number}"
         away = "" if not_live_since is None else f", not live for {now - not_live_since:.1f} s"
-        explanation = REASON_HELP.get(reason, "") if failure is None else str(failure)
+        explanation = self._explained(reason, shard) if failure is None else str(failure)
         when = datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
         return Health(
             ok=False,

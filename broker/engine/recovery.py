@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from broker.backend import page_sizes, queries
+from broker.backend.conditions import ensure_no_eviction
 from broker.backend.session import Session
 from broker.core.effects import Effect, LoadState, Read, ReadLog, StopReading
 from broker.core.shard import ShardState
@@ -85,6 +86,7 @@ class Recovery:
                 return 0.0
             return 0.0 if await self._load(request) else CREATION_RETRY_MAX
         except (BackendError, DecodeError) as error:
+            self._shard.trouble = str(error)
             log.warning(
                 "recovery_failed namespace=%s shard=%d error=%s",
                 *(self._session.namespace, self._shard.shard, error),
@@ -118,6 +120,7 @@ class Recovery:
             await asyncio.sleep(self._reload.next())
         else:
             self._reload.reset()
+        before = await ensure_no_eviction(client, keys)
         # Before the head: another server's head may be ahead of this one's pages.
         identity = await queries.server_identity(client, keys)
         head = (await queries.log_page(client, keys, 0, 0)).head
@@ -135,6 +138,9 @@ class Recovery:
             if self._request is not request:
                 return True
             shard.load_tables(fields_of_tables)
+        await ensure_no_eviction(client, keys, before)
+        if self._request is not request:
+            return True
         self._request = None
         self._give(shard, shard.end_load())
         return True

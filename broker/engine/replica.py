@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
 CHANGES_LIMIT = 100_000
+_IS_A_WORKER_RUNNING = "is a flush worker running? (statebroker status)"
 LOAD_PATIENCE_S = 5.0
 
 
@@ -364,7 +365,7 @@ class ReplicaEngine:
             raise TimeoutError(
                 f"replica of {self.namespace!r} {what} after {timeout:g} s: it is {self.status}"
                 + ("" if self.shards else " and the namespace does not exist yet")
-                + "; is a flush worker running? (statebroker status)"
+                + f"; {self._follower.tracker.obstacle or _IS_A_WORKER_RUNNING}"
             ) from None
 
     def _check_open(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import assert_never
 
+from broker.backend.conditions import conditions, ensure_no_eviction
 from broker.backend.session import Session
 from broker.backend.subscription import Subscription
 from broker.core.change_queue import ChangeQueue
@@ -53,6 +54,7 @@ RETRY_MAX = 2.0
 NAMESPACE_RETRY_MAX = 0.5
 WATCH_SLACK = 0.001
 NOTICE_WAIT = 15.0
+CONDITIONS_INTERVAL = 5.0
 SHOWN_KEYS = 5
 
 
@@ -100,6 +102,7 @@ class Follower:
         self._tasks = [
             asyncio.create_task(self._follow(), name="subscription"),
             asyncio.create_task(self._watch(), name="silence"),
+            asyncio.create_task(self._watch_servers(), name="server conditions"),
         ]
         if self.self_check_interval:
             self._tasks.append(asyncio.create_task(self._check(), name="self-check"))
@@ -197,6 +200,7 @@ class Follower:
                 self._fail(error)
                 return
             except BackendError as error:
+                self.tracker.trouble = str(error)
                 log.warning("namespace_unknown namespace=%s error=%s", self.namespace, error)
             await asyncio.sleep(retry.next())
 
@@ -216,6 +220,7 @@ class Follower:
             if await self._session.try_join():
                 if not self.shards:
                     self._make_shards()
+                self.tracker.trouble = ""
                 return
             # It may exist on the server that the name of this one leads to by now.
             self._session.connections.renew()
@@ -244,11 +249,12 @@ class Follower:
         shard = self._by_channel[channel]
         self._perform(shard, shard.subscribed(clock.now()))
 
-    def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:  # noqa: ARG002
+    def on_disconnect(self, channels: Collection[bytes], error: BackendError | None) -> None:
         """Mark the shards as disconnected; the next `subscribed` reads what was missed."""
         for channel in channels:
             if channel in self._by_channel:
                 shard = self._by_channel[channel]
+                shard.trouble = "" if error is None else str(error)
                 self._perform(shard, shard.disconnected())
         self.reconnects += 1
 
@@ -280,6 +286,18 @@ class Follower:
             for shard in self.shards:
                 self._perform(shard, shard.tick(now))
 
+    async def _watch_servers(self) -> None:
+        """Look again and again at what was right when the replica connected."""
+        while True:
+            # Many replicas may start at the same moment: spread their questions over time.
+            await asyncio.sleep(CONDITIONS_INTERVAL * random.uniform(0.7, 1.3))
+            for group in _by_server(self._session, self.shards):
+                with suppress(BackendError):
+                    keys = self._session.keys[group[0].shard]
+                    fault = (await conditions(self._session.client, keys)).fault
+                    for shard in group:
+                        shard.server_fault = fault
+
     async def _check(self) -> None:
         """Compare every shard with Redis at intervals, and correct the keys that differ."""
         while True:
@@ -288,6 +306,8 @@ class Follower:
             for shard in self.shards:
                 await self._await_full_state(shard)
                 try:
+                    # Keys must not be corrected by a copy that the server may have dropped.
+                    await ensure_no_eviction(self._session.client, self._session.keys[shard.shard])
                     await check_and_repair(self._session, shard, self._perform, self._is_watched)
                 except (BackendError, DecodeError, MemoryError) as error:
                     shard.self_check_undecided(str(error) or type(error).__name__)
@@ -308,6 +328,13 @@ class Follower:
         for shard in self.shards:
             self._perform(shard, shard.give_up())
         self.state_changed.set()
+
+
+def _by_server(session: Session, shards: list[ShardState]) -> list[list[ShardState]]:
+    """Group shards that are on one server for certain."""
+    if session.connections.directory.is_sharded:
+        return [[shard] for shard in shards]
+    return [shards] if shards else []
 
 
 def _never_fits(namespace: str, shard: ShardState) -> ReplicaFailedError:
