@@ -135,6 +135,29 @@ def checked(**given: Any) -> dict[str, Any]:
     return result
 
 
+# Each pair: a setting, how often it has to fit into the other one, and what happens if it does not.
+_PAIRS: Final = (
+    ("heartbeat_interval", 2, "staleness_bound", "replicas are stale between two heartbeats"),
+    ("local_delta_max_age", 1, "staleness_bound", "replicas are stale while a delta waits"),
+    ("chunk_bytes", 1, "buffer_bytes", "the buffer is full before a chunk is"),
+    ("chunk_bytes", 1, "pending_bytes", "a shard takes a single chunk at a time"),
+)
+
+
+def conflicts(values: Mapping[str, Any]) -> list[str]:
+    """Return what settings break together though each is allowed; empty if nothing.
+
+    Args:
+        values: by name; pairs of which one is missing are not compared.
+    """
+    return [
+        f"{small}={values[small]:.15g} and {large}={values[large]:.15g}: {effect}; set {small} to "
+        f"at most {values[large] / times:.15g}, or raise {large}"
+        for small, times, large, effect in _PAIRS
+        if small in values and large in values and values[small] * times > values[large]
+    ]
+
+
 def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings among `names`, with defaults filled in; report all faults at once.
 

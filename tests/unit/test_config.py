@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 
 from broker import aio
-from broker.config import SETTINGS, allowed, checked, checked_name, default_node, parse_setting
+from broker.config import (
+    SETTINGS,
+    allowed,
+    checked,
+    checked_name,
+    conflicts,
+    default_node,
+    parse_setting,
+)
 from broker.errors import ConfigError
 
 
@@ -223,3 +231,28 @@ def test_a_replica_names_every_wrong_setting_at_once() -> None:
             == SETTINGS["staleness_bound"].default
         )
     assert aio.Replica(staleness_bound=7)._engine._follower.staleness_bound == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "effect"),
+    [
+        ({"heartbeat_interval": 10.0, "staleness_bound": 3.0}, "stale between two heartbeats"),
+        ({"heartbeat_interval": 1.6, "staleness_bound": 3.0}, "stale between two heartbeats"),
+        ({"local_delta_max_age": 3.5, "staleness_bound": 3.0}, "stale while a delta waits"),
+        ({"chunk_bytes": 2048, "buffer_bytes": 1024}, "the buffer is full before a chunk is"),
+        ({"chunk_bytes": 2048, "pending_bytes": 1024}, "a single chunk at a time"),
+    ],
+)
+def test_settings_that_break_each_other_are_named(values: dict[str, float], effect: str) -> None:
+    """Each is allowed alone; the text names both, their values and the limit."""
+    (found,) = conflicts(values)
+    assert effect in found
+    assert all(f"{name}={value:.15g}" in found for name, value in values.items())
+    small, large = values
+    assert conflicts({small: values[small]}) == []
+    assert conflicts({small: values[small], large: values[small] * 2}) == []
+
+
+def test_the_defaults_fit_together() -> None:
+    """No pair of defaults breaks anything."""
+    assert conflicts(checked(**dict.fromkeys(SETTINGS))) == []
