@@ -31,6 +31,10 @@ async def mend(
         text,
         sha,
         [keys.meta, keys.order, keys.log, *map(keys.pending, nodes)],
-        *(os.urandom(EPOCH_BYTES), os.urandom(BATCH_ID_BYTES), greatest, int(is_new), *nodes),
+        os.urandom(EPOCH_BYTES),
+        os.urandom(BATCH_ID_BYTES),
+        greatest,
+        int(is_new),
+        *nodes,
     )
     return [line.decode(errors="replace") for line in reply]

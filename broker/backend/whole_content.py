@@ -103,7 +103,7 @@ def _is_readable(fields: Mapping[bytes, bytes]) -> bool:
     tables = new_tables()
     try:
         if tables is not None:
-            names = decode_keys(fields)
+            names = decode_keys(list(fields))
             tables.loaded(dict(zip(names, fields.values(), strict=True)), 0)
     except DecodeError:
         return False

@@ -45,7 +45,7 @@ CONSEQUENCES: Final[Mapping[str, tuple[Severity, str]]] = {
     "ltrim": (ERROR, f"{_APPENDING}, {_DRAINING}"),
     "lrange": (ERROR, _DRAINING),
     "lindex": (ERROR, "`statebroker status` fails"),
-    "lrem": (ERROR, "`statebroker repair` fails"),
+    "lrem": (WARNING, "`statebroker repair` fails"),
     "llen": (ERROR, f"{_APPENDING}; {_INSPECTING}"),
     "blpop": (
         ERROR,
