@@ -56,6 +56,16 @@ def _roles(facts: Facts) -> Iterator[Finding]:
     if able:
         text = "any role" if len(able) == len(ROLES) else " and ".join(able)
         yield Finding("acl", OK, f"may be {text} in {facts.namespace!r}")
+        if len(able) < len(ROLES):
+            yield Finding(
+                "scripting",
+                NOTE,
+                "this user may load and run scripts, as every role needs",
+                "Redis confines their keys, not their memory and time: this user can fill the "
+                "server's memory, or block it",
+                "give such a user only to who may stop the server; ACL SETUSER "
+                f"{facts.user} -script|load -evalsha_ro leaves a subscriber all but its self-check",
+            )
 
 
 def _nearly(facts: Facts) -> dict[str, list[str]]:

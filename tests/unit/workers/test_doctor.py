@@ -229,6 +229,9 @@ def test_a_role_that_is_wanted_has_to_be_possible() -> None:
     lacking = {role: [f"{command} {role}" for command in six] for role in ROLES}
     able = replace(WELL, lacking=lacking | {"subscriber": []})
     assert judged(able)["acl"] == Finding("acl", OK, "may be subscriber in 'default'")
+    scripts = judged(able)["scripting"]
+    assert scripts.severity == NOTE
+    assert "fill the server's memory" in scripts.consequence
     missing = judged(replace(able, wanted=("producer", "subscriber"), node="bus1"))["acl"]
     assert missing.severity == ERROR
     assert "may not be producer" in missing.seen
