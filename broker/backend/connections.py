@@ -7,6 +7,7 @@ number and resend them ourselves), replies are RESP2 (RESP3 pushes cost 16 ns a 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5.0
 MAX_SAID_CHARS = 200
 REPLY_TIMEOUT_S = 10.0
+TLS_GOODBYE_S = 0.05
 
 KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
 if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -183,6 +185,10 @@ class Connections:
         await self.directory.close()
         for client in list(self._clients):
             await self.discard(client)
+        if self.url.startswith("rediss"):
+            # A connection that was cut off closes in the background, once the peer's goodbye came;
+            # a loop that ends before, as after asyncio.run(), would leave its socket open.
+            await asyncio.sleep(TLS_GOODBYE_S)
 
 
 def _make(url: str, credentials: Credentials | None, **settings: Any) -> Redis:
