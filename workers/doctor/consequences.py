@@ -46,7 +46,6 @@ CONSEQUENCES: Final[Mapping[str, tuple[Severity, str]]] = {
     "lrange": (ERROR, _DRAINING),
     "lindex": (ERROR, "`statebroker status` fails"),
     "lrem": (WARNING, "`statebroker repair` fails"),
-    "lindex": (ERROR, _INSPECTING),
     "llen": (ERROR, f"{_APPENDING}; {_INSPECTING}"),
     "blpop": (
         ERROR,

@@ -26,8 +26,6 @@ _AFTER_KEY: Final[dict[str, tuple[Any, ...]]] = {
     "lindex": (0,),
     "lrem": (1, "v"),
     "ltrim": (0, -1),
-    "lrem": (1, "v"),
-    "lindex": (0,),
     "blpop": (0,),
     "xadd": ("*", "f", "v"),
     "xrange": ("-", "+"),
