@@ -15,6 +15,7 @@ from tests.chaos.failovers import FAILOVERS, INSTEAD
 from tests.chaos.half_snapshot import half_snapshot
 from tests.chaos.keyspace import SHARDS
 from tests.chaos.link_faults import LINK_FAULTS
+from tests.chaos.overwriting import OVERWRITING
 from tests.chaos.plan import Step
 from tests.chaos.server_faults import SERVER_FAULTS
 from tests.chaos.testbed import Testbed
@@ -100,6 +101,7 @@ FAULTS: Mapping[str, Fault] = {
     "twin_node": twin_node,
     "half_snapshot": half_snapshot,
     **SERVER_FAULTS,
+    **OVERWRITING,
     **LINK_FAULTS,
     **FAILOVERS,
 }

@@ -16,6 +16,7 @@ from broker import BrokerError
 from broker.aio import Replica
 from broker.core import content as content_module
 from broker.core.fold import Observer, Tally, fold
+from broker.errors import NotLoadedError
 from broker.protocol.messages import Batch, Chunk
 from broker.protocol.names import shard_of
 from broker.testing.journal import Journal
@@ -98,8 +99,10 @@ class Reader:
             if now - content_at > CONTENT_EVERY_S:
                 content_at = now
                 self.tally()
-                for place, digest in self.contents():
-                    self.journal.write(Content(now, self.name, status, place, digest))
+                # Before the first load there is nothing to compare.
+                with suppress(NotLoadedError):
+                    for place, digest in self.contents():
+                        self.journal.write(Content(now, self.name, status, place, digest))
             with suppress(TimeoutError):
                 async with asyncio.timeout(SAMPLE_S):
                     await stop.wait()
