@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from broker.errors import BackendError
 from broker.runtime.backoff import Backoff
+from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -58,17 +59,18 @@ async def run_loop(
         wake: ends the sleep early.
         stop: ends the loop within `STOP_GRACE_S` seconds.
     """
-    retry = Backoff(RETRY_FIRST, RETRY_MAX)
+    retry, outage = Backoff(RETRY_FIRST, RETRY_MAX), OutageLog(log, "poll_failed", f"worker={name}")
     while not stop.is_set():
         wake.clear()
         try:
             sleep = await run_until_stopped(poll(), stop)
             retry.reset()
+            outage.ended()
         except Stopped:
             return
         except BackendError as error:
             sleep = retry.next()
-            log.warning("poll_failed worker=%s error=%s", name, error)
+            outage.failed(error)
         if sleep > 0:
             await wait_for_any(sleep, wake, stop)
         else:

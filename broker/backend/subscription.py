@@ -19,6 +19,7 @@ from broker.backend.urls import Address
 from broker.errors import BackendError
 from broker.protocol.names import slot_of_key
 from broker.runtime.backoff import Backoff
+from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ class _ServerSubscription:
     async def _run(self) -> None:
         most = RETRY_MAX if self._address is None else RETRY_MAX_OF_MANY
         retry = Backoff(RETRY_FIRST, most)
+        outage = OutageLog(log, "subscription_lost", f"at={self._address or 'server'}")
         while True:
             error = None
             try:
@@ -159,7 +161,9 @@ class _ServerSubscription:
                 await self._listen()
             except BackendError as caught:
                 error = caught
-                log.warning("subscription_lost at=%s error=%s", self._address or "server", caught)
+                if self._confirmed:
+                    outage.ended()
+                outage.failed(caught)
             if self._confirmed:
                 retry.reset()
             self.drop(set(self.channels), error)

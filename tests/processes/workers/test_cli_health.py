@@ -178,11 +178,11 @@ def test_watch_tells_people_that_the_server_is_away(
     watch = place.start("watch", "--initial", PYTHONWARNINGS="default")
     eventually(lambda: "a\t1" in watch.out, 20, lambda: watch.err)
     server.kill()
-    # Its first attempts are over when the workers, who try more seldom, have had some.
-    eventually(lambda: workers.err.count("poll_failed") >= 8, 20)
+    eventually(lambda: "subscription_lost" in watch.err and "poll_failed" in workers.err, 20)
     server.start()
     assert place.run("set", "b", "2").code == 0
     eventually(lambda: "b\t2" in watch.out, 30, lambda: watch.err)
+    eventually(lambda: "poll_failed_ended" in workers.err, 20)
     watch.stop()
     assert "Traceback" not in watch.err
     reported = watch.err.splitlines()

@@ -14,7 +14,12 @@ ROOT = Path(__file__).parents[3]
 # The age of what they hold decides what a user is told.
 JUDGES = ("broker/core", "broker/engine", "workers")
 # They only measure how long something took.
-DURATIONS = {"broker/core/copying.py", "workers/cli/status.py", "workers/doctor/examine.py"}
+DURATIONS = {
+    "broker/core/copying.py",
+    "workers/cli/content.py",
+    "workers/cli/status.py",
+    "workers/doctor/examine.py",
+}
 
 
 @pytest.mark.skipif(not clock.COUNTS_SUSPENSION, reason="this system has no such clock")
