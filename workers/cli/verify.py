@@ -101,11 +101,11 @@ def verify(url: str, namespace: str, as_json: bool, show: int, accept: bool) -> 
 
 def _tell_damaged_tables(damaged: tuple[str, ...], *, as_json: bool) -> None:
     if as_json:
-        click.echo(as_text({"equal": False, "damaged": list(damaged)}))
+        say(as_text({"equal": False, "damaged": list(damaged)}))
         return
     for what in damaged:
-        click.echo(f"damaged: {what}")
-    click.echo(
+        say(f"damaged: {what}")
+    say(
         "nothing was compared, for no new replica becomes live; a scheduler that still has these "
         "tables writes them again within a minute; if none does, run `statebroker verify --accept` "
         "and start the producers of these tables again"
