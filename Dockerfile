@@ -37,8 +37,9 @@ ENV PATH=/opt/statebroker/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER statebroker
-# Healthy: this container reaches the server of STATEBROKER_URL, and the namespace there has our protocol version.
-HEALTHCHECK --interval=30s --timeout=10s --start-period=15s --retries=3 \
-    CMD ["statebroker", "status", "--json"]
+# Healthy: the workers of `serve` in this container are. With another command give another role, as docker-compose.yml
+# does: `statebroker status --help`.
+HEALTHCHECK --interval=30s --timeout=15s --start-period=20s --retries=3 \
+    CMD ["statebroker", "status", "--check", "--role", "flush", "--role", "schedule", "--here"]
 ENTRYPOINT ["statebroker"]
 CMD ["serve"]

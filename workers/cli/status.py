@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import click
 from rich.console import RenderableType
@@ -17,15 +17,21 @@ from broker.backend.damage import Damage
 from broker.engine.repair import damages
 from broker.errors import BrokerError
 from broker.model import Status
-from broker.stats import NamespaceStatus, ShardStats, WorkerStatus
+from broker.stats import NamespaceStatus, ShardStats
+from workers.cli.checks import (
+    LIVE_TIMEOUT_S,
+    ROLES,
+    SUBSCRIBER,
+    WORKERS,
+    Joined,
+    faults,
+    this_host,
+)
 from workers.cli.content import as_text
 from workers.cli.options import checked_options, connection_options
 from workers.cli.terminal import cell, say, show, table, tell
 
-LIVE_TIMEOUT = 5.0
 MOST_GONE = 10  # workers that are gone, in the table
-ROLES = ("flush", "schedule")
-CHECKS = (*ROLES, "replica")
 STYLES = {"green": "green", "red": "red", "gone": "dim"}
 
 
@@ -42,9 +48,13 @@ STYLES = {"green": "green", "red": "red", "gone": "dim"}
     "--role",
     "roles",
     multiple=True,
-    type=click.Choice(CHECKS),
-    help="With --check: look only at the workers of this role, or (replica) at one that joins. May "
-    "be repeated.",
+    type=click.Choice(ROLES),
+    help="With --check: look only at what this role needs. May be repeated.",
+)
+@click.option(
+    "--here",
+    is_flag=True,
+    help="With --role flush or schedule: only workers of this machine or container count.",
 )
 @click.option(
     "--nodes",
@@ -60,6 +70,7 @@ def status(  # noqa: PLR0917 - how click calls
     as_json: bool,  # noqa: FBT001 - how click calls
     check: bool,  # noqa: FBT001
     roles: tuple[str, ...],
+    here: bool,  # noqa: FBT001
     nodes: int,
 ) -> None:
     """Show the shards, nodes and workers of a namespace.
@@ -69,72 +80,54 @@ def status(  # noqa: PLR0917 - how click calls
     heartbeat for 10 s.
 
     \b
+    For a health check of one process or container, --check --role says whether
+      flush       a flush worker is live, and all are green
+      schedule    the same for schedulers
+      producer    every shard is there, and what is accepted is published within 10 s
+      subscriber  a replica that joins now becomes live within 5 s
+    and prints only what is wrong, on stderr. The exit status is 0 if the role can do its
+    work, 1 if not or if the server cannot be reached, 2 for wrong options.
+
+    \b
     Examples:
       statebroker status --url redis://localhost --check
-      statebroker status --check --role flush    # health check of a flush worker's container
+      statebroker status --check --role flush --here
+      statebroker status --check --role flush --role schedule    # beside `statebroker serve`
     """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
+    _check_combination(check=check, roles=roles, here=here)
     with Inspector(url, namespace=namespace) as inspector:
         found = inspector.status()
-    joined = _join(url, namespace)
-    is_live = joined.status == Status.LIVE
-    damaged = asyncio.run(damages(url, namespace, is_whole=not is_live))
+    joined = _join(url, namespace) if not roles or SUBSCRIBER in roles else None
+    # Of a whole namespace; a role is judged by what it needs.
+    damaged: Sequence[Damage] = () if roles else _damaged(url, namespace, joined)
     if as_json:
-        told = {"replica": asdict(joined), "damages": list(map(str, damaged))}
+        replica = asdict(joined) if joined else None
+        told = {"replica": replica, "damages": list(map(str, damaged))}
         say(as_text(found.as_dict() | told))
-    else:
+    elif joined is not None and not roles:
         _print(found, joined, damaged, nodes)
-    away = [f"shard {one.shard} is away: {one.away}" for one in found.shards if one.away]
-    wrong = away + faults(found.workers, joined, damaged, roles or CHECKS) if check else []
+    host = this_host() if here else ""
+    wrong: list[str] = []
+    if check:
+        wrong = faults(found.shards, found.workers, joined, damaged, roles=roles, host=host)
     for fault in wrong:
         tell(fault)
     sys.exit(1 if wrong else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """How a replica joined.
-
-    Attributes:
-        status: its last status.
-        join_s: seconds until it was live; None after a timeout.
-        lag_s: its lag in seconds; None after a timeout.
-    """
-
-    status: str
-    join_s: float | None = None
-    lag_s: float | None = None
+def _damaged(url: str, namespace: str, joined: Joined | None) -> Sequence[Damage]:
+    is_live = joined is not None and joined.status == Status.LIVE
+    return asyncio.run(damages(url, namespace, is_whole=not is_live))
 
 
-def faults(
-    workers: Sequence[WorkerStatus],
-    joined: Joined,
-    damaged: Sequence[Damage] = (),
-    checks: Sequence[str] = CHECKS,
-) -> list[str]:
-    """Return the reasons why data does not flow, one sentence each; empty if it does.
-
-    Args:
-        workers: all that are known.
-        joined: how a replica joined.
-        damaged: what cannot be read.
-        checks: of `CHECKS`; roles of workers that are looked at, and whether the replica is.
-    """
-    alive = [worker for worker in workers if worker.health != "gone" and worker.role in checks]
-    wanted = [role for role in ROLES if role in checks]
-    missing = [role for role in wanted if role not in {worker.role for worker in alive}]
-    wrong = []
-    if missing:
-        wrong.append(f"no live {', '.join(missing)} worker; start `statebroker serve`")
-    wrong += [
-        f"{worker.worker} is red: {worker.reason}" for worker in alive if worker.health == "red"
-    ]
-    wrong += [f"damaged: {one}; run `statebroker repair`" for one in damaged]
-    if "replica" in checks and joined.status != Status.LIVE:
-        wrong.append(
-            f"a replica that joined was not live after {LIVE_TIMEOUT:g} s but {joined.status}"
+def _check_combination(*, check: bool, roles: Sequence[str], here: bool) -> None:
+    if roles and not check:
+        raise click.UsageError("--role says what --check looks at: give --check too")
+    if here and not set(roles) & set(WORKERS):
+        raise click.UsageError(
+            "--here counts the workers of this machine: give --role flush or --role schedule too"
         )
-    return wrong
 
 
 def _join(url: str, namespace: str) -> Joined:
@@ -142,7 +135,7 @@ def _join(url: str, namespace: str) -> Joined:
     started = time.monotonic()
     with Replica(url, namespace=namespace) as replica:
         try:
-            replica.wait_live(LIVE_TIMEOUT)
+            replica.wait_live(LIVE_TIMEOUT_S)
         except (BrokerError, TimeoutError):
             return Joined(str(replica.status))
         took = round(time.monotonic() - started, 4)

@@ -212,7 +212,7 @@ def test_status_check_is_for_monitoring(
     assert half.code == 1
     assert "schedule" in half.err
     assert "flush" not in half.err.replace("statebroker serve", "")
-    assert place.run("status", "--check", "--role", "flush", "--role", "replica").code == 0
+    assert place.run("status", "--check", "--role", "flush", "--role", "subscriber").code == 0
     alone = place.run("status", "--check", "--role", "schedule")
     assert (alone.code, "no live schedule worker" in alone.err) == (1, True)
     scheduler = serve(valkey.url, namespace, command="schedule")

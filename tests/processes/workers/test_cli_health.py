@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from broker.stats import WorkerStatus
 from broker.testing import FaultProxy
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
@@ -20,7 +19,6 @@ from tests.conftest import OwnServer
 from tests.processes.conftest import NewProgram, NewServed, Run, Serve
 from tests.processes.programs import Result
 from tests.processes.served_namespace import ServedNamespace
-from workers.cli.status import Joined, faults
 
 COMMANDS = (
     ("get", "a"),
@@ -35,29 +33,6 @@ COMMANDS = (
 
 
 # -- health --------------------------------------------------------------------------------------
-
-
-def worker(role: str, health: str = "green", reason: str = "") -> WorkerStatus:
-    """A worker as `Inspector.status` reports it."""
-    return WorkerStatus(worker=f"{role}-1", role=role, seen_ms=5, health=health, reason=reason)
-
-
-def test_the_check_names_every_fault() -> None:
-    """Missing workers, red workers and a replica that is not live each have a message."""
-    both = worker("flush"), worker("schedule")
-    live = Joined("live")
-    assert faults(both, live) == []
-    assert faults([], live) == ["no live flush, schedule worker; start `statebroker serve`"]
-    assert faults([worker("flush"), worker("schedule", "gone")], live) == [
-        "no live schedule worker; start `statebroker serve`"
-    ]
-    # One that is gone does not count, whatever it said last.
-    assert faults([*both, worker("flush", "gone", "it was red")], live) == []
-    red = worker("flush", "red", "shard 0: nothing arrived")
-    assert faults([*both, red], Joined("stale")) == [
-        "flush-1 is red: shard 0: nothing arrived",
-        "a replica that joined was not live after 5 s but stale",
-    ]
 
 
 def test_status_shows_red_and_green(
@@ -90,6 +65,45 @@ def test_status_shows_red_and_green(
         eventually(lambda: reported("green"), 20)
         assert place.run("status", "--check").code == 0
     assert workers.err.count("health_red") == workers.err.count("health_green") == 1
+
+
+def test_each_role_has_its_own_check(
+    valkey: Server, namespace: str, run: Run, serve: Serve
+) -> None:
+    """`--check --role` judges one role: with no flush worker only a scheduler can do its work."""
+
+    def check(*options: str) -> Result:
+        place = {"STATEBROKER_URL": valkey.url, "STATEBROKER_NAMESPACE": namespace}
+        return run("status", "--check", *options, **place)
+
+    scheduler = serve(valkey.url, namespace, command="schedule")
+    healthy = check("--role", "schedule", "--here")
+    assert (healthy.code, healthy.out, healthy.err) == (0, "", "")
+    missing = check("--role", "flush")
+    assert (missing.code, missing.out) == (1, "")
+    assert missing.err.startswith("statebroker: no live flush worker; start ")
+    subscriber = check("--role", "subscriber")
+    assert subscriber.code == 1
+    assert "a replica that joined was not live after 5 s" in subscriber.err
+    flusher = serve(valkey.url, namespace, command="flush")
+    eventually(lambda: check("--role", "flush", "--here").code == 0, 20)
+    both = check(*("--role", "producer", "--role", "subscriber"))
+    assert (both.code, both.out, both.err) == (0, "", "")
+    flusher.stop()
+    scheduler.stop()
+    assert check("--role", "schedule").code == 1
+
+
+def test_options_that_say_nothing_together_are_refused(run: Run) -> None:
+    """`--role` without `--check`, `--here` without a worker's role: status 2, and what to add."""
+    for options, fix in (
+        (("--role", "flush"), "give --check too"),
+        (("--check", "--here"), "give --role flush or --role schedule too"),
+        (("--check", "--role", "flusher"), "'flush', 'schedule', 'producer', 'subscriber'"),
+    ):
+        refused = run("status", *options, STATEBROKER_URL="redis://127.0.0.1:1")
+        assert (refused.code, refused.out) == (2, "")
+        assert fix in refused.err, refused.err
 
 
 # -- numbers that JSON has not -------------------------------------------------------------------
