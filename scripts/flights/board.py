@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.flights.records import NODES, clock_text
-from scripts.flights.view import View
+from scripts.flights.view import RATES_OVER_S, Totals, View
 
 WIDTH = 98
 LEFT_WIDTH = 44
@@ -23,7 +23,7 @@ def board(view: View) -> RenderableType:
     """Return the whole board."""
     middle = Columns(
         [
-            Panel(traffic(view), title="through Redis", width=LEFT_WIDTH, height=10),
+            Panel(traffic(view), title=traffic_title(view), width=LEFT_WIDTH, height=10),
             Panel(copies(view), title="replicas", width=RIGHT_WIDTH, height=10),
         ],
         padding=0,
@@ -77,6 +77,17 @@ def airport_table(view: View) -> RenderableType:
     return table
 
 
+def traffic_title(view: View) -> str:
+    """Return the title of the traffic; it says if Redis has not been heard of lately."""
+    age = view.totals_age()
+    return "through Redis" if age <= RATES_OVER_S else f"through Redis, {age:.0f} s ago"
+
+
+def pending_age(totals: Totals) -> str:
+    """Return since when the oldest pending delta has been accepted, as text."""
+    return "" if totals.pending_ms is None else f"for {duration(totals.pending_ms / 1000)}"
+
+
 def traffic(view: View) -> RenderableType:
     """Return the traffic through Redis: deltas, batches by trigger, bytes, the full state."""
     totals, rates = view.totals, view.rates()
@@ -89,7 +100,7 @@ def traffic(view: View) -> RenderableType:
     table.add_row("  by count", f"{totals.by_count:,}", share(totals.by_count, totals.batches))
     table.add_row("  by age", f"{totals.by_age:,}", share(totals.by_age, totals.batches))
     table.add_row("published", size(totals.bytes_published), f"{size(rates.bytes_published)}/s")
-    table.add_row("pending", f"{totals.pending:,}", "")
+    table.add_row("pending", f"{totals.pending:,}", pending_age(totals))
     age = (
         "none yet"
         if totals.snapshot_age_ms is None
@@ -112,7 +123,7 @@ def copies(view: View) -> RenderableType:
         table.add_row(
             name,
             Text(status.replace("_", " "), style=STATUS_STYLES.get(status, "yellow")),
-            milliseconds(replica["lag"]),
+            duration(replica["lag"]),
             f"{view.behind(name):,}",
             f"{replica['keys']:,}",
             f"{replica['stats']['deltas_applied']:,}",
@@ -139,15 +150,16 @@ def plain_line(view: View) -> str:
         return view.notes[-1]
     totals, rates = view.totals, view.rates()
     notes = "".join(f"  ({note})" for note in view.notes[-1:])
+    waiting = f" {pending_age(totals)}" if totals.pending else ""
     statuses = ", ".join(
-        f"{name} {replica['status']} {milliseconds(replica['lag'])} {view.behind(name)} behind"
+        f"{name} {replica['status']} {duration(replica['lag'])} {view.behind(name)} behind"
         for name, replica in sorted(view.replicas.items())
     )
     return (
         f"{clock_text(view.minute())}  {view.fraction():4.0%}  "
         f"{totals.published:,} deltas ({rates.deltas:,.0f}/s)  {totals.batches:,} batches "
         f"({totals.by_count:,} by count, {totals.by_age:,} by age)  "
-        f"{size(totals.bytes_published)}  {statuses}{notes}"
+        f"{size(totals.bytes_published)}  {totals.pending:,} pending{waiting}  {statuses}{notes}"
     )
 
 
@@ -164,8 +176,8 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def milliseconds(seconds: float | None) -> str:
-    """Return a lag as text."""
+def duration(seconds: float | None) -> str:
+    """Return a lag or an age as text; it counts from when Redis accepted the delta."""
     if seconds is None:
         return "-"
-    return f"{seconds * 1000:.0f} ms"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:,.1f} s"

@@ -20,6 +20,7 @@ class Totals:
     accepted: int = 0
     published: int = 0
     pending: int = 0
+    pending_ms: int | None = None
     offset: int = 0
     batches: int = 0
     by_count: int = 0
@@ -36,6 +37,7 @@ class Totals:
     def of(cls, status: NamespaceStatus) -> "Totals":
         """Add up what an inspector reports."""
         shards = status.shards
+        waits = [shard.pending_ms for shard in shards if shard.pending_ms is not None]
         ages = [shard.snapshot_age_ms for shard in shards if shard.snapshot_age_ms is not None]
 
         def total(name: str) -> int:
@@ -45,6 +47,7 @@ class Totals:
             accepted=total("accepted"),
             published=total("published"),
             pending=total("pending_deltas"),
+            pending_ms=max(waits, default=None),
             offset=total("offset"),
             batches=total("batches"),
             by_count=total("by_count"),
@@ -108,6 +111,10 @@ class View:
         self.samples.append((now, totals))
         while self.samples[0][0] < now - RATES_OVER_S:
             self.samples.popleft()
+
+    def totals_age(self) -> float:
+        """Return the seconds since Redis reported the totals; 0 before."""
+        return monotonic() - self.samples[-1][0] if self.samples else 0.0
 
     def rates(self) -> Rates:
         """Return the growth between the oldest and the newest sample."""

@@ -1,7 +1,8 @@
 """The live board of a long-running cluster: what one replica holds, and what Redis counts.
 
-In a terminal it is updated in place; in a log it is printed every few seconds. While the server is
-away it waits, and shows the last state as stale.
+In a terminal it is updated in place; in a log it is printed every few seconds. The first board is
+shown when the replica is live; until then it says what it waits for. While the server is away later
+it shows the last state as stale.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from rich.live import Live
 from broker import AccessError, BrokerError, Inspector, Replica
 from scripts.flights.board import WIDTH, board
 from scripts.flights.events import Movement, movements_of
-from scripts.flights.json_lines import Throttle, one_line_errors
+from scripts.flights.json_lines import Throttle, one_line_errors, report
 from scripts.flights.records import DATA, MINUTES_A_DAY, NODES, read_flights
 from scripts.flights.replay import checkpoint_key, retry_until_connected
 from scripts.flights.subscriber import MOVES_SHOWN, Moves, airports, finite, follow, stats
@@ -89,6 +90,17 @@ def update_view(view: View, plan: Plan, replica: Replica, name: str) -> None:
     }
 
 
+def wait_until_live(replica: Replica) -> None:
+    """Return once the replica is live, and report every few seconds what it waits for."""
+    while True:
+        try:
+            replica.wait_live(LOG_INTERVAL_S)
+        except TimeoutError:
+            report("waiting", status=str(replica.status), reasons=replica.health.reasons)
+        else:
+            return
+
+
 @contextmanager
 def display() -> Iterator[Callable[[View], None]]:
     """Yield a function that shows a view: at once in a terminal, every few seconds in a log."""
@@ -127,17 +139,18 @@ def main() -> None:
     view.started = monotonic()
     moves: Moves = deque(maxlen=MOVES_SHOWN)
     place = (options.url, options.namespace)
-    with (
-        retry_until_connected(lambda: Replica(place[0], namespace=place[1])) as replica,
-        display() as show,
-    ):
+    with retry_until_connected(lambda: Replica(place[0], namespace=place[1])) as replica:
+        wait_until_live(replica)
         Thread(target=follow, args=(replica, moves), name="moves", daemon=True).start()
         Thread(target=poll_totals, args=(view, *place), name="totals", daemon=True).start()
-        while True:
-            update_view(view, plan, replica, options.name)
-            view.moves = list(moves)
-            show(view)
-            sleep(FRAME_S)
+        with display() as show:
+            while True:
+                update_view(view, plan, replica, options.name)
+                view.moves = list(moves)
+                # Without what Redis counts, the board would show zeros.
+                if view.samples:
+                    show(view)
+                sleep(FRAME_S)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 import gzip
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import StringIO
 from math import inf
 from pathlib import Path
@@ -11,6 +11,7 @@ import msgpack
 import pytest
 from rich.console import Console
 
+from broker.stats import NamespaceStatus, ServerInfo, ShardStats
 from scripts.flights.board import board, plain_line
 from scripts.flights.comparison import differences, digest
 from scripts.flights.events import Movement, movements_of
@@ -337,6 +338,46 @@ def test_the_board_fits_the_terminal() -> None:
     for words in ("50%", "17 s left", "catching up", "12 ms", "45%", "UA1545", "160,000"):
         assert words in text
     assert "b catching_up - 3 behind" in plain_line(view_halfway())
+
+
+def test_a_stale_board_tells_what_waits_and_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without flush workers: how much is pending, for how long, and a lag that grows with it."""
+    view = view_halfway()
+    view.add_totals(replace(view.totals, pending=14_576, pending_ms=42_358))
+    view.replicas["a"] |= {"status": "stale", "lag": 42.4}
+    console = Console(width=100, height=30, record=True, file=StringIO())
+    console.print(board(view))
+    text = console.export_text()
+    for words in ("14,576", "for 42.4 s", "stale", "42.4 s", "through Redis ─"):
+        assert words in text
+    line = plain_line(view)
+    assert "14,576 pending for 42.4 s" in line
+    assert "a stale 42.4 s" in line
+    # The server is away too: what it counted is as old as the last answer.
+    later = monotonic() + 30
+    monkeypatch.setattr("scripts.flights.view.monotonic", lambda: later)
+    console.print(board(view))
+    assert "through Redis, 30 s ago" in console.export_text()
+
+
+def test_the_oldest_pending_delta_of_all_shards_counts() -> None:
+    """The board's age is that of the shard that waits longest; nothing pending has none."""
+    one = ShardStats(
+        **{field.name: 0 for field in fields(ShardStats)}  # type: ignore[arg-type]
+        | {"snapshot_age_ms": None, "pending_ms": None, "lease": None}
+    )
+
+    def totals(*shards: ShardStats) -> Totals:
+        server = ServerInfo(name="redis", version="7.0.15", deployment="single")
+        status = NamespaceStatus(
+            namespace="flights", protocol=2, server=server, shards=shards, nodes=(), workers=()
+        )
+        return Totals.of(status)
+
+    assert totals(one).pending_ms is None
+    waiting = [replace(one, pending_deltas=2, pending_ms=age) for age in (7, 900)]
+    found = totals(one, *waiting)
+    assert (found.pending, found.pending_ms) == (4, 900)
 
 
 def test_differences_tell_what_is_missing_extra_and_other() -> None:
