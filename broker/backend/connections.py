@@ -36,7 +36,7 @@ from broker.backend.cluster import Cluster
 from broker.backend.credentials import Credentials, CredentialsError, Login
 from broker.backend.routing import Routed
 from broker.backend.sentinel import SentinelLoginError, Sentinels, primary_only
-from broker.backend.server_errors import MEANINGS, Meaning, meaning
+from broker.backend.server_errors import MEANINGS, Meaning, Then, meaning
 from broker.backend.sockets import CONNECTION_CLASSES, Renewals
 from broker.backend.tls import tls_fix, tls_hint
 from broker.backend.topology import Directory, SingleServer, WrongDeploymentError
@@ -265,7 +265,7 @@ def as_ours(error: Exception, action: str, server: str) -> BackendError:
         )
     if (ours := _before_the_server(error, action, server)) is not None:
         return ours
-    found = meaning(error)
+    found = meaning(error) or _meaning_after_retries(error)
     if found is None and isinstance(error, AuthenticationError | AuthorizationError):
         found = MEANINGS["WRONGPASS"]
     if found is not None:
@@ -295,6 +295,17 @@ def _told(action: str, server: str, said: str) -> BackendError:
     if "user_script" in said and (": attempt to " in said or ": bad argument" in said):
         return DamagedError(action, f"its script fails: {said[:MAX_SAID_CHARS]}")
     return BackendError(f"{action}: {server} says: {said}")
+
+
+def _meaning_after_retries(error: Exception) -> Meaning | None:
+    """Return what the reply means that a routed command got until it gave up.
+
+    Not of redirections: on a Cluster they say nothing about the URL.
+    """
+    cause = error.__cause__
+    found = meaning(cause) if isinstance(cause, ResponseError) else None
+    is_waited_for = found is not None and found.then is Then.RECONNECT and found.is_temporary
+    return found if is_waited_for else None
 
 
 def _before_the_server(error: Exception, action: str, server: str) -> BackendError | None:

@@ -101,6 +101,7 @@ class Routed(Redis):
                 is_known = self._directory.redirected(address, error)
                 redirects += 1
                 if time.monotonic() > deadline:
+                    # Translated by what the reply means: see `as_ours`.
                     raise RedisConnectionError(
                         f"{address} still answers {type(error).__name__} {error}; is a slot being "
                         "migrated or a failover in progress?"

@@ -1,12 +1,16 @@
-"""Which key says where a command goes."""
+"""Which key says where a command goes, and what is told where nobody accepts it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
+from broker.backend.connections import as_ours
 from broker.backend.routing import key_of
+from broker.errors import ConnectError
 from broker.protocol.names import ShardKeys, slot_of, slot_of_key
 
 
@@ -41,3 +45,26 @@ def test_all_that_belongs_to_a_shard_has_one_slot() -> None:
     keys = ShardKeys.of("fleet", 3, 7)
     slots = {slot_of_key(name.encode()) for name in (keys.meta, keys.log, keys.pending("n{x}"))}
     assert slots == {slot_of_key(keys.channel.encode())}
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        ("NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write; start its"),
+        (
+            "user_script:105: NOREPLICAS Not enough good replicas",
+            "min-replicas-to-write; start its",
+        ),
+        ("READONLY You can't write against a read only replica.", "is a replica, which takes no"),
+        # The URL of a Cluster is right, whatever its nodes answer.
+        ("MOVED 1 127.0.0.1:7000", "cannot reach Redis"),
+    ],
+)
+def test_a_reply_that_was_waited_for_is_named(reply: str, says: str) -> None:
+    """What a server answered until a routed command gave up is in the error, and how to mend it."""
+    gave_up = RedisConnectionError("127.0.0.1:6379 still answers")
+    gave_up.__cause__ = ResponseError(reply)
+    ours = as_ours(gave_up, "append", "Redis")
+    assert type(ours) is ConnectError
+    assert ours.is_temporary
+    assert says in str(ours).replace(f" ({gave_up})", "")
