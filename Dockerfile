@@ -39,7 +39,7 @@ ENV PATH=/opt/statebroker/bin:$PATH \
 USER statebroker
 # Healthy: the workers of `serve` in this container are. With another command give another role, as docker-compose.yml
 # does: `statebroker status --help`.
-HEALTHCHECK --interval=30s --timeout=15s --start-period=20s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=30s --start-period=30s --retries=2 \
     CMD ["statebroker", "status", "--check", "--role", "flush", "--role", "schedule", "--here"]
 ENTRYPOINT ["statebroker"]
 CMD ["serve"]

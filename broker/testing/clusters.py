@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +82,7 @@ class ClusterOfServers:
         primaries: how many.
         tls: certificates for TLS on all connections, also between nodes; None: plaintext.
         host: host name that the nodes announce; None: their address.
+        options: of every node; they take precedence over ours.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class ClusterOfServers:
         *,
         tls: Certificates | None = None,
         host: str | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self._kind = kind
+        self._options = options
         self._tls = tls
         self._host = host
         self._directory = directory
@@ -150,6 +153,7 @@ class ClusterOfServers:
                 *(("--tls-cluster", "yes") if self._tls else ()),
                 *(("--cluster-announce-hostname", self._host) if self._host else ()),
                 *(("--cluster-preferred-endpoint-type", "hostname") if self._host else ()),
+                *self._options,
             ],
             port=port,
             tls=self._tls,
@@ -299,14 +303,21 @@ class SentinelDeployment:
         kind: of server.
         directory: returns a new directory.
         tls: certificates for TLS on all connections, sentinels included; None: plaintext.
+        options: of every server that holds data; they take precedence over ours.
     """
 
     SERVICE = "fleet"
 
     def __init__(
-        self, kind: str, directory: NewDirectory, *, tls: Certificates | None = None
+        self,
+        kind: str,
+        directory: NewDirectory,
+        *,
+        tls: Certificates | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self._kind = kind
+        self._options = options
         self._tls = tls
         self._directory = directory
         self.servers: list[Server] = []
@@ -324,7 +335,10 @@ class SentinelDeployment:
             server = Server(
                 self._kind,
                 self._directory(),
-                ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"],
+                [
+                    *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
+                    *self._options,
+                ],
                 port=0,
                 tls=self._tls,
             )
