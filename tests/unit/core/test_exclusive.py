@@ -136,7 +136,10 @@ def test_a_call_that_is_left_at_any_point_loses_nothing(name: str, before: int) 
     assert step > 10
 
 
-def test_a_call_within_another_one_raises_at_once() -> None:
+@pytest.mark.parametrize("call", [ProducerBuffer.counts, ProducerBuffer.check_not_interrupted])
+def test_a_call_within_another_one_raises_at_once(
+    call: Callable[[ProducerBuffer], object],
+) -> None:
     """At each point of a call, another one on the same thread returns or raises; none waits."""
     refused = 0
     step = 0
@@ -147,8 +150,7 @@ def test_a_call_within_another_one_raises_at_once() -> None:
 
         def look(buffer: ProducerBuffer = buffer, raised: list[ReentrantError] = raised) -> None:
             try:
-                buffer.check_not_interrupted()
-                buffer.counts()
+                call(buffer)
             except ReentrantError as error:
                 raised.append(error)
 

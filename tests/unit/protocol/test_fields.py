@@ -46,8 +46,9 @@ def test_a_damaged_field_changes_nothing_of_the_others(
 
 def test_a_value_that_claims_its_neighbour_is_named() -> None:
     """One bit of a length lets a value go on into the next field, which makes up for the count."""
-    first, second = bytearray(pack_field(5, "abc")), pack_field(5, "d" * 12 + "xyz")
-    first[8] ^= 0x08  # 3 characters become 11
+    first, second = bytearray(pack_field(5, b"abc")), pack_field(5, "d" * 12 + "xyz")
+    # 3 bytes become 35, up to the `x`; x, y and z are numbers by themselves.
+    first[9] ^= 0x20
     page = read_page([b"a", b"b"], [bytes(first), second])
     assert page == Page(["b"], [5], ["d" * 12 + "xyz"], [b"a"])
     with pytest.raises(DecodeError):
