@@ -27,6 +27,9 @@ class Spin:
     def wait(self):
         pass
 
+    def ring(self):
+        pass
+
 
 faulthandler.dump_traceback_later(20, exit=True)
 with Replica(sys.argv[1], namespace=sys.argv[2]) as replica:

@@ -39,6 +39,7 @@ def test_programs_serve_the_shards_that_are_there(
     assert run("set", key, "1", **place).code == 0
     eventually(lambda: run("get", key, **place).out == "1\n", START_SECONDS)
     reported = run("status", "--check", "--json", **place)
+    assert reported.out, reported.err
     away = {one["shard"]: one["away"] for one in json.loads(reported.out)["shards"]}
     assert [shard for shard, why in away.items() if why] == [1]
     assert f"slot {lost}" in away[1]
