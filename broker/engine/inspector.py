@@ -252,7 +252,7 @@ class InspectorEngine:
         While there is one, no new replica becomes live.
         """
         found: list[str] = []
-        for shard, keys in enumerate(self._session.keys):
+        for shard, keys in enumerate(self._opened().keys):
             _, damaged = await self._damaged_tables(keys)
             found += [_of_table(key, fault, shard) for key, fault in damaged.items()]
         return tuple(found)

@@ -12,7 +12,7 @@ from broker.backend.examination import examine, examine_namespace
 from broker.backend.mending import mend
 from broker.backend.session import Session
 from broker.backend.stored import node_name
-from broker.errors import BrokerError
+from broker.errors import BrokerError, ConnectError
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.fields import unpack_fields
 from broker.protocol.names import ShardKeys, config_key
@@ -25,6 +25,8 @@ OWN_RECORD_S: Final = 2.5
 async def damages(url: str | None, namespace: str, *, is_whole: bool = False) -> list[Damage]:
     """Return what is damaged in a namespace; empty also if it does not exist.
 
+    Shards that are away are left out, unless all of them are: the status names them.
+
     Args:
         url: any supported URL.
         namespace: a validated name.
@@ -34,12 +36,18 @@ async def damages(url: str | None, namespace: str, *, is_whole: bool = False) ->
         BackendError: Redis failed.
     """
     session = Session(url, namespace, None)
+    away: list[ConnectError] = []
     try:
         await session.connect()
         found = await examine_namespace(session.client, namespace)
         if not found and await session.try_join():
             for keys in session.keys:
-                found += await examine(session.client, keys, is_whole=is_whole)
+                try:
+                    found += await examine(session.client, keys, is_whole=is_whole)
+                except ConnectError as error:
+                    away.append(error)
+            if len(away) == len(session.keys):
+                raise away[0]
     finally:
         await session.close()
     return found

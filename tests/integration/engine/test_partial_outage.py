@@ -16,7 +16,7 @@ from broker.testing.clusters import ClusterOfServers, ask
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 SHARDS = 6
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+import redis
 
 from broker import Producer
 from broker.protocol.constants import TRIGGER_AGE, TRIGGER_COUNT
@@ -44,6 +45,10 @@ def test_the_original_two_scenarios(
     mine = {"local_delta_max_age": AGE, "local_delta_max_count": COUNT}
     theirs = {"max_age": AGE, "max_count": COUNT}
     serving(server.url, namespace, heartbeat=1.0, **(theirs if who == "worker" else {}))
+    if who == "worker":
+        # A producer that is opened before the first heartbeat learns them later.
+        with redis.Redis.from_url(server.url) as client:
+            eventually(lambda: client.hget(keys.meta, "max_count"))
     with (
         Channel(server.url, keys) as channel,
         Producer(
