@@ -26,7 +26,7 @@ from broker.runtime.tasks import cancel_and_wait
 from broker.stats import FlushShardStats, FlushWorkerStats
 from workers.canary import Canary
 from workers.health import GREEN, FlushHealth
-from workers.loop import log_health_change, run_loop
+from workers.loop import log_health_change, poll_outage, run_loop
 
 log = logging.getLogger(__name__)
 
@@ -141,17 +141,23 @@ class FlushWorker:
             asyncio.create_task(self._watch_health(), name="health"),
             asyncio.create_task(self._watch_servers(), name="server conditions"),
         ]
+        outage = poll_outage(self.name)
         # One loop per shard: if one server is unreachable, the shards of the others continue.
         loops = [
             asyncio.create_task(
-                run_loop(self.name, partial(self._poll_shard, shard), shard.wake, stop),
+                run_loop(
+                    *(self.name, partial(self._poll_shard, shard), shard.wake, stop),
+                    shard=shard.number,
+                    outage=outage,
+                ),
                 name=f"flush-{shard.number}",
             )
             for shard in self._shards
         ]
         loops.append(
             asyncio.create_task(
-                run_loop(self.name, self._keep_namespace, asyncio.Event(), stop), name="namespace"
+                run_loop(self.name, self._keep_namespace, asyncio.Event(), stop, outage=outage),
+                name="namespace",
             )
         )
         try:
@@ -204,13 +210,14 @@ class FlushWorker:
         Raises:
             BackendError: Redis failed in every shard; call again.
         """
+        away: list[tuple[int, BackendError]] = []
         errors = []
         polls = map(self._poll_shard, self._shards)
         for shard, result in zip(
             self._shards, await asyncio.gather(*polls, return_exceptions=True), strict=True
         ):
             if isinstance(result, BackendError):
-                log.warning("shard_away shard=%d error=%s", shard.number, result)
+                away.append((shard.number, result))
                 # A damaged one waits for its repair, and is heard of by its own loop.
                 if not isinstance(result, DamagedError):
                     errors.append(result)
@@ -218,6 +225,8 @@ class FlushWorker:
                 raise result
         if len(errors) == len(self._shards):
             raise errors[0]
+        for number, error in away:
+            log.warning("shard_away shard=%d error=%s", number, error)
 
     async def _poll_shard(self, shard: _Shard) -> float:
         """Do what is due in one shard; return the seconds until more is due.

@@ -44,11 +44,19 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
+def poll_outage(name: str) -> OutageLog:
+    """Return the log of failed polls of a worker."""
+    return OutageLog(log, "poll_failed", f"worker={name}")
+
+
 async def run_loop(
     name: str,
     poll: Callable[[], Coroutine[Any, Any, float]],
     wake: asyncio.Event,
     stop: asyncio.Event,
+    *,
+    shard: int | None = None,
+    outage: OutageLog | None = None,
 ) -> None:
     """Poll until stopped; a poll in progress may finish if it does so in time.
 
@@ -58,19 +66,22 @@ async def run_loop(
             `BackendError`, which is logged, it is called again with backoff and jitter.
         wake: ends the sleep early.
         stop: ends the loop within `STOP_GRACE_S` seconds.
+        shard: that is polled; None for all.
+        outage: of the loops of all shards; None: of this loop alone.
     """
-    retry, outage = Backoff(RETRY_FIRST, RETRY_MAX), OutageLog(log, "poll_failed", f"worker={name}")
+    retry = Backoff(RETRY_FIRST, RETRY_MAX)
+    outage = outage or poll_outage(name)
     while not stop.is_set():
         wake.clear()
         try:
             sleep = await run_until_stopped(poll(), stop)
             retry.reset()
-            outage.ended()
+            outage.ended(shard)
         except Stopped:
             return
         except BackendError as error:
             sleep = retry.next()
-            outage.failed(error)
+            outage.failed(error, shard=shard)
         if sleep > 0:
             await wait_for_any(sleep, wake, stop)
         else:

@@ -19,6 +19,7 @@ from broker.backend.session import Session
 from broker.engine.log_reader import LogMovedError
 from broker.errors import BackendError, BrokerError, ConnectError, DecodeError
 from broker.runtime import clock
+from broker.runtime.outage_log import OutageLog
 from broker.stats import SchedulerShardStats, SchedulerStats
 from workers.health import GREEN, ScheduleHealth
 from workers.loop import log_health_change, run_loop
@@ -80,6 +81,8 @@ class Scheduler:
         self._jobs_missed = 0
         self.health = ScheduleHealth(interval, RENEW_INTERVAL_S, clock.now())
         self.reason = GREEN
+        self._writing = OutageLog(log, "snapshot_failed")
+        self._leasing = OutageLog(log, "lease_failed")
         self._wake = asyncio.Event()
         self._is_writing = False
         self._write_due = False
@@ -198,11 +201,12 @@ class Scheduler:
                 text = str(error) or "out of memory: the worker holds all tables of its shards"
                 if isinstance(error, DecodeError | LogMovedError):
                     text += "; if it stays, run `statebroker repair`"
-                log.warning("snapshot_failed shard=%d error=%s", shard.shard, text)
+                self._writing.failed(text, shard=shard.shard)
                 self.health.failed(shard.shard, text)
                 if isinstance(error, ConnectError):
                     self.health.not_renewed(shard.shard, began, text)
                 continue
+            self._writing.ended(shard.shard)
             self.health.wrote(shard.shard, clock.now(), is_held=bool(shard.fence))
             if written is not None:
                 counts.snapshots += 1
@@ -230,9 +234,10 @@ class Scheduler:
         try:
             is_held = await shard.renew()
         except BrokerError as error:
-            log.warning("lease_failed shard=%d error=%s", shard.shard, error)
+            self._leasing.failed(error, shard=shard.shard)
             self.health.not_renewed(shard.shard, began, str(error))
         else:
+            self._leasing.ended(shard.shard)
             self.health.renewed(shard.shard, clock.now(), is_held=is_held)
 
     def _update_health(self) -> None:

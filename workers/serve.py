@@ -20,6 +20,7 @@ from broker.config import conflicts, default_node
 from broker.errors import BackendError
 from broker.runtime.backoff import Backoff
 from broker.runtime.child import Child
+from broker.runtime.outage_log import OutageLog
 from workers.flush import FlushWorker
 from workers.loop import Stopped, run_until_stopped, stop_on_signals, wait_for_any
 from workers.scheduler import Scheduler
@@ -158,16 +159,18 @@ async def retry_while_away(start: Callable[[], Awaitable[T]], stop: asyncio.Even
         Stopped: the process must stop.
         BrokerError: waiting does not help.
     """
-    retry = Backoff(AWAY_FIRST, AWAY_MAX)
+    retry, outage = Backoff(AWAY_FIRST, AWAY_MAX), OutageLog(log, "server_away")
     while True:
         try:
-            return await start()
+            started = await start()
         except BackendError as error:
             if not error.is_temporary:
                 raise
-            pause = retry.next()
-            log.warning("server_away retry_in=%.2f error=%s", pause, error)
-        await wait_for_any(pause, stop)
+            outage.failed(error)
+        else:
+            outage.ended()
+            return started
+        await wait_for_any(retry.next(), stop)
         if stop.is_set():
             raise Stopped
 

@@ -72,6 +72,7 @@ class Subscription:
     async def run(self) -> None:
         """Listen until cancelled; raises what `Listener.ready` raises."""
         directory, retry = self.connections.directory, Backoff(RETRY_FIRST, RETRY_MAX)
+        outage = OutageLog(log, "owners_unknown")
         change: asyncio.Task[None] | None = None
         try:
             while True:
@@ -79,6 +80,7 @@ class Subscription:
                 try:
                     groups = await directory.group(self._channels)
                     await self._assign(groups)
+                    outage.ended()
                     change = asyncio.create_task(directory.changed_since(version))
                     if sum(map(len, groups.values())) < len(self._channels):
                         # Slots without an owner: ask again.
@@ -87,7 +89,7 @@ class Subscription:
                         retry.reset()
                 except (RedisError, OSError) as error:
                     # The owners are unknown: keep the subscriptions there are.
-                    log.warning("owners_unknown error=%s", error)
+                    outage.failed(error)
                     change = asyncio.create_task(asyncio.sleep(retry.next()))
                 tasks = {server.task for server in self._servers.values()}
                 await asyncio.wait(
@@ -135,6 +137,7 @@ class _ServerSubscription:
         self._requested: set[bytes] = set()
         self._confirmed: set[bytes] = set()
         self._added = asyncio.Event()
+        self._outage = OutageLog(log, "subscription_lost", f"at={address or 'server'}")
         self.task = asyncio.create_task(self._run(), name=f"subscription-{address or 'all'}")
 
     def assign(self, channels: set[bytes]) -> None:
@@ -153,7 +156,6 @@ class _ServerSubscription:
     async def _run(self) -> None:
         most = RETRY_MAX if self._address is None else RETRY_MAX_OF_MANY
         retry = Backoff(RETRY_FIRST, most)
-        outage = OutageLog(log, "subscription_lost", f"at={self._address or 'server'}")
         while True:
             error = None
             try:
@@ -161,9 +163,7 @@ class _ServerSubscription:
                 await self._listen()
             except BackendError as caught:
                 error = caught
-                if self._confirmed:
-                    outage.ended()
-                outage.failed(caught)
+                self._outage.failed(caught)
             if self._confirmed:
                 retry.reset()
             self.drop(set(self.channels), error)
@@ -250,6 +250,8 @@ class _ServerSubscription:
             self._listener.on_message(channel, data)
         elif kind in ("subscribe", "ssubscribe"):
             self._confirmed.add(channel)
+            if self._confirmed >= self.channels:
+                self._outage.ended()
             self._listener.on_subscribed(channel)
         elif kind == "sunsubscribe":
             # The slot moved; another request makes this server name the new owner.

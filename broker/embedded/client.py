@@ -18,6 +18,7 @@ from broker.embedded.location import EmbeddedDir, remove_abandoned, unusable_dir
 from broker.embedded.log import tail
 from broker.errors import EmbeddedError
 from broker.runtime.backoff import Backoff
+from broker.runtime.outage_log import OutageLog
 
 # Longer than a keeper takes to stop.
 REACH_TIMEOUT_S = 30.0
@@ -75,15 +76,17 @@ class Attachment:
         """Attach again after the keeper died, in the same directory: the URL stays what it is."""
         log.warning("keeper_died directory=%s", self.directory)
         retry = Backoff(RESTORE_FIRST_S, RESTORE_MAX_S)
+        outage = OutageLog(log, "keeper_not_restored", f"directory={self.directory}")
         while not self._is_closed:
             try:
                 # A keeper that stopped in order removed a private directory.
                 location = EmbeddedDir.of(self.directory, is_private=self.location.is_private)
                 keeper = connect_or_launch(location)
                 if self._is_back(keeper):
+                    outage.ended()
                     return
             except (EmbeddedError, OSError) as error:
-                log.warning("keeper_not_restored directory=%s error=%s", self.directory, error)
+                outage.failed(error)
             time.sleep(retry.next())
 
     def _is_back(self, keeper: KeeperConnection) -> bool:

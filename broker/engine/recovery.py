@@ -15,6 +15,7 @@ from broker.core.shard import ShardState
 from broker.errors import BackendError, DecodeError
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
+from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Recovery:
         shard: the shard that requests the reads.
         give: carries out the effects of a result.
         is_watched: whether there are readers of changes.
+        outage: of all shards.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class Recovery:
         shard: ShardState,
         give: Callable[[ShardState, Sequence[Effect]], None],
         is_watched: Callable[[], bool],
+        outage: OutageLog,
     ) -> None:
         self._session = session
+        self._outage = outage
         self._keys = session.keys[shard.shard]
         self._shard = shard
         self._give = give
@@ -74,6 +78,7 @@ class Recovery:
                     await asyncio.sleep(retry.next(longest))
                 else:
                     retry.reset()
+                    self._outage.ended(self._shard.shard)
         finally:
             # No await since the last check of the request: the next one starts another task.
             self._task = None
@@ -87,16 +92,12 @@ class Recovery:
             return 0.0 if await self._load(request) else CREATION_RETRY_MAX
         except (BackendError, DecodeError) as error:
             self._shard.trouble = str(error)
-            log.warning(
-                "recovery_failed namespace=%s shard=%d error=%s",
-                *(self._session.namespace, self._shard.shard, error),
-            )
+            self._outage.failed(error, shard=self._shard.shard)
             return LOG_RETRY_MAX if isinstance(request, ReadLog) else RETRY_MAX
         except MemoryError:
             self._give(self._shard, self._shard.out_of_memory())
-            log.warning(
-                "memory_exhausted namespace=%s shard=%d reading=%s fix=%s",
-                *(self._session.namespace, self._shard.shard, type(request).__name__, MEMORY_FIX),
+            self._outage.failed(
+                MemoryError("memory_exhausted"), shard=self._shard.shard, fix=f" fix={MEMORY_FIX}"
             )
             return RETRY_MAX
 

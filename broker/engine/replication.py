@@ -45,6 +45,7 @@ from broker.errors import (
 from broker.model import Change, Status
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
+from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,10 @@ class Follower:
         self._subscription: Subscription | None = None
         self._watch_ends = 0.0
         self._watch_anew = asyncio.Event()
+        place = f"namespace={self.namespace}"
+        self._joining = OutageLog(log, "namespace_unknown", place)
+        self._recovering = OutageLog(log, "recovery_failed", place)
+        self._checking = OutageLog(log, "self_check_undecided", place)
 
     async def start(self) -> None:
         """Begin; returns before anything is loaded.
@@ -124,7 +129,9 @@ class Follower:
         for number, keys in enumerate(self._session.keys):
             shard = ShardState(number, self.staleness_bound)
             self.tracker.add_shard(shard)
-            self._recoveries.append(Recovery(self._session, shard, self._perform, self._is_watched))
+            self._recoveries.append(
+                Recovery(self._session, shard, self._perform, self._is_watched, self._recovering)
+            )
             self._full_state_written.append(asyncio.Event())
             self.shards.append(shard)
             self._by_channel[keys.channel.encode()] = shard
@@ -192,6 +199,7 @@ class Follower:
         while True:
             try:
                 await self._await_namespace()
+                self._joining.ended()
                 # Bulk chunks come before their batch, so they are subscribed to before.
                 channels = [*self._by_bulk_channel, *self._by_channel]
                 self._subscription = Subscription(self._session.connections, channels, self)
@@ -201,7 +209,7 @@ class Follower:
                 return
             except BackendError as error:
                 self.tracker.trouble = str(error)
-                log.warning("namespace_unknown namespace=%s error=%s", self.namespace, error)
+                self._joining.failed(error)
             await asyncio.sleep(retry.next())
 
     async def ready(self) -> None:
@@ -235,9 +243,8 @@ class Follower:
         try:
             effects = shard.packet(data, clock.now(), watched=bool(self.queues))
         except MemoryError:
-            log.warning(
-                "memory_exhausted namespace=%s shard=%d fix=%s",
-                *(self.namespace, shard.shard, MEMORY_FIX),
+            self._recovering.failed(
+                MemoryError("memory_exhausted"), shard=shard.shard, fix=f" fix={MEMORY_FIX}"
             )
             effects = shard.out_of_memory()
         self._perform(shard, effects)
@@ -311,7 +318,9 @@ class Follower:
                     await check_and_repair(self._session, shard, self._perform, self._is_watched)
                 except (BackendError, DecodeError, MemoryError) as error:
                     shard.self_check_undecided(str(error) or type(error).__name__)
-                    log.warning("self_check_undecided shard=%d error=%s", shard.shard, error)
+                    self._checking.failed(error, shard=shard.shard)
+                else:
+                    self._checking.ended(shard.shard)
 
     async def _await_full_state(self, shard: ShardState) -> None:
         """Wait for the next full state: the log to read after it is shortest."""

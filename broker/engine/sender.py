@@ -22,6 +22,7 @@ from broker.errors import BackendError, BrokerError, DamagedError, FencedError, 
 from broker.protocol.constants import EPOCH_BYTES
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
+from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
 from broker.stats import ProducerStats
 
@@ -99,6 +100,8 @@ class Sender:
         self._ahead: dict[int, list[Packed]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
+        self._opening = OutageLog(log, "open_failed", f"node={node}")
+        self._appending = OutageLog(log, "append_failed", f"node={node}")
         self.buffer = ProducerBuffer(
             node=node,
             shards=len(session.keys),
@@ -172,8 +175,9 @@ class Sender:
                 if not begun.done():
                     begun.set_exception(error)
                 self._troubles[shard] = str(error)
-                log.warning("open_failed node=%s shard=%d error=%s", self.node, shard, error)
+                self._opening.failed(error, shard=shard)
             await asyncio.sleep(retry.next())
+        self._opening.ended(shard)
         self._troubles.pop(shard, None)
         if not begun.done():
             begun.set_result(None)
@@ -296,11 +300,12 @@ class Sender:
                 self._troubles[shard] = str(error)
                 self._counts.retries += 1
                 pause = retry.next()
-                log.warning("append_failed node=%s shard=%d error=%s", self.node, shard, error)
+                self._appending.failed(error, shard=shard)
             if pause:
                 await asyncio.sleep(pause)
             else:
                 retry.reset()
+                self._appending.ended(shard)
 
     def _next_chunks(self, shard: int, most: int = SEND_BYTES) -> tuple[list[Packed], float | None]:
         """Return the chunks to send together, or how long the next one may still wait."""
@@ -403,7 +408,6 @@ class Sender:
         Only if the reply to an append was lost at the same time, its chunk counts twice.
         """
         number, deltas = self.buffer.accepted_so_far(shard)
-        log.warning("record_overwritten node=%s shard=%d chunk=%d", self.node, shard, number)
         await self._session.commands.open(
             self._session.keys[shard],
             self.node,
@@ -413,6 +417,7 @@ class Sender:
             deltas=deltas,
             epoch=os.urandom(EPOCH_BYTES),
         )
+        log.warning("record_overwritten node=%s shard=%d chunk=%d", self.node, shard, number)
 
     async def _probe(self, shard: int) -> None:
         """Check that Redis still has the last chunk; nothing else would detect its loss."""
