@@ -144,6 +144,10 @@ class SnapshotWorker:
             # The history was rewritten: noted offsets belong to other batches.
             self._committed.clear()
             self._cut_to = 0
+            self._last = (head.snapshot.epoch, head.snapshot.offset)
+        if not self._committed and head.log_bytes and self._cut_to < head.snapshot.offset:
+            # What a scheduler before left: its age is not known, so it counts from now on.
+            self._committed.append((clock.now(), head.snapshot.offset))
         pressed = self._is_half_full(head)
         mends = await self._check_tables(head)
         if not mends and not await self._has_work(head, pressed=pressed):
@@ -187,6 +191,8 @@ class SnapshotWorker:
         if head.position.offset > head.snapshot.offset:
             return True
         if pressed and self._cut_to < head.snapshot.offset:
+            return True
+        if self._is_expired(clock.now()):
             return True
         marks = await queries.state_marks(self._session.client, self._keys)
         return marks is not None and marks.digest is None and marks.snapshot.offset > 0
@@ -387,14 +393,22 @@ class SnapshotWorker:
         is_whole = changes.tables is None or not changes.tables.damaged
         self._tables, self._tables_at = (changes.tables if is_whole else None), position
         self.committed_at = now
-        self._committed.append((now, position.offset))
+        if position.offset > cut:
+            # What was cut leaves nothing to cut later: an idle log is written to no more.
+            is_noted = bool(self._committed) and self._committed[-1][1] == position.offset
+            if not is_noted:
+                self._committed.append((now, position.offset))
 
     def _cut(self, now: float, offset: int, *, pressed: bool) -> int:
         """Return the offset to cut the log at: by retention, or everything if pressed."""
         cut = self._cut_to
-        while self._committed and self._committed[0][0] <= now - self._retention:
+        while self._is_expired(now):
             cut = self._committed.popleft()[1]
         return offset if pressed else cut
+
+    def _is_expired(self, now: float) -> bool:
+        """Whether the oldest full state that was noted is older than the retention."""
+        return bool(self._committed) and self._committed[0][0] <= now - self._retention
 
 
 def _dead_letter(node: str, bad: BadChunk) -> bytes:

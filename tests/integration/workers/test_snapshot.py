@@ -121,6 +121,34 @@ def test_the_log_is_kept_for_its_retention(
     assert (first_logged(raw, keys), watched_shard.shard.log_entries) == (1, 4)
 
 
+@pytest.mark.parametrize("is_taken_over", [False, True])
+def test_the_log_is_cut_by_age_while_nothing_is_written(
+    watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, *, is_taken_over: bool
+) -> None:
+    """An idle log is emptied after its retention, also by a later scheduler; then all is quiet."""
+
+    async def scenario(session: Session) -> None:
+        worker = snapshot_worker(session, log_retention=0.2)
+        await asyncio.to_thread(watched_shard.producer.set, "key", 1)
+        await asyncio.to_thread(watched_shard.publish)
+        assert await worker.write_once() is not None
+        if is_taken_over:
+            await worker.release()
+            worker = snapshot_worker(session, log_retention=0.2)
+        assert await worker.write_once() is None
+        assert watched_shard.shard.log_entries == 1
+        async with asyncio.timeout(5):
+            while await worker.write_once() is None:  # noqa: ASYNC110 - the round is what is tried
+                await asyncio.sleep(0.05)
+        assert watched_shard.shard.log_entries == 0
+        await asyncio.sleep(0.3)
+        assert await worker.write_once() is None
+        await worker.release()
+
+    watched_shard.run(scenario)
+    assert raw.xlen(keys.log) == 0
+
+
 @pytest.mark.parametrize("why", ["age", "size"])
 def test_the_log_is_cut_behind_the_full_state(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys, why: str
