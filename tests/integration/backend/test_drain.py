@@ -281,6 +281,21 @@ def test_chunks_that_are_gone_are_counted(shard: Shard) -> None:
     assert shard.number("missing") == 1
 
 
+@pytest.mark.parametrize("entry", [b"x", b"x" * 32, b"x" * 32 + b"no/name"])
+def test_an_entry_that_is_none_stops_nothing(shard: Shard, entry: bytes) -> None:
+    """It is passed over and counted as missing; the chunks on both sides of it are published."""
+    subscription = shard.subscription
+    shard.opened()
+    shard.append(1, b"one", waited=HOUR)
+    shard.admin.rpush(shard.keys.order, entry)
+    shard.append(2, b"two", waited=HOUR)
+    assert shard.drain()[0] == b"BATCH"
+    batch = decode_packet(subscription.next())
+    assert isinstance(batch, Batch)
+    assert batch.chunks == [b"one", b"two"]
+    assert shard.number("missing") == 1
+
+
 def test_an_order_list_that_is_gone_is_not_due(shard: Shard) -> None:
     """A deleted order list causes no endless loop."""
     shard.opened()

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from broker import DecodeError, Producer, Replica
 from broker.core.shard import ShardState
 from broker.engine.self_check import check_and_repair
+from broker.engine.verifier import Verifier
 from broker.protocol.fields import pack_field
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
@@ -135,10 +136,17 @@ def test_accepting_removes_what_cannot_be_read(
         assert replica.verify().is_equal
 
 
+@pytest.mark.parametrize("is_late", [False, True])
 def test_a_self_check_does_not_repair_by_an_unreadable_field(
-    watched_shard: WatchedShard, raw: redis.Redis
+    watched_shard: WatchedShard, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, *, is_late: bool
 ) -> None:
-    """A replica that is right keeps its value where the full state lost it."""
+    """A replica that is right keeps its value where the full state lost it, at whatever moment."""
+    if is_late:
+        # The field is damaged after the look for what others changed.
+        async def altered(_: Verifier) -> dict[int, list[str]]:
+            return {}
+
+        monkeypatch.setattr(Verifier, "altered", altered)
     watched_shard.producer.set_many({"n": 3, "m": 1})
     watched_shard.publish()
     watched_shard.write()
