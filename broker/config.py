@@ -199,10 +199,13 @@ def chosen_namespace(name: object) -> str:
     """Return the namespace that a caller gave, or else STATEBROKER_NAMESPACE, or else `default`.
 
     Raises:
-        ConfigError: it is no name, see `checked_name`.
+        ConfigError: it is no name, see `checked_name`; or the variable is empty.
     """
     if name is None:
-        name = os.environ.get("STATEBROKER_NAMESPACE") or "default"
+        name = os.environ.get("STATEBROKER_NAMESPACE", "default")
+        if not name:
+            fix = "set it to the name of a namespace, or unset it for 'default'"
+            raise ConfigError([f"STATEBROKER_NAMESPACE is empty; {fix}"])
     return checked_name("namespace", name)
 
 

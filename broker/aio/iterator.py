@@ -20,6 +20,9 @@ class Reader(Generic[T]):
         replica: not closed as forgotten while this iterator is used.
         engine: of the replica.
         make: makes the queue, given the function that it has to notify.
+
+    Raises:
+        ForkedError: the replica belongs to the process that forked this one.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Reader(Generic[T]):
         engine: ReplicaEngine,
         make: Callable[[Callable[[], object]], ReaderQueue[T]],
     ) -> None:
+        engine.check_fork()
         self._replica = replica
         self._engine = engine
         self._ready = asyncio.Event()

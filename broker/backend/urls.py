@@ -105,10 +105,14 @@ def chosen_url(url: object) -> str:
     """Return the URL that a caller gave, or else STATEBROKER_URL, or else `embedded://`.
 
     Raises:
-        ConfigError: it is no text, or an empty one.
+        ConfigError: it is no text, or an empty one; or the variable is empty.
     """
     if url is None:
-        return os.environ.get(URL_VARIABLE) or EMBEDDED
+        url = os.environ.get(URL_VARIABLE, EMBEDDED)
+        if not url:
+            fix = f"set it to the server's URL, or unset it for {EMBEDDED}"
+            raise ConfigError([f"{URL_VARIABLE} is empty; {fix}"])
+        return url
     if not isinstance(url, str):
         # Not shown: a client of another library shows its password.
         raise ConfigError([f"url is a {type(url).__name__}; give the server's URL as str"])

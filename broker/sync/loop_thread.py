@@ -160,9 +160,12 @@ class LoopThread:
         raise self._gone()
 
     def _begin(self, work: Coroutine[Any, Any, Any], answer: _Answer) -> None:
-        if self._is_ending:
+        if answer not in self._callers:
+            # Its caller gave up while the loop was blocked.
+            work.close()
+        elif self._is_ending:
             answer.put(None)
-        elif answer in self._callers:
+        else:
             task = self.loop.create_task(work)
             task.add_done_callback(answer.put)
 

@@ -199,13 +199,16 @@ async def write(producer):
     await producer.set("b", 2)
     await producer.flush()
 
+async def follow(replica):
+    return await anext(replica.statuses())
+
 with asyncio.Runner() as runner:
     producer, replica = runner.run(open_all())
     pid = os.fork()
     if pid == 0:
         told = {"write": asyncio.run(use(write(producer))),
                 "wait": asyncio.run(use(replica.wait_live())),
-                "status": asyncio.run(use(anext(replica.statuses())))}
+                "status": asyncio.run(use(follow(replica)))}
         print(json.dumps(told), flush=True)
         os._exit(0)
     os.waitpid(pid, 0)

@@ -61,6 +61,7 @@ def test_a_forked_child_reads_nothing_from_what_the_parent_made(
     cells = json.loads(start.begin([*command, environment], {}).result(170).out)
     allowed = (
         "close",
+        "aclose",
         "namespace",
         "node",
         "name",
