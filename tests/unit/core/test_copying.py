@@ -89,7 +89,8 @@ def test_a_deleted_key_is_absent_outside_of_a_copy(kind: Callable[[], Mapping[st
     """A copy before, of the same mapping and on the same thread, brings no key back."""
     mapping = kind()
     assert dict(mapping) == MOMENT
-    assert mapping.get("a") is None
-    assert "b" not in mapping
     with pytest.raises(KeyError):
         mapping["a"]
+    assert dict(mapping) == MOMENT
+    assert mapping.get("a") is None
+    assert "b" not in mapping
