@@ -166,7 +166,8 @@ def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, An
         given: by name; None means the default.
 
     Raises:
-        ConfigError: as `checked`, and for names that are not parameters of the caller.
+        ConfigError: as `checked`, for names that are not parameters of the caller, and for given
+            settings that break each other.
     """
     faults = [
         f"unknown setting {name!r}; known: {', '.join(sorted(names))}"
@@ -177,6 +178,7 @@ def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, An
         values = checked(**{name: given.get(name) for name in names if name in SETTINGS})
     except ConfigError as error:
         raise ConfigError([*faults, *error.faults]) from None
+    faults += conflicts({name: values[name] for name in values if given.get(name) is not None})
     if faults:
         raise ConfigError(faults)
     return values

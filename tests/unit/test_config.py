@@ -256,3 +256,13 @@ def test_settings_that_break_each_other_are_named(values: dict[str, float], effe
 def test_the_defaults_fit_together() -> None:
     """No pair of defaults breaks anything."""
     assert conflicts(checked(**dict.fromkeys(SETTINGS))) == []
+
+
+def test_given_settings_that_break_each_other_are_refused() -> None:
+    """A producer names both values, the limit and the fix; a default is not held against it."""
+    with pytest.raises(ConfigError) as caught:
+        aio.Producer(chunk_bytes=4096, buffer_bytes=2048, pending_bytes=1024)
+    first, second = caught.value.faults
+    assert first.startswith("chunk_bytes=4096 and buffer_bytes=2048: the buffer is full")
+    assert second.endswith("set chunk_bytes to at most 1024, or raise pending_bytes")
+    aio.Producer(buffer_bytes=2048)
