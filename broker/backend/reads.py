@@ -48,6 +48,10 @@ async def at_one_moment(
         pipe.hmget(keys.meta, MARKS)
         executed = pipe.execute(raise_on_error=False) if keeps_errors else pipe.execute()
         before, *replies, after = await executed
+        if any(str(reply).startswith(("MOVED ", "ASK ")) for reply in (before, after)):
+            # Raised, not kept, it makes the client look for the slot's owner.
+            await client.hmget(keys.meta, MARKS)
+            continue
         if isinstance(after, Exception):
             return replies
         if before == after:

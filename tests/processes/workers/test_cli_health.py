@@ -201,7 +201,7 @@ def test_watch_tells_people_that_the_server_is_away(
     assert "Traceback" not in watch.err
     reported = watch.err.splitlines()
     assert all(line.startswith("statebroker: ") for line in reported), reported
-    lost = [line for line in reported if "subscription_lost" in line]
+    lost = [line for line in reported if "subscription_lost " in line]
     assert len(lost) == 1, reported
     assert "cannot reach" in lost[0]
 
