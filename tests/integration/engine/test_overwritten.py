@@ -110,8 +110,8 @@ def suffer_all(fleet: Fleet, names: list[str], log: pytest.LogCaptureFixture) ->
         fleet.suffer(of_name[name])
     assert not [one for one in log.records if one.exc_info], "a traceback"
     # An increment counts once, whatever was overwritten; but where a whole key is gone or another
-    # one is in its place, what it held is lost, as after a loss of data: values, or what is known of
-    # the chunks that were accepted.
+    # one is in its place, what it held is lost, as after a loss of data: values, or what is known
+    # of the chunks that were accepted.
     keys = "state|log|writers|order|pending"
     if not any(re.match(rf"({keys}) (gone|is an? \w+)$", name) for name in names):
         assert fleet.replica["n"] == fleet.sum
