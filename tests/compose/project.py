@@ -59,12 +59,6 @@ class Container:
         state = self.inspect()["State"]
         return state["Status"] == "exited" and state["ExitCode"] == 0
 
-    def is_healthy(self) -> bool:
-        """Run the check of its health now, and return whether it passes."""
-        kind, *words = self.inspect()["Config"]["Healthcheck"]["Test"]
-        command = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
-        return self.run(*command).returncode == 0
-
     def logs(self, lines: int = 40) -> str:
         """Return the end of what it printed."""
         ran = subprocess.run(  # noqa: PLW1510 - the log is all there is to say

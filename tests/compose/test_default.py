@@ -117,25 +117,6 @@ def test_a_worker_loses_its_network(harness: Harness, service: str) -> None:
     harness.proves()
 
 
-def test_each_role_tells_its_own_health(harness: Harness) -> None:
-    """Without flush workers the subscriber is unhealthy; schedulers and server are not."""
-    killed = harness.project.of("flush")
-    others = {name: harness.project.one(name) for name in ("redis", "schedule", "subscriber")}
-    until(lambda: all(one.is_healthy() for one in (*killed, *others.values())), RECOVERY_SECONDS)
-    harness.note("both flush workers were killed from outside")
-    for one in killed:
-        one.kill()
-    until(lambda: not others["subscriber"].is_healthy(), RECOVERY_SECONDS, harness.reported)
-    assert others["schedule"].is_healthy()
-    assert others["redis"].is_healthy()
-    # The engine starts only what ended by itself.
-    assert not any(one.lives[0] for one in killed)
-    for one in killed:
-        one.start()
-    harness.recovers()
-    until(lambda: all(one.is_healthy() for one in (*killed, *others.values())), RECOVERY_SECONDS)
-
-
 def test_in_the_end_every_delta_counts_once(harness: Harness) -> None:
     """The recorded history keeps all promises, and the flights match the file's answer."""
     harness.ends_as_the_file_says(PRODUCERS)

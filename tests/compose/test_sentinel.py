@@ -114,19 +114,6 @@ def test_any_server_is_killed(harness: Harness, service: str) -> None:
     harness.recovers()
 
 
-def test_servers_restart_one_after_the_other(harness: Harness) -> None:
-    """Both replicas restart, and the primary at once after them; data flows again."""
-    becomes_whole(harness)
-    first = primary(harness)
-    harness.note("the servers restart", forgets=True)
-    for name in (*(one for one in STORES.values() if one != first), first):
-        harness.project.one(name).crash_and_return()
-    harness.recovers()
-    becomes_whole(harness)
-    harness.forgot("the servers have restarted")
-    harness.proves()
-
-
 @pytest.mark.parametrize("how", ["dies", "loses its network"])
 def test_the_primary_is_away_for_long(harness: Harness, how: str) -> None:
     """A replica takes over without intervention; the returning old primary is not used."""
