@@ -161,6 +161,27 @@ def test_a_call_within_another_one_raises_at_once(
     assert refused > 10
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_a_single_write_within_another_call_is_refused(name: str) -> None:
+    """At each point within a call the exact path raises; it never changes what is half changed."""
+    step, within = 0, 0
+    while True:
+        step += 1
+        buffer = new_buffer()
+        raised: list[bool] = []
+
+        def write(buffer: ProducerBuffer = buffer, raised: list[bool] = raised) -> None:
+            if buffer.is_interrupted:
+                with pytest.raises(ReentrantError):
+                    CALLS["add"](buffer)
+                raised.append(True)
+
+        if not at_each_step(partial(CALLS[name], buffer), write, step):
+            break
+        within += len(raised)
+    assert within > 5
+
+
 def test_a_write_within_another_call_is_put_off() -> None:
     """It is done when the interrupted call is over, also if that had no room; none is forgotten."""
     buffer = new_buffer()
