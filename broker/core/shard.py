@@ -228,11 +228,12 @@ class ShardState:
         except DecodeError:
             self.counts.packets_unreadable += 1
             return ()
-        if packet.shard == self.shard and isinstance(packet, Batch | Heartbeat):
-            self._note_rhythm(packet)
         if packet.shard != self.shard:
             self.counts.packets_unreadable += 1
             return ()
+        # A tuple: a union would be made anew for each packet, which costs more.
+        if isinstance(packet, (Batch, Heartbeat)):
+            self._note_rhythm(packet)
         if packet.epoch in self._foreign:
             # It proves nothing, not even that this shard's packets arrive.
             self.counts.packets_foreign += 1
@@ -276,7 +277,7 @@ class ShardState:
         if event is Event.NEXT and isinstance(packet, Batch):
             self._apply(packet, self.content)
         if event in (Event.NEXT, Event.CURRENT):
-            since_ms = packet.pending_since_ms if isinstance(packet, Batch | Heartbeat) else None
+            since_ms = packet.pending_since_ms if isinstance(packet, (Batch, Heartbeat)) else None
             self.freshness.take_packet(packet.time_ms, now, since_ms)
             self._loads_in_a_row = 0
             self.trouble = ""

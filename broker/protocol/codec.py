@@ -144,7 +144,7 @@ def _checked_runs(runs: list[Any]) -> list[Run]:
     checked = [_checked_run(run, keys, nested) for run in runs]
     if keys:
         _check_keys(keys)
-    if not within_depth(nested):
+    if nested and not within_depth(nested):
         raise DecodeError("value nests too deep or has a map key that is not a str")
     return checked
 
