@@ -107,14 +107,8 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
-def faults_of(kind: str, *, overwriting: bool = False) -> dict[str, Fault]:
-    """Return the faults for a kind of deployment, by name.
-
-    Args:
-        kind: of the deployment.
-        overwriting: with those that overwrite what Redis holds. The validators do not know yet what
-            these may cost beside a server that goes back.
-    """
-    found = FAULTS if kind != "single" else {n: FAULTS[n] for n in FAULTS if n not in FAILOVERS}
-    found = {**found, **({} if kind == "single" else INSTEAD)}
-    return {n: act for n, act in found.items() if overwriting or n not in OVERWRITING}
+def faults_of(kind: str) -> dict[str, Fault]:
+    """Return the faults for a kind of deployment, by name."""
+    if kind == "single":
+        return {name: act for name, act in FAULTS.items() if name not in FAILOVERS}
+    return {**FAULTS, **INSTEAD}

@@ -70,12 +70,6 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="one server behind a proxy, a primary with two replicas and three Sentinels, or a "
         "Cluster of three primaries and their replicas (default: single)",
     )
-    parser.add_argument(
-        "--overwriting",
-        action="store_true",
-        help="also inject the faults that overwrite what Redis holds; beside servers that go back, "
-        "the validators report violations that may be none",
-    )
     parser.add_argument("--producers", type=int, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--replicas", type=int, default=3, metavar="N", help="(default: 3)")
     parser.add_argument(
@@ -85,7 +79,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and histories in DIR")
     options = parser.parse_args(argv)
     for fault in options.only or ():
-        if fault not in faults_of(options.deployment, overwriting=True):
+        if fault not in faults_of(options.deployment):
             parser.error(f"fault {fault} does not exist for --deployment {options.deployment}")
     return options
 
@@ -115,8 +109,7 @@ async def inject(
 async def run_chaos(folder: Path, options: argparse.Namespace, console: Console) -> Outcome:
     """Run the chaos suite once, from start to outcome."""
     servers = deployment(options.deployment, folder, options.seed, options.server)
-    overwriting = options.overwriting or bool(options.only)
-    faults = faults_of(options.deployment, overwriting=overwriting)
+    faults = faults_of(options.deployment)
     left_out = servers.left_out
     for line in describe_left_out(left_out):
         print(f"scripts/faults: without {line}", file=sys.stderr)
