@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +18,6 @@ from broker.testing.server import REDIS, Server, find_binary
 from broker.testing.waiting import eventually
 from tests.compose_file import server_options
 from tests.integration.running_workers import Serving
-
-pytestmark = pytest.mark.slow
 
 # The fleet writes about this often, so that a rollback of seconds is hundreds of deltas.
 PAUSE_S = 0.005
@@ -91,6 +89,29 @@ def follow_again(server: Server, primary: Server) -> None:
     ask(server, "REPLICAOF", "127.0.0.1", primary.port)
 
 
+@contextmanager
+def running(url: str, namespace: str) -> Iterator[tuple[Producer, Replica]]:
+    """Run workers, and give a producer and a replica."""
+    workers = Serving(url, namespace)
+    try:
+        with (
+            Producer(url, namespace=namespace) as producer,
+            Replica(url, namespace=namespace) as replica,
+        ):
+            yield producer, replica
+    finally:
+        workers.stop()
+
+
+def check_nothing_went_back(writing: Writing, producer: Producer, replica: Replica) -> None:
+    """Require that what was accepted stayed, and is there once."""
+    stats = producer.stats()
+    assert (stats.lost, stats.accepted) == (0, writing.accepted)
+    assert stats.resent <= UNDER_WAY
+    replica.wait_for(producer.flush(TIMEOUT_S), TIMEOUT_S)
+    assert replica["total"] == writing.accepted
+
+
 @pytest.fixture
 def watched(new_directory: NewDirectory) -> Iterator[SentinelDeployment]:
     """Give a primary, two replicas and three Sentinels with the options of the profile."""
@@ -102,63 +123,46 @@ def watched(new_directory: NewDirectory) -> Iterator[SentinelDeployment]:
         one.stop()
 
 
+@pytest.mark.slow
 def test_behind_sentinels_nothing_accepted_goes_back(
     watched: SentinelDeployment, namespace: str
 ) -> None:
     """Replicas restart, and the primary dies while they synchronise: none of it is sent again."""
-    workers = Serving(watched.url, namespace)
-    try:
-        with (
-            Producer(watched.url, namespace=namespace) as producer,
-            Replica(watched.url, namespace=namespace) as replica,
-        ):
-            with Writing(producer) as writing:
-                writing.go_on()
-                primary = watched.primary
-                for server in watched.replicas():
-                    server.kill()
-                    follow_again(server, primary)
-                writing.go_on()
-                watched.kill_primary()
-                writing.go_on()
-                primary.start()
-                watched.until_whole()
-                writing.go_on()
-            stats = producer.stats()
-            assert (stats.lost, stats.accepted) == (0, writing.accepted)
-            assert stats.resent <= UNDER_WAY
-            replica.wait_for(producer.flush(TIMEOUT_S), TIMEOUT_S)
-            assert replica["total"] == writing.accepted
-    finally:
-        workers.stop()
+    with running(watched.url, namespace) as (producer, replica):
+        with Writing(producer) as writing:
+            writing.go_on()
+            primary = watched.primary
+            for server in watched.replicas():
+                server.kill()
+                follow_again(server, primary)
+            writing.go_on()
+            watched.kill_primary()
+            writing.go_on()
+            primary.start()
+            watched.until_whole()
+            writing.go_on()
+        check_nothing_went_back(writing, producer, replica)
 
 
 def test_without_a_replica_writers_wait_and_go_on(
     watched: SentinelDeployment, namespace: str
 ) -> None:
     """A primary whose replicas are all away accepts nothing; with the first one all continue."""
-    workers = Serving(watched.url, namespace)
-    try:
-        with (
-            Producer(watched.url, namespace=namespace) as producer,
-            Replica(watched.url, namespace=namespace) as replica,
-        ):
-            producer.set("a", 1)
-            replica.wait_for(producer.flush(TIMEOUT_S), TIMEOUT_S)
-            primary, replicas = watched.primary, watched.replicas()
-            for server in replicas:
-                server.kill()
-            # What was under way when they died may still be accepted.
-            eventually(lambda: ask(primary, "INFO", "replication")["connected_slaves"] == 0, 10)
-            producer.set("a", 2)
-            with pytest.raises(FlushTimeoutError, match="min-replicas-to-write"):
-                producer.flush(3)
-            follow_again(replicas[0], primary)
-            replica.wait_for(producer.flush(TIMEOUT_S), TIMEOUT_S)
-            assert replica["a"] == 2
-            assert producer.stats().resent == producer.stats().lost == 0
-    finally:
-        workers.stop()
+    with running(watched.url, namespace) as (producer, replica):
+        producer.set("a", 1)
+        replica.wait_for(producer.flush(TIMEOUT_S), TIMEOUT_S)
+        primary, replicas = watched.primary, watched.replicas()
+        for server in replicas:
+            server.kill()
+        # What was under way when they died may still be accepted.
+        eventually(lambda: ask(primary, "INFO", "replication")["connected_slaves"] == 0, 10)
+        producer.set("a", 2)
+        with pytest.raises(FlushTimeoutError, match="min-replicas-to-write"):
+            producer.flush(3)
+        follow_again(replicas[0], primary)
+        replica.wait_for(producer.flush(TIMEOUT_S), TIMEOUT_S)
+        assert replica["a"] == 2
+        assert producer.stats().resent == producer.stats().lost == 0
 
 
 @pytest.fixture
@@ -178,30 +182,20 @@ def cluster(new_directory: NewDirectory) -> Iterator[ClusterOfServers]:
         one.stop()
 
 
+@pytest.mark.slow
 def test_on_a_cluster_nothing_accepted_goes_back(cluster: ClusterOfServers, namespace: str) -> None:
     """The only replica restarts, and then its primary dies: none of it is sent again."""
-    workers = Serving(cluster.url, namespace)
-    try:
-        with (
-            Producer(cluster.url, namespace=namespace) as producer,
-            Replica(cluster.url, namespace=namespace) as replica,
-        ):
-            slot = slot_of_key(ShardKeys.of(namespace, 0, 1).meta.encode())
-            with Writing(producer) as writing:
-                writing.go_on()
-                before = cluster.replica_of(cluster.owner(slot))
-                before.kill()
-                before.start()
-                writing.go_on()
-                primary = cluster.kill_owner(slot)
-                writing.go_on()
-                primary.start()
-                cluster.until_whole()
-                writing.go_on()
-            stats = producer.stats()
-            assert (stats.lost, stats.accepted) == (0, writing.accepted)
-            assert stats.resent <= UNDER_WAY
-            replica.wait_for(producer.flush(TIMEOUT_S), TIMEOUT_S)
-            assert replica["total"] == writing.accepted
-    finally:
-        workers.stop()
+    with running(cluster.url, namespace) as (producer, replica):
+        slot = slot_of_key(ShardKeys.of(namespace, 0, 1).meta.encode())
+        with Writing(producer) as writing:
+            writing.go_on()
+            before = cluster.replica_of(cluster.owner(slot))
+            before.kill()
+            before.start()
+            writing.go_on()
+            primary = cluster.kill_owner(slot)
+            writing.go_on()
+            primary.start()
+            cluster.until_whole()
+            writing.go_on()
+        check_nothing_went_back(writing, producer, replica)

@@ -231,8 +231,6 @@ ONLY_SLOW = {
     *(f"tests/processes with {kind}" for kind in KINDS),
     "tests/processes/workers/test_idle.py",
     "tests/processes/workers/test_kill.py",
-    # Three primaries and as many replicas, restarted one by one.
-    "tests/conformance/test_rolling_restarts.py",
 }
 
 
