@@ -32,8 +32,8 @@ from broker.protocol.messages import Position
 from broker.protocol.names import ShardKeys
 from broker.protocol.refusal import shown
 
-MOST_ENTRIES: Final = 10_000  # of the order list, that are looked at
-MOST_NAMED: Final = 10  # of one kind of damage
+MAX_ENTRIES: Final = 10_000  # of the order list, that are looked at
+MAX_NAMED: Final = 10  # of one kind of damage
 _TRIES: Final = 3
 ENTRY_BYTES: Final = 32
 _IDS: Final = ("epoch", "id", "previous", "snap_id")
@@ -92,7 +92,7 @@ async def read_stored(client: Client, keys: ShardKeys) -> Stored:
             keys.meta: lambda pipe: pipe.hgetall(keys.meta),
             keys.writers: lambda pipe: pipe.hgetall(keys.writers),
             keys.workers: lambda pipe: pipe.hgetall(keys.workers),
-            keys.order: lambda pipe: pipe.lrange(keys.order, 0, MOST_ENTRIES - 1),
+            keys.order: lambda pipe: pipe.lrange(keys.order, 0, MAX_ENTRIES - 1),
             keys.lease: lambda pipe: pipe.get(keys.lease),
             keys.log: lambda pipe: pipe.xlen(keys.log),
             keys.state: lambda pipe: pipe.hlen(keys.state),
@@ -164,7 +164,7 @@ def _unreadable_fields(meta: Mapping[bytes, bytes]) -> Iterator[str]:
         if value is not None and len(value) != ID_BYTES:
             yield f"{field} is {shown(value)}, not {ID_BYTES} bytes"
     waiting = [name.decode(errors="replace") for name in meta if name.startswith(b"n:")]
-    for field in (*_NUMBERS, *waiting[:MOST_ENTRIES]):
+    for field in (*_NUMBERS, *waiting[:MAX_ENTRIES]):
         value = meta.get(field.encode())
         if value is not None and not is_number(value):
             yield f"{field[:80]} is {shown(value)}, not a number from 0 to 2**53"
@@ -279,10 +279,10 @@ def _ends_damaged(
 
 async def _pending_damages(client: Client, keys: ShardKeys, stored: Stored) -> list[Damage]:
     """Compare the order list with the pending lists, all read at one moment."""
-    nodes = [node for name in stored.writers if (node := node_name(name))][:MOST_ENTRIES]
+    nodes = [node for name in stored.writers if (node := node_name(name))][:MAX_ENTRIES]
 
     def queue(pipe: Pipeline) -> None:
-        pipe.lrange(keys.order, 0, MOST_ENTRIES - 1)
+        pipe.lrange(keys.order, 0, MAX_ENTRIES - 1)
         pipe.hmget(keys.meta, ["due"])
         for node in nodes:
             pipe.llen(keys.pending(node))
@@ -294,7 +294,7 @@ async def _pending_damages(client: Client, keys: ShardKeys, stored: Stored) -> l
     found = list(_list_damages(keys, nodes, order, lengths))
     if order and due == [None]:
         found.append(Damage(keys.meta, "due is gone, though something is pending"))
-    return found[:MOST_NAMED]
+    return found[:MAX_NAMED]
 
 
 def _list_damages(
@@ -312,6 +312,6 @@ def _list_damages(
             if "WRONGTYPE" not in str(length):
                 continue
             yield Damage(keys.pending(node), "holds another type", is_other_type=True)
-        elif length != named[node] and len(order) < MOST_ENTRIES:
+        elif length != named[node] and len(order) < MAX_ENTRIES:
             what = f"has {length} chunks, the order list has {named[node]}"
             yield Damage(keys.pending(node), what)

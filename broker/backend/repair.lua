@@ -14,7 +14,7 @@ local meta, order, log = KEYS[1], KEYS[2], KEYS[3]
 local new_epoch, new_id, greatest, is_new = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST_LIST, FIRST_NODE, ENTRY_BYTES = 4, 5, 32
 local NO_ID = string.rep('\0', 8)
-local LONGEST_MS, MOST_NUMBER, MOST_CHUNK_BYTES = 3600000, 9007199254740992, 4194304
+local LONGEST_MS, MAX_NUMBER, MAX_CHUNK_BYTES = 3600000, 9007199254740992, 4194304
 local told = {}
 
 local function tell(...)
@@ -24,7 +24,7 @@ end
 -- A number as it is written here; nil for whatever else others may have put there.
 local function whole(text)
   local n = tonumber(text)
-  return n and n >= 0 and n <= MOST_NUMBER and n % 1 == 0 and n or nil
+  return n and n >= 0 and n <= MAX_NUMBER and n % 1 == 0 and n or nil
 end
 
 local function digits(n)
@@ -211,7 +211,7 @@ for _, entry in ipairs(redis.call('LRANGE', order, 0, -1)) do
   if node ~= '' and not string.find(node, '[^%w_.-]') then
     append, deltas, bytes = struct.unpack('>I8I4I4', entry, 17)
   end
-  if not append or append > MOST_NUMBER or bytes > MOST_CHUNK_BYTES then
+  if not append or append > MAX_NUMBER or bytes > MAX_CHUNK_BYTES then
     redis.call('LREM', order, 1, entry)
     tell('an entry of the order list is deleted')
   else

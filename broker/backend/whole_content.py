@@ -19,7 +19,7 @@ from broker.protocol.names import ShardKeys
 from broker.protocol.refusal import shown
 
 LOG_PAGE: Final = 64
-MOST_SINGLES: Final = 300  # fields of a table of which each is suspected alone
+MAX_SINGLES: Final = 300  # fields of a table of which each is suspected alone
 
 
 def head_of(entry: tuple[bytes, Mapping[bytes, bytes]]) -> Heartbeat | None:
@@ -92,7 +92,7 @@ def unreadable_fields(fields: Mapping[bytes, bytes]) -> list[bytes]:
     for group in groups.values():
         if _is_readable(group):
             continue
-        singles = group if len(group) <= MOST_SINGLES else ()
+        singles = group if len(group) <= MAX_SINGLES else ()
         alone = [one for one in singles if _is_readable({k: group[k] for k in group if k != one})]
         # Where no single field is at fault the whole table is.
         found += alone[:1] or list(group)

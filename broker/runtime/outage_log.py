@@ -8,7 +8,7 @@ from typing import Final
 from broker.runtime import clock
 
 INTERVAL_S: Final = 30.0
-MOST_BEGUN: Final = 3  # outages of one task within an interval whose beginning is logged
+MAX_BEGUN: Final = 3  # outages of one task within an interval whose beginning is logged
 SHORT_S: Final = 1.0
 
 
@@ -86,7 +86,7 @@ class OutageLog:
         if now - self._counts_from >= INTERVAL_S:
             self._counts_from, self._begun = now, 0
         self._begun += 1
-        self._is_told = self._begun <= MOST_BEGUN
+        self._is_told = self._begun <= MAX_BEGUN
         self._failures = 0
         self._began_at = now
         self._kinds.clear()

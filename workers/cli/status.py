@@ -31,7 +31,7 @@ from workers.cli.content import as_text
 from workers.cli.options import checked_options, connection_options
 from workers.cli.terminal import cell, say, show, table, tell
 
-MOST_GONE = 10  # workers that are gone, in the table
+MAX_GONE = 10  # workers that are gone, in the table
 STYLES = {"green": "green", "red": "red", "gone": "dim"}
 
 
@@ -209,7 +209,7 @@ def _kept(shards: Sequence[ShardStats]) -> Table:
 
 def _workers(found: NamespaceStatus) -> list[RenderableType]:
     gone = [one for one in found.workers if one.health == "gone"]
-    newest_gone = sorted(gone, key=lambda one: one.seen_ms)[:MOST_GONE]
+    newest_gone = sorted(gone, key=lambda one: one.seen_ms)[:MAX_GONE]
     rows = []
     for one in found.workers:
         if one.health == "gone" and one not in newest_gone:
@@ -218,8 +218,8 @@ def _workers(found: NamespaceStatus) -> list[RenderableType]:
         line = (one.worker, one.role, f"{one.seen_ms / 1000:.1f} s ago", health)
         rows.append([cell(text, STYLES[one.health]) for text in line])
     shown: list[RenderableType] = [table(("worker", "role", "last seen", "health"), rows)]
-    if len(gone) > MOST_GONE:
-        shown.append(cell(f"and {len(gone) - MOST_GONE:,} more workers that are gone"))
+    if len(gone) > MAX_GONE:
+        shown.append(cell(f"and {len(gone) - MAX_GONE:,} more workers that are gone"))
     return shown
 
 

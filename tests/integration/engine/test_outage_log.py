@@ -14,7 +14,7 @@ from tests.integration.running_workers import NewServing
 
 SHARDS = 4
 # Of one task: it fails, perhaps by another kind of error while the server loads, and has ended.
-MOST_LINES = 3
+MAX_LINES = 3
 
 
 def test_an_outage_leaves_a_few_lines_with_its_end(
@@ -46,7 +46,7 @@ def test_an_outage_leaves_a_few_lines_with_its_end(
     }
     told = {event: lines[event] for event in repeated if lines[event]}
     # A flush worker and a scheduler each log failed polls.
-    assert all(count <= MOST_LINES * 2 for count in told.values()), told
+    assert all(count <= MAX_LINES * 2 for count in told.values()), told
     assert sum(told.values()) <= 20, told
     ended = re.search(r"append_failed_ended node=\S+ failures=(\d+) after=", caplog.text)
     assert ended is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.runtime import clock
-from broker.runtime.outage_log import MOST_BEGUN, OutageLog
+from broker.runtime.outage_log import MAX_BEGUN, OutageLog
 
 ROOT = Path(__file__).parents[3]
 # Each of them says that something happened, once; or it ends the loop.
@@ -101,10 +101,10 @@ def test_what_fails_and_works_all_the_time_is_told_a_few_times(
         outage.failed("cut off")
         outage.ended()
         ticks.at += 0.1
-    assert caplog.messages == ["subscription_lost error=cut off"] * MOST_BEGUN
+    assert caplog.messages == ["subscription_lost error=cut off"] * MAX_BEGUN
     ticks.at += 30
     outage.failed("cut off")
-    assert len(caplog.messages) == MOST_BEGUN + 1
+    assert len(caplog.messages) == MAX_BEGUN + 1
 
 
 def test_a_single_long_failure_has_an_end(caplog: pytest.LogCaptureFixture, ticks: Clock) -> None:
