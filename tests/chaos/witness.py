@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from struct import unpack_from
 from time import monotonic
 
@@ -49,6 +49,8 @@ class Witness:
         self._limits = limits
         self._at: dict[int, ShardPosition] = {}
         self._measure_at = 0.0
+        # Begins and ends of blocks in which others overwrite what is measured.
+        self._overwritings = 0
         self._known: set[ShardPosition] = set()
         self._bulk = {keys.bulk.encode(): BulkChunks() for keys in self._keys}
         self._bulk_of = {keys.channel.encode(): keys.bulk.encode() for keys in self._keys}
@@ -67,6 +69,15 @@ class Witness:
         finally:
             await cancel_and_wait([listening])
             await self._connections.close()
+
+    @contextmanager
+    def not_measuring(self) -> Iterator[None]:
+        """Measure nothing in a block in which others overwrite what is measured."""
+        self._overwritings += 1
+        try:
+            yield
+        finally:
+            self._overwritings += 1
 
     async def ready(self) -> None:
         """Subscribe at any time."""
@@ -136,11 +147,14 @@ class Witness:
             return
         self._measure_at = monotonic() + MEASURE_EVERY_S
         for shard, keys in enumerate(self._keys):
+            before = self._overwritings
             async with translated("measuring"):
                 pipe = self._client.pipeline(transaction=True)
                 pipe.hgetall(keys.meta)
                 pipe.lrange(keys.order, 0, -1)
                 meta, order = await pipe.execute()
+            if before % 2 or self._overwritings != before:
+                return
             now = monotonic()
             for what, limit in zip(_MEASURED, self._limits, strict=True):
                 value = int(meta.get(what, 0))
