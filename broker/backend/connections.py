@@ -7,7 +7,6 @@ number and resend them ourselves), replies are RESP2 (RESP3 pushes cost 16 ns a 
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -37,7 +36,7 @@ from broker.backend.credentials import Credentials, CredentialsError, Login
 from broker.backend.routing import Routed
 from broker.backend.sentinel import SentinelLoginError, Sentinels, primary_only
 from broker.backend.server_errors import MEANINGS, Meaning, Then, meaning
-from broker.backend.sockets import CONNECTION_CLASSES, Renewals
+from broker.backend.sockets import CONNECTION_CLASSES, Shared
 from broker.backend.tls import tls_fix, tls_hint
 from broker.backend.topology import Directory, SingleServer, WrongDeploymentError
 from broker.backend.urls import (
@@ -66,7 +65,6 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5.0
 MAX_SAID_CHARS = 200
 REPLY_TIMEOUT_S = 10.0
-TLS_GOODBYE_S = 0.05
 
 KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3}
 if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -93,7 +91,7 @@ class Connections:
         self._target = read_url(url) if url else RedisURL("single", "")
         self.kind = self._target.kind
         self._clients: list[Redis] = []
-        self._renewals = Renewals()
+        self._shared = Shared()
         self.directory: Directory = SingleServer()
         if self._target.kind == "cluster":
             self.directory = Cluster(self._target.seeds, self._short_lived)
@@ -151,7 +149,7 @@ class Connections:
     def _client(self, url: str, credentials: Credentials | None, **settings: Any) -> Redis:
         if not url.startswith("unix://"):
             settings |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
-        settings |= {"redirects": self._target.kind == "cluster", "renewals": self._renewals}
+        settings |= {"redirects": self._target.kind == "cluster", "shared": self._shared}
         try:
             return _make(url, credentials, **settings)
         except (ValueError, TypeError):
@@ -165,7 +163,7 @@ class Connections:
         that says so. A Cluster's or Sentinels' directory closes the connections that it has to.
         """
         if self._target.kind == "single":
-            self._renewals.count += 1
+            self._shared.renewals += 1
 
     async def discard(self, client: Redis, pubsub: PubSub | None = None) -> None:
         """Close one client created here, and its subscription."""
@@ -185,10 +183,7 @@ class Connections:
         await self.directory.close()
         for client in list(self._clients):
             await self.discard(client)
-        if self.url.startswith("rediss"):
-            # A connection that was cut off closes in the background, once the peer's goodbye came;
-            # a loop that ends before, as after asyncio.run(), would leave its socket open.
-            await asyncio.sleep(TLS_GOODBYE_S)
+        await self._shared.close()
 
 
 def _make(url: str, credentials: Credentials | None, **settings: Any) -> Redis:
@@ -329,6 +324,7 @@ def _with_meaning(error: Exception, found: Meaning, action: str, server: str) ->
     text = f"{code} {error}" if code and code != "ERR" else str(error)
     ours = found.error(f"{action}: {server} {found.says} ({text}); {found.fix}")
     ours.is_temporary = found.is_temporary
+    ours.meaning = found.says
     return ours
 
 

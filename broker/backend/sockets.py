@@ -10,7 +10,8 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,13 +24,48 @@ from broker.runtime.tasks import first_success
 
 # Another address is tried if one has not answered for so long (RFC 8305).
 STAGGER_S: Final = 0.25
+# Of the loop, in which an aborted transport closes its socket.
+CLOSING_STEPS: Final = 10
 
 
 @dataclass(slots=True)
-class Renewals:
-    """How often the connections of a process were renewed: older ones are not used again."""
+class Shared:
+    """What the connections of one deployment share.
 
-    count: int = 0
+    Attributes:
+        renewals: how often they were renewed: older ones are not used again.
+        sockets: of each transport that may still be open.
+    """
+
+    renewals: int = 0
+    sockets: dict[asyncio.WriteTransport, socket.socket] = field(default_factory=dict)
+
+    def opened(self, transport: asyncio.WriteTransport) -> None:
+        """Note a transport, and forget those that are closed."""
+        self.sockets = self._open()
+        self.sockets[transport] = transport.get_extra_info("socket")
+
+    async def close(self) -> None:
+        """Close what is still open, at once.
+
+        A TLS connection that was cut off closes in the background once the peer has said goodbye. A
+        loop that ends before that, as after `asyncio.run()`, would leave its socket open.
+        """
+        for transport, held in self._open().items():
+            # RuntimeError: of a loop that has ended.
+            with suppress(RuntimeError, OSError):
+                transport.abort()
+                # A TLS transport of Python 3.11 that was closed twice ignores that.
+                held.shutdown(socket.SHUT_RDWR)
+        for _ in range(CLOSING_STEPS):
+            self.sockets = self._open()
+            if not self.sockets:
+                return
+            await asyncio.sleep(0)
+        self.sockets.clear()
+
+    def _open(self) -> dict[asyncio.WriteTransport, socket.socket]:
+        return {one: held for one, held in self.sockets.items() if held.fileno() != -1}
 
 
 class _ClosedByReplies:
@@ -37,19 +73,19 @@ class _ClosedByReplies:
 
     Args:
         redirects: whether the client follows redirections of a Cluster itself.
-        renewals: of the process.
+        shared: with the other connections of the deployment.
     """
 
-    def __init__(self, *, redirects: bool, renewals: Renewals, **settings: Any) -> None:
+    def __init__(self, *, redirects: bool, shared: Shared, **settings: Any) -> None:
         self._closing = {Then.RECONNECT} if redirects else {Then.RECONNECT, Then.REDIRECT}
-        self._renewals = renewals
-        self._renewed = renewals.count
+        self._shared = shared
+        self._renewed = shared.renewals
         super().__init__(**settings)
 
     async def connect(self) -> None:
         """Connect, if it is not connected, or only by an older connection."""
-        if self._renewed != self._renewals.count:
-            self._renewed = self._renewals.count
+        if self._renewed != self._shared.renewals:
+            self._renewed = self._shared.renewals
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
         await super().connect()  # type: ignore[misc]
 
@@ -81,6 +117,7 @@ class TCP(_ClosedByReplies, Connection):
                 self._reader, self._writer = await asyncio.open_connection(
                     sock=found, **self._tls_arguments()
                 )
+                self._shared.opened(self._writer.transport)
             except BaseException:
                 found.close()
                 raise
@@ -111,6 +148,7 @@ class Unix(_ClosedByReplies, UnixDomainSocketConnection):
         # The base class logs in here, and then once more.
         async with asyncio.timeout(self.socket_connect_timeout):
             self._reader, self._writer = await asyncio.open_unix_connection(self.path)
+            self._shared.opened(self._writer.transport)
 
 
 async def connected_socket(host: str, port: int) -> socket.socket:

@@ -8,7 +8,6 @@ them would block all other lookups. An event loop of the caller keeps the behavi
 from __future__ import annotations
 
 import asyncio
-import selectors
 import socket
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -16,9 +15,6 @@ from typing import Any, TypeVar
 from broker.runtime.threads import call_on_thread
 
 T = TypeVar("T")
-
-GOODBYE_S = 0.5
-GOODBYE_PAUSE_S = 0.002
 
 # The arguments of `socket.getaddrinfo`: host, port, family, type, protocol, flags.
 _Lookup = tuple[Any, ...]
@@ -28,16 +24,8 @@ class EventLoop(asyncio.SelectorEventLoop):
     """The loop of asyncio, except that closing it does not wait for name lookups."""
 
     def __init__(self) -> None:
-        self._watched = selectors.DefaultSelector()
-        super().__init__(self._watched)
+        super().__init__()
         self._lookups: dict[_Lookup, asyncio.Future[Any]] = {}
-
-    async def until_disconnected(self) -> None:
-        """Wait until all sockets are closed, at most `GOODBYE_S`: TLS says goodbye to the peer."""
-        ends = self.time() + GOODBYE_S
-        # One socket is the loop's own, which wakes it.
-        while len(self._watched.get_map()) > 1 and self.time() < ends:  # noqa: ASYNC110 - no event
-            await asyncio.sleep(GOODBYE_PAUSE_S)
 
     async def getaddrinfo(
         self,

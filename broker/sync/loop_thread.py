@@ -60,7 +60,6 @@ class LoopThread:
             self._is_ending = True
             loop.run_until_complete(_cancel_others())
             loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.until_disconnected())
         finally:
             self._closed = True
             asyncio.set_event_loop(None)

@@ -97,6 +97,31 @@ def test_certificates_are_read_again_when_they_were_replaced(
     asyncio.run(rotates(connections))
 
 
+def test_closing_needs_no_goodbye_of_the_server(
+    own_server: OwnServer, certificates: Certificates
+) -> None:
+    """A connection that was cut off closes in the background, but no later than its client."""
+    port = free_port()
+    server = own_server(*certificates.server_args(port, wants_client=False), kind=REDIS)
+    connections = Connections(f"rediss://localhost:{port}/0{certificates.options()}")
+
+    async def closes() -> None:
+        client = connections.commands(connections=1)
+        connection = await client.connection_pool.get_connection()
+        held = connection._writer.get_extra_info("socket")
+        server.pause()
+        try:
+            await connection.disconnect(nowait=True)
+            await client.connection_pool.release(connection)
+            assert held.fileno() != -1
+            await connections.close()
+            assert held.fileno() == -1
+        finally:
+            server.resume()
+
+    asyncio.run(closes())
+
+
 @FACES
 def test_without_a_client_certificate(
     face: Face, tls: NewTls, certificates: Certificates, namespace: str

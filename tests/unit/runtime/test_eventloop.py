@@ -13,7 +13,6 @@ import pytest
 
 from broker.errors import BrokerError
 from broker.runtime import eventloop
-from broker.runtime.eventloop import EventLoop
 from broker.sync.loop_thread import LoopThread
 from broker.testing.waiting import eventually
 
@@ -130,30 +129,6 @@ def test_after_a_time_without_threads_names_are_looked_up_again(
 
     eventloop.run(ask())
     assert names.asked == {"slow.example": 1}
-
-
-def test_the_end_waits_briefly_for_sockets_that_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TLS says goodbye after `close()`: the loop ends when that is over, or after a limit."""
-    monkeypatch.setattr(eventloop, "GOODBYE_S", 0.2)
-    loop = EventLoop()
-    mine, other = socket.socketpair()
-
-    def close() -> None:
-        loop.remove_reader(mine)
-        mine.close()
-
-    def waited() -> float:
-        began = loop.time()
-        loop.run_until_complete(loop.until_disconnected())
-        return loop.time() - began
-
-    loop.add_reader(mine, lambda: None)
-    assert waited() >= 0.2
-    monkeypatch.setattr(eventloop, "GOODBYE_S", 10.0)
-    loop.call_later(0.01, close)
-    assert waited() < 5
-    other.close()
-    loop.close()
 
 
 def test_a_loop_thread_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
