@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from broker.errors import BackendError
 from broker.runtime import clock
 
 INTERVAL_S: Final = 30.0
@@ -16,7 +17,8 @@ class OutageLog:
     """Logs failures of one task that tries again, however often it does.
 
     The shards of a task share one: their outage begins with the first shard that fails, and ends
-    when none fails any more. An error of another class than those before is logged at once.
+    when none fails any more. An error of another kind than those before is logged at once: of another
+    class, or with another meaning of the server's reply.
 
     Args:
         log: of the module.
@@ -29,7 +31,7 @@ class OutageLog:
         self._event = event
         self._place = f" {place}" if place else ""
         self._failing: set[int | None] = set()
-        self._kinds: set[type] = set()
+        self._kinds: set[tuple[type, str]] = set()
         self._failures = 0
         self._began_at = self._told_at = self._counts_from = 0.0
         self._begun = 0
@@ -46,9 +48,10 @@ class OutageLog:
         now = clock.now()
         if not self._failing:
             self._begin(now)
-        is_new = type(error) not in self._kinds
+        kind = (type(error), error.meaning if isinstance(error, BackendError) else "")
+        is_new = kind not in self._kinds
         self._failing.add(shard)
-        self._kinds.add(type(error))
+        self._kinds.add(kind)
         self._failures += 1
         where = self._place if shard is None else f"{self._place} shard={shard}"
         if self._failures == 1 or (is_new and self._is_told):

@@ -44,7 +44,8 @@ def test_lines_come_in_order_and_what_had_no_room_is_counted(
     told = [line.split()[0] for line in lines if line.endswith("were dropped: nobody read the log")]
     assert kept == sorted(set(kept))
     assert len(kept) >= 100
-    assert told == [str(500 - len(kept))]
+    # More than one number, if there was room for a line in between.
+    assert sum(map(int, told)) == 500 - len(kept)
 
 
 def _all(descriptor: int) -> list[str]:

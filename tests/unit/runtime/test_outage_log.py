@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.errors import ConnectError
 from broker.runtime import clock
 from broker.runtime.outage_log import MAX_BEGUN, OutageLog
 
@@ -38,6 +39,19 @@ def ticks(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(clock, "now", found.now)
     return found
+
+
+def test_another_meaning_of_a_reply_is_logged_at_once(
+    caplog: pytest.LogCaptureFixture, ticks: Clock
+) -> None:
+    """Of one class of errors too: a server that is away, and then one that is the wrong one."""
+    outage = OutageLog(logging.getLogger("test"), "append_failed")
+    replica = ConnectError("is a replica")
+    replica.meaning = "is a replica"
+    for error in (ConnectError("away"), replica, ConnectError("away"), replica):
+        outage.failed(error)
+        ticks.at += 0.1
+    assert caplog.messages == ["append_failed error=away", "append_failed error=is a replica"]
 
 
 def test_an_outage_has_a_line_at_its_begin_each_half_minute_and_at_its_end(
