@@ -58,7 +58,7 @@ class BackendError(BrokerError):
 
     Attributes:
         is_temporary: whether it can end without anybody's action, so that trying again may help.
-        meaning: what the server's reply means; empty if it did not reply, or its reply is not known.
+        meaning: what the server's reply means; empty if it did not reply, or this is not known.
     """
 
     is_temporary = False

@@ -17,8 +17,8 @@ class OutageLog:
     """Logs failures of one task that tries again, however often it does.
 
     The shards of a task share one: their outage begins with the first shard that fails, and ends
-    when none fails any more. An error of another kind than those before is logged at once: of another
-    class, or with another meaning of the server's reply.
+    when none fails any more. An error of another kind than those before is logged at once: of
+    another class, or with another meaning of the server's reply.
 
     Args:
         log: of the module.
