@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -11,6 +12,7 @@ import redis
 from broker import Producer, Replica, Status
 from broker.aio import Replica as AioReplica
 from broker.engine import replication
+from broker.stats import ReplicaStats
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.acl_users import PASSWORD, with_login
@@ -85,9 +87,14 @@ def test_a_self_check_corrects_nothing_by_a_copy_that_is_evicted(
     ):
         producer.set("k", 1)
         replica.wait_for(producer.flush(10), 10)
-        eventually(lambda: replica.stats().self_checks > 0, 20)
+
+        def after_changes(is_there: Callable[[ReplicaStats], bool]) -> None:
+            """Wait for it: a check waits for a full state, and none is written without changes."""
+            eventually(lambda: producer.increment("n") or is_there(replica.stats()), 40)
+
+        after_changes(lambda stats: stats.self_checks > 0)
         client.config_set("maxmemory-policy", "volatile-ttl")
-        eventually(lambda: replica.stats().self_checks_undecided > 1, 40)
+        after_changes(lambda stats: stats.self_checks_undecided > 1)
         assert "volatile-ttl" in str(replica.health.reasons)
         assert replica["k"] == 1
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 
 from broker.core.fold import decode_chunks, fold
+from broker.core.tables import shard
 from broker.core.tables.shard import Outcome, ShardTables
 from broker.core.tables.table import Table
 from broker.model import ABSENT
@@ -459,11 +460,13 @@ def test_a_shard_has_no_more_tables_than_its_limit() -> None:
     assert len(tables.tables) == MAX_TABLES
 
 
-def test_readers_that_loaded_refuse_the_same_tables() -> None:
+def test_readers_that_loaded_refuse_the_same_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the full state is ahead of its position, or if a table without keys was ended."""
+    limit = 24
+    monkeypatch.setattr(shard, "MAX_TABLES", limit)
     writer, fields = ShardTables(tracks=True), dict[str, bytes]()
     history = [
-        *([one_row(number)] for number in range(MAX_TABLES - 1)),
+        *([one_row(number)] for number in range(limit - 1)),
         [one_row(9001), one_row(9002)],
         [TableDefine(TableKey("none", "str-f64"), 0, [])],
         [one_row(9001)],
@@ -475,8 +478,8 @@ def test_readers_that_loaded_refuse_the_same_tables() -> None:
         fields |= writer.changed_fields(offset)
         writer.clean(0)
         loaded.append(dict(fields))
-    for at in range(MAX_TABLES - 3, len(history) + 1):
-        for read in loaded[at - 1 :: 2]:
+    for at in range(1, len(history) + 1):
+        for read in loaded[at - 1 :]:
             reader = ShardTables.loaded(read, at)
             for offset in range(at + 1, len(history) + 1):
                 applied(reader, *history[offset - 1], offset=offset)
