@@ -186,6 +186,11 @@ def _impossible_fields(stored: Stored) -> Iterator[str]:
         for field in ("epoch", "id")
         if offset and field.encode() not in stored.meta
     )
+    numbers = [number_or_none(value) for name, value in stored.meta.items() if name[:2] == b"n:"]
+    known = [n for n in (stored.number("published"), *numbers) if n is not None]
+    accepted = stored.number("accepted")
+    if accepted is not None and len(known) > len(numbers) and accepted != sum(known):
+        yield f"accepted is {accepted}, but {sum(known)} were published or are pending"
     age = stored.number("max_age")
     longest = SETTINGS["local_delta_max_age"].high * 1000
     if age is not None and age > longest:

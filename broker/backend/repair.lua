@@ -267,14 +267,19 @@ end
 drop('count_due')
 
 -- -- counters and thresholds -------------------------------------------------------------------------------
-for _, field in ipairs({'published', 'bytes', 'missing', 'dead', 'logged', 'log_bytes', 'snap_at', 'published_at'}) do
+for _, field in ipairs({'bytes', 'missing', 'dead', 'logged', 'log_bytes', 'snap_at', 'published_at'}) do
   if not whole(m[field] or 0) then
     put(field, '0')
   end
 end
+-- What is accepted is published or pending. Both counters only grow: of two that do not agree, one began again.
 local published, accepted = whole(m.published or 0), whole(m.accepted or 0)
-if accepted ~= published + pending_deltas and (not accepted or accepted < published or not next(count_of)) then
-  put('accepted', digits(published + pending_deltas))
+local most_published = math.max(published or 0, (accepted or 0) - pending_deltas)
+if published ~= most_published then
+  put('published', digits(most_published))
+end
+if accepted ~= most_published + pending_deltas then
+  put('accepted', digits(most_published + pending_deltas))
 end
 if not whole(m.fence or 0) then
   put('fence', digits(now))

@@ -24,6 +24,7 @@ from tests.integration.running_workers import Serving
 NODE = "n1"
 SOON = 0.3
 BY = 10.0
+COUNTERS = ("accepted", "published")
 GROUPS = ("config", "lease", "log", "order", "pending", "ready", "writers", "workers", "dead")
 
 
@@ -177,6 +178,29 @@ def test_a_record_that_was_overwritten_counts_nothing_twice(fleet: Fleet) -> Non
         fleet.raw.hset(fleet.keys.writers, NODE, "nonsense")
         fleet.write()
     assert fleet.replica["n"] == fleet.sum == 10
+
+
+@pytest.mark.parametrize("field", ["accepted", "published"])
+@pytest.mark.parametrize("value", [None, "nonsense", "3"])
+def test_a_counter_that_began_again_goes_on_where_it_was(
+    fleet: Fleet, field: str, value: str | None
+) -> None:
+    """What is accepted is published or pending: each counter follows from the other."""
+    for _ in range(5):
+        fleet.write()
+    before = {name: int(fleet.raw.hget(fleet.keys.meta, name) or 0) for name in COUNTERS}
+    if value is None:
+        fleet.raw.hdel(fleet.keys.meta, field)
+    else:
+        fleet.raw.hset(fleet.keys.meta, field, value)
+    fleet.producer.increment("n")
+    fleet.sum += 1
+    eventually(lambda: fleet.damages(), BY)
+    fleet.mend()
+    fleet.write()
+    assert not fleet.damages()
+    after = {name: int(fleet.raw.hget(fleet.keys.meta, name) or 0) for name in COUNTERS}
+    assert after == {name: count + fleet.sum - 5 for name, count in before.items()}
 
 
 def test_a_namespace_that_cannot_be_read_needs_its_number(fleet: Fleet) -> None:
