@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scripts.benchmarks.curve import Curve, CurveResult, Point
-from scripts.benchmarks.model import BenchmarkError, Provenance, Result, Sample, Scenario
+from scripts.benchmarks.model import BenchmarkError, Grid, Provenance, Result, Sample, Scenario
 from scripts.benchmarks.report import Report
 
 
 def read(
-    before: Mapping[str, Any], scenarios: Sequence[Scenario], curves: Sequence[Curve]
+    before: Mapping[str, Any],
+    scenarios: Sequence[Scenario],
+    curves: Sequence[Curve],
+    grids: Sequence[Grid] = (),
 ) -> Report:
     """Return the report that `report.as_object` wrote, without what was removed since."""
     empty = Report(before["machine"], before["versions"], before["options"], ())
-    return merged(empty, before, scenarios, curves)
+    return merged(empty, before, scenarios, curves, grids)
 
 
 def merged(
@@ -24,6 +27,7 @@ def merged(
     before: Mapping[str, Any],
     scenarios: Sequence[Scenario],
     curves: Sequence[Curve],
+    grids: Sequence[Grid] = (),
 ) -> Report:
     """Return a report completed by what an earlier one measured and this one did not.
 
@@ -34,6 +38,7 @@ def merged(
         before: the earlier one, as `report.as_object` wrote it.
         scenarios: all that exist now; results of others are left out.
         curves: all that exist now; results of others are left out.
+        grids: all that exist now; results of others are left out.
 
     Raises:
         BenchmarkError: the earlier one was measured on another machine or with other versions; the
@@ -48,10 +53,14 @@ def merged(
                 "different machines do not belong on one page. Leave --only out to measure all"
             )
     results = {one.scenario.name: one for one in report.results}
+    grid_results = {one.scenario.name: one for one in report.grids}
     curve_results = {one.curve.name: one for one in report.curve_results}
     for scenario in scenarios:
         if scenario.name not in results and scenario.name in before["scenarios"]:
             results[scenario.name] = _result(scenario, before["scenarios"][scenario.name])
+    for grid in grids:
+        if grid.name not in grid_results and grid.name in before.get("grids", {}):
+            grid_results[grid.name] = _result(grid, before["grids"][grid.name])
     for curve in curves:
         if curve.name not in curve_results and curve.name in before.get("curves", {}):
             curve_results[curve.name] = _curve_result(curve, before["curves"][curve.name])
@@ -59,6 +68,7 @@ def merged(
         report,
         results=[results[one.name] for one in scenarios if one.name in results],
         curve_results=[curve_results[one.name] for one in curves if one.name in curve_results],
+        grids=[grid_results[one.name] for one in grids if one.name in grid_results],
     )
 
 

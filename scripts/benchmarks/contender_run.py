@@ -14,7 +14,7 @@ from scripts.benchmarks.model import BenchmarkError, Contender
 from scripts.benchmarks.processes import Process, ProcessesOfRun
 from scripts.benchmarks.role_process import launch_role, start_role
 from scripts.benchmarks.services import start_nats, start_redis, start_worker
-from scripts.benchmarks.workload import difference
+from scripts.benchmarks.workload import difference, fault_of
 
 RUN_TIMEOUT_S = 90.0
 
@@ -31,10 +31,12 @@ class ContenderRun(ProcessesOfRun):
     Attributes:
         writer: the role; ready.
         reader: the role; ready, and connected.
+        redis: URL of the server; empty if there is none.
     """
 
     writer: Process
     reader: Process
+    redis: str
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class ContenderRun(ProcessesOfRun):
         self.contender = contender
         self.updates = updates
         self._server = server
-        self._details = details or {}
+        self._details = {**contender.details, **(details or {})}
         self._services: dict[str, Process] = {}
 
     def start_all(self) -> None:
@@ -75,8 +77,11 @@ class ContenderRun(ProcessesOfRun):
         """Return the reader's report that it is done."""
         return self.reader.receive(RUN_TIMEOUT_S)
 
-    def check_state(self) -> None:
+    def check_state(self, right: Mapping[str, Any] | None = None) -> None:
         """Compare what the reader holds with what was written.
+
+        Args:
+            right: the right state; None for that of the common workload.
 
         Raises:
             BenchmarkError: they differ; the message says by how many keys.
@@ -84,7 +89,12 @@ class ContenderRun(ProcessesOfRun):
         file = self.folder / "state"
         self.reader.send("show", file=str(file))
         self.reader.receive(RUN_TIMEOUT_S)
-        fault = difference(msgpack.unpackb(file.read_bytes()), self.updates, self.contender.keys)
+        found = msgpack.unpackb(file.read_bytes())
+        fault = (
+            difference(found, self.updates, self.contender.keys)
+            if right is None
+            else fault_of(found, right)
+        )
         if fault:
             raise BenchmarkError(fault)
 
@@ -94,11 +104,12 @@ class ContenderRun(ProcessesOfRun):
         )
 
     def _start_services(self) -> RoleConfig:
-        redis = nats = ""
+        redis = self.redis = nats = ""
         for service in self.contender.services:
             match service:
                 case "redis":
                     process, redis = start_redis(self._server, self.folder)
+                    self.redis = redis
                 case "worker":
                     process = start_worker(redis, NAMESPACE, self.folder, self.contender.settings)
                 case "nats":

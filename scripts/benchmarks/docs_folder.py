@@ -10,7 +10,8 @@ from pathlib import Path
 
 from scripts.benchmarks.archive import merged, read
 from scripts.benchmarks.curves import CURVES
-from scripts.benchmarks.measure import CONTENDER_NAMES
+from scripts.benchmarks.grids import GRIDS
+from scripts.benchmarks.measure import CELL_NAMES, CONTENDER_NAMES
 from scripts.benchmarks.model import BenchmarkError
 from scripts.benchmarks.page import page
 from scripts.benchmarks.report import Report, as_object
@@ -31,9 +32,9 @@ def with_earlier_numbers(report: Report, options: argparse.Namespace, folder: Pa
         BenchmarkError: they do not belong on one page.
     """
     file = folder / NUMBERS
-    if not options.only or set(options.only) & set(CONTENDER_NAMES) or not file.exists():
+    if not options.only or set(options.only) & {*CONTENDER_NAMES, *CELL_NAMES} or not file.exists():
         return report
-    return merged(report, json.loads(file.read_text()), SCENARIOS, CURVES)
+    return merged(report, json.loads(file.read_text()), SCENARIOS, CURVES, GRIDS)
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -62,4 +63,4 @@ def redraw(folder: Path) -> list[Path]:
     file = folder / NUMBERS
     if not file.exists():
         raise BenchmarkError(f"no {file} to draw; measure first")
-    return write(read(json.loads(file.read_text()), SCENARIOS, CURVES), folder)
+    return write(read(json.loads(file.read_text()), SCENARIOS, CURVES, GRIDS), folder)

@@ -55,14 +55,15 @@ class Link:
         self.expect("go")
         return time.monotonic_ns()
 
-    def wrote(self, began: int, note: str = "") -> None:
+    def wrote(self, began: int, note: str = "", **measures: float) -> None:
         """Report that everything is written, and acknowledged if it is; wait for the end.
 
         Args:
             began: the time just before the first update was written.
             note: for the reader, if it waits for one.
+            measures: what it measured itself.
         """
-        self.send(began=began, at=time.monotonic_ns(), note=note)
+        self.send(began=began, at=time.monotonic_ns(), note=note, measures=measures)
         self.expect("end")
 
     def note(self) -> str:
@@ -70,6 +71,16 @@ class Link:
         return str(self.expect("note")["note"])
 
     def read(
+        self, state: Mapping[str, Any] | Callable[[], Mapping[str, Any]], **measures: float
+    ) -> None:
+        """Report that the state is complete, hand it over, and wait for the end.
+
+        Args: those of `hand_over`.
+        """
+        self.hand_over(state, **measures)
+        self.expect("end")
+
+    def hand_over(
         self, state: Mapping[str, Any] | Callable[[], Mapping[str, Any]], **measures: float
     ) -> None:
         """Report that the state is complete, then hand it over.
@@ -83,7 +94,6 @@ class Link:
         held = state() if callable(state) else state
         Path(shown).write_bytes(msgpack.packb(dict(held)))
         self.send(shown=True)
-        self.expect("end")
 
     def show(self, *states: Mapping[str, Any]) -> None:
         """Wait for the order to report these states, report their digests, and wait for the end."""

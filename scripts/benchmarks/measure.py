@@ -15,8 +15,9 @@ from rich.console import Console
 
 from scripts.benchmarks.curve import Curve
 from scripts.benchmarks.curves import CURVES
+from scripts.benchmarks.grids import GRIDS
 from scripts.benchmarks.machine import machine, versions
-from scripts.benchmarks.model import Provenance, Scenario
+from scripts.benchmarks.model import Grid, Provenance, Result, Scenario
 from scripts.benchmarks.processes import ROOT
 from scripts.benchmarks.progress import Progress
 from scripts.benchmarks.report import Report
@@ -26,14 +27,16 @@ from scripts.benchmarks.services import redis_binary
 from scripts.benchmarks.sweep import points_of, sweep
 
 ROUNDS = 3
-CURVE_ROUNDS = 1
+CURVE_ROUNDS = QUICK_GRID_ROUNDS = 1
 # Of one run, starts included, on two cores with nothing else to do.
 RUN_S, QUICK_RUN_S = 5.0, 2.0
 SCENARIO_NAMES = [scenario.name for scenario in SCENARIOS]
 CURVE_NAMES = [curve.name for curve in CURVES]
+GRID_NAMES = [grid.name for grid in GRIDS]
 CONTENDER_NAMES = list(
     dict.fromkeys(one.name for scenario in SCENARIOS for one in scenario.contenders)
 )
+CELL_NAMES = list(dict.fromkeys(one.name for grid in GRIDS for one in grid.contenders))
 
 
 def measure(options: argparse.Namespace, console: Console) -> Report:
@@ -51,21 +54,14 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
     properties = machine()
     total = planned_runs(options)
     progress = Progress(total, console)
-    progress.note(f"{total} runs; {expectation(total, is_quick=options.quick)}")
-    results, curve_results = [], []
-    for scenario in scenarios_of(options.only, is_quick=options.quick):
-        stopwatch = Stopwatch(options.rounds or ROUNDS)
-        result = run_rounds(
-            scenario,
-            only=_contenders_in(options.only),
-            rounds=stopwatch.rounds,
-            updates=options.updates,
-            server=server,
-            seed=options.seed,
-            scale=(scenario.quick_scale if options.quick else 1.0) * options.scale,
-            progress=progress,
-        )
-        results.append(dataclasses.replace(result, provenance=stopwatch.provenance()))
+    seconds = planned_seconds(options)
+    progress.note(f"{total} runs; {expectation(total, is_quick=options.quick, more_s=seconds)}")
+    grids = [_measured(grid, options, server, progress) for grid in grids_of(options.only)]
+    results = [
+        _measured(scenario, options, server, progress)
+        for scenario in scenarios_of(options.only, is_quick=options.quick)
+    ]
+    curve_results = []
     for curve in curves_of(options.only, is_quick=options.quick):
         stopwatch = Stopwatch(options.rounds or CURVE_ROUNDS)
         curve_result = sweep(
@@ -84,7 +80,32 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
         options={"server": server, "seed": options.seed, "quick": options.quick},
         results=results,
         curve_results=curve_results,
+        grids=grids,
     )
+
+
+def _measured(
+    scenario: Scenario, options: argparse.Namespace, server: str, progress: Progress
+) -> Result:
+    """Run all rounds of a scenario or grid."""
+    stopwatch = Stopwatch(rounds_of(scenario, options))
+    result = run_rounds(
+        scenario,
+        only=_contenders_in(options.only),
+        rounds=stopwatch.rounds,
+        updates=options.updates,
+        server=server,
+        seed=options.seed,
+        scale=(scenario.quick_scale if options.quick else 1.0) * options.scale,
+        progress=progress,
+    )
+    return dataclasses.replace(result, provenance=stopwatch.provenance())
+
+
+def rounds_of(scenario: Scenario, options: argparse.Namespace) -> int:
+    """Return how often each number of a scenario or grid is measured."""
+    default = QUICK_GRID_ROUNDS if options.quick and isinstance(scenario, Grid) else ROUNDS
+    return int(options.rounds or default)
 
 
 class Stopwatch:
@@ -109,21 +130,45 @@ class Stopwatch:
 def planned_runs(options: argparse.Namespace) -> int:
     """Return how many runs the options ask for; contenders that cannot run here are left out."""
     only = _contenders_in(options.only)
-    each_round = sum(
-        not skip_reason(contender)
-        for scenario in scenarios_of(options.only, is_quick=options.quick)
+    runs = sum(
+        rounds_of(scenario, options) * (not skip_reason(contender))
+        for scenario in [
+            *grids_of(options.only),
+            *scenarios_of(options.only, is_quick=options.quick),
+        ]
         for contender in selected(scenario, only)
     )
     points = sum(
         len(points_of(curve, is_quick=options.quick))
         for curve in curves_of(options.only, is_quick=options.quick)
     )
-    return each_round * (options.rounds or ROUNDS) + points * (options.rounds or CURVE_ROUNDS)
+    return runs + points * int(options.rounds or CURVE_ROUNDS)
 
 
-def expectation(runs: int, *, is_quick: bool) -> str:
-    """Return about how long so many runs take, as text."""
-    seconds = runs * (QUICK_RUN_S if is_quick else RUN_S)
+def planned_seconds(options: argparse.Namespace) -> float:
+    """Return how long the writers of grids write, beyond what every run takes."""
+    if options.updates:
+        return 0.0
+    only = _contenders_in(options.only)
+    share = float(options.scale)
+    return share * sum(
+        rounds_of(grid, options)
+        * len(selected(grid, only))
+        * grid.seconds
+        * (grid.quick_scale if options.quick else 1.0)
+        for grid in grids_of(options.only)
+    )
+
+
+def expectation(runs: int, *, is_quick: bool, more_s: float = 0.0) -> str:
+    """Return about how long so many runs take, as text.
+
+    Args:
+        runs: their number.
+        is_quick: whether they are small.
+        more_s: what some of them take beyond that.
+    """
+    seconds = runs * (QUICK_RUN_S if is_quick else RUN_S) + more_s
     duration = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"  # noqa: PLR2004
     return f"about {duration} on two cores with nothing else to do"
 
@@ -131,6 +176,22 @@ def expectation(runs: int, *, is_quick: bool) -> str:
 def curves_of(only: Sequence[str], *, is_quick: bool = False) -> list[Curve]:
     """Return the curves that `only` names; if it is empty all, and none in a quick run."""
     return [curve for curve in CURVES if (not only and not is_quick) or curve.name in only]
+
+
+def grids_of(only: Sequence[str]) -> list[Grid]:
+    """Return the grids to measure: those that `only` names, or some of their contenders."""
+    if not only:
+        return list(GRIDS)
+    names = [name for name in only if name in GRID_NAMES]
+    cells = {name for name in only if name in CELL_NAMES}
+    if not names and not cells:
+        return []
+    return [
+        grid
+        for grid in GRIDS
+        if (not names or grid.name in names)
+        and (not cells or cells & {one.name for one in grid.contenders})
+    ]
 
 
 def scenarios_of(only: Sequence[str], *, is_quick: bool = False) -> list[Scenario]:
@@ -145,7 +206,7 @@ def scenarios_of(only: Sequence[str], *, is_quick: bool = False) -> list[Scenari
     if not only:
         return [scenario for scenario in SCENARIOS if scenario.is_quick or not is_quick]
     scenarios = [name for name in only if name in SCENARIO_NAMES]
-    contenders = set(_contenders_in(only))
+    contenders = {name for name in only if name in CONTENDER_NAMES}
     if not scenarios and not contenders:
         return []
     return [
@@ -157,7 +218,7 @@ def scenarios_of(only: Sequence[str], *, is_quick: bool = False) -> list[Scenari
 
 
 def _contenders_in(only: Sequence[str]) -> list[str]:
-    return [name for name in only if name in CONTENDER_NAMES]
+    return [name for name in only if name in CONTENDER_NAMES or name in CELL_NAMES]
 
 
 def revision() -> str:

@@ -46,6 +46,9 @@ class Contender:
         how: what it does, as shown in the page.
         keys: number of different keys written, if there are as many updates.
         settings: of our worker, as environment variables; defaults for the rest.
+        details: for both roles.
+        row: of a grid, the row in which it is shown.
+        peer: of a grid, the implementation that it is in that row.
     """
 
     name: str
@@ -57,6 +60,9 @@ class Contender:
     how: str
     keys: int = 10_000
     settings: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    row: str = ""
+    peer: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,40 @@ class Scenario:
     def ours(self) -> str:
         """The name of the contender that the others are compared with."""
         return self.contenders[0].name
+
+    def ours_of(self, contender: str) -> str:
+        """The name of the contender that this one is compared with."""
+        del contender
+        return self.ours
+
+
+@dataclass(frozen=True)
+class Grid(Scenario):
+    """A comparison in several rows: each implementation runs once for each of them.
+
+    Contenders are named `ROW/PEER`. Those of one row are compared with its first.
+
+    Attributes:
+        row_titles: name of a row -> its title, in order.
+        seconds: how long the writer of each run writes; 0 if it writes a number of updates.
+    """
+
+    row_titles: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def peers(self) -> list[str]:
+        """Implementations, ours first."""
+        return list(dict.fromkeys(one.peer for one in self.contenders))
+
+    def ours_of(self, contender: str) -> str:
+        """The name of the contender that this one is compared with: ours of the same row."""
+        return cell(contender.partition("/")[0], self.peers[0])
+
+
+def cell(row: str, peer: str) -> str:
+    """Return the name of a contender of a grid."""
+    return f"{row}/{peer}"
 
 
 @dataclass(frozen=True)

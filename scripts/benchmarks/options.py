@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scripts.benchmarks.measure import (
+    CELL_NAMES,
     CONTENDER_NAMES,
     CURVE_NAMES,
     CURVE_ROUNDS,
+    GRID_NAMES,
+    QUICK_GRID_ROUNDS,
     ROUNDS,
     SCENARIO_NAMES,
 )
@@ -25,13 +28,18 @@ a folder.
 """
 EXAMPLES = """\
 examples:
-  scripts/bench --quick                           comparison, in about 2 minutes
+  scripts/bench --quick                           comparison, within 3 minutes
+  scripts/bench --only shapes                     values that people write
+  scripts/bench --only record/zeromq              one shape of one contender
   scripts/bench --only throughput --only load     two scenarios
   scripts/bench --only statebroker --only zeromq  two contenders, in all scenarios
   scripts/bench --only curve-chunk                one cost curve
-  scripts/bench --docs docs/benchmarks            all (20 minutes), and the page
+  scripts/bench --docs docs/benchmarks            all (45 minutes), and the page
   scripts/bench --redraw --docs docs/benchmarks   the page, from earlier numbers
 
+grids (each contender once for each shape of values):
+  {grids}
+  {cells}
 scenarios:
   {scenarios}
 contenders:
@@ -50,6 +58,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="scripts/bench",
         description=DESCRIPTION,
         epilog=EXAMPLES.format(
+            grids=_listed(GRID_NAMES),
+            cells=_listed(CELL_NAMES),
             scenarios=_listed(SCENARIO_NAMES),
             contenders=_listed(CONTENDER_NAMES),
             curves=_listed(CURVE_NAMES),
@@ -60,9 +70,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         action="append",
         default=[],
-        choices=[*SCENARIO_NAMES, *CONTENDER_NAMES, *CURVE_NAMES],
+        choices=[*GRID_NAMES, *CELL_NAMES, *SCENARIO_NAMES, *CONTENDER_NAMES, *CURVE_NAMES],
         metavar="NAME",
-        help="measure only this scenario, contender or curve (listed below); repeatable",
+        help="measure only this grid, scenario, contender or curve (listed below); repeatable",
     )
     parser.add_argument(
         "--quick",
@@ -76,7 +86,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--rounds",
         type=_between(MAX_ROUNDS),
         metavar="N",
-        help=f"how often each number is measured (default: {ROUNDS}; curves {CURVE_ROUNDS})",
+        help=(
+            f"how often each number is measured (default: {ROUNDS}; curves {CURVE_ROUNDS}; grids "
+            f"of --quick {QUICK_GRID_ROUNDS})"
+        ),
     )
     parser.add_argument(
         "--updates",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.benchmarks.curve_section import section
+from scripts.benchmarks.goals import NOTE, goals
+from scripts.benchmarks.grid_tables import RATIO_NOTE, Sheet, grid_of, sheets
 from scripts.benchmarks.model import Provenance, Result
 from scripts.benchmarks.report import Report, Row, rows
 from scripts.benchmarks.table import times
@@ -20,7 +22,7 @@ by the same code. One command makes the environment, starts every server and pri
 
     scripts/bench --quick                          # the comparison, rough, within three minutes
     scripts/bench --only statebroker --only zeromq # two contenders
-    scripts/bench --docs docs/benchmarks           # everything, and this page; 20 minutes
+    scripts/bench --docs docs/benchmarks           # everything, and this page; 45 minutes
     scripts/bench --only curve-load --docs docs/benchmarks   # one part of this page
 
 **Read the ratios, not the rates.** A rate depends on the machine and its load; in a ratio both
@@ -28,11 +30,18 @@ sides were measured there, one right after the other. The raw numbers of every r
 [numbers.json](numbers.json).
 """
 
-TARGETS_HEAD = """\
-## The targets
+GOALS_HEAD = """\
+## The targets of protocol version 3
 
-Targets that were set before measuring, and the results. Ratios of throughput are the medians of the
-tables below.
+Ratios of medians, how many times better ours is, or what costs how many times as much. The peers
+write and read the same values.
+"""
+
+TARGETS_HEAD = """\
+## The first targets
+
+Targets that were set for floats before measuring, and the results. Ratios of throughput are the
+medians of the tables below.
 """
 
 METHOD = """\
@@ -82,7 +91,10 @@ LIMITS = """\
 
 def page(report: Report) -> str:
     """Return the whole page."""
-    parts = [HEAD, TARGETS_HEAD, "\n".join([*target_lines(report), ""])]
+    parts = [HEAD]
+    parts += [_grid_section(result) for result in report.grids]
+    parts += [GOALS_HEAD, "\n".join([*_sheet(goals(report)), "", NOTE, ""])]
+    parts += [TARGETS_HEAD, "\n".join([*target_lines(report), ""])]
     parts += [_section(result) for result in report.results]
     if report.curve_results:
         parts.append(CURVES)
@@ -102,6 +114,32 @@ def _provenance(provenance: Provenance) -> str:
         f"Measured {provenance.at} at {provenance.revision}: {rounds} in "
         f"{provenance.seconds:.0f} s; load average of the machine before: {provenance.load:.1f}."
     )
+
+
+def _grid_section(result: Result) -> str:
+    grid = grid_of(result)
+    titles = {one.peer: one for one in reversed(grid.contenders)}
+    lines = [f"## {grid.title}", "", grid.method]
+    for sheet in sheets(result):
+        lines += ["", *_sheet(sheet)]
+    lines += ["", RATIO_NOTE, ""]
+    lines += [f"* **{peer}**: {titles[peer].title}; {titles[peer].how}" for peer in grid.peers]
+    lines += [f"\n{name} was skipped: {why}" for name, why in result.skipped.items()]
+    lines += ["", *_faults(result), _provenance(result.provenance), ""]
+    return "\n".join(lines)
+
+
+def _sheet(sheet: Sheet) -> list[str]:
+    """Return a table of a grid in Markdown."""
+    lines = [
+        f"| {' | '.join([sheet.head, *(title for title, _ in sheet.columns)])} |",
+        f"|---|{'--:|' * len(sheet.columns)}",
+    ]
+    for number, name in enumerate(sheet.rows):
+        first = f"**{name}**" if number in sheet.stressed else name
+        cells = [column[number] for _, column in sheet.columns]
+        lines.append(f"| {' | '.join([first, *cells])} |")
+    return lines
 
 
 def _section(result: Result) -> str:
@@ -170,7 +208,12 @@ def _raw(result: Result) -> list[str]:
         ]
         updates = f"{mine[numbers[0]].updates:,}"
         lines.append(f"| {' | '.join([contender.title, updates, *cells])} |")
-    return lines + [
+    return lines + _faults(result)
+
+
+def _faults(result: Result) -> list[str]:
+    """Return what does not count, and why."""
+    return [
         f"\nRound {sample.round} of {sample.contender} does not count:\n\n    "
         + sample.fault.replace("\n", "\n    ")
         for sample in result.faults

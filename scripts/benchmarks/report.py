@@ -22,6 +22,7 @@ class Report:
         options: server, seed and whether it was quick.
         results: one for each scenario.
         curve_results: one for each curve.
+        grids: one for each grid.
     """
 
     machine: Mapping[str, str]
@@ -29,11 +30,12 @@ class Report:
     options: Mapping[str, Any]
     results: Sequence[Result]
     curve_results: Sequence[CurveResult] = ()
+    grids: Sequence[Result] = ()
 
     @property
     def is_valid(self) -> bool:
         """Whether every run counts."""
-        faults = [result.faults for result in self.results]
+        faults = [result.faults for result in [*self.grids, *self.results]]
         return not any(faults) and not any(
             curve_result.faults for curve_result in self.curve_results
         )
@@ -75,7 +77,7 @@ def rows(result: Result) -> list[Row]:
         headline = summary(result.of(name, scenario.headline.name).values())
         if headline is None:
             continue
-        is_peer = name != scenario.ours
+        is_peer = name != scenario.ours_of(name)
         found.append(
             Row(
                 contender,
@@ -107,6 +109,7 @@ def as_object(report: Report) -> dict[str, Any]:
         "versions": dict(report.versions),
         "options": dict(report.options),
         "valid": report.is_valid,
+        "grids": {result.scenario.name: _result(result) for result in report.grids},
         "scenarios": {result.scenario.name: _result(result) for result in report.results},
         "curves": {
             curve_result.curve.name: _curve_result(curve_result)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from scripts.benchmarks.contender_run import ContenderRun
-from scripts.benchmarks.model import BenchmarkError, Contender, Result, Sample, Scenario
+from scripts.benchmarks.model import BenchmarkError, Contender, Grid, Result, Sample, Scenario
 from scripts.benchmarks.progress import Progress
 
 
@@ -51,7 +51,8 @@ def run_rounds(
         updates: in each run; None for the contender's own number times `scale`.
         server: "redis" or "valkey".
         seed: of the orders.
-        scale: share of the contender's own number of updates, above 0, up to 1.
+        scale: share of the contender's own number of updates, or of a grid's seconds; above 0, up
+            to 1.
         progress: prints each run.
     """
     contenders = selected(scenario, only)
@@ -64,20 +65,30 @@ def run_rounds(
         for name in order_of(list(running), number, seed):
             contender = running[name]
             count = updates or max(1, round(contender.updates * scale))
-            sample = _run_once(scenario, contender, number, count, server)
+            seconds = scenario.seconds * scale if isinstance(scenario, Grid) and not updates else 0
+            details = {"seconds": seconds} if seconds else {}
+            sample = _run_once(scenario, contender, number, count, server, details=details)
             samples.append(sample)
             progress.done(f"{scenario.name}: {name} {_describe(scenario, sample)}")
     return Result(scenario, tuple(samples), skipped)
 
 
 def _run_once(
-    scenario: Scenario, contender: Contender, number: int, updates: int, server: str
+    scenario: Scenario,
+    contender: Contender,
+    number: int,
+    updates: int,
+    server: str,
+    *,
+    details: Mapping[str, float],
 ) -> Sample:
     try:
-        with ContenderRun(contender, updates, server) as run:
-            measures = scenario.measure_run(run)
+        with ContenderRun(contender, updates, server, details) as run:
+            measures = dict(scenario.measure_run(run))
     except (BenchmarkError, OSError) as error:
         return Sample(contender.name, number, updates, fault=str(error))
+    # Who writes for some seconds knows only then how much that was.
+    updates = round(measures.pop("updates", updates))
     return Sample(contender.name, number, updates, measures)
 
 

@@ -65,16 +65,34 @@ def compared(result: Result, contender: str) -> Summary | None:
     """Return how many times better ours is than a contender, by the headline; None if unknown."""
     headline = result.scenario.headline
     return advantage(
-        result.of(result.scenario.ours, headline.name),
+        result.of(result.scenario.ours_of(contender), headline.name),
         result.of(contender, headline.name),
         is_more_better=headline.is_more_better,
     )
 
 
+def ratio_of_medians(
+    result: Result, above: tuple[str, str], below: tuple[str, str]
+) -> float | None:
+    """Return the ratio of two medians, None if one was not measured.
+
+    Args:
+        result: with both.
+        above: contender and measure.
+        below: the same; its median is not 0.
+    """
+    medians = [summary(result.of(*one).values()) for one in (above, below)]
+    if medians[0] is None or medians[1] is None:
+        return None
+    return medians[0].median / medians[1].median
+
+
 def cpu_compared(result: Result, contender: str) -> Summary | None:
     """Return how many times the CPU of ours a contender takes, of all roles; None if unknown."""
     return advantage(
-        cpu_total(result, result.scenario.ours), cpu_total(result, contender), is_more_better=False
+        cpu_total(result, result.scenario.ours_of(contender)),
+        cpu_total(result, contender),
+        is_more_better=False,
     )
 
 

@@ -8,10 +8,14 @@ from textwrap import wrap
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from scripts.benchmarks.curve import CurveResult
+from scripts.benchmarks.goals import NOTE, goals
+from scripts.benchmarks.grid_tables import RATIO_NOTE as GRID_NOTE
+from scripts.benchmarks.grid_tables import Sheet, sheets
 from scripts.benchmarks.model import Result
 from scripts.benchmarks.report import Report, Row, rows
 from scripts.benchmarks.stats import Summary
@@ -52,20 +56,37 @@ class Column:
 
 def print_report(report: Report, console: Console) -> None:
     """Print medians, ratios, and what does not count."""
+    _print_grids(report, console)
+    _print_scenarios(report, console)
+    _print_curves(report, console)
+    _print_sheet(goals(report), console)
+    console.print(f"{NOTE}\n", markup=False)
+    if report.options.get("quick"):
+        console.print(QUICK_NOTE, markup=False)
+
+
+def _print_grids(report: Report, console: Console) -> None:
+    for result in report.grids:
+        for sheet in sheets(result):
+            _print_sheet(sheet, console)
+        _print_faults(result, console)
+    if report.grids:
+        _print_legend(report.grids, console)
+        console.print(f"\n{GRID_NOTE}\n", markup=False)
+
+
+def _print_scenarios(report: Report, console: Console) -> None:
     for result in report.results:
         for part in [*_headline_tables(result, console), *_cpu_tables(result, console)]:
             console.print(part)
-        for name, why in result.skipped.items():
-            console.print(f"skipped {name}: {why}", markup=False)
-        for sample in result.faults:
-            console.print(
-                f"round {sample.round} of {sample.contender} does not count: {sample.fault}",
-                markup=False,
-            )
+        _print_faults(result, console)
     if report.results:
         console.print("Contenders", style="bold")
         _print_legend(report.results, console)
         console.print(f"\n{RATIO_NOTE}\n", markup=False)
+
+
+def _print_curves(report: Report, console: Console) -> None:
     for curve_result in report.curve_results:
         for part in _curve_tables(curve_result, console):
             console.print(part)
@@ -73,12 +94,27 @@ def print_report(report: Report, console: Console) -> None:
             console.print(
                 f"{point.line} at {point.x:g} does not count: {point.fault}", markup=False
             )
-    if report.options.get("quick"):
-        console.print(QUICK_NOTE, markup=False)
+
+
+def _print_sheet(sheet: Sheet, console: Console) -> None:
+    columns = [Column(title, cells) for title, cells in sheet.columns]
+    first = Column(sheet.head, sheet.rows)
+    for part in tables(sheet.title, first, columns, console.width, sheet.stressed):
+        console.print(part)
+
+
+def _print_faults(result: Result, console: Console) -> None:
+    for name, why in result.skipped.items():
+        console.print(f"skipped {name}: {why}", markup=False)
+    for sample in result.faults:
+        console.print(
+            f"round {sample.round} of {sample.contender} does not count: {sample.fault}",
+            markup=False,
+        )
 
 
 def tables(
-    title: str, first: Column, columns: Sequence[Column], width: int, bold: int | None = None
+    title: str, first: Column, columns: Sequence[Column], width: int, bold: Sequence[int] = ()
 ) -> Iterator[RenderableType]:
     """Yield the title and one table, or several if the columns do not fit.
 
@@ -87,7 +123,7 @@ def tables(
         first: the first column of every table.
         columns: the others, in order.
         width: characters of a line.
-        bold: number of the row to stress; None for none.
+        bold: numbers of the rows to stress.
     """
     parts: list[list[Column]] = [[]]
     for column in columns:
@@ -98,11 +134,11 @@ def tables(
     yield Text(title, style="bold")
     for part in parts:
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column(first.title, width=first.width)
+        table.add_column(escape(first.title), width=first.width)
         for column in part:
-            table.add_column(column.title, justify="right", width=column.width)
+            table.add_column(escape(column.title), justify="right", width=column.width)
         for number, cells in enumerate(zip(first.cells, *(one.cells for one in part), strict=True)):
-            table.add_row(*cells, style="bold" if number == bold else "")
+            table.add_row(*map(escape, cells), style="bold" if number in bold else "")
         yield table
         yield ""
 
@@ -160,13 +196,13 @@ def _contender_tables(
     title: str, found: Sequence[Row], columns: Sequence[Column], result: Result, console: Console
 ) -> Iterator[RenderableType]:
     names = [row.contender.name for row in found]
-    ours = names.index(result.scenario.ours) if result.scenario.ours in names else None
+    ours = [number for number, name in enumerate(names) if name == result.scenario.ours]
     return tables(title, Column("contender", names), columns, console.width, ours)
 
 
 def _print_legend(results: Sequence[Result], console: Console) -> None:
     """Print what the names of contenders stand for."""
-    titles = {one.name: one.title for result in results for one in result.measured}
+    titles = {one.peer or one.name: one.title for result in results for one in result.measured}
     width = max(map(len, titles), default=0)
     for name, title in titles.items():
         console.print(f"{name:{width}}  {title}", markup=False, highlight=False)

@@ -50,7 +50,11 @@ def texts(updates: int, keys: int, size: int) -> tuple[list[str], list[str]]:
 
 def difference(found: dict[str, float], updates: int, keys: int) -> str:
     """Return how a final state differs from the right one; empty if it does not."""
-    right = final_state(updates, keys)
+    return fault_of(found, final_state(updates, keys))
+
+
+def fault_of(found: Mapping[str, Any], right: Mapping[str, Any]) -> str:
+    """Return how a state differs from the right one; empty if it does not."""
     if found == right:
         return ""
     missing = len(right.keys() - found.keys())

@@ -23,12 +23,21 @@ def write(config: RoleConfig, link: Link) -> None:
         for key, value in zip(*config.workload(), strict=True):
             producer.set(key, value)
         producer.flush()
-        deadline = time.monotonic() + TIMEOUT_S
-        while not is_folded(inspector):
-            if time.monotonic() > deadline:
-                raise BenchmarkError(f"no full state within {TIMEOUT_S:g} s")
-            time.sleep(POLL_S)
+        wait_until_folded(inspector)
         link.wrote(began)
+
+
+def wait_until_folded(inspector: Inspector) -> None:
+    """Wait until the full state holds everything that was accepted.
+
+    Raises:
+        BenchmarkError: it took too long.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
+    while not is_folded(inspector):
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"no full state within {TIMEOUT_S:g} s")
+        time.sleep(POLL_S)
 
 
 def is_folded(inspector: Inspector) -> bool:

@@ -50,6 +50,8 @@ the last value of each key. A run whose reader lacks a key or holds a wrong valu
 and is listed.""",
     headline=Measure("updates_per_s", "updates per second", "1/s", is_more_better=True),
     quick_scale=0.25,
+    # The grid of shapes has the same for floats.
+    is_quick=False,
     measure_run=measure_run,
     contenders=(
         Contender(

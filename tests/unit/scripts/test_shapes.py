@@ -1,0 +1,268 @@
+"""The four shapes of scripts/bench: what is written, its tables, and the targets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from scripts.benchmarks.archive import merged, read
+from scripts.benchmarks.goals import GOALS, goals
+from scripts.benchmarks.grid_tables import ratio, sheets
+from scripts.benchmarks.grids import GRIDS
+from scripts.benchmarks.grids.reads import READS
+from scripts.benchmarks.grids.shapes import CHANGES, STATE
+from scripts.benchmarks.link import RoleConfig
+from scripts.benchmarks.measure import grids_of, planned_runs, planned_seconds, scenarios_of
+from scripts.benchmarks.model import Result, Sample
+from scripts.benchmarks.options import parse
+from scripts.benchmarks.page import page
+from scripts.benchmarks.report import Report, as_object
+from scripts.benchmarks.scenarios import SCENARIOS
+from scripts.benchmarks.shapes import NAMES, PASSES, SHAPES, Updates, final
+from scripts.benchmarks.table import print_report
+
+WIDTH = 80
+KEYS = 2_500
+COSTS = {"float": 500.0, "position": 600.0, "record": 1_500.0, "text": 400.0}
+
+
+def role(updates: int = 0, **details: object) -> RoleConfig:
+    """Make the settings of a role."""
+    return RoleConfig("", "", "", updates, KEYS, details)
+
+
+def written(updates: Updates, config: RoleConfig) -> list[tuple[str, object]]:
+    """Return everything that a writer would write."""
+    return [pair for page_ in updates.pages(config) for pair in page_]
+
+
+def state_result(rates: dict[str, tuple[float, ...]], scale: float = 1.0) -> Result:
+    """Make a result of the first grid: peer -> its rate in each round, the same for all shapes."""
+    samples = [
+        Sample(
+            f"{row}/{peer}",
+            number,
+            1_000,
+            {
+                "kilo_per_s": rate * scale,
+                "cpu_ns.writer": COSTS[row] * scale,
+                "cpu_ns.server": 100.0 * scale,
+                "wire_bytes": 24.0 * scale,
+                "delivered_k": 1.0 * scale,
+            },
+        )
+        for row in NAMES
+        for peer, found in rates.items()
+        for number, rate in enumerate(found, start=1)
+    ]
+    return Result(STATE, tuple(samples), {})
+
+
+def report_of(*grids: Result) -> Report:
+    """Make a report of grids alone."""
+    machine = {"processor": "some processor", "cores": "2"}
+    return Report(machine, {"Python": "3.11.7"}, {"server": "redis", "seed": 1}, (), (), grids)
+
+
+def printed(report: Report) -> str:
+    """Return what a terminal of 80 columns shows."""
+    out = StringIO()
+    print_report(report, Console(file=out, width=WIDTH))
+    return out.getvalue()
+
+
+def goal_row(report: Report, what: str) -> list[str]:
+    """Return target, measured and verdict of one target."""
+    sheet = goals(report)
+    number = [what in one for one in sheet.rows].index(True)
+    return [cells[number] for _, cells in sheet.columns]
+
+
+@pytest.mark.parametrize("count", [1, 999, KEYS, KEYS + 1, 3 * KEYS + 7, PASSES * KEYS + 1_001])
+@pytest.mark.parametrize("shape", NAMES)
+def test_the_right_state_is_the_last_value_of_each_key(shape: str, count: int) -> None:
+    """Exactly as many updates as asked for; also when the values begin again."""
+    updates = Updates(shape, KEYS)
+    pairs = written(updates, role(count))
+    assert len(pairs) == updates.written == count
+    assert dict(pairs) == final(shape, KEYS, count)
+    assert len({key for key, _ in pairs}) == min(count, KEYS)
+
+
+@pytest.mark.parametrize("shape", NAMES)
+def test_a_key_gets_another_value_each_time(shape: str) -> None:
+    """So that a reader that missed its last update is found."""
+    pairs = written(Updates(shape, KEYS), role(PASSES * KEYS))
+    assert len({json.dumps(pair) for pair in pairs}) == PASSES * KEYS
+
+
+def test_shapes_are_those_that_people_write() -> None:
+    """A float, a dict of two floats, one of six fields with a short list, and 100 characters."""
+    values = {shape.name: shape.value(123) for shape in SHAPES}
+    assert type(values["float"]) is float
+    assert set(values["position"]) == {"lat", "lon"}
+    assert len(values["record"]) == 6
+    assert [type(one) for one in values["record"].values()].count(list) == 1
+    assert len(values["text"]) == 100
+
+
+def test_a_writer_writes_for_the_whole_time() -> None:
+    """At least so long, and no page more, whatever the number of updates says."""
+    updates = Updates("float", KEYS)
+    began = time.monotonic()
+    for page_ in updates.pages(role(1, seconds=0.2)):
+        last = time.monotonic()
+        assert list(page_)
+    assert time.monotonic() - began >= 0.2
+    assert last - began <= 0.2
+    assert updates.written > PASSES * KEYS
+
+
+def test_a_ratio_is_of_medians_and_within_a_row() -> None:
+    """Not the median of the ratios of each round; less is better where the measure says so."""
+    result = state_result({"statebroker": (10.0, 20.0, 90.0), "zeromq": (10.0, 5.0, 40.0)})
+    assert ratio(result, "record", "zeromq") == 20.0 / 10.0
+    assert ratio(result, "record", "nats-kv") is None
+    cheaper = dataclasses.replace(STATE.headline, is_more_better=False)
+    grid = dataclasses.replace(STATE, headline=cheaper)
+    assert ratio(dataclasses.replace(result, scenario=grid), "text", "zeromq") == 10.0 / 20.0
+
+
+def test_the_first_table_compares_each_shape_with_each_peer() -> None:
+    """Rows in the order of the shapes, rounds that differ are marked, what is missing is "-"."""
+    found = state_result({"statebroker": (1_337.0, 1_300.0), "zeromq": (10.0, 40.0)})
+    samples = [one for one in found.samples if one.contender != "text/zeromq"]
+    comparison, details = sheets(dataclasses.replace(found, samples=tuple(samples)))
+    assert comparison.rows == ["float", "position", "record", "text"]
+    columns = dict(comparison.columns)
+    assert columns["statebroker"] == ["1,318"] * 4
+    assert columns["zeromq"] == ["25.0! (53)"] * 3 + ["-"]
+    assert details.rows[:3] == ["float/statebroker", "float/zeromq", "position/statebroker"]
+    assert [details.rows[number] for number in details.stressed] == [
+        f"{name}/statebroker" for name in NAMES
+    ]
+    assert dict(details.columns)["writer CPU"][details.rows.index("record/zeromq")] == "1,500"
+    assert "joining late, ms" not in dict(details.columns)
+
+
+@pytest.mark.parametrize("scale", [1, 1_000])
+def test_tables_of_grids_fit_80_columns_and_cut_nothing(scale: float) -> None:
+    """Nor do they take brackets for markup."""
+    rates = {peer: (694.0 / number, 701.0) for number, peer in enumerate(STATE.peers, start=1)}
+    reads = [
+        Sample(one.name, 1, 9, {it.name: 1_234.5 * scale for it in (READS.headline, *READS.also)})
+        for one in READS.contenders
+    ]
+    text = printed(report_of(state_result(rates, scale), Result(READS, tuple(reads), {})))
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "…" not in text
+    assert "replica[key]" in text.partition("Targets")[0]
+    assert "replica[key]/dict + unpackb" in text
+    words = {word.strip("()!") for word in text.split()}
+    assert {f"{value * scale:,.0f}" for value in COSTS.values()} <= words
+    assert {f"{row}/{peer}" for row in NAMES for peer in STATE.peers} <= words
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown", "verdict"), [(250.0, "2.50", "reached"), (249.0, "2.49", "missed")]
+)
+def test_a_target_is_reached_if_each_shape_reaches_it(
+    rate: float, shown: str, verdict: str
+) -> None:
+    """Also exactly; a shape that was not measured leaves it open, and one that misses decides."""
+    result = state_result({"statebroker": (rate,), "hset-batch": (100.0,)})
+    expected = ["≥ 2.5", ", ".join([shown] * 4), verdict]
+    assert goal_row(report_of(result), "state: over HSET+PUBLISH by hand") == expected
+    samples = tuple(one for one in result.samples if not one.contender.startswith("text/"))
+    partly = report_of(dataclasses.replace(result, samples=samples))
+    found = goal_row(partly, "state: over HSET+PUBLISH by hand")
+    assert found[1:] == [f"{', '.join([shown] * 3)}, -", {"reached": "-"}.get(verdict, verdict)]
+
+
+def test_the_worst_set_is_over_that_of_a_float() -> None:
+    """The writer's CPU alone."""
+    report = report_of(state_result({"statebroker": (1.0,)}))
+    assert goal_row(report, "CPU of a set") == ["≤ 2", "3.00", "missed"]
+
+
+def test_reads_and_memory_have_targets() -> None:
+    """Of the two fields, not of any other shape."""
+    samples = tuple(
+        Sample(f"{name}/statebroker", 1, 9, {"get_ns": 1.0, "get_ratio": get, "memory_ratio": held})
+        for name, get, held in (("float", 9.0, 9.0), ("position", 1.3, 0.66))
+    )
+    report = report_of(Result(READS, samples, {}))
+    assert goal_row(report, "replica[key]") == ["≤ 1.3", "1.30", "reached"]
+    assert goal_row(report, "memory") == ["≤ 0.65", "0.66", "missed"]
+
+
+def test_without_numbers_no_target_is_reached_or_missed() -> None:
+    """They are open."""
+    sheet = goals(report_of())
+    assert set(dict(sheet.columns)[""]) == {"-"}
+    assert len(sheet.rows) == len(GOALS) == len(set(sheet.rows))
+
+
+def test_the_page_begins_with_the_shapes_and_hides_no_fault() -> None:
+    """The first table before every other; method, contenders, faults."""
+    result = state_result({"statebroker": (500.0,), "zeromq": (100.0,)})
+    faulty = Sample("text/zeromq", 2, 9, fault="8 of 9 updates arrived")
+    text = page(report_of(dataclasses.replace(result, samples=(*result.samples, faulty))))
+    first = next(line for line in text.splitlines() if line.startswith("|"))
+    assert first.startswith("| value | statebroker | zeromq |")
+    assert "| record | 500 | 100 (5.00) |" in text
+    assert STATE.method in text
+    assert "Round 2 of text/zeromq does not count:\n\n    8 of 9 updates arrived" in text
+    assert "| state: over ZeroMQ | ≥ 2 | 5.00, 5.00, 5.00, 5.00 | reached |" in text
+
+
+def test_numbers_of_grids_stay_until_they_are_measured_anew() -> None:
+    """Written as JSON and read again; another part that is measured keeps them."""
+    report = report_of(state_result({"statebroker": (500.0,)}))
+    before = json.loads(json.dumps(as_object(report)))
+    assert read(before, SCENARIOS, (), GRIDS).grids == list(report.grids)
+    newer = report_of(Result(CHANGES, (), {}))
+    assert [one.scenario.name for one in merged(newer, before, SCENARIOS, (), GRIDS).grids] == [
+        "shapes",
+        "changes",
+    ]
+    faulty = report_of(Result(STATE, (Sample("text/zeromq", 1, 9, fault="lost"),), {}))
+    assert as_object(faulty)["valid"] is False
+
+
+@pytest.mark.parametrize(
+    ("only", "left"),
+    [
+        ([], ["shapes", "changes", "reads"]),
+        (["reads"], ["reads"]),
+        (["float/zeromq"], ["shapes", "changes"]),
+        (["changes", "float/zeromq"], ["changes"]),
+        (["reads", "float/zeromq"], []),
+        (["throughput"], []),
+        (["curve-nodes"], []),
+    ],
+)
+def test_only_selects_grids_and_their_contenders(only: list[str], left: list[str]) -> None:
+    """As it does scenarios; a grid's name selects no scenario."""
+    assert [one.name for one in grids_of(only)] == left
+    if left and only:
+        assert scenarios_of(only) == []
+
+
+def test_each_shape_is_measured_for_each_peer() -> None:
+    """Ours first; long enough, or shorter where the run is quick."""
+    for grid in GRIDS:
+        names = [one.name for one in grid.contenders]
+        assert len(names) == len(set(names)) == len(grid.row_titles) * len(grid.peers)
+        assert list(grid.row_titles) == list(NAMES)
+        assert grid.peers[0] == "statebroker"
+    assert STATE.seconds == CHANGES.seconds >= 10
+    whole = parse(["--only", "float/statebroker", "--only", "shapes"])
+    quick = parse(["--only", "float/statebroker", "--only", "shapes", "--quick"])
+    assert (planned_runs(whole), planned_seconds(whole)) == (3, 30.0)
+    assert (planned_runs(quick), planned_seconds(quick)) == (1, 1.0)
