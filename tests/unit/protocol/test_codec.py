@@ -303,6 +303,8 @@ BROKEN: dict[str, bytes] = {
     "timestamp float": chunk_of([1, ["k"], [1], [5.0]]),
     "timestamp nil": chunk_of([2, ["k", "l"], None, [5, None]]),
     "the second run": chunk_of(set_run(), [9, ["k"], [1], None]),
+    "a key of the second run": chunk_of(set_run(), set_run(key=b"k")),
+    "an empty key in the first run": chunk_of(set_run(key=""), set_run()),
     "over 4 MiB": chunk_of(set_run(value=bytes(MAX_CHUNK_BYTES))),
 }
 
