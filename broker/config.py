@@ -15,6 +15,8 @@ from broker.protocol.names import is_name
 from broker.protocol.refusal import shown
 
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|s|m|h)?")
+DAY_S: Final = 86400.0
+LONGEST_AGE_S: Final = 3650 * DAY_S
 _SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -100,6 +102,22 @@ def parse_setting(name: str, text: str) -> float:
     if match is None or (match[2] and setting.unit != "s"):
         raise ValueError(f"{name}={text!r} is not {_kind(setting)}; allowed: {allowed(name)}")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def checked_age(name: str, text: str) -> float:
+    """Return a duration as `parse_setting` reads it, or in days (`7d`), in seconds.
+
+    Raises:
+        ConfigError: it is none, or below a second or above ten years.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    days = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*d", text.strip())
+    seconds = float(days[1]) * DAY_S if days else 0.0
+    if match is not None:
+        seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 1 <= seconds <= LONGEST_AGE_S:
+        raise ConfigError([f"{name} {shown(text)}; allowed: 1s to 3650d, as 90m, 12h or 7d"])
+    return seconds
 
 
 def checked(**given: Any) -> dict[str, Any]:

@@ -401,12 +401,15 @@ class NodeStats(Statistics):
         chunks: chunks; counter, grows with each chunk that Redis accepted.
         deltas: deltas; counter, grows by the deltas of each such chunk.
         pending_deltas: deltas; gauge, accepted and not published yet.
+        idle_ms: ms; gauge, since `statebroker repair --forget-idle` noted the node with nothing
+            pending, in all of its shards; None if it has written since, or was never noted.
     """
 
     node: str
     chunks: int
     deltas: int
     pending_deltas: int
+    idle_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

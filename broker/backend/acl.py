@@ -132,6 +132,7 @@ _OPERATOR: Final = Role(
         config="del",
         meta="del evalsha hgetall hdel",
         writers="del hgetall",
+        idle="del evalsha hdel hget hgetall hset",
         workers="del hgetall",
         order="del evalsha lindex llen lrem rpush",
         pending="del evalsha llen",

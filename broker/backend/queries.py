@@ -11,7 +11,7 @@ from redis.asyncio.client import Pipeline
 from broker.backend import page_sizes
 from broker.backend.connections import translated
 from broker.backend.reads import at_one_moment
-from broker.backend.stored import id_of, made_as, number, number_or_none, writer_record
+from broker.backend.stored import id_of, is_asked, made_as, number, number_or_none, writer_record
 from broker.backend.topology import Client
 from broker.errors import ConnectError, DamagedError, DecodeError
 from broker.protocol.digest import Digest
@@ -269,10 +269,27 @@ async def ensure_same_server(client: Client, keys: ShardKeys, run: Any) -> None:
         )
 
 
-async def last_chunk(
-    client: Client, keys: ShardKeys, node: str
-) -> tuple[int, str, int, int] | None:
-    """Return (incarnation, token, last chunk number, deltas) of a node, as Redis records them.
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What Redis records of a node.
+
+    Attributes:
+        incarnation: number of the process that holds the name.
+        token: of that process.
+        number: of its last chunk.
+        deltas: up to that chunk.
+        is_asked: the record will be forgotten unless that process writes it again.
+    """
+
+    incarnation: int
+    token: str
+    number: int
+    deltas: int
+    is_asked: bool
+
+
+async def last_chunk(client: Client, keys: ShardKeys, node: str) -> Held | None:
+    """Return what Redis records of a node; None if nothing.
 
     Raises:
         DamagedError: the record cannot be read.
@@ -284,4 +301,5 @@ async def last_chunk(
         raise DamagedError(keys.writers, "it is no hash") from None
     if record is None:
         return None
-    return writer_record(keys.writers, node, record)  # type: ignore[arg-type]
+    found: bytes = record  # type: ignore[assignment]
+    return Held(*writer_record(keys.writers, node, found), is_asked(found))

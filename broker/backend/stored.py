@@ -12,6 +12,8 @@ from broker.protocol.refusal import shown
 # Lua reads all numbers as doubles, which are exact up to here.
 MAX_NUMBER: Final = 1 << 53
 ID_BYTES: Final = len(NO_ID)
+# Before a record whose holder is asked whether it lives, with a text of the asking command.
+ASKED: Final = b"idle"
 
 
 def is_number(value: bytes) -> bool:
@@ -51,12 +53,14 @@ def id_of(key: str, field: str, value: bytes | None) -> bytes:
 
 
 def writer_record(key: str, node: str, record: bytes) -> tuple[int, str, int, int]:
-    """Return (incarnation, token, last chunk number, deltas) of a node.
+    """Return (incarnation, token, last chunk number, deltas) of a node, asked for or not.
 
     Raises:
         DamagedError: the record is not these four.
     """
     parts = record.split(b" ")
+    if is_asked(record):
+        del parts[:2]
     if (
         len(parts) != 4  # noqa: PLR2004 - the four that are returned
         or not all(map(is_number, (parts[0], parts[2], parts[3])))
@@ -64,6 +68,11 @@ def writer_record(key: str, node: str, record: bytes) -> tuple[int, str, int, in
     ):
         raise DamagedError(key, f"the record of node {node} is {shown(record)}")
     return int(parts[0]), parts[1].decode(), int(parts[2]), int(parts[3])
+
+
+def is_asked(record: bytes) -> bool:
+    """Whether the holder of a writer's record has to write it again, lest it is forgotten."""
+    return record.startswith(ASKED + b" ")
 
 
 def worker_record(record: bytes) -> tuple[str, int, str] | None:

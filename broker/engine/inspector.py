@@ -340,6 +340,11 @@ def _sum(one: NodeStats | None, other: NodeStats) -> NodeStats:
         chunks=one.chunks + other.chunks,
         deltas=one.deltas + other.deltas,
         pending_deltas=one.pending_deltas + other.pending_deltas,
+        idle_ms=(
+            None
+            if one.idle_ms is None or other.idle_ms is None
+            else min(one.idle_ms, other.idle_ms)
+        ),
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
+
+from redis.exceptions import NoPermissionError
 
 from broker.backend import queries
 from broker.backend.connections import translated
@@ -132,6 +135,9 @@ async def _delete(session: Session, keys: ShardKeys) -> str:
             await session.client.delete(key)
         for key in (keys.lease, keys.workers, keys.writers, keys.meta):
             await session.client.delete(key)
+        with suppress(NoPermissionError):
+            # Notes of `--forget-idle`; users with older rules may not touch them.
+            await session.client.delete(keys.idle)
     return f"{keys.prefix}* is deleted"
 
 
@@ -148,6 +154,9 @@ async def _repair_shard(session: Session, keys: ShardKeys, found: list[Damage]) 
         # A producer that finds no record sends what it kept again: let each note first that its own
         # was overwritten, or write it again.
         await asyncio.sleep(OWN_RECORD_S)
+        # Without their records, those who live must not be taken for who was forgotten.
+        async with translated("letting writers come back"):
+            await client.hdel(keys.meta, "forgotten")
     for key in dict.fromkeys(one.key for one in found if one.is_other_type):
         async with translated("deleting a key of another type"):
             await client.delete(key)

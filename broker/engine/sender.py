@@ -275,7 +275,10 @@ class Sender:
             wait = None
             try:
                 if is_overwritten:
-                    await self._write_record(shard)
+                    number = await self._write_record(shard)
+                    log.warning(
+                        "record_overwritten node=%s shard=%d chunk=%d", self.node, shard, number
+                    )
                     is_overwritten = False
                 chunks = self._ahead.pop(shard, None)
                 if not chunks:
@@ -402,7 +405,7 @@ class Sender:
         )
         self.progress.set()
 
-    async def _write_record(self, shard: int) -> None:
+    async def _write_record(self, shard: int) -> int:
         """Write the record of this node again, which others overwrote: Redis lost nothing else.
 
         Only if the reply to an append was lost at the same time, its chunk counts twice.
@@ -417,21 +420,22 @@ class Sender:
             deltas=deltas,
             epoch=os.urandom(EPOCH_BYTES),
         )
-        log.warning("record_overwritten node=%s shard=%d chunk=%d", self.node, shard, number)
+        return number
 
     async def _probe(self, shard: int) -> None:
         """Check that Redis still has the last chunk; nothing else would detect its loss."""
         lane = self.buffer.lanes[shard]
         held = await queries.last_chunk(self._session.client, self._session.keys[shard], self.node)
-        incarnation, token, number, deltas = held or (0, "", 0, 0)
-        if incarnation > lane.incarnation or (
-            incarnation == lane.incarnation and token != self._token
-        ):
-            raise fenced_error(self.node, incarnation)
-        if incarnation < lane.incarnation:
-            number = deltas = 0
+        held = held or queries.Held(0, "", 0, 0, is_asked=False)
+        is_same = held.incarnation == lane.incarnation
+        if held.incarnation > lane.incarnation or (is_same and held.token != self._token):
+            raise fenced_error(self.node, held.incarnation)
+        number, deltas = (held.number, held.deltas) if is_same else (0, 0)
         if number < lane.number:
             await self._resume(shard, Missing(number + 1, deltas))
+        elif held.is_asked:
+            await self._write_record(shard)
+            log.info("record_kept node=%s shard=%d: this process lives", self.node, shard)
 
     def _learn(self, max_age_ms: int, max_count: int) -> None:
         """Use the thresholds that the namespace has now."""

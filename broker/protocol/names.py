@@ -100,6 +100,11 @@ class ShardKeys:
             bulk=prefix + "bulk",
         )
 
+    @property
+    def idle(self) -> str:
+        """Return the key of what `statebroker repair --forget-idle` notes; no other reads it."""
+        return self.prefix + "idle"
+
     def pending(self, node: str) -> str:
         """Return the key of the list of a node's pending chunks."""
         return f"{self.prefix}pending:{node}"

@@ -75,7 +75,7 @@ def sample() -> NamespaceStatus:
         protocol=2,
         server=ServerInfo(name="redis", version="8.0.0", deployment="single"),
         shards=(shard,),
-        nodes=(NodeStats(node="n", chunks=1, deltas=2, pending_deltas=0),),
+        nodes=(NodeStats(node="n", chunks=1, deltas=2, pending_deltas=0, idle_ms=None),),
         workers=(WorkerStatus(worker="w", role="flush", seen_ms=4, health="green", reason=""),),
     )
 
@@ -92,7 +92,9 @@ def test_the_dict_of_a_status_is_what_the_command_prints() -> None:
     reported = sample().as_dict()
     assert json.loads(json.dumps(reported)) == reported
     assert reported["server"] == {"name": "redis", "version": "8.0.0", "deployment": "single"}
-    assert reported["nodes"] == [{"node": "n", "chunks": 1, "deltas": 2, "pending_deltas": 0}]
+    assert reported["nodes"] == [
+        {"node": "n", "chunks": 1, "deltas": 2, "pending_deltas": 0, "idle_ms": None}
+    ]
     assert reported["workers"][0]["health"] == "green"
 
 
@@ -131,7 +133,7 @@ def test_the_dict_of_a_replica_is_plain() -> None:
 )
 def test_access_as_to_a_dict_works_and_warns(access: Any, expected: Any) -> None:
     """Code for the dict of older versions works until 1.0, with a warning at the caller's line."""
-    reported = NodeStats(node="n", chunks=2, deltas=3, pending_deltas=0)
+    reported = NodeStats(node="n", chunks=2, deltas=3, pending_deltas=0, idle_ms=5)
     with pytest.warns(DeprecationWarning, match=r"NodeStats\.as_dict") as caught:
         assert access(reported) == expected
     assert caught[0].filename == __file__

@@ -6,6 +6,8 @@ import asyncio
 
 import click
 
+from broker.config import checked_age
+from broker.engine.forgetting import forget_idle
 from broker.engine.repair import repair as mend
 from broker.protocol.constants import MAX_SHARDS
 from workers.cli.options import checked_options, connection_options
@@ -27,7 +29,19 @@ from workers.cli.terminal import say
     help="Make the namespace again with --shards, without anything it holds. Stop its producers "
     "first.",
 )
-def repair(url: str, namespace: str, shards: int | None, delete_content: bool) -> None:  # noqa: FBT001
+@click.option(
+    "--forget-idle",
+    "age",
+    metavar="DURATION",
+    help="Instead, forget the writers that were not heard of for so long, as 7d.",
+)
+def repair(
+    url: str,
+    namespace: str,
+    shards: int | None,
+    delete_content: bool,  # noqa: FBT001 - how click calls
+    age: str | None,
+) -> None:
     """Mend what others overwrote or deleted.
 
     While a field cannot be read, workers and producers refuse to go on and wait; `status` names it.
@@ -36,13 +50,27 @@ def repair(url: str, namespace: str, shards: int | None, delete_content: bool) -
     deleted, and named as lost: write it again. It changes nothing where nothing is damaged, but the
     next full state computes its digest anew.
 
+    A process that was killed leaves a record of the node it wrote as, and its ids of tables. With
+    --forget-idle they go if the record did not change for that long, nothing of the node is
+    pending, and its process does not answer within 5 s. The first run notes the records, and later
+    ones compare: run it daily. A process that comes back afterwards gets an error at its next
+    write, so nothing counts twice; the name can be used again at once.
+
     \b
     Example:
       statebroker repair --url redis://localhost --namespace fleet
+      statebroker repair --forget-idle 7d
     """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     if delete_content and shards is None:
         raise click.UsageError("--delete-content needs --shards N")
+    if age is not None:
+        if shards is not None or delete_content:
+            raise click.UsageError("--forget-idle mends nothing: give it alone")
+        forgotten = asyncio.run(forget_idle(url, namespace, checked_age("--forget-idle", age)))
+        for line in forgotten or ["no writer is idle"]:
+            say(line)
+        return
     done = asyncio.run(mend(url, namespace, shards, deletes_content=delete_content))
     for line in done:
         say(line)

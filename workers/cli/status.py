@@ -32,6 +32,8 @@ from workers.cli.options import checked_options, connection_options
 from workers.cli.terminal import cell, say, show, table, tell
 
 MAX_GONE = 10  # workers that are gone, in the table
+MANY_IDLE = 100  # nodes
+LONG_IDLE_MS = 86_400_000
 STYLES = {"green": "green", "red": "red", "gone": "dim"}
 
 
@@ -173,6 +175,16 @@ def _nodes(found: NamespaceStatus, most: int) -> list[RenderableType]:
     if rest := order[most:]:
         pending = sum(one.pending_deltas for one in rest)
         shown.append(cell(f"and {len(rest):,} more nodes, {pending:,} deltas pending; see --nodes"))
+    idle = [one for one in found.nodes if not one.pending_deltas]
+    if len(idle) > MANY_IDLE:
+        long = sum((one.idle_ms or 0) > LONG_IDLE_MS for one in idle)
+        shown.append(
+            cell(
+                f"{len(idle):,} nodes have nothing pending, {long:,} are known to be idle for over "
+                "a day; run `statebroker repair --forget-idle 7d` daily, which forgets those whose "
+                "processes ended"
+            )
+        )
     return shown
 
 

@@ -17,6 +17,7 @@ from broker.errors import FencedError, UnsupportedServerError
 from broker.protocol.constants import BULK_BYTES
 from broker.protocol.names import ShardKeys
 
+FENCED_BY_OTHERS: Final = 2  # elements of that reply; with one more it was forgotten
 PENDING: Final = 3  # index of the node's list among the keys of append
 
 Argument: TypeAlias = "str | bytes | float"
@@ -55,7 +56,7 @@ class ProducerCommands(Scripts):
             "open", [keys.meta, keys.writers], node, number, token, chunk, deltas, epoch
         )
         if reply[0] == b"FENCED":
-            raise fenced_error(node, int(reply[1]))
+            raise fenced_error(node, int(reply[1]), is_forgotten=len(reply) > FENCED_BY_OTHERS)
         return Opened(*reply[1:])
 
     async def append(
@@ -207,8 +208,14 @@ def _appended(reply: Sequence[Any], node: str) -> Accepted | Missing | Busy:
     raise fenced_error(node, int(reply[1]))
 
 
-def fenced_error(node: str, incarnation: int) -> FencedError:
-    """Return the error for a node name that another process acquired."""
+def fenced_error(node: str, incarnation: int, *, is_forgotten: bool = False) -> FencedError:
+    """Return the error for a node name that another process acquired, or that was forgotten."""
+    if is_forgotten:
+        return FencedError(
+            f"node {node!r} was forgotten, because its process had not been heard of for long "
+            "(`statebroker repair --forget-idle`), and it cannot be told any more what it sent: "
+            "make a new producer, and write again what this one had not flushed"
+        )
     return FencedError(
         f"another process took the node name {node!r} (incarnation {incarnation}); only one "
         "process can hold it: stop this one, or give each process its own node="
