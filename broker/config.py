@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -13,6 +14,8 @@ from broker.errors import ConfigError
 from broker.protocol.constants import MAX_NAME_LENGTH, MAX_SHARDS
 from broker.protocol.names import is_name
 from broker.protocol.refusal import shown
+
+log = logging.getLogger(__name__)
 
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|s|m|h)?")
 DAY_S: Final = 86400.0
@@ -176,6 +179,22 @@ def conflicts(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def unfit(heartbeat_s: float, max_age_s: float, staleness_bound: float) -> tuple[str, ...]:
+    """Return how settings of running workers break a staleness bound; empty if they do not.
+
+    Args:
+        heartbeat_s: their `heartbeat_interval`; 0: not known.
+        max_age_s: the namespace's `local_delta_max_age`; 0: not known.
+        staleness_bound: of a replica.
+    """
+    values = {"staleness_bound": staleness_bound}
+    if heartbeat_s:
+        values["heartbeat_interval"] = heartbeat_s
+    if max_age_s:
+        values["local_delta_max_age"] = max_age_s
+    return tuple(conflicts(values))
+
+
 def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings among `names`, with defaults filled in; report all faults at once.
 
@@ -199,6 +218,9 @@ def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, An
     faults += conflicts({name: values[name] for name in values if given.get(name) is not None})
     if faults:
         raise ConfigError(faults)
+    for conflict in conflicts(values):
+        # A default value on one side: there may be no need of what breaks.
+        log.warning("settings_conflict %s", conflict)
     return values
 
 

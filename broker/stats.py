@@ -346,6 +346,10 @@ class ShardStats(Statistics):
         pending_ms: milliseconds; gauge, since the oldest pending chunk was accepted; None if
             nothing is pending.
         last_packet_ms: milliseconds; gauge, since the last batch or heartbeat; None before.
+        heartbeat_ms: milliseconds; gauge, the heartbeat interval of the running flush workers, the
+            shortest of them; None if it is not known.
+        max_age_ms: milliseconds; gauge, the namespace's `local_delta_max_age`; None if no worker
+            set it.
         lease: name of the scheduler that holds the shard's lease; None if there is none.
         fence: tokens; counter, the last fencing number that was given out with the lease.
         slot: slot of the shard's keys; None but on a Cluster.
@@ -377,6 +381,8 @@ class ShardStats(Statistics):
     snapshot_age_ms: int | None
     pending_ms: int | None
     last_packet_ms: int | None
+    heartbeat_ms: int | None
+    max_age_ms: int | None
     lease: str | None
     fence: int
     slot: int | None

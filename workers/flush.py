@@ -40,6 +40,7 @@ LOG_FULL_RETRY_S = 0.25
 # A drain starts this much before its due time: the server reports whole milliseconds, and timers
 # round up. If it is too early, the server says so and the drain is repeated.
 EARLY_S = 0.001
+NOTE_INTERVAL_S = 3.0
 SIGN_OFF_TIMEOUT_S = 0.3
 WAKE_RETRY_S = 1.0
 CONDITIONS_INTERVAL_S = 2.0
@@ -289,7 +290,8 @@ class FlushWorker:
         )
         now = clock.now()
         self.health.answered(now)
-        shard.heartbeat_at = now + heartbeat_ms / 1000
+        # Also where heartbeats are rarer: who was not seen for 10 s is shown as gone.
+        shard.heartbeat_at = now + min(heartbeat_ms / 1000, NOTE_INTERVAL_S)
         if due_ms >= 0:
             due = now + due_ms / 1000
             shard.drain_at = due if shard.drain_at is None else min(due, shard.drain_at)

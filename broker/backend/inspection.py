@@ -130,6 +130,8 @@ class ShardReading:
             snapshot_age_ms=self._age_ms("snap_at"),
             pending_ms=self._pending_ms(),
             last_packet_ms=self._age_ms("published_at"),
+            heartbeat_ms=number_or_none(self.meta.get(b"heartbeat")),
+            max_age_ms=number_or_none(self.meta.get(b"max_age")),
             lease=self.lease.decode(errors="replace").partition(" ")[2] if self.lease else None,
             fence=self._number("fence"),
             slot=slot,

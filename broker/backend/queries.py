@@ -30,6 +30,8 @@ _HEAD_FIELDS = (
     "log_bytes",
     "fold_to",
     "appends",
+    "heartbeat",
+    "max_age",
 )
 
 
@@ -81,7 +83,7 @@ def _head(key: str, time: tuple[int, int], meta: list[bytes | None]) -> Head | N
     epoch, offset, batch_id, snap_offset, snap_id, *rest = meta
     if epoch is None:
         return None
-    covered_text, published_at, log_bytes, fold_to, appends = rest
+    covered_text, published_at, log_bytes, fold_to, appends, heartbeat, max_age = rest
     covered = number(key, "covered", covered_text)
     now_ms = time[0] * 1000 + time[1] // 1000
     epoch = id_of(key, "epoch", epoch)
@@ -96,6 +98,8 @@ def _head(key: str, time: tuple[int, int], meta: list[bytes | None]) -> Head | N
         time_s=now_ms / 1000,
         log_bytes=number(key, "log_bytes", log_bytes),
         fold_to=number(key, "fold_to", fold_to),
+        heartbeat_s=(number_or_none(heartbeat) or 0) / 1000,
+        max_age_s=(number_or_none(max_age) or 0) / 1000,
         pending_since_s=_pending_since_s(number(key, "appends", appends), covered, now_ms / 1000),
     )
 

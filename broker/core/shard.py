@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from broker.config import unfit
 from broker.core.bulk_chunks import BulkChunks
 from broker.core.changes import differences, observer, repairs
 from broker.core.content import Content
@@ -67,6 +68,7 @@ class ShardState:
 
     Attributes:
         server_fault: what is wrong with the server though data flows; empty if nothing is.
+        settings_faults: which settings of the workers do not fit the staleness bound.
         trouble: why the last attempt to read or subscribe failed; empty since one succeeded.
     """
 
@@ -100,6 +102,7 @@ class ShardState:
         self._told_at_ms = 0
         self._rare_heartbeats = 0
         self._heartbeats_apart = 0.0
+        self.settings_faults: tuple[str, ...] = ()
 
     @property
     def values(self) -> dict[str, Any]:
@@ -342,6 +345,7 @@ class ShardState:
             self._load = None
         self.trouble = ""
         self.freshness.take_read(head.time_s, asked_at, head.pending_since_s)
+        self.settings_faults = unfit(head.heartbeat_s, head.max_age_s, self.staleness_bound)
         # Not the larger of the two: after a roll-back the head covers less.
         self.content.covered = head.covered
         if head.quiet_s > self.staleness_bound:

@@ -81,6 +81,7 @@ class Follower:
         self.queues: list[ChangeQueue] = []
         self.tracker = StatusTracker(lambda: (clock.now(), time.time()))
         self._conflated = 0
+        self._told_settings: set[str] = set()
         self._session = session
         self._by_channel: dict[bytes, ShardState] = {}
         self._by_bulk_channel: dict[bytes, ShardState] = {}
@@ -175,6 +176,7 @@ class Follower:
                     self._renew_subscription(shard)
                 case PhaseChanged():
                     self.tracker.phase_changed(shard, effect)
+                    self._warn_of_settings(shard)
                     if effect.after is Status.FAILED and self.failure is None:
                         self._fail(_never_fits(self.namespace, shard))
                 case ChangesVisible():
@@ -190,6 +192,13 @@ class Follower:
         if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
             self._watch_anew.set()
         self.state_changed.set()
+
+    def _warn_of_settings(self, shard: ShardState) -> None:
+        """Log settings of the workers that do not fit the staleness bound here, each once."""
+        for fault in shard.settings_faults:
+            if fault not in self._told_settings:
+                self._told_settings.add(fault)
+                log.warning("settings_conflict namespace=%s %s", self.namespace, fault)
 
     # -- the subscription -------------------------------------------------------------------------
 

@@ -255,6 +255,8 @@ class Head:
         fold_to: the full-state hash holds nothing beyond this offset.
         pending_since_s: no chunk that is still pending was accepted before, by the Redis clock;
             None if nothing is pending.
+        heartbeat_s: interval of the flush worker that published the last heartbeat; 0: not known.
+        max_age_s: the namespace's age threshold; 0: not known.
     """
 
     position: Position
@@ -265,3 +267,5 @@ class Head:
     log_bytes: int = 0
     fold_to: int = 0
     pending_since_s: float | None = None
+    heartbeat_s: float = 0.0
+    max_age_s: float = 0.0

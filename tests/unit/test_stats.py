@@ -106,7 +106,7 @@ def test_the_dict_of_a_shard_has_the_names_it_had() -> None:
         *("pending_bytes", "by_count", "by_age", "missing", "dead", "log_bytes", "snap_offset"),
         *("fence", "pending_deltas", "pending_chunks", "pending_ms", "batches", "bytes_published"),
         *("log_entries", "state_keys", "snapshot_offset", "snapshot_age_ms", "last_packet_ms"),
-        *("lease", "slot", "held_by", "away"),
+        *("lease", "slot", "held_by", "away", "heartbeat_ms", "max_age_ms"),
     }
     assert shard["snap_offset"] == shard["snapshot_offset"] == 3
 

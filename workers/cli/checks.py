@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.backend.damage import Damage
-from broker.config import default_node
+from broker.config import default_node, unfit
 from broker.model import Status
 from broker.stats import ShardStats, WorkerStatus
 
@@ -86,6 +86,18 @@ def pending_faults(shards: Sequence[ShardStats]) -> Iterator[str]:
                 f"the oldest for {one.pending_ms or 0:,} ms, over {PENDING_BOUND_MS:,}; "
                 "are a flush worker and a scheduler running?"
             )
+
+
+def settings_faults(shards: Sequence[ShardStats], staleness_bound: float) -> list[str]:
+    """Return how settings of the running workers break a staleness bound, each once."""
+    found = [
+        fault
+        for one in shards
+        for fault in unfit(
+            (one.heartbeat_ms or 0) / 1000, (one.max_age_ms or 0) / 1000, staleness_bound
+        )
+    ]
+    return [f"the workers' settings do not fit: {fault}" for fault in dict.fromkeys(found)]
 
 
 def replica_faults(joined: Joined) -> Iterator[str]:

@@ -11,7 +11,7 @@ import click
 from broker.backend.acl import ROLES
 from broker.config import checked_name
 from broker.runtime import eventloop
-from workers.cli.options import checked_options, connection_options
+from workers.cli.options import checked_options, connection_options, setting_options
 from workers.cli.terminal import cell, say, show
 from workers.doctor import Finding, Severity, Survey, assess, survey
 
@@ -25,6 +25,7 @@ STYLES = {
 
 @click.command()
 @connection_options
+@setting_options("staleness_bound")
 @click.option(
     "--role",
     "roles",
@@ -47,6 +48,7 @@ def doctor(  # noqa: PLR0917 - how click calls
     node: str,
     strict: bool,  # noqa: FBT001 - how click calls
     as_json: bool,  # noqa: FBT001
+    **texts: str | None,
 ) -> None:
     """Check the servers and suggest fixes.
 
@@ -63,18 +65,19 @@ def doctor(  # noqa: PLR0917 - how click calls
 
     Exit with 1 if there is an error (with --strict also for a warning), else with 0.
 
-    Nothing is changed. Rights are tested with commands that are queued and discarded, and with a
-    subscription that ends at once; run it once as each user, with --role. The most is visible to
-    an admin, see `statebroker acl admin`.
+    Nothing is changed. Rights are asked for (ACL DRYRUN) where the user may ask, else tested with
+    commands that are queued and discarded, and with a subscription that ends at once; run it once
+    as each user, with --role. The most is visible to an admin, see `statebroker acl admin`.
+    --staleness-bound is that of your replicas: settings of running workers have to fit it.
 
     \b
     Example:
       statebroker doctor --url redis://producer@db:6379 --role producer
     """  # noqa: D301 - click reads the escapes
-    checked_options(namespace)
+    _, settings, _ = checked_options(namespace, texts)
     checked_name("node", node)
     found = eventloop.run(survey(url, namespace, node=node, wanted=roles))
-    findings = assess(found)
+    findings = assess(found, settings["staleness_bound"])
     worst = max(finding.severity for finding in findings)
     if as_json:
         output = [asdict(one) | {"severity": str(one.severity)} for one in findings]

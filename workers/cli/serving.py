@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from broker.config import conflicts
+from broker.errors import ConfigError
 from broker.runtime import eventloop
 from workers.cli.log import log_to_stderr
 from workers.cli.options import checked_options, connection_options, setting_options
@@ -22,6 +24,7 @@ ALL = (
     "local_delta_max_count",
     "global_data_update_interval",
     "heartbeat_interval",
+    "staleness_bound",
     "shards",
     "log_bytes",
     "log_retention",
@@ -30,6 +33,7 @@ FOR_FLUSH = (
     "local_delta_max_age",
     "local_delta_max_count",
     "heartbeat_interval",
+    "staleness_bound",
     "shards",
     "log_bytes",
 )
@@ -78,7 +82,8 @@ def serve(
     shows it red and `status --check` exits with 1, until packets arrive again.
 
     \b
-    Durations: 50ms, 10s, 1m, 1h, or seconds. Thresholds that are given are stored
+    Durations: 50ms, 10s, 1m, 1h, or seconds. --staleness-bound is that of
+    your replicas: settings that can never keep it are refused. Thresholds that are given are stored
     in the namespace; without them its thresholds stay.
 
     \b
@@ -144,5 +149,8 @@ def _run(  # noqa: PLR0917 - the options of three commands
     verbose: bool,  # noqa: FBT001 - passed through
 ) -> None:
     _, settings, given = checked_options(namespace, texts)
+    # Of a default value nobody knows whether replicas have another one: that is a warning.
+    if faults := conflicts({name: settings[name] for name in given}):
+        raise ConfigError(faults)
     log_to_stderr(logging.DEBUG if verbose else logging.INFO)
     eventloop.run(run(url, namespace, roles, settings, given=given, ready_file=ready_file))

@@ -25,10 +25,11 @@ from workers.cli.checks import (
     WORKERS,
     Joined,
     faults,
+    settings_faults,
     this_host,
 )
 from workers.cli.content import as_text
-from workers.cli.options import checked_options, connection_options
+from workers.cli.options import checked_options, connection_options, setting_options
 from workers.cli.terminal import cell, say, show, table, tell
 
 MAX_GONE = 10  # workers that are gone, in the table
@@ -39,6 +40,7 @@ STYLES = {"green": "green", "red": "red", "gone": "dim"}
 
 @click.command()
 @connection_options
+@setting_options("staleness_bound")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--check",
@@ -74,6 +76,7 @@ def status(  # noqa: PLR0917 - how click calls
     roles: tuple[str, ...],
     here: bool,  # noqa: FBT001
     nodes: int,
+    **texts: str | None,
 ) -> None:
     """Show the shards, nodes and workers of a namespace.
 
@@ -96,11 +99,13 @@ def status(  # noqa: PLR0917 - how click calls
       statebroker status --check --role flush --here
       statebroker status --check --role flush --role schedule    # beside `statebroker serve`
     """  # noqa: D301 - click reads the escapes
-    checked_options(namespace)
+    _, settings, _ = checked_options(namespace, texts)
+    bound = settings["staleness_bound"]
     _check_combination(check=check, roles=roles, here=here)
     with Inspector(url, namespace=namespace) as inspector:
         found = inspector.status()
-    joined = _join(url, namespace) if not roles or SUBSCRIBER in roles else None
+    unfit = settings_faults(found.shards, bound)
+    joined = _join(url, namespace, bound) if not roles or SUBSCRIBER in roles else None
     # Of a whole namespace; a role is judged by what it needs.
     damaged: Sequence[Damage] = () if roles else _damaged(url, namespace, joined)
     if as_json:
@@ -109,11 +114,15 @@ def status(  # noqa: PLR0917 - how click calls
         say(as_text(found.as_dict() | told))
     elif joined is not None and not roles:
         _print(found, joined, damaged, nodes)
+        show(*(cell(fault, "yellow") for fault in unfit))
     host = this_host() if here else ""
     wrong: list[str] = []
     if check:
         wrong = faults(found.shards, found.workers, joined, damaged, roles=roles, host=host)
     for fault in wrong:
+        tell(fault)
+    # What may keep replicas from being live is no fault of a role.
+    for fault in unfit if check or as_json else ():
         tell(fault)
     sys.exit(1 if wrong else 0)
 
@@ -132,10 +141,10 @@ def _check_combination(*, check: bool, roles: Sequence[str], here: bool) -> None
         )
 
 
-def _join(url: str, namespace: str) -> Joined:
+def _join(url: str, namespace: str, bound: float) -> Joined:
     """Join as a replica, and return how that went."""
     started = time.monotonic()
-    with Replica(url, namespace=namespace) as replica:
+    with Replica(url, namespace=namespace, staleness_bound=bound) as replica:
         try:
             replica.wait_live(LIVE_TIMEOUT_S)
         except (BrokerError, TimeoutError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from workers.doctor.access import assess_access
-from workers.doctor.deployment import assess_deployment
+from workers.doctor.deployment import assess_deployment, assess_settings
 from workers.doctor.model import Facts, Finding, SentinelFacts, Severity, Survey
 from workers.doctor.server import assess_server
 from workers.doctor.survey import survey
@@ -13,8 +13,8 @@ from workers.doctor.survey import survey
 __all__ = ["Facts", "Finding", "SentinelFacts", "Severity", "Survey", "assess", "survey"]
 
 
-def assess(survey: Survey) -> list[Finding]:
-    """Return all findings, ordered by topic.
+def assess(survey: Survey, staleness_bound: float = 3.0) -> list[Finding]:
+    """Return all findings, ordered by topic; `staleness_bound` is that of the replicas here.
 
     A finding that several servers share is returned once, with their addresses.
     """
@@ -26,6 +26,7 @@ def assess(survey: Survey) -> list[Finding]:
             shared.setdefault(finding, []).append(facts.at)
     return [
         *assess_deployment(survey),
+        *assess_settings(survey, staleness_bound),
         *(
             replace(finding, servers=tuple(at for at in servers if at))
             for finding, servers in shared.items()

@@ -35,7 +35,8 @@ def _user(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "user",
             NOTE,
-            f"{facts.user}, with more rights than any role needs",
+            f"{facts.user}, with more rights than any role needs"
+            + (f": {', '.join(facts.surplus)}" if facts.surplus else ""),
             "a mistake in any process that runs as this user can change or remove anything",
             "give each process the user of its role: `statebroker acl`",
         )
@@ -86,7 +87,11 @@ def _refused(facts: Facts) -> Iterator[Finding]:
         # Only an admin inspects; the others work without.
         if roles == ["admin"]:
             severity = min(severity, WARNING)
-        untested = "; no other right was tested" if command in ("multi", "discard", "exec") else ""
+        untested = (
+            f"; {len(facts.untested)} rights to change something could not be tested"
+            if command == "multi" and facts.untested
+            else ""
+        )
         yield Finding(
             "acl",
             severity,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from broker.config import unfit
 from broker.protocol.names import SLOTS
 from workers.doctor.model import Finding, SentinelFacts, Severity, Survey
 
@@ -28,6 +29,16 @@ def assess_deployment(survey: Survey) -> list[Finding]:
             *_known_replicas(answering),
         ]
     return []
+
+
+def assess_settings(survey: Survey, staleness_bound: float) -> Iterator[Finding]:
+    """Return how settings of running workers do not fit a replica's bound; none if they do."""
+    for fault in unfit(survey.heartbeat_s, survey.max_age_s, staleness_bound):
+        seen, _, rest = fault.partition(": ")
+        consequence, _, fix = rest.partition("; ")
+        yield Finding(
+            "settings", WARNING, f"the running workers' {seen} of replicas", consequence, fix
+        )
 
 
 # -- Cluster --------------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from broker.backend import queries
 from broker.backend.replies import DrainLimits
+from broker.backend.stored import number_or_none
 from broker.backend.topology import Client
 from broker.backend.urls import has_login
 from broker.errors import BackendError
 from broker.protocol.names import ShardKeys, config_key
 from workers.doctor.model import Facts
-from workers.doctor.rights import NOOP_SCRIPT, rights_of, try_rights
+from workers.doctor.rights import NOOP_SCRIPT, find_rights, rights_of
 
 SECTIONS: Final = ("server", "clients", "memory", "persistence", "replication", "keyspace")
 SETTINGS: Final = (
@@ -46,7 +47,7 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
     version = tuple(map(int, re.findall(r"\d+", str(info.get("redis_version", "7.0")))[:2]))
     is_cluster = asked.kind == "cluster"
     rights = rights_of(asked.namespace, asked.node, shards, version, is_cluster=is_cluster)
-    lacking, is_owner = await try_rights(client, rights)
+    found = await find_rights(client, rights)
     parts = urlsplit(url)
     return replace(
         asked,
@@ -59,8 +60,10 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
         clock_s=clock,
         clock_error_s=error,
         script_error=await _script_error(client),
-        lacking=lacking,
-        is_owner=is_owner,
+        lacking=found.lacking,
+        untested=found.untested,
+        surplus=found.surplus,
+        is_owner=bool(found.surplus),
         largest_batch=DrainLimits().batch_bytes,
         cluster=await _cluster_info(client) if is_cluster else {},
         databases=await _databases(client, asked.namespace, info),
@@ -155,6 +158,19 @@ async def shards_of(client: Client, namespace: str) -> int:
     except BackendError:
         return 1
     return found[1] if found else 1
+
+
+async def rhythm(client: Client, namespace: str, shards: int) -> tuple[float, float]:
+    """Return (heartbeat interval, age threshold) in seconds, the longest of a shard; 0: unknown."""
+    found = [0, 0]
+    for shard in range(shards):
+        meta = ShardKeys.of(namespace, shard, shards).meta
+        try:
+            replies: list[bytes | None] = await client.hmget(meta, ["heartbeat", "max_age"])  # type: ignore[assignment]
+        except ResponseError:
+            continue
+        found = [max(n, number_or_none(one) or 0) for n, one in zip(found, replies, strict=True)]
+    return found[0] / 1000, found[1] / 1000
 
 
 async def rates(client: Client, namespace: str, shards: int, seconds: float) -> list[float]:

@@ -63,6 +63,8 @@ class Facts:
         script_error: why scripts do not run; "" if they do, None if not permitted.
         user: the user that we are logged in as.
         lacking: role -> the rights ("command key") that the user lacks for it; empty if unknown.
+        untested: rights that could be neither asked for nor tried.
+        surplus: commands that no role needs, which the user may call.
         is_owner: whether the user has rights that no role needs.
         wanted: the roles that the user should have.
         namespace: whose keys were tested.
@@ -89,6 +91,8 @@ class Facts:
     script_error: str | None = ""
     user: str = "default"
     lacking: Mapping[str, list[str]] = field(default_factory=dict)
+    untested: frozenset[str] = frozenset()
+    surplus: tuple[str, ...] = ()
     is_owner: bool = False
     wanted: tuple[str, ...] = ()
     namespace: str = "default"
@@ -138,6 +142,8 @@ class Survey:
         servers: all data servers, unreachable ones included.
         sentinels: all sentinels.
         unreachable: why the servers could not be listed; then there are none.
+        heartbeat_s: longest heartbeat interval of a shard's workers; 0: not known.
+        max_age_s: longest age threshold of a shard; 0: not known.
     """
 
     url: str
@@ -145,3 +151,5 @@ class Survey:
     servers: tuple[Facts, ...] = ()
     sentinels: tuple[SentinelFacts, ...] = ()
     unreachable: str | None = None
+    heartbeat_s: float = 0.0
+    max_age_s: float = 0.0

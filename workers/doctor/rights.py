@@ -1,16 +1,20 @@
-"""Test the rights of a user on a server, with commands that are queued and discarded."""
+"""Find the rights of a user on a server: ask it, or else queue commands and discard them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 from redis.exceptions import NoPermissionError, ResponseError
 
 from broker.backend.acl import CLUSTER, EVERY_CLIENT, ROLES, SHARDED, SINCE, Role
 from broker.backend.topology import Client
 from broker.protocol.names import ShardKeys, config_key
+
+# A command and its arguments.
+Words: TypeAlias = tuple[Any, ...]
 
 NOOP_SCRIPT: Final = "return 1"
 
@@ -50,12 +54,42 @@ _TRANSACTION: Final = ("discard", "exec", "multi")
 _NEVER_QUEUED: Final = ("unsubscribe", "subscribe", "sunsubscribe", "ssubscribe")
 
 
-Rights = dict[str, list[tuple[str, tuple[Any, ...]]]]
+# What is only called where it is queued.
+_CHANGING: Final = frozenset(
+    [
+        "hset",
+        "hdel",
+        "hincrby",
+        "rpush",
+        "lrem",
+        "ltrim",
+        "blpop",
+        "xadd",
+        "xtrim",
+        "set",
+        "pexpire",
+        "del",
+        "publish",
+        "spublish",
+    ]
+)
+# What no role needs, most of it destructive.
+_NEEDED_BY_NONE: Final[tuple[Words, ...]] = (
+    ("KEYS", "*"),
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("SHUTDOWN",),
+    ("CONFIG SET", "maxmemory", "0"),
+    ("ACL SETUSER", "somebody"),
+    ("REPLICAOF", "NO", "ONE"),
+)
+
+Wanted = dict[str, list[tuple[str, Words]]]
 
 
 def rights_of(
     namespace: str, node: str, shards: int, version: tuple[int, ...], *, is_cluster: bool
-) -> Rights:
+) -> Wanted:
     """Return, for each role, its rights and a command that tests each."""
     return {
         name: list(_rights(role, namespace, node, shards, version, is_cluster=is_cluster))
@@ -94,39 +128,106 @@ def _rights(
             yield f"{command} {key}", words
 
 
-async def try_rights(client: Client, rights: Rights) -> tuple[dict[str, list[str]], bool]:
-    """Return (role -> the rights that our user lacks, whether it has rights that no role needs).
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a user may do on a server.
 
-    Each command is queued in a transaction that is then discarded: the server checks the rights
-    when it queues the command, and executes nothing. Subscriptions, which it never queues, are
-    made and ended. Without MULTI nothing else can be tested; each role lacks it then.
+    Attributes:
+        lacking: role -> the rights that the user lacks for it.
+        surplus: commands that no role needs, in upper case, which the user may call.
+        untested: rights of which nothing is known.
     """
-    wanted = {right: words for commands in rights.values() for right, words in commands}
-    refused = set()
-    is_owner = False
+
+    lacking: dict[str, list[str]]
+    surplus: tuple[str, ...]
+    untested: frozenset[str] = frozenset()
+
+
+async def find_rights(client: Client, wanted: Wanted) -> Rights:
+    """Return what our user may do; nothing is changed, and no refused command ends it.
+
+    The server is asked (ACL DRYRUN), where it can be and our user may ask. Else the commands are
+    tried: queued in a transaction that is never executed, for the server checks the rights when it
+    queues a command. Subscriptions, which it never queues, are made and ended. Without MULTI what
+    changes nothing is called, and what changes something is not tested.
+    """
+    every = {right: words for commands in wanted.values() for right, words in commands}
+    untested: frozenset[str] = frozenset()
+    asked = await _ask(client, every)
+    if asked is not None:
+        refused, surplus = asked
+    else:
+        refused, surplus, untested = await _try(client, every)
+    lacking = {
+        role: [right for right, _ in commands if right in refused]
+        for role, commands in wanted.items()
+    }
+    return Rights(lacking, surplus, untested)
+
+
+async def _ask(
+    client: Client, wanted: Mapping[str, Words]
+) -> tuple[set[str], tuple[str, ...]] | None:
+    """Return (rights that are refused, surplus commands); None if the server does not tell."""
+    try:
+        user = await client.execute_command("ACL", "WHOAMI")  # type: ignore[no-untyped-call]
+
+        async def may(words: Words) -> bool:
+            try:
+                reply = await client.execute_command(  # type: ignore[no-untyped-call]
+                    "ACL", "DRYRUN", user, *str(words[0]).split(), *words[1:]
+                )
+            except ResponseError as error:
+                # A command that the server lacks: it was renamed, or taken away.
+                if "not found" in str(error):
+                    return False
+                raise
+            return reply in {b"OK", "OK", True}
+
+        refused = {right for right, words in wanted.items() if not await may(words)}
+        surplus = [words[0] for words in _NEEDED_BY_NONE if await may(words)]
+    except ResponseError:
+        # An older server, or a user who may not ask.
+        return None
+    return refused, tuple(dict.fromkeys(map(str, surplus)))
+
+
+async def _try(
+    client: Client, wanted: Mapping[str, Words]
+) -> tuple[set[str], tuple[str, ...], frozenset[str]]:
+    """Return (rights that are refused, surplus commands, rights that could not be tried)."""
+    refused: set[str] = set()
+    surplus: tuple[str, ...] = ()
     async with _connection(client) as may:
         for right, words in _in_order(wanted, _NEVER_QUEUED):
             if not await may(*words):
                 refused.add(right)
     async with _connection(client) as may:
         refused |= {word for word in _TRANSACTION if not await may(word)}
-        if not refused.intersection(_TRANSACTION):
-            rest = {right: words for right, words in wanted.items() if right not in _TRANSACTION}
-            for right, words in rest.items():
-                if words[0] not in _NEVER_QUEUED and not await may(*words):
-                    refused.add(right)
-            is_owner = await may("KEYS", "*")
-            await may("DISCARD")
-    lacking = {
-        role: [right for right, _ in commands if right in refused]
-        for role, commands in rights.items()
+        is_queued = "multi" not in refused
+        tried = {
+            right: words
+            for right, words in wanted.items()
+            if right not in _TRANSACTION
+            and words[0] not in _NEVER_QUEUED
+            and (is_queued or words[0] not in _CHANGING)
+        }
+        for right, words in tried.items():
+            if not await may(*words):
+                refused.add(right)
+        if is_queued and await may("KEYS", "*"):
+            surplus = ("KEYS",)
+    # The connection is closed, which discards what was queued.
+    known = tried.keys() | set(_TRANSACTION)
+    untested = {
+        right
+        for right, words in wanted.items()
+        if right not in known and words[0] not in _NEVER_QUEUED
     }
-    return lacking, is_owner
+    return refused, surplus, frozenset(untested)
 
 
-def _in_order(
-    wanted: dict[str, tuple[Any, ...]], commands: Sequence[str]
-) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _in_order(wanted: Mapping[str, Words], commands: Sequence[str]) -> Iterator[tuple[str, Words]]:
     """Yield the rights for these commands, command by command."""
     for command in commands:
         yield from ((right, words) for right, words in wanted.items() if words[0] == command)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.backend.connections import Connections, attached, translated
@@ -17,7 +17,7 @@ from broker.backend.preflight import is_cluster, of_cluster
 from broker.backend.urls import Address, RedisURL, read_url, redacted
 from broker.errors import BackendError
 from broker.protocol.names import ShardKeys
-from workers.doctor.examine import allowed, examine, rates, shards_of
+from workers.doctor.examine import allowed, examine, rates, rhythm, shards_of
 from workers.doctor.model import Facts, SentinelFacts, Survey
 
 
@@ -67,13 +67,21 @@ async def _surveyed(url: str, asked: Facts, seconds: float) -> Survey:
                 shards = await shards_of(client, asked.namespace)
                 server = await examine(client, url, asked, shards)
                 rate = sum(await rates(client, asked.namespace, shards, seconds))
-                return replace(found, servers=(replace(server, published_bytes_per_s=rate),))
+                heartbeat, max_age = await rhythm(client, asked.namespace, shards)
+                server = replace(server, published_bytes_per_s=rate)
+                return replace(found, servers=(server,), heartbeat_s=heartbeat, max_age_s=max_age)
             if place.kind == "cluster":
                 expected = await _nodes(connections, is_tls=url.startswith("rediss"))
             else:
                 expected = await _watched(found.sentinels, connections)
         servers = [replace(asked, at=at, **known) for at, known in expected.items()]
-        return replace(found, servers=await _all(place, servers, connections, seconds))
+        examined = await _all(place, servers, connections, seconds)
+        try:
+            shards = await shards_of(client, asked.namespace)
+            heartbeat, max_age = await rhythm(client, asked.namespace, shards)
+        except (BackendError, RedisError, OSError):
+            heartbeat = max_age = 0.0
+        return replace(found, servers=examined, heartbeat_s=heartbeat, max_age_s=max_age)
     except BackendError as error:
         return replace(found, unreachable=str(error))
     finally:

@@ -2,7 +2,7 @@
 --[[
 Tell the head of a shard if nothing was published for an interval, and since when something is pending;
 one a shard, however many workers ask. Starts the shard's first epoch, notes that the worker lives and how
-it is, and keeps the namespace's thresholds. Looks at one entry of the workers hash, any one, and drops it
+it is, and keeps the namespace's thresholds and the shortest interval. Looks at one entry of the workers hash, any one, and drops it
 if unseen for 10 minutes.
 
 KEYS  1 meta hash   2 workers hash   3 order list (without it, what is pending is not told)
@@ -29,7 +29,7 @@ local function whole(text)
 end
 
 local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'previous', 'covered', 'published_at',
-  'due', 'count_due', 'max_age', 'max_count', 'by_count', 'by_age', 'appends')
+  'due', 'count_due', 'max_age', 'max_count', 'by_count', 'by_age', 'appends', 'heartbeat')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stamp = string.format('%.0f', now)
@@ -74,6 +74,7 @@ if max_count ~= '' and max_count ~= m[10] then
 end
 
 local published_at = whole(m[6] or 0) or 0
+local known = whole(m[14])
 local wait = published_at + interval - now
 -- A clock that was set back must not silence the shard.
 if wait <= 0 or wait > interval then
@@ -89,7 +90,12 @@ if wait <= 0 or wait > interval then
     0xc4, 8, m[4] or none, 0xcf, now, 0xcf, covered) .. since)
   changes[#changes + 1] = 'published_at'
   changes[#changes + 1] = stamp
-  wait = interval
+  wait, known = interval, known == interval and known
+end
+-- Who publishes has the shortest; and where batches are published all the time, the shortest is kept.
+if not known or interval < known then
+  changes[#changes + 1] = 'heartbeat'
+  changes[#changes + 1] = ARGV[4]
 end
 if #changes > 0 then
   redis.call('HSET', meta, unpack(changes))

@@ -11,6 +11,8 @@ import redis
 
 from broker import Inspector, Producer
 from broker.backend.acl import EVERY_CLIENT, ROLES
+from broker.backend.acl import rules as acl_rules
+from broker.backend.connections import Connections
 from broker.testing.server import Server, free_port
 from broker.testing.waiting import eventually
 from tests.acl_users import with_login
@@ -18,6 +20,7 @@ from tests.conftest import OwnServer
 from tests.processes.conftest import Serve
 from tests.processes.programs import STOP_SECONDS
 from workers.doctor import Finding, Severity, assess, survey
+from workers.doctor.rights import Rights, find_rights, rights_of
 
 COMMANDS = sorted(
     {*EVERY_CLIENT}.union(
@@ -101,3 +104,57 @@ def test_a_flush_worker_that_may_not_wait_says_so(
         client.execute_command("ACL", "SETUSER", USER, "+blpop")
         eventually(lambda: "health_green" in workers.err, 20, lambda: workers.err)
     assert workers.stop() < STOP_SECONDS
+
+
+def rights_found(url: str) -> Rights:
+    """Return what the doctor finds out about the rights of a URL's user."""
+
+    async def find() -> Rights:
+        connections = Connections(url)
+        try:
+            wanted = rights_of("refused", "doctor", 1, (7, 0), is_cluster=False)
+            return await find_rights(connections.commands(), wanted)
+        finally:
+            await connections.close()
+
+    return asyncio.run(find())
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_the_server_is_asked_for_what_is_else_tried(owner: tuple[Server, Any], role: str) -> None:
+    """Both ways find the same rights of each role; who may ask sees the destructive ones too."""
+    server, client = owner
+    rules = acl_rules([role], "refused", node="doctor", shards=1)
+    client.execute_command("ACL", "SETUSER", USER, "reset", "on", "nopass", *rules)
+    tried = rights_found(with_login(server.url, USER))
+    assert tried.lacking[role] == []
+    client.execute_command("ACL", "SETUSER", USER, "+acl|whoami", "+acl|dryrun", "+flushall")
+    asked = rights_found(with_login(server.url, USER))
+    assert asked.lacking == tried.lacking
+    assert (tried.surplus, asked.surplus) == ((), ("FLUSHALL",))
+    assert not tried.untested | asked.untested
+    # Nothing was executed, and a subscription that is asked for is not made.
+    info = client.info("commandstats")
+    assert "cmdstat_flushall" not in info
+    (told,) = [one for one in examined(with_login(server.url, USER)) if one.check == "user"]
+    assert "more rights than any role needs: FLUSHALL" in told.seen
+
+
+def test_without_multi_the_rest_is_examined(owner: tuple[Server, Any]) -> None:
+    """By asking, completely; else what changes nothing is called, and the rest named untested."""
+    server, client = owner
+    url = with_login(server.url, USER)
+    for more, unseen in (("+acl", set[str]()), ("-acl", {"hset", "del", "rpush", "publish"})):
+        client.execute_command(
+            *("ACL", "SETUSER", USER, "reset", "on", "nopass", "+@all", "~*", "&*"),
+            *(more, "-multi", "-hmget", "-hdel"),
+        )
+        found = rights_found(url)
+        lacking = {right.partition(" ")[0] for right in found.lacking["admin"]}
+        assert lacking == ({"multi", "hmget"} if unseen else {"multi", "hmget", "hdel"})
+        assert unseen <= {right.partition(" ")[0] for right in found.untested}
+        assert bool(found.untested) == bool(unseen)
+        assert any("multi" in one.seen.lower() for one in examined(url) if one.check == "acl")
+    client.set("sb:{refused:0}:meta", "unchanged")
+    rights_found(url)
+    assert client.get("sb:{refused:0}:meta") == b"unchanged"
