@@ -130,6 +130,8 @@ class ReplicaStats(Statistics):
             contained already.
         deltas_refused: deltas; counter, grows with each increment of a value that is not a number,
             or beyond the 64-bit range.
+        refused: key and node of the last such increments, 5 a shard; also in the log
+            (`increments_refused`, once a minute).
         deltas_skipped: deltas; counter, grows with each delta in a chunk that cannot be read.
         chunks_skipped: chunks; counter, grows with each chunk that, as a whole or in its part for
             tables, cannot be read.
@@ -175,6 +177,7 @@ class ReplicaStats(Statistics):
     deltas_applied: int
     deltas_superseded: int
     deltas_refused: int
+    refused: tuple[str, ...]
     deltas_skipped: int
     chunks_skipped: int
     bytes_received: int

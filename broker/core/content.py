@@ -92,6 +92,7 @@ class Content:
         chunks: Iterable[Chunk],
         observe: Observer | None = None,
         note_fault: Callable[[str], object] | None = None,
+        note_refused: Callable[[str, str], object] | None = None,
     ) -> Tally:
         """Apply the next batch of the history.
 
@@ -100,6 +101,7 @@ class Content:
             chunks: those of the batch that could be decoded.
             observe: called for the deltas that took effect, see `fold`.
             note_fault: called with each rule that a chunk's part for tables broke.
+            note_refused: called with key and node of deltas that were refused, of some of them.
 
         Returns:
             The counts of the batch's deltas.
@@ -109,6 +111,7 @@ class Content:
             damaged=self.damaged,
             tables=self.tables,
             note_fault=note_fault,
+            note_refused=note_refused,
         )
         self.position = batch.position
         self.covered = batch.covered

@@ -78,6 +78,13 @@ class KeysRepaired:
 
 
 @dataclass(frozen=True, slots=True)
+class DeltasRefused:
+    """Increments were refused, of what is not a number; log them, not too often."""
+
+    named: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignHistory:
     """The channel also carries the history of another database; its packets are ignored; log it."""
 
@@ -94,5 +101,6 @@ Effect: TypeAlias = (
     | ChangesVisible
     | FullStateWritten
     | KeysRepaired
+    | DeltasRefused
     | ForeignHistory
 )

@@ -18,6 +18,8 @@ from broker.protocol.operations import OPERATIONS, Operation
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
+NAMED_REFUSED = 5  # of one run
+
 # Called with deltas that took effect, in columns: operation, keys, values after them, timestamps
 # (the last column may be longer). It must not keep the columns.
 Observer = Callable[[Operation, Sequence[str], Iterable[Any], Iterable[int]], None]
@@ -89,6 +91,7 @@ def fold(
     damaged: set[str] | None = None,
     tables: ShardTables | None = None,
     note_fault: Callable[[str], object] | None = None,
+    note_refused: Callable[[str, str], object] | None = None,
 ) -> Tally:
     """Apply a batch's readable chunks to `values` and `tables`, in order.
 
@@ -103,6 +106,7 @@ def fold(
             refused, others give the key a value again, or remove it, and take it out of here.
         tables: changed in place; None: deltas for tables count as skipped.
         note_fault: called with each rule that a chunk's part for tables broke.
+        note_refused: called with key and node of deltas that were refused, of some in each run.
 
     Returns:
         The counts of the batch's deltas.
@@ -120,6 +124,7 @@ def fold(
             after, unchanged = op.effect(values, run.keys, run.values)
             if unchanged and op.refuses:
                 tally.refused += len(unchanged)
+                _name(note_refused, run, unchanged, chunk.node)
             if observe is not None:
                 _report(observe, op.name, run, after, unchanged, chunk.time_ms)
         if tables is not None and (chunk.tables or chunk.tables_fault):
@@ -134,6 +139,18 @@ def fold(
     tally.skipped = tally.deltas - seen
     tally.applied = seen - tally.superseded - tally.refused
     return tally
+
+
+def _name(
+    note_refused: Callable[[str, str], object] | None,
+    run: Run,
+    refused: Sequence[int],
+    node: str,
+) -> None:
+    """Note the first deltas of a run that were refused."""
+    if note_refused is not None:
+        for n in refused[:NAMED_REFUSED]:
+            note_refused(run.keys[n], node)
 
 
 def _above(run: Run, floors: dict[str, int], offset: int, tally: Tally) -> Run:

@@ -9,7 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from broker.core.changes import differences, observer, repairs
 from broker.core.content import Content
 from broker.core.effects import (
     ChangesVisible,
+    DeltasRefused,
     Effect,
     ForeignHistory,
     FullStateWritten,
@@ -30,7 +31,7 @@ from broker.core.effects import (
     Reconnect,
     StopReading,
 )
-from broker.core.fold import Tally, decode_chunks
+from broker.core.fold import NAMED_REFUSED, Tally, decode_chunks
 from broker.core.foreign import ForeignHistories
 from broker.core.freshness import Freshness
 from broker.core.kept_batches import KeptBatches
@@ -42,6 +43,7 @@ from broker.errors import DecodeError
 from broker.model import Change, Status
 from broker.protocol.codec import decode_packet
 from broker.protocol.messages import Batch, Head, Heartbeat, LogEntry, Notice, Packet, Position
+from broker.protocol.refusal import shown
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
@@ -68,6 +70,7 @@ class ShardState:
 
     Attributes:
         server_fault: what is wrong with the server though data flows; empty if nothing is.
+        refused: key and node of the increments that were refused last.
         settings_faults: which settings of the workers do not fit the staleness bound.
         trouble: why the last attempt to read or subscribe failed; empty since one succeeded.
     """
@@ -103,6 +106,7 @@ class ShardState:
         self._rare_heartbeats = 0
         self._heartbeats_apart = 0.0
         self.settings_faults: tuple[str, ...] = ()
+        self.refused: deque[str] = deque(maxlen=NAMED_REFUSED)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -496,9 +500,15 @@ class ShardState:
         changes: list[Change] = []
         is_watched = self._watched and content is self.content
         observe = observer(changes, batch.position, self.shard) if is_watched else None
-        self.tally.add(content.apply(batch, chunks, observe, self._fault))
+        tally = content.apply(batch, chunks, observe, self._fault, self._note_refused)
+        self.tally.add(tally)
+        if tally.refused and self.refused:
+            self._effects.append(DeltasRefused(tuple(self.refused)))
         self._recent.add(batch)
         self._show_changes(changes)
+
+    def _note_refused(self, key: str, node: str) -> None:
+        self.refused.append(f"{shown(key)} by {node}")
 
     def _fault(self, _fault: str) -> None:
         self.counts.chunks_skipped += 1

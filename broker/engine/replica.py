@@ -284,6 +284,7 @@ class ReplicaEngine:
             deltas_applied=tally.applied,
             deltas_superseded=tally.superseded,
             deltas_refused=tally.refused,
+            refused=tuple(one for shard in self._follower.shards for one in tuple(shard.refused)),
             deltas_skipped=tally.skipped,
             chunks_skipped=counts.chunks_skipped,
             bytes_received=counts.bytes_received,

@@ -20,6 +20,7 @@ from broker.backend.subscription import Subscription
 from broker.core.change_queue import ChangeQueue
 from broker.core.effects import (
     ChangesVisible,
+    DeltasRefused,
     Effect,
     ForeignHistory,
     FullStateWritten,
@@ -57,6 +58,7 @@ WATCH_SLACK = 0.001
 NOTICE_WAIT = 15.0
 CONDITIONS_INTERVAL = 5.0
 SHOWN_KEYS = 5
+REFUSED_INTERVAL = 60.0
 
 
 class Follower:
@@ -82,6 +84,7 @@ class Follower:
         self.tracker = StatusTracker(lambda: (clock.now(), time.time()))
         self._conflated = 0
         self._told_settings: set[str] = set()
+        self._refused_quiet: dict[int, float] = {}
         self._session = session
         self._by_channel: dict[bytes, ShardState] = {}
         self._by_bulk_channel: dict[bytes, ShardState] = {}
@@ -183,8 +186,8 @@ class Follower:
                     self._deliver(effect.changes)
                 case FullStateWritten():
                     self._full_state_written[shard.shard].set()
-                case KeysRepaired() | ForeignHistory():
-                    _log_effect(self.namespace, shard, effect)
+                case KeysRepaired() | ForeignHistory() | DeltasRefused():
+                    self._log_effect(shard, effect)
                 case _:
                     assert_never(effect)
         # The deadline may be earlier now: a packet may prove less than an earlier read did.
@@ -192,6 +195,26 @@ class Follower:
         if shard.phase is Status.LIVE and now - shard.overdue(now) < self._watch_ends:
             self._watch_anew.set()
         self.state_changed.set()
+
+    def _log_effect(
+        self, shard: ShardState, effect: KeysRepaired | ForeignHistory | DeltasRefused
+    ) -> None:
+        if isinstance(effect, DeltasRefused):
+            self._tell_refused(shard, effect)
+        else:
+            _log_effect(self.namespace, shard, effect)
+
+    def _tell_refused(self, shard: ShardState, effect: DeltasRefused) -> None:
+        """Log increments that were refused, in a shard once in a while: nobody else says so."""
+        now = clock.now()
+        if now < self._refused_quiet.get(shard.shard, now):
+            return
+        self._refused_quiet[shard.shard] = now + REFUSED_INTERVAL
+        log.warning(
+            "increments_refused namespace=%s shard=%d total=%d last=%s fix=%s",
+            *(self.namespace, shard.shard, shard.tally.refused, ", ".join(effect.named)),
+            "these keys hold no number, or would leave the 64-bit range: set them first",
+        )
 
     def _warn_of_settings(self, shard: ShardState) -> None:
         """Log settings of the workers that do not fit the staleness bound here, each once."""
