@@ -430,7 +430,8 @@ class Sender:
         is_same = held.incarnation == lane.incarnation
         if held.incarnation > lane.incarnation or (is_same and held.token != self._token):
             raise fenced_error(self.node, held.incarnation)
-        number, deltas = (held.number, held.deltas) if is_same else (0, 0)
+        is_older = held.incarnation < lane.incarnation
+        number, deltas = (0, 0) if is_older else (held.number, held.deltas)
         if number < lane.number:
             await self._resume(shard, Missing(number + 1, deltas))
         elif held.is_asked:
