@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from broker.core.fold import Observer, Tally, fold
 from broker.core.tables import new_tables
 from broker.protocol.codec import pack_value
+from broker.protocol.digest import range_of
 from broker.protocol.fields import name_of, read_page
 from broker.protocol.messages import Batch, Chunk, Position
 from broker.protocol.operations import Operation
@@ -32,6 +33,8 @@ class Content:
         floors: key -> offset up to which `values` contains it, where that is beyond the position.
         newest: the largest offset of a loaded field.
         damaged: keys that the full state has, but whose field cannot be read: `values` lacks them.
+        is_compared: whether it was compared with what schedulers wrote since it was loaded.
+        altered: key ranges in which it was not that, and that hold no damaged key.
     """
 
     position: Position = field(default_factory=Position)
@@ -41,6 +44,8 @@ class Content:
     floors: dict[str, int] = field(default_factory=dict)
     newest: int = 0
     damaged: set[str] = field(default_factory=set)
+    is_compared: bool = True
+    altered: frozenset[int] = frozenset()
 
     @property
     def is_loaded(self) -> bool:
@@ -118,6 +123,12 @@ class Content:
         return tally
 
     # -- self-check -------------------------------------------------------------------------------
+
+    def compared(self, altered: Collection[int] | None) -> None:
+        """Note the key ranges that are not what schedulers wrote; None: it is not known yet."""
+        self.is_compared = altered is not None
+        # What cannot be read is named by its key.
+        self.altered = frozenset(altered or ()) - set(map(range_of, self.damaged))
 
     def repair(
         self, right: Mapping[str, Any], among: Iterable[str]

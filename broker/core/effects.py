@@ -7,7 +7,7 @@ replaces the one before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -85,6 +85,17 @@ class DeltasRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadAltered:
+    """The full state that was loaded is not what schedulers wrote; log it.
+
+    Attributes:
+        ranges: key ranges, 0 to 255.
+    """
+
+    ranges: Collection[int]
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignHistory:
     """The channel also carries the history of another database; its packets are ignored; log it."""
 
@@ -102,5 +113,6 @@ Effect: TypeAlias = (
     | FullStateWritten
     | KeysRepaired
     | DeltasRefused
+    | LoadAltered
     | ForeignHistory
 )

@@ -10,13 +10,14 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.config import unfit
 from broker.core.bulk_chunks import BulkChunks
 from broker.core.changes import differences, observer, repairs
 from broker.core.content import Content
+from broker.core.doubts import doubts_of
 from broker.core.effects import (
     ChangesVisible,
     DeltasRefused,
@@ -24,6 +25,7 @@ from broker.core.effects import (
     ForeignHistory,
     FullStateWritten,
     KeysRepaired,
+    LoadAltered,
     LoadState,
     PhaseChanged,
     Read,
@@ -51,9 +53,7 @@ if TYPE_CHECKING:
 LOADS_BEFORE_GIVING_UP = 30
 # In a row: a single one may be a worker that was away.
 RARE_HEARTBEATS = 2
-UNDECIDED_IN_DOUBT = 3  # self-checks in a row
 FULL_STATES_TO_CONFIRM = 2
-SHOWN_DAMAGED = 5
 # What a batch is that was applied and needs no further read.
 _APPLIED = (Event.NEXT, Event.UNPUBLISHED)
 
@@ -99,6 +99,7 @@ class ShardState:
         self._undecided = 0
         self._undecided_reason = ""
         self._full_states = 0
+        self._altered: frozenset[int] = frozenset()
         self._tables_doubted: tuple[frozenset[str], int] = frozenset(), 0
         self.server_fault = ""
         self.trouble = ""
@@ -397,11 +398,24 @@ class ShardState:
                 self._loads_in_a_row -= 1
                 raise
 
-    def end_load(self) -> Sequence[Effect]:
-        """End the load's pages; the log is read next."""
-        if self._load is not None:
+    def end_load(self, altered: Collection[int] | None = ()) -> Sequence[Effect]:
+        """End the load's pages. The log is read next, or the full state once more if it is altered.
+
+        Args:
+            altered: key ranges in which it is not what schedulers wrote; None: not known yet.
+        """
+        if (load := self._load) is not None:
             self._request = None
-            self._enter(Event.LOADED)
+            load.compared(altered)
+            if load.altered and load.altered != self._altered:
+                # Once more: it is rare, and may have been mended meanwhile.
+                self._altered, self._load = load.altered, None
+            else:
+                self._altered = frozenset()
+                if load.altered:
+                    self.counts.loads_altered += 1
+                    self._effects.append(LoadAltered(load.altered))
+                self._enter(Event.LOADED)
         return self._answer()
 
     def out_of_memory(self) -> Sequence[Effect]:
@@ -472,24 +486,25 @@ class ShardState:
     @property
     def doubts(self) -> tuple[str, ...]:
         """Return why the content may not be right though the shard is live; for people."""
-        doubts = [fault for fault in (self.server_fault, self.rhythm_fault) if fault]
-        if damaged := self.damaged:
-            shown = ", ".join(map(ascii, sorted(damaged)[:SHOWN_DAMAGED]))
-            doubts.append(
-                f"degraded: the full state of shard {self.shard} has {len(damaged)} keys whose "
-                f"field cannot be read, so this replica lacks them ({shown}); write them again, "
-                "then run `statebroker verify --accept`"
-            )
-        if self._undecided >= UNDECIDED_IN_DOUBT:
-            doubts.append(
-                f"in doubt: {self._undecided} self-checks of shard {self.shard} in a row could not "
-                f"decide ({self._undecided_reason}); run `statebroker verify`"
-            )
-        return tuple(doubts)
+        faults = filter(None, (self.server_fault, self.rhythm_fault))
+        found = doubts_of(
+            *(self.shard, self.damaged, self.content.altered),
+            *(self._undecided, self._undecided_reason),
+        )
+        return (*faults, *found)
 
-    def full_state_altered(self) -> None:
-        """Count a full state that was changed, but not by a scheduler."""
-        self.counts.full_state_altered += 1
+    def compared(self, altered: Collection[int]) -> None:
+        """Note in which key ranges the visible content is not what schedulers wrote.
+
+        Count a full state that was changed, but not by a scheduler.
+        """
+        self.content.compared(altered)
+        self.counts.full_state_altered += bool(altered)
+
+    @property
+    def is_to_be_compared(self) -> bool:
+        """Whether the visible content was not compared since it was loaded."""
+        return self.phase is Status.LIVE and not self.content.is_compared
 
     # -- shared -----------------------------------------------------------------------------------
 

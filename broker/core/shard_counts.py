@@ -19,6 +19,7 @@ class ShardCounts:
     packets_unreadable: int = 0
     packets_foreign: int = 0
     loads: int = 0
+    loads_altered: int = 0
     self_checks: int = 0
     self_checks_failed: int = 0
     self_checks_undecided: int = 0
@@ -34,6 +35,7 @@ class ShardCounts:
         self.packets_unreadable += other.packets_unreadable
         self.packets_foreign += other.packets_foreign
         self.loads += other.loads
+        self.loads_altered += other.loads_altered
         self.self_checks += other.self_checks
         self.self_checks_failed += other.self_checks_failed
         self.self_checks_undecided += other.self_checks_undecided

@@ -9,10 +9,13 @@ from typing import Final
 
 from broker.backend import page_sizes, queries
 from broker.backend.conditions import ensure_no_eviction
+from broker.backend.queries import StateMarks
 from broker.backend.session import Session
 from broker.core.effects import Effect, LoadState, Read, ReadLog, StopReading
+from broker.core.load_sums import LoadSums
 from broker.core.shard import ShardState
 from broker.errors import BackendError, DecodeError
+from broker.protocol.digest import Digest
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
 from broker.runtime.outage_log import OutageLog
@@ -124,16 +127,20 @@ class Recovery:
         before = await ensure_no_eviction(client, keys)
         # Before the head: another server's head may be ahead of this one's pages.
         identity = await queries.server_identity(client, keys)
+        marks = await queries.state_marks(client, keys)
         head = (await queries.log_page(client, keys, 0, 0)).head
         if head is None:
             return False
         if self._request is not request:
             return True
         self._give(shard, shard.begin_load(head))
+        sums = LoadSums()
         async for names, fields in queries.state_pages(client, keys, identity):
             if self._request is not request:
                 return True
+            sums.add(names, fields)
             shard.load_page(names, fields)
+        altered = _altered(sums, marks, await queries.state_marks(client, keys))
         if shard.tables is not None:
             fields_of_tables = await queries.table_fields(client, keys, identity)
             if self._request is not request:
@@ -143,5 +150,26 @@ class Recovery:
         if self._request is not request:
             return True
         self._request = None
-        self._give(shard, shard.end_load())
+        self._give(shard, shard.end_load(altered))
         return True
+
+
+def _altered(
+    sums: LoadSums, before: StateMarks | None, after: StateMarks | None
+) -> frozenset[int] | None:
+    """Return the key ranges in which a load is not what schedulers wrote; None: not known.
+
+    Args:
+        sums: of the load.
+        before: read before the first field.
+        after: read after the last one.
+    """
+    loaded = None if after is None else sums.digest()
+    if after is None or loaded is None:
+        return None
+    if after.digest is None:
+        # Before the first full state there is nothing to compare.
+        return frozenset() if after.fold_to == 0 and loaded == Digest() else None
+    found = loaded.differing(after.digest)
+    # A scheduler that wrote meanwhile explains a difference, too.
+    return frozenset(found) if not found or before == after else None

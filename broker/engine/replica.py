@@ -297,6 +297,7 @@ class ReplicaEngine:
             silences=events[Event.SILENCE],
             catch_ups=events[Event.CAUGHT_UP] + events[Event.QUIET],
             loads=counts.loads,
+            loads_altered=counts.loads_altered,
             reconnects=self._follower.reconnects,
             changes_conflated=self._follower.conflated,
             self_checks=counts.self_checks,

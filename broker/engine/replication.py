@@ -25,6 +25,7 @@ from broker.core.effects import (
     ForeignHistory,
     FullStateWritten,
     KeysRepaired,
+    LoadAltered,
     LoadState,
     PhaseChanged,
     ReadLog,
@@ -56,6 +57,7 @@ RETRY_MAX = 2.0
 NAMESPACE_RETRY_MAX = 0.5
 WATCH_SLACK = 0.001
 NOTICE_WAIT = 15.0
+DOUBT_INTERVAL = 30.0  # between two comparisons of a copy that was not what schedulers wrote
 CONDITIONS_INTERVAL = 5.0
 SHOWN_KEYS = 5
 REFUSED_INTERVAL = 60.0
@@ -94,6 +96,8 @@ class Follower:
         self._subscription: Subscription | None = None
         self._watch_ends = 0.0
         self._watch_anew = asyncio.Event()
+        self._loaded = asyncio.Event()
+        self._is_checking = asyncio.Lock()
         place = f"namespace={self.namespace}"
         self._joining = OutageLog(log, "namespace_unknown", place)
         self._recovering = OutageLog(log, "recovery_failed", place)
@@ -113,6 +117,7 @@ class Follower:
             asyncio.create_task(self._watch(), name="silence"),
             asyncio.create_task(self._watch_servers(), name="server conditions"),
         ]
+        self._tasks.append(asyncio.create_task(self._compare_loads(), name="loads"))
         if self.self_check_interval:
             self._tasks.append(asyncio.create_task(self._check(), name="self-check"))
 
@@ -178,15 +183,12 @@ class Follower:
                 case Reconnect():
                     self._renew_subscription(shard)
                 case PhaseChanged():
-                    self.tracker.phase_changed(shard, effect)
-                    self._warn_of_settings(shard)
-                    if effect.after is Status.FAILED and self.failure is None:
-                        self._fail(_never_fits(self.namespace, shard))
+                    self._phase_changed(shard, effect)
                 case ChangesVisible():
                     self._deliver(effect.changes)
                 case FullStateWritten():
                     self._full_state_written[shard.shard].set()
-                case KeysRepaired() | ForeignHistory() | DeltasRefused():
+                case KeysRepaired() | LoadAltered() | ForeignHistory() | DeltasRefused():
                     self._log_effect(shard, effect)
                 case _:
                     assert_never(effect)
@@ -197,7 +199,9 @@ class Follower:
         self.state_changed.set()
 
     def _log_effect(
-        self, shard: ShardState, effect: KeysRepaired | ForeignHistory | DeltasRefused
+        self,
+        shard: ShardState,
+        effect: KeysRepaired | LoadAltered | ForeignHistory | DeltasRefused,
     ) -> None:
         if isinstance(effect, DeltasRefused):
             self._tell_refused(shard, effect)
@@ -222,6 +226,14 @@ class Follower:
             if fault not in self._told_settings:
                 self._told_settings.add(fault)
                 log.warning("settings_conflict namespace=%s %s", self.namespace, fault)
+
+    def _phase_changed(self, shard: ShardState, change: PhaseChanged) -> None:
+        self.tracker.phase_changed(shard, change)
+        self._warn_of_settings(shard)
+        if shard.is_to_be_compared:
+            self._loaded.set()
+        if change.after is Status.FAILED and self.failure is None:
+            self._fail(_never_fits(self.namespace, shard))
 
     # -- the subscription -------------------------------------------------------------------------
 
@@ -344,15 +356,34 @@ class Follower:
             await asyncio.sleep(self.self_check_interval * random.uniform(0.7, 1.3))
             for shard in self.shards:
                 await self._await_full_state(shard)
-                try:
-                    # Keys must not be corrected by a copy that the server may have dropped.
-                    await ensure_no_eviction(self._session.client, self._session.keys[shard.shard])
-                    await check_and_repair(self._session, shard, self._perform, self._is_watched)
-                except (BackendError, DecodeError, MemoryError) as error:
-                    shard.self_check_undecided(str(error) or type(error).__name__)
-                    self._checking.failed(error, shard=shard.shard)
-                else:
-                    self._checking.ended(shard.shard)
+                await self._check_shard(shard)
+
+    async def _compare_loads(self) -> None:
+        """Compare what was loaded and is live; what differs, again until it is mended."""
+        compared_at = 0.0
+        while True:
+            self._loaded.clear()
+            is_time = clock.now() - compared_at > DOUBT_INTERVAL
+            for shard in self.shards:
+                if shard.is_to_be_compared or (is_time and shard.content.altered):
+                    await self._check_shard(shard)
+                    compared_at = clock.now()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DOUBT_INTERVAL):
+                    await self._loaded.wait()
+
+    async def _check_shard(self, shard: ShardState) -> None:
+        """Compare a shard with Redis, and correct the keys that differ."""
+        async with self._is_checking:
+            try:
+                # Keys must not be corrected by a copy that the server may have dropped.
+                await ensure_no_eviction(self._session.client, self._session.keys[shard.shard])
+                await check_and_repair(self._session, shard, self._perform, self._is_watched)
+            except (BackendError, DecodeError, MemoryError) as error:
+                shard.self_check_undecided(str(error) or type(error).__name__)
+                self._checking.failed(error, shard=shard.shard)
+            else:
+                self._checking.ended(shard.shard)
 
     async def _await_full_state(self, shard: ShardState) -> None:
         """Wait for the next full state: the log to read after it is shortest."""
@@ -386,11 +417,20 @@ def _never_fits(namespace: str, shard: ShardState) -> ReplicaFailedError:
     )
 
 
-def _log_effect(namespace: str, shard: ShardState, effect: KeysRepaired | ForeignHistory) -> None:
+def _log_effect(
+    namespace: str, shard: ShardState, effect: KeysRepaired | LoadAltered | ForeignHistory
+) -> None:
     if isinstance(effect, KeysRepaired):
         log.error(
             "self_check_repaired shard=%d keys=%d first=%s",
             *(shard.shard, len(effect.keys), sorted(effect.keys)[:SHOWN_KEYS]),
+        )
+        return
+    if isinstance(effect, LoadAltered):
+        log.error(
+            "loaded_state_altered namespace=%s shard=%d ranges=%s fix=statebroker verify shows the "
+            "keys",
+            *(namespace, shard.shard, ",".join(f"{at:02x}" for at in sorted(effect.ranges))),
         )
         return
     log.warning(

@@ -184,8 +184,8 @@ async def check_and_repair(
     wrong -= altered
     if wrong and not await retry_until_stable(correct):
         altered |= wrong
+    shard.compared(altered)
     if altered:
-        shard.full_state_altered()
         log.error(
             "full_state_altered shard=%d ranges=%s fix=statebroker verify shows the keys",
             *(shard.shard, ",".join(f"{at:02x}" for at in sorted(altered))),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from broker.backend import page_sizes, queries
@@ -272,11 +273,10 @@ class Verifier:
 
 async def digest_of(held: Mapping[str, Any]) -> Digest:
     """Compute the digests of a copy, a slice at a time, so that other tasks can run."""
-    digest = Digest()
-    for number, (key, value) in enumerate(held.items(), 1):
-        digest.add(key, pack_value(value))
-        if number % page_sizes.SLICE_KEYS == 0:
-            await asyncio.sleep(0)
+    digest, entries = Digest(), iter(held.items())
+    while part := list(islice(entries, page_sizes.SLICE_KEYS)):
+        digest.add_all([key.encode() for key, _ in part], [pack_value(one) for _, one in part])
+        await asyncio.sleep(0)
     return digest
 
 

@@ -10,9 +10,10 @@ attacks: 64 bits of SHA-1 per key range.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import sha1
-from typing import Final
+from typing import Any, Final
 
 from broker.errors import DecodeError
 
@@ -20,7 +21,23 @@ RANGES: Final = 256
 DIGEST_BYTES: Final = 8 * RANGES
 
 _SUMS = struct.Struct(f">{RANGES}Q")
+_ENTRY = struct.Struct(">Q12x")  # the part of a SHA-1 that counts
+_SHA1_BYTES: Final = 20
+_HEX_BYTES: Final = 2 * _SHA1_BYTES
 _WRAP: Final = (1 << 64) - 1
+
+
+def _fast_sha1() -> Callable[[bytes], Any]:
+    """Return SHA-1 without the keyword, which costs half as much again as the hash."""
+    try:
+        sha1(b"")  # noqa: S324 - detects faults, not attacks
+    except ValueError:
+        # The system permits it only for what is not security.
+        return partial(sha1, usedforsecurity=False)
+    return sha1
+
+
+_sha1: Final = _fast_sha1()
 
 
 def range_of(key: str | bytes) -> int:
@@ -75,6 +92,29 @@ class Digest:
         entry = sha1(name.encode() + packed, usedforsecurity=False).digest()
         at = int(name[:2], 16)
         self.sums[at] = (self.sums[at] + times * int.from_bytes(entry[:8])) & _WRAP
+
+    def add_all(self, keys: Sequence[bytes], packed: Iterable[bytes]) -> None:
+        """Add an entry for each key, at half the cost of `add`; arguments in columns.
+
+        Args:
+            keys: as UTF-8 bytes.
+            packed: as many values.
+        """
+        names = b"".join([_sha1(key).digest() for key in keys])
+        shown = names.hex().encode()
+        places = range(0, len(shown), _HEX_BYTES)
+        entries = b"".join(
+            [
+                _sha1(shown[at : at + _HEX_BYTES] + value).digest()
+                for at, value in zip(places, packed, strict=True)
+            ]
+        )
+        sums = self.sums
+        ranges = names[::_SHA1_BYTES]
+        for at, (entry,) in zip(ranges, _ENTRY.iter_unpack(entries), strict=True):
+            sums[at] += entry
+        for at in set(ranges):
+            sums[at] &= _WRAP
 
     def differing(self, other: Digest) -> set[int]:
         """Return the key ranges that differ."""

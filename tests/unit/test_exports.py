@@ -77,9 +77,9 @@ MEMBERS = [
             "as_dict batches_applied batches_duplicate bytes_received catch_ups "
             "changes_conflated chunks_skipped cuts deltas_applied deltas_refused "
             "deltas_skipped deltas_superseded forks full_state_altered gaps get health items "
-            "keys keys_damaged keys_repaired lag_s loads offset packets packets_foreign "
-            "packets_unreadable reconnects self_checks self_checks_failed self_checks_undecided "
-            "silences status status_changes status_changes_conflated"
+            "keys keys_damaged keys_repaired lag_s loads loads_altered offset packets "
+            "packets_foreign packets_unreadable reconnects self_checks self_checks_failed "
+            "self_checks_undecided silences status status_changes status_changes_conflated"
         ),
     ),
     (broker.ServerInfo, "as_dict deployment get items name version"),

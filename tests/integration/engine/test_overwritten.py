@@ -195,7 +195,7 @@ def test_a_counter_that_began_again_goes_on_where_it_was(
         fleet.raw.hset(fleet.keys.meta, field, value)
     fleet.producer.increment("n")
     fleet.sum += 1
-    eventually(lambda: fleet.damages(), BY)
+    eventually(fleet.damages, BY)
     fleet.mend()
     fleet.write()
     assert not fleet.damages()

@@ -17,6 +17,7 @@ from broker.core.transitions import Event
 from broker.model import Change, Status
 from broker.protocol.codec import encode_chunk, encode_packet
 from broker.protocol.constants import MAX_CHUNK_BYTES, NO_ID
+from broker.protocol.digest import range_of
 from broker.protocol.fields import pack_field
 from broker.protocol.messages import Batch, Chunk, Heartbeat, LogEntry, Notice, Position, Run
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
@@ -144,6 +145,79 @@ def test_a_key_that_a_scan_gives_twice_counts_as_given_last(history: History) ->
     replica.read_all()
     assert replica.state.values == {"a": 3}
     assert replica.state.tally.superseded == 1
+
+
+# -- what was loaded, compared -------------------------------------------------------------------
+
+
+def loaded(replica: Follower, altered: set[int] | None) -> None:
+    """Load a full state of which this much is known to be altered."""
+    head = replica.history.read_head()
+    assert head is not None
+    replica.perform(replica.state.begin_load(head))
+    replica.state.load_page([b"a", b"bad"], [pack_field(1, 2), b"short"])
+    replica.perform(replica.state.end_load(altered))
+
+
+def test_a_load_that_is_altered_is_repeated_once_and_then_in_doubt(history: History) -> None:
+    """What is wrong for good keeps no replica away; it is live, counted, and says so."""
+    write(history, plus("a"))
+    snapshot(history)
+    replica = Follower("replica", history, watched=False)
+    replica.subscribe()
+    loaded(replica, {7})
+    assert (replica.state.phase, replica.state.counts.loads_altered) == (Status.LOADING, 0)
+    assert replica.wanted == LoadState(1)
+    loaded(replica, {7, 8})
+    assert replica.state.phase is Status.LOADING, "it is not the same as before"
+    loaded(replica, {7, 8})
+    assert replica.state.phase is Status.CATCHING_UP
+    replica.read_all()
+    assert replica.state.phase is Status.LIVE
+    assert replica.state.counts.loads_altered == 1
+    assert "in 2 of 256 key ranges of shard 0" in str(replica.state.doubts)
+    replica.state.compared(())
+    assert "key ranges" not in str(replica.state.doubts)
+
+
+def test_a_load_that_was_mended_meanwhile_is_not_in_doubt(history: History) -> None:
+    """The second time it is what schedulers wrote."""
+    write(history, plus("a"))
+    snapshot(history)
+    replica = Follower("replica", history, watched=False)
+    replica.subscribe()
+    loaded(replica, {7})
+    loaded(replica, set())
+    replica.read_all()
+    assert replica.state.counts.loads_altered == 0
+    assert not replica.state.is_to_be_compared
+    assert not replica.state.content.altered
+
+
+def test_a_range_is_not_in_doubt_for_a_key_that_is_named(history: History) -> None:
+    """What cannot be read differs, too: its key says more than its range."""
+    write(history, plus("a"))
+    snapshot(history)
+    replica = Follower("replica", history, watched=False)
+    replica.subscribe()
+    loaded(replica, {range_of("bad")})
+    assert replica.state.phase is Status.CATCHING_UP
+    assert not replica.state.content.altered
+    assert replica.state.counts.loads_altered == 0
+
+
+def test_what_could_not_be_compared_is_compared_when_live(history: History) -> None:
+    """None is not yet known, and not until the replica is live."""
+    write(history, plus("a"))
+    snapshot(history)
+    replica = Follower("replica", history, watched=False)
+    replica.subscribe()
+    loaded(replica, None)
+    assert not replica.state.is_to_be_compared
+    replica.read_all()
+    assert replica.state.is_to_be_compared
+    replica.state.compared(())
+    assert not replica.state.is_to_be_compared
 
 
 # -- changes -------------------------------------------------------------------------------------
@@ -551,7 +625,8 @@ def test_what_a_self_check_finds_is_counted_by_the_shard(replica: Follower) -> N
     state.self_checked(keys_differ=False, tables_differ=False)
     state.self_checked(keys_differ=True, tables_differ=True)
     state.self_check_undecided("no digest")
-    state.full_state_altered()
+    state.compared({7})
+    state.compared(())
     (repaired,) = state.repair({"a": 1, "b": 2}, ["c"])
     assert isinstance(repaired, KeysRepaired)
     assert sorted(repaired.keys) == ["a", "b"]

@@ -36,6 +36,20 @@ def test_a_digest_carried_on_is_that_of_the_outcome(
     assert digest == of(after)
 
 
+@given(before=STATES, state=STATES)
+@settings(max_examples=examples(200))
+def test_a_column_of_entries_counts_as_its_entries_do(
+    before: dict[str, object], state: dict[str, object]
+) -> None:
+    """Whatever the digest was, and however long the values are."""
+    digest, one_by_one = of(before), of(before)
+    values = [pack_value(value) for value in state.values()]  # type: ignore[arg-type]
+    digest.add_all([key.encode() for key in state], values)
+    for key, packed in zip(state, values, strict=True):
+        one_by_one.add(key, packed)
+    assert bytes(digest) == bytes(one_by_one)
+
+
 @given(one=STATES, other=STATES)
 @settings(max_examples=examples(200))
 def test_ranges_differ_where_contents_do(one: dict[str, object], other: dict[str, object]) -> None:
