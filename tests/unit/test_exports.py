@@ -63,7 +63,7 @@ MEMBERS = [
     (broker.Position, "batch_id epoch offset"),
     (broker.StatusChange, "after at before reason shard"),
     (broker.NamespaceStatus, "as_dict get items namespace nodes protocol server shards workers"),
-    (broker.NodeStats, "as_dict chunks deltas get items node pending_deltas"),
+    (broker.NodeStats, "as_dict chunks deltas get idle_ms items node pending_deltas"),
     (
         broker.ProducerStats,
         (
@@ -78,7 +78,7 @@ MEMBERS = [
             "changes_conflated chunks_skipped cuts deltas_applied deltas_refused "
             "deltas_skipped deltas_superseded forks full_state_altered gaps get health items "
             "keys keys_damaged keys_repaired lag_s loads loads_altered offset packets "
-            "packets_foreign packets_unreadable reconnects self_checks self_checks_failed "
+            "packets_foreign packets_unreadable reconnects refused self_checks self_checks_failed "
             "self_checks_undecided silences status status_changes status_changes_conflated"
         ),
     ),
@@ -87,8 +87,8 @@ MEMBERS = [
         broker.ShardStats,
         (
             "accepted appends as_dict away batch_id batches by_age by_count bytes_published "
-            "covered dead epoch fence get held_by items last_packet_ms lease log_bytes "
-            "log_entries missing offset pending_bytes pending_chunks pending_deltas pending_ms "
+            "covered dead epoch fence get heartbeat_ms held_by items last_packet_ms lease log_bytes "
+            "log_entries max_age_ms missing offset pending_bytes pending_chunks pending_deltas pending_ms "
             "published shard slot snapshot_age_ms snapshot_offset state_keys"
         ),
     ),
