@@ -89,7 +89,8 @@ MEMBERS = [
             "accepted appends as_dict away batch_id batches by_age by_count bytes_published "
             "covered dead epoch fence get heartbeat_ms held_by items last_packet_ms lease "
             "log_bytes log_entries max_age_ms missing offset pending_bytes pending_chunks "
-            "pending_deltas pending_ms published shard slot snapshot_age_ms snapshot_offset state_keys"
+            "pending_deltas pending_ms published shard slot snapshot_age_ms snapshot_offset "
+            "state_keys"
         ),
     ),
     (broker.WorkerStatus, "as_dict get health items reason role seen_ms worker"),
