@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from broker.core.queues import Bell, ReaderQueue
+from broker.core.queues import ReaderQueue
+from broker.runtime.bell import Bell
 
 log = logging.getLogger(__name__)
 

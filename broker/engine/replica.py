@@ -14,7 +14,7 @@ from broker.backend.session import Session
 from broker.config import checked_of, checked_timeout, chosen_namespace
 from broker.core.change_queue import ChangeQueue
 from broker.core.fold import Tally
-from broker.core.queues import Bell, ReaderQueue
+from broker.core.queues import ReaderQueue
 from broker.core.shard import ShardState
 from broker.core.shard_counts import ShardCounts
 from broker.core.status import StatusQueue
@@ -27,6 +27,7 @@ from broker.model import Health, Status, StatusChange, Token, Verification
 from broker.protocol.messages import Position, TableKey
 from broker.protocol.names import shard_of
 from broker.runtime import clock
+from broker.runtime.bell import Bell
 from broker.stats import ReplicaStats
 
 if TYPE_CHECKING:

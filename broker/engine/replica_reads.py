@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable, ItemsView, ValuesView
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from broker.core.copying import CopyableMapping
 from broker.core.tables import need_numpy
 from broker.core.tables.kinds import table_key
 from broker.engine.replica import ReplicaEngine
@@ -16,10 +15,11 @@ from broker.model import Health, Status
 from broker.protocol.messages import Position, TableKey
 from broker.protocol.own_values import owned, owned_map
 from broker.protocol.values import CONTAINERS
+from broker.runtime.copying import CopyableMapping
 from broker.stats import ReplicaStats
 
 if TYPE_CHECKING:
-    from broker.core.tables.view import TableView
+    from broker.engine.table_view import TableView
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class ReplicaReads(CopyableMapping[str, Any]):
         return tuple(self._view(key) for key in self._read(self._engine.table_keys))
 
     def _view(self, key: TableKey) -> TableView:
-        from broker.core.tables.view import TableView  # noqa: PLC0415 - needs numpy
+        from broker.engine.table_view import TableView  # noqa: PLC0415 - needs numpy
 
         return TableView(key, self._engine.tables, self._read, self._engine.check_fork)
 

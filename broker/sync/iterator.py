@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from broker.core.queues import Bell, ReaderQueue
+from broker.core.queues import ReaderQueue
 from broker.engine.replica import ReplicaEngine
+from broker.runtime.bell import Bell
 from broker.sync.loop_thread import LoopThread
 
 T = TypeVar("T")

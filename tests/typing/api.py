@@ -41,7 +41,7 @@ from broker import (
     aio,
 )
 from broker.core.tables.input import Keys
-from broker.core.tables.view import TableCopy, TableOp, TableView
+from broker.engine.table_view import TableCopy, TableOp, TableView
 from broker.protocol.messages import Value
 from broker.protocol.operations import Operation
 from broker.sync.table_writer import TableWriter

@@ -14,8 +14,8 @@ import broker.sync
 import broker.testing
 from broker.aio.iterator import Reader as AsyncReader
 from broker.aio.table_writer import TableWriter as AsyncTableWriter
-from broker.core.tables.view import TableView
 from broker.engine.producer import chosen_replicas
+from broker.engine.table_view import TableView
 from broker.sync.iterator import Reader
 from broker.sync.table_writer import TableWriter
 from broker.testing import validators

@@ -15,7 +15,7 @@ from workers.cli.terminal import say, tell
 
 if TYPE_CHECKING:
     # Every command loads this module, and importing numpy is slow.
-    from broker.core.tables.view import TableView
+    from broker.engine.table_view import TableView
 
 
 @click.command()

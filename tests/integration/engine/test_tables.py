@@ -14,7 +14,7 @@ import redis
 from broker import BackendError, EncodeError, FencedError, Producer, Replica, aio
 from broker.backend.replies import DrainLimits
 from broker.backend.session import Session
-from broker.core.tables.view import TableView
+from broker.engine.table_view import TableView
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually

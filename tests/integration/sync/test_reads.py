@@ -10,7 +10,7 @@ import pytest
 
 from broker import NotLoadedError, Producer, Replica
 from broker.core.content import Content
-from broker.core.tables.view import TableView
+from broker.engine.table_view import TableView
 from broker.testing.server import Server
 from tests.integration.running_workers import NewServing
 

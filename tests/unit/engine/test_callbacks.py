@@ -9,10 +9,10 @@ from queue import SimpleQueue
 
 import pytest
 
-from broker.core.queues import Bell
 from broker.core.status import STATUSES_LIMIT, StatusQueue
 from broker.engine.callbacks import call_for_each
 from broker.model import Status, StatusChange
+from broker.runtime.bell import Bell
 from broker.testing.waiting import eventually
 
 

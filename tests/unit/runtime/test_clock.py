@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[3]
 JUDGES = ("broker/core", "broker/engine", "workers")
 # They only measure how long something took.
 DURATIONS = {
-    "broker/core/copying.py",
     "workers/cli/content.py",
     "workers/cli/status.py",
     "workers/doctor/examine.py",

@@ -19,7 +19,7 @@ import pytest
 from broker.core.tables.conversion import numbers
 from broker.core.tables.input import number_keys, record_runs, text_keys
 from broker.core.tables.shard import ShardTables
-from broker.core.tables.view import TableOp, TableView
+from broker.engine.table_view import TableOp, TableView
 from broker.errors import EncodeError
 from broker.protocol.messages import TableKey
 

@@ -11,8 +11,8 @@ import pytest
 from broker.core.buffer import ProducerBuffer
 from broker.core.tables.input import Keys, number_keys, record_runs
 from broker.core.tables.shard import ShardTables
-from broker.core.tables.view import TableView
 from broker.engine.table_input import TableInput
+from broker.engine.table_view import TableView
 from broker.errors import EncodeError
 from broker.protocol.messages import IdRange, TableKey, TableRun
 from broker.protocol.names import shard_of

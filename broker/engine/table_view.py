@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from broker.core.copying import CopyableMapping
 from broker.core.tables.conversion import numbers
 from broker.core.tables.index import NameIndex, shards_of_numbers
 from broker.core.tables.shard import ShardTables
@@ -19,6 +18,7 @@ from broker.errors import ConfigError, EncodeError
 from broker.protocol.messages import TableKey
 from broker.protocol.names import shard_of
 from broker.protocol.refusal import shown
+from broker.runtime.copying import CopyableMapping
 
 if TYPE_CHECKING:
     import pandas as pd

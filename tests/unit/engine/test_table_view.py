@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.core.tables.kinds import table_key
-from broker.core.tables.view import TableView
+from broker.engine.table_view import TableView
 
 
 @pytest.mark.parametrize(("keys", "type_of_keys"), [(str, "string"), (int, "uint64")])

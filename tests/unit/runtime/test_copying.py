@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from broker.core.copying import CopyableMapping
 from broker.core.tables.kinds import table_key
-from broker.core.tables.view import TableView
 from broker.engine.replica_reads import ReplicaReads
+from broker.engine.table_view import TableView
+from broker.runtime.copying import CopyableMapping
 
 MOMENT = {"a": 1.0, "b": 2.0}
 
