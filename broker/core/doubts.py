@@ -1,48 +1,123 @@
-"""Why the content of a shard that is live may not be right: texts for people. No I/O."""
+"""Why a shard whose data flows may not be right, or may not stay live. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from broker.config import unfit
+from broker.core.content import Content
 from broker.protocol.digest import RANGES
+from broker.protocol.messages import Batch, Head, Heartbeat
 
+RARE_HEARTBEATS: Final = 2  # in a row: a single one may be a worker that was away
 UNDECIDED_IN_DOUBT: Final = 3  # self-checks in a row
+FULL_STATES_TO_CONFIRM: Final = 2
 SHOWN_DAMAGED: Final = 5
 
 
-def doubts_of(
-    shard: int,
-    damaged: Collection[str],
-    altered: Collection[int],
-    undecided: int,
-    undecided_reason: str,
-) -> Iterator[str]:
-    """Yield one sentence for each doubt.
+class Doubts:
+    """What is known against a shard, and the texts about it for people.
 
     Args:
         shard: number of the shard.
-        damaged: keys that the content lacks, for their fields cannot be read.
-        altered: key ranges in which the content is not what schedulers wrote.
-        undecided: self-checks in a row that could not decide.
-        undecided_reason: of the last one of these.
+        staleness_bound: seconds without proof after which the shard is no longer live.
+
+    Attributes:
+        server_fault: what is wrong with the server; empty if nothing is.
+        settings_faults: which settings of the workers do not fit the staleness bound.
     """
-    if damaged:
-        shown = ", ".join(map(ascii, sorted(damaged)[:SHOWN_DAMAGED]))
-        yield (
-            f"degraded: the full state of shard {shard} has {len(damaged)} keys whose "
-            f"field cannot be read, so this replica lacks them ({shown}); write them again, "
-            "then run `statebroker verify --accept`"
+
+    def __init__(self, shard: int, staleness_bound: float) -> None:
+        self._shard = shard
+        self._staleness_bound = staleness_bound
+        self.server_fault = ""
+        self.settings_faults: tuple[str, ...] = ()
+        self._told_at_ms = 0
+        self._rare_heartbeats = 0
+        self._heartbeats_apart = 0.0
+        self._undecided = 0
+        self._undecided_reason = ""
+        self._full_states = 0
+        self._tables_doubted: tuple[frozenset[str], int] = frozenset(), 0
+
+    # -- the workers ------------------------------------------------------------------------------
+
+    def note_rhythm(self, packet: Batch | Heartbeat) -> None:
+        """Note when a packet was published."""
+        apart, self._told_at_ms = packet.time_ms - self._told_at_ms, packet.time_ms
+        if isinstance(packet, Heartbeat) and apart > self._staleness_bound * 1000:
+            self._rare_heartbeats += apart < packet.time_ms
+            self._heartbeats_apart = apart / 1000
+        else:
+            self._rare_heartbeats = 0
+
+    @property
+    def rhythm_fault(self) -> str:
+        """Why heartbeats cannot keep the shard live; empty if they can."""
+        if self._rare_heartbeats < RARE_HEARTBEATS:
+            return ""
+        return (
+            f"heartbeats come every {self._heartbeats_apart:.1f} s, which is rarer than the "
+            f"staleness bound of {self._staleness_bound:g} s; set heartbeat_interval of the flush "
+            "workers to at most half of staleness_bound, or raise staleness_bound"
         )
-    if altered:
-        yield (
-            f"in doubt: keys in {len(altered)} of {RANGES} key ranges of shard {shard} may be "
-            "missing or wrong, for the full state there is not what schedulers wrote: somebody "
-            "else changed it, or Redis lost it; `statebroker verify` shows the keys; write what "
-            "is wrong again, then run `statebroker verify --accept`"
-        )
-    if undecided >= UNDECIDED_IN_DOUBT:
-        yield (
-            f"in doubt: {undecided} self-checks of shard {shard} in a row could not "
-            f"decide ({undecided_reason}); run `statebroker verify`"
-        )
+
+    def note_settings(self, head: Head) -> None:
+        """Note the settings that the workers left in the head."""
+        self.settings_faults = unfit(head.heartbeat_s, head.max_age_s, self._staleness_bound)
+
+    # -- self-checks ------------------------------------------------------------------------------
+
+    def note_decided(self) -> None:
+        """Note a self-check that finished comparing."""
+        self._undecided = 0
+
+    def note_undecided(self, reason: str) -> None:
+        """Note a self-check that could not be finished."""
+        self._undecided += 1
+        self._undecided_reason = reason
+
+    def note_full_state(self) -> None:
+        """Note that a scheduler wrote a full state."""
+        self._full_states += 1
+
+    def confirms_tables(self, keys: Iterable[str]) -> bool:
+        """Whether the full state differs in these keys of tables since two full states or more.
+
+        A scheduler compares what it wrote with what is there before each of them. So a difference
+        that lasts is one of this replica.
+        """
+        noted, since = self._tables_doubted
+        if noted.issuperset(keys) and self._full_states >= since + FULL_STATES_TO_CONFIRM:
+            return True
+        if not noted.issuperset(keys):
+            self._tables_doubted = frozenset(keys), self._full_states
+        return False
+
+    # -- for people -------------------------------------------------------------------------------
+
+    def texts(self, content: Content) -> Iterator[str]:
+        """Yield one sentence for each doubt about the visible content."""
+        yield from filter(None, (self.server_fault, self.rhythm_fault))
+        # A copy: another thread may apply a batch.
+        if damaged := frozenset(content.damaged):
+            shown = ", ".join(map(ascii, sorted(damaged)[:SHOWN_DAMAGED]))
+            yield (
+                f"degraded: the full state of shard {self._shard} has {len(damaged)} keys whose "
+                f"field cannot be read, so this replica lacks them ({shown}); write them again, "
+                "then run `statebroker verify --accept`"
+            )
+        if content.altered:
+            yield (
+                f"in doubt: keys in {len(content.altered)} of {RANGES} key ranges of shard "
+                f"{self._shard} may be missing or wrong, for the full state there is not what "
+                "schedulers wrote: somebody else changed it, or Redis lost it; `statebroker "
+                "verify` shows the keys; write what is wrong again, then run `statebroker verify "
+                "--accept`"
+            )
+        if self._undecided >= UNDECIDED_IN_DOUBT:
+            yield (
+                f"in doubt: {self._undecided} self-checks of shard {self._shard} in a row could "
+                f"not decide ({self._undecided_reason}); run `statebroker verify`"
+            )

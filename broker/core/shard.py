@@ -9,15 +9,12 @@ Invariants:
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from broker.config import unfit
 from broker.core.bulk_chunks import BulkChunks
 from broker.core.changes import differences, observer, repairs
 from broker.core.content import Content
-from broker.core.doubts import doubts_of
 from broker.core.effects import (
     ChangesVisible,
     DeltasRefused,
@@ -33,13 +30,12 @@ from broker.core.effects import (
     Reconnect,
     StopReading,
 )
-from broker.core.fold import NAMED_REFUSED, Tally, decode_chunks
+from broker.core.fold import decode_chunks
 from broker.core.foreign import ForeignHistories
-from broker.core.freshness import Freshness
 from broker.core.kept_batches import KeptBatches
 from broker.core.recent_ids import RecentIds
 from broker.core.replay import LogReplay, Progress
-from broker.core.shard_counts import ShardCounts
+from broker.core.shard_view import ShardView
 from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
 from broker.model import Change, Status
@@ -51,93 +47,34 @@ if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
 
 LOADS_BEFORE_GIVING_UP = 30
-# In a row: a single one may be a worker that was away.
-RARE_HEARTBEATS = 2
-FULL_STATES_TO_CONFIRM = 2
 # What a batch is that was applied and needs no further read.
 _APPLIED = (Event.NEXT, Event.UNPUBLISHED)
 
 
-class ShardState:
-    """One shard of a replica: its content, its position, and how current it is proved to be.
-
-    Args:
-        shard: number of the shard.
-        staleness_bound: seconds without proof after which the shard is no longer live.
+class ShardState(ShardView):
+    """One shard of a replica: its inputs, which change what `ShardView` shows.
 
     Every input returns the effects that the caller has to carry out, see `broker.core.effects`.
     `watched` says whether there are readers of changes; if not, whole columns are applied at once.
 
-    Attributes:
-        server_fault: what is wrong with the server though data flows; empty if nothing is.
-        refused: key and node of the increments that were refused last.
-        settings_faults: which settings of the workers do not fit the staleness bound.
-        trouble: why the last attempt to read or subscribe failed; empty since one succeeded.
+    Args:
+        shard: number of the shard.
+        staleness_bound: seconds without proof after which the shard is no longer live.
     """
 
     def __init__(self, shard: int, staleness_bound: float) -> None:
-        self.shard = shard
-        self.staleness_bound = staleness_bound
-        self.phase = Status.CONNECTING
-        self.phase_reason: Event | None = None
-        self.content = Content()
-        self.freshness = Freshness()
-        self.counts = ShardCounts()
-        self.events: Counter[Event] = Counter()
-        self.tally = Tally()
+        super().__init__(shard, staleness_bound)
         self._effects: list[Effect] = []
         self._request: Read | None = None
         self._watched = False
         self._subscribed = False
-        self._arrived_at = 0.0
         self._load: Content | None = None
         self._loads_in_a_row = 0
         self._kept = KeptBatches()
         self._recent = RecentIds()
         self._bulk = BulkChunks()
         self._foreign = ForeignHistories()
-        self._undecided = 0
-        self._undecided_reason = ""
-        self._full_states = 0
         self._altered: frozenset[int] = frozenset()
-        self._tables_doubted: tuple[frozenset[str], int] = frozenset(), 0
-        self.server_fault = ""
-        self.trouble = ""
-        self._told_at_ms = 0
-        self._rare_heartbeats = 0
-        self._heartbeats_apart = 0.0
-        self.settings_faults: tuple[str, ...] = ()
-        self.refused: deque[str] = deque(maxlen=NAMED_REFUSED)
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The visible values by key."""
-        return self.content.values
-
-    @property
-    def tables(self) -> ShardTables | None:
-        """The visible tables; None without numpy."""
-        return self.content.tables
-
-    @property
-    def position(self) -> Position:
-        """The position of the visible content."""
-        return self.content.position
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the visible content is the state of some moment."""
-        return self.content.is_loaded
-
-    @property
-    def covered(self) -> int:
-        """Append number up to which the visible content contains all chunks."""
-        return self.content.covered
-
-    @property
-    def damaged(self) -> frozenset[str]:
-        """Keys that the visible content lacks: their fields of the full state cannot be read."""
-        return frozenset(self.content.damaged)
 
     @property
     def reading_from(self) -> Position:
@@ -148,29 +85,6 @@ class ShardState:
     def loads_in_a_row(self) -> int:
         """Full loads since a packet last followed the position."""
         return self._loads_in_a_row
-
-    def lag(self, now: float) -> float:
-        """Seconds since the moment as of which the content is proved to hold all that was accepted.
-
-        inf if it never was.
-        """
-        return self.freshness.age(now)
-
-    def overdue(self, now: float) -> float:
-        """Seconds by which proof is older than the staleness bound; below 0 while it is not."""
-        return self.lag(now) - self.staleness_bound
-
-    def status(self, now: float) -> Status:
-        """The status at this moment, whether or not `tick` was called in time."""
-        is_overdue = self.overdue(now) > 0
-        # The phase is read last: another thread may apply a proof between the two reads.
-        phase = self.phase
-        return Status.STALE if phase is Status.LIVE and is_overdue else phase
-
-    def why_overdue(self, now: float) -> Event:
-        """Why the proof is too old: nothing arrives, or what is accepted is not published."""
-        is_silent = now - self._arrived_at > self.staleness_bound
-        return Event.UNPUBLISHED if self.freshness.is_behind and not is_silent else Event.SILENCE
 
     # -- the subscription -------------------------------------------------------------------------
 
@@ -241,7 +155,7 @@ class ShardState:
             return ()
         # A tuple: a union would be made anew for each packet, which costs more.
         if isinstance(packet, (Batch, Heartbeat)):
-            self._note_rhythm(packet)
+            self.doubts.note_rhythm(packet)
         if packet.epoch in self._foreign:
             # It proves nothing, not even that this shard's packets arrive.
             self.counts.packets_foreign += 1
@@ -255,28 +169,9 @@ class ShardState:
             self._take(packet, now)
         return self._answer()
 
-    def _note_rhythm(self, packet: Batch | Heartbeat) -> None:
-        apart, self._told_at_ms = packet.time_ms - self._told_at_ms, packet.time_ms
-        if isinstance(packet, Heartbeat) and apart > self.staleness_bound * 1000:
-            self._rare_heartbeats += apart < packet.time_ms
-            self._heartbeats_apart = apart / 1000
-        else:
-            self._rare_heartbeats = 0
-
-    @property
-    def rhythm_fault(self) -> str:
-        """Why heartbeats cannot keep the shard live; empty if they can."""
-        if self._rare_heartbeats < RARE_HEARTBEATS:
-            return ""
-        return (
-            f"heartbeats come every {self._heartbeats_apart:.1f} s, which is rarer than the "
-            f"staleness bound of {self.staleness_bound:g} s; set heartbeat_interval of the flush "
-            "workers to at most half of staleness_bound, or raise staleness_bound"
-        )
-
     def _take(self, packet: Packet, now: float) -> Event | None:
         if isinstance(packet, Notice) and packet.epoch == self.position.epoch:
-            self._full_states += 1
+            self.doubts.note_full_state()
             self._effects.append(FullStateWritten(packet.offset))
             return None
         event = self._recent.classify(packet, self.position)
@@ -350,7 +245,7 @@ class ShardState:
             self._load = None
         self.trouble = ""
         self.freshness.take_read(head.time_s, asked_at, head.pending_since_s)
-        self.settings_faults = unfit(head.heartbeat_s, head.max_age_s, self.staleness_bound)
+        self.doubts.note_settings(head)
         # Not the larger of the two: after a roll-back the head covers less.
         self.content.covered = head.covered
         if head.quiet_s > self.staleness_bound:
@@ -453,19 +348,6 @@ class ShardState:
         self._note_repaired(keys)
         return self._answer()
 
-    def confirms_tables(self, keys: Iterable[str]) -> bool:
-        """Whether the full state differs in these keys of tables since two full states or more.
-
-        A scheduler compares what it wrote with what is there before each of them. So a difference
-        that lasts is one of this replica.
-        """
-        noted, since = self._tables_doubted
-        if noted.issuperset(keys) and self._full_states >= since + FULL_STATES_TO_CONFIRM:
-            return True
-        if not noted.issuperset(keys):
-            self._tables_doubted = frozenset(keys), self._full_states
-        return False
-
     def _note_repaired(self, keys: Sequence[str]) -> None:
         self.counts.keys_repaired += len(keys)
         if keys:
@@ -474,24 +356,13 @@ class ShardState:
     def self_checked(self, *, keys_differ: bool, tables_differ: bool) -> None:
         """Count a self-check that finished comparing."""
         self.counts.self_checks += 1
-        self._undecided = 0
+        self.doubts.note_decided()
         self.counts.self_checks_failed += keys_differ + tables_differ
 
     def self_check_undecided(self, reason: str) -> None:
         """Count a self-check that could not be finished."""
         self.counts.self_checks_undecided += 1
-        self._undecided += 1
-        self._undecided_reason = reason
-
-    @property
-    def doubts(self) -> tuple[str, ...]:
-        """Return why the content may not be right though the shard is live; for people."""
-        faults = filter(None, (self.server_fault, self.rhythm_fault))
-        found = doubts_of(
-            *(self.shard, self.damaged, self.content.altered),
-            *(self._undecided, self._undecided_reason),
-        )
-        return (*faults, *found)
+        self.doubts.note_undecided(reason)
 
     def compared(self, altered: Collection[int]) -> None:
         """Note in which key ranges the visible content is not what schedulers wrote.
@@ -500,11 +371,6 @@ class ShardState:
         """
         self.content.compared(altered)
         self.counts.full_state_altered += bool(altered)
-
-    @property
-    def is_to_be_compared(self) -> bool:
-        """Whether the visible content was not compared since it was loaded."""
-        return self.phase is Status.LIVE and not self.content.is_compared
 
     # -- shared -----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from broker.core.effects import PhaseChanged
 from broker.core.queues import ReaderQueue
-from broker.core.shard import ShardState
+from broker.core.shard_view import ShardView
 from broker.core.transitions import Event
 from broker.model import Health, Status, StatusChange
 
@@ -112,7 +112,7 @@ class StatusTracker:
         self.trouble = ""
         self._ended: Status | None = None
         self._not_live_since: float | None = now
-        self._shards: list[ShardState] = []
+        self._shards: list[ShardView] = []
         # All statuses are keys from the start: another thread may iterate at any time.
         self._phases = dict.fromkeys(Status, 0)
         self._queues: list[StatusQueue] = []
@@ -133,12 +133,12 @@ class StatusTracker:
 
     # -- events -----------------------------------------------------------------------------
 
-    def add_shard(self, shard: ShardState) -> None:
+    def add_shard(self, shard: ShardView) -> None:
         """Count a shard in."""
         self._shards.append(shard)
         self._phases[shard.phase] += 1
 
-    def phase_changed(self, shard: ShardState, change: PhaseChanged) -> None:
+    def phase_changed(self, shard: ShardView, change: PhaseChanged) -> None:
         """A shard's phase changed; later changes of the same input may follow."""
         # In this order: another thread must not find that there is no shard.
         self._phases[change.after] += 1
@@ -160,7 +160,7 @@ class StatusTracker:
         if status is not self.last.after:
             self._report(status, str(reason), None)
 
-    def _worst_shard(self, status: Status, now: float) -> ShardState | None:
+    def _worst_shard(self, status: Status, now: float) -> ShardView | None:
         return next((shard for shard in self._shards if shard.status(now) is status), None)
 
     def _report(self, after: Status, reason: str, shard: int | None) -> None:
@@ -208,15 +208,15 @@ class StatusTracker:
     @property
     def obstacle(self) -> str:
         """What is known to keep the replica from being live; empty if nothing is."""
-        found = (one.trouble or one.server_fault or one.rhythm_fault for one in self._shards)
+        found = (_known_fault(shard) for shard in self._shards)
         return next(filter(None, found), self.trouble)
 
-    def _explained(self, reason: str, shard: ShardState | None) -> str:
+    def _explained(self, reason: str, shard: ShardView | None) -> str:
         explanation = REASON_HELP.get(reason, "")
         if self._ended or shard is None:
             known = "" if self._ended else self.trouble
         else:
-            known = shard.trouble or shard.server_fault or shard.rhythm_fault
+            known = _known_fault(shard)
         # Flush workers are only suspected, and nothing is only waited for, while no cause is known.
         if known and (_WORKERS in explanation or _BY_ITSELF in explanation):
             return known
@@ -230,7 +230,7 @@ class StatusTracker:
             failure: the error that made the replica fail.
         """
         if status is Status.LIVE:
-            doubts = tuple(doubt for shard in self._shards for doubt in shard.doubts)
+            doubts = tuple(doubt for one in self._shards for doubt in one.doubts.texts(one.content))
             return Health(ok=not doubts, reasons=doubts)
         now, at = self._clock()
         last, not_live_since = self.last, self._not_live_since
@@ -255,7 +255,12 @@ class StatusTracker:
         )
 
 
-def _cause(shard: ShardState | None, now: float) -> tuple[str, int | None]:
+def _known_fault(shard: ShardView) -> str:
+    """Return what is known to keep a shard from being live; empty if nothing is."""
+    return shard.trouble or shard.doubts.server_fault or shard.doubts.rhythm_fault
+
+
+def _cause(shard: ShardView | None, now: float) -> tuple[str, int | None]:
     """Return why a shard has the status that it has, and its number."""
     if shard is None:
         return OPENED, None

@@ -222,7 +222,7 @@ class Follower:
 
     def _warn_of_settings(self, shard: ShardState) -> None:
         """Log settings of the workers that do not fit the staleness bound here, each once."""
-        for fault in shard.settings_faults:
+        for fault in shard.doubts.settings_faults:
             if fault not in self._told_settings:
                 self._told_settings.add(fault)
                 log.warning("settings_conflict namespace=%s %s", self.namespace, fault)
@@ -347,7 +347,7 @@ class Follower:
                     keys = self._session.keys[group[0].shard]
                     fault = (await conditions(self._session.client, keys)).fault
                     for shard in group:
-                        shard.server_fault = fault
+                        shard.doubts.server_fault = fault
 
     async def _check(self) -> None:
         """Compare every shard with Redis at intervals, and correct the keys that differ."""

@@ -128,7 +128,7 @@ async def _compare_tables(
     if found and perform is not None:
         if lost := held.lost_in(right):
             raise DecodeError(f"the full state lacks keys of {lost}, which only grows")
-        if not shard.confirms_tables([one.key for one in found]):
+        if not shard.doubts.confirms_tables([one.key for one in found]):
             raise DecodeError(
                 f"{len(found)} keys of tables differ from the full state (first: {found[0].key}); "
                 "if they still do after two more full states, they are repaired"

@@ -1,1 +1,1 @@
-"""Tasks, forks and event loops; independent of Redis."""
+"""Tasks, threads, forks, clocks and event loops; independent of Redis."""
