@@ -163,6 +163,8 @@ class ReplicaStats(Statistics):
         keys_repaired: keys; counter, grows with each key that a background check corrected.
         full_state_altered: checks; counter, grows when a background check finds that the full-state
             hash was changed, but not by a scheduler.
+        shards_uncompared: shards; gauge, how many were loaded, and not yet compared with what
+            schedulers wrote.
         keys_damaged: keys; gauge, how many the replica lacks because their field of the full state
             cannot be read. `health` names them.
         status_changes_conflated: changes; counter, grows when slow readers of status changes do not
@@ -201,6 +203,7 @@ class ReplicaStats(Statistics):
     self_checks_undecided: int
     keys_repaired: int
     full_state_altered: int
+    shards_uncompared: int
     keys_damaged: int
     status_changes_conflated: int
 
@@ -242,6 +245,8 @@ class FlushWorkerStats(Statistics):
         bytes: bytes; counter, as in each shard.
         by_count: batches; counter, as in each shard.
         by_age: batches; counter, as in each shard.
+        keys_evicted: keys; counter, grows with each key that Redis evicted while this worker
+            looked, of whatever namespace. None may be: see `reason`.
         shards: the same for each shard, in the order of the shards.
     """
 
@@ -252,6 +257,7 @@ class FlushWorkerStats(Statistics):
     bytes: int
     by_count: int
     by_age: int
+    keys_evicted: int
     shards: tuple[FlushShardStats, ...]
 
 
@@ -265,6 +271,8 @@ class SchedulerShardStats(Statistics):
         sets: fields; counter, grows by the fields that each of them set.
         deletes: fields; counter, grows by the fields that each of them deleted.
         errors: attempts; counter, grows when writing the full state failed.
+        unreadable: fields; gauge, of keys and tables that cannot be read, as far as this scheduler
+            had to read them.
     """
 
     shard: int
@@ -272,6 +280,7 @@ class SchedulerShardStats(Statistics):
     sets: int
     deletes: int
     errors: int
+    unreadable: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +299,9 @@ class SchedulerStats(Statistics):
         errors: errors; counter, grows when writing a shard's full state or a job failed.
         jobs_failed: jobs; counter, grows when a job of the schedule raised. A part of `errors`.
         missed: jobs; counter, grows when a job of the schedule could not start in time.
+        keys_evicted: keys; counter, grows with each key that Redis evicted while this worker
+            looked, of whatever namespace. None may be: see `reason`.
+        unreadable: fields; gauge, as in each shard.
         shards: the same for each shard, in the order of the shards.
     """
 
@@ -301,6 +313,8 @@ class SchedulerStats(Statistics):
     errors: int
     jobs_failed: int
     missed: int
+    keys_evicted: int
+    unreadable: int
     shards: tuple[SchedulerShardStats, ...]
 
 

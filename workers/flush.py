@@ -15,7 +15,6 @@ from functools import partial
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from broker.backend.conditions import conditions
 from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
 from broker.backend.session import Session
 from broker.backend.topology import Client
@@ -25,6 +24,7 @@ from broker.runtime import clock
 from broker.runtime.tasks import cancel_and_wait
 from broker.stats import FlushShardStats, FlushWorkerStats
 from workers.canary import Canary
+from workers.conditions import ConditionsWatch
 from workers.health import GREEN, FlushHealth
 from workers.loop import log_health_change, poll_outage, run_loop
 
@@ -43,7 +43,6 @@ EARLY_S = 0.001
 NOTE_INTERVAL_S = 3.0
 SIGN_OFF_TIMEOUT_S = 0.3
 WAKE_RETRY_S = 1.0
-CONDITIONS_INTERVAL_S = 2.0
 WAKE_TIMEOUT_S = 5  # of a blocking pop; bounds how long a dead connection goes unnoticed
 
 
@@ -103,6 +102,7 @@ class FlushWorker:
         self._limits = limits or DrainLimits()
         self._shards = [_Shard(number) for number in range(len(session.keys))]
         self.health = FlushHealth(len(session.keys), heartbeat_interval, clock.now())
+        self.conditions = ConditionsWatch(session, name)
         self.reason = GREEN
 
     def stats(self) -> FlushWorkerStats:
@@ -126,6 +126,7 @@ class FlushWorker:
             bytes=sum(one.bytes for one in shards),
             by_count=sum(one.by_count for one in shards),
             by_age=sum(one.by_age for one in shards),
+            keys_evicted=self.conditions.evicted,
             shards=shards,
         )
 
@@ -140,7 +141,10 @@ class FlushWorker:
             ),
             asyncio.create_task(Canary(self._session, self.health).run(), name="canary"),
             asyncio.create_task(self._watch_health(), name="health"),
-            asyncio.create_task(self._watch_servers(), name="server conditions"),
+            asyncio.create_task(
+                self.conditions.run(partial(setattr, self.health, "condition")),
+                name="server conditions",
+            ),
         ]
         outage = poll_outage(self.name)
         # One loop per shard: if one server is unreachable, the shards of the others continue.
@@ -183,19 +187,6 @@ class FlushWorker:
         if self._session.connections.directory.is_sharded:
             return [[shard] for shard in self._shards]
         return [self._shards]
-
-    async def _watch_servers(self) -> None:
-        """Look again and again at what was right when the worker started."""
-        groups = self._wake_groups()
-        while True:
-            faults = []
-            for group in groups:
-                # The polls tell that a server is away.
-                with suppress(BackendError):
-                    keys = self._session.keys[group[0].number]
-                    faults.append((await conditions(self._session.client, keys)).fault)
-            self.health.condition = next(filter(None, faults), "")
-            await asyncio.sleep(CONDITIONS_INTERVAL_S)
 
     async def _watch_health(self) -> None:
         """Update the health for ever; the next heartbeats publish it."""

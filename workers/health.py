@@ -180,10 +180,15 @@ class ScheduleHealth(_Health):
         interval: seconds between full states; three of them, but at least 10 s, are the bound.
         tick: seconds between two renewals.
         now: when the scheduler started.
+
+    Attributes:
+        condition: what is wrong with the server although it answers; empty if nothing is.
     """
 
     def __init__(self, interval: float, tick: float, now: float) -> None:
         super().__init__(tick, now)
+        self.condition = ""
+        self._unreadable: dict[int, str] = {}
         self.bound = max(MIN_ROUND_BOUND_S, MAX_ROUNDS * interval)
         # Shards of which this scheduler holds the lease -> the last round that succeeded.
         self._written_at: dict[int, float] = {}
@@ -219,6 +224,10 @@ class ScheduleHealth(_Health):
         """Writing a full state failed."""
         self._errors[shard] = reason
 
+    def unreadable(self, shard: int, what: str) -> None:
+        """This of the full state cannot be read, "" for nothing; as far as it had to be."""
+        self._unreadable[shard] = what
+
     def _current_verdict(self, now: float) -> str:
         for shard, (since, reason) in self._failing.items():
             if now - since > RENEW_TIMEOUT_S:
@@ -226,8 +235,16 @@ class ScheduleHealth(_Health):
                     f"shard {shard}: the lease could not be renewed for over "
                     f"{RENEW_TIMEOUT_S:g} s: {reason}"
                 )
+        if self.condition:
+            return self.condition
         for shard, at in self._written_at.items():
             if now - at > self.bound:
                 why = self._errors.get(shard, "still writing")
                 return f"shard {shard}: no full state was written for over {self.bound:g} s: {why}"
+        for shard, what in self._unreadable.items():
+            if what and shard in self._written_at:
+                return (
+                    f"shard {shard}: {what} of the full state cannot be read; write them again, "
+                    "then run `statebroker verify --accept`"
+                )
         return GREEN

@@ -20,7 +20,9 @@ from broker.engine.log_reader import LogMovedError
 from broker.errors import BackendError, BrokerError, ConnectError, DecodeError
 from broker.runtime import clock
 from broker.runtime.outage_log import OutageLog
+from broker.runtime.tasks import cancel_and_wait
 from broker.stats import SchedulerShardStats, SchedulerStats
+from workers.conditions import ConditionsWatch
 from workers.health import GREEN, ScheduleHealth
 from workers.loop import log_health_change, run_loop
 from workers.snapshot import SnapshotWorker
@@ -80,6 +82,7 @@ class Scheduler:
         self._jobs_failed = 0
         self._jobs_missed = 0
         self.health = ScheduleHealth(interval, RENEW_INTERVAL_S, clock.now())
+        self.conditions = ConditionsWatch(session, name)
         self.reason = GREEN
         self._writing = OutageLog(log, "snapshot_failed")
         self._leasing = OutageLog(log, "lease_failed")
@@ -99,6 +102,7 @@ class Scheduler:
                 sets=counts.sets,
                 deletes=counts.deletes,
                 errors=counts.errors,
+                unreadable=len(one.unreadable_fields),
             )
             for one, counts in zip(self._shards, self._counts, strict=True)
         )
@@ -111,6 +115,8 @@ class Scheduler:
             errors=sum(one.errors for one in shards) + self._jobs_failed,
             jobs_failed=self._jobs_failed,
             missed=self._jobs_missed,
+            keys_evicted=self.conditions.evicted,
+            unreadable=sum(one.unreadable for one in shards),
             shards=shards,
         )
 
@@ -142,10 +148,14 @@ class Scheduler:
         )
         self._write_deadline = clock.now() + self._interval * MAX_INTERVALS_BETWEEN_WRITES
         scheduler.start()
+        watching = asyncio.create_task(
+            self.conditions.run(self._note_condition), name="server conditions"
+        )
         try:
             await run_loop(self.name, self._poll, self._wake, stop)
         finally:
             scheduler.shutdown(wait=False)
+            await cancel_and_wait([watching])
             # A write that was cancelled would not finish now either.
             if not self._is_writing:
                 await self._within(LAST_WRITE_TIMEOUT_S, self.write_all)
@@ -166,6 +176,14 @@ class Scheduler:
         self._wake.set()
         # Also while a write blocks.
         self._update_health()
+
+    def _note_condition(self, fault: str) -> None:
+        if fault != self.health.condition:
+            self.health.condition = fault
+            self._update_health()
+            # It publishes the verdict.
+            self._renew_due = True
+            self._wake.set()
 
     async def _request_pressure_check(self) -> None:
         self._pressure_check_due = True
@@ -208,6 +226,7 @@ class Scheduler:
                 continue
             self._writing.ended(shard.shard)
             self.health.wrote(shard.shard, clock.now(), is_held=bool(shard.fence))
+            self.health.unreadable(shard.shard, shard.unreadable_fields.text())
             if written is not None:
                 counts.snapshots += 1
                 counts.sets += written.sets

@@ -32,6 +32,7 @@ from broker.protocol.fields import pack_field
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.runtime import clock
+from workers.unreadable import UnreadableFields
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
@@ -90,6 +91,7 @@ class SnapshotWorker:
         self._retention = log_retention
         self._limit = log_limit
         self._damage_told: set[str] = set()
+        self.unreadable_fields = UnreadableFields()
         self._surplus: list[str] = []
         self._check_at = 0.0
         self._committed: deque[tuple[float, int]] = deque()
@@ -148,6 +150,7 @@ class SnapshotWorker:
         if not self._committed and head.log_bytes and self._cut_to < head.snapshot.offset:
             # What a scheduler before left: its age is not known, so it counts from now on.
             self._committed.append((clock.now(), head.snapshot.offset))
+        await self.unreadable_fields.read_again(client, self._keys)
         pressed = self._is_half_full(head)
         mends = await self._check_tables(head)
         if not mends and not await self._has_work(head, pressed=pressed):
@@ -209,6 +212,7 @@ class SnapshotWorker:
             if tables is not None:
                 tables = tables.loaded(fields, at.offset, tracks=True)
                 self._tell_damaged_tables(tables)
+                self.unreadable_fields.loaded(key.name for key in tables.damaged)
         return tables
 
     async def _fold(self, start: Position, head: Head) -> tuple[NetChanges, int]:
@@ -254,6 +258,7 @@ class SnapshotWorker:
         # A damaged field stays: somebody may still mend it, and what it held is not known.
         names = [name for name in changes.touched if name not in changes.damaged]
         self._tell_damage(changes.damaged)
+        self.unreadable_fields.folded(changes)
         sets = deletes = 0
         # At least one page, which writes the digest.
         for first in range(0, max(1, len(names)), page_sizes.KEYS):

@@ -20,12 +20,14 @@ class Conditions:
         evicted: keys that it evicted since it started.
         memory: bytes that count for its limit.
         max_memory: the limit; 0 for none.
+        run: id of the server process.
     """
 
     policy: str
     evicted: int
     memory: int
     max_memory: int
+    run: str = ""
 
     @property
     def eviction_fault(self) -> str:
@@ -59,14 +61,16 @@ async def conditions(client: Client, keys: ShardKeys) -> Conditions:
         pipe = client.pipeline(transaction=False)
         pipe.info("memory")
         pipe.info("stats")
+        pipe.info("server")
         # The key routes the pipeline.
         pipe.hmget(keys.meta, ["epoch"])
-        memory, stats, _ = await pipe.execute()
+        memory, stats, server, _ = await pipe.execute()
     return Conditions(
         policy=str(memory.get("maxmemory_policy", "noeviction")),
         evicted=_number(stats, "evicted_keys"),
         memory=_number(memory, "used_memory") - _number(memory, "mem_not_counted_for_evict"),
         max_memory=_number(memory, "maxmemory"),
+        run=str(server.get("run_id", "")),
     )
 
 

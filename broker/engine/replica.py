@@ -306,6 +306,7 @@ class ReplicaEngine:
             self_checks_undecided=counts.self_checks_undecided,
             keys_repaired=counts.keys_repaired,
             full_state_altered=counts.full_state_altered,
+            shards_uncompared=sum(not shard.content.is_compared for shard in shards),
             keys_damaged=sum(len(shard.damaged) for shard in shards),
             status_changes_conflated=tracker.conflated,
         )

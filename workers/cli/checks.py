@@ -27,11 +27,15 @@ class Joined:
         status: its last status.
         join_s: seconds until it was live; None after a timeout.
         lag_s: its lag in seconds; None after a timeout.
+        unreadable: keys that it lacks, for their fields of the full state cannot be read.
+        doubts: why its content may not be right though it is live.
     """
 
     status: str
     join_s: float | None = None
     lag_s: float | None = None
+    unreadable: int = 0
+    doubts: tuple[str, ...] = ()
 
 
 def this_host() -> str:
@@ -135,4 +139,6 @@ def faults(
     found += [f"damaged: {one}; run `statebroker repair`" for one in damaged]
     if joined is not None:
         found += replica_faults(joined)
+        if not roles:
+            found += (f"a replica that joined is {doubt}" for doubt in joined.doubts)
     return found

@@ -32,6 +32,7 @@ from workers.cli.content import as_text
 from workers.cli.options import checked_options, connection_options, setting_options
 from workers.cli.terminal import cell, say, show, table, tell
 
+COMPARE_PAUSE_S = 0.02
 MAX_GONE = 10  # workers that are gone, in the table
 MANY_IDLE = 100  # nodes
 LONG_IDLE_MS = 86_400_000
@@ -46,7 +47,8 @@ STYLES = {"green": "green", "red": "red", "gone": "dim"}
     "--check",
     is_flag=True,
     help="Exit with 1, and print why, unless data flows: a flush worker and a scheduler run, all "
-    "running workers are green, nothing is damaged, and a replica that joins now becomes live.",
+    "running workers are green, nothing is damaged, and a replica that joins now becomes live and "
+    "holds what schedulers wrote.",
 )
 @click.option(
     "--role",
@@ -105,7 +107,9 @@ def status(  # noqa: PLR0917 - how click calls
     with Inspector(url, namespace=namespace) as inspector:
         found = inspector.status()
     unfit = settings_faults(found.shards, bound)
-    joined = _join(url, namespace, bound) if not roles or SUBSCRIBER in roles else None
+    joined = None
+    if not roles or SUBSCRIBER in roles:
+        joined = _join(url, namespace, bound, waits=not roles)
     # Of a whole namespace; a role is judged by what it needs.
     damaged: Sequence[Damage] = () if roles else _damaged(url, namespace, joined)
     if as_json:
@@ -141,16 +145,21 @@ def _check_combination(*, check: bool, roles: Sequence[str], here: bool) -> None
         )
 
 
-def _join(url: str, namespace: str, bound: float) -> Joined:
-    """Join as a replica, and return how that went."""
+def _join(url: str, namespace: str, bound: float, *, waits: bool) -> Joined:
+    """Join as a replica, and return how that went; it may wait for what a large load is worth."""
     started = time.monotonic()
     with Replica(url, namespace=namespace, staleness_bound=bound) as replica:
         try:
             replica.wait_live(LIVE_TIMEOUT_S)
         except (BrokerError, TimeoutError):
             return Joined(str(replica.status))
-        took = round(time.monotonic() - started, 4)
-        return Joined(str(replica.status), took, round(replica.lag, 4))
+        took, lag = round(time.monotonic() - started, 4), round(replica.lag, 4)
+        stats = replica.stats()
+        while waits and stats.shards_uncompared and time.monotonic() < started + LIVE_TIMEOUT_S:
+            time.sleep(COMPARE_PAUSE_S)
+            stats = replica.stats()
+        doubts = stats.health.reasons if stats.status is Status.LIVE else ()
+        return Joined(str(replica.status), took, lag, stats.keys_damaged, doubts)
 
 
 def _print(
@@ -163,6 +172,8 @@ def _print(
     title.append_text(cell(joined.status, "bold"))
     if joined.join_s is not None:
         title.append_text(cell(f" after {joined.join_s:.3f} s"))
+    if joined.unreadable:
+        title.append_text(cell(f", and lacks {joined.unreadable:,} keys", "red"))
     away = [one for one in found.shards if one.away]
     here = [one for one in found.shards if not one.away]
     show(title, *(cell(f"shard {one.shard} is away: {one.away}", "red") for one in away))
@@ -171,6 +182,7 @@ def _print(
         places = [(one.shard, one.slot, one.held_by) for one in here]
         show(table(("shard", "slot", "node"), places))
     show(*_nodes(found, most_nodes), *_workers(found))
+    show(*(cell(f"a replica joining now is {doubt}", "red") for doubt in joined.doubts))
     show(*(cell(f"damaged: {one}", "red") for one in damaged))
     if damaged:
         show(cell("run `statebroker repair`"))

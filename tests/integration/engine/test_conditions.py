@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from broker import Producer, Replica, Status
+from broker import Inspector, Producer, Replica, Status
 from broker.aio import Replica as AioReplica
 from broker.engine import replication
 from broker.stats import ReplicaStats
@@ -19,7 +19,7 @@ from tests.acl_users import PASSWORD, with_login
 from tests.conftest import OwnServer
 from tests.integration.manual_flush import ManualFlush
 from tests.integration.running_workers import NewServing
-from workers import flush
+from workers import conditions
 
 BOUND = 0.5
 
@@ -28,7 +28,7 @@ BOUND = 0.5
 def own(own_server: OwnServer, kind: str, monkeypatch: pytest.MonkeyPatch) -> Server:
     """Give a server whose settings may be changed, and short pauses between looks at it."""
     monkeypatch.setattr(replication, "CONDITIONS_INTERVAL", 0.1)
-    monkeypatch.setattr(flush, "CONDITIONS_INTERVAL_S", 0.1)
+    monkeypatch.setattr(conditions, "CONDITIONS_INTERVAL_S", 0.1)
     return own_server(kind=kind, port=0)
 
 
@@ -114,6 +114,94 @@ def test_without_memory_a_live_replica_says_that_writing_stands_still(
         client.config_set("maxmemory", "0")
         eventually(lambda: replica.health.ok)
         eventually(lambda: not workers.flushers[0].reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "back", "words"),
+    [
+        ("maxmemory-policy", "volatile-ttl", "noeviction", "maxmemory-policy volatile-ttl"),
+        ("maxmemory", "1", "0", "writing stands still"),
+    ],
+)
+def test_a_scheduler_looks_at_the_server_too(
+    own: Server,
+    namespace: str,
+    serving: NewServing,
+    *,
+    name: str,
+    value: str,
+    back: str,
+    words: str,
+) -> None:
+    """It is red at once while it lasts, in its own statistics and in what everybody reads."""
+    workers = serving(own.url, namespace, interval=0.2)
+    scheduler = workers.scheduler
+    assert scheduler is not None
+    with Inspector(own.url, namespace=namespace) as inspector, admin(own) as client:
+
+        def published() -> list[str]:
+            return [one.reason for one in inspector.status().workers if one.role == "schedule"]
+
+        eventually(lambda: published() == [""])
+        client.config_set(name, value)
+        eventually(lambda: words in scheduler.stats().reason)
+        if name != "maxmemory":
+            # Without memory its record cannot be written either; that of the flush worker tells.
+            eventually(lambda: words in str(published()))
+        client.config_set(name, back)
+        eventually(lambda: not scheduler.stats().reason)
+        eventually(lambda: published() == [""])
+
+
+def test_workers_that_may_not_look_say_so(own: Server, namespace: str, serving: NewServing) -> None:
+    """A right that was taken away while they run does not make them silent."""
+    with admin(own) as client:
+        client.execute_command("ACL", "SETUSER", "poor", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+        workers = serving(with_login(own.url, "poor"), namespace, interval=0.2)
+        scheduler = workers.scheduler
+        assert scheduler is not None
+        client.execute_command("ACL", "SETUSER", "poor", "-info")
+        for worker in (scheduler, workers.flushers[0]):
+            eventually(lambda worker=worker: "is not known" in worker.reason)  # type: ignore[misc]
+            assert "'info'" in worker.reason
+        client.execute_command("ACL", "SETUSER", "poor", "+info")
+        for worker in (scheduler, workers.flushers[0]):
+            eventually(lambda worker=worker: not worker.reason)  # type: ignore[misc]
+
+
+def test_a_full_state_that_was_evicted_is_missed(
+    own: Server, namespace: str, serving: NewServing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the policy right again a new replica is live with what is left, and says so."""
+    workers = serving(own.url, namespace, interval=0.2)
+    keys = workers.session.keys[0]
+    scheduler = workers.scheduler
+    assert scheduler is not None
+    with Producer(own.url, namespace=namespace) as producer, admin(own) as client:
+        producer.set_many({f"key/{number}": "x" * 1000 for number in range(500)})
+        producer.flush(10)
+        eventually(lambda: client.hlen(keys.state) == 500)
+        # Of keys with a time to live there are only this one and the lease, which is taken again.
+        client.expire(keys.state, 3600)
+        client.config_set("maxmemory-policy", "volatile-lru")
+
+        def is_evicted() -> bool:
+            client.config_set("maxmemory", client.info("memory")["used_memory"] - 1000)
+            return not client.exists(keys.state)
+
+        eventually(is_evicted)
+        client.config_set("maxmemory", 0)
+        client.config_set("maxmemory-policy", "noeviction")
+        assert client.exists(keys.meta)
+        eventually(lambda: scheduler.stats().keys_evicted >= 1)
+        eventually(lambda: workers.flushers[0].stats().keys_evicted >= 1)
+        eventually(lambda: not scheduler.reason)
+        assert f"keys_evicted worker={scheduler.name} keys=" in caplog.text
+        with Replica(own.url, namespace=namespace) as replica:
+            replica.wait_live(10)
+            assert not replica.health.ok
+            assert "may be missing or wrong" in str(replica.health.reasons)
+            assert replica.stats().loads_altered == 1
 
 
 @pytest.mark.parametrize("face", ["sync", "aio"])

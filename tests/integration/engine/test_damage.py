@@ -9,7 +9,7 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from broker import DecodeError, Producer, Replica
+from broker import DecodeError, Inspector, Producer, Replica
 from broker.core.shard import ShardState
 from broker.engine.self_check import check_and_repair
 from broker.engine.verifier import Verifier
@@ -19,6 +19,7 @@ from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing
 from tests.integration.watched_shard import WatchedShard
+from workers.cli.status import status
 from workers.cli.verify import verify
 
 GARBAGE = b"\0" * 8 + b"\xc1"
@@ -116,6 +117,45 @@ def test_a_scheduler_goes_on_over_an_unreadable_field(
     watched_shard.write()
     assert watched_shard.agree() == content | {"m": 6}
     assert watched_shard.inspector.altered() == {}
+
+
+@pytest.mark.parametrize("mend", ["set", "delete", "accept"])
+def test_a_scheduler_that_meets_an_unreadable_field_is_red(
+    server: Server, namespace: str, raw: redis.Redis, serving: NewServing, mend: str
+) -> None:
+    """It counts such fields until they are mended; `status` names them, and its check fails."""
+    workers = serving(server.url, namespace, interval=0.1)
+    scheduler = workers.scheduler
+    assert scheduler is not None
+    options = ["--url", server.url, "--namespace", namespace, "--check"]
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Inspector(server.url, namespace=namespace) as inspector,
+    ):
+        state = workers.session.keys[0].state
+        producer.set_many({"n": 3, "m": 4})
+        producer.flush(10)
+        eventually(lambda: raw.hlen(state) == 2)
+        raw.hset(state, "n", GARBAGE)
+        producer.increment("n")
+        producer.increment("m")
+        eventually(lambda: scheduler.stats().unreadable == 1)
+        eventually(lambda: "1 key ('n') of the full state cannot be read" in scheduler.reason, 20)
+        eventually(lambda: "red" in [one.health for one in inspector.status().workers], 20)
+        found = CliRunner().invoke(status, options)
+        assert found.exit_code == 1
+        assert "lacks 1 keys" in found.stdout
+        assert "degraded: the full state of shard 0 has 1 keys" in found.stdout
+        assert "is red: shard 0: 1 key ('n') of the full state cannot be read" in found.stderr
+        assert "a replica that joined is degraded" in found.stderr
+        if mend == "accept":
+            inspector.accept()
+        elif mend == "set":
+            producer.set("n", 1)
+        else:
+            producer.delete("n")
+        eventually(lambda: scheduler.stats().unreadable == 0)
+        eventually(lambda: not scheduler.reason, 20)
 
 
 def test_accepting_removes_what_cannot_be_read(

@@ -51,6 +51,13 @@ def test_the_check_names_every_fault() -> None:
     ]
 
 
+def test_a_replica_in_doubt_fails_the_check_of_the_whole() -> None:
+    """It is live, which is all that a subscriber's own check asks for."""
+    doubtful = Joined("live", 0.1, 0.0, 2, ("in doubt: why",))
+    assert faults((), BOTH, doubtful) == ["a replica that joined is in doubt: why"]
+    assert faults((), BOTH, doubtful, roles=["subscriber"]) == []
+
+
 @pytest.mark.parametrize(
     ("roles", "words"),
     [

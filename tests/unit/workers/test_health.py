@@ -262,6 +262,25 @@ def test_one_shard_that_works_does_not_hide_another() -> None:
     assert verdicts[-1].startswith("shard 1: no full state was written for over 10 s: still")
 
 
+def test_what_a_scheduler_knows_of_the_server_is_red_at_once() -> None:
+    """A condition of the server, or unreadable fields of a shard whose lease it holds."""
+    clock = Clock()
+    clock.health.wrote(0, clock.now, is_held=True)
+    clock.health.unreadable(0, "1 key ('n')")
+    assert clock.health.verdict(clock.now) == (
+        "shard 0: 1 key ('n') of the full state cannot be read; write them again, then run "
+        "`statebroker verify --accept`"
+    )
+    clock.health.condition = "Redis evicts"
+    assert clock.health.verdict(clock.now) == "Redis evicts"
+    clock.health.condition = ""
+    clock.health.renewed(0, clock.now, is_held=False)
+    assert clock.health.verdict(clock.now) == GREEN, "another scheduler holds the lease"
+    clock.health.wrote(0, clock.now, is_held=True)
+    clock.health.unreadable(0, "")
+    assert clock.health.verdict(clock.now) == GREEN
+
+
 def test_a_long_write_that_gets_on_is_green() -> None:
     """Each portion counts as progress, also in a round that takes minutes."""
     clock = Clock()
