@@ -79,8 +79,8 @@ MEMBERS = [
             "deltas_skipped deltas_superseded forks full_state_altered gaps get health items "
             "keys keys_damaged keys_repaired lag_s loads loads_altered offset packets "
             "packets_foreign packets_unreadable reconnects refused self_checks "
-            "self_checks_failed self_checks_undecided shards_uncompared silences status status_changes "
-            "status_changes_conflated"
+            "self_checks_failed self_checks_undecided shards_uncompared silences status "
+            "status_changes status_changes_conflated"
         ),
     ),
     (broker.ServerInfo, "as_dict deployment get items name version"),
