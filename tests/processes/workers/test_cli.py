@@ -192,7 +192,13 @@ def test_status_tells_shards_nodes_and_workers(new_served: NewServed) -> None:
         assert shard["bytes_published"] >= shard["log_bytes"] > 0
         assert shard["lease"].startswith("schedule-")
     assert reported["nodes"] == [
-        {"node": "writer", "chunks": 2, "deltas": 100, "pending_deltas": 0},
+        {
+            "node": "writer",
+            "chunks": 2,
+            "deltas": 100,
+            "pending_deltas": 0,
+            "idle_ms": None,
+        },
     ]
     assert {worker["role"] for worker in reported["workers"]} == {"flush", "schedule"}
     assert reported["replica"]["status"] == "live"
