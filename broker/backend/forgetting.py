@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
-from importlib.resources import files
 from typing import Final, Literal
 
 from broker.backend.commands import Commands
@@ -57,12 +55,10 @@ async def judge(
         age_ms: how long a record has to be the same.
         asking: random text without spaces, the same for both steps.
     """
-    text = files("broker.backend").joinpath("forget.lua").read_text("utf-8")
-    sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - how Redis names scripts
     found: dict[str, Verdict] = {}
     for first in range(0, len(nodes), PAGE):
         page = nodes[first : first + PAGE]
         names = [keys.meta, keys.writers, keys.idle, *map(keys.pending, page)]
-        reply = await commands.run_text("forget", text, sha, names, step, age_ms, asking, *page)
+        reply = await commands.run_for_admin("forget", names, step, age_ms, asking, *page)
         found |= {node: Verdict(one.decode()) for node, one in zip(page, reply, strict=True)}
     return found

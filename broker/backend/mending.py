@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
-from importlib.resources import files
+from typing import Final
 
 from broker.backend.commands import Commands
 from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES
 from broker.protocol.names import ShardKeys
 
+FIRST_CONTENT: Final = 4  # of the script's KEYS: state, then tables
+
 
 async def mend(
-    commands: Commands, keys: ShardKeys, greatest: int, nodes: Sequence[str], *, is_new: bool
+    commands: Commands,
+    keys: ShardKeys,
+    greatest: int,
+    nodes: Sequence[str],
+    removals: Sequence[tuple[str, bytes | None]],
 ) -> list[str]:
     """Write again what can be derived from the rest of a shard; return what was done, in lines.
 
     Args:
         commands: with the rights of `statebroker acl admin`.
         keys: the shard.
-        greatest: offset of a field of the full-state hash.
+        greatest: offset of a field of the full-state hash that stays.
         nodes: whose pending lists are looked at.
-        is_new: begin a new epoch in any case.
+        removals: content that cannot be read: its key, and the field or None for all of it. If
+            there is any, a new epoch begins: else replicas that have what is lost would differ for
+            good from those that load.
     """
-    text = files("broker.backend").joinpath("repair.lua").read_text("utf-8")
-    sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - how Redis names scripts
-    reply = await commands.run_text(
+    content = [keys.state, keys.tables]
+    removed: list[str | bytes | float] = []
+    for key, field in removals:
+        place = FIRST_CONTENT + content.index(key)
+        removed += ["DEL", place, b""] if field is None else ["HDEL", place, field]
+    reply = await commands.run_for_admin(
         "repair",
-        text,
-        sha,
-        [keys.meta, keys.order, keys.log, *map(keys.pending, nodes)],
+        [keys.meta, keys.order, keys.log, *content, *map(keys.pending, nodes)],
         os.urandom(EPOCH_BYTES),
         os.urandom(BATCH_ID_BYTES),
         greatest,
-        int(is_new),
+        int(bool(removals)),
+        len(removals),
+        *removed,
         *nodes,
     )
     return [line.decode(errors="replace") for line in reply]

@@ -3,16 +3,21 @@ Mend what others wrote into a shard: write again what can be derived from the lo
 pending lists, and forget what cannot. Chunks that are pending, published or folded are not touched.
 A log that is no chain of batches any more is numbered anew, under a new epoch: subscribers load again.
 
-KEYS  1 meta hash   2 order list   3 log stream   4.. pending lists of the nodes in ARGV[5..]
+Content that cannot be read is removed in the same step: a scheduler that looked in between would take what
+is left for all there was.
+
+KEYS  1 meta hash   2 order list   3 log stream   4 state hash   5 tables hash   6.. pending lists of the nodes
 ARGV  1 epoch and 2 batch id to use where there is none, 8 random bytes each
       3 greatest offset of a field of the full-state hash   4 1 to begin a new epoch in any case, else 0
-      5.. nodes, in the order of KEYS[4..]
+      5 how many removals   6.. for each 'DEL' or 'HDEL', which of KEYS, and the field ('' for DEL);
+      then the nodes, in the order of KEYS[6..]
 returns {line ...}: what was done, for people
 cost  O(pending chunks); O(log) where the log is numbered anew
 ]]
 local meta, order, log = KEYS[1], KEYS[2], KEYS[3]
 local new_epoch, new_id, greatest, is_new = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local FIRST_LIST, FIRST_NODE, ENTRY_BYTES = 4, 5, 32
+local FIRST_LIST, ENTRY_BYTES, FIRST_REMOVAL, REMOVAL = 6, 32, 6, 3
+local FIRST_NODE = FIRST_REMOVAL + REMOVAL * tonumber(ARGV[5])
 local NO_ID = string.rep('\0', 8)
 local LONGEST_MS, MAX_NUMBER, MAX_CHUNK_BYTES = 3600000, 9007199254740992, 4194304
 local told = {}
@@ -29,6 +34,15 @@ end
 
 local function digits(n)
   return string.format('%.0f', n)
+end
+
+for at = FIRST_REMOVAL, FIRST_NODE - 1, REMOVAL do
+  local key = KEYS[tonumber(ARGV[at + 1])]
+  if ARGV[at] == 'DEL' then
+    redis.call('DEL', key)
+  else
+    redis.call('HDEL', key, ARGV[at + 2])
+  end
 end
 
 local m, numbers_of = {}, redis.call('HGETALL', meta)

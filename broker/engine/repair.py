@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
 
@@ -149,7 +150,7 @@ async def _has_history(session: Session, keys: ShardKeys) -> bool:
 
 async def _repair_shard(session: Session, keys: ShardKeys, found: list[Damage]) -> list[str]:
     client, done = session.client, list[str]()
-    is_lost = False
+    content = {keys.state, keys.tables}
     if any(one.key == keys.writers for one in found):
         # A producer that finds no record sends what it kept again: let each note first that its own
         # was overwritten, or write it again.
@@ -157,31 +158,34 @@ async def _repair_shard(session: Session, keys: ShardKeys, found: list[Damage]) 
         # Without their records, those who live must not be taken for who was forgotten.
         async with translated("letting writers come back"):
             await client.hdel(keys.meta, "forgotten")
-    for key in dict.fromkeys(one.key for one in found if one.is_other_type):
-        async with translated("deleting a key of another type"):
-            await client.delete(key)
-        is_lost |= key in {keys.state, keys.tables}
+    others = dict.fromkeys(one.key for one in found if one.is_other_type)
+    for key in others:
+        if key not in content:
+            async with translated("deleting a key of another type"):
+                await client.delete(key)
         done.append(f"{key} is deleted")
+    removals: list[tuple[str, bytes | None]] = [(key, None) for key in others if key in content]
     for one in found:
-        if one.is_content and one.field is not None:
-            async with translated("deleting a field"):
-                await client.hdel(one.key, one.field)
-            is_lost = True
+        if one.is_content and one.field is not None and one.key not in others:
+            removals.append((one.key, one.field))
             done.append(f"{one.key}: {shown(one.field)} is deleted, write it again")
     async with translated("reading the writers"):
         names: dict[bytes, bytes] = await client.hgetall(keys.writers)  # type: ignore[assignment]
     nodes = sorted(node for name in names if (node := node_name(name)))
-    greatest = await _greatest_offset(session, keys)
-    # Else replicas that have what is lost here would differ for good from those that load.
-    done += await mend(session.commands, keys, greatest, nodes, is_new=is_lost)
+    gone = {field for key, field in removals if key == keys.state}
+    greatest = 0 if None in gone else await _greatest_offset(session, keys, gone)
+    done += await mend(session.commands, keys, greatest, nodes, removals)
     return done + await _remove_records(session, keys, found)
 
 
-async def _greatest_offset(session: Session, keys: ShardKeys) -> int:
-    """Return the greatest offset of a field of the full-state hash."""
+async def _greatest_offset(
+    session: Session, keys: ShardKeys, gone: Collection[bytes | None]
+) -> int:
+    """Return the greatest offset of a field of the full-state hash, without those that go."""
     greatest = 0
-    async for _, fields in queries.state_pages(session.client, keys):
-        greatest = max([greatest, *unpack_fields(fields)[0]])
+    async for names, fields in queries.state_pages(session.client, keys):
+        stay = [field for name, field in zip(names, fields, strict=True) if name not in gone]
+        greatest = max([greatest, *unpack_fields(stay)[0]])
     return greatest
 
 

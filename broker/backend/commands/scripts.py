@@ -39,6 +39,11 @@ def source(name: str) -> str:
     return files("broker.backend").joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
+def sha_of(text: str) -> str:
+    """Return the name that Redis gives a script."""
+    return hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - how Redis names scripts
+
+
 class Scripts:
     """The Lua commands on one connection; the base of the typed methods.
 
@@ -51,10 +56,7 @@ class Scripts:
         self.client = client
         self.publish = publish
         self.sources = {name: source(name) for name in NAMES}
-        self.hashes = {
-            name: hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - how Redis names scripts
-            for name, text in self.sources.items()
-        }
+        self.hashes = {name: sha_of(text) for name, text in self.sources.items()}
 
     async def run(self, name: str, keys: Sequence[str], *args: str | bytes | float) -> Any:
         """Run a Lua file as one atomic step; return its reply.
@@ -67,12 +69,18 @@ class Scripts:
         Raises:
             BackendError: Redis failed.
         """
-        return await self.run_text(name, self.sources[name], self.hashes[name], keys, *args)
+        return await self._run(name, self.sources[name], self.hashes[name], keys, *args)
 
-    async def run_text(
+    async def run_for_admin(
+        self, name: str, keys: Sequence[str], *args: str | bytes | float
+    ) -> Any:
+        """Run a Lua file that is no part of the protocol, read when it is needed; as `run`."""
+        text = files("broker.backend").joinpath(f"{name}.lua").read_text("utf-8")
+        return await self._run(name, text, sha_of(text), keys, *args)
+
+    async def _run(
         self, name: str, text: str, sha: str, keys: Sequence[str], *args: str | bytes | float
     ) -> Any:
-        """Run a script by its text and hash; otherwise as `run`."""
         async with translated(name):
             call = self.client.evalsha_ro if name in READERS else self.client.evalsha
             try:
