@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import re
@@ -14,8 +13,6 @@ from broker.errors import ConfigError
 from broker.protocol.constants import MAX_NAME_LENGTH, MAX_SHARDS
 from broker.protocol.names import is_name
 from broker.protocol.refusal import shown
-
-log = logging.getLogger(__name__)
 
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(ms|s|m|h)?")
 DAY_S: Final = 86400.0
@@ -165,21 +162,43 @@ _PAIRS: Final = (
 )
 
 
-def conflicts(values: Mapping[str, Any]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two settings that are allowed, and break something together.
+
+    Attributes:
+        settings: both, with their values.
+        effect: what breaks.
+        fix: what to set.
+    """
+
+    settings: str
+    effect: str
+    fix: str
+
+    def __str__(self) -> str:
+        """Return one sentence."""
+        return f"{self.settings}: {self.effect}; {self.fix}"
+
+
+def conflicts(values: Mapping[str, Any]) -> list[Conflict]:
     """Return what settings break together though each is allowed; empty if nothing.
 
     Args:
         values: by name; pairs of which one is missing are not compared.
     """
     return [
-        f"{small}={values[small]:.15g} and {large}={values[large]:.15g}: {effect}; set {small} to "
-        f"at most {values[large] / times:.15g}, or raise {large}"
+        Conflict(
+            f"{small}={values[small]:.15g} and {large}={values[large]:.15g}",
+            effect,
+            f"set {small} to at most {values[large] / times:.15g}, or raise {large}",
+        )
         for small, times, large, effect in _PAIRS
         if small in values and large in values and values[small] * times > values[large]
     ]
 
 
-def unfit(heartbeat_s: float, max_age_s: float, staleness_bound: float) -> tuple[str, ...]:
+def unfit(heartbeat_s: float, max_age_s: float, staleness_bound: float) -> list[Conflict]:
     """Return how settings of running workers break a staleness bound; empty if they do not.
 
     Args:
@@ -192,7 +211,7 @@ def unfit(heartbeat_s: float, max_age_s: float, staleness_bound: float) -> tuple
         values["heartbeat_interval"] = heartbeat_s
     if max_age_s:
         values["local_delta_max_age"] = max_age_s
-    return tuple(conflicts(values))
+    return conflicts(values)
 
 
 def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,12 +234,10 @@ def checked_of(names: Collection[str], given: Mapping[str, Any]) -> dict[str, An
         values = checked(**{name: given.get(name) for name in names if name in SETTINGS})
     except ConfigError as error:
         raise ConfigError([*faults, *error.faults]) from None
-    faults += conflicts({name: values[name] for name in values if given.get(name) is not None})
+    both_given = {name: values[name] for name in values if given.get(name) is not None}
+    faults += map(str, conflicts(both_given))
     if faults:
         raise ConfigError(faults)
-    for conflict in conflicts(values):
-        # A default value on one side: there may be no need of what breaks.
-        log.warning("settings_conflict %s", conflict)
     return values
 
 

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from broker.backend.replies import DrainLimits
 from broker.backend.session import Session
-from broker.config import conflicts, default_node
+from broker.config import default_node
+from broker.engine.settings import warn_of_conflicts
 from broker.errors import BackendError
 from broker.runtime.backoff import Backoff
 from broker.runtime.child import Child
@@ -65,12 +66,6 @@ async def connected(url: str | None, namespace: str, shards: int | None) -> Sess
     return session
 
 
-def warn_of_conflicts(settings: dict[str, Any]) -> None:
-    """Log which settings break each other; no error, since replicas may have other ones."""
-    for conflict in conflicts(settings):
-        log.warning("settings_conflict %s", conflict)
-
-
 async def serve(
     url: str | None,
     namespace: str,
@@ -100,6 +95,7 @@ async def serve(
     if ready_file is not None:
         # A killed process may have left one.
         remove_ready(ready_file)
+    # No error: replicas may have other settings.
     warn_of_conflicts(settings)
     shards = settings["shards"] if "shards" in given else None
 

@@ -65,7 +65,8 @@ class Doubts:
 
     def note_settings(self, head: Head) -> None:
         """Note the settings that the workers left in the head."""
-        self.settings_faults = unfit(head.heartbeat_s, head.max_age_s, self._staleness_bound)
+        found = unfit(head.heartbeat_s, head.max_age_s, self._staleness_bound)
+        self.settings_faults = tuple(map(str, found))
 
     # -- self-checks ------------------------------------------------------------------------------
 

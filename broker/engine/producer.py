@@ -15,7 +15,6 @@ from broker.backend.session import Session
 from broker.config import (
     checked_flag,
     checked_name,
-    checked_of,
     checked_timeout,
     chosen_namespace,
     default_node,
@@ -25,6 +24,7 @@ from broker.core.chunk_size import check_group
 from broker.core.fast_path import FastSet, PlainKeys
 from broker.engine.durability import Confirmer
 from broker.engine.sender import CallOnLoop, Sender, call_here
+from broker.engine.settings import checked_settings
 from broker.errors import (
     BrokerError,
     BufferFullError,
@@ -98,7 +98,7 @@ class ProducerEngine(FastSet[Retry | None]):
 
     def __init__(self, url: str | None, namespace: str | None, settings: ProducerSettings) -> None:
         super().__init__()
-        self._settings = checked_of(ProducerSettings.__annotations__, settings)
+        self._settings = checked_settings(ProducerSettings.__annotations__, settings)
         node = settings.get("node")
         self._when_full = settings.get("when_full", "block")
         max_age = settings.get("local_delta_max_age")

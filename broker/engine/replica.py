@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from broker.backend.credentials import Credentials
 from broker.backend.session import Session
-from broker.config import checked_of, checked_timeout, chosen_namespace
+from broker.config import checked_timeout, chosen_namespace
 from broker.core.change_queue import ChangeQueue
 from broker.core.fold import Tally
 from broker.core.queues import ReaderQueue
@@ -22,6 +22,7 @@ from broker.core.transitions import Event
 from broker.engine.callbacks import call_for_each
 from broker.engine.replication import Follower
 from broker.engine.self_check import verified
+from broker.engine.settings import checked_settings
 from broker.errors import ClosedError, ConfigError, ForkedError, NotLoadedError, TokenError
 from broker.model import Health, Status, StatusChange, Token, Verification
 from broker.protocol.messages import Position, TableKey
@@ -70,7 +71,7 @@ class ReplicaEngine:
         on_status: Callable[[StatusChange], object] | None,
         settings: ReplicaSettings,
     ) -> None:
-        values = checked_of(ReplicaSettings.__annotations__, settings)
+        values = checked_settings(ReplicaSettings.__annotations__, settings)
         self.namespace = chosen_namespace(namespace)
         if on_status is not None and (not callable(on_status) or iscoroutinefunction(on_status)):
             raise ConfigError(

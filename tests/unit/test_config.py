@@ -245,7 +245,7 @@ def test_a_replica_names_every_wrong_setting_at_once() -> None:
 )
 def test_settings_that_break_each_other_are_named(values: dict[str, float], effect: str) -> None:
     """Each is allowed alone; the text names both, their values and the limit."""
-    (found,) = conflicts(values)
+    (found,) = map(str, conflicts(values))
     assert effect in found
     assert all(f"{name}={value:.15g}" in found for name, value in values.items())
     small, large = values

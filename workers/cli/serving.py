@@ -151,6 +151,6 @@ def _run(  # noqa: PLR0917 - the options of three commands
     _, settings, given = checked_options(namespace, texts)
     # Of a default value nobody knows whether replicas have another one: that is a warning.
     if faults := conflicts({name: settings[name] for name in given}):
-        raise ConfigError(faults)
+        raise ConfigError(list(map(str, faults)))
     log_to_stderr(logging.DEBUG if verbose else logging.INFO)
     eventloop.run(run(url, namespace, roles, settings, given=given, ready_file=ready_file))

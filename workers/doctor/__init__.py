@@ -13,7 +13,7 @@ from workers.doctor.survey import survey
 __all__ = ["Facts", "Finding", "SentinelFacts", "Severity", "Survey", "assess", "survey"]
 
 
-def assess(survey: Survey, staleness_bound: float = 3.0) -> list[Finding]:
+def assess(survey: Survey, staleness_bound: float) -> list[Finding]:
     """Return all findings, ordered by topic; `staleness_bound` is that of the replicas here.
 
     A finding that several servers share is returned once, with their addresses.

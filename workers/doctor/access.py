@@ -31,12 +31,11 @@ def _user(facts: Facts) -> Iterator[Finding]:
             + (" from this machine" if facts.is_local else ""),
             "ACL SETUSER default '>PASSWORD', or better one user for each role: `statebroker acl`",
         )
-    elif facts.is_owner:
+    elif facts.surplus:
         yield Finding(
             "user",
             NOTE,
-            f"{facts.user}, with more rights than any role needs"
-            + (f": {', '.join(facts.surplus)}" if facts.surplus else ""),
+            f"{facts.user}, with more rights than any role needs: {', '.join(facts.surplus)}",
             "a mistake in any process that runs as this user can change or remove anything",
             "give each process the user of its role: `statebroker acl`",
         )

@@ -34,11 +34,8 @@ def assess_deployment(survey: Survey) -> list[Finding]:
 def assess_settings(survey: Survey, staleness_bound: float) -> Iterator[Finding]:
     """Return how settings of running workers do not fit a replica's bound; none if they do."""
     for fault in unfit(survey.heartbeat_s, survey.max_age_s, staleness_bound):
-        seen, _, rest = fault.partition(": ")
-        consequence, _, fix = rest.partition("; ")
-        yield Finding(
-            "settings", WARNING, f"the running workers' {seen} of replicas", consequence, fix
-        )
+        seen = f"the running workers' {fault.settings} of replicas"
+        yield Finding("settings", WARNING, seen, fault.effect, fault.fix)
 
 
 # -- Cluster --------------------------------------------------------------------------------------

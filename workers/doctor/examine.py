@@ -63,7 +63,6 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
         lacking=found.lacking,
         untested=found.untested,
         surplus=found.surplus,
-        is_owner=bool(found.surplus),
         largest_batch=DrainLimits().batch_bytes,
         cluster=await _cluster_info(client) if is_cluster else {},
         databases=await _databases(client, asked.namespace, info),

@@ -65,7 +65,6 @@ class Facts:
         lacking: role -> the rights ("command key") that the user lacks for it; empty if unknown.
         untested: rights that could be neither asked for nor tried.
         surplus: commands that no role needs, which the user may call.
-        is_owner: whether the user has rights that no role needs.
         wanted: the roles that the user should have.
         namespace: whose keys were tested.
         node: whose pending list was tested.
@@ -93,7 +92,6 @@ class Facts:
     lacking: Mapping[str, list[str]] = field(default_factory=dict)
     untested: frozenset[str] = frozenset()
     surplus: tuple[str, ...] = ()
-    is_owner: bool = False
     wanted: tuple[str, ...] = ()
     namespace: str = "default"
     node: str = "doctor"

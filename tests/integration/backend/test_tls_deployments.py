@@ -65,7 +65,7 @@ def works(url: str, namespace: str, serving: NewServing, fail_over: Callable[[],
 
 def examined(url: str, namespace: str) -> set[str]:
     """Return which servers the doctor found to have TLS; nothing that it saw is an error."""
-    found = assess(asyncio.run(survey(url, namespace, seconds=0.1)))
+    found = assess(asyncio.run(survey(url, namespace, seconds=0.1)), 3.0)
     assert [one for one in found if one.check == "connection"] == []
     (tls,) = [one for one in found if one.check == "tls"]
     assert tls.seen == "on"

@@ -41,7 +41,7 @@ def owner(own_server: OwnServer) -> Iterator[tuple[Server, Any]]:
 
 def examined(url: str) -> list[Finding]:
     """Return the findings of the doctor."""
-    return assess(asyncio.run(survey(url, "refused", seconds=0)))
+    return assess(asyncio.run(survey(url, "refused", seconds=0)), 3.0)
 
 
 def test_each_command_that_a_role_needs_is_named_where_it_is_refused(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from broker.config import SETTINGS, checked, checked_of
+from broker.config import SETTINGS, checked
+from broker.engine.settings import checked_settings, warn_of_conflicts
 from broker.errors import ConfigError
 from workers.cli import statebroker
-from workers.serve import warn_of_conflicts
 
 
 def test_a_worker_warns_of_heartbeats_rarer_than_the_bound(
@@ -38,10 +38,10 @@ def test_a_default_that_clashes_with_a_given_value_is_warned_of(
 ) -> None:
     """A buffer below the default size of a chunk; both given, it is an error."""
     names = ("buffer_bytes", "chunk_bytes")
-    checked_of(names, {"buffer_bytes": 1 << 20})
+    checked_settings(names, {"buffer_bytes": 1 << 20})
     assert not caplog.messages
-    checked_of(names, {"buffer_bytes": 100_000})
+    checked_settings(names, {"buffer_bytes": 100_000})
     (line,) = caplog.messages
     assert line.startswith("settings_conflict chunk_bytes=262144 and buffer_bytes=100000")
     with pytest.raises(ConfigError, match="chunk_bytes=262144 and buffer_bytes=100000"):
-        checked_of(names, {"buffer_bytes": 100_000, "chunk_bytes": 262_144})
+        checked_settings(names, {"buffer_bytes": 100_000, "chunk_bytes": 262_144})

@@ -9,7 +9,7 @@ import pytest
 
 from broker.backend.acl import CLUSTER, EVERY_CLIENT, ROLES, SHARDED
 from workers.doctor import Facts, Finding, SentinelFacts, Severity, Survey
-from workers.doctor import assess as assess_survey
+from workers.doctor import assess as assess_with_bound
 from workers.doctor.consequences import CONSEQUENCES, consequence
 
 OK, NOTE, WARNING, ERROR = Severity
@@ -48,6 +48,11 @@ WELL = Facts(
     user="me",
     lacking={role: [] for role in ROLES},
 )
+
+
+def assess_survey(survey: Survey) -> list[Finding]:
+    """What is said beside replicas with the default bound."""
+    return assess_with_bound(survey, 3.0)
 
 
 def assess(facts: Facts) -> list[Finding]:
@@ -175,7 +180,13 @@ MIB = 1 << 20
             replace(WELL, user="default", has_password=False, is_local=True),
             *("user", NOTE, "default, without a password", "ACL SETUSER default"),
         ),
-        (replace(WELL, is_owner=True), "user", NOTE, "me, with more rights", "statebroker acl"),
+        (
+            replace(WELL, surplus=("FLUSHALL",)),
+            "user",
+            NOTE,
+            "me, with more rights",
+            "statebroker acl",
+        ),
         (
             replace(WELL, lacking={role: ["multi"] for role in ROLES}),
             *("acl", ERROR, "MULTI is refused", "ACL SETUSER me +multi"),
