@@ -2,8 +2,8 @@
 --[[
 Tell the head of a shard if nothing was published for an interval, and since when something is pending;
 one a shard, however many workers ask. Starts the shard's first epoch, notes that the worker lives and how
-it is, and keeps the namespace's thresholds and the shortest interval. Looks at one entry of the workers hash, any one, and drops it
-if unseen for 10 minutes.
+it is, and keeps the namespace's thresholds and the shortest interval. Looks at one entry of the workers
+hash, any one, and drops it if unseen for 10 minutes.
 
 KEYS  1 meta hash   2 workers hash   3 order list (without it, what is pending is not told)
 ARGV  1 channel   2 'PUBLISH' or 'SPUBLISH'   3 shard   4 interval in ms
