@@ -24,13 +24,14 @@ def measure_run(run: ContenderRun) -> dict[str, float]:
     run.reader.send("go")
     measures: dict[str, float] = run.wait_until_read()["measures"]
     run.check_state(final(run.contender.details["shape"], run.updates, run.updates))
-    held, dict_held = measures.pop("replica_bytes"), wrote["measures"]["dict_bytes"]
+    held = measures.pop("replica_bytes") / run.updates
+    dict_held = wrote["measures"]["dict_bytes"] / run.updates
     return measures | {
         GET_RATIO.name: measures["get_ns"] / measures["plain_get_ns"],
         "items_ratio": measures["items_ns"] / measures["plain_items_ns"],
         "keys_k": run.updates / 1e3,
-        "replica_bytes": held / run.updates,
-        "dict_bytes": dict_held / run.updates,
+        "replica_bytes": held,
+        "dict_bytes": dict_held,
         MEMORY_RATIO.name: held / dict_held,
     }
 

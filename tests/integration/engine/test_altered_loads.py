@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -22,13 +21,6 @@ from tests.integration.watched_shard import WatchedShard, half_written
 
 KEYS = 300
 WAYS = ("set", "deleted", "added", "all")
-
-
-@pytest.fixture
-def raw(server: Server) -> Iterator[redis.Redis]:
-    """Give a plain client."""
-    with redis.Redis.from_url(server.url, protocol=2) as client:
-        yield client
 
 
 @pytest.fixture

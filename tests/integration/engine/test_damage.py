@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -23,13 +22,6 @@ from workers.cli.status import status
 from workers.cli.verify import verify
 
 GARBAGE = b"\0" * 8 + b"\xc1"
-
-
-@pytest.fixture
-def raw(server: Server) -> Iterator[redis.Redis]:
-    """Give a plain client."""
-    with redis.Redis.from_url(server.url, protocol=2) as client:
-        yield client
 
 
 def keys_of(shard: WatchedShard) -> ShardKeys:

@@ -13,7 +13,6 @@ from scripts.benchmarks.curves import CURVES
 from scripts.benchmarks.curves.flow import flow
 from scripts.benchmarks.model import BenchmarkError
 from scripts.benchmarks.process_group import ProcessGroup
-from scripts.benchmarks.processes import ROOT
 from scripts.benchmarks.progress import Progress
 from scripts.benchmarks.sweep import sweep
 from scripts.benchmarks.workload import final_state
@@ -25,12 +24,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="scripts/bench needs Linux"),
     pytest.mark.usefixtures("from_here"),
 ]
-
-
-@pytest.fixture
-def from_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the processes find the project."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def swept(curve: Curve) -> CurveResult:

@@ -11,7 +11,6 @@ from scripts.benchmarks.grids import GRIDS
 from scripts.benchmarks.grids.reads import READS
 from scripts.benchmarks.grids.shapes import CHANGES, STATE
 from scripts.benchmarks.model import Contender, Grid, Result
-from scripts.benchmarks.processes import ROOT
 from scripts.benchmarks.progress import Progress
 from scripts.benchmarks.rounds import run_rounds, skip_reason
 from tests.processes.lossy_shape import (
@@ -33,12 +32,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="scripts/bench needs Linux"),
     pytest.mark.usefixtures("from_here"),
 ]
-
-
-@pytest.fixture
-def from_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the processes find the project."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 def run(grid: Grid, *only: str, updates: int | None = UPDATES, scale: float = 1.0) -> Result:
