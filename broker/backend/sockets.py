@@ -34,16 +34,17 @@ class Shared:
 
     Attributes:
         renewals: how often they were renewed: older ones are not used again.
-        sockets: of each transport that may still be open.
+        transports: of each socket that may still be open; with TLS those below it, which close at
+            once.
     """
 
     renewals: int = 0
-    sockets: dict[asyncio.WriteTransport, socket.socket] = field(default_factory=dict)
+    transports: set[asyncio.WriteTransport] = field(default_factory=set)
 
     def opened(self, transport: asyncio.WriteTransport) -> None:
         """Note a transport, and forget those that are closed."""
-        self.sockets = self._open()
-        self.sockets[transport] = transport.get_extra_info("socket")
+        self.transports = self._open()
+        self.transports.add(transport)
 
     async def close(self) -> None:
         """Close what is still open, at once.
@@ -51,21 +52,19 @@ class Shared:
         A TLS connection that was cut off closes in the background once the peer has said goodbye. A
         loop that ends before that, as after `asyncio.run()`, would leave its socket open.
         """
-        for transport, held in self._open().items():
+        for transport in self._open():
             # RuntimeError: of a loop that has ended.
-            with suppress(RuntimeError, OSError):
+            with suppress(RuntimeError):
                 transport.abort()
-                # A TLS transport of Python 3.11 that was closed twice ignores that.
-                held.shutdown(socket.SHUT_RDWR)
         for _ in range(CLOSING_STEPS):
-            self.sockets = self._open()
-            if not self.sockets:
+            self.transports = self._open()
+            if not self.transports:
                 return
             await asyncio.sleep(0)
-        self.sockets.clear()
+        self.transports.clear()
 
-    def _open(self) -> dict[asyncio.WriteTransport, socket.socket]:
-        return {one: held for one, held in self.sockets.items() if held.fileno() != -1}
+    def _open(self) -> set[asyncio.WriteTransport]:
+        return {one for one in self.transports if one.get_extra_info("socket").fileno() != -1}
 
 
 class _ClosedByReplies:
@@ -114,16 +113,21 @@ class TCP(_ClosedByReplies, Connection):
                     found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                     for option, value in options.items():
                         found.setsockopt(socket.IPPROTO_TCP, option, value)
-                self._reader, self._writer = await asyncio.open_connection(
-                    sock=found, **self._tls_arguments()
-                )
-                self._shared.opened(self._writer.transport)
+                reader, writer = await asyncio.open_connection(sock=found)
             except BaseException:
                 found.close()
                 raise
+            transport = writer.transport
+            self._shared.opened(transport)
+            try:
+                await self._secure(writer)
+            except BaseException:
+                transport.abort()
+                raise
+            self._reader, self._writer = reader, writer
 
-    def _tls_arguments(self) -> Mapping[str, Any]:
-        return {}
+    async def _secure(self, writer: asyncio.StreamWriter) -> None:
+        """Start TLS, if this connection has it."""
 
 
 class TLS(TCP, SSLConnection):
@@ -131,14 +135,16 @@ class TLS(TCP, SSLConnection):
 
     _written_at: tuple[float, ...] = ()
 
-    def _tls_arguments(self) -> Mapping[str, Any]:
+    async def _secure(self, writer: asyncio.StreamWriter) -> None:
+        # Over a transport of our own: `open_connection(ssl=...)` that is cancelled just after the
+        # handshake leaves one open that nobody can reach.
         context = self.ssl_context
         files = (context.ca_certs, context.certfile, context.keyfile)
         written_at = tuple(Path(name).stat().st_mtime for name in files if name)
         if written_at != self._written_at:
             # Certificates are replaced before they expire.
             context.context, self._written_at = None, written_at
-        return {"ssl": context.get(), "server_hostname": self.host}
+        await writer.start_tls(context.get(), server_hostname=self.host)
 
 
 class Unix(_ClosedByReplies, UnixDomainSocketConnection):

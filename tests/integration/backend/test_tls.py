@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import socket
+import sys
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +124,34 @@ def test_closing_needs_no_goodbye_of_the_server(
             server.resume()
 
     asyncio.run(closes())
+
+
+def test_cancelled_just_after_the_handshake(
+    tls: NewTls, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is cancelled in the step that ends the handshake leaves no socket open."""
+    connections = Connections(tls(certificates, wants_client=False) + certificates.options())
+    complete: Any = vars(SSLProtocol)["_on_handshake_complete"]
+    cancelled: list[int] = []
+    never_closed: list[object] = []
+
+    async def connect() -> None:
+        task = asyncio.ensure_future(connections.commands(connections=1).ping())
+
+        def complete_and_cancel(self: SSLProtocol, error: object) -> None:
+            complete(self, error)
+            cancelled.append(task.cancel())
+
+        monkeypatch.setattr(SSLProtocol, "_on_handshake_complete", complete_and_cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await connections.close()
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: never_closed.append(found.exc_value))
+    asyncio.run(connect())
+    gc.collect()
+    assert cancelled == [True]
+    assert never_closed == []
 
 
 @FACES
