@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as NoReplyError
 
 from broker.backend.server_errors import Then, meaning
 from broker.runtime.tasks import first_success
@@ -88,6 +91,36 @@ class _ClosedByReplies:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
         await super().connect()  # type: ignore[misc]
 
+    async def send_packed_command(
+        self,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
+        """Send a command, as the base class does, and stop when the caller is cancelled.
+
+        The base class uses `asyncio.wait_for`. Up to Python 3.11 that loses a cancellation which
+        arrives as the command has just been sent.
+        """
+        connection: Any = self
+        if not connection.is_connected:
+            await connection.connect_check_health(check_health=False)
+        if check_health:
+            await connection.check_health()
+        if isinstance(command, str):
+            command = command.encode()
+        parts = [command] if isinstance(command, bytes) else command
+        try:
+            async with asyncio.timeout(connection.socket_timeout):
+                await connection._send_packed_command(parts)  # noqa: SLF001 - the base class's
+        except BaseException as error:
+            # What was sent of it is not known.
+            await connection.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise NoReplyError("Timeout writing to socket") from None
+            if isinstance(error, OSError):
+                raise LostError(f"Error while writing to socket: {error}") from error
+            raise
+
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """Read one reply. Raises as the base class."""
         try:
@@ -138,13 +171,16 @@ class TLS(TCP, SSLConnection):
     async def _secure(self, writer: asyncio.StreamWriter) -> None:
         # Over a transport of our own: `open_connection(ssl=...)` that is cancelled just after the
         # handshake leaves one open that nobody can reach.
+        await writer.start_tls(self._context(), server_hostname=self.host)
+
+    def _context(self) -> ssl.SSLContext:
+        """Return the settings of TLS; certificates are replaced before they expire."""
         context = self.ssl_context
         files = (context.ca_certs, context.certfile, context.keyfile)
         written_at = tuple(Path(name).stat().st_mtime for name in files if name)
         if written_at != self._written_at:
-            # Certificates are replaced before they expire.
             context.context, self._written_at = None, written_at
-        await writer.start_tls(context.get(), server_hostname=self.host)
+        return context.get()
 
 
 class Unix(_ClosedByReplies, UnixDomainSocketConnection):

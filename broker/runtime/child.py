@@ -126,7 +126,8 @@ class Child:
         if grace_s:
             self.send(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.process.wait(), grace_s)
+                async with asyncio.timeout(grace_s):
+                    await self.process.wait()
         self.send(signal.SIGKILL)
         await self.process.wait()
         self.clear()

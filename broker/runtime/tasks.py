@@ -16,8 +16,8 @@ _finishing: set[asyncio.Task[Any]] = set()
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     """Cancel tasks until they have ended; their errors are dropped.
 
-    One cancel is not enough: up to Python 3.11 `asyncio.wait_for`, which the Redis client uses,
-    swallows a cancel that arrives just after the awaited future has finished.
+    One cancel may not be enough: up to Python 3.11 `asyncio.wait_for`, which libraries use, loses a
+    cancellation that arrives just after the awaited future has finished.
 
     Raises:
         asyncio.CancelledError: the caller was cancelled too; raised only once the tasks have ended,
