@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.compose_file import ROOT, TEXT, VARIABLE, options_of, services
-from workers.cli import statebroker
+from workers.cli import command
 from workers.cli.checks import ROLES
 
 SERVICES = services()
@@ -44,7 +44,7 @@ def test_each_of_ours_is_checked_by_its_own_role(name: str) -> None:
     program, *words = health(name)[1:]
     assert (program, words) == ("statebroker", ["status", "--check", "--role", role[1], *here])
     # The command knows these words.
-    statebroker.commands["status"].make_context("status", words[1:])
+    command("status").make_context("status", words[1:])
 
 
 @each_server

@@ -62,7 +62,7 @@ def config_file(command: F) -> F:
         path = value or (DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None)
         lines, faults = read_file(Path(path)) if path else ({}, [])
         group = ctx.command
-        names = group.commands if isinstance(group, click.Group) else {}
+        names = group.list_commands(ctx) if isinstance(group, click.Group) else ()
         ctx.default_map = dict.fromkeys(names, lines)
         # Reported together with the faults of the options of the command.
         ctx.meta[FAULTS] = faults + environment_faults()

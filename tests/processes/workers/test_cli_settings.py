@@ -19,7 +19,7 @@ from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
 from tests.processes.conftest import NewProgram, Run, Serve
 from tests.processes.programs import ROOT, STOP_SECONDS, Result
-from workers.cli import statebroker
+from workers.cli import HOMES, command, statebroker
 
 NewTalker = Callable[[bytes], str]
 
@@ -186,7 +186,8 @@ def test_workers_take_over_what_the_file_says(
 @pytest.mark.slow
 def test_help_of_every_command_mentions_every_option(start: NewProgram) -> None:
     """--help exits with 0 and describes each option, without escape codes."""
-    commands: dict[str, click.Command] = {"": statebroker, **statebroker.commands}
+    commands = {"": statebroker, **{name: command(name) for name in HOMES}}
+    assert {name: one.name for name, one in commands.items() if name} == {n: n for n in HOMES}
     programs = {
         name: start(*([name] if name else []), "--help", COLUMNS="100") for name in commands
     }
@@ -200,7 +201,7 @@ def test_help_of_every_command_mentions_every_option(start: NewProgram) -> None:
                 for option in parameter.opts:
                     assert option in result.out, (name, option)
     overview = programs[""].out
-    assert all(name in overview for name in statebroker.commands)
+    assert all(name in overview for name in HOMES)
 
 
 def test_a_mistyped_command_or_option_is_reported(run: Run) -> None:

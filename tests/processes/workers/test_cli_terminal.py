@@ -16,7 +16,7 @@ from broker.sync.table_writer import TableWriter
 from tests.processes.conftest import NewServed
 from tests.processes.programs import Result
 from tests.processes.served_namespace import ServedNamespace
-from workers.cli import statebroker
+from workers.cli import HOMES
 from workers.cli.terminal import safe
 
 HOSTILE = "a\x1b]0;owned\x07\r\nforged\x9b31m\u202ereversed\x7f\t\u2028\u200b\U000e0041."
@@ -78,7 +78,7 @@ def hostile(new_served: NewServed) -> Iterator[ServedNamespace]:
 
 def test_all_commands_are_tried() -> None:
     """A new command comes with its uses."""
-    assert set(USES) == set(statebroker.commands)
+    assert set(USES) == set(HOMES)
 
 
 @pytest.mark.parametrize("command", USES)
