@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.unit.effort import EFFORT, examples
+from tests.effort import EFFORT, examples
 
 settings.register_profile(
     "unit",

@@ -134,8 +134,8 @@ def test_damage_of_a_key_is_named_and_mended(
     """Any key but meta, gone or of another type, and any field of it in any wrong way."""
     names = [one.name for one in all_cases() if one.name.startswith(f"{group} ")]
     assert names
-    # Each way of one kind in turn: the others differ only in their bytes.
-    suffer_all(fleet, names[:6] + names[6::4], caplog)
+    # Some of each kind: the others differ only in their bytes.
+    suffer_all(fleet, names[:6] + names[6::8], caplog)
 
 
 def _rotated(step: int) -> list[str]:

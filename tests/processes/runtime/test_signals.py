@@ -7,6 +7,7 @@ import pytest
 from broker import Replica
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
+from tests.effort import examples
 from tests.processes.conftest import NewProgram, Serve
 
 # A tight loop of writes; SIGALRM arrives at points that differ from round to round. Each of `CALLS`
@@ -16,7 +17,7 @@ import faulthandler, random, signal, sys
 from broker import ClosedError, Producer, ReentrantError, Replica
 faulthandler.dump_traceback_later(90, exit=True)
 
-url, namespace, name = sys.argv[1:4]
+url, namespace, name, wanted = sys.argv[1:5]
 refused = []
 
 def write(producer):
@@ -41,7 +42,7 @@ CALLS = {
 }
 signal.signal(signal.SIGALRM, act)
 rounds = 0
-while rounds < 30:
+while rounds < int(wanted):
     rounds += 1
     where = {"namespace": namespace}
     with Producer(url, **where) as producer, Replica(url, **where) as replica:
@@ -91,12 +92,13 @@ finally:
 def test_a_handler_never_waits_for_the_call_that_it_interrupted(
     valkey: Server, namespace: str, serve: Serve, start: NewProgram, name: str
 ) -> None:
-    """Thirty interruptions of a tight loop: each call of the handler returns or raises."""
+    """Interruptions of a tight loop: each call of the handler returns or raises."""
     serve(valkey.url, namespace)
-    result = start.script(INTERRUPTED, valkey.url, namespace, name).result(120)
+    wanted = examples(30)
+    result = start.script(INTERRUPTED, valkey.url, namespace, name, str(wanted)).result(120)
     assert result.code == 0, result.err
     rounds, refused = map(int, result.out.split())
-    assert rounds == 30
+    assert rounds == wanted
     if name in ("close", "write", "read", "close readers"):
         assert not refused
 
@@ -108,7 +110,7 @@ def test_a_handler_that_ends_the_program_loses_nothing_that_was_set(
     """SystemExit out of the middle of a write: what the calls before it wrote is accepted."""
     serve(valkey.url, namespace)
     with Replica(valkey.url, namespace=namespace) as replica:
-        for number in range(6):
+        for number in range(examples(6)):
             script = start.script(ENDED, valkey.url, namespace, str(0.05 + number / 997), how)
             result = script.result(90)
             assert (result.code, result.err) == (0, "")

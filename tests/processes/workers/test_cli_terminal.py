@@ -108,7 +108,7 @@ def run(place: ServedNamespace, *arguments: str) -> Result:
     return program.result()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.slow)])
 def test_a_terminal_without_a_character_shows_its_escape(
     new_served: NewServed, encoding: str
 ) -> None:

@@ -24,8 +24,8 @@ from broker.core.sent_chunks import Packed
 from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
+from tests.effort import examples
 from tests.unit.core.test_buffer import size_of
-from tests.unit.effort import examples
 from tests.unit.exactness import exact
 from tests.unit.model_history import Delta, apply_delta
 

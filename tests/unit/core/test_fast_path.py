@@ -20,8 +20,8 @@ from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.protocol.values import admit, admit_key
+from tests.effort import examples
 from tests.unit.core.test_buffer import buffer, put
-from tests.unit.effort import examples
 
 Call = tuple[int, str, Any]
 

@@ -18,7 +18,7 @@ from broker.model import Status
 from broker.protocol import codec
 from broker.protocol.constants import BULK_BYTES
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
-from tests.unit.effort import examples
+from tests.effort import examples
 from tests.unit.exactness import exact
 from tests.unit.model_history import Delta, History, SnapshotRun
 from tests.unit.replica_without_io import STALENESS_BOUND, Follower, LoadRead

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from broker.errors import DecodeError
 from broker.protocol.codec import pack_value
 from broker.protocol.digest import DIGEST_BYTES, RANGES, Digest, range_of
-from tests.unit.effort import examples
+from tests.effort import examples
 
 STATES = st.dictionaries(st.text(min_size=1, max_size=5), st.integers(0, 3) | st.text(max_size=3))
 

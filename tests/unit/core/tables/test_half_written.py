@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from broker.core.tables.shard import ShardTables
 from broker.protocol.messages import Chunk, TableKey
 from broker.protocol.operations import OP_DEFINE, OP_DELETE, OP_INCREMENT, OP_SET
-from tests.unit.effort import examples
+from tests.effort import examples
 from tests.unit.table_model import Act, Call, Model, chunks_of, told
 
 SLOTS = 8

@@ -35,8 +35,8 @@ from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_TABLE_DELTAS, MAX_TAB
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
+from tests.effort import examples
 from tests.unit.core.test_buffer_machine import INCARNATION, KEEP_S, LINGER, SHARD, SHARDS, Record
-from tests.unit.effort import examples
 from tests.unit.exactness import exact
 from tests.unit.table_model import KEYS as TABLES
 from tests.unit.table_model import Model
