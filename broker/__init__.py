@@ -49,15 +49,15 @@ if TYPE_CHECKING:
         Verification,
     )
     from broker.protocol.messages import Position
-    from broker.stats import (
+    from broker.stats.namespace import (
         NamespaceStatus,
         NodeStats,
-        ProducerStats,
-        ReplicaStats,
         ServerInfo,
         ShardStats,
         WorkerStatus,
     )
+    from broker.stats.producer import ProducerStats
+    from broker.stats.replica import ReplicaStats
     from broker.sync.inspector import Inspector
     from broker.sync.producer import Producer
     from broker.sync.replica import Replica
@@ -68,20 +68,20 @@ _HOME = {
     "Difference": "model",
     "Health": "model",
     "Inspector": "sync.inspector",
-    "NamespaceStatus": "stats",
-    "NodeStats": "stats",
+    "NamespaceStatus": "stats.namespace",
+    "NodeStats": "stats.namespace",
     "Position": "protocol.messages",
     "Producer": "sync.producer",
-    "ProducerStats": "stats",
+    "ProducerStats": "stats.producer",
     "Replica": "sync.replica",
-    "ReplicaStats": "stats",
-    "ServerInfo": "stats",
-    "ShardStats": "stats",
+    "ReplicaStats": "stats.replica",
+    "ServerInfo": "stats.namespace",
+    "ShardStats": "stats.namespace",
     "Status": "model",
     "StatusChange": "model",
     "Token": "model",
     "Verification": "model",
-    "WorkerStatus": "stats",
+    "WorkerStatus": "stats.namespace",
 }
 
 __all__ = [

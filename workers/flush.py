@@ -22,7 +22,7 @@ from broker.errors import BackendError, DamagedError, NamespaceMismatchError
 from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES, TRIGGER_COUNT
 from broker.runtime import clock
 from broker.runtime.tasks import cancel_and_wait
-from broker.stats import FlushShardStats, FlushWorkerStats
+from broker.stats.workers import FlushShardStats, FlushWorkerStats
 from workers.canary import Canary
 from workers.conditions import ConditionsWatch
 from workers.health import GREEN, FlushHealth

@@ -21,7 +21,7 @@ from broker.errors import BackendError, BrokerError, ConnectError, DecodeError
 from broker.runtime import clock
 from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
-from broker.stats import SchedulerShardStats, SchedulerStats
+from broker.stats.workers import SchedulerShardStats, SchedulerStats
 from workers.conditions import ConditionsWatch
 from workers.health import GREEN, ScheduleHealth
 from workers.loop import log_health_change, run_loop

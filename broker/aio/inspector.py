@@ -9,7 +9,7 @@ from broker.backend.credentials import Credentials
 from broker.engine.inspector import InspectorEngine
 from broker.protocol.messages import Position
 from broker.runtime.forgotten import close_when_forgotten
-from broker.stats import NamespaceStatus
+from broker.stats.namespace import NamespaceStatus
 
 
 class Inspector:

@@ -20,7 +20,7 @@ from broker.model import Token
 from broker.protocol.messages import Value
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT
 from broker.runtime.forgotten import close_when_forgotten
-from broker.stats import ProducerStats
+from broker.stats.producer import ProducerStats
 
 if TYPE_CHECKING:
     from broker.aio.table_writer import TableWriter

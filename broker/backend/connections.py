@@ -48,7 +48,6 @@ from broker.backend.urls import (
     read_url,
     redacted,
 )
-from broker.embedded import attach, parse_embedded_url
 from broker.errors import (
     AccessError,
     BackendError,
@@ -228,6 +227,9 @@ def attached(
     if not url.startswith(EMBEDDED):
         read_url(url)
         return url, None
+    # Loaded only where it is used: most processes have a server.
+    from broker.embedded import attach, parse_embedded_url  # noqa: PLC0415
+
     try:
         directory = parse_embedded_url(url)
     except ValueError as error:

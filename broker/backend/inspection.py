@@ -14,7 +14,7 @@ from broker.backend.stored import node_name, number_or_none, worker_record, writ
 from broker.backend.topology import Client
 from broker.errors import DamagedError
 from broker.protocol.names import ShardKeys
-from broker.stats import NodeStats, ShardStats, WorkerStatus
+from broker.stats.namespace import NodeStats, ShardStats, WorkerStatus
 
 # A running worker writes its record with each heartbeat (1 s) or lease renewal (3 s).
 ALIVE_MS: Final = 10_000

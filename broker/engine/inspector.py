@@ -31,7 +31,7 @@ from broker.protocol.messages import Head, Position, TableKey
 from broker.protocol.names import ShardKeys, shard_of, slot_of_key
 from broker.protocol.refusal import shown
 from broker.protocol.values import admit_key
-from broker.stats import NamespaceStatus, NodeStats, ServerInfo, ShardStats, WorkerStatus
+from broker.stats.namespace import NamespaceStatus, NodeStats, ServerInfo, ShardStats, WorkerStatus
 
 
 class InspectorEngine:

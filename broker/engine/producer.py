@@ -42,7 +42,7 @@ from broker.protocol.operations import OP_SET, OPERATIONS
 from broker.protocol.refusal import shown
 from broker.protocol.values import ADMITS, STAMP_BYTES, admit, admit_key
 from broker.runtime import clock
-from broker.stats import ProducerStats
+from broker.stats.producer import ProducerStats
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from broker.protocol.messages import Position, TableKey
 from broker.protocol.names import shard_of
 from broker.runtime import clock
 from broker.runtime.bell import Bell
-from broker.stats import ReplicaStats
+from broker.stats.replica import ReplicaStats
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables

@@ -16,7 +16,7 @@ from broker.protocol.messages import Position, TableKey
 from broker.protocol.own_values import owned, owned_map
 from broker.protocol.values import CONTAINERS
 from broker.runtime.copying import CopyableMapping
-from broker.stats import ReplicaStats
+from broker.stats.replica import ReplicaStats
 
 if TYPE_CHECKING:
     from broker.engine.table_view import TableView

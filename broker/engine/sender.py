@@ -24,7 +24,7 @@ from broker.runtime import clock
 from broker.runtime.backoff import Backoff
 from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
-from broker.stats import ProducerStats
+from broker.stats.producer import ProducerStats
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from broker.backend.credentials import Credentials
 from broker.engine.inspector import InspectorEngine
 from broker.protocol.messages import Position
 from broker.runtime.closing import END_TIMEOUT_S, Closing
-from broker.stats import NamespaceStatus
+from broker.stats.namespace import NamespaceStatus
 from broker.sync.loop_thread import LoopThread
 
 

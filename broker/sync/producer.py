@@ -22,7 +22,7 @@ from broker.model import Token
 from broker.protocol.messages import Value
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.runtime.closing import Closing
-from broker.stats import ProducerStats
+from broker.stats.producer import ProducerStats
 from broker.sync.loop_thread import LoopThread
 
 if TYPE_CHECKING:

@@ -6,6 +6,8 @@ import dataclasses
 import inspect
 import json
 import re
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -26,11 +28,7 @@ from broker.stats import (
 from workers.flush import _Counts as FlushCounts
 from workers.scheduler import _Counts as ScheduleCounts
 
-CLASSES = [
-    one
-    for one in vars(stats).values()
-    if dataclasses.is_dataclass(one) and one.__module__ == stats.__name__
-]
+CLASSES = [getattr(stats, name) for name in stats.__all__ if name != "Statistics"]
 NUMBERS = {"int", "float", "int | None"}
 # Numbers that name something; nothing can be said of how they grow.
 NAMES = {"shard", "protocol", "slot"}
@@ -168,3 +166,17 @@ def test_what_is_counted_is_what_is_reported(counted: type[Any], kind: type[Stat
     assert {one.name for one in dataclasses.fields(counted)} <= {
         one.name for one in dataclasses.fields(kind)
     }
+
+
+def test_every_class_of_the_folder_is_loaded_by_its_name() -> None:
+    """`broker.stats` names them all, and loads none before it is used."""
+    modules = [import_module(one.name) for one in iter_modules(stats.__path__, "broker.stats.")]
+    found = {
+        one.__name__
+        for module in modules
+        for one in vars(module).values()
+        if inspect.isclass(one) and issubclass(one, Statistics)
+    }
+    assert found == set(stats.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        stats.Nothing  # noqa: B018

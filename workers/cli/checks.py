@@ -9,7 +9,7 @@ from typing import Final
 from broker.backend.damage import Damage
 from broker.config import default_node, unfit
 from broker.model import Status
-from broker.stats import ShardStats, WorkerStatus
+from broker.stats.namespace import ShardStats, WorkerStatus
 
 WORKERS: Final = ("flush", "schedule")
 PRODUCER: Final = "producer"

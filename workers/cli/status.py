@@ -17,7 +17,7 @@ from broker.backend.damage import Damage
 from broker.engine.repair import damages
 from broker.errors import BrokerError
 from broker.model import Status
-from broker.stats import NamespaceStatus, ShardStats
+from broker.stats.namespace import NamespaceStatus, ShardStats
 from workers.cli.checks import (
     LIVE_TIMEOUT_S,
     ROLES,
