@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 --[[
 Take or renew the right to write a shard's full state. Every new holder gets a higher fencing number.
 
