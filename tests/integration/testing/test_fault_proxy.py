@@ -18,7 +18,7 @@ from broker.testing.server import Server
 from broker.testing.switches import Loss
 from broker.testing.waiting import eventually
 
-PATIENCE = 5.0
+PATIENCE = 20.0
 CHANNEL = "fault-proxy"
 
 
