@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -11,7 +12,7 @@ from typing import Any
 
 from broker.testing.history import History
 from broker.testing.journal import Journal, Tail, read_journal
-from broker.testing.records import Forgot, Headed, Seen, ShardPosition
+from broker.testing.records import Appended, Counted, Forgot, Headed, Seen, ShardPosition
 from broker.testing.validators import VALIDATORS
 from tests.compose.project import RECOVERY_SECONDS, Project, until
 
@@ -21,6 +22,10 @@ WITNESS = "witness"
 FRESH_SECONDS = 1.0
 REPLAY_SECONDS = 150.0
 COMPARE_SECONDS = 90
+# Deltas of each writer in each shard between two faults, which is a second or two.
+BETWEEN = 100
+# Deltas of a writer that replication may have had under way: far below what is between two faults.
+UNDER_WAY = BETWEEN // 2
 
 
 class Harness:
@@ -38,9 +43,13 @@ class Harness:
         self.worker = worker
         self.journal = Journal(folder / "test.journal")
         self.faults: list[tuple[float, str]] = []
-        self._tails = {name: Tail(folder / f"{name}.journal") for name in (*READERS, WITNESS)}
+        self._tails = {
+            name: Tail(folder / f"{name}.journal") for name in (*WRITERS, *READERS, WITNESS)
+        }
         self._seen: dict[str, list[Seen]] = {name: [] for name in READERS}
         self._head_of: dict[int, ShardPosition] = {}
+        self._accepted: Counter[tuple[str, int]] = Counter()
+        self._counted: dict[str, Counted] = {}
         self._why = ""
 
     def note(self, fault: str, *, forgets: bool = False) -> None:
@@ -94,6 +103,48 @@ class Harness:
         first = sum(self._offsets())
         until(lambda: sum(self._offsets()) >= first + count, RECOVERY_SECONDS, self.reported)
 
+    def accepts(self, deltas: int) -> None:
+        """Wait until Redis has accepted so many more of each writer in each shard."""
+        self._look()
+        wanted = {place: count + deltas for place, count in self._accepted.items()}
+
+        def is_done() -> bool:
+            self._look()
+            return all(self._accepted[place] >= count for place, count in wanted.items())
+
+        until(is_done, RECOVERY_SECONDS, lambda: f"not accepted: {wanted}\n{self.reported()}")
+
+    def counters(self) -> dict[str, Mapping[str, int]]:
+        """Return each writer's counters, once it knows whether Redis still holds what it accepted.
+
+        It learns that with the next chunk that Redis accepts in a shard.
+        """
+        self.accepts(1)
+        began = monotonic()
+
+        def are_new() -> bool:
+            self._look()
+            return all(self._counted[name].at > began for name in WRITERS)
+
+        until(are_new, RECOVERY_SECONDS, self.reported)
+        return {name: self._counted[name].counters for name in WRITERS}
+
+    def kept_all_since(self, before: Mapping[str, Mapping[str, int]]) -> None:
+        """Require that Redis kept what it had accepted but for what replication had under way.
+
+        Args:
+            before: what `counters` returned.
+
+        Raises:
+            AssertionError: it went back further, or a writer lost something for good.
+        """
+        after = self.counters()
+        for name, counters in after.items():
+            grown = {field: count - before[name][field] for field, count in counters.items()}
+            assert grown["accepted"] > 0, f"{name} has begun to count anew: {grown}"
+            assert grown["lost"] == 0, f"{name}: {grown}"
+            assert grown["resent"] <= UNDER_WAY, f"{name}: {grown}"
+
     def hears_from(self, *nodes: str) -> None:
         """Wait until Redis accepts more of these nodes."""
 
@@ -132,7 +183,7 @@ class Harness:
         return found
 
     def _look(self) -> None:
-        """Read new records from the journals of the readers and the witness."""
+        """Read new records from the journals of the writers, the readers and the witness."""
         for name, tail in self._tails.items():
             with suppress(FileNotFoundError):
                 for record in tail.new():
@@ -140,6 +191,10 @@ class Harness:
                         self._seen[name].append(record)
                     elif isinstance(record, Headed):
                         self._head_of[record.place.shard] = record.place
+                    elif isinstance(record, Appended) and not record.duplicate:
+                        self._accepted[record.node, record.shard] += record.deltas
+                    elif isinstance(record, Counted):
+                        self._counted[record.node] = record
 
     def _heads(self) -> tuple[ShardPosition, ...]:
         self._look()

@@ -13,6 +13,7 @@ RUN_SECONDS = 30
 RECOVERY_SECONDS = 60.0
 # Every process of a container but the first, which is the init process and ends with its child.
 KILL_ALL = ["sh", "-c", "kill -9 -1"]
+STOP_ALL = ["sh", "-c", "kill -STOP -1"]
 
 
 def docker(*arguments: str, timeout: float = 60.0) -> str:
@@ -59,6 +60,20 @@ class Container:
         state = self.inspect()["State"]
         return state["Status"] == "exited" and state["ExitCode"] == 0
 
+    @property
+    def check(self) -> list[str]:
+        """The command with which the engine checks its health."""
+        kind, *words = self.inspect()["Config"]["Healthcheck"]["Test"]
+        return ["sh", "-c", *words] if kind == "CMD-SHELL" else words
+
+    def is_healthy(self) -> bool:
+        """Run the check of its health now, and return whether it passes; False if it is down."""
+        return self.passes(*self.check)
+
+    def passes(self, *command: str) -> bool:
+        """Run a command in it, and return whether it succeeds; False if it is down."""
+        return self.run(*command).returncode == 0
+
     def logs(self, lines: int = 40) -> str:
         """Return the end of what it printed."""
         ran = subprocess.run(  # noqa: PLW1510 - the log is all there is to say
@@ -87,6 +102,11 @@ class Container:
             RECOVERY_SECONDS,
             lambda: f"{self.name} was not started again:\n{self.logs()}",
         )
+
+    def hang(self) -> None:
+        """Stop its program without an end; the container stays up, until `kill`."""
+        # Not by `run`: its `timeout` would stop too.
+        docker("exec", self.identity, *STOP_ALL)
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has."""

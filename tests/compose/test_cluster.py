@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from broker.protocol.names import ShardKeys, slot_of_key
-from tests.compose.harness import Harness
+from tests.compose.harness import BETWEEN, Harness
 from tests.compose.project import RECOVERY_SECONDS, until
 
 PROFILE = "cluster"
@@ -126,6 +126,23 @@ def is_whole(harness: Harness) -> bool:
     return sum(follows != "-" for _, follows, _ in view) == 3
 
 
+def is_replaced(harness: Harness, slot: int, before: str) -> None:
+    """Wait until a slot has another owner."""
+    until(
+        lambda: owner(harness, slot) not in ("", before),
+        RECOVERY_SECONDS,
+        lambda: reported(harness),
+    )
+
+
+def replica_of(harness: Harness, name: str) -> str:
+    """Return the replica of a primary, as the primary reports it."""
+    nodes = views(harness)[name].nodes
+    (identity,) = (one.identity for one in nodes if one.name == name)
+    (found,) = (one.name for one in nodes if one.follows == identity)
+    return found
+
+
 def becomes_whole(harness: Harness) -> None:
     """Wait until it is."""
     until(lambda: is_whole(harness), RECOVERY_SECONDS, lambda: reported(harness))
@@ -181,17 +198,37 @@ def test_a_primary_dies(harness: Harness) -> None:
     before = owner(harness, SLOTS[0])
     harness.note(f"{before} died", forgets=True)
     harness.project.one(before).kill()
-    until(
-        lambda: owner(harness, SLOTS[0]) not in ("", before),
-        RECOVERY_SECONDS,
-        lambda: reported(harness),
-    )
+    is_replaced(harness, SLOTS[0], before)
     harness.forgot("there is another primary")
     harness.recovers()
     harness.note(f"{before} is back")
     harness.project.one(before).start()
     becomes_whole(harness)
     harness.recovers()
+    harness.proves()
+
+
+def test_servers_restart_one_after_the_other(harness: Harness) -> None:
+    """Nothing accepted goes back, also not if a replica crashes and its primary dies next."""
+    becomes_whole(harness)
+    before = harness.counters()
+    harness.note("every node restarts")
+    for node in NODES:
+        harness.project.one(node).restart()
+    becomes_whole(harness)
+    for slot in SLOTS:
+        first = owner(harness, slot)
+        replica = replica_of(harness, first)
+        harness.note(f"{replica} crashed, and its primary {first} dies", forgets=True)
+        harness.project.one(replica).crash_and_return()
+        harness.accepts(BETWEEN)
+        harness.project.one(first).kill()
+        is_replaced(harness, slot, first)
+        harness.forgot("there is another primary")
+        harness.project.one(first).start()
+    becomes_whole(harness)
+    harness.recovers()
+    harness.kept_all_since(before)
     harness.proves()
 
 

@@ -7,7 +7,7 @@ from time import monotonic
 
 import pytest
 
-from tests.compose.harness import READERS, Harness
+from tests.compose.harness import BETWEEN, READERS, Harness
 from tests.compose.project import RECOVERY_SECONDS, Container, until
 
 PROFILE = "default"
@@ -52,6 +52,19 @@ def test_any_container_is_killed(harness: Harness, service: str) -> None:
         harness.recovers()
     if service == "redis":
         harness.proves()
+
+
+def test_redis_restarts_and_crashes_in_a_row(harness: Harness) -> None:
+    """Nothing accepted goes back, neither in a restart nor in the crash right after it."""
+    before = harness.counters()
+    redis = harness.project.one("redis")
+    harness.note("redis restarted, and crashed next")
+    redis.restart()
+    harness.accepts(BETWEEN)
+    redis.crash_and_return()
+    harness.recovers()
+    harness.kept_all_since(before)
+    harness.proves()
 
 
 def test_redis_is_away_for_long(harness: Harness) -> None:
@@ -115,6 +128,51 @@ def test_a_worker_loses_its_network(harness: Harness, service: str) -> None:
     second.connect()
     harness.recovers()
     harness.proves()
+
+
+def test_each_role_has_a_health_of_its_own(harness: Harness) -> None:
+    """Without flush workers what needs one is unhealthy, and nothing else; then all recover."""
+    project = harness.project
+    first, second = project.of("flush")
+    schedulers = project.of("schedule")
+    # Producers end with the month, so what needs no worker of its own container is asked here.
+    asked = schedulers[0]
+    checks = {
+        "flush 1": first.is_healthy,
+        "flush 2": second.is_healthy,
+        "flush": lambda: asked.passes("statebroker", "status", "--check", "--role", "flush"),
+        "producer": lambda: asked.passes(*project.one(PRODUCERS[0]).check),
+        "subscriber": lambda: asked.passes(*project.one("subscriber").check),
+    }
+    others = {
+        "schedule 1": schedulers[0].is_healthy,
+        "schedule 2": schedulers[1].is_healthy,
+        "redis": project.one("redis").is_healthy,
+    }
+    healths: dict[str, bool] = {}
+
+    def are(*, good: bool) -> bool:
+        """Whether all checks are, those of the others in any case."""
+        healths.update({name: check() for name, check in (checks | others).items()})
+        return healths == dict.fromkeys(checks, good) | dict.fromkeys(others, True)
+
+    def become(*, good: bool) -> None:
+        until(lambda: are(good=good), RECOVERY_SECONDS, lambda: f"{healths}")
+
+    become(good=True)
+    harness.note("one flush worker was killed from outside, the other hangs")
+    first.kill()
+    second.hang()
+    become(good=False)
+    harness.note("both flush workers were killed from outside")
+    second.kill()
+    assert are(good=False), healths
+    # The engine starts only what ended by itself.
+    assert not first.lives[0]
+    first.start()
+    second.start()
+    become(good=True)
+    harness.recovers()
 
 
 def test_in_the_end_every_delta_counts_once(harness: Harness) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.compose.harness import Harness
+from tests.compose.harness import BETWEEN, Harness
 from tests.compose.project import RECOVERY_SECONDS, until
 
 PROFILE = "sentinel"
@@ -112,6 +112,31 @@ def test_any_server_is_killed(harness: Harness, service: str) -> None:
     if service == "primary":
         harness.forgot("the primary is back, or another")
     harness.recovers()
+
+
+def test_servers_restart_one_after_the_other(harness: Harness) -> None:
+    """Nothing accepted goes back, also not if the replicas crash and the primary dies next."""
+    becomes_whole(harness)
+    before = harness.counters()
+    first = primary(harness)
+    harness.note("every store restarts")
+    for name in (*(one for one in STORES.values() if one != first), first):
+        harness.project.one(name).restart()
+    becomes_whole(harness)
+    first = primary(harness)
+    harness.note("both replicas crashed, and the primary dies", forgets=True)
+    for name in STORES.values():
+        if name != first:
+            harness.project.one(name).crash_and_return()
+    harness.accepts(BETWEEN)
+    harness.project.one(first).kill()
+    is_replaced(harness, first)
+    harness.forgot("there is another primary")
+    harness.project.one(first).start()
+    becomes_whole(harness)
+    harness.recovers()
+    harness.kept_all_since(before)
+    harness.proves()
 
 
 @pytest.mark.parametrize("how", ["dies", "loses its network"])
