@@ -209,27 +209,27 @@ def test_a_primary_dies(harness: Harness) -> None:
 
 
 def test_servers_restart_one_after_the_other(harness: Harness) -> None:
-    """Nothing accepted goes back, also not if a replica crashes and its primary dies next."""
+    """Nothing accepted goes back, also not if the replicas crash and a primary dies next."""
     becomes_whole(harness)
     before = harness.counters()
     harness.note("every node restarts")
     for node in NODES:
         harness.project.one(node).restart()
     becomes_whole(harness)
-    for slot in SLOTS:
-        first = owner(harness, slot)
-        replica = replica_of(harness, first)
-        harness.note(f"{replica} crashed, and its primary {first} dies", forgets=True)
+    first = owner(harness, SLOTS[0])
+    # Its own at the end: it must not have had the time to synchronise by itself.
+    replicas = [replica_of(harness, owner(harness, slot)) for slot in reversed(SLOTS)]
+    harness.note(f"every replica crashed, and then {first} dies", forgets=True)
+    for replica in replicas:
         harness.project.one(replica).crash_and_return()
-        harness.accepts(BETWEEN)
-        harness.project.one(first).kill()
-        is_replaced(harness, slot, first)
-        harness.forgot("there is another primary")
-        harness.project.one(first).start()
+    harness.accepts(BETWEEN)
+    harness.project.one(first).kill()
+    is_replaced(harness, SLOTS[0], first)
+    harness.forgot("there is another primary")
+    harness.project.one(first).start()
     becomes_whole(harness)
     harness.recovers()
     harness.kept_all_since(before)
-    harness.proves()
 
 
 def test_slots_move_while_writing_goes_on(harness: Harness) -> None:
