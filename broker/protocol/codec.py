@@ -331,9 +331,9 @@ def _chunk(item: Any) -> bytes:
 
 
 def _matching_bulk(stand_in: list[Any], chunk: bytes) -> bytes:
-    if len(stand_in) < _STAND_IN_FIELDS or type(stand_in[0]) is not bytes:
+    face, size = (*stand_in, None, None)[:_STAND_IN_FIELDS]
+    if type(face) is not bytes or type(size) is not int:
         raise DecodeError("a stand-in is not an array of face and size")
-    face, size = stand_in[:_STAND_IN_FIELDS]
     if len(chunk) != size or not chunk.startswith(face):
         raise DecodeError(
             f"a bulk chunk of {len(chunk)} bytes is not the one of {shown(size)} bytes expected"

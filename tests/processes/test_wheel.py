@@ -66,7 +66,8 @@ def test_wheel_is_complete(wheel: Path) -> None:
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    assert {"broker/PROTOCOL.md", "broker/py.typed", "workers/py.typed"} <= expected
+    assert {"broker/PROTOCOL.md", "broker/PROTOCOL.json"} <= expected
+    assert {"broker/py.typed", "workers/py.typed"} <= expected
     assert any(name.endswith(".lua") for name in expected)
     assert set() == expected - shipped
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in shipped)

@@ -111,13 +111,18 @@ def _add_keys(index: NameIndex | NumberIndex, block: int, keys: Any) -> None:
     known = len(index)
     try:
         if isinstance(index, NameIndex):
-            added = index.add(keys)
+            # Any text, and an array of anything, could be taken for keys.
+            added = index.add(keys if _are_texts(keys) else [])
         else:
             added = index.add(np.frombuffer(keys, dtype="<u8"))
     except (ValueError, TypeError):
         raise DecodeError(f"field k:{block} does not hold keys") from None
     if not 0 < added.size <= BLOCK_SLOTS or added.size != len(index) - known:
         raise DecodeError(f"field k:{block} holds no key, a key twice, or too many")
+
+
+def _are_texts(keys: Any) -> bool:
+    return type(keys) is list and set(map(type, keys)) <= {str}
 
 
 def _load_values(table: Table, fields: Mapping[str, Field], offset: int) -> None:
