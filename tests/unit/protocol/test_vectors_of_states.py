@@ -66,15 +66,13 @@ def rows_of(table: Table) -> dict[str, Any]:
         table.index.keys if isinstance(table.index, NameIndex) else table.index.keys.tolist()
     )
     stamps = table.timestamps
-    return {
-        "table": table.key.name,
-        "kind": table.key.kind,
-        "rows": [
-            [key, table.values[slot].item(), 0 if stamps is None else int(stamps[slot])]
-            for slot, key in enumerate(keys)
-            if table.present[slot]
-        ],
-    }
+    rows = [
+        [key, table.values[slot].item(), 0 if stamps is None else int(stamps[slot])]
+        for slot, key in enumerate(keys)
+        if table.present[slot]
+    ]
+    assert len(table) == len(rows)
+    return {"table": table.key.name, "kind": table.key.kind, "rows": rows}
 
 
 def ids_of(table: Table) -> list[dict[str, Any]]:
