@@ -122,6 +122,7 @@ class ProducerBuffer(BufferRoom):
                     columns.since = now
                 columns.append(op, key, value, stamp, size)
                 self.bytes += room
+                lane.longest = max(lane.longest, size)
                 lane.buffered += 1
                 if columns.count >= self.max_count:
                     lane.close_open()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from broker.core.chunk_size import RUN_BYTES
 from broker.core.exclusive import Exclusive, exclusive
-from broker.core.fast_path import MAX_PLAIN, PLAIN_BYTES, PlainKeys, plain_size
+from broker.core.fast_path import LONG, MAX_PLAIN, ROW_BYTES, SHORT, PlainKeys, plain_size
 from broker.core.lane import Lane
 
 
@@ -99,7 +99,9 @@ class BufferRoom(Exclusive):
             if rest[0]:
                 # Racing threads added a few more than there was room for.
                 del keys[room:], values[room:]
-            columns.extend_plain(keys, values, plain_size(keys, values))
+            size, longest = plain_size(keys, values)
+            lane.longest = max(longest, lane.longest // 2)
+            columns.extend_plain(keys, values, size)
             self.bytes += columns.size - before
             lane.buffered += len(keys)
             keys, values = rest
@@ -111,15 +113,19 @@ class BufferRoom(Exclusive):
     def _grant(self, lane: Lane) -> None:
         """Open the fast path for as many deltas as surely fit into the open columns and buffer."""
         columns, share = lane.open, len(self.lanes)
+        # The next power of two: what a service writes has about the same length again and again.
+        longest = min(LONG, max(SHORT, 1 << (lane.longest - 1).bit_length()))
+        each = SHORT + ROW_BYTES + longest
         most = min(
             MAX_PLAIN,
             self.max_count - columns.count,
-            (self.chunk_bytes - columns.size - RUN_BYTES) // PLAIN_BYTES,
-            ((self.max_bytes - self.bytes - self._reserved) // share - RUN_BYTES) // PLAIN_BYTES,
+            (self.chunk_bytes - columns.size - RUN_BYTES) // each,
+            ((self.max_bytes - self.bytes - self._reserved) // share - RUN_BYTES) // each,
         )
         if most > 0 and columns.count and not self._is_shut:
-            lane.reserved = most * PLAIN_BYTES + RUN_BYTES
+            lane.reserved = most * each + RUN_BYTES
             self._reserved += lane.reserved
+            lane.intake.longest = longest
             lane.intake.limit = 2 * most
 
     def _has_room(self, size: int) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from broker.errors import EncodeError
+from broker.protocol.cells import size_of_cell
 from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_NAME_LENGTH, MAX_TABLE_DELTAS
 from broker.protocol.messages import Run, TableRun
 from broker.protocol.operations import OPERATIONS
 from broker.protocol.table_codec import table_run_size
-from broker.protocol.values import STAMP_BYTES, admit_given, admit_key
+from broker.protocol.values import STAMP_BYTES, admit_key
 
 # A chunk's own fields beside its runs, at most: array, version, node, three numbers, array of runs.
 CHUNK_HEAD_BYTES: Final = 1 + 1 + (2 + MAX_NAME_LENGTH) + 3 * 9 + 5
@@ -21,7 +22,7 @@ def size_of(run: Run) -> int:
     """Return an upper bound of a run's packed size in bytes, as its deltas were counted."""
     size = RUN_BYTES + sum(map(admit_key, run.keys))
     column = OPERATIONS[run.op].column
-    size += sum(admit_given(column, value)[1] for value in run.values or ())
+    size += sum(size_of_cell(column, cell) for cell in run.values or ())
     return size + STAMP_BYTES * len(run.timestamps or ())
 
 

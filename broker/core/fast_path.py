@@ -1,12 +1,13 @@
 """The fast path into a producer's buffer: plain sets gather without a lock, and move on in bulk.
 
 `Producer.set` is called a million times a second, from any thread. A plain delta (a short ASCII
-key, a number, bool, None or short ASCII text) is put behind the others in one step of the
-interpreter, and nothing else happens. The buffer takes what gathered, under its lock, whenever
-order or counts matter.
+key with a number, bool, None or ASCII text, or with what is packed here) is put behind the others
+in one step of the interpreter, and nothing else happens. The buffer takes what gathered, under its
+lock, whenever order or counts matter.
 
 Invariants:
-1. Room for as many as `limit` allows was taken from the buffer before: they always fit.
+1. Room for as many as `limit` allows, each as long as `longest` allows, was taken from the buffer
+   before: they always fit. A thread that looked at an earlier `longest` may add one longer delta.
 2. `limit` is 0 unless the lane's open columns hold a delta. So the first delta of a chunk takes the
    exact path, which notes when it came and wakes the sender; a caller that finds 0 takes that path.
 3. The buffer sets `limit` to 0, then takes the items; a caller adds an item, then looks at `limit`.
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from broker.protocol.cells import PACKED_TYPES, packed
 from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.messages import Value
 from broker.protocol.names import shard_of
@@ -25,12 +27,16 @@ from broker.protocol.values import HEAD_BYTES, SCALAR_BYTES
 
 T = TypeVar("T")
 
-SHORT: Final = 64
-PLAIN_BYTES: Final = 2 * SHORT + HEAD_BYTES + SCALAR_BYTES  # at most, as `plain_size` counts
+SHORT: Final = 64  # bytes of a key, and the least that a value may have
+LONG: Final = 4096  # bytes of a value, at most
+ROW_BYTES: Final = (
+    HEAD_BYTES + SCALAR_BYTES
+)  # of a delta, beside key and text, as `plain_size` counts
 MAX_KNOWN: Final = 1 << 16  # keys of which it is remembered that they are plain, and of which lane
 MAX_PLAIN: Final = 256  # deltas between two looks at the lock
 
 PLAIN_TYPES: Final = frozenset((float, bool, type(None)))  # of any value
+SIZED_TYPES: Final = frozenset((str, bytes))
 
 
 class Intake:
@@ -42,14 +48,16 @@ class Intake:
     Attributes:
         items: key, value, key, value ...
         limit: so many items may be there; 0: none may be added.
+        longest: so many bytes a text or packed value may have.
     """
 
-    __slots__ = ("items", "limit", "shard")
+    __slots__ = ("items", "limit", "longest", "shard")
 
     def __init__(self, shard: int) -> None:
         self.shard = shard
         self.items: list[Any] = []
         self.limit = 0
+        self.longest = SHORT
 
     def columns(self) -> tuple[list[str], list[Any]]:
         """Return all as columns; the caller holds the buffer's lock."""
@@ -124,24 +132,26 @@ class FastSet(Generic[T]):
             intake = self._plain_keys[key]
         except TypeError:  # what cannot be looked up is no key
             return self._set_exactly(key, value)
-        kind = type(value)
         # A key may be equal to a known one and yet be none, as a proxy is.
-        if (
-            intake is not None
-            and type(key) is str
-            and (
-                kind is float
-                or kind in PLAIN_TYPES
-                or (kind is int and INT_MIN <= value <= INT_MAX)  # type: ignore[operator]
-                or (kind is str and len(value) <= SHORT and value.isascii())  # type: ignore[union-attr, arg-type]
-            )
+        if intake is None or type(key) is not str:
+            return self._set_exactly(key, value)
+        kind = type(value)
+        cell: Any = value
+        if not (
+            kind is float
+            or kind in PLAIN_TYPES
+            or (kind is int and INT_MIN <= cell <= INT_MAX)
+            or (kind is str and len(cell) <= intake.longest and cell.isascii())
         ):
-            items = intake.items
-            if len(items) < intake.limit:
-                items += (key, value)
-                if not intake.limit:
-                    self._notify(intake.shard)
-                return None
+            cell = packed(cell) if kind in PACKED_TYPES else None
+            if cell is None or len(cell) > intake.longest:
+                return self._set_exactly(key, value)
+        items = intake.items
+        if len(items) < intake.limit:
+            items += (key, cell)
+            if not intake.limit:
+                self._notify(intake.shard)
+            return None
         return self._set_exactly(key, value)
 
 
@@ -149,9 +159,14 @@ def _nothing_gathers(_shard: int) -> None:
     """Stand for `notify` before the fast path is open."""
 
 
-def plain_size(keys: list[str], values: list[Any]) -> int:
-    """Return an upper bound of the packed size of plain keys and values in bytes."""
-    size = sum(map(len, keys)) + (HEAD_BYTES + SCALAR_BYTES) * len(keys)
-    if str in set(map(type, values)):
-        size += sum(len(value) for value in values if value.__class__ is str)
-    return size
+def plain_size(keys: list[str], cells: list[Any]) -> tuple[int, int]:
+    """Return upper bounds in bytes: of plain deltas, and of their longest text or packed value."""
+    size = sum(map(len, keys)) + ROW_BYTES * len(keys)
+    kinds = set(map(type, cells))
+    if kinds.isdisjoint(SIZED_TYPES):
+        return size, 0
+    if kinds <= SIZED_TYPES:  # as in most columns
+        lengths = list(map(len, cells))
+    else:
+        lengths = [len(cell) for cell in cells if cell.__class__ in SIZED_TYPES]
+    return size + sum(lengths), max(lengths)

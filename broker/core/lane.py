@@ -21,6 +21,7 @@ class Lane:
         intake: deltas of the fast path, not in columns yet.
         names: the text keys of tables, and which of their ids are defined.
         reserved: bytes of the buffer that the fast path may use.
+        longest: bytes of the longest delta of late; it falls by half whenever the intake moves on.
         open: columns that fill.
         closed: columns to be packed, the oldest first.
         sent: chunks from packing on.
@@ -36,6 +37,7 @@ class Lane:
     intake: Intake = field(init=False)
     names: LaneNames = field(default_factory=LaneNames)
     reserved: int = 0
+    longest: int = 1
     open: Columns = field(default_factory=Columns)
     closed: deque[Columns] = field(default_factory=deque)
     sent: SentChunks = field(default_factory=SentChunks)

@@ -36,11 +36,12 @@ from broker.errors import (
     ReentrantError,
 )
 from broker.model import Token
+from broker.protocol.cells import CELLS, cell_of
 from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_SET, OPERATIONS
 from broker.protocol.refusal import shown
-from broker.protocol.values import ADMITS, STAMP_BYTES, admit, admit_key
+from broker.protocol.values import STAMP_BYTES, admit_key
 from broker.runtime import clock
 from broker.stats.producer import ProducerStats
 
@@ -49,7 +50,7 @@ log = logging.getLogger(__name__)
 # Globals are found faster than an enum's members.
 _WAKE, _, _NO_ROOM = AddResult
 # What validates the argument of an operation, by its code.
-_ADMITS = {op.code: ADMITS[op.column] for op in OPERATIONS.values()}
+_CELLS = {op.code: CELLS[op.column] for op in OPERATIONS.values()}
 
 FullPolicy = Literal["block", "raise", "conflate"]
 FULL_POLICIES = ("block", "raise", "conflate")
@@ -249,21 +250,23 @@ class ProducerEngine(FastSet[Retry | None]):
 
     def put(self, op: int, key: str, value: Any) -> Retry | None:
         """Buffer one delta; if there is no room, return a function that tries again."""
-        sender = self.sender
         size = admit_key(key)
-        value, value_size = _ADMITS[op](value)
-        size += value_size
-        stamp = None
+        cell, cell_size = _CELLS[op](value)
+        return self._put_cell(op, key, cell, size + cell_size)
+
+    def _put_cell(self, op: int, key: str, cell: Any, size: int) -> Retry | None:
+        sender = self.sender
+        stamp, whole = None, size
         if self._timestamps:
-            stamp, size = round(time.time() * 1000), size + STAMP_BYTES
+            stamp, whole = round(time.time() * 1000), size + STAMP_BYTES
         shard = shard_of(key, len(self._session.keys))
         try:
-            result = sender.buffer.add(shard, op, key, value, size, stamp, clock.now())
+            result = sender.buffer.add(shard, op, key, cell, whole, stamp, clock.now())
         except ReentrantError:
-            self._put_off(partial(self._put_again, op, key, value))
+            self._put_off(partial(self._put_again, op, key, cell, size))
             return None
         if result is _NO_ROOM:
-            return partial(self._put_again, op, key, value)
+            return partial(self._put_again, op, key, cell, size)
         if result is _WAKE:
             sender.wake(shard)
         return None
@@ -279,8 +282,8 @@ class ProducerEngine(FastSet[Retry | None]):
             # Its caller is gone.
             log.error("write_of_handler_failed node=%s error=%s", self.node, error)  # noqa: TRY400
 
-    def _put_again(self, op: int, key: str, value: Any) -> bool:
-        return self.put(op, key, value) is None
+    def _put_again(self, op: int, key: str, cell: Any, size: int) -> bool:
+        return self._put_cell(op, key, cell, size) is None
 
     def put_many(self, mapping: Mapping[str, Value]) -> Iterator[Retry]:
         """Set many keys, each shard's at once; yield a retry for each group without room.
@@ -299,12 +302,12 @@ class ProducerEngine(FastSet[Retry | None]):
         extra = STAMP_BYTES if self._timestamps else 0
         for key, given in mapping.items():
             size = admit_key(key) + extra
-            value, value_size = admit(given)
+            cell, cell_size = cell_of(given)
             shard = shard_of(key, len(self._session.keys))
             _, keys, values, total = groups.setdefault(shard, (shard, [], [], 0))
             keys.append(key)
-            values.append(value)
-            groups[shard] = (shard, keys, values, total + size + value_size)
+            values.append(cell)
+            groups[shard] = (shard, keys, values, total + size + cell_size)
         for _, keys, _, size in groups.values():
             check_group(len(keys), size)
         return list(groups.values())

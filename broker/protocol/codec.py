@@ -54,7 +54,7 @@ _STAND_IN = struct.Struct(">BBB")
 _PREFIX_FIELDS = 9
 _BATCH_FIELDS = 13
 _CHUNK_FIELDS = 6
-_RUN_FIELDS = 4
+RUN_FIELDS = 4
 _STAND_IN_FIELDS = 2
 _MAX_UTF8_BYTES = 4  # bytes of one character
 
@@ -153,9 +153,9 @@ def _checked_runs(runs: list[Any]) -> list[Run]:
 
 def _checked_run(run: Any, nested: list[Any]) -> Run:
     """Decode a run; its keys are still to be checked, and its values if they are in `nested`."""
-    if type(run) is not list or len(run) < _RUN_FIELDS:
+    if type(run) is not list or len(run) < RUN_FIELDS:
         raise DecodeError("run is not an array of at least 4")
-    op, keys, values, timestamps = run[:_RUN_FIELDS]
+    op, keys, values, timestamps = run[:RUN_FIELDS]
     if type(keys) is not list or not keys:
         raise DecodeError(_NO_KEYS)
     known = OPERATIONS.get(op) if type(op) is int else None

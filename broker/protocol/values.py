@@ -7,24 +7,24 @@ integers, float64, str, bytes, lists, maps with str keys, and aware datetimes (e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from numbers import Rational, Real
 from operator import index
-from typing import Any, Final
+from typing import Any
 
 import msgpack
 
 from broker.errors import EncodeError
 from broker.protocol.constants import INT_MAX, INT_MIN, MAX_DEPTH, MAX_KEY_BYTES, MAX_VALUE_BYTES
-from broker.protocol.operations import Column
 
 # Maximum MessagePack size of a number, None, bool or timestamp; and of the header of str, bytes,
 # lists and maps.
 SCALAR_BYTES = 15
 HEAD_BYTES = 5
 STAMP_BYTES = 9
+MAX_PACKED_BYTES = MAX_VALUE_BYTES + HEAD_BYTES  # of a value
 
 MAX_SHOWN_CHARS = 60  # of an invalid value in an error text
 MAX_SHOWN_BITS = 160
@@ -72,10 +72,10 @@ def admit(value: object) -> tuple[Any, int]:
         if size <= MAX_VALUE_BYTES:
             return value, size + HEAD_BYTES
     value, size = _admit_slowly(value, 1)
-    if size > MAX_VALUE_BYTES + HEAD_BYTES:
+    if size > MAX_PACKED_BYTES:
         # The bound assumes the longest form of every number; compute the true size.
         size = len(msgpack.packb(value, datetime=True))
-        if size > MAX_VALUE_BYTES + HEAD_BYTES:
+        if size > MAX_PACKED_BYTES:
             raise EncodeError(
                 f"value {_short(value)} packs to {size} bytes, over the limit of "
                 f"{MAX_VALUE_BYTES}; split it over several keys"
@@ -93,31 +93,6 @@ def admit_amount(amount: object) -> tuple[int | float, int]:
     if type(value) is not int and type(value) is not float:
         raise EncodeError(f"amount {_short(amount)} is not a number; use an int or a float")
     return value, size
-
-
-def admit_given(column: Column, given: object) -> tuple[Any, int]:
-    """Return what goes into an operation's column, and an upper bound of its packed size in bytes.
-
-    Args:
-        column: what the operation comes with; of `Column.NOTHING` it takes no bytes.
-        given: the caller's value or amount.
-
-    Raises:
-        EncodeError: as `admit` or `admit_amount`.
-    """
-    return ADMITS[column](given)
-
-
-def _nothing(_given: object) -> tuple[None, int]:
-    return None, 0
-
-
-# What validates the argument of an operation, by what its column holds.
-ADMITS: Final[Mapping[Column, Callable[[object], tuple[Any, int]]]] = {
-    Column.NOTHING: _nothing,
-    Column.VALUES: admit,
-    Column.AMOUNTS: admit_amount,
-}
 
 
 def within_depth(column: Iterable[object]) -> bool:

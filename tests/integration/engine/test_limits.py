@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ PENDING_LIMIT = 4096
 BUFFER = 8192
 LOG_LIMIT = 20_000
 VALUE = "x" * 100
+SHAPES: list[Any] = [VALUE, VALUE.encode(), {"text": [VALUE]}, datetime(2026, 1, 2, tzinfo=UTC)]
 
 
 def busy_producer(server: Server, namespace: str, **settings: Any) -> Producer:
@@ -113,7 +115,7 @@ def test_a_full_buffer_blocks_until_there_is_room(
             for number in range(300):
                 producer.set("key", number)
                 producer.increment("n")
-                producer.set(f"k{number}", VALUE)
+                producer.set(f"k{number}", SHAPES[number % len(SHAPES)])
             done.set()
 
         writer = threading.Thread(target=write)
@@ -126,6 +128,8 @@ def test_a_full_buffer_blocks_until_there_is_room(
         with Replica(server.url, namespace=namespace) as replica:
             replica.wait_for(producer.flush(10), 10)
             assert (replica["key"], replica["n"], len(replica)) == (299, 300, 302)
+            # Also those that waited arrive as they were given.
+            assert all(replica[f"k{n}"] == SHAPES[n % len(SHAPES)] for n in range(300))
 
 
 def test_a_full_buffer_keeps_the_newest_if_asked(

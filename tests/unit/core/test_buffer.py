@@ -13,11 +13,12 @@ from broker.core.buffer import AddResult, ProducerBuffer
 from broker.core.chunk_size import CHUNK_HEAD_BYTES, RUN_BYTES, check_group
 from broker.core.sent_chunks import Packed
 from broker.errors import EncodeError
+from broker.protocol.cells import cell_of
 from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.constants import MAX_CHUNK_BYTES, MAX_NAME_LENGTH
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
-from broker.protocol.values import STAMP_BYTES, admit, admit_amount, admit_key
+from broker.protocol.values import STAMP_BYTES, admit_amount, admit_key
 
 
 def buffer(**options: Any) -> ProducerBuffer:
@@ -38,7 +39,7 @@ def size_of(op: int, key: str, value: Any, *, stamped: bool = False) -> int:
     """Return the size that the producer counts for a delta."""
     size = admit_key(key) + (STAMP_BYTES if stamped else 0)
     if op == OP_SET:
-        size += admit(value)[1]
+        size += cell_of(value)[1]
     elif op == OP_INCREMENT:
         size += admit_amount(value)[1]
     return size
@@ -48,13 +49,15 @@ def put(
     one: ProducerBuffer, op: int, key: str, value: Any = None, *, now: float = 0.0, shard: int = 0
 ) -> AddResult:
     """Add one delta."""
-    return one.add(shard, op, key, value, size_of(op, key, value), None, now)
+    cell = cell_of(value)[0] if op == OP_SET else value
+    return one.add(shard, op, key, cell, size_of(op, key, value), None, now)
 
 
 def put_many(one: ProducerBuffer, pairs: dict[str, Any], *, now: float = 0.0) -> AddResult:
     """Add a group of sets."""
     size = sum(size_of(OP_SET, key, value) for key, value in pairs.items())
-    return one.add_many(0, list(pairs), list(pairs.values()), size, None, now)
+    cells = [cell_of(value)[0] for value in pairs.values()]
+    return one.add_many(0, list(pairs), cells, size, None, now)
 
 
 def send(one: ProducerBuffer, *, now: float = 0.0) -> Packed | None:

@@ -13,24 +13,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.buffer import AddResult, ProducerBuffer
-from broker.core.fast_path import MAX_KNOWN, MAX_PLAIN, PLAIN_BYTES, SHORT, FastSet, plain_size
+from broker.core.fast_path import (
+    LONG,
+    MAX_KNOWN,
+    MAX_PLAIN,
+    ROW_BYTES,
+    SHORT,
+    FastSet,
+    plain_size,
+)
 from broker.core.sent_chunks import Packed
+from broker.protocol.cells import cell_of
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
-from broker.protocol.values import admit, admit_key
+from broker.protocol.values import admit_key
 from tests.effort import examples
 from tests.unit.core.test_buffer import buffer, put
 
 Call = tuple[int, str, Any]
+TEXTS = ("x" * SHORT, "x" * 65, "x" * 200, "é")
+PARTS = ([1], {"a": 1.5}, b"x", {"a": "y" * 90})
 
 CALLS = st.lists(
     st.one_of(
         st.tuples(
             st.just(OP_SET),
             st.sampled_from(["a", "b", "k" * SHORT, "k" * 65, "ü"]),
-            st.sampled_from([0, 1.5, None, True, "x" * SHORT, "x" * 65, "é", [1]]),
+            st.sampled_from(
+                [0, 1.5, None, True, *TEXTS, "é", [1], {"a": 1.5}, b"x", {"a": "y" * 90}]
+            ),
         ),
         st.tuples(st.just(OP_INCREMENT), st.just("a"), st.just(1)),
         st.tuples(st.just(OP_DELETE), st.just("a"), st.none()),
@@ -128,8 +141,16 @@ def test_what_was_called_is_sent_in_order_and_within_the_limits(
         ("k", "", True),
         ("k", "ü", False),
         ("k", "\ud800", False),
-        ("k", b"x", False),
-        ("k", [1], False),
+        ("k", b"x", True),
+        ("k", [1], True),
+        ("k", {"lat": 1.5, "lon": [2]}, True),
+        ("k", b"x" * (SHORT - 2), True),
+        ("k", b"x" * (SHORT - 1), False),
+        ("k", {"k": "x" * SHORT}, False),
+        ("k", {1: 1}, False),
+        ("k", (1,), False),
+        ("k", {1}, False),
+        ("k", [type("Number", (float,), {})(1)], False),
         ("k" * SHORT, 1, True),
         ("k" * (SHORT + 1), 1, False),
         ("", 1, False),
@@ -147,9 +168,9 @@ def test_only_what_needs_no_look_is_plain(key: Any, value: Any, *, plain: bool) 
     put(one, OP_SET, "first", 0)
     assert quick(one, key, value) is (AddResult.BUFFERED if plain else None)
     if plain:
-        kept, size = admit(value)
-        assert kept is value
-        assert admit_key(key) + size <= plain_size([key], [value]) <= PLAIN_BYTES
+        cell, size = cell_of(value)
+        most = SHORT + ROW_BYTES + SHORT
+        assert admit_key(key) + size <= plain_size([key], [cell])[0] <= most
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -229,6 +250,27 @@ def test_a_million_sets_hardly_ever_take_the_lock() -> None:
     )
     assert exact <= 10_000 // MAX_PLAIN + 10_000 // 1000 + 20
     assert one.counts().buffered == 10_000
+
+
+@pytest.mark.parametrize("length", [65, 100, 900, LONG - 40])
+@pytest.mark.parametrize("make", [lambda n: "x" * n, lambda n: {"text": "x" * n}])
+def test_longer_values_take_the_fast_way_too(length: int, make: Callable[[int], Any]) -> None:
+    """After a few, the room follows the length of what is written, and shrinks again."""
+    one = buffer(max_bytes=1 << 24, chunk_bytes=1 << 18)
+
+    def exact(value: Any, times: int) -> int:
+        return sum(
+            quick(one, "key", value) is None and put(one, OP_SET, "key", value) is not None
+            for _ in range(times)
+        )
+
+    # At least so many fit between two looks at the lock.
+    together = min(MAX_PLAIN, (1 << 18) // (2 * LONG + 100))
+    assert exact(make(length), 2000) <= 2000 / together + 60
+    assert exact(make(2 * LONG), 3) == 3
+    exact(1.5, 1000)
+    assert one.lanes[0].intake.longest == SHORT
+    assert exact(1.5, 2000) <= 2000 / MAX_PLAIN + 20
 
 
 @pytest.mark.parametrize("max_bytes", [1000, 5000, 30_000])

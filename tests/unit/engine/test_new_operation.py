@@ -15,10 +15,10 @@ from broker.engine import producer
 from broker.engine.producer import ProducerEngine
 from broker.errors import EncodeError
 from broker.model import Change
+from broker.protocol.cells import CELLS
 from broker.protocol.codec import decode_chunk
 from broker.protocol.messages import Batch, Position
 from broker.protocol.operations import OPERATIONS, Column, Op
-from broker.protocol.values import ADMITS
 from broker.runtime import clock
 from broker.testing.lineage import apply
 
@@ -44,7 +44,7 @@ def _row(monkeypatch: pytest.MonkeyPatch) -> None:
         effect_rule="",
     )
     monkeypatch.setitem(cast("Any", OPERATIONS), MAXIMUM, row)
-    monkeypatch.setitem(producer._ADMITS, MAXIMUM, ADMITS[row.column])
+    monkeypatch.setitem(producer._CELLS, MAXIMUM, CELLS[row.column])
 
 
 @pytest.fixture
@@ -97,4 +97,4 @@ def test_the_validators_refuse_an_operation_that_they_do_not_implement(
 @pytest.mark.parametrize("column", Column)
 def test_every_kind_of_column_has_a_check(column: Column) -> None:
     """Nothing is sent unchecked."""
-    assert column in ADMITS
+    assert column in CELLS
