@@ -6,12 +6,14 @@ import json
 import math
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from broker.runtime.outage_log import SHORT_S
 from broker.testing import FaultProxy
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
@@ -193,6 +195,8 @@ def test_watch_tells_people_that_the_server_is_away(
     eventually(lambda: "a\t1" in watch.out, 20, lambda: watch.err)
     server.kill()
     eventually(lambda: "subscription_lost" in watch.err and "poll_failed" in workers.err, 20)
+    # The end of a shorter outage is not worth a line.
+    time.sleep(2 * SHORT_S)
     server.start()
     assert place.run("set", "b", "2").code == 0
     eventually(lambda: "b\t2" in watch.out, 30, lambda: watch.err)
