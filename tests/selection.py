@@ -1,23 +1,29 @@
 """A pytest plugin that selects the tests to run when the command line names none.
 
-Slow tests run when `--all` is given, or when anything says which tests to run: a path, -k, -m or
---last-failed. Otherwise they are left out, and one line at the end tells how many.
+All tests run when `--all` is given; those that are named run when anything says which tests to
+run: a path, -k, -m or --last-failed. Otherwise slow tests are left out, and a test that exists once
+for each kind of server runs with one of them, in turns. One line at the end tells how many are left
+out.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+from zlib import crc32
 
 import pytest
+
+from broker.testing.server import KINDS, find_binary
 
 NO_DOCKER = "not docker"
 NO_SLOW = "not docker and not slow"
 EFFORT = "TEST_EFFORT"
 LESS_EFFORT = "0.25"
 
-_left_out = pytest.StashKey[int]()
+# How many tests are left out: slow ones, and those that run with another server.
+_left_out = pytest.StashKey[tuple[int, int]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose by marker; every process of pytest-xdist does so, from the same command line."""
-    config.stash[_left_out] = 0
+    config.stash[_left_out] = (0, 0)
     if config.option.markexpr:
         return
     config.option.markexpr = NO_DOCKER if config.option.all_tests or _names(config) else NO_SLOW
@@ -48,11 +54,52 @@ def _names(config: pytest.Config) -> bool:
     return bool(is_given or option.keyword or getattr(option, "lf", False))
 
 
+def twins(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests that need not run, since they run with another server.
+
+    Of tests that differ only in the kind of the server one is kept: by its name, so that each kind
+    has about half of them. Without a server of that kind all are kept.
+    """
+    groups: dict[tuple[str, ...], dict[str, pytest.Item]] = {}
+    for item in items:
+        given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        ways = [name for name, value in given.items() if isinstance(value, str) and value in KINDS]
+        if len(ways) == 1:
+            kind = given.pop(ways[0])
+            rest = sorted(f"{name}={value!r}" for name, value in given.items())
+            groups.setdefault((item.nodeid.partition("[")[0], *rest), {})[kind] = item
+    left: list[pytest.Item] = []
+    for group in groups.values():
+        names = "".join(sorted(item.nodeid for item in group.values()))
+        kept = KINDS[crc32(names.encode()) % len(KINDS)]
+        if kept in group and not isinstance(find_binary(kept), str):
+            left += (item for kind, item in group.items() if kind != kept)
+    return left
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that run with another server."""
+    if config.option.markexpr == NO_SLOW:
+        others = twins(
+            one
+            for one in items
+            if not one.get_closest_marker("slow") and not one.get_closest_marker("docker")
+        )
+        config.hook.pytest_deselected(items=others)
+        left = set(others)
+        items[:] = [one for one in items if one not in left]
+
+
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Count the slow tests that are left out."""
+    """Count the tests that are left out."""
     if items and items[0].config.option.markexpr == NO_SLOW:
-        slow = [item for item in items if not item.get_closest_marker("docker")]
-        items[0].config.stash[_left_out] += len(slow)
+        stash = items[0].config.stash
+        slow, others = stash[_left_out]
+        for item in items:
+            is_slow = item.get_closest_marker("slow") is not None
+            if not item.get_closest_marker("docker"):
+                slow, others = slow + is_slow, others + (not is_slow)
+        stash[_left_out] = slow, others
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -63,8 +110,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take the number of a process of pytest-xdist; one that died has none."""
-    reported = getattr(node, "workeroutput", {}).get("left_out", 0)
+    """Take the numbers of a process of pytest-xdist; one that died has none."""
+    reported = tuple(getattr(node, "workeroutput", {}).get("left_out", (0, 0)))
     node.config.stash[_left_out] = max(reported, node.config.stash[_left_out])
 
 
@@ -72,5 +119,9 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Report how many tests were left out."""
-    if count := config.stash[_left_out]:
-        terminalreporter.write_line(f"{count} slow tests left out; scripts/test --all runs them")
+    slow, others = config.stash[_left_out]
+    if slow or others:
+        terminalreporter.write_line(
+            f"left out: {slow} slow tests, {others} that ran with the other server; "
+            "scripts/test --all runs them"
+        )

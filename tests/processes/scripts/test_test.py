@@ -120,6 +120,12 @@ def test_slow(): ...
 @pytest.mark.docker
 def test_in_docker(): ...
 
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("n", range(8))
+def test_with_a_server(kind, n):
+    with open("kinds", "a") as file:
+        file.write(kind + "\\n")
+
 def test_effort():
     assert os.environ.get("TEST_EFFORT") == os.environ.get("EXPECTED")
 """
@@ -144,26 +150,35 @@ def suite(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "passed", "left_out", "effort"),
     [
-        ([], 2, 1, "0.25"),
-        (["-n", "2", "--dist", "worksteal"], 2, 1, "0.25"),
-        (["--all"], 3, 0, None),
-        pytest.param(["suite"], 3, 0, None, marks=pytest.mark.slow),
-        pytest.param(["-k", "slow"], 1, 0, None, marks=pytest.mark.slow),
-        pytest.param(["-m", "docker"], 1, 0, None, marks=pytest.mark.slow),
+        ([], 10, [("1", "8")], "0.25"),
+        (["-n", "2", "--dist", "worksteal"], 10, [("1", "8")], "0.25"),
+        (["--all"], 19, [], None),
+        pytest.param(["suite"], 19, [], None, marks=pytest.mark.slow),
+        pytest.param(["-k", "slow"], 1, [], None, marks=pytest.mark.slow),
+        pytest.param(["-m", "docker"], 1, [], None, marks=pytest.mark.slow),
     ],
 )
 def test_slow_tests_run_when_asked_for(
-    suite: Path, arguments: list[str], passed: int, left_out: int, effort: str | None
+    suite: Path,
+    arguments: list[str],
+    passed: int,
+    left_out: list[tuple[str, str]],
+    effort: str | None,
 ) -> None:
-    """With `--all`, or if tests are named; else they are left out, and one line says how many."""
+    """With `--all`, or if tests are named; else they are left out, and one line says how many.
+
+    Likewise those that run with another server. Each kind of server has some.
+    """
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.selection", *arguments]
     done = run(command, suite, **({} if effort is None else {"EXPECTED": effort}))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
-    reported = re.findall(
-        r"^(\d+) slow tests left out; scripts/test --all runs them$", done.stdout, re.MULTILINE
-    )
-    assert reported == ([str(left_out)] if left_out else [])
+    line = r"^left out: (\d+) slow tests, (\d+) that ran with the other server; scripts/test --all"
+    assert re.findall(line, done.stdout, re.MULTILINE) == left_out
+    if passed >= 10:
+        kinds = (suite / "kinds").read_text().split()
+        assert set(kinds) == set(KINDS)
+        assert len(kinds) == (8 if left_out else 16)
 
 
 # -- coverage of the tests that run by default ----------------------------------------------------
@@ -174,11 +189,13 @@ import pytest
 
 class Collector:
     def pytest_collection_finish(self, session):
+        from tests.selection import twins
+        slow = {one for one in session.items if one.get_closest_marker("slow")}
+        left_out = {*slow, *twins(one for one in session.items if one not in slow)}
         for item in session.items:
             given = item.callspec.params.values() if hasattr(item, "callspec") else ()
             texts = [one for one in given if isinstance(one, str)]
-            is_slow = item.get_closest_marker("slow") is not None
-            print(json.dumps([item.nodeid, is_slow, texts]), file=sys.stderr)
+            print(json.dumps([item.nodeid, item in left_out, texts]), file=sys.stderr)
 
 sys.exit(pytest.main(["--collect-only", "-q", "--all", "-p", "no:cacheprovider"], [Collector()]))
 """
@@ -190,12 +207,12 @@ class Collected:
 
     Attributes:
         name: as pytest calls it: file, test, parameters.
-        is_slow: it is left out by default.
+        is_left_out: by default.
         texts: those of its parameters that are texts, such as a kind of server.
     """
 
     name: str
-    is_slow: bool
+    is_left_out: bool
     texts: frozenset[str]
 
     @property
@@ -210,13 +227,13 @@ def collected() -> list[Collected]:
     done = run([sys.executable, "-c", COLLECT], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     found: list[Any] = [json.loads(line) for line in done.stderr.splitlines() if line[0] == "["]
-    return [Collected(name, is_slow, frozenset(texts)) for name, is_slow, texts in found]
+    return [Collected(name, is_left_out, frozenset(texts)) for name, is_left_out, texts in found]
 
 
 @pytest.mark.parametrize("promise", PROMISES)
 def test_every_break_is_noticed_by_default(collected: list[Collected], promise: str) -> None:
     """Each test that the table of mutations names for a promise is run, in one variant at least."""
-    quick = {one.name for one in collected if not one.is_slow}
+    quick = {one.name for one in collected if not one.is_left_out}
     tests = {one.test for one in load() if one.promise == promise}
     assert tests
     assert [
@@ -242,6 +259,6 @@ def test_every_file_and_both_servers_are_covered_by_default(collected: list[Coll
         folder = Path(one.file).parent
         places = {one.file, *(f"{folder} with {kind}" for kind in one.texts & {*KINDS})}
         everything |= places
-        if not one.is_slow:
+        if not one.is_left_out:
             covered |= places
     assert everything - covered == ONLY_SLOW
