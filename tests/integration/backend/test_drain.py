@@ -89,15 +89,19 @@ def test_a_batch_is_joined_byte_for_byte(shard: Shard, count: int) -> None:
 
 
 def test_chunks_without_deltas_leave_no_counters(shard: Shard) -> None:
-    """Chunks that only define ids are drained whether or not something stays behind them."""
-    shard.opened("n1", "n2")
+    """Chunks that only define ids are drained, and what stays behind them keeps its count."""
+    shard.opened("n1", "n2", "n3")
     shard.append(1, deltas=0, waited=HOUR)
     shard.append(2, deltas=0, waited=HOUR)
+    shard.append(1, node="n3", deltas=0, waited=HOUR)
+    shard.append(2, node="n3", deltas=2, waited=HOUR)
     shard.append(1, node="n2", deltas=3, waited=HOUR)
-    assert shard.drain("n1", "n2", max_chunks=1)[3:5] == [0, 1]
-    assert shard.number("n:n2") == 3
+    assert shard.drain("n1", "n2", "n3", max_chunks=1)[3:5] == [0, 1]
+    assert (shard.number("n:n2"), shard.number("n:n3")) == (3, 2)
     assert "n:n1" not in shard.hashes()
-    assert shard.drain("n1", "n2")[3:5] == [3, 2]
+    assert shard.drain("n1", "n2", "n3", max_chunks=2)[3:5] == [0, 2]
+    assert (shard.number("n:n2"), shard.number("n:n3")) == (3, 2)
+    assert shard.drain("n1", "n2", "n3")[3:5] == [5, 2]
     assert not any(name.startswith("n:") for name in shard.hashes())
 
 
