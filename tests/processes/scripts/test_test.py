@@ -221,26 +221,23 @@ class Collected:
         return self.name.partition("::")[0]
 
 
-@pytest.fixture(scope="module")
 def collected() -> list[Collected]:
-    """Give all tests that need no Docker."""
+    """Return all tests that need no Docker."""
     done = run([sys.executable, "-c", COLLECT], ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     found: list[Any] = [json.loads(line) for line in done.stderr.splitlines() if line[0] == "["]
     return [Collected(name, is_left_out, frozenset(texts)) for name, is_left_out, texts in found]
 
 
-@pytest.mark.parametrize("promise", PROMISES)
-def test_every_break_is_noticed_by_default(collected: list[Collected], promise: str) -> None:
-    """Each test that the table of mutations names for a promise is run, in one variant at least."""
-    quick = {one.name for one in collected if not one.is_left_out}
+def unnoticed(quick: set[str], promise: str) -> list[str]:
+    """Return the tests that the table of mutations names for a promise, and that are not run."""
     tests = {one.test for one in load() if one.promise == promise}
     assert tests
-    assert [
+    return [
         test
         for test in sorted(tests)
         if not any(name == test or name.startswith((f"{test}[", f"{test}::")) for name in quick)
-    ] == []
+    ]
 
 
 # What is covered by slow tests alone: of all processes at once, and of the wheel, installed.
@@ -251,14 +248,23 @@ ONLY_SLOW = {
 }
 
 
-def test_every_file_and_both_servers_are_covered_by_default(collected: list[Collected]) -> None:
-    """Of each test file something is run, and in each folder with every kind of server."""
+def test_what_runs_by_default_covers_everything() -> None:
+    """Of each test file something is run, and in each folder with every kind of server.
+
+    Each test that the table of mutations names for a promise is run, in one variant at least. All
+    in one test, for it is long: it collects the whole suite.
+    """
     everything: set[str] = set()
     covered: set[str] = set()
-    for one in collected:
+    quick: set[str] = set()
+    for one in collected():
         folder = Path(one.file).parent
         places = {one.file, *(f"{folder} with {kind}" for kind in one.texts & {*KINDS})}
         everything |= places
         if not one.is_left_out:
             covered |= places
+            quick.add(one.name)
     assert everything - covered == ONLY_SLOW
+    assert {
+        promise: missing for promise in PROMISES if (missing := unnoticed(quick, promise))
+    } == {}
