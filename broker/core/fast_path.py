@@ -132,41 +132,57 @@ class FastSet(Generic[T]):
             intake = self._plain_keys[key]
         except TypeError:  # what cannot be looked up is no key
             return self._set_exactly(key, value)
+        kind = type(value)
         # A key may be equal to a known one and yet be none, as a proxy is.
         if intake is None or type(key) is not str:
             return self._set_exactly(key, value)
-        kind = type(value)
-        cell: Any = value
-        if not (
+        if (
             kind is float
             or kind in PLAIN_TYPES
-            or (kind is int and INT_MIN <= cell <= INT_MAX)
-            or (kind is str and len(cell) <= intake.longest and cell.isascii())
+            or (kind is int and INT_MIN <= value <= INT_MAX)  # type: ignore[operator]
+            or (kind is str and len(value) <= intake.longest and value.isascii())  # type: ignore[union-attr, arg-type]
         ):
-            cell = packed(cell) if kind in PACKED_TYPES else None
-            if cell is None or len(cell) > intake.longest:
-                return self._set_exactly(key, value)
-        items = intake.items
-        if len(items) < intake.limit:
-            items += (key, cell)
-            if not intake.limit:
-                self._notify(intake.shard)
+            items = intake.items
+            if len(items) < intake.limit:
+                items += (key, value)
+                if not intake.limit:
+                    self._notify(intake.shard)
+                return None
+        elif kind in PACKED_TYPES and self._add_packed(intake, key, value):
             return None
         return self._set_exactly(key, value)
+
+    def _add_packed(self, intake: Intake, key: str, value: Any) -> bool:
+        """Pack a value and put it behind the others; false if the exact path has to look at it."""
+        items = intake.items
+        if len(items) >= intake.limit:
+            return False
+        cell = packed(value)
+        if cell is None or len(cell) > intake.longest:
+            return False
+        items += (key, cell)
+        if not intake.limit:
+            self._notify(intake.shard)
+        return True
 
 
 def _nothing_gathers(_shard: int) -> None:
     """Stand for `notify` before the fast path is open."""
 
 
-def plain_size(keys: list[str], cells: list[Any]) -> tuple[int, int]:
-    """Return upper bounds in bytes: of plain deltas, and of their longest text or packed value."""
+def plain_size(keys: list[str], cells: list[Any]) -> tuple[int, int, bool]:
+    """Return what the buffer has to know of plain deltas.
+
+    Returns:
+        Upper bounds in bytes, of all and of the longest text or packed value; and whether any
+        value is packed.
+    """
     size = sum(map(len, keys)) + ROW_BYTES * len(keys)
     kinds = set(map(type, cells))
     if kinds.isdisjoint(SIZED_TYPES):
-        return size, 0
+        return size, 0, False
     if kinds <= SIZED_TYPES:  # as in most columns
         lengths = list(map(len, cells))
     else:
         lengths = [len(cell) for cell in cells if cell.__class__ in SIZED_TYPES]
-    return size + sum(lengths), max(lengths)
+    return size + sum(lengths), max(lengths), bytes in kinds

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 import msgpack
 
-from broker.protocol.codec import RUN_FIELDS, encode_chunk, pack_value
+from broker.protocol.codec import RUN_FIELDS, pack_value
 from broker.protocol.constants import MAX_DEPTH, PROTOCOL_VERSION
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import Column
@@ -142,8 +142,6 @@ def array_head(count: int) -> bytes:
 
 def chunk_of_cells(chunk: Chunk) -> bytes:
     """Return the bytes that a producer appends, of a chunk whose values are cells."""
-    if not any(bytes in map(type, run.values or ()) for run in chunk.runs):
-        return encode_chunk(chunk)
     fields = (PROTOCOL_VERSION, chunk.node, chunk.incarnation, chunk.number, chunk.time_ms)
     parts = [array_head(len(fields) + (2 if chunk.tables else 1)), *map(msgpack.packb, fields)]
     parts.append(array_head(len(chunk.runs)))

@@ -202,6 +202,17 @@ def test_a_delta_bigger_than_the_buffer_passes_when_it_is_empty() -> None:
     assert one.bytes == 0
 
 
+def test_a_group_keeps_what_was_packed() -> None:
+    """Maps and bytes of `set_many` are packed once."""
+    one = buffer()
+    group = {"a": {"x": [1]}, "b": b"\xc0", "c": "text", "d": 1.5}
+    put_many(one, group)
+    packed = send(one)
+    assert packed is not None
+    (run,) = decode_chunk(packed.data).runs
+    assert dict(zip(run.keys, run.values or (), strict=True)) == group
+
+
 def test_a_group_is_in_one_chunk_even_if_that_is_too_long() -> None:
     """A group that becomes visible at once is never split, and keeps its place in the order."""
     one = buffer(max_count=3, chunk_bytes=600)

@@ -284,7 +284,8 @@ def test_what_goes_the_fast_way_stays_within_the_buffer(max_bytes: int) -> None:
     assert max_bytes - 300 < one.bytes <= max_bytes
 
 
-def test_who_comes_when_the_sender_has_just_looked_wakes_it() -> None:
+@pytest.mark.parametrize("value", [1, {"a": 1}])
+def test_who_comes_when_the_sender_has_just_looked_wakes_it(value: Any) -> None:
     """A set that races with the sender's last check wakes it; nothing waits for ever."""
     one = buffer()
     put(one, OP_SET, "first", 0)
@@ -299,9 +300,9 @@ def test_who_comes_when_the_sender_has_just_looked_wakes_it() -> None:
 
     lane = one.lanes[0]
     lane.intake.items = Raced()
-    assert quick(one, "raced", 1) is AddResult.WAKE
+    assert quick(one, "raced", value) is AddResult.WAKE
     assert sent == [(OP_SET, "first", 0)]
-    assert take(one) == [(OP_SET, "raced", 1)]
+    assert take(one) == [(OP_SET, "raced", value)]
 
 
 def test_when_shut_nothing_goes_the_fast_way() -> None:

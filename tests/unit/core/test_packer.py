@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.core.chunk_size import CHUNK_HEAD_BYTES
 from broker.core.columns import Columns
 from broker.core.lane import Lane
 from broker.core.packer import DEFINED_ALONG_BYTES, Packer
+from broker.protocol.cells import cell_of
 from broker.protocol.codec import decode_chunk
 from broker.protocol.messages import TableDefine, TableKey
 from broker.protocol.operations import OP_SET
-from broker.protocol.values import admit, admit_key
+from broker.protocol.values import admit_key
 
 NAMES = TableKey("t", "str-f64")
 
 
-def lane_of(*closed: dict[str, int]) -> Lane:
+def lane_of(*closed: dict[str, Any]) -> Lane:
     """Return a lane with closed columns of these sets."""
     lane = Lane(0, incarnation=3)
     for sets in closed:
         for key, value in sets.items():
-            size = admit_key(key) + admit(value)[1]
-            lane.open.append(OP_SET, key, value, None, size)
+            cell, size = cell_of(value)
+            lane.open.append(OP_SET, key, cell, None, admit_key(key) + size)
         lane.close_open()
     return lane
 
@@ -43,6 +46,16 @@ def test_columns_are_joined_and_free_what_they_were_counted_for(conflates: bool)
     assert (packed.number, packed.deltas, packed.ticket) == (1, len(run.keys), 2)
     assert before - freed == len(packed.data)
     assert lane.conflated == conflates
+
+
+def test_joined_columns_keep_what_was_packed() -> None:
+    """Whichever of them has values that were packed at the call, beside others."""
+    shapes: list[dict[str, Any]] = [{"a": 1}, {"b": {"x": [1]}, "c": b"\xc0"}, {"d": "text"}]
+    for closed in (shapes, shapes[::-1], shapes[:2], shapes[1:]):
+        packed, _ = Packer("n1", 1 << 16, conflates=False).pack(lane_of(*closed))
+        (run,) = decode_chunk(packed.data).runs
+        expected = {key: value for one in closed for key, value in one.items()}
+        assert dict(zip(run.keys, run.values or (), strict=True)) == expected
 
 
 def test_columns_beyond_the_size_of_a_chunk_are_not_joined() -> None:
