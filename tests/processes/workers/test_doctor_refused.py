@@ -100,10 +100,11 @@ def test_a_flush_worker_that_may_not_wait_says_so(
             20,
             lambda: workers.err,
         )
-        assert workers.err.count("health_red") == 1
+        eventually(lambda: "health_red" in workers.err, 20)
         client.execute_command("ACL", "SETUSER", USER, "+blpop")
         eventually(lambda: "health_green" in workers.err, 20, lambda: workers.err)
     assert workers.stop() < STOP_SECONDS
+    assert workers.err.count("health_red") == 1
 
 
 def rights_found(url: str) -> Rights:

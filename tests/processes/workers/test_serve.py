@@ -327,7 +327,7 @@ def test_helpers_share_the_work_and_are_kept(valkey: Server, namespace: str, ser
     eventually(lambda: not lives(victim))
     second = helpers_of(workers, 2)
     assert len(second - first) == 1
-    assert "child_died" in workers.err
+    eventually(lambda: "child_died" in workers.err, 20)
     eventually(lambda: len(status(valkey.url, namespace).workers) > 4, 20)
     eventually(lambda: roles(valkey.url, namespace) == {"flush": 3, "schedule": 1}, 20)
     with (
