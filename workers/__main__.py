@@ -9,6 +9,9 @@ def main() -> None:
     """Run the command line; without its dependencies, name the extra to install."""
     try:
         from workers.cli import statebroker
+
+        # It imports its commands when they are used.
+        statebroker()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in (
             "click",
@@ -21,7 +24,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    statebroker()
 
 
 if __name__ == "__main__":

@@ -204,6 +204,34 @@ def test_help_of_every_command_mentions_every_option(start: NewProgram) -> None:
     assert all(name in overview for name in HOMES)
 
 
+# The command in an environment without one of its libraries.
+WITHOUT = """
+import sys
+from workers.__main__ import main
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+missing = sys.argv.pop(1)
+sys.meta_path.insert(0, Without())
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"), [("click", "status"), ("rich", "config"), ("apscheduler", "serve")]
+)
+def test_a_missing_library_is_one_line(start: NewProgram, missing: str, command: str) -> None:
+    """It names the extra to install, also where only this command needs the library."""
+    reported = start.script(WITHOUT, missing, command).result()
+    assert reported.code == 1
+    assert reported.err.startswith(f"statebroker: the command needs {missing}")
+    assert reported.err.endswith("; run: pip install 'statebroker[server]'\n")
+    assert reported.err.count("\n") == 1
+
+
 def test_a_mistyped_command_or_option_is_reported(run: Run) -> None:
     """An unknown command is exit status 2 without a traceback."""
     for arguments in (("gte", "a"), ("get", "--jsno", "a"), ("serve", "--workers", "0"), ("set",)):
