@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from redis.asyncio.client import Pipeline
+from redis.exceptions import AskError
 
 from broker.backend.topology import Client
 from broker.errors import BackendError
@@ -48,7 +49,8 @@ async def at_one_moment(
         pipe.hmget(keys.meta, MARKS)
         executed = pipe.execute(raise_on_error=False) if keeps_errors else pipe.execute()
         before, *replies, after = await executed
-        if any(str(reply).startswith(("MOVED ", "ASK ")) for reply in (before, after)):
+        # MOVED is a kind of it.
+        if isinstance(before, AskError) or isinstance(after, AskError):
             # Raised, not kept, it makes the client look for the slot's owner.
             await client.hmget(keys.meta, MARKS)
             continue

@@ -58,6 +58,18 @@ def test_status_follows_a_failover(deployment: Deployment, told_at: str, namespa
     eventually(lambda: places(told_at, namespace)[0][1] != before, 20, "another node is told")
 
 
+def test_an_inspector_that_was_open_follows_a_failover(
+    deployment: Deployment, told_at: str, namespace: str
+) -> None:
+    """What it asks at the server that was demoted is asked again at the new owner."""
+    if not isinstance(deployment, Clustered):
+        pytest.skip("no slots that move to another server")
+    with Inspector(told_at, namespace=namespace) as inspector:
+        before = inspector.status().shards[0].held_by
+        deployment.replace_primary(namespace)
+        eventually(lambda: inspector.status().shards[0].held_by != before, 20)
+
+
 def test_status_follows_a_slot(with_slots: Clustered, told_at: str, namespace: str) -> None:
     """A shard whose slot moved is listed at its new node."""
     cluster, slot = with_slots.cluster, first_slot(namespace)

@@ -82,6 +82,9 @@ def test_a_flush_does_not_make_a_batch(
 ) -> None:
     """flush() waits for acceptance only; the thresholds alone decide about batches."""
     serving(server.url, namespace, max_age=AGE, max_count=COUNT)
+    with redis.Redis.from_url(server.url) as client:
+        # Its first heartbeat sets the thresholds.
+        eventually(lambda: client.hget(keys.meta, "max_count"))
     with (
         Channel(server.url, keys) as channel,
         Producer(server.url, namespace=namespace) as producer,
