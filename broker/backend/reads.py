@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from redis.asyncio.client import Pipeline
-from redis.exceptions import AskError
+from redis.exceptions import RedisError
 
+from broker.backend.server_errors import is_refused
 from broker.backend.topology import Client
 from broker.errors import BackendError
 from broker.protocol.names import ShardKeys
@@ -49,9 +50,8 @@ async def at_one_moment(
         pipe.hmget(keys.meta, MARKS)
         executed = pipe.execute(raise_on_error=False) if keeps_errors else pipe.execute()
         before, *replies, after = await executed
-        # MOVED is a kind of it.
-        if isinstance(before, AskError) or isinstance(after, AskError):
-            # Raised, not kept, it makes the client look for the slot's owner.
+        if any(isinstance(one, RedisError) and is_refused(one) for one in (before, after)):
+            # Raised, not kept, it makes the client look for the server to ask.
             await client.hmget(keys.meta, MARKS)
             continue
         if isinstance(after, Exception):

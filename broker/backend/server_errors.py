@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 
 from broker.errors import AccessError, BackendError, ConnectError
 
@@ -148,7 +148,7 @@ def meaning(error: BaseException) -> Meaning | None:
     return MEANINGS.get(_IN_FRONT.sub("", text).partition(" ")[0])
 
 
-def is_refused(error: ResponseError) -> bool:
+def is_refused(error: RedisError) -> bool:
     """Whether a server did not execute a command because it is for another one, or for later."""
     found = meaning(error)
     # A command that was unblocked was executed in part.
