@@ -99,9 +99,9 @@ class BufferRoom(Exclusive):
             if rest[0]:
                 # Racing threads added a few more than there was room for.
                 del keys[room:], values[room:]
-            size, longest, has_packed = plain_size(keys, values)
+            size, longest = plain_size(keys, values)
             lane.longest = max(longest, lane.longest // 2)
-            columns.extend_plain(keys, values, size, has_packed=has_packed)
+            columns.extend_plain(keys, values, size)
             self.bytes += columns.size - before
             lane.buffered += len(keys)
             keys, values = rest

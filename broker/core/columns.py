@@ -20,7 +20,6 @@ class Columns:
         size: upper bound of the packed size in bytes.
         since: monotonic seconds of the first delta; its age counts from here.
         ticket: number among the lane's closed columns, for callers that wait for them.
-        has_packed: whether there may be values that were packed at the call.
     """
 
     since: float = 0.0
@@ -29,7 +28,6 @@ class Columns:
     tables: list[TableRun] = field(default_factory=list)
     count: int = 0
     size: int = CHUNK_HEAD_BYTES
-    has_packed: bool = False
 
     def overhead(self, op: int) -> int:
         """Return the bytes that another delta of an operation adds to the chunk beside its own."""
@@ -48,8 +46,6 @@ class Columns:
         run.keys.append(key)
         if run.values is not None:
             run.values.append(value)
-            if type(value) is bytes:
-                self.has_packed = True
         if run.timestamps is not None and stamp is not None:
             run.timestamps.append(stamp)
         self.count += 1
@@ -62,15 +58,11 @@ class Columns:
         size += RUN_BYTES
         stamps = None if stamp is None else [stamp] * len(keys)
         self.runs.append(Run(op, list(keys), list(values), stamps))
-        self.has_packed = self.has_packed or bytes in set(map(type, values))
         self.count += len(keys)
         self.size += size
 
-    def extend_plain(
-        self, keys: list[str], values: list[Any], size: int, *, has_packed: bool
-    ) -> None:
+    def extend_plain(self, keys: list[str], values: list[Any], size: int) -> None:
         """Add many sets without timestamps of their own behind the others."""
-        self.has_packed = self.has_packed or has_packed
         last = self.runs[-1] if self.runs else None
         if last is not None and last.op == OP_SET and last.values is not None:
             last.keys.extend(keys)
@@ -139,7 +131,6 @@ class Columns:
         self.count += later.count
         self.size += later.size - CHUNK_HEAD_BYTES
         self.ticket = later.ticket
-        self.has_packed = self.has_packed or later.has_packed
 
 
 def _conflated(runs: list[TableRun]) -> list[TableRun]:

@@ -29,9 +29,7 @@ T = TypeVar("T")
 
 SHORT: Final = 64  # bytes of a key, and the least that a value may have
 LONG: Final = 4096  # bytes of a value, at most
-ROW_BYTES: Final = (
-    HEAD_BYTES + SCALAR_BYTES
-)  # of a delta, beside key and text, as `plain_size` counts
+ROW_BYTES: Final = HEAD_BYTES + SCALAR_BYTES  # of a delta, beside its key, text or packed value
 MAX_KNOWN: Final = 1 << 16  # keys of which it is remembered that they are plain, and of which lane
 MAX_PLAIN: Final = 256  # deltas between two looks at the lock
 
@@ -170,19 +168,14 @@ def _nothing_gathers(_shard: int) -> None:
     """Stand for `notify` before the fast path is open."""
 
 
-def plain_size(keys: list[str], cells: list[Any]) -> tuple[int, int, bool]:
-    """Return what the buffer has to know of plain deltas.
-
-    Returns:
-        Upper bounds in bytes, of all and of the longest text or packed value; and whether any
-        value is packed.
-    """
+def plain_size(keys: list[str], cells: list[Any]) -> tuple[int, int]:
+    """Return upper bounds in bytes: of plain deltas, and of their longest text or packed value."""
     size = sum(map(len, keys)) + ROW_BYTES * len(keys)
     kinds = set(map(type, cells))
     if kinds.isdisjoint(SIZED_TYPES):
-        return size, 0, False
+        return size, 0
     if kinds <= SIZED_TYPES:  # as in most columns
         lengths = list(map(len, cells))
     else:
         lengths = [len(cell) for cell in cells if cell.__class__ in SIZED_TYPES]
-    return size + sum(lengths), max(lengths), bytes in kinds
+    return size + sum(lengths), max(lengths)

@@ -9,9 +9,8 @@ from broker.core.columns import Columns
 from broker.core.lane import Lane
 from broker.core.sent_chunks import Packed
 from broker.protocol.cells import chunk_of_cells
-from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import MAX_CHUNK_BYTES
-from broker.protocol.messages import Chunk
+from broker.protocol.messages import Chunk, Run, TableOp
 from broker.protocol.table_codec import merged
 
 DEFINED_ALONG_BYTES: Final = 64 << 10  # of ids in a chunk that carries deltas
@@ -72,9 +71,7 @@ class Packer:
         lane.packed += columns.count
         names, before = lane.names, lane.names.defined
         defines, size = names.take(lane.number, define_bytes) if names.waiting_bytes else ([], 0)
-        head = (self.node, lane.incarnation, lane.number, self.time_ms)
-        chunk = Chunk(*head, columns.runs, [*defines, *merged(columns.tables)])
-        data = chunk_of_cells(chunk) if columns.has_packed else encode_chunk(chunk)
+        data = self._encoded(lane, lane.number, columns.runs, [*defines, *merged(columns.tables)])
         packed = Packed(
             *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data),
             defined=before,
@@ -95,7 +92,7 @@ class Packer:
         made = [
             Packed(
                 *(at, 0, base_total, first.since, first.ticket),
-                encode_chunk(Chunk(self.node, lane.incarnation, at, self.time_ms, [], [*defines])),
+                self._encoded(lane, at, [], defines),
                 before,
             )
             for at, defines, before in lane.names.again(
@@ -104,3 +101,7 @@ class Packer:
         ]
         lane.sent.resend.extendleft(reversed(made))
         return len(made)
+
+    def _encoded(self, lane: Lane, number: int, runs: list[Run], tables: list[TableOp]) -> bytes:
+        head = (self.node, lane.incarnation, number, self.time_ms)
+        return chunk_of_cells(Chunk(*head, runs, tables))

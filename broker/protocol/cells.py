@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 import msgpack
 
-from broker.protocol.codec import RUN_FIELDS, pack_value
+from broker.protocol.codec import RUN_FIELDS, encode_chunk, pack_value
 from broker.protocol.constants import MAX_DEPTH, PROTOCOL_VERSION
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import Column
@@ -23,8 +23,6 @@ from broker.protocol.values import CONTAINERS, MAX_PACKED_BYTES, admit, admit_am
 # What the library packs, and what is no value of ours or has to be looked at.
 _NOT_ALONE: Final = CONTAINERS | {memoryview, msgpack.ExtType, msgpack.Timestamp}
 PACKED_TYPES: Final = CONTAINERS | {bytes}
-
-_ARRAY_MAX: Final = (16, 1 << 16)
 
 
 class _NotPlain(Exception):  # noqa: N818 - no error: `admit` looks at the value
@@ -56,7 +54,7 @@ def packed(value: list[Any] | dict[str, Any] | bytes) -> bytes | None:
         packer = _new_packer()
     try:
         cell: bytes = packer.pack(value if type(value) is bytes else _own(value, 1))
-    except (_NotPlain, TypeError, ValueError, OverflowError, RuntimeError):
+    except (_NotPlain, TypeError, ValueError):
         # The packer may hold a part of it.
         return None
     _packers.append(packer)
@@ -128,27 +126,22 @@ def column_of(cells: Sequence[Any]) -> bytes:
         return pack_value(cells)
     if len(kinds) > 1:
         cells = [cell if type(cell) is bytes else pack_value(cell) for cell in cells]
-    return array_head(len(cells)) + b"".join(cells)
-
-
-def array_head(count: int) -> bytes:
-    """Return the head of a MessagePack array."""
-    if count < _ARRAY_MAX[0]:
-        return bytes((0x90 | count,))
-    if count < _ARRAY_MAX[1]:
-        return b"\xdc" + count.to_bytes(2)
-    return b"\xdd" + count.to_bytes(4)
+    head: bytes = msgpack.Packer().pack_array_header(len(cells))
+    return head + b"".join(cells)
 
 
 def chunk_of_cells(chunk: Chunk) -> bytes:
     """Return the bytes that a producer appends, of a chunk whose values are cells."""
+    if not any(bytes in set(map(type, run.values or ())) for run in chunk.runs):
+        return encode_chunk(chunk)
+    packer = msgpack.Packer(datetime=True)
+    head, pack = packer.pack_array_header, packer.pack
     fields = (PROTOCOL_VERSION, chunk.node, chunk.incarnation, chunk.number, chunk.time_ms)
-    parts = [array_head(len(fields) + (2 if chunk.tables else 1)), *map(msgpack.packb, fields)]
-    parts.append(array_head(len(chunk.runs)))
+    parts = [head(len(fields) + (2 if chunk.tables else 1)), *map(pack, fields)]
+    parts.append(head(len(chunk.runs)))
     for run in chunk.runs:
-        values = pack_value(None) if run.values is None else column_of(run.values)
-        stamps = pack_value(run.timestamps)
-        parts += (array_head(RUN_FIELDS), pack_value(run.op), pack_value(run.keys), values, stamps)
+        values = pack(None) if run.values is None else column_of(run.values)
+        parts += (head(RUN_FIELDS), pack(run.op), pack(run.keys), values, pack(run.timestamps))
     if chunk.tables:
-        parts.append(pack_value([packed_part(part) for part in chunk.tables]))
+        parts.append(pack([packed_part(part) for part in chunk.tables]))
     return b"".join(parts)
