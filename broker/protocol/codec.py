@@ -263,12 +263,12 @@ def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
 def _pending_since(fields: list[Any]) -> int | None:
     """Return the named addition that only packets with something pending have."""
     additions = fields[0] if fields else None
-    if type(additions) is not dict:
+    if type(additions) is not dict or "pending_since" not in additions:
         return None
-    since: Any = additions.get("pending_since")
-    if since is not None and (type(since) is not int or since < 0):
+    since = additions["pending_since"]
+    if type(since) is not int or since < 0:
         raise DecodeError(f"pending_since {shown(since)} is not an unsigned integer")
-    return since
+    return int(since)
 
 
 @refuses

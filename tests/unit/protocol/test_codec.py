@@ -101,7 +101,7 @@ def test_a_reader_of_version_2_needs_no_more_than_it_knew(packet: Packet) -> Non
     assert decode_packet(msgpack.packb(fields[:known])) == plain
 
 
-@pytest.mark.parametrize("since", [-1, 1.5, True, "now", b"", [], {}])
+@pytest.mark.parametrize("since", [None, -1, 1.5, True, "now", b"", [], {}])
 def test_a_packet_with_a_damaged_time_of_what_is_pending_is_refused(since: Any) -> None:
     """It is skipped and counted; a proof of unknown age must not be believed."""
     fields = msgpack.unpackb(encode_packet(Heartbeat(0, b"e" * 8, 1, b"i" * 8, b"p" * 8, 1, 1)))
