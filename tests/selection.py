@@ -57,11 +57,13 @@ def _names(config: pytest.Config) -> bool:
 def twins(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """Return the tests that need not run, since they run with another server.
 
-    Of tests that differ only in the kind of the server one is kept: by its name, so that each kind
-    has about half of them. Without a server of that kind all are kept.
+    Of quick tests that differ only in the kind of the server one is kept: by its name, so that each
+    kind has about half of them. Without a server of that kind all are kept.
     """
     groups: dict[tuple[str, ...], dict[str, pytest.Item]] = {}
     for item in items:
+        if item.get_closest_marker("slow") or item.get_closest_marker("docker"):
+            continue
         given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
         ways = [name for name, value in given.items() if isinstance(value, str) and value in KINDS]
         if len(ways) == 1:
@@ -80,11 +82,7 @@ def twins(items: Iterable[pytest.Item]) -> list[pytest.Item]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests that run with another server."""
     if config.option.markexpr == NO_SLOW:
-        others = twins(
-            one
-            for one in items
-            if not one.get_closest_marker("slow") and not one.get_closest_marker("docker")
-        )
+        others = twins(items)
         config.hook.pytest_deselected(items=others)
         left = set(others)
         items[:] = [one for one in items if one not in left]

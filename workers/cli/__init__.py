@@ -13,8 +13,8 @@ from workers.cli.log import log_for_people
 from workers.cli.options import Commands, config_file
 from workers.cli.terminal import accept_any_terminal
 
-# Module and function of each command. A command is imported when it is used: one of them starts in
-# half of the time that all take.
+# Module and function of each command. A command is imported when it is used: all of them together
+# would take 0.4 s of CPU.
 HOMES: Final[Mapping[str, tuple[str, str]]] = {
     "acl": ("acl", "acl"),
     "config": ("settings", "config"),
@@ -39,7 +39,7 @@ class AllCommands(Commands):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names in alphabetical order."""
-        return list(HOMES)
+        return sorted(HOMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Return a command; None if there is no such command."""

@@ -191,7 +191,7 @@ class Collector:
     def pytest_collection_finish(self, session):
         from tests.selection import twins
         slow = {one for one in session.items if one.get_closest_marker("slow")}
-        left_out = {*slow, *twins(one for one in session.items if one not in slow)}
+        left_out = {*slow, *twins(session.items)}
         for item in session.items:
             given = item.callspec.params.values() if hasattr(item, "callspec") else ()
             texts = [one for one in given if isinstance(one, str)]
