@@ -392,3 +392,42 @@ def test_while_the_server_is_away_nobody_storms(
         replica.wait_live(10)
         assert replica["key"] == 2
         workers.stop()
+
+
+def test_an_older_holder_of_a_name_is_fenced_again(
+    own: Server, admin: redis.Redis, namespace: str, serving: NewServing
+) -> None:
+    """After the start of the newer one was lost: what each wrote counts once, and the older ends.
+
+    Until the newer one has looked the older one is the holder to Redis.
+    """
+    serving(own.url, namespace)
+    where: dict[str, Any] = {"namespace": namespace, "node": "one"}
+    with Replica(own.url, namespace=namespace) as replica:
+        older = Producer(own.url, **where)
+        older.increment("n")
+        replica.wait_for(older.flush(10), 10)
+        admin.save()
+        with Producer(own.url, **where) as newer:
+            newer.increment("n", 10)
+            newer.flush(10)
+            own.kill()
+            own.start()
+
+            def is_fenced() -> bool:
+                try:
+                    older.increment("n", 100)
+                    older.flush(10)
+                except FencedError:
+                    return True
+                return False
+
+            eventually(is_fenced, 10, pause=0.05)
+            accepted = older.stats().accepted - 1
+            with suppress(FencedError):
+                older.close()
+            replica.wait_for(newer.flush(10), 10)
+            assert replica["n"] == 11 + 100 * accepted
+            newer.set("last", 1)
+            replica.wait_for(newer.flush(10), 10)
+            assert replica["last"] == 1
