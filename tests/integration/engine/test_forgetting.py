@@ -191,7 +191,7 @@ def test_a_producer_that_comes_back_is_fenced(
         producer.increment("n")
         replica.wait_for(producer.flush(10), 10)
         # The next append is accepted, and nobody hears of it.
-        proxy.faults.lose_replies("EVALSHA")
+        proxy.faults.lose_replies("EVALSHA", times=100)
         proxy.faults.lose_replies("HGET", times=100)
         producer.increment("n", 2)
         eventually(lambda: replica["n"] == 3)
