@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 
 # Kinds of packets on the channel of a shard (second element of every packet).
 KIND_BATCH: Final = 1

@@ -44,7 +44,7 @@ def table(*header: str) -> list[list[str]]:
     return lines[start : lines.index([], start)]
 
 
-VERSION = 2
+VERSION = 3
 BULK = 65536
 SET, DELETE, INCREMENT = 1, 2, 3
 BATCH, HEARTBEAT, NOTICE = 1, 2, 3
@@ -110,7 +110,7 @@ class Writer:
     def join(self, shards: int) -> int:
         """Create the namespace if it is absent; return how many shards it has."""
         version, count, _ = self.call("join", [self.config], VERSION, shards)
-        assert version == b"2"
+        assert version == b"3"
         return int(count)
 
     def open(self, shard: int, incarnation: Any, chunk: int, deltas: int) -> int:

@@ -70,7 +70,7 @@ def sample() -> NamespaceStatus:
     )
     return NamespaceStatus(
         namespace="fleet",
-        protocol=2,
+        protocol=3,
         server=ServerInfo(name="redis", version="8.0.0", deployment="single"),
         shards=(shard,),
         nodes=(NodeStats(node="n", chunks=1, deltas=2, pending_deltas=0, idle_ms=None),),

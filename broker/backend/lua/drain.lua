@@ -230,7 +230,7 @@ local chunk_count = taken - missing
 offset = offset + 1
 local previous = id_before or string.rep('\0', 8)
 parts[1] = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4BI4',
-  tail ~= '' and 0x9e or 0x9d, 2, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
+  tail ~= '' and 0x9e or 0x9d, 3, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
   0xcf, now, 0xcf, covered, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
 parts[#parts + 1] = tail
 local batch = joined(parts)

@@ -86,7 +86,7 @@ if wait <= 0 or wait > interval then
     fields, since = 0x9a, '\129\173pending_since\207' .. struct.pack('>I8', math.min(now, accepted_at))
   end
   redis.call(publish, channel, struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8',
-    fields, 2, 2, 0xcd, shard, 0xc4, 8, epoch, 0xcf, offset, 0xc4, 8, m[3] or none,
+    fields, 3, 2, 0xcd, shard, 0xc4, 8, epoch, 0xcf, offset, 0xc4, 8, m[3] or none,
     0xc4, 8, m[4] or none, 0xcf, now, 0xcf, covered) .. since)
   changes[#changes + 1] = 'published_at'
   changes[#changes + 1] = stamp

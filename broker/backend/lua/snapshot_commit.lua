@@ -71,6 +71,6 @@ if #ARGV >= FIRST_DEAD then
   end)
 end
 redis.call(publish, channel, struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8',
-  0x99, 2, 3, 0xcd, shard, 0xc4, 8, epoch, 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
+  0x99, 3, 3, 0xcd, shard, 0xc4, 8, epoch, 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
   0xcf, now, 0xcf, covered))
 return {'OK', log_bytes}

@@ -212,11 +212,11 @@ def test_another_protocol_version(
     face: Face, server: Server, raw: redis.Redis, namespace: str
 ) -> None:
     """A namespace of another protocol version is refused; the error names both versions."""
-    raw.hset(config_key(namespace), mapping={"protocol": 1, "shards": 1, "created": 0})
+    raw.hset(config_key(namespace), mapping={"protocol": 2, "shards": 1, "created": 0})
     said = refusal(face, server.url, namespace, NamespaceMismatchError)
-    assert "has protocol version 1, this release has version 2" in said
+    assert "has protocol version 2, this release has version 3" in said
     found: Any = raw.hgetall(config_key(namespace))
-    assert found == {b"protocol": b"1", b"shards": b"1", b"created": b"0"}
+    assert found == {b"protocol": b"2", b"shards": b"1", b"created": b"0"}
 
 
 def test_a_replica_that_waits_for_its_namespace_refuses_it_too(
@@ -224,7 +224,7 @@ def test_a_replica_that_waits_for_its_namespace_refuses_it_too(
 ) -> None:
     """If the namespace is made in another shape while a replica waits, it fails with the reason."""
     with Replica(server.url, namespace=namespace, shards=2) as replica:
-        raw.hset(config_key(namespace), mapping={"protocol": 2, "shards": 1, "created": 0})
+        raw.hset(config_key(namespace), mapping={"protocol": 3, "shards": 1, "created": 0})
         with pytest.raises(NamespaceMismatchError, match="was made with 1 shards, not 2"):
             replica.wait_live(10)
         assert replica.status == "failed"

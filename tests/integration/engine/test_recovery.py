@@ -196,9 +196,9 @@ def test_packets_that_cannot_be_read_are_counted(followed: FollowedShard) -> Non
         b"\x80",
         good[:-1],
         good + b"\0",
-        good.replace(b"\x9d\x02\x01", b"\x9d\x01\x01", 1),
+        good.replace(b"\x9d\x03\x01", b"\x9d\x02\x01", 1),
         encode_packet(replace(packet, shard=1)),
-        bytes([0x9D, 2, 9]) + good[3:],
+        bytes([0x9D, 3, 9]) + good[3:],
     ]
     for data in garbage:
         followed.flusher.publish(data)

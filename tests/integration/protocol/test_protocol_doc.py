@@ -396,12 +396,12 @@ def test_a_repeat_is_recognised_and_a_second_process_fences(create_setup: Create
 BAD_CHUNKS = [
     b"",
     b"garbage",
-    msgpack.packb([2, "n", 1, 1, 0, [[SET, ["bad"], [1], None], [SET, ["bad"], [], None]]]),
-    msgpack.packb([2, "n", 1, 1, 0, [[INCREMENT, ["good"], [True], None]]]),
-    msgpack.packb([1, "n", 1, 1, 0, [[SET, ["bad"], [1], None]]]),
-    msgpack.packb([2, "n", 1, 1, 0, [[SET, ["bad"], [{b"a": 1}], None]]]),
-    msgpack.packb([2, "n", 1, 1, 0, [[SET, ["bad"], [msgpack.ExtType(5, b"")], None]]]),
-    msgpack.packb([2, "n", 1, 1, 0, [[SET, ["bad" * 400], [1], None]]]),
+    msgpack.packb([3, "n", 1, 1, 0, [[SET, ["bad"], [1], None], [SET, ["bad"], [], None]]]),
+    msgpack.packb([3, "n", 1, 1, 0, [[INCREMENT, ["good"], [True], None]]]),
+    msgpack.packb([2, "n", 1, 1, 0, [[SET, ["bad"], [1], None]]]),
+    msgpack.packb([3, "n", 1, 1, 0, [[SET, ["bad"], [{b"a": 1}], None]]]),
+    msgpack.packb([3, "n", 1, 1, 0, [[SET, ["bad"], [msgpack.ExtType(5, b"")], None]]]),
+    msgpack.packb([3, "n", 1, 1, 0, [[SET, ["bad" * 400], [1], None]]]),
     # A bulk chunk: it begins like another packet, and is none.
     b"\x99" + bytes(70_000),
 ]

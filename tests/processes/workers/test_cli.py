@@ -180,7 +180,7 @@ def test_status_tells_shards_nodes_and_workers(new_served: NewServed) -> None:
         place.publish()
         reported = place.run("status", "--json").json
         human = place.run("status")
-    assert (reported["namespace"], reported["protocol"]) == (place.namespace, 2)
+    assert (reported["namespace"], reported["protocol"]) == (place.namespace, 3)
     assert reported["server"]["name"] == "valkey"
     assert [shard["shard"] for shard in reported["shards"]] == [0, 1]
     assert sum(shard["accepted"] for shard in reported["shards"]) == 100

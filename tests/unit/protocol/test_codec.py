@@ -32,6 +32,7 @@ from broker.protocol.constants import (
     MAX_DEPTH,
     MAX_KEY_BYTES,
     MAX_TABLE_DELTAS,
+    PROTOCOL_VERSION,
 )
 from broker.protocol.fields import pack_field, unpack_fields
 from broker.protocol.messages import (
@@ -93,7 +94,7 @@ def test_packets_may_grow_at_their_end(packet: Packet, more: list[Any]) -> None:
 
 @given(PACKETS)
 def test_a_reader_of_version_2_needs_no_more_than_it_knew(packet: Packet) -> None:
-    """What is pending is told behind the elements that every release of version 2 reads."""
+    """What is pending is told behind the elements that every release of version 3 reads."""
     fields = msgpack.unpackb(encode_packet(packet))
     known = {Batch: 13, Heartbeat: 9, Notice: 9}[type(packet)]
     plain = packet if isinstance(packet, Notice) else replace(packet, pending_since_ms=None)
@@ -132,7 +133,7 @@ def test_damaged_fields_are_only_ever_a_decode_error(fields: list[bytes]) -> Non
 # -- boundaries -----------------------------------------------------------------------------------
 
 
-def chunk_of(*runs: Any, head: tuple[Any, ...] = (2, "n1", 1, 1, 0)) -> bytes:
+def chunk_of(*runs: Any, head: tuple[Any, ...] = (PROTOCOL_VERSION, "n1", 1, 1, 0)) -> bytes:
     """Return a chunk's bytes, whatever it is made of."""
     return msgpack.packb([*head, list(runs)], datetime=True)  # type: ignore[no-any-return]
 
@@ -219,7 +220,7 @@ def raw_value(packed: bytes) -> bytes:
 
 
 GOOD = chunk_of(set_run())
-NODE_ID = (2, "n1", 1, 1, 0)
+NODE_ID = (PROTOCOL_VERSION, "n1", 1, 1, 0)
 
 BROKEN: dict[str, bytes] = {
     "no bytes": b"",
@@ -238,20 +239,21 @@ BROKEN: dict[str, bytes] = {
     "timestamp of too many ns": raw_value(b"\xc7\x0c\xff" + struct.pack(">Iq", 10**9, 0)),
     "a map, not an array": msgpack.packb({"v": 1}),
     "a number": b"\x01",
-    "five elements": msgpack.packb([2, "n1", 1, 1, 0]),
+    "five elements": msgpack.packb([*NODE_ID]),
     "version 0": chunk_of(set_run(), head=(0, "n1", 1, 1, 0)),
-    "version 1": chunk_of(set_run(), head=(1, "n1", 1, 1, 0)),
+    "version 2": chunk_of(set_run(), head=(2, "n1", 1, 1, 0)),
+    "version 4": chunk_of(set_run(), head=(4, "n1", 1, 1, 0)),
     "version true": chunk_of(set_run(), head=(True, "n1", 1, 1, 0)),
-    "version 2.0": chunk_of(set_run(), head=(2.0, "n1", 1, 1, 0)),
-    "version text": chunk_of(set_run(), head=("2", "n1", 1, 1, 0)),
-    "node bytes": chunk_of(set_run(), head=(1, b"n1", 1, 1, 0)),
-    "node nil": chunk_of(set_run(), head=(1, None, 1, 1, 0)),
-    "incarnation negative": chunk_of(set_run(), head=(2, "n1", -1, 1, 0)),
-    "number negative": chunk_of(set_run(), head=(2, "n1", 1, -1, 0)),
-    "time negative": chunk_of(set_run(), head=(2, "n1", 1, 1, -1)),
-    "incarnation float": chunk_of(set_run(), head=(2, "n1", 1.0, 1, 0)),
-    "number true": chunk_of(set_run(), head=(2, "n1", 1, True, 0)),
-    "time nil": chunk_of(set_run(), head=(2, "n1", 1, 1, None)),
+    "version 3.0": chunk_of(set_run(), head=(3.0, "n1", 1, 1, 0)),
+    "version text": chunk_of(set_run(), head=("3", "n1", 1, 1, 0)),
+    "node bytes": chunk_of(set_run(), head=(PROTOCOL_VERSION, b"n1", 1, 1, 0)),
+    "node nil": chunk_of(set_run(), head=(PROTOCOL_VERSION, None, 1, 1, 0)),
+    "incarnation negative": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", -1, 1, 0)),
+    "number negative": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", 1, -1, 0)),
+    "time negative": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", 1, 1, -1)),
+    "incarnation float": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", 1.0, 1, 0)),
+    "number true": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", 1, True, 0)),
+    "time nil": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", 1, 1, None)),
     "runs nil": msgpack.packb([*NODE_ID, None]),
     "runs a map": msgpack.packb([*NODE_ID, {}]),
     "run a number": chunk_of(1),
@@ -319,12 +321,12 @@ def test_a_chunk_that_breaks_a_rule_is_a_decode_error(rule: str) -> None:
 ODD_BUT_GOOD: dict[str, bytes] = {
     "no runs": chunk_of(),
     "elements of the future": msgpack.packb([*NODE_ID, [[*set_run(), "new"]], {"new": 1}]),
-    "empty node": chunk_of(set_run(), head=(2, "", 0, 0, 0)),
+    "empty node": chunk_of(set_run(), head=(PROTOCOL_VERSION, "", 0, 0, 0)),
     "a key twice": chunk_of([1, ["k", "k"], [1, 2], None]),
     "timestamps below zero": chunk_of([1, ["k"], [1], [-5]]),
     "timestamp to the last ns": raw_value(b"\xc7\x0c\xff" + struct.pack(">Iq", 10**9 - 1, 0)),
     "set to nil": chunk_of(set_run(value=None)),
-    "long forms of short things": b"\xdd\0\0\0\6\xcd\0\2\xd9\2n1\xcf\0\0\0\0\0\0\0\1\1\0\xdc\0\0",
+    "long forms of short things": b"\xdd\0\0\0\6\xcd\0\3\xd9\2n1\xcf\0\0\0\0\0\0\0\1\1\0\xdc\0\0",
 }
 
 
@@ -336,8 +338,8 @@ def test_what_no_rule_forbids_is_taken(what: str) -> None:
 
 # -- the rules of packets -------------------------------------------------------------------------
 
-PREFIX = [2, 2, 0, b"epoch--1", 5, b"batch--5", b"batch--4", 1_000, 9]
-BATCH = [2, 1, *PREFIX[2:], 1, 1_000, 2, [b"one", b"two"]]
+PREFIX = [PROTOCOL_VERSION, 2, 0, b"epoch--1", 5, b"batch--5", b"batch--4", 1_000, 9]
+BATCH = [PROTOCOL_VERSION, 1, *PREFIX[2:], 1, 1_000, 2, [b"one", b"two"]]
 
 
 def with_element(fields: list[Any], place: int, value: Any) -> bytes:
@@ -356,7 +358,7 @@ def with_element(fields: list[Any], place: int, value: Any) -> bytes:
         msgpack.packb({"v": 1}),
         msgpack.packb(PREFIX[:-1]),
         msgpack.packb(BATCH[:-1]),
-        *(with_element(PREFIX, 0, version) for version in (0, 1, 3, True, 2.0, None, "2", [2])),
+        *(with_element(PREFIX, 0, version) for version in (0, 1, 2, 4, True, 3.0, None, "3", [3])),
         *(with_element(PREFIX, 1, kind) for kind in (0, 4, -2, 2.0, None, "2")),
         *(with_element(PREFIX, place, n) for place in (2, 4, 7, 8) for n in (-1, 1.0, None, True)),
         *(
@@ -436,9 +438,9 @@ def test_a_head_is_read_with_or_without_its_bulk_chunks() -> None:
     """A batch or heartbeat has a head; a notice has none."""
     head = Heartbeat(0, b"epoch--1", 5, b"batch--5", b"batch--4", 1_000, 9)
     assert decode_head(batch_of(*STAND_INS)) == decode_head(msgpack.packb(PREFIX)) == head
-    assert decode_head(msgpack.packb([2, 3, *PREFIX[2:]])) is None
+    assert decode_head(msgpack.packb([PROTOCOL_VERSION, 3, *PREFIX[2:]])) is None
     with pytest.raises(DecodeError, match="version"):
-        decode_head(msgpack.packb([1, *PREFIX[1:]]))
+        decode_head(msgpack.packb([2, *PREFIX[1:]]))
 
 
 def test_a_packet_says_its_position() -> None:
@@ -470,7 +472,7 @@ def test_random_bytes_are_only_ever_a_decode_error(data: bytes) -> None:
     only_decode_errors(data)
 
 
-@given(st.binary(max_size=60), st.sampled_from([b"\x96\x01\xa2n1\x01\x01\x00", b"\x99\x01\x02"]))
+@given(st.binary(max_size=60), st.sampled_from([b"\x96\x03\xa2n1\x01\x01\x00", b"\x99\x03\x02"]))
 def test_random_bytes_behind_a_good_beginning(data: bytes, beginning: bytes) -> None:
     """So that they get further in."""
     only_decode_errors(beginning + data)
@@ -509,7 +511,7 @@ def test_a_lying_length_does_not_take_the_memory() -> None:
     """An array that claims to have four billion elements is refused at once."""
     for data in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
         only_decode_errors(data)
-        only_decode_errors(b"\x96\x01\xa2n1\x01\x01\x00" + data)
+        only_decode_errors(b"\x96\x03\xa2n1\x01\x01\x00" + data)
 
 
 def test_heartbeats_are_small() -> None:

@@ -230,7 +230,7 @@ def test_packets_are_plain_messagepack(name: str) -> None:
     fields = msgpack.unpackb(bytes.fromhex(vectors("packets")[name]["hex"]))
     packet = PACKETS[name]
     kind = {Batch: 1, Heartbeat: 2, Notice: 3}[type(packet)]
-    prefix = [2, kind, packet.shard, packet.epoch, packet.offset, packet.id, packet.previous_id]
+    prefix = [3, kind, packet.shard, packet.epoch, packet.offset, packet.id, packet.previous_id]
     prefix += [packet.time_ms, packet.covered]
     tail = (
         [packet.trigger, packet.oldest_ms, packet.deltas, [*map(in_batch, packet.chunks)]]

@@ -21,7 +21,7 @@ DOC = Path(broker.__file__).with_name("PROTOCOL.md").read_text("utf-8")
 
 def chunk_of(runs: Any = (), *, extra: bytes = b"", **fields: Any) -> bytes:
     """A chunk of any content; `extra` is one packed element behind the known ones."""
-    head = {"version": 2, "node": "n", "incarnation": 1, "number": 1, "time": 0} | fields
+    head = {"version": 3, "node": "n", "incarnation": 1, "number": 1, "time": 0} | fields
     packed = [msgpack.packb(part, datetime=True) for part in (*head.values(), list(runs))]
     return bytes([0x90 | len(packed) + bool(extra)]) + b"".join(packed) + extra
 
@@ -77,7 +77,7 @@ BROKEN: dict[int, list[bytes]] = {
         chunk_of(extra=b"\x91" * 1024 + b"\xc0"),
     ],
     4: [b"\xc0", b"\x80", b"\x95" + chunk_of()[1:-1]],
-    5: [with_field("version", bad) for bad in (0, 1, 3, 2.0, True, None, "2")],
+    5: [with_field("version", bad) for bad in (0, 1, 2, 4, 3.0, True, None, "3")],
     6: [
         with_field("node", b"n"),
         with_field("node", None),
@@ -129,7 +129,7 @@ KEPT: dict[int, list[bytes]] = {
     6: [chunk_of(node="")],
     7: [chunk_of(incarnation=0, number=0, time=(1 << 64) - 1)],
     8: [chunk_of([[1, ["k"], [1], None, "later"]]), chunk_of([])],
-    9: [b"\x96\xcc\x02" + one_run(1, ["k"], [1], None)[2:]],
+    9: [b"\x96\xcc\x03" + one_run(1, ["k"], [1], None)[2:]],
     10: [one_run(1, ["x" * 1024, "ä" * 512, "k", "k"], [1, 2, 3, 4], None)],
     11: [one_run(2, ["k"], None, None)],
     12: [

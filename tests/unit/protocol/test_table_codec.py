@@ -14,6 +14,7 @@ from broker.core.chunk_size import CHUNK_HEAD_BYTES
 from broker.core.tables.conflate import conflated
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk, encode_chunk
+from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.messages import Chunk, IdRange, Run, TableDefine, TableKey, TableRun
 from broker.protocol.operations import OP_SET
 from broker.protocol.table_codec import merged, table_run_size
@@ -99,7 +100,7 @@ BAD: dict[str, Any] = {
 def chunk(tables: Any) -> bytes:
     """Return a chunk with an object delta and something for tables."""
     runs = [[OP_SET, ["x"], [1], None]]
-    return bytes(msgpack.packb([2, "n1", 1, 1, 0, runs, tables]))
+    return bytes(msgpack.packb([PROTOCOL_VERSION, "n1", 1, 1, 0, runs, tables]))
 
 
 @pytest.mark.parametrize("name", GOOD)

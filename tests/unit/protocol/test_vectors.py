@@ -143,7 +143,7 @@ def test_every_rule_has_a_vector(part: str, member: str, heading: str, intro: st
 
 def setting(packed: bytes) -> bytes:
     """Return a chunk that sets the key k to a packed value."""
-    return b"\x96\x02\xa1n\x01\x01\x00\x91\x94\x01\x91\xa1k\x91" + packed + b"\xc0"
+    return b"\x96\x03\xa1n\x01\x01\x00\x91\x94\x01\x91\xa1k\x91" + packed + b"\xc0"
 
 
 @pytest.mark.parametrize("name", chosen("values", "value"))

@@ -370,7 +370,7 @@ def test_the_oldest_pending_delta_of_all_shards_counts() -> None:
     def totals(*shards: ShardStats) -> Totals:
         server = ServerInfo(name="redis", version="7.0.15", deployment="single")
         status = NamespaceStatus(
-            namespace="flights", protocol=2, server=server, shards=shards, nodes=(), workers=()
+            namespace="flights", protocol=3, server=server, shards=shards, nodes=(), workers=()
         )
         return Totals.of(status)
 
