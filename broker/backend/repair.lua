@@ -80,7 +80,7 @@ local function batch_of(entry)
     end
   end
   local b = found.b
-  if not b or #b < 83 or string.sub(b, 2, 4) ~= '\2\1\205' or string.sub(b, 7, 8) ~= '\196\8' then
+  if not b or #b < 83 or string.sub(b, 2, 4) ~= '\3\1\205' or string.sub(b, 7, 8) ~= '\196\8' then
     return nil
   end
   found.epoch, found.id, found.previous = string.sub(b, 9, 16), string.sub(b, 28, 35), string.sub(b, 38, 45)
