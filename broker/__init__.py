@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ReentrantError,
         ReplicaFailedError,
         TokenError,
+        UnreadableValueError,
         UnsupportedServerError,
         WrongLoopError,
     )
@@ -124,6 +125,7 @@ __all__ = [
     "StatusChange",
     "Token",
     "TokenError",
+    "UnreadableValueError",
     "UnsupportedServerError",
     "Verification",
     "WorkerStatus",

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 from warnings import warn
 
+MAX_SHOWN_CHARS: Final = 40  # of a key
+
 # Names before version 0.2; they go with 1.0.
 RENAMED: Final = {
     "ServerUnfitError": "UnsupportedServerError",
@@ -51,6 +53,22 @@ class EncodeError(BrokerError, ValueError):
 
 class DecodeError(BrokerError):
     """Bytes from a peer violate the protocol; they are skipped as a whole."""
+
+
+class UnreadableValueError(BrokerError):
+    """A key exists, but what its writer packed is no value of ours; every other key can be read.
+
+    Attributes:
+        key: the key.
+    """
+
+    def __init__(self, key: str, fault: DecodeError) -> None:
+        self.key = key
+        name = ascii(key) if len(key) <= MAX_SHOWN_CHARS else f"{key[:MAX_SHOWN_CHARS]!a}..."
+        super().__init__(
+            f"the value of key {name} cannot be read ({fault}); find the program that wrote it, "
+            "and write the key again"
+        )
 
 
 class BackendError(BrokerError):

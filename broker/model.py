@@ -71,8 +71,8 @@ class Difference:
         key: the key.
         shard: its shard.
         offset: of the position at which both were compared.
-        replica: the value in the replica; ABSENT if none.
-        history: the value by full state and log; ABSENT if none.
+        replica: the value in the replica; ABSENT if none. Packed, if it cannot be read.
+        history: the value by full state and log, likewise.
     """
 
     key: str

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from broker.core.queues import ReaderQueue
-from broker.errors import ChangesOverflowError, ConfigError
+from broker.errors import ChangesOverflowError, ConfigError, DecodeError
 from broker.model import Change
-from broker.protocol.own_values import can_change, owned
+from broker.protocol.packed import unpacked
 
 OverflowPolicy = Literal["conflate", "raise"]
 OVERFLOW_POLICIES = ("conflate", "raise")
@@ -26,6 +26,7 @@ class ChangeQueue(ReaderQueue[Change]):
             that is still too much, or with "raise", the reader gets `ChangesOverflowError` after
             the changes that are left.
         notify: called, on the replica's thread, whenever there is something to read.
+        note: called, on the reader's thread, with key and fault of each value that cannot be read.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ChangeQueue(ReaderQueue[Change]):
         limit: int,
         overflow: OverflowPolicy,
         notify: Callable[[], object],
+        note: Callable[[str, DecodeError], object],
     ) -> None:
         if overflow not in OVERFLOW_POLICIES:
             raise ConfigError([f"overflow={overflow!r}; allowed: {', '.join(OVERFLOW_POLICIES)}"])
@@ -44,9 +46,10 @@ class ChangeQueue(ReaderQueue[Change]):
         super().__init__(limit, notify)
         self._prefix = prefix
         self._overflow = overflow
+        self._note = note
 
     def put(self, items: list[Change]) -> None:
-        """Add changes; called by the replica."""
+        """Add changes with cells as values; called by the replica."""
         if self._prefix is not None:
             items = [change for change in items if change.key.startswith(self._prefix)]
         super().put(items)
@@ -54,21 +57,35 @@ class ChangeQueue(ReaderQueue[Change]):
     def take(self) -> list[Change]:
         """Return all changes that wait, maybe none; lists and maps in them are the reader's own.
 
+        Those whose value cannot be read are left out.
+
         Raises:
             ChangesOverflowError: all was read, and later changes were dropped.
             StopIteration: all was read, and the replica or the reader closed.
         """
         changes = super().take()
-        if not can_change(change.value for change in changes):
+        if bytes not in {type(change.value) for change in changes}:
             return changes
-        return [change._replace(value=owned(change.value)) for change in changes]
+        read = map(self._read, changes)
+        return [change for change in read if change is not None]
 
     def take_one(self) -> Change | None:
-        """Return the oldest change, None if none waits. Raises as `take`."""
-        change = super().take_one()
-        if change is None or not can_change((change.value,)):
+        """Return the oldest change that can be read, None if none waits. Raises as `take`."""
+        while (change := super().take_one()) is not None:
+            if (read := self._read(change)) is not None:
+                return read
+        return None
+
+    def _read(self, change: Change) -> Change | None:
+        """Return a change with the value of its cell, None if that cannot be read."""
+        cell = change.value
+        if type(cell) is not bytes:
             return change
-        return change._replace(value=owned(change.value))
+        try:
+            return change._replace(value=unpacked(cell))
+        except DecodeError as error:
+            self._note(change.key, error)
+            return None
 
     def _shrink(self, waiting: deque[Change]) -> None:
         if self._overflow == "conflate":

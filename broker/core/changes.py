@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from broker.model import Change
-from broker.protocol.codec import pack_value
+from broker.protocol.cells import are_same
 
 if TYPE_CHECKING:
     from broker.core.content import Content
@@ -51,10 +51,8 @@ def differences(before: Content, after: Content, shard: int) -> list[Change]:
         for key in before.values
         if key not in after.values
     ]
-    # Compared as bytes: 1, 1.0 and True are equal to Python but not to a reader.
-    absent = object()
     return gone + [
         Change(key, value, "set", position, shard, resync=True)
         for key, value in after.values.items()
-        if (old := before.values.get(key, absent)) is absent or pack_value(old) != pack_value(value)
+        if key not in before.values or not are_same(before.values[key], value)
     ]

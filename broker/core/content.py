@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from broker.core.fold import Observer, Tally, fold
 from broker.core.tables import new_tables
-from broker.protocol.codec import pack_value
+from broker.protocol.cells import are_same
 from broker.protocol.digest import range_of
 from broker.protocol.fields import name_of, read_page
-from broker.protocol.messages import Batch, Chunk, Position
+from broker.protocol.messages import Batch, Cell, Chunk, Position
 from broker.protocol.operations import Operation
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Content:
     """
 
     position: Position = field(default_factory=Position)
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Cell] = field(default_factory=dict)
     tables: ShardTables | None = field(default_factory=new_tables)
     covered: int = 0
     floors: dict[str, int] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Content:
             self.values.pop(name, None)
         if not names:
             return
-        self.values.update(zip(names, page.values, strict=True))
+        self.values.update(zip(names, page.cells, strict=True))
         newest = max(offsets)
         if newest > self.position.offset:
             # A snapshot is being written right now: these keys are ahead of the position.
@@ -144,7 +144,7 @@ class Content:
         for key in {*among, *right}:
             is_held = key in self.values
             if key in right:
-                if not is_held or pack_value(self.values[key]) != pack_value(right[key]):
+                if not is_held or not are_same(self.values[key], right[key]):
                     self.values[key] = right[key]
                     repaired.append(("set", key, right[key]))
             elif is_held:

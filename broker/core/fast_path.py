@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from broker.protocol.cells import PACKED_TYPES, packed
+from broker.protocol.cells import PACKED_TYPES
 from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.messages import Value
 from broker.protocol.names import shard_of
+from broker.protocol.packed import packed
 from broker.protocol.values import HEAD_BYTES, SCALAR_BYTES
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
-from broker.protocol.messages import Batch, Chunk, Run
+from broker.protocol.messages import Batch, Cell, Chunk, Run
 from broker.protocol.operations import OPERATIONS, Operation
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def decode_chunks(batch: Batch) -> tuple[list[Chunk], list[BadChunk]]:
 
 
 def fold(
-    values: dict[str, Any],
+    values: dict[str, Cell],
     batch: Batch,
     chunks: Iterable[Chunk],
     floors: dict[str, int] | None = None,

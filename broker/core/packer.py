@@ -8,7 +8,7 @@ from broker.core.chunk_size import CHUNK_HEAD_BYTES
 from broker.core.columns import Columns
 from broker.core.lane import Lane
 from broker.core.sent_chunks import Packed
-from broker.protocol.cells import chunk_of_cells
+from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import MAX_CHUNK_BYTES
 from broker.protocol.messages import Chunk, Run, TableOp
 from broker.protocol.table_codec import merged
@@ -104,4 +104,4 @@ class Packer:
 
     def _encoded(self, lane: Lane, number: int, runs: list[Run], tables: list[TableOp]) -> bytes:
         head = (self.node, lane.incarnation, number, self.time_ms)
-        return chunk_of_cells(Chunk(*head, runs, tables))
+        return encode_chunk(Chunk(*head, runs, tables))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from broker.backend import page_sizes, queries
@@ -24,14 +25,18 @@ from broker.errors import (
     ConfigError,
     ConnectError,
     DecodeError,
+    UnreadableValueError,
 )
+from broker.protocol.cells import readable, value_of
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.fields import name_of, read_page, unpack_fields
-from broker.protocol.messages import Head, Position, TableKey
+from broker.protocol.messages import Cell, Head, Position, TableKey
 from broker.protocol.names import ShardKeys, shard_of, slot_of_key
 from broker.protocol.refusal import shown
 from broker.protocol.values import admit_key
 from broker.stats.namespace import NamespaceStatus, NodeStats, ServerInfo, ShardStats, WorkerStatus
+
+log = logging.getLogger(__name__)
 
 
 class InspectorEngine:
@@ -159,14 +164,18 @@ class InspectorEngine:
     # -- content ----------------------------------------------------------------------------------
 
     async def get(self, key: str) -> tuple[bool, Any]:
-        """Return (whether the key exists, its value) at the head; reads little more than it."""
+        """Return (whether the key exists, its value) at the head; reads little more than it.
+
+        Raises:
+            UnreadableValueError: its writer packed what is no value of ours.
+        """
         shards = self._opened().keys
         admit_key(key)
         keys = shards[shard_of(key, len(shards))]
         for _ in range(_TRIES):
             head = await self._head(keys)
             (field,) = await queries.state_fields(self._session.client, keys, [key])
-            values: dict[str, Any] = {}
+            values: dict[str, Cell] = {}
             floors: dict[str, int] = {}
             if field is not None:
                 try:
@@ -177,17 +186,23 @@ class InspectorEngine:
                         "again, then run `statebroker verify --accept`"
                     ) from None
             if await self._fold_log(keys, head.snapshot, None, values, floors) is not None:
-                return key in values, values.get(key)
+                try:
+                    return key in values, value_of(values.get(key))
+                except DecodeError as error:
+                    raise UnreadableValueError(key, error) from None
         raise _moving(keys)
 
     async def state(self) -> dict[str, Any]:
-        """Return the full-state hash as it is: the state at the last snapshot."""
-        content: dict[str, Any] = {}
+        """Return the full-state hash as it is: the state at the last snapshot.
+
+        Values that cannot be read are left out and logged, here and in the other calls.
+        """
+        content: dict[str, Cell] = {}
         for keys in self._opened().keys:
             async for names, fields in queries.state_pages(self._session.client, keys):
                 page = read_page(names, fields)
-                content.update(zip(page.names, page.values, strict=True))
-        return content
+                content.update(zip(page.names, page.cells, strict=True))
+        return readable(content, _note)
 
     async def folded(self) -> dict[str, Any]:
         """Return the state at the head: the full-state hash folded with the log."""
@@ -217,15 +232,15 @@ class InspectorEngine:
         for _ in range(_TRIES):
             run = await queries.server_identity(self._session.client, keys)
             head = await self._head(keys)
-            values: dict[str, Any] = {}
+            values: dict[str, Cell] = {}
             floors: dict[str, int] = {}
             async for names, fields in queries.state_pages(self._session.client, keys, run):
                 page = read_page(names, fields)
-                values.update(zip(page.names, page.values, strict=True))
+                values.update(zip(page.names, page.cells, strict=True))
                 floors.update(zip(page.names, page.offsets, strict=True))
             reached = await self._fold_log(keys, head.snapshot, position, values, floors)
             if reached is not None:
-                return values, reached
+                return readable(values, _note), reached
         raise _moving(keys)
 
     async def altered(self) -> dict[tuple[int, int], list[str]]:
@@ -302,7 +317,7 @@ class InspectorEngine:
         keys: ShardKeys,
         start: Position,
         stop: Position | None,
-        values: dict[str, Any],
+        values: dict[str, Cell],
         floors: dict[str, int],
     ) -> Position | None:
         """Fold the log onto `values`; None if the history moved on under the reader."""
@@ -325,6 +340,10 @@ class InspectorEngine:
         # A page of a newer full state may have changed or deleted a field without a trace.
         is_ahead = head.fold_to > replay.position.offset
         return None if is_ahead else replay.position
+
+
+def _note(key: str, fault: DecodeError) -> None:
+    log.warning("value_unreadable key=%s fault=%s fix=write the key again", shown(key), fault)
 
 
 def _of_table(key: TableKey, fault: str, shard: int) -> str:

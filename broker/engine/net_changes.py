@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from broker.backend import page_sizes, queries
 from broker.backend.topology import Client
@@ -16,7 +16,7 @@ from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import BULK_BYTES
 from broker.protocol.fields import read_page
-from broker.protocol.messages import Chunk, LogEntry, Position
+from broker.protocol.messages import Cell, Chunk, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.protocol.operations import OPERATIONS
 
@@ -48,7 +48,7 @@ class NetChanges:
 
     replay: LogReplay
     previous_id: bytes
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Cell] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
@@ -130,7 +130,7 @@ class NetChanges:
             found = [(name, one) for name, one in zip(page, fields, strict=True) if one is not None]
             if found:
                 read = read_page([name.encode() for name, _ in found], [one for _, one in found])
-                for name, offset, value in zip(read.names, read.offsets, read.values, strict=True):
+                for name, offset, value in zip(read.names, read.offsets, read.cells, strict=True):
                     self.values[name] = value
                     self.floors[name] = offset
                 self.damaged.update(name.decode() for name in read.damaged)

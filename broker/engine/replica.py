@@ -23,9 +23,10 @@ from broker.engine.callbacks import call_for_each
 from broker.engine.replication import Follower
 from broker.engine.self_check import verified
 from broker.engine.settings import checked_settings
+from broker.engine.unreadable import UnreadableValues
 from broker.errors import ClosedError, ConfigError, ForkedError, NotLoadedError, TokenError
 from broker.model import Health, Status, StatusChange, Token, Verification
-from broker.protocol.messages import Position, TableKey
+from broker.protocol.messages import Cell, Position, TableKey
 from broker.protocol.names import shard_of
 from broker.runtime import clock
 from broker.runtime.bell import Bell
@@ -60,6 +61,9 @@ class ReplicaEngine:
         on_status: likewise.
         settings: likewise.
 
+    Attributes:
+        unreadable: values that readers met and could not read.
+
     Raises:
         ConfigError: every fault of the arguments at once.
     """
@@ -78,6 +82,7 @@ class ReplicaEngine:
                 [f"on_status={on_status!r}; allowed: a plain function; async code reads statuses()"]
             )
         self._on_status = on_status
+        self.unreadable = UnreadableValues(self.namespace)
         self._session = Session(
             url, self.namespace, settings.get("shards"), settings.get("credentials")
         )
@@ -189,8 +194,8 @@ class ReplicaEngine:
         with suppress(TimeoutError):
             await self._until(self._has_loaded, max(0.0, self._left()), "has not loaded the state")
 
-    def value(self, key: str) -> Any:
-        """Return a key's value.
+    def cell(self, key: str) -> Cell:
+        """Return the cell of a key's value.
 
         Raises:
             KeyError: absent.
@@ -222,9 +227,9 @@ class ReplicaEngine:
         """Return the keys there are now."""
         return [key for shard in self._loaded() for key in list(shard.values)]
 
-    def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
+    def snapshot(self) -> tuple[dict[str, Cell], tuple[Position, ...]]:
         """Return a copy of the whole content, and each shard's position for it."""
-        content: dict[str, Any] = {}
+        content: dict[str, Cell] = {}
         for shard in self._loaded():
             content.update(shard.values)
         return content, self.positions
@@ -310,6 +315,8 @@ class ReplicaEngine:
             shards_uncompared=sum(not shard.content.is_compared for shard in shards),
             keys_damaged=sum(len(shard.damaged) for shard in shards),
             status_changes_conflated=tracker.conflated,
+            values_unreadable=self.unreadable.total,
+            unreadable=self.unreadable.named,
         )
 
     async def verify(self) -> Verification:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from broker.core.tables import need_numpy
 from broker.core.tables.kinds import table_key
 from broker.engine.replica import ReplicaEngine
-from broker.errors import NotLoadedError
+from broker.errors import DecodeError, NotLoadedError, UnreadableValueError
 from broker.model import Health, Status
+from broker.protocol.cells import readable
 from broker.protocol.messages import Position, TableKey
-from broker.protocol.own_values import owned, owned_map
-from broker.protocol.values import CONTAINERS
+from broker.protocol.packed import unpacked
 from broker.runtime.copying import CopyableMapping
 from broker.stats.replica import ReplicaStats
 
@@ -52,24 +52,52 @@ class ReplicaReads(CopyableMapping[str, Any]):
 
         Raises:
             KeyError: absent.
+            UnreadableValueError: its writer packed what is no value of ours.
             NotLoadedError: the state was never loaded yet; `wait_live` waits for that.
             ForkedError: the replica belongs to the process that forked this one.
         """
         try:
-            value = self._engine.value(key)
+            cell = self._engine.cell(key)
         except NotLoadedError:
-            value = self._loaded(lambda: self._engine.value(key))
+            cell = self._loaded(lambda: self._engine.cell(key))
         except KeyError:
-            value = self._kept(key, sys._getframe(1))  # noqa: SLF001 - as `_kept` asks
+            cell = self._kept(key, sys._getframe(1))  # noqa: SLF001 - as `_kept` asks
         # A call more would cost scalars, the most frequent values, a fifth.
-        return owned(value) if type(value) in CONTAINERS else value
+        if type(cell) is not bytes:
+            return cell
+        try:
+            return unpacked(cell)
+        except DecodeError as error:
+            self._engine.unreadable.note(key, error)
+            raise UnreadableValueError(key, error) from None
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is such a key, whatever its value.
+
+        Raises:
+            NotLoadedError, ForkedError: as reading it.
+        """
+        try:
+            self._engine.cell(key)  # type: ignore[arg-type]
+        except NotLoadedError:
+            try:
+                self._loaded(lambda: self._engine.cell(key))  # type: ignore[arg-type]
+            except KeyError:
+                return False
+        except KeyError:
+            try:
+                self._kept(key, sys._getframe(1))  # noqa: SLF001 - as `_kept` asks
+            except KeyError:
+                return False
+        return True
 
     def __len__(self) -> int:
         """How many keys there are. Raises as reading one, but for `KeyError`."""
         return self._loaded(self._engine.count)
 
     def _at_one_moment(self) -> dict[str, Any]:
-        return self.snapshot()[0]
+        # Cells, as `_kept` returns them; `__getitem__` reads each.
+        return self._read(self._engine.snapshot)[0]
 
     def items(self) -> ItemsView[str, Any]:
         """Return keys and values of one moment, as a copy."""
@@ -82,14 +110,15 @@ class ReplicaReads(CopyableMapping[str, Any]):
     def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
         """Return a copy of the whole content at one moment, and each shard's position for it.
 
-        Lists and maps in it are copies too.
+        Lists and maps in it are the caller's own. Keys whose value cannot be read are left out,
+        counted and named in `stats()`.
 
         Raises:
             NotLoadedError, ForkedError: as reading a key.
         """
         content, positions = self._read(self._engine.snapshot)
-        # Not within the moment: batches wait for that, and no batch changes a value in place.
-        return owned_map(content), positions
+        # Not within the moment: batches wait for that.
+        return readable(content, self._engine.unreadable.note), positions
 
     def table(
         self, name: str, *, keys: type[str | int] = str, values: type[float | int] = float

@@ -13,10 +13,10 @@ from broker.core.effects import Effect, KeysRepaired
 from broker.core.shard import ShardState
 from broker.engine.verifier import SnapshotMovedError, Verifier, keys_of
 from broker.errors import BackendError, DecodeError
-from broker.model import ABSENT, Difference, Status, Verification
-from broker.protocol.codec import pack_value
+from broker.model import ABSENT, Absent, Difference, Status, Verification
+from broker.protocol.cells import are_same, value_of
 from broker.protocol.digest import range_of
-from broker.protocol.own_values import owned
+from broker.protocol.messages import Cell, Value
 from broker.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int
     found = [
         Difference(
             *(key, shard.shard, position.offset),
-            *(owned(held.get(key, ABSENT)), right.get(key, ABSENT)),
+            *(_shown(held.get(key, ABSENT)), _shown(right.get(key, ABSENT))),
         )
         for key in sorted({*await keys_of(held, wrong), *right} - verifier.damaged)
         if not _are_same(held.get(key, ABSENT), right.get(key, ABSENT))
@@ -197,8 +197,15 @@ def _check_live(shard: ShardState) -> None:
         raise SnapshotMovedError(f"shard {shard.shard} is {shard.phase}")
 
 
-def _are_same(one: Any, other: Any) -> bool:
+def _shown(cell: Cell | Absent) -> Value | Absent:
+    """Return the value of a cell, or the cell itself where that cannot be read."""
+    try:
+        return cell if cell is ABSENT else value_of(cell)
+    except DecodeError:
+        return cell
+
+
+def _are_same(one: Cell | Absent, other: Cell | Absent) -> bool:
     if one is ABSENT or other is ABSENT:
         return one is other
-    # As bytes, because 1, 1.0 and True are equal in Python.
-    return pack_value(one) == pack_value(other)
+    return are_same(one, other)

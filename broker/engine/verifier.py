@@ -19,11 +19,11 @@ from broker.core.tables import made_tables
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.net_changes import NetChanges
 from broker.errors import BrokerError, DecodeError
-from broker.protocol.codec import pack_value
+from broker.protocol.codec import pack_cell
 from broker.protocol.constants import OFFSET_PREFIX_BYTES
 from broker.protocol.digest import DIGEST_BYTES, Digest, range_of
 from broker.protocol.fields import name_of, read_page
-from broker.protocol.messages import Batch, LogEntry, Position
+from broker.protocol.messages import Batch, Cell, LogEntry, Position
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
@@ -89,7 +89,7 @@ class Verifier:
                     self.bytes_read += len(one)
                     digest.add(name, one[OFFSET_PREFIX_BYTES:], -1)
                 if name in changes.values:
-                    digest.add(name, pack_value(changes.values[name]))
+                    digest.add(name, pack_cell(changes.values[name]))
             await asyncio.sleep(0)
         if await self._marks(position) != before:
             raise SnapshotMovedError(f"{self._keys.state} was written meanwhile")
@@ -208,7 +208,7 @@ class Verifier:
         self, ranges: Collection[int]
     ) -> tuple[dict[str, Any], dict[str, int], Digest]:
         """Read the fields of key ranges: values, floors, and the digest of their bytes."""
-        values: dict[str, Any] = {}
+        values: dict[str, Cell] = {}
         floors: dict[str, int] = {}
         digest, seen = Digest(), set[bytes]()
         cursor = "0"
@@ -219,7 +219,7 @@ class Verifier:
             if fields:
                 self.bytes_read += sum(map(len, fields))
                 page = read_page(names, fields)
-                values.update(zip(page.names, page.values, strict=True))
+                values.update(zip(page.names, page.cells, strict=True))
                 floors.update(zip(page.names, page.offsets, strict=True))
                 self.damaged.difference_update(page.names)
                 self.damaged.update(name_of(key) for key in page.damaged)
@@ -275,7 +275,7 @@ async def digest_of(held: Mapping[str, Any]) -> Digest:
     """Compute the digests of a copy, a slice at a time, so that other tasks can run."""
     digest, entries = Digest(), iter(held.items())
     while part := list(islice(entries, page_sizes.SLICE_KEYS)):
-        digest.add_all([key.encode() for key, _ in part], [pack_value(one) for _, one in part])
+        digest.add_all([key.encode() for key, _ in part], [pack_cell(one) for _, one in part])
         await asyncio.sleep(0)
     return digest
 
@@ -292,7 +292,7 @@ async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]
 
 
 def _fold(
-    values: dict[str, Any],
+    values: dict[str, Cell],
     floors: dict[str, int],
     batch: Batch,
     tables: ShardTables | None,

@@ -28,7 +28,9 @@ from broker.protocol.constants import (
     PROTOCOL_VERSION,
 )
 from broker.protocol.messages import (
+    CELL_TYPES,
     Batch,
+    Cell,
     Chunk,
     Heartbeat,
     LogEntry,
@@ -42,7 +44,6 @@ from broker.protocol.messages import (
 from broker.protocol.operations import OPERATIONS, Column
 from broker.protocol.refusal import refuses, shown
 from broker.protocol.table_codec import checked_part, packed_part
-from broker.protocol.values import CONTAINERS, within_depth
 
 _PREFIX = struct.Struct(">BBBBHBB8sBQBB8sBB8sBQBQ")
 _PENDING_SINCE = struct.Struct(">15sBQ")
@@ -67,8 +68,13 @@ def _refuse_extension(code: int, _data: bytes) -> NoReturn:
 
 
 def pack_value(value: Value) -> bytes:
-    """Return a valid value as MessagePack."""
+    """Return a valid value as MessagePack, in the canonical form of PROTOCOL.md."""
     return msgpack.packb(value, datetime=True)  # type: ignore[no-any-return]
+
+
+def pack_cell(cell: Cell) -> bytes:
+    """Return a cell as it stands in a chunk and in the full state."""
+    return msgpack.packb(cell)  # type: ignore[no-any-return]
 
 
 def unpack(data: bytes) -> Any:
@@ -81,7 +87,7 @@ def unpack(data: bytes) -> Any:
         return msgpack.unpackb(data, timestamp=3, ext_hook=_refuse_extension)
     except (ValueError, msgpack.UnpackException, OverflowError, RecursionError) as error:
         raise DecodeError(
-            f"not MessagePack of our domain: {error or type(error).__name__}"
+            f"not MessagePack of our domain: {str(error) or type(error).__name__}"
         ) from None
 
 
@@ -93,7 +99,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
     ]
     if chunk.tables:
         fields.append([packed_part(part) for part in chunk.tables])
-    return msgpack.packb(fields, datetime=True)  # type: ignore[no-any-return]
+    return msgpack.packb(fields)  # type: ignore[no-any-return]
 
 
 @refuses
@@ -136,23 +142,17 @@ def _tables(parts: Any) -> tuple[list[TableOp], str]:
 
 
 def _checked_runs(runs: list[Any]) -> list[Run]:
-    """Decode runs; keys and nested values of all of them are checked at once.
-
-    So a chunk costs what its bytes cost, not what its number of runs times their depth costs.
-    """
-    nested: list[Any] = []
-    checked = [_checked_run(run, nested) for run in runs]
+    """Decode runs; the keys of all of them are checked at once."""
+    checked = [_checked_run(run) for run in runs]
     if len(checked) == 1:  # as in most chunks: no need to copy the keys
         _check_keys(checked[0].keys)
     elif checked:
         _check_keys([key for run in checked for key in run.keys])
-    if nested and not within_depth(nested):
-        raise DecodeError("value nests too deep or has a map key that is not a str")
     return checked
 
 
-def _checked_run(run: Any, nested: list[Any]) -> Run:
-    """Decode a run; its keys are still to be checked, and its values if they are in `nested`."""
+def _checked_run(run: Any) -> Run:
+    """Decode a run; its keys are still to be checked."""
     if type(run) is not list or len(run) < RUN_FIELDS:
         raise DecodeError("run is not an array of at least 4")
     op, keys, values, timestamps = run[:RUN_FIELDS]
@@ -170,8 +170,8 @@ def _checked_run(run: Any, nested: list[Any]) -> Run:
         kinds = set(map(type, values))
         if known.column is Column.AMOUNTS and not kinds <= _AMOUNTS:
             raise DecodeError(f"{known.name} by something that is not a number")
-        if not kinds.isdisjoint(CONTAINERS):
-            nested += values
+        if not kinds <= CELL_TYPES:
+            raise DecodeError("a value is neither a scalar nor a packed value (bin)")
     if timestamps is not None and (
         type(timestamps) is not list
         or len(timestamps) != len(keys)

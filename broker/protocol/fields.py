@@ -1,4 +1,4 @@
-"""Fields of the full-state hash: a key, the offset up to which it was folded, a value. No I/O.
+"""Fields of the full-state hash: a key, the offset up to which it was folded, a cell. No I/O.
 
 Whoever may write to Redis may damage a field. One that cannot be read must not hide the others, and
 nothing of it may be taken for a part of its neighbour.
@@ -10,14 +10,15 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import msgpack
 
 from broker.errors import DecodeError
-from broker.protocol.codec import pack_value, unpack
+from broker.protocol.codec import pack_cell, unpack
 from broker.protocol.constants import OFFSET_PREFIX_BYTES
-from broker.protocol.messages import Value
+from broker.protocol.messages import CELL_TYPES, Cell
 from broker.protocol.refusal import refuses
-from broker.protocol.values import within_depth
 
 _OFFSET: Final = struct.Struct(">Q")
 _ARRAY32: Final = struct.Struct(">BI")
@@ -26,7 +27,7 @@ _ARRAY32: Final = struct.Struct(">BI")
 # it was put, the field before it was decoded up to its border and no further.
 _BORDER: Final = os.urandom(8)
 _PACKED_BORDER: Final = b"\xc4" + bytes([len(_BORDER)]) + _BORDER
-_ITEMS: Final = 3  # offset, value, border
+_ITEMS: Final = 3  # offset, cell, border
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +37,34 @@ class Page:
     Attributes:
         names: keys.
         offsets: up to which each was folded.
-        values: as many.
+        cells: as many.
         damaged: the keys, as bytes, of fields that cannot be read, or keys that are not UTF-8.
     """
 
     names: list[str]
     offsets: list[int]
-    values: list[Value]
+    cells: list[Cell]
     damaged: list[bytes]
 
 
-def pack_field(offset: int, value: Value) -> bytes:
-    """Return a field of the full-state hash: the offset of the fold, then the packed value."""
-    return _OFFSET.pack(offset) + pack_value(value)
+def pack_field(offset: int, cell: Cell) -> bytes:
+    """Return a field of the full-state hash: the offset of the fold, then the cell."""
+    return _OFFSET.pack(offset) + pack_cell(cell)
+
+
+def pack_table_field(offset: int, content: object) -> bytes:
+    """Return a field of the tables hash: the offset of the fold, then its content."""
+    return _OFFSET.pack(offset) + msgpack.packb(content)  # type: ignore[no-any-return]
+
+
+@refuses
+def unpack_table_field(field: bytes) -> tuple[int, Any]:
+    """Decode a field of the tables hash: its offset and content.
+
+    Raises:
+        DecodeError: it is not an offset and exactly one object.
+    """
+    return _OFFSET.unpack_from(field)[0], unpack(field[OFFSET_PREFIX_BYTES:])
 
 
 def read_page(keys: Sequence[bytes], fields: Sequence[bytes]) -> Page:
@@ -59,13 +75,13 @@ def read_page(keys: Sequence[bytes], fields: Sequence[bytes]) -> Page:
         page = Page([], [], [], [])
     for key, one in zip(keys, fields, strict=True):
         try:
-            (name,), ((offset,), (value,)) = decode_keys([key]), unpack_fields([one])
+            (name,), ((offset,), (cell,)) = decode_keys([key]), unpack_fields([one])
         except DecodeError:
             page.damaged.append(key)
         else:
             page.names.append(name)
             page.offsets.append(offset)
-            page.values.append(value)
+            page.cells.append(cell)
     return page
 
 
@@ -87,14 +103,14 @@ def decode_keys(keys: Iterable[bytes]) -> list[str]:
 
 
 @refuses
-def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
-    """Decode fields of the full-state hash into two columns, offsets and values.
+def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Cell]]:
+    """Decode fields of the full-state hash into two columns, offsets and cells.
 
     One call of the MessagePack library decodes all fields: with a type byte in front, the offset is
     an item too.
 
     Raises:
-        DecodeError: a field is not an offset and exactly one value.
+        DecodeError: a field is not an offset and exactly one cell.
     """
     if any(len(field) <= OFFSET_PREFIX_BYTES for field in fields):
         raise DecodeError("a field of the full-state hash has no value")
@@ -103,9 +119,9 @@ def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Value]]:
         _ARRAY32.pack(0xDD, _ITEMS * count)
         + b"".join([b"\xcf" + field + _PACKED_BORDER for field in fields]),
     )
-    offsets, values, borders = items[::_ITEMS], items[1::_ITEMS], items[2::_ITEMS]
+    offsets, cells, borders = items[::_ITEMS], items[1::_ITEMS], items[2::_ITEMS]
     if borders.count(_BORDER) != count:
         raise DecodeError("a field of the full-state hash is not exactly one value")
-    if not within_depth(values):
-        raise DecodeError("a value of the full-state hash nests too deep, or a map key is no str")
-    return offsets, values
+    if not set(map(type, cells)) <= CELL_TYPES:
+        raise DecodeError("a field of the full-state hash is neither a scalar nor a packed value")
+    return offsets, cells

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from broker.protocol.constants import NO_ID, RECORD_BYTES
 from broker.protocol.operations import OP_RECORDS
@@ -13,6 +13,10 @@ from broker.protocol.operations import OP_RECORDS
 Value: TypeAlias = (
     "bool | int | float | str | bytes | datetime | Sequence[Value] | Mapping[str, Value] | None"
 )
+# A value between writer and reader: a scalar or text as it is, anything else packed. Nobody in
+# between looks into packed bytes; `broker.protocol.cells` makes and reads them.
+Cell: TypeAlias = bool | int | float | str | bytes | None
+CELL_TYPES: Final = frozenset((type(None), bool, int, float, str, bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,13 @@ class Run:
     Attributes:
         op: one of the `OP_` numbers.
         keys: at least one key.
-        values: as long as `keys`; None for deletes.
+        values: cells, as many as `keys`; None for deletes.
         timestamps: wall-clock milliseconds, as long as `keys`; None if not recorded.
     """
 
     op: int
     keys: list[str]
-    values: list[Value] | None
+    values: list[Cell] | None
     timestamps: list[int] | None = None
 
 

@@ -26,7 +26,7 @@ OP_RECORDS: Final = 5
 
 Operation: TypeAlias = Literal["set", "delete", "increment"]
 
-Values: TypeAlias = dict[str, Any]
+Values: TypeAlias = dict[str, Any]  # key -> cell
 # Applies a run of keys and their column to `values`; returns what each key holds after its delta,
 # and the indexes in the run of the deltas that changed nothing.
 Effect: TypeAlias = Callable[

@@ -70,6 +70,10 @@ class ReplicaStats(Statistics):
             cannot be read. `health` names them.
         status_changes_conflated: changes; counter, grows when slow readers of status changes do not
             get each one.
+        values_unreadable: reads; counter, grows with each read that met a value which is not of our
+            domain: `replica[key]` raises, the others leave that key out.
+        unreadable: key and fault of the last 5 such values; also in the log (`value_unreadable`,
+            once a minute).
     """
 
     status: Status
@@ -107,3 +111,5 @@ class ReplicaStats(Statistics):
     shards_uncompared: int
     keys_damaged: int
     status_changes_conflated: int
+    values_unreadable: int
+    unreadable: tuple[str, ...]

@@ -66,6 +66,7 @@ class Inspector:
         """Return (whether the key exists, its value) at the head; reads little more than it.
 
         Raises:
+            UnreadableValueError: its writer packed what is no value of ours.
             BackendError: Redis failed, or history moved on faster than it could be read.
         """
         return self._thread.call(self._engine.get(key))

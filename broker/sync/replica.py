@@ -117,7 +117,8 @@ class Replica(ReplicaReads):
     ) -> Reader[Change]:
         """Follow the changes from now on; an iterator with `close()`.
 
-        After a full load it yields the differences to the content before, marked `resync`.
+        After a full load it yields the differences to the content before, marked `resync`. Changes
+        to a value that cannot be read are left out, counted and named in `stats()`.
 
         Args:
             prefix: only keys that begin with it.
@@ -128,7 +129,9 @@ class Replica(ReplicaReads):
             self,
             self._engine,
             self._thread,
-            lambda notify: ChangeQueue(prefix, limit, overflow, notify),
+            lambda notify: ChangeQueue(
+                prefix, limit, overflow, notify, self._engine.unreadable.note
+            ),
         )
 
     def statuses(self) -> Reader[StatusChange]:

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgpack
+
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
@@ -77,7 +79,7 @@ class Lineage:
         return found[::-1]
 
     def states(self, wanted: Iterable[ShardPosition]) -> Iterator[tuple[ShardPosition, Shard]]:
-        """Yield the content of the shard at each wanted position; valid until the next step."""
+        """Yield the content of the shard at each wanted position: key -> value."""
         asked = set(wanted)
         for place in asked:
             if place.offset == 0:
@@ -94,7 +96,7 @@ class Lineage:
                 for chunk in readable(self.batches[place].chunks):
                     apply(state, chunk)
                 if place in asked:
-                    yield place, state
+                    yield place, {key: _value(cell) for key, cell in state.items()}
                 children = self._children[place]
                 if not children:
                     break
@@ -130,6 +132,11 @@ def apply(state: Shard, chunk: Chunk) -> None:
                     state[key] = total
         else:
             raise ValueError(f"apply() does not implement operation {run.op}; add it")
+
+
+def _value(cell: Any) -> Any:
+    """Unpack what is packed, independently of the code under test too."""
+    return msgpack.unpackb(cell, timestamp=3) if type(cell) is bytes else cell
 
 
 def _sum(value: Any, amount: Any) -> int | float | None:

@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -166,7 +167,8 @@ class Writer:
                     _, keys, values = zip(*group, strict=True)
                     stamps = None if op == SET else [int(time.time() * 1000)] * len(keys)
                     # What a later release might add must not disturb anybody.
-                    runs.append([op, keys, None if op == DELETE else values, stamps, "later"])
+                    cells = [cell(value) for value in values] if op == SET else values
+                    runs.append([op, keys, None if op == DELETE else cells, stamps, "later"])
                 of_tables = sum(
                     len(one[3]) // (4 if "str" in one[2] else 8)
                     for one in parts
@@ -306,19 +308,23 @@ def check_run(run: Any) -> None:
         assert type(values) is list
         assert len(values) == len(keys)
         assert op == SET or all(type(value) in (int, float) for value in values)
-        assert all(depth(value) <= 32 for value in values)
+        assert not any(isinstance(value, list | dict | datetime) for value in values)
     if stamps is not None:
         assert type(stamps) is list
         assert len(stamps) == len(keys)
         assert all(type(stamp) is int for stamp in stamps)
 
 
-def depth(value: Any) -> int:
-    """Levels of a value, whose maps have str keys only."""
-    if isinstance(value, dict):
-        assert all(isinstance(key, str) for key in value)
-        value = list(value.values())
-    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+def cell(value: Any) -> Any:
+    """What stands for a value in a chunk: nil, bool, number or str itself, anything else packed."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return msgpack.packb(value, datetime=True)
+
+
+def value_of(one: Any) -> Any:
+    """The value of a cell."""
+    return msgpack.unpackb(one, timestamp=3) if isinstance(one, bytes) else one
 
 
 def total(value: Any, amount: Any) -> Any:
@@ -528,7 +534,7 @@ class Follower:
             cursor, page = client.hscan(self.prefix + "state", max(cursor, 0), count=7)
             for key, packed in page.items():
                 (offset,) = struct.unpack(">Q", packed[:8])
-                load.values[key.decode()] = msgpack.unpackb(packed[8:], timestamp=3)
+                load.values[key.decode()] = msgpack.unpackb(packed[8:])
                 if offset > load.offset:
                     load.floors[key.decode()] = offset
         fields, cursor = {}, -1
@@ -615,7 +621,9 @@ class Reader:
     @property
     def values(self) -> dict[str, Any]:
         """The whole content."""
-        return {key: value for one in self.shards for key, value in one.shown.values.items()}
+        return {
+            key: value_of(one) for each in self.shards for key, one in each.shown.values.items()
+        }
 
     def table(self, name: str, kind: str) -> dict[Any, tuple[float, int]]:
         """A table's whole content: key -> (value, timestamp)."""

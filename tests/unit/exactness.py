@@ -1,4 +1,4 @@
-"""Equality by type and value, as a reader in another language compares."""
+"""Equality by type and value, as a reader in another language compares; and maps of cells."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import struct
 from collections.abc import Mapping
 from math import isnan
 from typing import Any
+
+from broker.protocol.cells import cell_of, value_of
 
 
 def exact(value: object) -> Any:
@@ -21,3 +23,13 @@ def exact(value: object) -> Any:
     if isinstance(value, list):
         return ("list", [exact(item) for item in value])
     return (type(value).__name__, value)
+
+
+def held(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as a shard holds them: as cells."""
+    return {key: cell_of(value)[0] for key, value in values.items()}
+
+
+def read(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Return cells as a reader gets them."""
+    return {key: value_of(cell) for key, cell in cells.items()}

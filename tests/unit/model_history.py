@@ -16,6 +16,7 @@ from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from broker.core.fold import decode_chunks, fold
+from broker.protocol.cells import cell_of
 from broker.protocol.codec import bulk_of, decode_packet, encode_chunk, encode_packet
 from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
 from broker.protocol.fields import pack_field, unpack_fields
@@ -58,7 +59,7 @@ def apply_delta(values: dict[str, Any], delta: Delta) -> bool:
 
 
 def runs_of(deltas: Iterable[Delta]) -> list[Run]:
-    """Put deltas into columns."""
+    """Put deltas into columns, as a producer does."""
     runs: list[Run] = []
     for op, key, value in deltas:
         if not runs or runs[-1].op != op:
@@ -66,7 +67,7 @@ def runs_of(deltas: Iterable[Delta]) -> list[Run]:
         runs[-1].keys.append(key)
         column = runs[-1].values
         if column is not None:
-            column.append(value)
+            column.append(cell_of(value)[0] if op == OP_SET else value)
     return runs
 
 

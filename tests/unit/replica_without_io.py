@@ -15,7 +15,7 @@ from broker.core.shard import ShardState
 from broker.core.transitions import Event
 from broker.model import Change, Status
 from broker.protocol.messages import Head, LogEntry, Position
-from tests.unit.exactness import exact
+from tests.unit.exactness import exact, read
 from tests.unit.model_history import BUCKETS, History, Message, Moment
 
 STALENESS_BOUND = 3.0
@@ -208,7 +208,9 @@ class Follower:
     def check(self) -> None:
         """Fail if a promise is broken that must hold at any time."""
         state, moment = self.state, self.moment
-        assert exact(state.values) == exact(moment.values), "values are not those of the position"
+        assert exact(read(state.values)) == exact(moment.values), (
+            "values are not those of the position"
+        )
         assert state.covered <= moment.covered, "claims to show appends that it does not show"
         if self.watched:
             assert exact(self.copy) == exact(state.values), "the changes told do not add up"

@@ -7,6 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 
+from broker.protocol.cells import cell_of
 from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.messages import Batch, Chunk, Heartbeat, Notice, Packet, Run
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
@@ -29,6 +30,13 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     max_leaves=12,
 )
 
+# What others may pack: values, and bytes that are none.
+CELLS: st.SearchStrategy[Any] = st.one_of(
+    *(st.none(), st.booleans(), NUMBERS, TEXTS),
+    VALUES.map(lambda value: cell_of(value)[0]),
+    st.binary(max_size=40),
+)
+
 U16, U32, U64 = (st.integers(0, (1 << bits) - 1) for bits in (16, 32, 64))
 EIGHT_BYTES = st.binary(min_size=8, max_size=8)
 
@@ -39,7 +47,7 @@ def runs(draw: st.DrawFn) -> Run:
     op = draw(st.sampled_from([OP_SET, OP_DELETE, OP_INCREMENT]))
     keys = draw(st.lists(KEYS, min_size=1, max_size=4))
     count = len(keys)
-    column = {OP_SET: VALUES, OP_INCREMENT: NUMBERS}.get(op)
+    column = {OP_SET: CELLS, OP_INCREMENT: NUMBERS}.get(op)
     values = None if column is None else draw(st.lists(column, min_size=count, max_size=count))
     stamps = draw(st.none() | st.lists(INTEGERS, min_size=count, max_size=count))
     return Run(op, keys, values, stamps)

@@ -32,7 +32,8 @@ ERRORS = (
     "AccessError BackendError BrokerError BufferFullError ChangesOverflowError ClosedError "
     "ConfigError ConnectError DataLostError DecodeError EmbeddedError EncodeError FencedError "
     "FlushTimeoutError ForkedError NamespaceMismatchError NotLoadedError NotReplicatedError "
-    "NumpyMissingError ReentrantError ReplicaFailedError TokenError UnsupportedServerError "
+    "NumpyMissingError ReentrantError ReplicaFailedError TokenError UnreadableValueError "
+    "UnsupportedServerError "
     "WrongLoopError"
 )
 STATISTICS = (
@@ -80,7 +81,7 @@ MEMBERS = [
             "keys keys_damaged keys_repaired lag_s loads loads_altered offset packets "
             "packets_foreign packets_unreadable reconnects refused self_checks "
             "self_checks_failed self_checks_undecided shards_uncompared silences status "
-            "status_changes status_changes_conflated"
+            "status_changes status_changes_conflated unreadable values_unreadable"
         ),
     ),
     (broker.ServerInfo, "as_dict deployment get items name version"),

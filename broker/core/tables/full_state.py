@@ -17,7 +17,7 @@ from broker.core.tables.index import NameIndex, NumberIndex
 from broker.core.tables.table import Column, NodeIds, Table
 from broker.errors import DecodeError
 from broker.protocol.constants import BLOCK_SLOTS, TABLE_KINDS
-from broker.protocol.fields import unpack_fields
+from broker.protocol.fields import unpack_table_field
 from broker.protocol.messages import TableKey
 from broker.protocol.names import is_name
 from broker.protocol.refusal import refuses, shown
@@ -60,8 +60,7 @@ def read_tables(fields: Mapping[str, bytes]) -> dict[TableKey, Parts]:
             continue
         _, _, what, which = name.split(":", _NAME_PARTS - 1)
         try:
-            (offset,), (content,) = unpack_fields([data])
-            one: Field | None = Field(offset, content)
+            one: Field | None = Field(*unpack_table_field(data))
         except DecodeError:
             one = None
         found.setdefault(key, {_KEYS: {}, _VALUES: {}, _IDS: {}})[what][which] = one

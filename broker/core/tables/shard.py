@@ -24,7 +24,7 @@ from broker.core.tables.table import Column, Table, next_revision
 from broker.errors import DecodeError
 from broker.model import ABSENT, Absent
 from broker.protocol.constants import BLOCK_SLOTS, MAX_TABLES
-from broker.protocol.fields import pack_field
+from broker.protocol.fields import pack_table_field
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
 from broker.protocol.refusal import refuses
 
@@ -185,17 +185,17 @@ class ShardTables:
             for block in _new_key_blocks(table):
                 first = block * BLOCK_SLOTS
                 keys = table.index.packed(first, min(first + BLOCK_SLOTS, len(table.index)))
-                yield f"{prefix}:k:{block}", pack_field(offset, keys)
+                yield f"{prefix}:k:{block}", pack_table_field(offset, keys)
             for node, incarnation, ids in table.producers():
                 if ids.changed:
                     slots = ids.slots[: ids.known].astype("<u4").tobytes()
                     yield (
                         f"{prefix}:d:{incarnation}:{node}",
-                        pack_field(offset, [slots, ids.ended]),
+                        pack_table_field(offset, [slots, ids.ended]),
                     )
             assert table.dirty is not None  # noqa: S101 - a writer tracks
             for block in np.flatnonzero(table.dirty).tolist():
-                yield f"{prefix}:v:{block}", pack_field(offset, _packed_block(table, block))
+                yield f"{prefix}:v:{block}", pack_table_field(offset, _packed_block(table, block))
 
     def producers(self) -> set[tuple[str, int]]:
         """Return node and incarnation of the producers whose ids are in use."""

@@ -20,7 +20,12 @@ import redis
 from broker import ClosedError, EncodeError, Inspector, Producer, Replica
 from broker.core.sent_chunks import Packed
 from broker.protocol.codec import encode_chunk
-from broker.protocol.constants import EPOCH_BYTES, MAX_CHUNK_BYTES, MAX_VALUE_BYTES
+from broker.protocol.constants import (
+    EPOCH_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_VALUE_BYTES,
+    PROTOCOL_VERSION,
+)
 from broker.protocol.messages import Chunk, Run
 from broker.protocol.names import ShardKeys
 from broker.protocol.operations import OP_INCREMENT, OP_SET
@@ -124,7 +129,7 @@ def good(number: int) -> bytes:
 
 def bad_chunks() -> dict[str, bytes]:
     """Return chunks that break one rule each, most of them after a valid part."""
-    whole = [1, NODE, 1, 1, 0, [[OP_SET, ["poison"], [1], None]]]
+    whole = [PROTOCOL_VERSION, NODE, 1, 1, 0, [[OP_SET, ["poison"], [1], None]]]
 
     def with_runs(*runs: Any) -> bytes:
         packed: bytes = msgpack.packb([*whole[:5], [whole[5][0], *runs]])  # type: ignore[index]
@@ -138,14 +143,14 @@ def bad_chunks() -> dict[str, bytes]:
         "cut short": packed[:-1],
         "bytes left over": packed + b"\0",
         "other version": msgpack.packb([9, *whole[1:]]),
-        "no node": msgpack.packb([1, 7, *whole[2:]]),
+        "no node": msgpack.packb([PROTOCOL_VERSION, 7, *whole[2:]]),
         "second run unknown": with_runs([9, ["poison"], [1], None]),
         "columns differ": with_runs([OP_SET, ["poison", "b"], [1], None]),
         "empty key": with_runs([OP_SET, [""], [1], None]),
         "key too long": with_runs([OP_SET, ["x" * 1025], [1], None]),
         "bad amount": with_runs([OP_INCREMENT, ["poison"], ["1"], None]),
         "extension": with_runs([OP_SET, ["poison"], [msgpack.ExtType(7, b"")], None]),
-        "too deep": with_runs([OP_SET, ["poison"], [nested(40)], None]),
+        "not packed": with_runs([OP_SET, ["poison"], [nested(1)], None]),
         "key not UTF-8": packed.replace(b"poison", b"\xff\xfeison"),
     }
 

@@ -13,7 +13,8 @@ import redis
 from broker import BackendError, FencedError, Inspector, Producer, Replica
 from broker.backend.session import Session
 from broker.engine.net_changes import NetChanges
-from broker.protocol.codec import pack_value
+from broker.protocol.cells import cell_of
+from broker.protocol.codec import pack_cell
 from broker.protocol.digest import Digest
 from broker.protocol.messages import LogEntry
 from broker.protocol.names import ShardKeys
@@ -293,7 +294,7 @@ def digest_of(state: dict[str, Any]) -> Digest:
     """Return the digest that a state should have."""
     digest = Digest()
     for key, value in state.items():
-        digest.add(key, pack_value(value))
+        digest.add(key, pack_cell(cell_of(value)[0]))
     return digest
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from broker.core.change_queue import ChangeQueue, OverflowPolicy
-from broker.errors import BrokerError, ChangesOverflowError, ConfigError
+from broker.errors import BrokerError, ChangesOverflowError, ConfigError, DecodeError
 from broker.model import Change
 from broker.protocol.messages import Position
 from broker.protocol.operations import Operation
@@ -18,11 +18,15 @@ def change(key: str, value: object, operation: Operation = "set") -> Change:
     return Change(key, value, operation, Position())  # type: ignore[arg-type]
 
 
+def _unread(key: str, fault: DecodeError) -> None:
+    pytest.fail(f"{key}: {fault}")
+
+
 def queue(
     prefix: str | None = None, limit: int = 10, overflow: OverflowPolicy = "conflate"
 ) -> ChangeQueue:
     """Return a queue without a waiting reader."""
-    return ChangeQueue(prefix, limit, overflow, lambda: None)
+    return ChangeQueue(prefix, limit, overflow, lambda: None, _unread)
 
 
 def test_changes_come_out_once_in_their_order() -> None:
@@ -42,7 +46,7 @@ def test_changes_come_out_once_in_their_order() -> None:
 def test_a_prefix_lets_only_its_keys_through(prefix: str | None, keys: list[str]) -> None:
     """Changes of other keys take no room and wake no reader."""
     woken: list[int] = []
-    changes = ChangeQueue(prefix, 10, "raise", lambda: woken.append(1))
+    changes = ChangeQueue(prefix, 10, "raise", lambda: woken.append(1), _unread)
     changes.put([change("bus/1", 1), change("car/1", 1), change("", 1)])
     assert [one.key for one in changes.take()] == keys
     assert bool(woken) == bool(keys)
@@ -63,7 +67,7 @@ def test_a_reader_that_is_behind_gets_the_newest_of_each_key() -> None:
 def test_what_does_not_fit_is_said_after_what_fits(overflow: OverflowPolicy) -> None:
     """The reader gets the first changes without a gap, then the error on every call."""
     woken: list[int] = []
-    changes = ChangeQueue(None, 2, overflow, lambda: woken.append(1))
+    changes = ChangeQueue(None, 2, overflow, lambda: woken.append(1), _unread)
     changes.put([change(key, 1) for key in "abc"])
     changes.put([change("d", 1)])
     assert woken
@@ -86,7 +90,7 @@ def test_raise_never_leaves_anything_out() -> None:
 def test_what_waits_can_be_read_after_the_end() -> None:
     """The reader is woken, reads what is left and ends; later changes are ignored."""
     woken: list[int] = []
-    changes = ChangeQueue(None, 10, "raise", lambda: woken.append(1))
+    changes = ChangeQueue(None, 10, "raise", lambda: woken.append(1), _unread)
     changes.put([change("a", 1)])
     changes.close()
     changes.close()
@@ -158,3 +162,34 @@ def test_a_limit_is_a_whole_number(limit: object) -> None:
     """Anything else is refused at the call."""
     with pytest.raises(ConfigError, match="limit="):
         queue(limit=limit)  # type: ignore[arg-type]
+
+
+def test_a_value_that_cannot_be_read_hides_no_other_change() -> None:
+    """It is left out and named, whichever way the changes are taken."""
+    found: list[str] = []
+    changes = ChangeQueue(None, 10, "raise", lambda: None, lambda key, _fault: found.append(key))
+    told = [change("a", b"\xc1"), change("b", b"\x91\x01"), change("c", b""), change("d", 1)]
+    changes.put(told)
+    assert [(one.key, one.value) for one in changes.take()] == [("b", [1]), ("d", 1)]
+    assert found == ["a", "c"]
+    changes.put(told)
+    one = changes.take_one()
+    assert one is not None
+    assert (one.key, one.value) == ("b", [1])
+    assert changes.take_one() == change("d", 1)
+    assert changes.take_one() is None
+    assert found == ["a", "c", "a", "c"]
+    changes.put([change("e", b"\xc1")])
+    assert changes.take_one() is None
+    assert changes.take() == []
+
+
+def test_lists_in_changes_are_the_readers_own() -> None:
+    """What one reader does to them is not seen by the next."""
+    packed = change("a", b"\x91\x01")
+    one, other = queue(), queue()
+    one.put([packed])
+    other.put([packed])
+    first = one.take()[0].value
+    first.append(2)  # type: ignore[union-attr]
+    assert other.take()[0].value == [1]

@@ -23,7 +23,7 @@ from broker.core.fast_path import (
     plain_size,
 )
 from broker.core.sent_chunks import Packed
-from broker.protocol.cells import cell_of
+from broker.protocol.cells import cell_of, value_of
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.names import shard_of
@@ -81,7 +81,7 @@ def deltas(packed: Packed | None) -> Iterator[Call]:
     """Yield a chunk's deltas in their order."""
     for run in decode_chunk(packed.data).runs if packed else ():
         for n, key in enumerate(run.keys):
-            yield run.op, key, run.values[n] if run.values is not None else None
+            yield run.op, key, value_of(run.values[n]) if run.values is not None else None
 
 
 def take(one: ProducerBuffer, *, linger: float = 0.0) -> list[Call]:

@@ -15,6 +15,7 @@ from broker.protocol.codec import decode_chunk
 from broker.protocol.messages import TableDefine, TableKey
 from broker.protocol.operations import OP_SET
 from broker.protocol.values import admit_key
+from tests.unit.exactness import read
 
 NAMES = TableKey("t", "str-f64")
 
@@ -55,7 +56,7 @@ def test_joined_columns_keep_what_was_packed() -> None:
         packed, _ = Packer("n1", 1 << 16, conflates=False).pack(lane_of(*closed))
         (run,) = decode_chunk(packed.data).runs
         expected = {key: value for one in closed for key, value in one.items()}
-        assert dict(zip(run.keys, run.values or (), strict=True)) == expected
+        assert read(dict(zip(run.keys, run.values or (), strict=True))) == expected
 
 
 def test_columns_beyond_the_size_of_a_chunk_are_not_joined() -> None:

@@ -19,7 +19,7 @@ from broker.protocol import codec
 from broker.protocol.constants import BULK_BYTES
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.effort import examples
-from tests.unit.exactness import exact
+from tests.unit.exactness import exact, read
 from tests.unit.model_history import Delta, History, SnapshotRun
 from tests.unit.replica_without_io import STALENESS_BOUND, Follower, LoadRead
 
@@ -279,7 +279,7 @@ class HistoryMachine(RuleBasedStateMachine):
         assert state.phase is Status.LIVE
         assert state.position == self.history.head
         assert state.covered == self.history.stored.covered
-        assert exact(state.values) == exact(self.history.moments[state.position].values)
+        assert exact(read(state.values)) == exact(self.history.moments[state.position].values)
         follower.check()
 
     def teardown(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,7 +14,6 @@ import pytest
 from hypothesis import given
 
 from broker.errors import DecodeError
-from broker.protocol import codec
 from broker.protocol.codec import (
     bulk_of,
     decode_chunk,
@@ -47,10 +47,8 @@ from broker.protocol.messages import (
     TableRun,
 )
 from broker.protocol.operations import OP_DELETE, OP_SET
-from broker.protocol.values import within_depth
 from tests.unit.exactness import exact
-from tests.unit.protocol.test_values import nested
-from tests.unit.strategies import CHUNKS, INTEGERS, PACKETS, VALUES
+from tests.unit.strategies import CELLS, CHUNKS, INTEGERS, PACKETS, VALUES
 
 # -- there and back -------------------------------------------------------------------------------
 
@@ -110,24 +108,24 @@ def test_a_packet_with_a_damaged_time_of_what_is_pending_is_refused(since: Any) 
         decode_packet(msgpack.packb([*fields, {"more": 1, "pending_since": since}]))
 
 
-@given(st.lists(st.tuples(st.integers(0, (1 << 64) - 1), VALUES), max_size=5))
+@given(st.lists(st.tuples(st.integers(0, (1 << 64) - 1), CELLS), max_size=5))
 def test_fields_of_the_full_state_come_back_as_they_were(fields: list[tuple[int, Any]]) -> None:
     """Many at once, in their order."""
-    offsets, values = unpack_fields([pack_field(*one) for one in fields])
+    offsets, cells = unpack_fields([pack_field(*one) for one in fields])
     assert offsets == [offset for offset, _ in fields]
-    assert exact(values) == exact([value for _, value in fields])
+    assert exact(cells) == exact([cell for _, cell in fields])
 
 
 @given(st.lists(st.binary(max_size=20), max_size=4))
 def test_damaged_fields_are_only_ever_a_decode_error(fields: list[bytes]) -> None:
-    """Or as many values as fields."""
+    """Or as many cells as fields."""
     try:
-        offsets, values = unpack_fields(fields)
+        offsets, cells = unpack_fields(fields)
     except DecodeError:
         return
-    assert len(offsets) == len(values) == len(fields)
-    for field, value in zip(fields, values, strict=True):
-        assert exact(unpack(field[8:])) == exact(value)
+    assert len(offsets) == len(cells) == len(fields)
+    for field, cell in zip(fields, cells, strict=True):
+        assert exact(unpack(field[8:])) == exact(cell)
 
 
 # -- boundaries -----------------------------------------------------------------------------------
@@ -191,24 +189,20 @@ def test_readers_do_not_limit_values(size: int) -> None:
         assert decode_chunk(chunk_of(set_run(value=value))).runs[0].values == [value]
 
 
-@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 500, 1000, 1100, 100_000])
-def test_values_nest_to_a_limit(depth: int) -> None:
-    """32 levels are taken, 33 are not, and no depth at all brings the reader down."""
+@pytest.mark.parametrize("depth", [1, MAX_DEPTH, MAX_DEPTH + 1, 500, 1000, 1100, 100_000])
+def test_values_that_are_not_packed_do_not_nest(depth: int) -> None:
+    """An array or map is packed, or refused; no depth at all brings the reader down."""
     for opening in (b"\x91", b"\x81\xa1k"):
-        data = raw_value(opening * depth + b"\x01")
-        if depth <= MAX_DEPTH:
-            decode_chunk(data)
-        else:
-            with pytest.raises(DecodeError):
-                decode_chunk(data)
+        packed = opening * depth + b"\x01"
+        with pytest.raises(DecodeError):
+            decode_chunk(raw_value(packed))
+        assert decode_chunk(chunk_of(set_run(value=packed))).runs[0].values == [packed]
 
 
-@pytest.mark.parametrize("leaf", [[1], {"k": 1}])
-def test_lists_and_maps_count_alike_for_the_limit(leaf: Any) -> None:
-    """Mixed nesting is no way around it."""
-    decode_chunk(chunk_of(set_run(value=nested(MAX_DEPTH - 1, leaf))))
-    with pytest.raises(DecodeError, match="too deep"):
-        decode_chunk(chunk_of(set_run(value=nested(MAX_DEPTH, leaf))))
+@given(st.binary(max_size=40))
+def test_what_is_inside_a_packed_value_refuses_no_chunk(packed: bytes) -> None:
+    """Whoever reads the key finds out; every reader of the chunk agrees without looking."""
+    assert decode_chunk(chunk_of(set_run(value=packed))).runs[0].values == [packed]
 
 
 # -- the rules of chunks, broken one at a time ----------------------------------------------------
@@ -292,11 +286,11 @@ BROKEN: dict[str, bytes] = {
     "increment by nil": chunk_of([3, ["k"], [None], None]),
     "increment by text": chunk_of([3, ["k"], ["1"], None]),
     "one increment by a list": chunk_of([3, ["k", "l"], [1, [1]], None]),
-    "too deep": chunk_of(set_run(value=nested(MAX_DEPTH + 1))),
-    "one of the values too deep": chunk_of([1, ["k", "l"], [1, nested(MAX_DEPTH + 1)], None]),
-    "map key bytes": chunk_of(set_run(value={b"k": 1})),
+    "a list that is not packed": chunk_of(set_run(value=[])),
+    "a map that is not packed": chunk_of(set_run(value={"a": 1})),
+    "a time that is not packed": chunk_of(set_run(value=datetime(2026, 1, 1, tzinfo=UTC))),
+    "one of the values not packed": chunk_of([1, ["k", "l"], [1, [1]], None]),
     "map key a number": chunk_of(set_run(value={1: 1})),
-    "map key inside": chunk_of(set_run(value=[{"k": {b"k": 1}}])),
     "timestamps a number": chunk_of([1, ["k"], [1], 5]),
     "timestamps a map": chunk_of([1, ["k"], [1], {}]),
     "fewer timestamps": chunk_of([1, ["k", "l"], [1, 1], [5]]),
@@ -324,7 +318,8 @@ ODD_BUT_GOOD: dict[str, bytes] = {
     "empty node": chunk_of(set_run(), head=(PROTOCOL_VERSION, "", 0, 0, 0)),
     "a key twice": chunk_of([1, ["k", "k"], [1, 2], None]),
     "timestamps below zero": chunk_of([1, ["k"], [1], [-5]]),
-    "timestamp to the last ns": raw_value(b"\xc7\x0c\xff" + struct.pack(">Iq", 10**9 - 1, 0)),
+    "no value of ours": chunk_of(set_run(value=b"\xc1")),
+    "a packed value of no bytes": chunk_of(set_run(value=b"")),
     "set to nil": chunk_of(set_run(value=None)),
     "long forms of short things": b"\xdd\0\0\0\6\xcd\0\3\xd9\2n1\xcf\0\0\0\0\0\0\0\1\1\0\xdc\0\0",
 }
@@ -524,27 +519,6 @@ def test_runs_stay_apart() -> None:
     """Order between runs is part of the meaning; nothing merges or sorts them."""
     runs = [Run(OP_SET, ["a"], [1]), Run(2, ["a"], None), Run(OP_SET, ["a"], [2])]
     assert decode_chunk(encode_chunk(Chunk("n", 1, 1, 1, runs))).runs == runs
-
-
-def test_nesting_is_checked_once_for_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk of many runs of one deep key costs what its bytes cost, not runs times depth."""
-    calls: list[int] = []
-
-    def counted(column: Iterable[object]) -> bool:
-        calls.append(1)
-        return within_depth(column)
-
-    monkeypatch.setattr(codec, "within_depth", counted)
-    deep: Any = []
-    for _ in range(MAX_DEPTH - 2):
-        deep = [deep]
-    runs = [Run(OP_SET, ["k"], [[deep, number]]) for number in range(500)]
-    chunk = Chunk("n", 1, 1, 0, runs)
-    assert decode_chunk(encode_chunk(chunk)) == chunk
-    assert len(calls) == 1
-    runs[-1] = Run(OP_SET, ["k"], [[[deep]]])
-    with pytest.raises(DecodeError, match="nests too deep"):
-        decode_chunk(encode_chunk(chunk))
 
 
 @pytest.mark.parametrize("excess", [0, 1])

@@ -104,10 +104,16 @@ BROKEN: dict[int, list[bytes]] = {
         for bad in (True, None, "1", b"1", [1], datetime(2026, 11, 22, 12, tzinfo=UTC))
     ],
     13: [
-        one_run(1, ["k"], [nested(33)], None),
-        one_run(1, ["k"], [{"a": nested(32)}], None),
-        one_run(1, ["k"], [{b"a": 1}], None),
-        one_run(1, ["k"], [[{b"a": 1}]], None),
+        one_run(1, ["k"], [bad], None)
+        for bad in (
+            [],
+            [1],
+            nested(33),
+            {},
+            {"a": 1},
+            {b"a": 1},
+            datetime(2026, 11, 22, tzinfo=UTC),
+        )
     ],
     14: [
         one_run(op, ["k"], None if op == 2 else [1], stamps)
@@ -118,10 +124,11 @@ BROKEN: dict[int, list[bytes]] = {
 KEPT: dict[int, list[bytes]] = {
     1: [sized(LARGEST)],
     3: [
-        one_value(b"\x82\xa1a\x01\xa1a\x02"),
-        one_value(b"\xd6\xff" + b"\xff" * 4),
-        one_value(b"\xc7\x0c\xff" + (999_999_999).to_bytes(4) + (253_402_300_799).to_bytes(8)),
-        one_value(b"\xc7\x0c\xff" + bytes(4) + (-62_135_596_800).to_bytes(8, signed=True)),
+        one_value(b"\xc4\x02\xa1\xff"),
+        one_value(b"\xc4\x03\xd4\x05\x00"),
+        chunk_of(extra=b"\xd6\xff" + b"\xff" * 4),
+        chunk_of(extra=b"\xc7\x0c\xff" + (999_999_999).to_bytes(4) + (253_402_300_799).to_bytes(8)),
+        chunk_of(extra=b"\xc7\x0c\xff" + bytes(4) + (-62_135_596_800).to_bytes(8, signed=True)),
         chunk_of(extra=b"\x81\xc4\x01a\x02"),
         chunk_of(extra=b"\x91" * 1023 + b"\xc0"),
     ],
@@ -137,9 +144,19 @@ KEPT: dict[int, list[bytes]] = {
         for bad in (1.5, -(1 << 63), (1 << 64) - 1, float("nan"), float("inf"))
     ],
     13: [
-        one_run(1, ["k"], [nested(32)], None),
-        one_run(1, ["k"], [{"": nested(31)}], None),
-        one_run(1, ["k"], ["x" * (2 << 20)], None),
+        one_run(1, ["k"], [good], None)
+        for good in (
+            None,
+            True,
+            1,
+            1.5,
+            "",
+            "x" * (2 << 20),
+            b"",
+            b"\x91\x01",
+            b"\xc1",
+            bytes(2 << 20),
+        )
     ],
     14: [one_run(1, ["k", "l"], [1, 2], [-1, 1 << 63]), one_run(2, ["k"], None, [0])],
 }

@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+import msgpack
+
 import broker
 from broker.protocol.messages import (
     Batch,
@@ -90,6 +92,15 @@ def value_of(form: Any) -> Any:
     return FORMS[kind](content)
 
 
+def cell_of(form: Any) -> Any:
+    """Return the cell of a value that a reversible form stands for, or one that was packed."""
+    if isinstance(form, dict) and "packed" in form:
+        return raw(form["packed"])
+    value = value_of(form)
+    is_plain = value is None or type(value) in {bool, int, float, str}
+    return value if is_plain else msgpack.packb(value, datetime=True)
+
+
 # -- chunks and packets ---------------------------------------------------------------------------
 
 
@@ -100,7 +111,8 @@ def chunk_of(form: Mapping[str, Any]) -> Chunk:
         Run(
             OPERATIONS[run["operation"]],
             run["keys"],
-            *(value_of(run.get(column)) for column in ("values", "timestamps")),
+            None if run.get("values") is None else [cell_of(one) for one in run["values"]],
+            value_of(run.get("timestamps")),
         )
         for run in form["runs"]
     ]

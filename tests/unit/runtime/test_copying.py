@@ -34,9 +34,9 @@ class EmptiedReplica(ReplicaReads):
     """A replica of which another thread deletes all keys as soon as they are asked for."""
 
     def __init__(self) -> None:
-        super().__init__(SimpleNamespace(value=self._value))  # type: ignore[arg-type]
+        super().__init__(SimpleNamespace(cell=self._cell))  # type: ignore[arg-type]
 
-    def _value(self, key: str) -> Any:
+    def _cell(self, key: str) -> Any:
         raise KeyError(key)
 
     def _at_once(self, read: Callable[[], Any]) -> Any:

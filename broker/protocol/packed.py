@@ -1,0 +1,136 @@
+"""Packed values: one value as MessagePack, made at the call and read at the read. No I/O.
+
+`ormsgpack` does both two to three times as fast as `msgpack`, and takes only text as map keys. It
+is compiled; where there is no wheel for a platform, `msgpack` does the same work. Tests compare
+the two. What is a value of ours is decided here and in `broker.protocol.values`, never by what a
+library happens to accept.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import msgpack
+
+from broker.errors import DecodeError
+from broker.protocol.constants import MAX_DEPTH
+from broker.protocol.messages import CELL_TYPES, Value
+from broker.protocol.values import CONTAINERS, MAX_PACKED_BYTES, within_depth
+
+try:
+    import ormsgpack
+except ImportError:  # pragma: no cover - tests call both ways by name
+    ormsgpack = None  # type: ignore[assignment]
+
+# First bytes of arrays and maps; as many of them as levels are allowed cannot nest deeper.
+_HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+_NO_HEADS: Final = bytes(byte for byte in range(256) if byte not in _HEADS)
+_TIMESTAMP: Final = -1
+_TIMESTAMP_HEAD: Final = struct.Struct(">BBb")
+
+
+class _NotPlain(Exception):  # noqa: N818 - no error: `admit` looks at the value
+    """A value has a part that only the exact path knows."""
+
+
+# -- at the call ----------------------------------------------------------------------------------
+
+
+def packed(value: list[Any] | dict[str, Any] | bytes) -> bytes | None:
+    """Return a value of exact types as MessagePack; None if `admit` has to look at it."""
+    if type(value) is not bytes and not _is_plain(value, 1):
+        return None
+    try:
+        cell = _pack(value)
+    except (_NotPlain, TypeError, ValueError):
+        return None
+    return cell if len(cell) <= MAX_PACKED_BYTES else None
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a list or map holds only exact types, and does not nest too deep.
+
+    Another thread that changes it meanwhile harms only this value: nobody else looks into it.
+    """
+    items = value.values() if type(value) is dict else value
+    if CELL_TYPES.issuperset(map(type, items)):
+        return True
+    for item in (*items,):
+        kind = type(item)
+        if kind in CONTAINERS:
+            if depth >= MAX_DEPTH or not _is_plain(item, depth + 1):
+                return False
+        elif kind not in CELL_TYPES:
+            return False
+    return True
+
+
+def _refuse(_value: object) -> NoReturn:
+    raise _NotPlain
+
+
+def pack_by_msgpack(value: Any) -> bytes:
+    """Pack a value of plain types whose map keys are text; any error otherwise."""
+    if not within_depth((value,)):
+        raise _NotPlain
+    return msgpack.packb(value, default=_refuse, strict_types=True)  # type: ignore[no-any-return]
+
+
+_pack: Final = pack_by_msgpack if ormsgpack is None else ormsgpack.packb
+
+
+# -- at the read ----------------------------------------------------------------------------------
+
+
+def _no_value(error: Exception) -> DecodeError:
+    reason = error.__cause__ or error  # the library hides what its hook raised
+    return DecodeError(f"not MessagePack of our domain: {str(reason) or type(reason).__name__}")
+
+
+def _no_extension(code: int, _data: bytes) -> NoReturn:
+    raise ValueError(f"unknown extension type {code}")
+
+
+def unpack_by_msgpack(data: bytes) -> Any:
+    """Return the value of packed bytes, as `unpacked`."""
+    unpacker = msgpack.Unpacker(timestamp=3, ext_hook=_no_extension, max_buffer_size=0)
+    unpacker.feed(data)
+    try:
+        value = unpacker.unpack()
+    except (ValueError, OverflowError, msgpack.UnpackException) as error:
+        raise _no_value(error) from None
+    if type(value) in CONTAINERS and not within_depth((value,)):
+        raise DecodeError("it nests too deep, or a map key is not a str")
+    return value
+
+
+def _timestamp(code: int, data: bytes) -> Any:
+    if code != _TIMESTAMP:
+        _no_extension(code, data)
+    # By the rules of the other library.
+    return unpack_by_msgpack(_TIMESTAMP_HEAD.pack(0xC7, len(data), code) + data)
+
+
+def unpack_by_ormsgpack(data: bytes) -> Any:
+    """Return the value of packed bytes, as `unpacked`."""
+    try:
+        value = ormsgpack.unpackb(data, ext_hook=_timestamp)
+    except (ValueError, OverflowError) as error:
+        raise _no_value(error) from None
+    if (
+        len(data) > MAX_DEPTH
+        and len(data.translate(None, _NO_HEADS)) > MAX_DEPTH
+        and not within_depth((value,))
+    ):
+        raise DecodeError("it nests too deep")
+    return value
+
+
+# Returns the value that packed bytes begin with; lists and maps are the caller's own. It raises
+# DecodeError unless that is one of our domain: a map key is no text, it nests deeper than 32
+# levels, holds an unknown extension, or is no MessagePack.
+unpacked: Final[Callable[[bytes], Value]] = (
+    unpack_by_msgpack if ormsgpack is None else unpack_by_ormsgpack
+)
