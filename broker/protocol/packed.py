@@ -27,6 +27,7 @@ except ImportError:  # pragma: no cover - tests call both ways by name
 # First bytes of arrays and maps; as many of them as levels are allowed cannot nest deeper.
 _HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 _NO_HEADS: Final = bytes(byte for byte in range(256) if byte not in _HEADS)
+FEW: Final = 8
 _TIMESTAMP: Final = -1
 _TIMESTAMP_HEAD: Final = struct.Struct(">BBb")
 
@@ -40,9 +41,9 @@ class _NotPlain(Exception):  # noqa: N818 - no error: `admit` looks at the value
 
 def packed(value: list[Any] | dict[str, Any] | bytes) -> bytes | None:
     """Return a value of exact types as MessagePack; None if `admit` has to look at it."""
-    if type(value) is not bytes and not _is_plain(value, 1):
-        return None
     try:
+        if type(value) is not bytes and not _is_plain(value, 1):
+            return None
         cell = _pack(value)
     except (_NotPlain, TypeError, ValueError):
         return None
@@ -55,14 +56,15 @@ def _is_plain(value: Any, depth: int) -> bool:
     Another thread that changes it meanwhile harms only this value: nobody else looks into it.
     """
     items = value.values() if type(value) is dict else value
-    if CELL_TYPES.issuperset(map(type, items)):
+    # Of few items a loop is the quickest look.
+    if len(items) > FEW and CELL_TYPES.issuperset(map(type, items)):
         return True
+    # A copy, for another thread may change a map meanwhile.
     for item in (*items,):
         kind = type(item)
-        if kind in CONTAINERS:
-            if depth >= MAX_DEPTH or not _is_plain(item, depth + 1):
-                return False
-        elif kind not in CELL_TYPES:
+        if kind not in CELL_TYPES and (
+            kind not in CONTAINERS or depth >= MAX_DEPTH or not _is_plain(item, depth + 1)
+        ):
             return False
     return True
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -113,6 +115,34 @@ def test_what_is_quick_is_quick() -> None:
     assert packed(record) == pack_value(record)
     assert packed(nested(MAX_DEPTH)) == pack_value(nested(MAX_DEPTH))
     assert packed(b"\x00\xff") == b"\xc4\x02\x00\xff"
+
+
+@pytest.mark.usefixtures("library")
+def test_a_map_that_another_thread_changes_is_packed_as_it_was_at_one_moment() -> None:
+    """A write does not fail for what another thread does to the value meanwhile."""
+    value: dict[str, Any] = {"n": {}}
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for n in range(20):
+                value["n"][str(n)] = n
+            value["n"].clear()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5000):
+            cell, _ = cell_of(value)
+            assert isinstance(cell, bytes)
+            found = unpacked(cell)
+            assert [*found["n"]] == [str(n) for n in range(len(found["n"]))]  # type: ignore[index, call-overload]
+    finally:
+        sys.setswitchinterval(before)
+        stop.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("name", PACKS)
