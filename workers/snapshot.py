@@ -264,17 +264,19 @@ class SnapshotWorker:
         for first in range(0, max(1, len(names)), page_sizes.KEYS):
             page = names[first : first + page_sizes.KEYS]
             before = await queries.state_fields(client, self._keys, page) if page else []
-            fields: list[tuple[str, bytes]] = []
-            gone: list[str] = []
-            for name, old in zip(page, before, strict=True):
-                if old is not None:
-                    digest.add(name, old[OFFSET_PREFIX_BYTES:], -1)
-                if name in changes.values:
-                    new = pack_field(offset, changes.values[name])
-                    digest.add(name, new[OFFSET_PREFIX_BYTES:])
-                    fields.append((name, new))
-                elif old is not None:
-                    gone.append(name)
+            after = [
+                pack_field(offset, changes.values[name]) if name in changes.values else None
+                for name in page
+            ]
+            digest.replace_all(
+                [name.encode() for name in page], map(_content, before), map(_content, after)
+            )
+            fields = [(name, new) for name, new in zip(page, after, strict=True) if new is not None]
+            gone = [
+                name
+                for name, old, new in zip(page, before, after, strict=True)
+                if new is None and old is not None
+            ]
             await commands.snapshot_page(self._keys, lease, bytes(digest), fields, gone)
             lease = lease.after_page()
             sets += len(fields)
@@ -414,6 +416,11 @@ class SnapshotWorker:
     def _is_expired(self, now: float) -> bool:
         """Whether the oldest full state that was noted is older than the retention."""
         return bool(self._committed) and self._committed[0][0] <= now - self._retention
+
+
+def _content(field: bytes | None) -> bytes | None:
+    """Return the part of a field that the digest covers."""
+    return None if field is None else field[OFFSET_PREFIX_BYTES:]
 
 
 def _dead_letter(node: str, bad: BadChunk) -> bytes:

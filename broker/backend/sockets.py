@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from hiredis import pack_command
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import RedisError
@@ -27,6 +28,8 @@ from broker.runtime.tasks import first_success
 
 # Another address is tried if one has not answered for so long (RFC 8305).
 STAGGER_S: Final = 0.25
+# Arguments that hiredis packs as redis-py does.
+_PACKED_TYPES: Final = frozenset((bytes, str, int))
 # Of the loop, in which an aborted transport closes its socket.
 CLOSING_STEPS: Final = 10
 
@@ -120,6 +123,17 @@ class _ClosedByReplies:
             if isinstance(error, OSError):
                 raise LostError(f"Error while writing to socket: {error}") from error
             raise
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Return the bytes of a command, as the base class does, in one call of hiredis.
+
+        The base class joins them in Python, argument by argument: a third of the work of a page of
+        the full state.
+        """
+        name, *rest = args
+        if type(name) is not str or not _PACKED_TYPES.issuperset(map(type, rest)):
+            return super().pack_command(*args)  # type: ignore[misc, no-any-return]
+        return [pack_command((*name.split(), *rest))]
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """Read one reply. Raises as the base class."""

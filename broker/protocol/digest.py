@@ -116,6 +116,32 @@ class Digest:
         for at in set(ranges):
             sums[at] &= _WRAP
 
+    def replace_all(
+        self,
+        keys: Sequence[bytes],
+        before: Iterable[bytes | None],
+        after: Iterable[bytes | None],
+    ) -> None:
+        """Replace the entries of keys, at a third of the cost of `add`; arguments in columns.
+
+        Args:
+            keys: as UTF-8 bytes.
+            before: as many entries that are in the sums; None: the key has none.
+            after: as many that shall be; None: none.
+        """
+        sums = self.sums
+        for key, old, new in zip(keys, before, after, strict=True):
+            digest = _sha1(key).digest()
+            name = digest.hex().encode()
+            change = 0
+            if new is not None:
+                change = int.from_bytes(_sha1(name + new).digest()[:8])
+            if old is not None:
+                change -= int.from_bytes(_sha1(name + old).digest()[:8])
+            sums[digest[0]] += change
+        for at in range(RANGES):
+            sums[at] &= _WRAP
+
     def differing(self, other: Digest) -> set[int]:
         """Return the key ranges that differ."""
         return {at for at in range(RANGES) if self.sums[at] != other.sums[at]}

@@ -50,6 +50,22 @@ def test_a_column_of_entries_counts_as_its_entries_do(
     assert bytes(digest) == bytes(one_by_one)
 
 
+@given(before=STATES, after=STATES)
+@settings(max_examples=examples(200))
+def test_entries_are_replaced_together_as_one_by_one(
+    before: dict[str, object], after: dict[str, object]
+) -> None:
+    """Of keys that had a value and have one, or lack either."""
+    digest = of(before)
+    keys = [*dict.fromkeys([*before, *after])]
+    columns = [
+        [pack_value(state[key]) if key in state else None for key in keys]  # type: ignore[arg-type]
+        for state in (before, after)
+    ]
+    digest.replace_all([key.encode() for key in keys], *columns)
+    assert bytes(digest) == bytes(of(after))
+
+
 @given(one=STATES, other=STATES)
 @settings(max_examples=examples(200))
 def test_ranges_differ_where_contents_do(one: dict[str, object], other: dict[str, object]) -> None:
