@@ -46,3 +46,7 @@ MIN_REDIS: Final = (7, 0)
 
 # Offset prefix of a field of the full-state hash: big-endian u64.
 OFFSET_PREFIX_BYTES: Final = 8
+
+# Before the content of a field that has one: check sum u32, offset u64.
+CHECK_BYTES: Final = 4
+FIELD_HEAD_BYTES: Final = 12
