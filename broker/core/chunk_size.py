@@ -12,8 +12,9 @@ from broker.protocol.operations import OPERATIONS
 from broker.protocol.table_codec import table_run_size
 from broker.protocol.values import STAMP_BYTES, admit_key
 
-# A chunk's own fields beside its runs, at most: array, version, node, three numbers, array of runs.
-CHUNK_HEAD_BYTES: Final = 1 + 1 + (2 + MAX_NAME_LENGTH) + 3 * 9 + 5
+# A chunk's own fields beside its runs, at most: array, version, node, three numbers, array of runs,
+# check sum.
+CHUNK_HEAD_BYTES: Final = 1 + 1 + (2 + MAX_NAME_LENGTH) + 3 * 9 + 5 + 5
 # A run's own fields beside its columns.
 RUN_BYTES: Final = 20
 

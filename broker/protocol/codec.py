@@ -43,6 +43,7 @@ from broker.protocol.messages import (
 )
 from broker.protocol.operations import OPERATIONS, Column
 from broker.protocol.refusal import refuses, shown
+from broker.protocol.sums import ANY_CHECK, check_sealed, sealed
 from broker.protocol.table_codec import checked_part, packed_part
 
 _PREFIX = struct.Struct(">BBBBHBB8sBQBB8sBB8sBQBQ")
@@ -54,7 +55,8 @@ _STAND_IN = struct.Struct(">BBB")
 
 _PREFIX_FIELDS = 9
 _BATCH_FIELDS = 13
-_CHUNK_FIELDS = 6
+_CHUNK_FIELDS = 7
+_RUNS, _TABLES = 5, 6  # places of elements in a chunk
 RUN_FIELDS = 4
 _STAND_IN_FIELDS = 2
 _MAX_UTF8_BYTES = 4  # bytes of one character
@@ -99,7 +101,8 @@ def encode_chunk(chunk: Chunk) -> bytes:
     ]
     if chunk.tables:
         fields.append([packed_part(part) for part in chunk.tables])
-    return msgpack.packb(fields)  # type: ignore[no-any-return]
+    fields.append(ANY_CHECK)
+    return sealed(msgpack.packb(fields))
 
 
 @refuses
@@ -111,10 +114,11 @@ def decode_chunk(data: bytes) -> Chunk:
     """
     if len(data) > MAX_CHUNK_BYTES:
         raise DecodeError(f"chunk of {len(data)} bytes, limit {MAX_CHUNK_BYTES}")
+    check_sealed(data)
     fields = unpack(data)
     if type(fields) is not list or len(fields) < _CHUNK_FIELDS:
-        raise DecodeError("chunk is not an array of at least 6")
-    version, node, incarnation, number, time_ms, runs = fields[:_CHUNK_FIELDS]
+        raise DecodeError("chunk is not an array of at least 7")
+    version, node, incarnation, number, time_ms, runs = fields[: _RUNS + 1]
     if version != PROTOCOL_VERSION or type(version) is not int:
         raise DecodeError(f"chunk of protocol version {shown(version)}, this is {PROTOCOL_VERSION}")
     if type(node) is not str or type(runs) is not list:
@@ -123,7 +127,7 @@ def decode_chunk(data: bytes) -> Chunk:
         if type(one) is not int or one < 0:
             raise DecodeError("incarnation, number or time is not an unsigned integer")
     checked = _checked_runs(runs)
-    tables, fault = _tables(fields[_CHUNK_FIELDS]) if len(fields) > _CHUNK_FIELDS else ([], "")
+    tables, fault = _tables(fields[_TABLES]) if len(fields) > _CHUNK_FIELDS else ([], "")
     return Chunk(node, incarnation, number, time_ms, checked, tables, fault)
 
 

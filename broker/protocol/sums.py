@@ -1,4 +1,4 @@
-"""Check sums, and the head that every field of the full state begins with. No I/O.
+"""Check sums, of chunks, batches and fields of the full state. No I/O.
 
 A check sum finds faults, not attacks: CRC-32 misses one random change in 2^32.
 """
@@ -6,19 +6,48 @@ A check sum finds faults, not attacks: CRC-32 misses one random change in 2^32.
 from __future__ import annotations
 
 import struct
+from hashlib import sha1
 from typing import Final
 from zlib import crc32
 
 from broker.errors import DecodeError
 from broker.protocol.constants import CHECK_BYTES, FIELD_HEAD_BYTES
 
+# What a chunk ends with until its check sum is known: a number of the same form.
+ANY_CHECK: Final = (1 << 8 * CHECK_BYTES) - 1
+
+_UINT32: Final = 0xCE
 _CHECK: Final = struct.Struct(">I")
 _OFFSET: Final = struct.Struct(">Q")
 
 
-def check_of(data: bytes, before: bytes = b"") -> bytes:
+def check_of(data: bytes | memoryview, before: bytes = b"") -> bytes:
     """Return the check sum of `before` and `data` together, as 4 bytes."""
     return _CHECK.pack(crc32(data, crc32(before)))
+
+
+def sealed(chunk: bytes) -> bytes:
+    """Return a chunk, whose last element is `ANY_CHECK`, with its check sum in that place."""
+    body = memoryview(chunk)[:-CHECK_BYTES]
+    return b"".join((body, check_of(body)))
+
+
+def check_sealed(chunk: bytes) -> None:
+    """Refuse a chunk whose bytes are not those that its producer wrote.
+
+    Raises:
+        DecodeError: it does not end with the check sum of its bytes.
+    """
+    if len(chunk) <= CHECK_BYTES or chunk[-CHECK_BYTES - 1] != _UINT32:
+        raise DecodeError("chunk does not end with a check sum")
+    given, found = chunk[-CHECK_BYTES:], check_of(memoryview(chunk)[:-CHECK_BYTES])
+    if found != given:
+        raise DecodeError(f"check sum of the chunk is {given.hex()}, its bytes give {found.hex()}")
+
+
+def check_of_head(head: bytes) -> int:
+    """Return the check of a batch, made from its bytes in front of that element."""
+    return int.from_bytes(sha1(head, usedforsecurity=False).digest()[:CHECK_BYTES])
 
 
 def with_head(name: bytes, offset: int, content: bytes) -> bytes:

@@ -190,8 +190,8 @@ class Writer:
             int(time.time() * 1000),
             runs,
         ]
-        data = msgpack.packb([*fields, parts, {"later": None}], datetime=True)
-        chunks.append(Unsent(number, deltas, total, data))
+        data = msgpack.packb([*fields, parts, {"later": None}, 0xFFFFFFFF], datetime=True)[:-4]
+        chunks.append(Unsent(number, deltas, total, data + struct.pack(">I", zlib.crc32(data))))
 
     def send(self, shard: int) -> None:
         """Append every chunk of a shard that is not accepted."""
@@ -257,12 +257,14 @@ class Writer:
 
 
 def read_chunk(data: bytes) -> list[Any] | None:
-    """The elements of a chunk, None if it breaks a rule of 6.3."""
+    """The elements of a chunk before its check, None if it breaks a rule of 6.3."""
     try:
         assert len(data) <= 4194304
+        assert data[-5:] == b"\xce" + struct.pack(">I", zlib.crc32(data[:-4]))
         fields = msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=refuse)
         check_maps(fields)
         assert type(fields) is list
+        assert len(fields) >= 7
         version, node, *numbers, runs = fields[:6]
         assert (version, type(version)) == (VERSION, int)
         assert type(node) is str
@@ -273,7 +275,7 @@ def read_chunk(data: bytes) -> list[Any] | None:
             check_run(run)
     except (AssertionError, ValueError, OverflowError, TypeError, msgpack.UnpackException):
         return None
-    return fields
+    return fields[:-1]
 
 
 def refuse(code: int, data: bytes) -> Any:

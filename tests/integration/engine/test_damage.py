@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import msgpack
 import pytest
 import redis
 from click.testing import CliRunner
@@ -16,6 +18,7 @@ from broker.protocol.fields import pack_field
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
+from tests.integration.manual_flush import ManualFlush
 from tests.integration.running_workers import NewServing
 from tests.integration.watched_shard import WatchedShard
 from workers.cli.status import status
@@ -366,3 +369,51 @@ def test_a_scheduler_without_the_table_goes_on_with_the_rest(
     with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         assert dict(replica.table("u", keys=int)) == {1: 5.0}
+
+
+# -- chunks on their way --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 70_000])
+@pytest.mark.parametrize("place", [0, 1, 4, 30, -8, -5, -1])
+def test_a_flipped_bit_of_a_pending_chunk_is_refused_by_all(
+    server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys, *, size: int, place: int
+) -> None:
+    """In a head, key, value or check sum, bulk or not: skipped, counted, kept, and no other."""
+    url = server.url
+    with (
+        ManualFlush(url, namespace) as flush,
+        Producer(url, namespace=namespace, node="EWR", local_delta_max_age=0) as producer,
+        Replica(url, namespace=namespace) as live,
+    ):
+        flush.beat()
+        live.wait_live(10)
+        for number in range(3):
+            producer.set(f"k{number}", "x" * size)
+            producer.flush(10)
+        pending = keys.pending("EWR")
+        chunk: Any = raw.lindex(pending, 1)
+        damaged = bytearray(chunk)
+        damaged[place] ^= 4
+        raw.lset(pending, 1, bytes(damaged))
+        assert flush.drain().chunks == 3
+        expected = {"k0": "x" * size, "k2": "x" * size}
+        eventually(lambda: live.stats().chunks_skipped == 1)
+        with Replica(url, namespace=namespace) as from_log:
+            from_log.wait_live(10)
+            assert dict(live.items()) == dict(from_log.items()) == expected
+        assert live.stats().deltas_skipped == 1
+        flush.snapshot()
+        with (
+            Inspector(url, namespace=namespace) as inspector,
+            Replica(url, namespace=namespace) as late,
+        ):
+            assert inspector.state() == inspector.folded() == expected
+            assert inspector.status().shards[0].dead == 1
+            late.wait_live(10)
+            assert dict(late.items()) == expected
+            assert live.verify().is_equal
+        letters: Any = raw.lrange(keys.dead, 0, -1)
+        ((offset, index, fault, node, data),) = map(msgpack.unpackb, letters)
+        assert (offset, index, node, data) == (1, 1, "EWR", bytes(damaged)[:16384])
+        assert "check sum" in fault

@@ -31,6 +31,7 @@ from broker.protocol.names import ShardKeys
 from broker.protocol.operations import OP_INCREMENT, OP_SET
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
+from tests.check_sums import checked, with_check
 from tests.integration.running_workers import NewServing, joined, write_snapshots
 
 ROOT = Path(__file__).parents[3]
@@ -132,18 +133,19 @@ def bad_chunks() -> dict[str, bytes]:
     whole = [PROTOCOL_VERSION, NODE, 1, 1, 0, [[OP_SET, ["poison"], [1], None]]]
 
     def with_runs(*runs: Any) -> bytes:
-        packed: bytes = msgpack.packb([*whole[:5], [whole[5][0], *runs]])  # type: ignore[index]
-        return packed
+        return with_check(msgpack.packb([*whole[:5], [whole[5][0], *runs]]))  # type: ignore[index]
 
-    packed: bytes = msgpack.packb(whole)
+    packed: bytes = with_check(msgpack.packb(whole))
     return {
         "nothing": b"",
         "garbage": b"\xc1\xff garbage",
+        "garbage with a check sum": checked(b"\xc1\xff garbage"),
         "text": b"hello, world",
         "cut short": packed[:-1],
         "bytes left over": packed + b"\0",
-        "other version": msgpack.packb([9, *whole[1:]]),
-        "no node": msgpack.packb([PROTOCOL_VERSION, 7, *whole[2:]]),
+        "another key": packed.replace(b"poison", b"poisom"),
+        "other version": with_check(msgpack.packb([9, *whole[1:]])),
+        "no node": with_check(msgpack.packb([PROTOCOL_VERSION, 7, *whole[2:]])),
         "second run unknown": with_runs([9, ["poison"], [1], None]),
         "columns differ": with_runs([OP_SET, ["poison", "b"], [1], None]),
         "empty key": with_runs([OP_SET, [""], [1], None]),
@@ -151,7 +153,7 @@ def bad_chunks() -> dict[str, bytes]:
         "bad amount": with_runs([OP_INCREMENT, ["poison"], ["1"], None]),
         "extension": with_runs([OP_SET, ["poison"], [msgpack.ExtType(7, b"")], None]),
         "not packed": with_runs([OP_SET, ["poison"], [nested(1)], None]),
-        "key not UTF-8": packed.replace(b"poison", b"\xff\xfeison"),
+        "key not UTF-8": checked(packed[:-5].replace(b"poison", b"\xff\xfeison")),
     }
 
 

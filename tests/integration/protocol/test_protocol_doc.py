@@ -27,6 +27,7 @@ from broker import Inspector, Producer, Replica, aio
 from broker.backend.acl import rules
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
+from tests.check_sums import checked, with_check
 from tests.integration import independent_client as foreign
 from tests.integration import independent_tables as foreigntables
 from tests.integration.independent_client import (
@@ -393,15 +394,23 @@ def test_a_repeat_is_recognised_and_a_second_process_fences(create_setup: Create
     assert setup.all_agree(reader, replica) == {"sum": 7}
 
 
+def chunk_of(*runs: list[Any], version: int = 3) -> bytes:
+    """A chunk of any runs."""
+    return with_check(msgpack.packb([version, "n", 1, 1, 0, [*runs]]))
+
+
 BAD_CHUNKS = [
     b"",
     b"garbage",
-    msgpack.packb([3, "n", 1, 1, 0, [[SET, ["bad"], [1], None], [SET, ["bad"], [], None]]]),
-    msgpack.packb([3, "n", 1, 1, 0, [[INCREMENT, ["good"], [True], None]]]),
-    msgpack.packb([2, "n", 1, 1, 0, [[SET, ["bad"], [1], None]]]),
-    msgpack.packb([3, "n", 1, 1, 0, [[SET, ["bad"], [{b"a": 1}], None]]]),
-    msgpack.packb([3, "n", 1, 1, 0, [[SET, ["bad"], [msgpack.ExtType(5, b"")], None]]]),
-    msgpack.packb([3, "n", 1, 1, 0, [[SET, ["bad" * 400], [1], None]]]),
+    checked(b"garbage"),
+    chunk_of([SET, ["bad"], [1], None]).replace(b"bad", b"bae"),
+    chunk_of([SET, ["bad"], [1], None])[:-5],
+    chunk_of([SET, ["bad"], [1], None], [SET, ["bad"], [], None]),
+    chunk_of([INCREMENT, ["good"], [True], None]),
+    chunk_of([SET, ["bad"], [1], None], version=2),
+    chunk_of([SET, ["bad"], [{b"a": 1}], None]),
+    chunk_of([SET, ["bad"], [msgpack.ExtType(5, b"")], None]),
+    chunk_of([SET, ["bad" * 400], [1], None]),
     # A bulk chunk: it begins like another packet, and is none.
     b"\x99" + bytes(70_000),
 ]

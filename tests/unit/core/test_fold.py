@@ -15,6 +15,7 @@ from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN
 from broker.protocol.messages import Batch, Chunk, Run
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET, OPERATIONS
+from tests.check_sums import checked
 from tests.unit.exactness import exact, held, read
 from tests.unit.model_history import Delta, apply_delta, runs_of
 from tests.unit.strategies import NUMBERS, VALUES
@@ -153,12 +154,12 @@ def test_broken_chunks_come_apart_and_the_others_count() -> None:
     """Their place and bytes are kept for inspection, with the rule they broke."""
     good = [Chunk("n", 1, n, 0, [Run(OP_INCREMENT, ["k"], [1])]) for n in (1, 2)]
     batch = batch_of(*good, promised=7)
-    batch.chunks.insert(1, b"\xc1")
+    batch.chunks.insert(1, checked(b"\xc1"))
     batch.chunks.append(encode_chunk(Chunk("n", 1, 3, 0, [Run(9, ["k"], [1])])))
     chunks, bad = decode_chunks(batch)
     assert chunks == good
     assert [(one.offset, one.index, one.data) for one in bad] == [
-        (5, 1, b"\xc1"),
+        (5, 1, checked(b"\xc1")),
         (5, 3, batch.chunks[3]),
     ]
     assert "MessagePack" in bad[0].fault

@@ -47,6 +47,7 @@ from broker.protocol.messages import (
     TableRun,
 )
 from broker.protocol.operations import OP_DELETE, OP_SET
+from tests.check_sums import checked, with_check
 from tests.unit.exactness import exact
 from tests.unit.strategies import CELLS, CHUNKS, INTEGERS, PACKETS, VALUES
 
@@ -131,9 +132,12 @@ def test_damaged_fields_are_only_ever_a_decode_error(fields: list[bytes]) -> Non
 # -- boundaries -----------------------------------------------------------------------------------
 
 
+CHECK = 5  # bytes of the last element of a chunk
+
+
 def chunk_of(*runs: Any, head: tuple[Any, ...] = (PROTOCOL_VERSION, "n1", 1, 1, 0)) -> bytes:
     """Return a chunk's bytes, whatever it is made of."""
-    return msgpack.packb([*head, list(runs)], datetime=True)  # type: ignore[no-any-return]
+    return with_check(msgpack.packb([*head, list(runs)], datetime=True))
 
 
 def set_run(key: Any = "k", value: Any = 1) -> list[Any]:
@@ -210,7 +214,13 @@ def test_what_is_inside_a_packed_value_refuses_no_chunk(packed: bytes) -> None:
 
 def raw_value(packed: bytes) -> bytes:
     """Return a chunk of one set whose value is these bytes."""
-    return chunk_of(set_run(value=None))[:-2] + packed + b"\xc0"
+    return checked(chunk_of(set_run(value=None))[: -CHECK - 2] + packed + b"\xc0")
+
+
+def altered(chunk: bytes, before: bytes, after: bytes) -> bytes:
+    """Return a chunk with other bytes, to which its check sum fits."""
+    assert chunk.count(before) == 1
+    return checked(chunk[:-CHECK].replace(before, after))
 
 
 GOOD = chunk_of(set_run())
@@ -220,20 +230,23 @@ BROKEN: dict[str, bytes] = {
     "no bytes": b"",
     "cut short": GOOD[:-1],
     "a byte left over": GOOD + b"\xc0",
-    "never used byte": GOOD[:-1] + b"\xc1",
-    "text that is not UTF-8": GOOD.replace(b"\xa1k", b"\xa1\xff"),
-    "text with a surrogate": chunk_of(set_run(key="kkk")).replace(b"kkk", b"\xed\xa0\x80"),
+    "another byte": GOOD.replace(b"\xa1k", b"\xa1l"),
+    "cut short, with a check sum": checked(b"\x98" + GOOD[1:-CHECK]),
+    "a byte left over, with a check sum": checked(GOOD[:-CHECK] + b"\xc0"),
+    "never used byte": checked(GOOD[: -CHECK - 1] + b"\xc1"),
+    "text that is not UTF-8": altered(GOOD, b"\xa1k", b"\xa1\xff"),
+    "text with a surrogate": altered(chunk_of(set_run(key="kkk")), b"kkk", b"\xed\xa0\x80"),
     "unknown extension": chunk_of(set_run(value=msgpack.ExtType(5, b"abc"))),
-    "unknown extension in the future part": msgpack.packb(
-        [*NODE_ID, [set_run()], msgpack.ExtType(5, b"abc")]
+    "unknown extension in the future part": with_check(
+        msgpack.packb([*NODE_ID, [set_run()], msgpack.ExtType(5, b"abc")])
     ),
     "timestamp of 5 bytes": raw_value(b"\xc7\x05\xff12345"),
     "timestamp beyond year 9999": raw_value(b"\xc7\x0c\xff" + struct.pack(">Iq", 0, 1 << 40)),
     "timestamp before year 1": raw_value(b"\xc7\x0c\xff" + struct.pack(">Iq", 0, -(1 << 40))),
     "timestamp of too many ns": raw_value(b"\xc7\x0c\xff" + struct.pack(">Iq", 10**9, 0)),
-    "a map, not an array": msgpack.packb({"v": 1}),
-    "a number": b"\x01",
-    "five elements": msgpack.packb([*NODE_ID]),
+    "a map, not an array": with_check(b"\x80\xa1v"),
+    "a number": checked(b""),
+    "six elements": with_check(msgpack.packb([*NODE_ID])),
     "version 0": chunk_of(set_run(), head=(0, "n1", 1, 1, 0)),
     "version 2": chunk_of(set_run(), head=(2, "n1", 1, 1, 0)),
     "version 4": chunk_of(set_run(), head=(4, "n1", 1, 1, 0)),
@@ -248,8 +261,8 @@ BROKEN: dict[str, bytes] = {
     "incarnation float": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", 1.0, 1, 0)),
     "number true": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", 1, True, 0)),
     "time nil": chunk_of(set_run(), head=(PROTOCOL_VERSION, "n1", 1, 1, None)),
-    "runs nil": msgpack.packb([*NODE_ID, None]),
-    "runs a map": msgpack.packb([*NODE_ID, {}]),
+    "runs nil": with_check(msgpack.packb([*NODE_ID, None])),
+    "runs a map": with_check(msgpack.packb([*NODE_ID, {}])),
     "run a number": chunk_of(1),
     "run a map": chunk_of({"op": 1}),
     "run of three": chunk_of([1, ["k"], [1]]),
@@ -308,20 +321,29 @@ BROKEN: dict[str, bytes] = {
 @pytest.mark.parametrize("rule", BROKEN)
 def test_a_chunk_that_breaks_a_rule_is_a_decode_error(rule: str) -> None:
     """Each rule on its own; every reader refuses it whole, with a reason."""
-    with pytest.raises(DecodeError, match=r"."):
+    with pytest.raises(DecodeError, match=r".") as caught:
         decode_chunk(BROKEN[rule])
+    assert ("check sum" in str(caught.value)) is (rule in DAMAGED)
 
+
+# Whose check sum is missing or does not fit.
+DAMAGED = {"no bytes", "cut short", "a byte left over", "another byte"}
 
 ODD_BUT_GOOD: dict[str, bytes] = {
     "no runs": chunk_of(),
-    "elements of the future": msgpack.packb([*NODE_ID, [[*set_run(), "new"]], {"new": 1}]),
+    "elements of the future": with_check(
+        msgpack.packb([*NODE_ID, [[*set_run(), "new"]], {"new": 1}])
+    ),
     "empty node": chunk_of(set_run(), head=(PROTOCOL_VERSION, "", 0, 0, 0)),
     "a key twice": chunk_of([1, ["k", "k"], [1, 2], None]),
     "timestamps below zero": chunk_of([1, ["k"], [1], [-5]]),
     "no value of ours": chunk_of(set_run(value=b"\xc1")),
     "a packed value of no bytes": chunk_of(set_run(value=b"")),
     "set to nil": chunk_of(set_run(value=None)),
-    "long forms of short things": b"\xdd\0\0\0\6\xcd\0\3\xd9\2n1\xcf\0\0\0\0\0\0\0\1\1\0\xdc\0\0",
+    "long forms of short things": with_check(
+        b"\xdd\0\0\0\6\xcd\0\3\xd9\2n1\xcf\0\0\0\0\0\0\0\1\1\0\xdc\0\0"
+    ),
+    "a check sum inside the last element": checked(GOOD[:-CHECK] + b"\xc4\5"),
 }
 
 
@@ -467,10 +489,11 @@ def test_random_bytes_are_only_ever_a_decode_error(data: bytes) -> None:
     only_decode_errors(data)
 
 
-@given(st.binary(max_size=60), st.sampled_from([b"\x96\x03\xa2n1\x01\x01\x00", b"\x99\x03\x02"]))
+@given(st.binary(max_size=60), st.sampled_from([b"\x97\x03\xa2n1\x01\x01\x00", b"\x99\x03\x02"]))
 def test_random_bytes_behind_a_good_beginning(data: bytes, beginning: bytes) -> None:
-    """So that they get further in."""
+    """And in front of a good end: so that they get further in."""
     only_decode_errors(beginning + data)
+    only_decode_errors(checked(beginning + data))
 
 
 @given(
@@ -506,7 +529,7 @@ def test_a_lying_length_does_not_take_the_memory() -> None:
     """An array that claims to have four billion elements is refused at once."""
     for data in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
         only_decode_errors(data)
-        only_decode_errors(b"\x96\x03\xa2n1\x01\x01\x00" + data)
+        only_decode_errors(checked(b"\x97\x03\xa2n1\x01\x01\x00" + data))
 
 
 def test_heartbeats_are_small() -> None:

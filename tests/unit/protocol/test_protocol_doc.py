@@ -397,6 +397,8 @@ def test_annotations_say_what_the_bytes_say(place: str, raw: bytes, annotation: 
         assert raw in (bytes([0x90 | int(said[1])]), b"\xdd" + int(said[1]).to_bytes(4))
     elif said := re.match(r"bin of (\d+) bytes", annotation):
         assert raw in (b"\xc4" + bytes([int(said[1])]), b"\xc6" + int(said[1]).to_bytes(4))
+    elif annotation == "check":
+        assert (raw[:1], len(raw)) == (b"\xce", 5)
     else:
         assert not annotation
 

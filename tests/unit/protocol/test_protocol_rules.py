@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgpack
 import pytest
@@ -15,15 +16,17 @@ from broker.errors import DecodeError
 from broker.protocol.codec import (
     decode_chunk,
 )
+from tests.check_sums import checked, with_check
 
+CHECK = 5  # bytes of the last element of a chunk
 DOC = Path(broker.__file__).with_name("PROTOCOL.md").read_text("utf-8")
 
 
 def chunk_of(runs: Any = (), *, extra: bytes = b"", **fields: Any) -> bytes:
-    """A chunk of any content; `extra` is one packed element behind the known ones."""
+    """A chunk of any content; `extra` is one packed element behind the runs."""
     head = {"version": 3, "node": "n", "incarnation": 1, "number": 1, "time": 0} | fields
     packed = [msgpack.packb(part, datetime=True) for part in (*head.values(), list(runs))]
-    return bytes([0x90 | len(packed) + bool(extra)]) + b"".join(packed) + extra
+    return with_check(bytes([0x90 | len(packed) + bool(extra)]) + b"".join(packed) + extra)
 
 
 def with_field(name: str, value: object) -> bytes:
@@ -39,7 +42,7 @@ def one_run(*run: Any) -> bytes:
 
 def one_value(packed: bytes) -> bytes:
     """A chunk that sets key `k` to a value given as bytes."""
-    return one_run(1, ["k"], [0], None)[:-2] + packed + b"\xc0"
+    return checked(one_run(1, ["k"], [0], None)[: -CHECK - 2] + packed + b"\xc0")
 
 
 def nested(levels: int) -> Any:
@@ -62,8 +65,24 @@ NO_VALUES: list[Any] = [None, [], [1, 2], {"a": 1}, 1]
 NO_STAMPS: list[Any] = [[], [1, 2], [1.0], [True], [None], {}, 1]
 BROKEN: dict[int, list[bytes]] = {
     1: [sized(LARGEST + 1)],
-    2: [b"", chunk_of()[:-1], chunk_of() + b"\xc0", b"\xc1", one_value(b"\xc1")],
+    2: [
+        b"",
+        chunk_of()[:-1],
+        chunk_of() + b"\xc0",
+        chunk_of()[1:],
+        b"\x96" + chunk_of()[1:-CHECK],
+        chunk_of()[:-1] + bytes((chunk_of()[-1] ^ 1,)),
+        chunk_of().replace(b"\xa1n", b"\xa1m"),
+        *(
+            body + crc32(body).to_bytes(4)
+            for body in (chunk_of()[:-CHECK] + form for form in (b"\xcf" + bytes(4), b"\xc4\x04"))
+        ),
+    ],
     3: [
+        checked(b"\x98" + chunk_of()[1:-CHECK]),
+        checked(chunk_of()[:-CHECK] + b"\xc0"),
+        checked(b"\xc1"),
+        one_value(b"\xc1"),
         one_value(b"\xa1\xff"),
         one_value(b"\xa3\xed\xa0\x80"),
         chunk_of(extra=b"\xa1\xff"),
@@ -76,13 +95,18 @@ BROKEN: dict[int, list[bytes]] = {
         one_value(b"\xc7\x0c\xff" + bytes(4) + (-62_135_596_801).to_bytes(8, signed=True)),
         chunk_of(extra=b"\x91" * 1024 + b"\xc0"),
     ],
-    4: [b"\xc0", b"\x80", b"\x95" + chunk_of()[1:-1]],
+    4: [
+        checked(b""),
+        with_check(b"\x80\xa1k"),
+        checked(b"\xc4\x05"),
+        checked(b"\x96" + chunk_of()[1 : -CHECK - 1]),
+    ],
     5: [with_field("version", bad) for bad in (0, 1, 2, 4, 3.0, True, None, "3")],
     6: [
         with_field("node", b"n"),
         with_field("node", None),
-        chunk_of()[:-1] + b"\x80",
-        chunk_of()[:-1] + b"\xc0",
+        checked(chunk_of()[: -CHECK - 1] + b"\x80"),
+        checked(chunk_of()[: -CHECK - 1] + b"\xc0"),
     ],
     7: [
         with_field(name, bad)
@@ -123,6 +147,7 @@ BROKEN: dict[int, list[bytes]] = {
 }
 KEPT: dict[int, list[bytes]] = {
     1: [sized(LARGEST)],
+    2: [checked(chunk_of()[:-CHECK] + b"\xc4\x05")],
     3: [
         one_value(b"\xc4\x02\xa1\xff"),
         one_value(b"\xc4\x03\xd4\x05\x00"),
@@ -136,7 +161,7 @@ KEPT: dict[int, list[bytes]] = {
     6: [chunk_of(node="")],
     7: [chunk_of(incarnation=0, number=0, time=(1 << 64) - 1)],
     8: [chunk_of([[1, ["k"], [1], None, "later"]]), chunk_of([])],
-    9: [b"\x96\xcc\x03" + one_run(1, ["k"], [1], None)[2:]],
+    9: [checked(b"\x97\xcc\x03" + one_run(1, ["k"], [1], None)[2:-CHECK])],
     10: [one_run(1, ["x" * 1024, "ä" * 512, "k", "k"], [1, 2, 3, 4], None)],
     11: [one_run(2, ["k"], None, None)],
     12: [
@@ -172,9 +197,10 @@ def test_every_rule_has_examples() -> None:
     ("rule", "data"), [(rule, data) for rule, many in BROKEN.items() for data in many]
 )
 def test_a_chunk_that_breaks_a_rule_is_refused(rule: int, data: bytes) -> None:
-    """Each way to break a rule costs the whole chunk."""
-    with pytest.raises(DecodeError):
+    """Each way to break a rule costs the whole chunk; the check sum fits if it is another rule."""
+    with pytest.raises(DecodeError) as caught:
         decode_chunk(data)
+    assert ("check sum" in str(caught.value)) is (rule == 2)
     assert rule in BROKEN
 
 

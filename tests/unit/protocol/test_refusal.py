@@ -16,6 +16,7 @@ from broker.protocol.codec import decode_chunk, decode_head, decode_packet
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.fields import read_page, unpack_fields
 from broker.protocol.refusal import MAX_SHOWN_CHARS, refuses, shown
+from tests.check_sums import with_check
 
 MAX_ERROR_CHARS = 200
 DEEP = b"\x91" * 998 + b"\xc0"  # legal MessagePack, nested deeper than `repr` can follow
@@ -58,7 +59,7 @@ def fault_of(decode: Callable[[bytes], Any], data: bytes) -> str:
 @pytest.mark.parametrize("place", CHUNKS)
 def test_a_hostile_chunk_is_refused_in_few_words(place: str, bad: bytes) -> None:
     """Deep nesting or a long text, wherever it is, is a short DecodeError and nothing else."""
-    fault = fault_of(decode_chunk, CHUNKS[place](bad))
+    fault = fault_of(decode_chunk, with_check(CHUNKS[place](bad)))
     # A long text is a legal node name for the codec; its length is bounded by that of the chunk.
     assert bool(fault) is ((place, bad) != ("node", LONG))
     assert len(fault) < MAX_ERROR_CHARS
@@ -68,7 +69,7 @@ def test_a_hostile_chunk_is_refused_in_few_words(place: str, bad: bytes) -> None
 @pytest.mark.parametrize("place", TABLE_PARTS)
 def test_a_hostile_part_for_tables_is_refused_in_few_words(place: str, bad: bytes) -> None:
     """The fault is named in few words, and the other deltas of the chunk are kept."""
-    chunk = decode_chunk(TABLE_PARTS[place](bad))
+    chunk = decode_chunk(with_check(TABLE_PARTS[place](bad)))
     assert 0 < len(chunk.tables_fault) < MAX_ERROR_CHARS
     assert (chunk.tables, [run.keys for run in chunk.runs]) == ([], [["k"]])
 
@@ -119,7 +120,7 @@ DECODERS: list[Callable[[bytes], Any]] = [
 ]
 
 
-@given(ANY_BYTES | ANY_VALUE.map(msgpack.packb))
+@given(ANY_BYTES | ANY_VALUE.map(msgpack.packb) | ANY_VALUE.map(msgpack.packb).map(with_check))
 def test_decoders_raise_nothing_but_decode_error(data: bytes) -> None:
     """A reader can go on after any bytes."""
     for decode in DECODERS:

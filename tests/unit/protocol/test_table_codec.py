@@ -18,6 +18,7 @@ from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.messages import Chunk, IdRange, Run, TableDefine, TableKey, TableRun
 from broker.protocol.operations import OP_SET
 from broker.protocol.table_codec import merged, table_run_size
+from tests.check_sums import with_check
 from tests.unit.table_model import HISTORIES, Act, Model, chunks_of, packed
 
 TABLES = 6
@@ -100,7 +101,7 @@ BAD: dict[str, Any] = {
 def chunk(tables: Any) -> bytes:
     """Return a chunk with an object delta and something for tables."""
     runs = [[OP_SET, ["x"], [1], None]]
-    return bytes(msgpack.packb([PROTOCOL_VERSION, "n1", 1, 1, 0, runs, tables]))
+    return with_check(msgpack.packb([PROTOCOL_VERSION, "n1", 1, 1, 0, runs, tables]))
 
 
 @pytest.mark.parametrize("name", GOOD)
