@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import struct
+from hashlib import sha1
+from typing import Any
 from zlib import crc32
+
+import msgpack
 
 
 def with_check(chunk: bytes) -> bytes:
@@ -23,3 +27,17 @@ def checked(chunk: bytes) -> bytes:
     """Return bytes with a check sum behind them, whatever they are."""
     chunk += b"\xce"
     return chunk + struct.pack(">I", crc32(chunk))
+
+
+def batch_of(fields: list[Any]) -> bytes:
+    """Return the elements of a batch, packed, with the check that its bytes before it need."""
+    packed = [msgpack.packb(one, datetime=True) for one in fields]
+    header = msgpack.Packer().pack_array_header(len(fields))
+    return b"".join(
+        (header, *packed[:13], head_check(header + b"".join(packed[:13])), *packed[14:])
+    )
+
+
+def head_check(head: bytes) -> bytes:
+    """Return the check of a batch, packed, for its bytes before it."""
+    return b"\xce" + sha1(head, usedforsecurity=False).digest()[:4]

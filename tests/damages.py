@@ -59,6 +59,7 @@ def cases(namespace: str, keys: ShardKeys, node: str) -> Iterator[Case]:
         yield Case(f"order entry {way}", _push(keys.order, value))
         yield Case(f"order entry first {way}", _push(keys.order, value, is_first=True))
         yield Case(f"writers name {way}", _hset(keys.writers, value, b"5 tok 0 0"))
+    yield Case("log batch one bit", _flip_logged(keys.log))
     head = bytes(24)
     yield Case("order entry all ones", _push(keys.order, b"\xff" * 32 + node.encode()))
     yield Case("order entry 4 GiB", _push(keys.order, head + b"\0\0\0\1" + b"\xff" * 4 + b"ghost"))
@@ -136,5 +137,24 @@ def _flip(key: str, field: str, *, is_number: bool) -> Call:
             raw.hset(key, field, str(int(value) ^ 4))
         else:
             raw.hset(key, field, bytes([value[0] ^ 1]) + value[1:])
+
+    return call
+
+
+def _flip_logged(key: str) -> Call:
+    """Flip one bit of the number of deltas in the newest batch of the log."""
+
+    def call(raw: Any) -> None:
+        entries = raw.xrange(key)
+        if not entries:
+            return
+        batch = bytearray(entries[-1][1][b"b"])
+        batch[77] ^= 1
+        entries[-1][1][b"b"] = bytes(batch)
+        pipe = raw.pipeline(transaction=True)
+        pipe.delete(key)
+        for place, fields in entries:
+            pipe.xadd(key, fields, place)
+        pipe.execute()
 
     return call

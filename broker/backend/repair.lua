@@ -65,6 +65,16 @@ local function drop(field)
   end
 end
 
+-- The check of a batch, as it stands behind the bytes that it is made of.
+local function check_of(head)
+  return struct.pack('>BI4', 0xce, tonumber(string.sub(redis.sha1hex(head), 1, 8), 16))
+end
+
+-- How many bytes a batch has before its check: the additions are none, or `pending_since`.
+local function head_size(b)
+  return string.sub(b, 79, 79) == '\128' and 79 or 102
+end
+
 -- What a log entry holds, by the fixed places of a batch as `drain` writes it; nil if it is none.
 local function batch_of(entry)
   local found = {size = 0}
@@ -80,7 +90,12 @@ local function batch_of(entry)
     end
   end
   local b = found.b
-  if not b or #b < 83 or string.sub(b, 2, 4) ~= '\3\1\205' or string.sub(b, 7, 8) ~= '\196\8' then
+  if not b or #b < 89 or string.sub(b, 2, 4) ~= '\3\1\205' or string.sub(b, 7, 8) ~= '\196\8' then
+    return nil
+  end
+  -- What no reader believes.
+  local head = head_size(b)
+  if string.sub(b, head + 1, head + 5) ~= check_of(string.sub(b, 1, head)) then
     return nil
   end
   found.epoch, found.id, found.previous = string.sub(b, 9, 16), string.sub(b, 28, 35), string.sub(b, 38, 45)
@@ -139,6 +154,8 @@ elseif last then
       logged = logged + one.size
       local b = string.sub(one.b, 1, 8) .. epoch .. string.sub(one.b, 17, 17) .. struct.pack('>I8', offset)
         .. string.sub(one.b, 26, 37) .. previous .. string.sub(one.b, 46)
+      local head = head_size(b)
+      b = string.sub(b, 1, head) .. check_of(string.sub(b, 1, head)) .. string.sub(b, head + 6)
       local fields = entry[2]
       for at = 1, #fields, 2 do
         fields[at + 1] = fields[at] == 'b' and b or fields[at] == 't' and digits(logged) or fields[at + 1]

@@ -26,6 +26,7 @@ from broker.protocol.constants import (
     MAX_KEY_BYTES,
     MAX_TABLE_DELTAS,
     PROTOCOL_VERSION,
+    TRIGGER_TIME,
 )
 from broker.protocol.messages import (
     CELL_TYPES,
@@ -43,23 +44,32 @@ from broker.protocol.messages import (
 )
 from broker.protocol.operations import OPERATIONS, Column
 from broker.protocol.refusal import refuses, shown
-from broker.protocol.sums import ANY_CHECK, check_sealed, sealed
+from broker.protocol.sums import ANY_CHECK, check_of_head, check_sealed, sealed
 from broker.protocol.table_codec import checked_part, packed_part
 
 _PREFIX = struct.Struct(">BBBBHBB8sBQBB8sBB8sBQBQ")
 _PENDING_SINCE = struct.Struct(">15sBQ")
-_BATCH_TAIL = struct.Struct(">BBQBIBI")
+_BATCH_NUMBERS = struct.Struct(">BBQBI")
+_CHECK_AND_COUNT = struct.Struct(">BIBI")
 _BIN32 = struct.Struct(">BI")
 _UINT32 = struct.Struct(">BI")
 _STAND_IN = struct.Struct(">BBB")
 
 _PREFIX_FIELDS = 9
-_BATCH_FIELDS = 13
+_BATCH_FIELDS = 15
+_CHECK, _CHUNKS = 13, 14  # places of elements in a batch
 _CHUNK_FIELDS = 7
 _RUNS, _TABLES = 5, 6  # places of elements in a chunk
 RUN_FIELDS = 4
 _STAND_IN_FIELDS = 2
+# Of what the Lua commands write behind the additions of a batch.
+_ITEM_BYTES = 5  # before each chunk; the check, and the header of the chunks, have as many
+_STAND_IN_BYTES = 104
 _MAX_UTF8_BYTES = 4  # bytes of one character
+
+# What has a meaning in namespaces with feature words that are not built yet.
+_SHARD_CLOCK = "the word `ttl` or `leases`"
+_RESERVED_ADDITIONS = {"clock": _SHARD_CLOCK, "ended": "the word `leases`"}
 
 _AMOUNTS = frozenset((int, float))
 _NO_KEYS = "column of keys is not a non-empty array of str"
@@ -204,8 +214,8 @@ def encode_packet(packet: Packet) -> bytes:
     """
     kind = {Batch: KIND_BATCH, Heartbeat: KIND_HEARTBEAT, Notice: KIND_NOTICE}[type(packet)]
     since = packet.pending_since_ms if isinstance(packet, Batch | Heartbeat) else None
-    end = b"" if since is None else _PENDING_SINCE.pack(b"\x81\xadpending_since", 0xCF, since)
-    fields = (_BATCH_FIELDS if isinstance(packet, Batch) else _PREFIX_FIELDS) + bool(end)
+    additions = b"" if since is None else _PENDING_SINCE.pack(b"\x81\xadpending_since", 0xCF, since)
+    fields = _BATCH_FIELDS if isinstance(packet, Batch) else _PREFIX_FIELDS + bool(additions)
     head = _PREFIX.pack(
         *(0x90 | fields, PROTOCOL_VERSION, kind, 0xCD, packet.shard),
         *(0xC4, EPOCH_BYTES, packet.epoch, 0xCF, packet.offset),
@@ -213,12 +223,11 @@ def encode_packet(packet: Packet) -> bytes:
         *(0xCF, packet.time_ms, 0xCF, packet.covered),
     )
     if not isinstance(packet, Batch):
-        return head + end
-    tail = _BATCH_TAIL.pack(
-        *(packet.trigger, 0xCF, packet.oldest_ms, 0xCE, packet.deltas),
-        *(0xDD, len(packet.chunks)),
-    )
-    return b"".join((head, tail, *chain.from_iterable(map(_framed, packet.chunks)), end))
+        return head + additions
+    numbers = (packet.trigger, 0xCF, packet.oldest_ms, 0xCE, packet.deltas)
+    head += _BATCH_NUMBERS.pack(*numbers) + (additions or b"\x80")
+    count = _CHECK_AND_COUNT.pack(0xCE, check_of_head(head), 0xDD, len(packet.chunks))
+    return b"".join((head, count, *chain.from_iterable(map(_framed, packet.chunks))))
 
 
 def _framed(chunk: bytes) -> tuple[bytes, ...]:
@@ -248,25 +257,31 @@ def decode_packet(data: bytes, bulk: Sequence[bytes] = ()) -> Packet:
     """
     kind, prefix, fields = _read_packet(data)
     if kind == KIND_HEARTBEAT:
-        return Heartbeat(*(*prefix, _pending_since(fields)))
+        return Heartbeat(*(*prefix, _pending_since(fields[0] if fields else None)))
     if kind == KIND_NOTICE:
         return Notice(*prefix)
-    trigger, oldest_ms, deltas, items, *rest = fields
+    trigger, oldest_ms, deltas, additions, _, items = fields
     for one in (trigger, oldest_ms, deltas):
         if type(one) is not int or one < 0:
             raise DecodeError("batch numbers are not unsigned integers")
-    if type(items) is not list:
-        raise DecodeError("chunks are not an array")
+    if trigger == TRIGGER_TIME:
+        raise DecodeError(
+            f"trigger {trigger} (by time) needs {_SHARD_CLOCK}, which this program does not know"
+        )
+    if type(additions) is not dict:
+        raise DecodeError("additions of a batch are not a map")
+    for name, words in _RESERVED_ADDITIONS.items():
+        if name in additions:
+            raise DecodeError(f"addition {name} needs {words}, which this program does not know")
     shard, epoch, offset, batch_id, previous_id, time_ms, covered = prefix
     return Batch(
         *(shard, epoch, offset, batch_id, previous_id, time_ms, covered),
-        *(trigger, oldest_ms, deltas, _chunks(items, bulk), _pending_since(rest)),
+        *(trigger, oldest_ms, deltas, _chunks(items, bulk), _pending_since(additions)),
     )
 
 
-def _pending_since(fields: list[Any]) -> int | None:
+def _pending_since(additions: Any) -> int | None:
     """Return the named addition that only packets with something pending have."""
-    additions = fields[0] if fields else None
     if type(additions) is not dict or "pending_since" not in additions:
         return None
     since = additions["pending_since"]
@@ -311,7 +326,40 @@ def _read_packet(data: bytes) -> tuple[int, list[Any], list[Any]]:
         kind == KIND_BATCH and len(fields) < _BATCH_FIELDS
     ):
         raise DecodeError(f"unknown packet kind {kind} of {len(fields)} fields")
-    return kind, prefix, fields[_PREFIX_FIELDS : _BATCH_FIELDS + 1]
+    if kind == KIND_BATCH:
+        _check_head(data, fields[_CHECK], fields[_CHUNKS])
+    return kind, prefix, fields[_PREFIX_FIELDS:_BATCH_FIELDS]
+
+
+def _check_head(data: bytes, check: Any, items: Any) -> None:
+    """Refuse a batch whose bytes before the check are not those that were published."""
+    if type(items) is not list:
+        raise DecodeError("chunks are not an array")
+    size = sum(map(len, items)) if set(map(type, items)) <= {bytes} else _size_of(items)
+    # As the Lua commands write it, counted from the end.
+    found = check_of_head(data[: max(0, len(data) - size - _ITEM_BYTES * (len(items) + 2))])
+    if found != check:
+        # Maybe another form of the same content, or elements behind the chunks.
+        found = check_of_head(data[: _end_of_head(data)])
+    if found != check or type(check) is not int:
+        raise DecodeError(f"check of the batch is {shown(check)}, its bytes give {found}")
+
+
+def _size_of(items: list[Any]) -> int:
+    """Return the bytes of chunks and stand-ins, but for those in front of each."""
+    return sum(
+        len(item) if type(item) is bytes else _STAND_IN_BYTES - _ITEM_BYTES for item in items
+    )
+
+
+def _end_of_head(data: bytes) -> int:
+    """Return where the check of a well-formed batch begins, whatever its form."""
+    unpacker = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False)
+    unpacker.feed(data)
+    unpacker.read_array_header()
+    for _ in range(_CHECK):
+        unpacker.skip()
+    return int(unpacker.tell())
 
 
 def _chunks(items: list[Any], bulk: Sequence[bytes]) -> list[bytes]:

@@ -358,15 +358,30 @@ def stood_for(fields: list[Any], bulk: list[bytes]) -> bool:
     """Replace stand-ins by their bulk chunks; false if one is missing."""
     if fields[1] != BATCH:
         return True
-    places = [n for n, item in enumerate(fields[12]) if type(item) is list]
+    places = [n for n, item in enumerate(fields[14]) if type(item) is list]
     if len(places) > len(bulk):
         return False
     for n, data in zip(places, bulk[len(bulk) - len(places) :], strict=True):
-        face, size = fields[12][n][:2]
+        face, size = fields[14][n][:2]
         if len(data) != size or data[: len(face)] != face:
             return False
-        fields[12][n] = data
+        fields[14][n] = data
     return True
+
+
+def head_fits(data: bytes) -> bool:
+    """Whether the check of a packet is that of its bytes before it; only batches have one."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(data)
+    size = unpacker.read_array_header()
+    assert unpacker.unpack() == VERSION
+    if unpacker.unpack() != BATCH:
+        return True
+    for _ in range(11):
+        unpacker.skip()
+    head = data[: unpacker.tell()]
+    check = struct.pack(">I", unpacker.unpack())
+    return size >= 15 and hashlib.sha1(head, usedforsecurity=False).digest()[:4] == check
 
 
 class Follower:
@@ -414,6 +429,7 @@ class Follower:
             fields[0] != VERSION
             or fields[1] not in (BATCH, HEARTBEAT, NOTICE)
             or fields[2] != self.number
+            or not head_fits(data)
             or not stood_for(fields, bulk)
         ):
             return
@@ -460,7 +476,7 @@ class Follower:
         """Fold a batch into a copy and move its position."""
         _, _, _, copy.epoch, copy.offset, copy.id = fields[:6]
         self.ids[copy.offset] = copy.id
-        for data in fields[12]:
+        for data in fields[14]:
             chunk = read_chunk(data)
             self.counts["skipped"] += chunk is None
             if chunk is None:
@@ -490,8 +506,11 @@ class Follower:
         for entry in entries:
             fields = msgpack.unpackb(entry[b"b"])
             bulk = [entry[name] for name in sorted(entry, key=len) if name.startswith(b"c")]
-            if not stood_for(fields, bulk) or (fields[1], fields[3], fields[4], fields[6]) != (
-                *(BATCH, copy.epoch, copy.offset + 1, copy.id),
+            if (
+                not head_fits(entry[b"b"])
+                or not stood_for(fields, bulk)
+                or (fields[1], fields[3], fields[4], fields[6])
+                != (*(BATCH, copy.epoch, copy.offset + 1, copy.id),)
             ):
                 return self.enter("cut")
             self.apply(fields, copy)

@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 
 from broker.protocol.cells import cell_of
-from broker.protocol.constants import INT_MAX, INT_MIN
+from broker.protocol.constants import INT_MAX, INT_MIN, TRIGGER_AGE, TRIGGER_COUNT
 from broker.protocol.messages import Batch, Chunk, Heartbeat, Notice, Packet, Run
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 
@@ -61,7 +61,7 @@ PACKETS: st.SearchStrategy[Packet] = st.one_of(
     st.builds(
         Batch,
         *_PREFIX,
-        st.integers(0, 127),
+        st.sampled_from([TRIGGER_COUNT, TRIGGER_AGE, 0, 4, 127]),
         U64,
         U32,
         st.lists(st.binary(max_size=40), max_size=3),

@@ -34,7 +34,7 @@ local LONGEST_MS = 86400000
 local ENTRY_BYTES, MOST_CHUNK_BYTES, MOST_NAME_BYTES = 32, 4194304, 64
 local BULK_BYTES, FACE_BYTES = 65536, 96
 -- What a batch adds to its chunks, if more stays pending, to each of them, and to each bulk chunk.
-local HEAD_BYTES, TAIL_BYTES, FRAME_BYTES, STAND_IN_BYTES = 83, 24, 5, 8 + FACE_BYTES
+local HEAD_BYTES, SINCE_BYTES, FRAME_BYTES, STAND_IN_BYTES = 89, 23, 5, 8 + FACE_BYTES
 -- Of an expression; Lua nests no deeper than 200.
 local MOST_TERMS = 129
 
@@ -182,11 +182,11 @@ elseif not next_entry then
   next_entry = redis.call('LRANGE', order, taken, taken)[1]
 end
 -- What stays pending is in no replica: none of them is current as of a later moment than this.
-local tail = ''
+local additions = '\128'
 if next_entry and #next_entry >= ENTRY_BYTES then
   local _, accepted_at = struct.unpack('>I8I8', next_entry)
-  tail = '\129\173pending_since\207' .. struct.pack('>I8', math.min(now, accepted_at))
-  frames = frames + TAIL_BYTES
+  additions = '\129\173pending_since\207' .. struct.pack('>I8', math.min(now, accepted_at))
+  frames = frames + SINCE_BYTES
 end
 local log_bytes = n.log_bytes
 if log_bytes > 0 and log_bytes + frames + bytes > log_limit then
@@ -229,10 +229,12 @@ end
 local chunk_count = taken - missing
 offset = offset + 1
 local previous = id_before or string.rep('\0', 8)
-parts[1] = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4BI4',
-  tail ~= '' and 0x9e or 0x9d, 3, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
-  0xcf, now, 0xcf, covered, trigger, 0xcf, oldest, 0xce, deltas, 0xdd, chunk_count)
-parts[#parts + 1] = tail
+local head = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4',
+  0x9f, 3, 1, 0xcd, shard, 0xc4, 8, m[1], 0xcf, offset, 0xc4, 8, id, 0xc4, 8, previous,
+  0xcf, now, 0xcf, covered, trigger, 0xcf, oldest, 0xce, deltas) .. additions
+-- Chunks have check sums of their own: the head is all that has to be read here.
+local check = tonumber(string.sub(redis.sha1hex(head), 1, 8), 16)
+parts[1] = head .. struct.pack('>BI4BI4', 0xce, check, 0xdd, chunk_count)
 local batch = joined(parts)
 size = size + #batch
 

@@ -426,5 +426,5 @@ def test_a_chunk_of_the_largest_size_passes_untouched(shard: Shard) -> None:
     shard.opened()
     shard.append(1, data, waited=HOUR)
     assert shard.drain(max_bytes=1)[0] == b"BATCH"
-    assert msgpack.unpackb(subscription.next())[12] == [[data[:96], len(data)]]
+    assert msgpack.unpackb(subscription.next())[14] == [[data[:96], len(data)]]
     assert subscription.bulk == [data]

@@ -196,9 +196,10 @@ def test_packets_that_cannot_be_read_are_counted(followed: FollowedShard) -> Non
         b"\x80",
         good[:-1],
         good + b"\0",
-        good.replace(b"\x9d\x03\x01", b"\x9d\x02\x01", 1),
+        good.replace(b"\x9f\x03\x01", b"\x9f\x02\x01", 1),
         encode_packet(replace(packet, shard=1)),
-        bytes([0x9D, 3, 9]) + good[3:],
+        bytes([0x9F, 3, 9]) + good[3:],
+        good[:20] + bytes((good[20] ^ 1,)) + good[21:],
     ]
     for data in garbage:
         followed.flusher.publish(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given
 
 from broker.errors import DecodeError
+from broker.protocol import codec
 from broker.protocol.codec import (
     bulk_of,
     decode_chunk,
@@ -28,6 +28,7 @@ from broker.protocol.constants import (
     BULK_BYTES,
     INT_MAX,
     INT_MIN,
+    KIND_BATCH,
     MAX_CHUNK_BYTES,
     MAX_DEPTH,
     MAX_KEY_BYTES,
@@ -47,7 +48,8 @@ from broker.protocol.messages import (
     TableRun,
 )
 from broker.protocol.operations import OP_DELETE, OP_SET
-from tests.check_sums import checked, with_check
+from tests.check_sums import batch_of as batch
+from tests.check_sums import checked, head_check, with_check
 from tests.unit.exactness import exact
 from tests.unit.strategies import CELLS, CHUNKS, INTEGERS, PACKETS, VALUES
 
@@ -88,17 +90,87 @@ def test_every_packet_comes_back_as_it_was(packet: Packet) -> None:
 def test_packets_may_grow_at_their_end(packet: Packet, more: list[Any]) -> None:
     """Elements that a later version adds are ignored."""
     fields = msgpack.unpackb(encode_packet(packet))
-    assert decode_packet(msgpack.packb([*fields, *more], datetime=True)) == packet
+    assert decode_packet(packed([*fields, *more])) == packet
+
+
+def packed(fields: list[Any]) -> bytes:
+    """Return the elements of a packet, packed as short as possible; of a batch with its check."""
+    if fields[1:2] == [KIND_BATCH]:
+        return batch(fields)
+    return msgpack.packb(fields, datetime=True)  # type: ignore[no-any-return]
 
 
 @given(PACKETS)
-def test_a_reader_of_version_2_needs_no_more_than_it_knew(packet: Packet) -> None:
-    """What is pending is told behind the elements that every release of version 3 reads."""
+def test_additions_are_before_the_check_of_a_batch_and_last_in_other_packets(
+    packet: Packet,
+) -> None:
+    """A batch has a map of them, also if it is empty; other packets only if there are some."""
     fields = msgpack.unpackb(encode_packet(packet))
-    known = {Batch: 13, Heartbeat: 9, Notice: 9}[type(packet)]
-    plain = packet if isinstance(packet, Notice) else replace(packet, pending_since_ms=None)
-    assert encode_packet(plain)[1:] == encode_packet(packet)[1 : len(encode_packet(plain))]
-    assert decode_packet(msgpack.packb(fields[:known])) == plain
+    since = None if isinstance(packet, Notice) else packet.pending_since_ms
+    additions = {} if since is None else {"pending_since": since}
+    if isinstance(packet, Batch):
+        assert len(fields) == 15
+        assert fields[12] == additions
+    else:
+        assert fields[9:] == ([additions] if additions else [])
+
+
+@given(PACKETS)
+def test_a_packet_is_read_in_any_form_of_the_same_content(packet: Packet) -> None:
+    """The check of a batch is that of its own bytes, not of those that Lua would have written."""
+    assert decode_packet(packed(msgpack.unpackb(encode_packet(packet)))) == packet
+
+
+@given(PACKETS.filter(lambda packet: isinstance(packet, Batch)), st.integers(0, 1 << 20))
+def test_a_batch_with_a_flipped_bit_in_its_head_is_refused(packet: Packet, bit: int) -> None:
+    """In the form that Lua writes and in the shortest one; before the check, and in it."""
+    for data in (encode_packet(packet), packed(msgpack.unpackb(encode_packet(packet)))):
+        head = head_of(data)
+        assert data.startswith(head + head_check(head))
+        damaged = bytearray(data)
+        damaged[bit // 8 % (len(head) + 5)] ^= 1 << bit % 8
+        for decode in (decode_packet, decode_head):
+            with pytest.raises(DecodeError, match=r"."):
+                decode(bytes(damaged))
+
+
+def head_of(data: bytes) -> bytes:
+    """Return the bytes of a batch before its check."""
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(data)
+    unpacker.read_array_header()
+    for _ in range(13):
+        unpacker.skip()
+    return data[: unpacker.tell()]
+
+
+def test_the_check_is_found_without_reading_on_from_the_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a batch as Lua writes it, whatever it holds: that is what readers can afford."""
+    bulk = bytes(BULK_BYTES)
+    batches = [
+        Batch(0, b"epoch--1", 5, b"batch--5", b"batch--4", 1, 1, 1, 1, 2, chunks, since)
+        for chunks in ([], [b""], [b"one", b"two"] * 40, [bulk], [b"one", bulk, b"two", bulk])
+        for since in (None, 5)
+    ]
+    monkeypatch.setattr(codec, "_end_of_head", None)
+    for one in batches:
+        assert decode_packet(encode_packet(one), bulk_of(one)) == one
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "what"),
+    [
+        (9, 3, r"trigger 3 \(by time\) needs the word `ttl` or `leases`"),
+        (12, {"clock": 5}, "addition clock needs the word `ttl` or `leases`"),
+        (12, {"pending_since": 5, "ended": []}, "addition ended needs the word `leases`"),
+    ],
+)
+def test_what_is_reserved_is_refused_by_name(place: int, value: Any, what: str) -> None:
+    """A reader that does not know what it means must not go on as if it were not there."""
+    with pytest.raises(DecodeError, match=what + ", which this program does not know"):
+        decode_packet(with_element(BATCH, place, value))
 
 
 @pytest.mark.parametrize("since", [None, -1, 1.5, True, "now", b"", [], {}])
@@ -356,12 +428,12 @@ def test_what_no_rule_forbids_is_taken(what: str) -> None:
 # -- the rules of packets -------------------------------------------------------------------------
 
 PREFIX = [PROTOCOL_VERSION, 2, 0, b"epoch--1", 5, b"batch--5", b"batch--4", 1_000, 9]
-BATCH = [PROTOCOL_VERSION, 1, *PREFIX[2:], 1, 1_000, 2, [b"one", b"two"]]
+BATCH = [PROTOCOL_VERSION, 1, *PREFIX[2:], 1, 1_000, 2, {}, 0, [b"one", b"two"]]
 
 
 def with_element(fields: list[Any], place: int, value: Any) -> bytes:
     """Return a packet with one element replaced."""
-    return msgpack.packb([*fields[:place], value, *fields[place + 1 :]])  # type: ignore[no-any-return]
+    return packed([*fields[:place], value, *fields[place + 1 :]])
 
 
 @pytest.mark.parametrize(
@@ -374,7 +446,9 @@ def with_element(fields: list[Any], place: int, value: Any) -> bytes:
         msgpack.packb(5),
         msgpack.packb({"v": 1}),
         msgpack.packb(PREFIX[:-1]),
-        msgpack.packb(BATCH[:-1]),
+        packed(BATCH[:-1]),
+        msgpack.packb(BATCH),
+        msgpack.packb([*BATCH[:13], None, BATCH[14]]),
         *(with_element(PREFIX, 0, version) for version in (0, 1, 2, 4, True, 3.0, None, "3", [3])),
         *(with_element(PREFIX, 1, kind) for kind in (0, 4, -2, 2.0, None, "2")),
         *(with_element(PREFIX, place, n) for place in (2, 4, 7, 8) for n in (-1, 1.0, None, True)),
@@ -386,6 +460,10 @@ def with_element(fields: list[Any], place: int, value: Any) -> bytes:
         *(with_element(BATCH, place, n) for place in (9, 10, 11) for n in (-1, 1.0, None, True)),
         *(
             with_element(BATCH, 12, bad)
+            for bad in (None, [], [["pending_since", 1]], {"pending_since": -1}, 1, b"")
+        ),
+        *(
+            with_element(BATCH, 14, bad)
             for bad in (None, b"one", {"k": 1}, ["one"], [b"one", 2], [[b"f", 9]])
         ),
     ],
@@ -403,7 +481,7 @@ STAND_INS = [[chunk[:4], len(chunk)] for chunk in BULK]
 
 def batch_of(*items: Any) -> bytes:
     """Return a batch with these in the place of its chunks."""
-    return with_element(BATCH, 12, list(items))
+    return with_element(BATCH, 14, list(items))
 
 
 def test_a_batch_takes_the_bulk_chunks_that_it_stands_for() -> None:

@@ -49,6 +49,7 @@ from broker.protocol.messages import (
     Run,
 )
 from broker.protocol.names import ShardKeys, config_key, shard_of, shard_tag, slot_of
+from tests.check_sums import batch_of
 
 DOC = Path(broker.__file__).with_name("PROTOCOL.md").read_text("utf-8")
 
@@ -417,9 +418,13 @@ SKIPPED: list[Callable[[list[Any]], object]] = [
     lambda fields: fields.__setitem__(3, b"seven b"),
     lambda fields: fields.__setitem__(5, "eight ch"),
     lambda fields: fields.__setitem__(6, b"nine byte"),
-    lambda fields: fields.__setitem__(12, ["text"]),
-    lambda fields: fields.__setitem__(12, [[b"face", 65_536]]),
+    lambda fields: fields.__setitem__(9, 3),
     lambda fields: fields.__setitem__(12, None),
+    lambda fields: fields.__setitem__(12, {"pending_since": -1}),
+    lambda fields: fields.__setitem__(12, {"clock": 1}),
+    lambda fields: fields.__setitem__(14, ["text"]),
+    lambda fields: fields.__setitem__(14, [[b"face", 65_536]]),
+    lambda fields: fields.__setitem__(14, None),
     lambda fields: fields.pop(),
 ]
 
@@ -428,16 +433,29 @@ SKIPPED: list[Callable[[list[Any]], object]] = [
 def test_packets_that_a_reader_skips(change: Callable[[list[Any]], object]) -> None:
     """Each reason that the document gives for skipping a packet is one."""
     fields = unpack(dump("batch"))
-    assert decode_packet(msgpack.packb(fields)) == PACKETS["batch"]
+    assert decode_packet(batch_of(fields)) == PACKETS["batch"]
     change(fields)
     with pytest.raises(DecodeError):
-        decode_packet(msgpack.packb(fields))
+        decode_packet(batch_of(fields))
+
+
+def test_a_batch_that_changed_without_its_check_is_skipped() -> None:
+    """Even if everything in it is as the rules say."""
+    fields = unpack(dump("batch"))
+    for place, value in ((2, 1), (4, 7), (7, 0), (8, 0), (9, 2), (10, 0), (11, 0), (12, {"a": 1})):
+        changed = [*fields]
+        changed[place] = value
+        assert decode_packet(batch_of(changed))
+        with pytest.raises(DecodeError, match="check of the batch"):
+            decode_packet(msgpack.packb(changed))
 
 
 @pytest.mark.parametrize("name", list(PACKETS))
 def test_later_elements_of_a_packet_are_ignored(name: str) -> None:
     """A reader of today reads the longer header of a later release."""
-    assert decode_packet(msgpack.packb([*unpack(dump(name)), "later"])) == PACKETS[name]
+    fields = [*unpack(dump(name)), "later"]
+    data = batch_of(fields) if name == "batch" else msgpack.packb(fields)
+    assert decode_packet(data) == PACKETS[name]
 
 
 # -- packets and phases ---------------------------------------------------------------------------
@@ -519,7 +537,7 @@ def test_elements_of_packets_stand_in_the_order_of_the_table() -> None:
     """The table names the elements as the annotated bytes do."""
     names = [name for _, name, *_ in table("#", "element")]
     named = [note.split(" = ")[0] for _, _, note in dumps()["batch"] if " = " in note]
-    assert [*named, "chunks"] == names
+    assert [*named, "check", "chunks"] == names
 
 
 def test_each_answer_has_its_line() -> None:

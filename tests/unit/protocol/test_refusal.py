@@ -16,7 +16,7 @@ from broker.protocol.codec import decode_chunk, decode_head, decode_packet
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.fields import read_page, unpack_fields
 from broker.protocol.refusal import MAX_SHOWN_CHARS, refuses, shown
-from tests.check_sums import with_check
+from tests.check_sums import head_check, with_check
 
 MAX_ERROR_CHARS = 200
 DEEP = b"\x91" * 998 + b"\xc0"  # legal MessagePack, nested deeper than `repr` can follow
@@ -78,7 +78,8 @@ def test_a_hostile_part_for_tables_is_refused_in_few_words(place: str, bad: byte
 def test_a_hostile_packet_is_refused_in_few_words(bad: bytes) -> None:
     """The version of a packet and the stand-ins of a batch are treated alike."""
     ids = b"\xc4\x08epoch--1\x01\xc4\x08batch--1\xc4\x08batch--0"
-    batch = b"\x9d" + VERSION + b"\x01\x00" + ids + b"\x00\x00\x01\x00\x00"
+    batch = b"\x9f" + VERSION + b"\x01\x00" + ids + b"\x00\x00\x01\x00\x00\x80"
+    batch += head_check(batch)
     for decode, data in (
         (decode_packet, b"\x99" + bad + b"\x01" * 8),
         (decode_head, b"\x99" + bad + b"\x01" * 8),

@@ -67,14 +67,16 @@ NOT_ONE_OBJECT = {
 }
 # By rule of section 5.
 PACKET_FAULTS = {
-    1: "not MessagePack|array of at least 9|unknown packet kind 1 of 12 fields",
+    1: "not MessagePack|array of at least 9|unknown packet kind 1 of 14 fields",
     2: "packet of protocol version",
     3: "unknown packet kind|packet numbers",
     4: "packet numbers|batch numbers",
     5: "ids are not 8 bytes",
-    6: "pending_since .* is not an unsigned integer",
+    6: "pending_since .* is not an unsigned integer|additions of a batch are not a map",
     7: "chunks are not an array|neither bin nor array|not an array of face and size",
     8: "bulk chunk",
+    10: "check of the batch is",
+    11: "which this program does not know",
 }
 OTHER_SHARD = 9
 # By rule of 6.9 about the part of a chunk for tables.
