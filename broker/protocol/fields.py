@@ -10,9 +10,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import msgpack
+from typing import Final
 
 from broker.errors import DecodeError
 from broker.protocol.codec import pack_cell, unpack
@@ -50,21 +48,6 @@ class Page:
 def pack_field(offset: int, cell: Cell) -> bytes:
     """Return a field of the full-state hash: the offset of the fold, then the cell."""
     return _OFFSET.pack(offset) + pack_cell(cell)
-
-
-def pack_table_field(offset: int, content: object) -> bytes:
-    """Return a field of the tables hash: the offset of the fold, then its content."""
-    return _OFFSET.pack(offset) + msgpack.packb(content)  # type: ignore[no-any-return]
-
-
-@refuses
-def unpack_table_field(field: bytes) -> tuple[int, Any]:
-    """Decode a field of the tables hash: its offset and content.
-
-    Raises:
-        DecodeError: it is not an offset and exactly one object.
-    """
-    return _OFFSET.unpack_from(field)[0], unpack(field[OFFSET_PREFIX_BYTES:])
 
 
 def read_page(keys: Sequence[bytes], fields: Sequence[bytes]) -> Page:

@@ -87,7 +87,7 @@ class TableDefine:
     Attributes:
         table: whose keys are text.
         first: id of the first key.
-        keys: empty, with `first` 0: this node will no longer use its ids.
+        keys: one at least.
     """
 
     table: TableKey

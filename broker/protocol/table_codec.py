@@ -107,8 +107,7 @@ def _define(
 ) -> TableDefine:
     if not table.is_named or type(first) is not int or first < 0:
         raise DecodeError("ids are defined from 0 on, for tables with text keys")
-    if keys != [] or first:
-        check_keys(keys)
+    check_keys(keys)
     if first + len(keys) > MAX_IDS:
         raise DecodeError(f"more than {MAX_IDS} ids")
     return TableDefine(table, first, keys)

@@ -9,6 +9,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 import msgpack
 
@@ -69,13 +70,13 @@ class Tables:
         """Apply a chunk's seventh element; false if it is refused as a whole."""
         try:
             assert type(parts) is list
-            known: dict[Name, int] = {}
+            known: dict[Name, list[str]] = {}
             for part in parts:
                 check(part)
                 name = part[1], part[2]
-                table = self.tables.get(name)
-                held = len(table.ids.get((node, incarnation), ())) if table else 0
-                known[name] = check_ids(part, known.get(name, held))
+                if name not in known:
+                    known[name] = self.keys_of_ids(name, node, incarnation)
+                check_ids(part, known[name])
         except (AssertionError, ValueError, TypeError, struct.error):
             return False
         for part in parts:
@@ -85,6 +86,12 @@ class Tables:
             else:
                 self.change(table, part, table.ids.get((node, incarnation), []), offset)
         return True
+
+    def keys_of_ids(self, name: Name, node: str, incarnation: int) -> list[str]:
+        """The keys of the ids that an incarnation has in a table."""
+        table = self.tables.get(name, Table())
+        keys = list(table.slots)
+        return [keys[slot] for slot in table.ids.get((node, incarnation), ())]
 
     def change(self, table: Table, part: list[Any], ids: list[int], offset: int) -> None:
         """Apply a run."""
@@ -111,9 +118,11 @@ class Tables:
         read: dict[Name, dict[str, dict[str, tuple[int, Any]]]] = {}
         for field_name, packed in fields.items():
             name, kind, what, rest = field_name.split(":", 3)
-            (offset,) = struct.unpack(">Q", packed[:8])
+            check_sum, offset, flags = struct.unpack(">IQB", packed[:13])
+            assert check_sum == crc32(field_name.encode() + packed[4:])
+            assert flags == 0
             tables.newest = max(tables.newest, offset)
-            content = msgpack.unpackb(packed[8:])
+            content = msgpack.unpackb(packed[13:])
             read.setdefault((name, kind), {"k": {}, "v": {}, "d": {}})[what][rest] = offset, content
         for (name, kind), parts in read.items():
             tables.tables[name, kind] = load(kind, parts, position)
@@ -137,10 +146,12 @@ def load(kind: str, parts: dict[str, dict[str, tuple[int, Any]]], position: int)
         for n, pair in enumerate(zip(numbers(letter, values), times, strict=True)):
             if bits[n // 8] << n % 8 & 0x80:
                 table.held[first + n] = pair
-    for who, (_, (slots, ended)) in parts["d"].items():
+    for who, (_, (slots, ended, counts)) in parts["d"].items():
         incarnation, node = who.split(":", 1)
-        if not ended or ended > position:
-            table.ids[node, int(incarnation)] = numbers("I", slots)
+        # The others are defined in the log.
+        known = [ids for ids, at in zip(counts[::2], counts[1::2], strict=True) if at <= position]
+        if known and (not ended or ended > position):
+            table.ids[node, int(incarnation)] = numbers("I", slots)[: known[-1]]
     return table
 
 
@@ -159,7 +170,7 @@ def check(part: Any) -> None:
         assert type(values) is int
         assert values >= 0
         assert type(keys) is list
-        assert keys or values == 0
+        assert keys
         assert all(type(key) is str and 1 <= len(key.encode()) <= 1024 for key in keys)
         return
     if op == RECORDS:
@@ -181,26 +192,26 @@ def check(part: Any) -> None:
     assert (values is None) == (op == DELETE)
 
 
-def check_ids(part: list[Any], known: int) -> int:
-    """Return how many ids the node has after a part; a larger one is an error."""
+def check_ids(part: list[Any], known: list[str]) -> None:
+    """Check the ids of a part against the keys of those there are, and add what it defines."""
     op, _, kind, keys, first, _ = part[:6]
     if op == DEFINE:
-        assert first <= known
-        return max(known, first + len(keys)) if keys else 0
-    if kind.startswith("str"):
-        assert max(sum(keys) - 1 if type(keys) is list else max(numbers("I", keys)), 0) < known
-    return known
+        assert first <= len(known)
+        again = known[first : first + len(keys)]
+        assert again == keys[: len(again)]
+        known += keys[len(again) :]
+    elif kind.startswith("str"):
+        assert max(sum(keys) - 1 if type(keys) is list else max(numbers("I", keys)), 0) < len(known)
 
 
 def define(table: Table, node: str, incarnation: int, keys: list[str], first: int) -> None:
     """Assign ids to keys, and end the ids that this replaces."""
     if first == 0:
         for who in [who for who in table.ids if who[0] == node]:
-            if who[1] != incarnation or not keys:
+            if who[1] != incarnation:
                 del table.ids[who]
-    if keys:
-        ids = table.ids.setdefault((node, incarnation), [])
-        ids[first : first + len(keys)] = [table.slot(key) for key in keys]
+    ids = table.ids.setdefault((node, incarnation), [])
+    ids[first : first + len(keys)] = [table.slot(key) for key in keys]
 
 
 def deltas(table: Table, part: list[Any], ids: list[int]) -> list[tuple[int, Any, int]]:

@@ -22,6 +22,7 @@ from tests.unit.exactness import exact
 Who: TypeAlias = tuple[str, int]
 
 KEYS = [TableKey("t", kind) for kind in TABLE_KINDS]
+NAMED = TableKey("t", "str-f64")
 NODES = ["n1", "n2"]
 INT64 = range(-(1 << 63), 1 << 63)
 
@@ -83,9 +84,12 @@ class Model:
         ids = table.ids.setdefault((node, incarnation), [])
         if part.first > len(ids):
             raise LookupError
+        known = ids[part.first : part.first + len(part.keys)]
+        if known != part.keys[: len(known)]:
+            raise LookupError
         if not part.first:
             for who in [one for one in table.ids if one[0] == node]:
-                if who[1] != incarnation or not part.keys:
+                if who[1] != incarnation:
                     table.ids[who].clear()
         ids[part.first : part.first + len(part.keys)] = part.keys
         table.keys |= dict.fromkeys(part.keys)
@@ -252,7 +256,7 @@ ACTS = st.builds(
     st.sampled_from(NODES),
     st.lists(calls(), min_size=1, max_size=3),
     st.sampled_from([False, False, False, True]),
-    st.sampled_from(["", "", "", "", "form", "id", "hole"]),
+    st.sampled_from(["", "", "", "", "form", "id", "early", "hole", "another"]),
 )
 HISTORIES = st.lists(st.lists(ACTS, max_size=3), max_size=8)
 
@@ -271,14 +275,21 @@ def chunks_of(history: list[list[Act]]) -> list[list[Chunk]]:
             parts = [part for call in act.calls for part in writer.parts(call)]
             fault = ""
             if act.breaks:
+                named = next((one.table for one in act.calls if one.table.is_named), NAMED)
+                following = len(writer.ids.get(named, {}))
                 writer.ids = ids
-                unknown = TableKey("t", "str-f64")
                 if act.breaks == "form":
                     parts, fault = [], "broken"
+                elif act.breaks == "another":
+                    # Id 0 cannot be both, whatever it was before.
+                    parts += [TableDefine(named, 0, [key]) for key in ("one", "another")]
+                elif act.breaks == "early":
+                    # A later batch may define it.
+                    parts.append(TableRun(OP_DELETE, named, packed("I", [following])))
                 elif act.breaks == "id":
-                    parts.append(TableRun(OP_DELETE, unknown, packed("I", [999])))
+                    parts.append(TableRun(OP_DELETE, named, packed("I", [999])))
                 else:
-                    parts.append(TableDefine(unknown, 999, ["far"]))
+                    parts.append(TableDefine(named, 999, ["far"]))
             chunks.append(Chunk(act.node, writer.incarnation, 1, 0, [], parts, fault))
         batches.append(chunks)
     return batches

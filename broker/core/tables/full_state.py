@@ -8,19 +8,19 @@ needs and is not there was lost, or altered by others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from broker.core.tables.index import NameIndex, NumberIndex
-from broker.core.tables.table import Column, NodeIds, Table
+from broker.core.tables.table import Column, Count, NodeIds, Table
 from broker.errors import DecodeError
 from broker.protocol.constants import BLOCK_SLOTS, TABLE_KINDS
-from broker.protocol.fields import unpack_table_field
 from broker.protocol.messages import TableKey
 from broker.protocol.names import is_name
 from broker.protocol.refusal import refuses, shown
+from broker.protocol.table_fields import unpack_table_field
 
 _KEYS: Final = "k"
 _VALUES: Final = "v"
@@ -60,7 +60,7 @@ def read_tables(fields: Mapping[str, bytes]) -> dict[TableKey, Parts]:
             continue
         _, _, what, which = name.split(":", _NAME_PARTS - 1)
         try:
-            one: Field | None = Field(*unpack_table_field(data))
+            one: Field | None = Field(*unpack_table_field(name, data))
         except DecodeError:
             one = None
         found.setdefault(key, {_KEYS: {}, _VALUES: {}, _IDS: {}})[what][which] = one
@@ -155,18 +155,21 @@ def _load_block(
     table.reserve(slots.stop)
     held = np.unpackbits(np.frombuffer(present, np.uint8)).astype(np.bool_)
     table.present[slots] = held
-    table.values[slots] = _column(values, table.dtype)
+    table.values[slots] = _column(values, table.dtype, held)
     if stamps is not None:
         if table.timestamps is None:
             table.timestamps = np.zeros(table.values.size, dtype=np.int64)
-        table.timestamps[slots] = _column(stamps, np.dtype("<i8"))
+        table.timestamps[slots] = _column(stamps, np.dtype("<i8"), held)
     return int(np.flatnonzero(held).max(initial=-1)) + 1
 
 
-def _column(packed: bytes, kind: np.dtype[Any]) -> Column:
+def _column(packed: bytes, kind: np.dtype[Any], held: Column) -> Column:
     column = np.frombuffer(packed, dtype=kind)
     if column.size != BLOCK_SLOTS:
         raise ValueError(f"{column.size} numbers in a block of {BLOCK_SLOTS}")
+    # Increments add to what an absent key holds.
+    if column.view(np.int64)[~held].any():
+        raise ValueError("a slot that holds nothing has a number")
     return column
 
 
@@ -185,20 +188,34 @@ def _check_values_are_there(
 def _load_ids(table: Table, name: str, field: Field, offset: int) -> None:
     incarnation, node = name.split(":", 1)
     try:
-        packed, ended = field.content
+        packed, ended, marks = field.content
         slots = np.frombuffer(packed, dtype="<u4").astype(np.int64)
+        counts = _counts(marks, slots.size, field.offset)
         is_over = bool(ended) and ended <= offset
     except (ValueError, TypeError):
         raise DecodeError(f"field {shown(f'd:{name}')} does not hold ids") from None
-    unknown = np.flatnonzero(slots >= len(table.index))
-    if unknown.size:
-        if field.offset <= offset:
-            raise DecodeError(f"field {shown(f'd:{name}')} has ids of keys that are missing")
-        # The log defines these ids again, with the keys.
-        slots = slots[: unknown[0]]
+    # The log defines the others: before that, a chunk that uses one is refused by all readers.
+    counts = [one for one in counts if one.offset <= offset]
+    slots = slots[: counts[-1].ids] if counts else slots[:0]
+    if (slots >= len(table.index)).any():
+        raise DecodeError(f"field {shown(f'd:{name}')} has ids of keys that are missing")
     # Ended ids are kept only where their fields still have to be deleted.
-    if not is_over or table.dirty is not None:
+    if counts and (not is_over or table.dirty is not None):
         ids = NodeIds(slots[:0])
         ids.define(0, slots)
+        ids.counts = counts if table.dirty is not None else []
         ids.ended, ids.changed = ended if is_over else 0, False
         table.nodes.setdefault(node, {})[int(incarnation)] = ids
+
+
+def _counts(marks: Any, ids: int, at: int) -> list[Count]:
+    """Return how many ids there were after which batches: increasing, and all of them by `at`."""
+    if type(marks) is not list or set(map(type, marks)) != {int}:
+        raise TypeError("no array of integers")
+    counts = [Count(*pair) for pair in zip(marks[::2], marks[1::2], strict=True)]
+    for before, one in pairwise([Count(0, 0), *counts]):
+        if one.ids <= before.ids or one.offset <= before.offset:
+            raise ValueError("counts of ids do not increase")
+    if counts[-1].ids != ids or counts[-1].offset > at:
+        raise ValueError("counts do not end with all ids")
+    return counts

@@ -1,10 +1,10 @@
 """All tables of one shard: how a chunk changes them, and how they stand in the full state.
 
-Fields of the tables hash, each with its offset in front like those of the state hash:
+Fields of the tables hash, each with check sum and offset in front:
 
     <table>:<kind>:k:<block>             the keys of 512 slots
     <table>:<kind>:v:<block>             which of them hold a value, values, timestamps
-    <table>:<kind>:d:<incarnation>:<node>  what a producer's ids mean, and since when no more
+    <table>:<kind>:d:<incarnation>:<node>  what a producer's ids mean, since when, and until when
 
 A reader may find some fields newer than others, as with the state hash. So blocks have floors, and
 the log gives keys and ids that are already there the same slots again.
@@ -14,19 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from broker.core.tables.full_state import load_table, read_tables, table_of_field
-from broker.core.tables.index import NameIndex
-from broker.core.tables.table import Column, Table, next_revision
+from broker.core.tables.index import NameIndex, Slots
+from broker.core.tables.table import NO_SLOTS, Column, Table, next_revision
 from broker.errors import DecodeError
 from broker.model import ABSENT, Absent
 from broker.protocol.constants import BLOCK_SLOTS, MAX_TABLES
-from broker.protocol.fields import pack_table_field
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
 from broker.protocol.refusal import refuses
+from broker.protocol.table_fields import pack_table_field
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,39 @@ class Outcome:
     superseded: int = 0
     refused: int = 0
     fault: str = ""
+
+
+@dataclass(slots=True)
+class _Defined:
+    """A producer's ids in a table while its chunk is checked: those before it, and its own."""
+
+    keys: list[str]
+    slots: Slots
+    added: list[str]
+
+    @classmethod
+    def of(cls, table: Table | None, node: str, incarnation: int) -> _Defined:
+        # Not `if table`: one whose keys were all deleted is empty.
+        if table is None or not isinstance(table.index, NameIndex):
+            return cls([], NO_SLOTS, [])
+        return cls(table.index.keys, table.slots_of_ids(node, incarnation), [])
+
+    def __len__(self) -> int:
+        return self.slots.size + len(self.added)
+
+    def add(self, define: TableDefine) -> str:
+        """Take what a define adds; return the rule that it breaks."""
+        known, before = len(self), self.slots.size
+        if define.first > known:
+            return f"ids of {define.table.name} from {known} to {define.first} are not defined"
+        again = define.keys[: known - define.first]
+        for number, key in enumerate(again, define.first):
+            if key != (
+                self.keys[self.slots[number]] if number < before else self.added[number - before]
+            ):
+                return f"id {number} of {define.table.name} is given another key"
+        self.added += define.keys[len(again) :]
+        return ""
 
 
 class ShardTables:
@@ -90,9 +124,6 @@ class ShardTables:
         for part in chunk.tables:
             if part.table in self.damaged:
                 continue
-            if isinstance(part, TableDefine) and not part.keys and part.table not in self.tables:
-                # It would make a table without keys, which no full state holds.
-                continue
             table = self.table(part.table)
             changed.add(part.table)
             deltas += part.deltas
@@ -108,13 +139,13 @@ class ShardTables:
 
     def _fault(self, chunk: Chunk) -> str:
         """Return the rule that the chunk breaks, of those that depend on earlier chunks."""
-        known: dict[TableKey, int] = {}
+        known: dict[TableKey, _Defined] = {}
         new: set[TableKey] = set()
         for part in chunk.tables:
             key = part.table
             if key in self.damaged:
                 continue
-            if key not in self.tables and not (isinstance(part, TableDefine) and not part.keys):
+            if key not in self.tables:
                 new.add(key)
                 # The tables of a load may be ahead of its position. Each of them is one that the
                 # history makes before it reaches the limit, so the answer is the same.
@@ -124,13 +155,11 @@ class ShardTables:
                 continue
             if key not in known:
                 table = self.tables.get(key)
-                # Not `if table`: one whose keys were all deleted is empty.
-                known[key] = 0 if table is None else table.known_ids(chunk.node, chunk.incarnation)
+                known[key] = _Defined.of(table, chunk.node, chunk.incarnation)
             if isinstance(part, TableDefine):
-                if part.first > known[key]:
-                    return f"ids of {key.name} from {known[key]} to {part.first} are not defined"
-                known[key] = max(known[key], part.first + len(part.keys)) if part.keys else 0
-            elif (needed := _ids_needed(part)) > known[key]:
+                if fault := known[key].add(part):
+                    return fault
+            elif (needed := _ids_needed(part)) > len(known[key]):
                 return f"id {needed - 1} of {key.name} is not defined"
         return ""
 
@@ -185,17 +214,15 @@ class ShardTables:
             for block in _new_key_blocks(table):
                 first = block * BLOCK_SLOTS
                 keys = table.index.packed(first, min(first + BLOCK_SLOTS, len(table.index)))
-                yield f"{prefix}:k:{block}", pack_table_field(offset, keys)
+                yield _packed(f"{prefix}:k:{block}", offset, keys)
             for node, incarnation, ids in table.producers():
                 if ids.changed:
                     slots = ids.slots[: ids.known].astype("<u4").tobytes()
-                    yield (
-                        f"{prefix}:d:{incarnation}:{node}",
-                        pack_table_field(offset, [slots, ids.ended]),
-                    )
+                    content = [slots, ids.ended, [*chain.from_iterable(ids.counts)]]
+                    yield _packed(f"{prefix}:d:{incarnation}:{node}", offset, content)
             assert table.dirty is not None  # noqa: S101 - a writer tracks
             for block in np.flatnonzero(table.dirty).tolist():
-                yield f"{prefix}:v:{block}", pack_table_field(offset, _packed_block(table, block))
+                yield _packed(f"{prefix}:v:{block}", offset, _packed_block(table, block))
 
     def producers(self) -> set[tuple[str, int]]:
         """Return node and incarnation of the producers whose ids are in use."""
@@ -223,7 +250,11 @@ class ShardTables:
         ]
 
     def clean(self, offset: int) -> None:
-        """Mark all blocks as written; drop ids that ended at `offset`: their fields are deleted."""
+        """Mark all blocks as written; drop ids that ended at `offset`: their fields are deleted.
+
+        Args:
+            offset: the log begins after it, so no reader begins before.
+        """
         for table in self.tables.values():
             if table.dirty is not None:
                 table.dirty[:] = False
@@ -231,6 +262,7 @@ class ShardTables:
             table.forget_ids(offset)
             for _, _, ids in table.producers():
                 ids.changed = False
+                ids.forget_counts(offset)
 
     def mark_damage(self, fields: Mapping[str, bytes], offset: int) -> list[str] | None:
         """Mark the tables that differ from what was written, so that all of them is written again.
@@ -319,16 +351,21 @@ def _new_key_blocks(table: Table) -> range:
     return range(table.written_keys // BLOCK_SLOTS, -(-len(table.index) // BLOCK_SLOTS))
 
 
+def _packed(name: str, offset: int, content: Any) -> tuple[str, bytes]:
+    return name, pack_table_field(name, offset, content)
+
+
 def _packed_block(table: Table, block: int) -> list[Any]:
     slots = slice(block * BLOCK_SLOTS, (block + 1) * BLOCK_SLOTS)
     values: Column = table.values[slots]
     if table.key.is_float:
         values = _plain(values)
-    stamps = table.timestamps
+    stamps = None if table.timestamps is None else table.timestamps[slots]
     return [
         np.packbits(table.present[slots]).tobytes(),
         values.astype(table.dtype).tobytes(),
-        None if stamps is None else stamps[slots].astype("<i8").tobytes(),
+        # One form only: it does not depend on what other blocks hold.
+        None if stamps is None or not stamps.any() else stamps.astype("<i8").tobytes(),
     ]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 _ID = np.dtype("<u4")
 _STAMP = np.dtype("<i8")
+NO_SLOTS: Slots = np.zeros(0, dtype=np.int64)
 
 
 # One counter for all tables: a reloaded table must not repeat a revision that readers saw.
@@ -31,6 +32,13 @@ _REVISIONS = count(1)
 def next_revision() -> int:
     """Return a number above all that were returned before."""
     return next(_REVISIONS)
+
+
+class Count(NamedTuple):
+    """After the batch of an offset, a producer had so many ids."""
+
+    ids: int
+    offset: int
 
 
 @dataclass(slots=True)
@@ -43,6 +51,7 @@ class NodeIds:
         is_plain: each id is its own slot, as it is with one producer.
         ended: offset of the batch after which they are not used any more; 0: they are in use.
         changed: since the full state was written.
+        counts: since when how many are defined; kept only for who writes the full state.
     """
 
     slots: Slots
@@ -50,18 +59,33 @@ class NodeIds:
     is_plain: bool = True
     ended: int = 0
     changed: bool = True
+    counts: list[Count] = field(default_factory=list)
 
     def define(self, first: int, slots: Slots) -> None:
-        """Let ids from `first` on mean these slots."""
-        self.changed = True
+        """Let ids from `first` on mean these slots; those that are known mean them already."""
         end = first + slots.size
+        if end <= self.known:
+            return
+        self.changed = True
         if end > self.slots.size:
             grown = np.zeros(max(end, 2 * self.slots.size), dtype=np.int64)
             grown[: self.known] = self.slots[: self.known]
             self.slots = grown
         self.slots[first:end] = slots
-        self.known = max(self.known, end)
+        self.known = end
         self.is_plain = self.is_plain and bool((slots == np.arange(first, end)).all())
+
+    def count(self, offset: int) -> None:
+        """Note how many ids there are after the batch of an offset."""
+        if not self.counts or self.counts[-1].ids < self.known:
+            if self.counts and self.counts[-1].offset == offset:
+                self.counts.pop()
+            self.counts.append(Count(self.known, offset))
+
+    def forget_counts(self, cut: int) -> None:
+        """Drop what no reader needs that begins at `cut` or later."""
+        while len(self.counts) > 1 and self.counts[1].offset <= cut:
+            del self.counts[0]
 
 
 class Table:
@@ -100,10 +124,10 @@ class Table:
 
     # -- ids --------------------------------------------------------------------------------------
 
-    def known_ids(self, node: str, incarnation: int) -> int:
-        """How many ids a producer has defined and may use."""
+    def slots_of_ids(self, node: str, incarnation: int) -> Slots:
+        """Return the slots of the ids that a producer has defined and may use."""
         ids = self.nodes.get(node, {}).get(incarnation)
-        return ids.known if ids is not None and not ids.ended else 0
+        return NO_SLOTS if ids is None or ids.ended else ids.slots[: ids.known]
 
     def producers(self) -> Iterator[tuple[str, int, NodeIds]]:
         """Yield node, incarnation and ids of each producer."""
@@ -112,27 +136,23 @@ class Table:
                 yield node, incarnation, ids
 
     def define(self, one: TableDefine, node: str, incarnation: int, offset: int) -> None:
-        """Give ids to keys; from 0 on, it ends those of the node's other incarnations.
-
-        Without keys it ends those of this one, too.
-        """
+        """Give ids to keys; from 0 on, it ends those of the node's other incarnations."""
         assert isinstance(self.index, NameIndex)  # noqa: S101 - only such tables have ids
         held = self.nodes.setdefault(node, {})
         if not one.first:
             for number, ids in [*held.items()]:
-                if not ids.ended and (number != incarnation or not one.keys):
+                if not ids.ended and number != incarnation:
                     ids.ended, ids.changed = offset, True
                     if self.dirty is None:
                         # Only who writes the full state has to delete their fields.
                         del held[number]
-        if one.keys:
-            slots = self._add_keys(self.index, one.keys)
-            mine = held.get(incarnation)
-            if mine is None or mine.ended:
-                mine = held[incarnation] = NodeIds(slots[:0])
-            mine.define(one.first, slots)
-        if not held:
-            del self.nodes[node]
+        slots = self._add_keys(self.index, one.keys)
+        mine = held.get(incarnation)
+        if mine is None or mine.ended:
+            mine = held[incarnation] = NodeIds(slots[:0])
+        mine.define(one.first, slots)
+        if self.dirty is not None:
+            mine.count(offset)
 
     def forget_ids(self, offset: int) -> None:
         """Drop the ids that ended at or before an offset."""

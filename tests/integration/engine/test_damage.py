@@ -10,12 +10,13 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from broker import DecodeError, Inspector, Producer, Replica
+from broker import DecodeError, Inspector, NotLoadedError, Producer, Replica
 from broker.core.shard import ShardState
 from broker.engine.self_check import check_and_repair
 from broker.engine.verifier import Verifier
 from broker.protocol.fields import pack_field
 from broker.protocol.names import ShardKeys
+from broker.protocol.sums import with_head, without_head
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.manual_flush import ManualFlush
@@ -300,14 +301,15 @@ def test_a_lost_field_of_a_table_takes_no_rows_away(
 def test_an_altered_row_is_not_believed_at_once(
     watched_shard: WatchedShard, raw: redis.Redis
 ) -> None:
-    """One bit flipped in the values: right replicas keep theirs, and `verify` names the row."""
+    """Another value under a right check sum: replicas keep theirs, and `verify` names the row."""
     fill(watched_shard)
     tables, field = keys_of(watched_shard).tables, "t:u64-f64:v:0"
     with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
-        bad = bytearray(raw.hget(tables, field) or b"")
+        offset, content = without_head(field.encode(), raw.hget(tables, field) or b"")
+        bad = bytearray(content)
         bad[100] ^= 4
-        raw.hset(tables, field, bytes(bad))
+        raw.hset(tables, field, with_head(field.encode(), offset, bytes(bad)))
         for _ in range(3):
             with pytest.raises(DecodeError, match="keys of tables differ from the full state"):
                 self_check(replica)
@@ -315,6 +317,25 @@ def test_an_altered_row_is_not_believed_at_once(
         found = replica.verify()
         assert not found.is_equal
         assert [one.key[:2] for one in found.differences] == ["t["]
+
+
+@pytest.mark.parametrize("place", [2, 11, 12, 100, -1])
+def test_a_bit_of_a_table_that_flipped_is_not_applied(
+    watched_shard: WatchedShard, raw: redis.Redis, place: int
+) -> None:
+    """In check sum, offset, flags or content: the field is named, and no new replica shows it."""
+    fill(watched_shard)
+    tables, field = keys_of(watched_shard).tables, "t:u64-f64:v:0"
+    bad = bytearray(raw.hget(tables, field) or b"")
+    bad[place] ^= 4
+    raw.hset(tables, field, bytes(bad))
+    (damage,) = watched_shard.inspector.damaged_tables()
+    assert damage == "table t (u64-f64) of shard 0: field 'v:0' cannot be read"
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as late:
+        with pytest.raises(TimeoutError):
+            late.wait_live(0.7)
+        with pytest.raises(NotLoadedError):
+            rows(late)
 
 
 @pytest.mark.parametrize("how", ["deleted", "flipped", "garbage", "surplus"])

@@ -16,6 +16,7 @@ from broker.backend.replies import DrainLimits
 from broker.backend.session import Session
 from broker.engine.table_view import TableView
 from broker.protocol.names import ShardKeys
+from broker.protocol.sums import with_head, without_head
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing, snapshot_worker
@@ -485,8 +486,9 @@ def test_a_tables_hash_that_another_hand_altered_is_found(
     assert watched.verify().is_equal
     name = "t:u64-f64:v:1"
     field: Any = raw.hget(keys.tables, name)
-    at = field.index(np.array([520.0]).tobytes())
-    raw.hset(keys.tables, name, field[:at] + np.array([-1.0]).tobytes() + field[at + 8 :])
+    offset, content = without_head(name.encode(), field)
+    altered = content.replace(np.array([520.0]).tobytes(), np.array([-1.0]).tobytes())
+    raw.hset(keys.tables, name, with_head(name.encode(), offset, altered))
     found = watched.verify()
     assert [(one.key, one.replica, one.history) for one in found.differences] == [
         ("t[520]", (520.0, 0), (-1.0, 0))

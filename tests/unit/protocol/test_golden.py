@@ -139,7 +139,6 @@ CHUNKS: dict[str, Chunk] = {
         TableRun(OP_INCREMENT, SEATS, column("Q", 0), column("q", 1), column("q", TIME_MS)),
         TableRun(OP_RECORDS, SEATS, column("Q", 7) + column("q", 300, -1)),
     ),
-    "end of ids": for_tables(TableDefine(DELAY, 0, [])),
 }
 
 SET_BYTES, DELETE_BYTES = encode_chunk(CHUNKS["set"]), encode_chunk(CHUNKS["delete"])

@@ -49,6 +49,7 @@ from broker.protocol.messages import (
     Run,
 )
 from broker.protocol.names import ShardKeys, config_key, shard_of, shard_tag, slot_of
+from broker.protocol.table_fields import pack_table_field, unpack_table_field
 from tests.check_sums import batch_of
 
 DOC = Path(broker.__file__).with_name("PROTOCOL.md").read_text("utf-8")
@@ -363,6 +364,13 @@ def test_the_field_in_the_document_is_what_the_codec_writes_and_reads() -> None:
     assert unpack_fields([dump("field")]) == ([2], [-2.5])
 
 
+def test_the_field_of_a_table_in_the_document_is_what_the_codec_writes_and_reads() -> None:
+    """The dump of a field of the tables hash is head, flags and keys."""
+    name, keys = "delay:str-i64:k:0", ["JFK/ü", "LGA"]
+    assert dump("table_field") == pack_table_field(name, 3, keys)
+    assert unpack_table_field(name, dump("table_field")) == (3, keys)
+
+
 def test_the_digest_in_the_document_is_what_we_sum_up() -> None:
     """Range and entry of each example, computed as the text says and by the code."""
     rows = table("key", "cell", "range", "entry")
@@ -381,7 +389,7 @@ def test_the_digest_in_the_document_is_what_we_sum_up() -> None:
 
 def test_every_dump_is_compared_with_something() -> None:
     """No dump stands in the document unchecked; test_lua has the order entry's."""
-    assert set(dumps()) == {*PACKETS, "chunk", "field", "order"}
+    assert set(dumps()) == {*PACKETS, "chunk", "field", "order", "table_field"}
 
 
 @pytest.mark.parametrize(
@@ -392,8 +400,12 @@ def test_every_dump_is_compared_with_something() -> None:
 def test_annotations_say_what_the_bytes_say(place: str, raw: bytes, annotation: str) -> None:
     """Beside each number, text, array and bin of a dump stands its true value or length."""
     if said := re.fullmatch(r"[\w ]+ = (.+?)(?: \([^()]*\))?", annotation):
-        value = int.from_bytes(raw) if place == "field line 1" else unpack(raw)
+        is_offset = place in {"field line 1", "table_field line 2"}
+        value = int.from_bytes(raw) if is_offset else unpack(raw)
         assert said[1] == _as_text(value)
+    elif said := re.fullmatch(r'check, of "(.+)" and what follows', annotation):
+        name, what = place.partition(" ")[0], said[1].encode()
+        assert raw == crc32(what + dump(name)[len(raw) :]).to_bytes(4)
     elif said := re.match(r"array of (\d+)", annotation):
         assert raw in (bytes([0x90 | int(said[1])]), b"\xdd" + int(said[1]).to_bytes(4))
     elif said := re.match(r"bin of (\d+) bytes", annotation):
@@ -407,7 +419,9 @@ def test_annotations_say_what_the_bytes_say(place: str, raw: bytes, annotation: 
 def _as_text(value: Any) -> str:
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    return value.isoformat() if isinstance(value, datetime) else json.dumps(value)
+    return (
+        value.isoformat() if isinstance(value, datetime) else json.dumps(value, ensure_ascii=False)
+    )
 
 
 SKIPPED: list[Callable[[list[Any]], object]] = [

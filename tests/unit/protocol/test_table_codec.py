@@ -30,7 +30,6 @@ KEY = packed("Q", [7])
 GOOD: dict[str, list[Any]] = {
     "define": [4, *NAMED, ["a", "b"], 0, None],
     "define from 5": [4, *NAMED, ["a"], 5, None],
-    "end of ids": [4, *NAMED, [], 0, None],
     "set of ids": [1, *NAMED, IDS, ONE, None],
     "set of a range": [1, *NAMED, [0, 2], TWO, TWO],
     "set of the last ids": [1, *NAMED, [(1 << 32) - 2, 2], TWO, None],
@@ -89,6 +88,7 @@ BAD: dict[str, Any] = {
     "define of number keys": [4, *NUMBERED, ["a"], 0, None],
     "define from -1": [4, *NAMED, ["a"], -1, None],
     "define without first": [4, *NAMED, ["a"], None, None],
+    "define of nothing": [4, *NAMED, [], 0, None],
     "define of nothing from 1": [4, *NAMED, [], 1, None],
     "define of an empty key": [4, *NAMED, ["a", ""], 0, None],
     "define of a long key": [4, *NAMED, ["x" * 1025], 0, None],

@@ -29,8 +29,12 @@ DAMAGES = {
     3: "or a key of the one before it is missing",
     4: r"field k:\d is missing, v:\d is there|that k:\d lacks|of keys that are missing",
 }
-# By rule of 6.9 about the part of a chunk for tables, those that depend on chunks before it.
-TABLE_FAULTS = {6: "not defined", 8: "would be one more than 1024"}
+# By rule of 6.9 about the part of a chunk for tables, those that logs break.
+TABLE_FAULTS = {
+    4: "column of keys",
+    6: "not defined|is given another key",
+    8: "would be one more than 1024",
+}
 
 
 # -- digests --------------------------------------------------------------------------------------
@@ -138,7 +142,7 @@ def is_of_one_write(entry: dict[str, Any]) -> bool:
     """Whether a scheduler wrote all fields at the offset of the entry."""
     fields = fields_of(entry["fields"])
     return "damaged" not in entry and all(
-        table_of_field(name) is not None and int.from_bytes(data[:8]) == entry["offset"]
+        table_of_field(name) is not None and int.from_bytes(data[4:12]) == entry["offset"]
         for name, data in fields.items()
     )
 

@@ -13,9 +13,10 @@ from broker.core.tables.full_state import table_of_field
 from broker.core.tables.shard import ShardTables
 from broker.errors import DecodeError
 from broker.protocol.constants import BLOCK_SLOTS
-from broker.protocol.fields import pack_field
 from broker.protocol.messages import Chunk, TableDefine, TableKey, TableRun
-from broker.protocol.operations import OP_SET
+from broker.protocol.operations import OP_DELETE, OP_SET
+from broker.protocol.sums import with_head, without_head
+from broker.protocol.table_fields import pack_table_field, unpack_table_field
 
 NAMED, NUMBERS = TableKey("t", "str-i64"), TableKey("u", "u64-f64")
 ROWS = 700  # two blocks
@@ -71,12 +72,29 @@ def test_a_field_that_is_lost_is_noticed(name: str) -> None:
 
 
 @given(st.sampled_from(sorted(FIELDS)), st.data())
-def test_a_field_that_is_altered_is_named_or_read_as_it_is(name: str, data: st.DataObject) -> None:
-    """Whatever others write there, no other table suffers, and no reader takes much memory."""
+def test_a_field_that_is_altered_is_named_and_not_read(name: str, data: st.DataObject) -> None:
+    """One bit anywhere, the offset included: nothing of it is applied, other tables are whole."""
     bad = bytearray(FIELDS[name])
-    at = data.draw(st.integers(0, len(bad) - 1))
-    bad[at] ^= 1 << data.draw(st.integers(0, 7))
+    bad[data.draw(st.integers(0, len(bad) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     loaded = ShardTables.loaded(FIELDS | {name: bytes(bad)}, AT)
+    table = table_of_field(name)
+    which = name.split(":", 2)[2]
+    assert loaded.damaged == {table: f"field '{which}' cannot be read"}
+    (other,) = {NAMED, NUMBERS} - {table}
+    assert [*loaded.tables] == [other]
+    assert not [one for one in loaded.differences(RIGHT) if one[0].startswith(f"{other.name}[")]
+
+
+@given(st.sampled_from(sorted(FIELDS)), st.data())
+def test_a_field_that_others_wrote_is_named_or_read_as_it_is(
+    name: str, data: st.DataObject
+) -> None:
+    """Whatever they put under a right check sum: as above, and no reader takes much memory."""
+    content = bytearray(without_head(name.encode(), FIELDS[name])[1])
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    offset = data.draw(st.sampled_from([0, AT, AT + 1, (1 << 64) - 1]))
+    bad = with_head(name.encode(), offset, bytes(content))
+    loaded = ShardTables.loaded(FIELDS | {name: bad}, AT)
     table = table_of_field(name)
     assert loaded.damaged.keys() <= {table}
     (other,) = {NAMED, NUMBERS} - {table}
@@ -85,14 +103,39 @@ def test_a_field_that_is_altered_is_named_or_read_as_it_is(name: str, data: st.D
         assert one.values.size <= 2 * BLOCK_SLOTS
 
 
+# Content of two tables of one row, by field.
+ONE_ROW = {
+    f"t:{kind}:{what}:0": content
+    for kind, keys in (("u64-f64", numbers("Q", 7)), ("str-f64", ["a"]))
+    for what, content in (
+        ("k", keys),
+        ("v", [b"\x80" + bytes(63), numbers("d", 1.5) + bytes(4088), None]),
+    )
+}
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("t:u64-f64:v:0", [bytes(64), bytes(4088) + numbers("d", 1.0), None]),
+        ("t:u64-f64:v:0", [bytes(64), bytes(4095) + b"\x80", None]),
+        ("t:u64-f64:v:0", [bytes(64), bytes(4096), numbers("q", 1) + bytes(4088)]),
+        ("t:str-f64:d:1:n1", [b"", 0]),
+        ("t:str-f64:d:1:n1", [b"", 0, []]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0), 0, 5]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0), 0, {}]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0), 0, [1]]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0), 0, [True, 1]]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0), 0, [0, 1, 1, 2]]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0), 0, [1, 0]]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0, 1), 0, [1, 1, 2, 1]]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0, 1), 0, [1, 1]]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0), 0, [1, 2]]),
+        ("t:str-f64:d:1:n1", [numbers("I", 0), 0, [2, 1]]),
         ("t:u64-f64:k:0", b"1234567"),
         ("t:u64-f64:k:0", b""),
         ("t:u64-f64:k:0", bytes(16)),
         ("t:u64-f64:k:0", 5),
-        ("t:u64-f64:k:0", bytes(8)),
         ("t:u64-f64:v:0", [bytes(64), bytes(8), None]),
         ("t:u64-f64:v:0", [bytes(1), bytes(4096), None]),
         ("t:u64-f64:v:0", [bytes(64), bytes(4096)]),
@@ -102,14 +145,18 @@ def test_a_field_that_is_altered_is_named_or_read_as_it_is(name: str, data: st.D
         ("t:str-f64:k:0", "ab"),
         ("t:str-f64:k:0", ["a", 1]),
         ("t:str-f64:k:0", [["a"]]),
-        ("t:str-f64:d:1:n1", [b"123", 0]),
-        ("t:str-f64:d:1:n1", [numbers("I", 4_000_000_000), 0]),
-        ("t:str-f64:d:1", [b"", 0]),
+        ("t:str-f64:d:1:n1", [b"123", 0, [1, 1]]),
+        ("t:str-f64:d:1:n1", [numbers("I", 4_000_000_000), 0, [1, 1]]),
+        ("t:str-f64:d:1", [numbers("I", 0), 0, [1, 1]]),
     ],
 )
 def test_what_a_field_may_not_hold_damages_its_table(name: str, content: Any) -> None:
     """The fault names the field."""
-    (fault,) = ShardTables.loaded({name: pack_field(1, content)}, 1).damaged.values()
+    whole = {one: pack_table_field(one, 1, packed) for one, packed in ONE_ROW.items()}
+    assert not ShardTables.loaded(whole, 1).damaged
+    loaded = ShardTables.loaded(whole | {name: pack_table_field(name, 1, content)}, 1)
+    (fault,) = loaded.damaged.values()
+    assert "cannot be read" not in fault
     assert "field " in fault or "cannot be decoded" in fault
 
 
@@ -148,3 +195,18 @@ def test_a_scheduler_writes_all_of_a_table_again() -> None:
     tables.clean(0)
     assert tables.mark_damage(FIELDS, AT) is None
     assert not [*tables.changed_fields(AT)]
+
+
+def test_content_has_one_form() -> None:
+    """It does not depend on what a block held before, nor on what other blocks hold."""
+    tables = ShardTables(tracks=True)
+    run = TableRun(OP_SET, NUMBERS, numbers("Q", 1, 600), numbers("d", 1.5, 2.5))
+    stamped = TableRun(OP_SET, NUMBERS, numbers("Q", 1), numbers("d", 3.5), numbers("q", 5))
+    deleted = TableRun(OP_DELETE, NUMBERS, numbers("Q", 1))
+    keys = TableRun(OP_DELETE, NUMBERS, numbers("Q", *range(BLOCK_SLOTS)))
+    tables.apply(Chunk("n", 1, 1, 0, [], [keys, run, stamped, deleted]), 1)
+    fields = dict(tables.changed_fields(1))
+    first = unpack_table_field("u:u64-f64:v:0", fields["u:u64-f64:v:0"])[1]
+    second = unpack_table_field("u:u64-f64:v:1", fields["u:u64-f64:v:1"])[1]
+    assert first == [bytes(64), bytes(4096), None]
+    assert second == [b"\x80" + bytes(63), numbers("d", 2.5) + bytes(4088), None]

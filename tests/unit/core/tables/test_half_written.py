@@ -27,7 +27,10 @@ TABLES = [TableKey("t", "str-i64"), TableKey("t", "u64-f64")]
 
 @st.composite
 def acts(draw: st.DrawFn) -> Act:
-    """Return one call of a node: on a range of keys, or on one; every value is another one."""
+    """Return one call of a node: on a range of keys, or on one; every value is another one.
+
+    Some chunks use an id that only a later one defines.
+    """
     op = draw(st.sampled_from([OP_SET, OP_SET, OP_INCREMENT, OP_DELETE, OP_DEFINE]))
     first, count = draw(st.integers(0, 24)), draw(st.sampled_from([1, 1, 3, 9]))
     keys, value = [*range(first, first + count)], draw(st.integers(1, 99))
@@ -38,7 +41,8 @@ def acts(draw: st.DrawFn) -> Act:
     stamps = keys if draw(st.booleans()) else None
     call = Call(op, table, keys, values, stamps, draw(st.booleans()))
     restarts = draw(st.sampled_from([False, False, False, True]))
-    return Act(draw(st.sampled_from(["n1", "n1", "n2"])), [call], restarts)
+    breaks = draw(st.sampled_from(["", "", "", "early"]))
+    return Act(draw(st.sampled_from(["n1", "n1", "n2"])), [call], restarts, breaks)
 
 
 HISTORIES = st.lists(st.lists(acts(), min_size=1, max_size=2), min_size=3, max_size=9)
@@ -164,7 +168,7 @@ def readings(draw: st.DrawFn, steps: list[Step]) -> tuple[Step, dict[str, bytes]
 def test_a_load_of_any_mixture_and_the_log_are_the_history(
     history: list[list[Act]], rounds: list[Round], data: st.DataObject
 ) -> None:
-    """Values, timestamps, slots, and what ids mean; or the log says that it begins too late."""
+    """Values, timestamps, slots, what ids mean and since when; or the log begins too late."""
     batches, model = chunks_of(history), Model()
     schedulers = Schedulers(batches)
     for one in rounds:
@@ -239,3 +243,29 @@ def test_ids_are_forgotten_with_the_log_that_needs_them() -> None:
     assert schedulers.steps[-1].cut > 2
     ids = [name for name in schedulers.steps[-1].fields if ":d:" in name]
     assert ids == [f"t:{table.kind}:d:2:n1"]
+
+
+def test_ids_are_known_from_the_batch_on_that_defined_them() -> None:
+    """Who loads what a scheduler wrote ahead refuses the same chunks, wherever the log begins."""
+    table, offsets = TABLES[0], range(1, 7)
+
+    def act(key: int, breaks: str = "") -> list[Act]:
+        return [Act("n1", [Call(OP_SET, table, [key], [key], None, again=False)], breaks=breaks)]
+
+    batches = chunks_of([act(1), act(9, "early"), act(2), act(9, "early"), act(3), act(4)])
+    writer = ShardTables(tracks=True)
+    faults = [
+        writer.apply(chunk, offset).fault for offset, (chunk,) in zip(offsets, batches, strict=True)
+    ]
+    assert list(map(bool, faults)) == [False, True, False, True, False, False]
+    for cut in (0, 2, 3, 5):
+        # No reader begins before the log does.
+        ((_, _, ids),) = writer.tables[table].producers()
+        ids.forget_counts(cut)
+        for position in range(cut, 6):
+            reader = ShardTables.loaded(dict(writer.changed_fields(6)), position)
+            for offset in offsets[position:]:
+                (chunk,) = batches[offset - 1]
+                assert reader.apply(chunk, offset).fault == faults[offset - 1]
+            assert told(reader) == told(writer)
+    assert ids.counts == [(3, 5), (4, 6)]

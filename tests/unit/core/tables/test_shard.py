@@ -18,7 +18,6 @@ from broker.core.tables.table import Table
 from broker.model import ABSENT
 from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import MAX_TABLES
-from broker.protocol.fields import unpack_table_field
 from broker.protocol.messages import (
     Batch,
     Chunk,
@@ -30,6 +29,7 @@ from broker.protocol.messages import (
     TableRun,
 )
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_RECORDS, OP_SET
+from broker.protocol.table_fields import unpack_table_field
 from tests.unit.exactness import exact
 from tests.unit.table_model import HISTORIES, Act, Model, chunks_of, packed, told
 
@@ -104,7 +104,7 @@ def test_what_a_scheduler_writes_is_what_it_holds(history: list[list[Act]]) -> N
         assert told(loaded) == told(writer)
         assert loaded.differences(writer) == []
     if offset:
-        offsets = {unpack_table_field(one)[0] for one in fields.values()}
+        offsets = {unpack_table_field(*one)[0] for one in fields.items()}
         assert offsets <= {*range(1, offset + 1)}
 
 
@@ -239,10 +239,15 @@ def test_ids_belong_to_their_node_and_table(tables: ShardTables) -> None:
         [set_ids(IdRange(1, 2), 9, 9)],
         [set_ids([0], 9), define(3, "far")],
         [define(2, "c"), set_ids([0, 3], 9, 9)],
-        [define(0), set_ids([0], 9)],
+        [define(0, "a", "c")],
+        [define(1, "b", "c", "d"), define(0, "a", "b", "c", "c")],
+        [define(2, "c"), define(2, "a")],
         [run(OP_SET, F64, [1], [9]), set_ids([1 << 31], 9)],
     ],
-    ids=["id", "range", "hole", "behind the define", "after their end", "another table's part"],
+    ids=[
+        *("id", "range", "hole", "behind the define", "another key", "another key of the chunk"),
+        *("another key at once", "another table's part"),
+    ],
 )
 def test_an_id_that_is_not_defined_spoils_the_whole_part(
     tables: ShardTables, bad: list[TableOp]
@@ -462,14 +467,13 @@ def test_a_shard_has_no_more_tables_than_its_limit() -> None:
 
 
 def test_readers_that_loaded_refuse_the_same_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the full state is ahead of its position, or if a table without keys was ended."""
+    """Also if the full state is ahead of its position."""
     limit = 24
     monkeypatch.setattr(shard, "MAX_TABLES", limit)
     writer, fields = ShardTables(tracks=True), dict[str, bytes]()
     history = [
         *([one_row(number)] for number in range(limit - 1)),
         [one_row(9001), one_row(9002)],
-        [TableDefine(TableKey("none", "str-f64"), 0, [])],
         [one_row(9001)],
         [one_row(9004)],
     ]
