@@ -266,11 +266,11 @@ class Sender:
                 await self._session.commands.leave(keys, self.node, lane.incarnation, self._token)
 
     async def _send_lane(self, shard: int) -> None:
-        """Send one shard's chunks in order, until the producer is closed."""
+        """Send one shard's chunks in order, until the producer is closed, or fenced anywhere."""
         wake, pause, asked = self._wakes[shard], 0.0, clock.now()
         retry = Backoff(RETRY_FIRST, RETRY_MAX)
         is_overwritten = False
-        while True:
+        while self.stopped is None:
             wake.clear()
             wait = None
             try:
@@ -447,6 +447,8 @@ class Sender:
         self.stopped = error
         self.buffer.shut()
         log.error("producer_stopped node=%s error=%s", self.node, error)
+        # The tasks of the other shards, so that they end, too.
+        self.wake_all()
         self.progress.set()
 
 

@@ -23,7 +23,7 @@ from broker import (
     UnsupportedServerError,
 )
 from broker.backend import connections
-from broker.protocol.names import config_key
+from broker.protocol.names import ShardKeys, config_key
 from broker.runtime.processes import tied
 from broker.testing.server import Server, find_binary, free_port
 from broker.testing.waiting import eventually
@@ -205,6 +205,18 @@ def test_another_shard_count(
     with Replica(server.url, namespace=namespace, shards=3) as replica:
         replica.wait_live(10)
         assert len(replica.positions) == 3
+
+
+def test_the_shard_count_of_the_namespace_is_adopted(
+    server: Server, namespace: str, raw: redis.Redis, serving: NewServing
+) -> None:
+    """A producer without a number of its own uses that of whoever made the namespace."""
+    serving(server.url, namespace, shards=3)
+    with Producer(server.url, namespace=namespace, node="n") as producer:
+        producer.set_many({f"k{n}": n for n in range(60)})
+        producer.flush(10)
+    assert raw.hget(config_key(namespace), "shards") == b"3"
+    assert all(raw.hexists(ShardKeys.of(namespace, shard, 3).writers, "n") for shard in range(3))
 
 
 @FACES

@@ -247,6 +247,22 @@ def test_an_idle_producer_detects_that_its_name_was_taken(
         producer.close()
 
 
+def test_a_fenced_producer_sends_nothing_more_in_any_shard(
+    server: Server, namespace: str, raw: redis.Redis
+) -> None:
+    """Not even the probe, in shards where nobody took its name."""
+    producer = Producer(server.url, namespace=namespace, node="n", shards=2)
+    producer.set_many({f"k{n}": n for n in range(20)})
+    producer.flush(10)
+    sender = producer._engine.sender
+    keys = ShardKeys.of(namespace, 0, 2)
+    raw.hset(keys.writers, "n", "99999999999999 fedcba9876543210 1 1")
+    eventually(lambda: sender.stopped is not None, 5)
+    eventually(lambda: all(task.done() for task in sender._tasks), 5)
+    with pytest.raises(FencedError, match="'n'"):
+        producer.close()
+
+
 def test_a_lost_reply_counts_once(server: Server, namespace: str, serving: NewServing) -> None:
     """A chunk whose reply was lost is sent again and counts once."""
     serving(server.url, namespace)

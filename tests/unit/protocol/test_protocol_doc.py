@@ -27,9 +27,11 @@ from broker.backend.acl import (
     SUBSCRIBER,
 )
 from broker.backend.commands import NAMES, source
+from broker.config import SETTINGS
 from broker.core.shard import ShardState
 from broker.core.tables.index import SPREAD, shards_of_numbers
 from broker.core.transitions import TRANSITIONS, Event
+from broker.engine.sender import RETRY_FIRST, RETRY_MAX
 from broker.errors import DecodeError
 from broker.model import Status
 from broker.protocol import constants, operations
@@ -470,6 +472,14 @@ def test_later_elements_of_a_packet_are_ignored(name: str) -> None:
     fields = [*unpack(dump(name)), "later"]
     data = batch_of(fields) if name == "batch" else msgpack.packb(fields)
     assert decode_packet(data) == PACKETS[name]
+
+
+def test_the_limits_to_recommend_are_the_defaults() -> None:
+    """A client in another language that takes them behaves as ours."""
+    (text,) = re.findall(r"\*\*Limits to recommend\.\*\* (.+?)\n\n", DOC, re.DOTALL)
+    names = ("chunk_bytes", "buffer_bytes", "keep_seconds", "keep_bytes", "pending_bytes")
+    sizes = [float(number) for number in re.findall(r"\d+", text)]
+    assert sizes == [*(SETTINGS[name].default for name in names), 1e3 * RETRY_FIRST, RETRY_MAX]
 
 
 # -- packets and phases ---------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The test vectors of `broker/PROTOCOL.json`: read, and made into what they stand for.
 
-The forms are those of section 11 of PROTOCOL.md. Nothing here uses a decoder of the product.
+The forms are those of section 12 of PROTOCOL.md. Nothing here uses a decoder of the product.
 """
 
 from __future__ import annotations
