@@ -128,7 +128,11 @@ class EmbeddedError(BackendError):
 
 
 class NamespaceMismatchError(BrokerError):
-    """The namespace was made with another protocol version or shard count; nothing was changed."""
+    """The namespace does not fit this program; nothing was changed.
+
+    It was made with another protocol version or shard count, or has a feature word that this
+    release does not know.
+    """
 
 
 class FencedError(BrokerError):

@@ -51,7 +51,12 @@ def cases(namespace: str, keys: ShardKeys, node: str) -> Iterator[Case]:
     """Yield every damage of a namespace of one shard that one node writes to."""
     yield from _of_types(namespace, keys, node)
     yield from _of_fields(keys.meta, (*META_IDS, *META_NUMBERS, f"n:{node}"))
-    yield from _of_fields(config_key(namespace), ("protocol", "shards", "created"))
+    config = config_key(namespace)
+    yield from _of_fields(config, ("protocol", "shards", "created"))
+    # The other values are words: whoever writes one makes another namespace of it.
+    for way in ("float", "binary", "long"):
+        yield Case(f"config features {way}", _hset(config, "features", VALUES[way]))
+    yield Case("config features missing", lambda raw: raw.hdel(config, "features"))
     yield from _of_fields(keys.writers, (node,), with_missing=False)
     yield from _of_fields(keys.workers, ("somebody",), with_missing=False)
     for way, value in VALUES.items():

@@ -11,7 +11,15 @@ from redis.asyncio.client import Pipeline
 from broker.backend import page_sizes
 from broker.backend.connections import translated
 from broker.backend.reads import at_one_moment
-from broker.backend.stored import id_of, is_asked, made_as, number, number_or_none, writer_record
+from broker.backend.stored import (
+    MadeAs,
+    id_of,
+    is_asked,
+    made_as,
+    number,
+    number_or_none,
+    writer_record,
+)
 from broker.backend.topology import Client
 from broker.errors import ConnectError, DamagedError, DecodeError
 from broker.protocol.digest import Digest
@@ -48,11 +56,12 @@ class LogPage:
     entries: list[LogEntry]
 
 
-async def config(client: Client, namespace: str) -> tuple[int, int] | None:
-    """Return (protocol version, shards) of a namespace; None if it does not exist."""
+async def config(client: Client, namespace: str) -> MadeAs | None:
+    """Return how a namespace was made; None if it does not exist."""
+    key = config_key(namespace)
     async with translated("reading the namespace"):
-        found = await client.hmget(config_key(namespace), ["protocol", "shards"])
-    return made_as(config_key(namespace), found[0], found[1])  # type: ignore[arg-type]
+        found: list[Any] = await client.hmget(key, ["protocol", "shards", "features"])
+    return made_as(key, *found)
 
 
 async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> LogPage:

@@ -11,9 +11,11 @@ from broker.backend.commands import Commands
 from broker.backend.connections import Connections, attached
 from broker.backend.credentials import Credentials
 from broker.backend.preflight import check_servers, is_cluster, of_cluster
+from broker.backend.stored import MadeAs
 from broker.backend.urls import chosen_url, has_login
 from broker.errors import BackendError, ConfigError, NamespaceMismatchError
 from broker.protocol.constants import PROTOCOL_VERSION
+from broker.protocol.features import NEW_FEATURES, text_of
 from broker.protocol.names import ShardKeys
 from broker.runtime.forks import ForkGuard
 from broker.runtime.home_loop import HomeLoop
@@ -48,6 +50,7 @@ class Session:
         self.guard = ForkGuard(what, self)
         self.home = HomeLoop(what)
         self.expected_shards = shards
+        self._features: tuple[str, ...] | None = None
         self.connections = Connections("")
         self.server: dict[str, Any] = {}
         self.keys: list[ShardKeys] = []
@@ -115,11 +118,15 @@ class Session:
         """Create the namespace if it is new, else check that it fits.
 
         Raises:
-            NamespaceMismatchError: it has another shard count or protocol version.
+            NamespaceMismatchError: it has another shard count or protocol version, or a
+                feature word that this release does not know.
         """
         shards = self.expected_shards or 1
-        found = await self.commands.join(self.namespace, PROTOCOL_VERSION, shards)
-        self._use_namespace(*found)
+        # Also where Redis was wiped meanwhile: made again with the words that it had.
+        features = NEW_FEATURES if self._features is None else self._features
+        self._use_namespace(
+            await self.commands.join(self.namespace, PROTOCOL_VERSION, shards, features)
+        )
 
     async def try_join(self) -> bool:
         """Join the namespace without creating it; false if it does not exist.
@@ -130,14 +137,18 @@ class Session:
         found = await queries.config(self.client, self.namespace)
         if found is None:
             return False
-        self._use_namespace(*found)
+        self._use_namespace(found)
         return True
 
-    def _use_namespace(self, protocol: int, shards: int) -> None:
-        if protocol != PROTOCOL_VERSION:
+    def _use_namespace(self, made: MadeAs) -> None:
+        if reason := made.refusal():
+            raise NamespaceMismatchError(f"namespace {self.namespace!r} {reason}")
+        shards = made.shards
+        if self._features not in (None, made.features):
             raise NamespaceMismatchError(
-                f"namespace {self.namespace!r} has protocol version {protocol}, this release has "
-                f"version {PROTOCOL_VERSION}; use a release with that version, or another namespace"
+                f"namespace {self.namespace!r} was made again with the words "
+                f"{text_of(made.features) or 'none'}, not {text_of(self._features or ()) or 'none'}"
+                "; start again to use these"
             )
         if self.expected_shards not in (None, shards):
             raise NamespaceMismatchError(
@@ -146,8 +157,8 @@ class Session:
                 "another namespace, or make it again without what it holds: `statebroker repair "
                 f"--shards {self.expected_shards} --delete-content`"
             )
-        # From now on another count means that the namespace was deleted and created again.
-        self.expected_shards = shards
+        # From now on others mean that the namespace was deleted and created again.
+        self.expected_shards, self._features = shards, made.features
         self.keys = [ShardKeys.of(self.namespace, shard, shards) for shard in range(shards)]
 
     async def close(self) -> None:

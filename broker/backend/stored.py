@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from broker.errors import DamagedError
-from broker.protocol.constants import MAX_SHARDS, NO_ID
+from broker.protocol.constants import MAX_SHARDS, NO_ID, PROTOCOL_VERSION
+from broker.protocol.features import unknown_in, words_in
 from broker.protocol.names import is_name
 from broker.protocol.refusal import shown
 
@@ -90,11 +91,43 @@ def node_name(name: bytes) -> str | None:
     return text if is_name(text) else None
 
 
-def made_as(key: str, protocol: bytes | None, shards: bytes | None) -> tuple[int, int] | None:
-    """Return (protocol version, shards) of a namespace; None if it does not exist.
+class MadeAs(NamedTuple):
+    """How a namespace was made.
+
+    Attributes:
+        protocol: its protocol version.
+        shards: how many it has.
+        features: its feature words; empty if another version made it, whose words nobody knows.
+    """
+
+    protocol: int
+    shards: int
+    features: tuple[str, ...] = ()
+
+    def refusal(self) -> str:
+        """Return why this program must not use the namespace, and the fix; empty if it may."""
+        if self.protocol != PROTOCOL_VERSION:
+            return (
+                f"has protocol version {self.protocol}, this release has version "
+                f"{PROTOCOL_VERSION}; use a release with that version, or another namespace"
+            )
+        unknown = unknown_in(self.features)
+        if not unknown:
+            return ""
+        words, them = ("word", "it") if len(unknown) == 1 else ("words", "them")
+        return (
+            f"needs the feature {words} {', '.join(unknown)}, which this release does not know; "
+            f"use a release that knows {them}, or another namespace"
+        )
+
+
+def made_as(
+    key: str, protocol: bytes | None, shards: bytes | None, features: bytes | None
+) -> MadeAs | None:
+    """Return how a namespace was made; None if it does not exist.
 
     Raises:
-        DamagedError: one of them is missing or not such a number.
+        DamagedError: protocol or shards is missing or not such a number, features are no words.
     """
     if not protocol and not shards:
         return None
@@ -108,4 +141,13 @@ def made_as(key: str, protocol: bytes | None, shards: bytes | None) -> tuple[int
                 f"{field} is {shown(value or None)}, not a number from 1 to {most}",
                 fix="run `statebroker repair --shards N` with the number it was made with",
             )
-    return int(protocol or 0), int(shards or 0)
+    if int(protocol or 0) != PROTOCOL_VERSION:
+        return MadeAs(int(protocol or 0), int(shards or 0))
+    words = words_in(features or b"")
+    if words is None:
+        raise DamagedError(
+            key,
+            f"features is {shown(features)}, not words in alphabetical order",
+            fix="run `statebroker repair --shards N` with the number it was made with",
+        )
+    return MadeAs(PROTOCOL_VERSION, int(shards or 0), words)

@@ -16,7 +16,7 @@ from broker.backend.examination import examine, examine_namespace
 from broker.backend.mending import mend
 from broker.backend.session import Session
 from broker.backend.stored import node_name
-from broker.errors import BrokerError, ConnectError
+from broker.errors import BrokerError, ConnectError, NamespaceMismatchError
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.fields import unpack_fields
 from broker.protocol.names import ShardKeys, config_key
@@ -71,6 +71,7 @@ async def repair(
 
     Raises:
         BrokerError: the number of shards is needed, or does not fit what is there.
+        NamespaceMismatchError: this release must not use the namespace.
         BackendError: Redis failed; call it again.
     """
     session = Session(url, namespace, None)
@@ -100,7 +101,9 @@ async def _repair_namespace(
     client, key = session.client, config_key(session.namespace)
     found = await examine_namespace(client, session.namespace)
     made = None if found else await queries.config(client, session.namespace)
-    if shards is None or (made is not None and made[1] == shards):
+    if made is not None and (reason := made.refusal()):
+        raise NamespaceMismatchError(f"namespace {session.namespace!r} {reason}")
+    if shards is None or (made is not None and made.shards == shards):
         if found:
             raise BrokerError(
                 f"{found[0].what}: nothing else tells the number; a running worker's log does"
@@ -108,21 +111,24 @@ async def _repair_namespace(
         return []
     done = []
     if made is not None:
-        old = [ShardKeys.of(session.namespace, number, made[1]) for number in range(made[1])]
+        old = [
+            ShardKeys.of(session.namespace, number, made.shards) for number in range(made.shards)
+        ]
         used = [keys for keys in old if await _has_history(session, keys)]
         wanted = ShardKeys.of(session.namespace, 0, shards)
         if deletes_content:
             done += [await _delete(session, keys) for keys in old]
         elif used and not await _has_history(session, wanted):
             raise BrokerError(
-                f"namespace {session.namespace!r} holds data in {made[1]} shards, which {shards} "
-                "shards would hide: use another namespace, or stop its producers and add "
+                f"namespace {session.namespace!r} holds data in {made.shards} shards, which "
+                f"{shards} shards would hide: use another namespace, or stop its producers and add "
                 "--delete-content"
             )
     async with translated("writing the namespace"):
         pipe = client.pipeline(transaction=True)
         pipe.delete(key)
-        pipe.hset(key, mapping={"protocol": PROTOCOL_VERSION, "shards": shards, "created": 0})
+        again = {"protocol": PROTOCOL_VERSION, "shards": shards, "created": 0, "features": ""}
+        pipe.hset(key, mapping=again)  # type: ignore[arg-type]
         await pipe.execute()
     return [*done, f"{key} says {shards} shards again"]
 

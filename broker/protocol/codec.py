@@ -42,7 +42,7 @@ from broker.protocol.messages import (
     TableOp,
     Value,
 )
-from broker.protocol.operations import OPERATIONS, Column
+from broker.protocol.operations import OPERATIONS, Column, unknown_operation
 from broker.protocol.refusal import refuses, shown
 from broker.protocol.sums import ANY_CHECK, check_of_head, check_sealed, sealed
 from broker.protocol.table_codec import checked_part, packed_part
@@ -170,11 +170,11 @@ def _checked_run(run: Any) -> Run:
     if type(run) is not list or len(run) < RUN_FIELDS:
         raise DecodeError("run is not an array of at least 4")
     op, keys, values, timestamps = run[:RUN_FIELDS]
-    if type(keys) is not list or not keys:
-        raise DecodeError(_NO_KEYS)
     known = OPERATIONS.get(op) if type(op) is int else None
     if known is None:
-        raise DecodeError(f"unknown operation {shown(op)}")
+        raise DecodeError(unknown_operation(op))
+    if type(keys) is not list or not keys:
+        raise DecodeError(_NO_KEYS)
     if known.column is Column.NOTHING:
         if values is not None:
             raise DecodeError(f"{known.name} run with values")

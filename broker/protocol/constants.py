@@ -6,6 +6,9 @@ from typing import Final
 
 PROTOCOL_VERSION: Final = 3
 
+# The feature words of this version. `protocol/features.py` says which are built.
+FEATURES: Final = ("compress", "conditions", "leases", "revisions", "ttl")
+
 # Kinds of packets on the channel of a shard (second element of every packet).
 KIND_BATCH: Final = 1
 KIND_HEARTBEAT: Final = 2

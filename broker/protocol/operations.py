@@ -15,11 +15,21 @@ from operator import is_
 from typing import Any, Final, Literal, TypeAlias
 
 from broker.protocol.constants import INT_MAX, INT_MIN
+from broker.protocol.refusal import shown
 
 # Codes of the operations of a run ...
 OP_SET: Final = 1
 OP_DELETE: Final = 2
 OP_INCREMENT: Final = 3
+# ... reserved ones, with the feature word each of them needs: version 3 will have them ...
+RESERVED: Final[Mapping[int, tuple[str, str]]] = {
+    4: ("touch", "ttl"),
+    5: ("persist", "ttl"),
+    6: ("create", "conditions"),
+    7: ("replace", "conditions"),
+    8: ("cas", "conditions"),
+    9: ("block", "conditions"),
+}
 # ... and of parts that only tables have.
 OP_DEFINE: Final = 4
 OP_RECORDS: Final = 5
@@ -207,6 +217,14 @@ TABLE_PARTS: Final[Mapping[int, TablePart]] = {
         ),
     )
 }
+
+
+def unknown_operation(code: Any) -> str:
+    """Return the fault of a run with an operation that is not in the table."""
+    if type(code) is not int or code not in RESERVED:
+        return f"unknown operation {shown(code)}"
+    name, word = RESERVED[code]
+    return f"operation {code} ({name}) needs the word {word}, which this program does not know"
 
 
 def op_of_part(code: int) -> Op:

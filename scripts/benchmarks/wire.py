@@ -125,7 +125,7 @@ class Wire:
 
 def open_nodes(wire: Wire, nodes: Sequence[str]) -> list[int]:
     """Create the namespace if necessary, open these nodes, and return their incarnations."""
-    wire.run("join", [config_key(NAMESPACE)], PROTOCOL_VERSION, 1)
+    wire.run("join", [config_key(NAMESPACE)], PROTOCOL_VERSION, 1, "")
     wire.load("append")
     keys = [KEYS.meta, KEYS.writers]
     return [int(wire.run("open", keys, node, "", SIGN, 0, 0, EPOCH)[1]) for node in nodes]

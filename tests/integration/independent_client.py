@@ -110,8 +110,8 @@ class Writer:
 
     def join(self, shards: int) -> int:
         """Create the namespace if it is absent; return how many shards it has."""
-        version, count, _ = self.call("join", [self.config], VERSION, shards)
-        assert version == b"3"
+        version, count, _, words = self.call("join", [self.config], VERSION, shards, "")
+        assert (version, words) == (b"3", b"")
         return int(count)
 
     def open(self, shard: int, incarnation: Any, chunk: int, deltas: int) -> int:
@@ -573,7 +573,9 @@ class Reader:
     def __init__(self, client: Any, path: Path, user: str, namespace: str, bound: float) -> None:
         self.client, self.bound = client, bound
         self._login = (path, user)
-        _, shards = client.hmget(f"sb:{{{namespace}}}:config", "protocol", "shards")
+        config = f"sb:{{{namespace}}}:config"
+        version, shards, words = client.hmget(config, "protocol", "shards", "features")
+        assert (version, words) == (b"3", b"")
         prefixes = [prefix_of(namespace, n, int(shards)) for n in range(int(shards))]
         self.shards = [Follower(prefix, n, bound) for n, prefix in enumerate(prefixes)]
         self.by_channel = {f"{one.prefix}live".encode(): one for one in self.shards}

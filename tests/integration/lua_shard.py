@@ -159,9 +159,9 @@ class Shard:
 
     # -- the commands -----------------------------------------------------------------------------
 
-    def join(self, protocol: int = 2, shards: int = 1) -> Any:
+    def join(self, protocol: int = 3, shards: int = 1, features: str = "") -> Any:
         """Create the namespace, or read its settings."""
-        return self.call("join", [self.config], protocol, shards)
+        return self.call("join", [self.config], protocol, shards, features)
 
     def open(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from workers.doctor.access import assess_access
-from workers.doctor.deployment import assess_deployment, assess_settings
+from workers.doctor.deployment import assess_deployment, assess_namespace, assess_settings
 from workers.doctor.model import Facts, Finding, SentinelFacts, Severity, Survey
 from workers.doctor.server import assess_server
 from workers.doctor.survey import survey
@@ -26,6 +26,7 @@ def assess(survey: Survey, staleness_bound: float) -> list[Finding]:
             shared.setdefault(finding, []).append(facts.at)
     return [
         *assess_deployment(survey),
+        *assess_namespace(survey),
         *assess_settings(survey, staleness_bound),
         *(
             replace(finding, servers=tuple(at for at in servers if at))

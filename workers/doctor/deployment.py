@@ -31,6 +31,19 @@ def assess_deployment(survey: Survey) -> list[Finding]:
     return []
 
 
+def assess_namespace(survey: Survey) -> Iterator[Finding]:
+    """Return why this release cannot use the namespace; nothing if it can."""
+    if survey.refusal:
+        seen, _, fix = survey.refusal.rpartition("; ")
+        yield Finding(
+            "namespace",
+            ERROR,
+            seen,
+            "producers, workers and replicas of this release refuse it",
+            fix,
+        )
+
+
 def assess_settings(survey: Survey, staleness_bound: float) -> Iterator[Finding]:
     """Return how settings of running workers do not fit a replica's bound; none if they do."""
     for fault in unfit(survey.heartbeat_s, survey.max_age_s, staleness_bound):

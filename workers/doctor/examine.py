@@ -18,7 +18,7 @@ from broker.backend.replies import DrainLimits
 from broker.backend.stored import number_or_none
 from broker.backend.topology import Client
 from broker.backend.urls import has_login
-from broker.errors import BackendError
+from broker.errors import BackendError, DamagedError
 from broker.protocol.names import ShardKeys, config_key
 from workers.doctor.model import Facts
 from workers.doctor.rights import NOOP_SCRIPT, find_rights, rights_of
@@ -150,13 +150,21 @@ async def _script_error(client: Client) -> str | None:
     return None
 
 
-async def shards_of(client: Client, namespace: str) -> int:
-    """Return how many shards a namespace has; 1 if it does not exist or may not be read."""
+async def made_as(client: Client, namespace: str) -> tuple[int, str]:
+    """Return (shards of a namespace, why it cannot be used and the fix, or "").
+
+    One shard if it does not exist or may not be read.
+    """
     try:
         found = await queries.config(client, namespace)
+    except DamagedError as error:
+        return 1, str(error)
     except BackendError:
-        return 1
-    return found[1] if found else 1
+        return 1, ""
+    if found is None:
+        return 1, ""
+    reason = found.refusal()
+    return found.shards, reason and f"namespace {namespace!r} {reason}"
 
 
 async def rhythm(client: Client, namespace: str, shards: int) -> tuple[float, float]:

@@ -142,6 +142,7 @@ class Survey:
         unreachable: why the servers could not be listed; then there are none.
         heartbeat_s: longest heartbeat interval of a shard's workers; 0: not known.
         max_age_s: longest age threshold of a shard; 0: not known.
+        refusal: why this release cannot use the namespace, and the fix; empty if it can.
     """
 
     url: str
@@ -151,3 +152,4 @@ class Survey:
     unreachable: str | None = None
     heartbeat_s: float = 0.0
     max_age_s: float = 0.0
+    refusal: str = ""

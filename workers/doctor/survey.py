@@ -17,7 +17,7 @@ from broker.backend.preflight import is_cluster, of_cluster
 from broker.backend.urls import Address, RedisURL, read_url, redacted
 from broker.errors import BackendError
 from broker.protocol.names import ShardKeys
-from workers.doctor.examine import allowed, examine, rates, rhythm, shards_of
+from workers.doctor.examine import allowed, examine, made_as, rates, rhythm
 from workers.doctor.model import Facts, SentinelFacts, Survey
 
 
@@ -64,8 +64,11 @@ async def _surveyed(url: str, asked: Facts, seconds: float) -> Survey:
             if place.kind == "single":
                 if is_cluster(await allowed(client, "INFO", "server") or {}):
                     return await _surveyed(of_cluster(url), asked, seconds)
-                shards = await shards_of(client, asked.namespace)
+                shards, refusal = await made_as(client, asked.namespace)
                 server = await examine(client, url, asked, shards)
+                if refusal:
+                    # Nothing is read of a namespace whose form is not known.
+                    return replace(found, servers=(server,), refusal=refusal)
                 rate = sum(await rates(client, asked.namespace, shards, seconds))
                 heartbeat, max_age = await rhythm(client, asked.namespace, shards)
                 server = replace(server, published_bytes_per_s=rate)
@@ -76,11 +79,14 @@ async def _surveyed(url: str, asked: Facts, seconds: float) -> Survey:
                 expected = await _watched(found.sentinels, connections)
         servers = [replace(asked, at=at, **known) for at, known in expected.items()]
         examined = await _all(place, servers, connections, seconds)
+        heartbeat = max_age = 0.0
         try:
-            shards = await shards_of(client, asked.namespace)
-            heartbeat, max_age = await rhythm(client, asked.namespace, shards)
+            shards, refusal = await made_as(client, asked.namespace)
+            found = replace(found, refusal=refusal)
+            if not refusal:
+                heartbeat, max_age = await rhythm(client, asked.namespace, shards)
         except (BackendError, RedisError, OSError):
-            heartbeat = max_age = 0.0
+            pass
         return replace(found, servers=examined, heartbeat_s=heartbeat, max_age_s=max_age)
     except BackendError as error:
         return replace(found, unreachable=str(error))
@@ -97,8 +103,9 @@ async def _all(
     try:
         client = connections.commands()
         async with translated("measuring", connections.name):
-            shards = await shards_of(client, namespace)
-            for shard, rate in enumerate(await rates(client, namespace, shards, seconds)):
+            shards, refusal = await made_as(client, namespace)
+            found_rates = [] if refusal else await rates(client, namespace, shards, seconds)
+            for shard, rate in enumerate(found_rates):
                 meta = ShardKeys.of(namespace, shard, shards).meta
                 published[str(await connections.directory.owner(meta))] += int(rate)
     except BackendError:

@@ -6,12 +6,15 @@ of its Lua file in terms of Redis.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from broker.backend.commands.flush import FlushCommands
 from broker.backend.commands.producer import ProducerCommands, fenced_error
 from broker.backend.commands.reader import ReaderCommands
 from broker.backend.commands.scripts import NAMES, READERS, source
 from broker.backend.commands.snapshot import SnapshotCommands, lease_lost_error
-from broker.backend.stored import made_as
+from broker.backend.stored import MadeAs, made_as
+from broker.protocol.features import text_of
 from broker.protocol.names import config_key
 
 __all__ = ["NAMES", "READERS", "Commands", "fenced_error", "lease_lost_error", "source"]
@@ -25,12 +28,16 @@ class Commands(ProducerCommands, FlushCommands, SnapshotCommands, ReaderCommands
         publish: "PUBLISH", or "SPUBLISH" on a Cluster.
     """
 
-    async def join(self, namespace: str, protocol: int, shards: int) -> tuple[int, int]:
-        """Create the namespace if it is new; return its (protocol version, shards).
+    async def join(
+        self, namespace: str, protocol: int, shards: int, features: Sequence[str]
+    ) -> MadeAs:
+        """Create the namespace if it is new; return how it was made.
 
         Raises:
             DamagedError: they cannot be read.
         """
-        found = await self.run("join", [config_key(namespace)], protocol, shards)
+        key = config_key(namespace)
+        found = await self.run("join", [key], protocol, shards, text_of(features))
         # Never None: a new namespace has what was given.
-        return made_as(config_key(namespace), found[0], found[1]) or (protocol, shards)
+        made = made_as(key, found[0], found[1], found[3])
+        return made or MadeAs(protocol, shards, tuple(features))

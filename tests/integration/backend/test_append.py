@@ -23,11 +23,24 @@ def shard(server: Server, namespace: str) -> Iterator[Shard]:
 
 def test_join_makes_a_namespace_once(shard: Shard) -> None:
     """The first caller decides; later callers get its values, whatever values they pass."""
-    protocol, shards, created = shard.join(1, 4)
-    assert (protocol, shards) == (b"1", b"4")
+    protocol, shards, created, features = shard.join(1, 4, "leases ttl")
+    assert (protocol, shards, features) == (b"1", b"4", b"leases ttl")
     assert abs(int(created) - shard.now()) < 10_000
-    assert shard.join(2, 16) == [b"1", b"4", created]
-    assert shard.hashes() == {"protocol": b"1", "shards": b"4", "created": created}
+    assert shard.join(2, 16, "compress") == [b"1", b"4", created, b"leases ttl"]
+    assert shard.hashes() == {
+        "protocol": b"1",
+        "shards": b"4",
+        "created": created,
+        "features": b"leases ttl",
+    }
+
+
+def test_a_namespace_without_words_is_plain(shard: Shard) -> None:
+    """Nobody asked for words, or the field is not there: both are the empty text."""
+    created = shard.join(3, 1)[2]
+    assert shard.join(3, 1, "ttl") == [b"3", b"1", created, b""]
+    shard.admin.hdel(shard.config, "features")
+    assert shard.join(3, 1, "ttl") == [b"3", b"1", created, b""]
 
 
 def test_open_gives_a_new_incarnation_or_takes_the_callers(shard: Shard) -> None:

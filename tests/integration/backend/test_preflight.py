@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import time
@@ -23,6 +24,9 @@ from broker import (
     UnsupportedServerError,
 )
 from broker.backend import connections
+from broker.backend.session import Session
+from broker.errors import DamagedError
+from broker.protocol import features
 from broker.protocol.names import ShardKeys, config_key
 from broker.runtime.processes import tied
 from broker.testing.server import Server, find_binary, free_port
@@ -229,6 +233,75 @@ def test_another_protocol_version(
     assert "has protocol version 2, this release has version 3" in said
     found: Any = raw.hgetall(config_key(namespace))
     assert found == {b"protocol": b"2", b"shards": b"1", b"created": b"0"}
+
+
+@FACES
+@pytest.mark.parametrize("words", ["ttl", "compress ttl", "2031_later-on"])
+def test_a_namespace_with_an_unknown_word(
+    face: Face, words: str, server: Server, raw: redis.Redis, namespace: str
+) -> None:
+    """Reserved or of a later release: refused by name; nothing is written."""
+    named = f"{'words' if ' ' in words else 'word'} {words.replace(' ', ', ')}"
+    made = {b"protocol": b"3", b"shards": b"1", b"created": b"0", b"features": words.encode()}
+    raw.hset(config_key(namespace), mapping=made)  # type: ignore[arg-type]
+    told = refusal(face, server.url, namespace, NamespaceMismatchError)
+    assert f"{namespace!r} needs the feature {named}, which this release does not know; use" in told
+    assert raw.hgetall(config_key(namespace)) == made
+    assert raw.keys(f"sb:{{{namespace}*") == [config_key(namespace).encode()]
+
+
+@FACES
+@pytest.mark.parametrize(
+    "text", [b"TTL", b"ttl  x", b" ", b"ttl compress", b"ttl ttl", b"\xff", b"a" * 1025]
+)
+def test_words_that_cannot_be_read(
+    face: Face, text: bytes, server: Server, raw: redis.Redis, namespace: str
+) -> None:
+    """They are damaged, which is said by name; nobody guesses that there are none."""
+    made = {b"protocol": b"3", b"shards": b"1", b"created": b"0", b"features": text}
+    raw.hset(config_key(namespace), mapping=made)  # type: ignore[arg-type]
+    told = refusal(face, server.url, namespace, DamagedError)
+    assert f"{config_key(namespace)} is damaged: features is " in told
+    assert raw.keys(f"sb:{{{namespace}*") == [config_key(namespace).encode()]
+
+
+@FACES
+def test_a_namespace_without_words(
+    face: Face, server: Server, raw: redis.Redis, namespace: str, serving: NewServing
+) -> None:
+    """An absent field and an empty one are the same: a plain namespace."""
+    serving(server.url, namespace)
+    for way in (raw.hdel, lambda key, field: raw.hset(key, field, "")):
+        way(config_key(namespace), "features")
+        opened = _opened(face, server.url, namespace)
+        (opened.stop if face is Serving else opened.close)()
+
+
+def test_who_joined_makes_a_namespace_again_with_its_words(
+    server: Server, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a FLUSHALL it has the words that it had; one with other words is refused."""
+    monkeypatch.setattr(features, "KNOWN_FEATURES", frozenset({"leases", "ttl"}))
+    config = config_key(namespace)
+    raw.hset(config, mapping={"protocol": 3, "shards": 2, "created": 0, "features": "ttl"})
+
+    async def joins_again() -> None:
+        session = Session(server.url, namespace, None)
+        try:
+            await session.connect()
+            await session.create_or_join()
+            raw.delete(config)
+            await session.create_or_join()
+            assert raw.hmget(config, "shards", "features") == [b"2", b"ttl"]
+            raw.hset(config, "features", "leases ttl")
+            with pytest.raises(
+                NamespaceMismatchError, match=r"the words leases ttl, not ttl; start"
+            ):
+                await session.create_or_join()
+        finally:
+            await session.close()
+
+    asyncio.run(joins_again())
 
 
 def test_a_replica_that_waits_for_its_namespace_refuses_it_too(

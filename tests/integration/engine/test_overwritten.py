@@ -14,7 +14,7 @@ import redis
 
 from broker import Producer, Replica
 from broker.engine.repair import damages, repair
-from broker.errors import BackendError, BrokerError
+from broker.errors import BackendError, BrokerError, NamespaceMismatchError
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
@@ -218,6 +218,37 @@ def test_a_namespace_that_cannot_be_read_needs_its_number(fleet: Fleet) -> None:
     with pytest.raises(BrokerError, match="not a number from 1 to 4096"):
         asyncio.run(repair(fleet.url, fleet.namespace, None))
     asyncio.run(repair(fleet.url, fleet.namespace, 1))
+    fleet.write()
+
+
+def test_repair_refuses_a_namespace_of_another_form(fleet: Fleet) -> None:
+    """What this release must not use it must not mend either, not even to make it anew."""
+    config = f"sb:{{{fleet.namespace}}}:config"
+    for field, value, named in (
+        ("features", "conditions", "needs the feature word conditions"),
+        ("protocol", "2", "has protocol version 2, this release has version 3"),
+    ):
+        before: Any = fleet.raw.hget(config, field)
+        fleet.raw.hset(config, field, value)
+        made: Any = fleet.raw.hgetall(config)
+        for shards in (None, 1, 2):
+            with pytest.raises(NamespaceMismatchError, match=named):
+                asyncio.run(
+                    repair(fleet.url, fleet.namespace, shards, deletes_content=bool(shards))
+                )
+        assert fleet.raw.hgetall(config) == made
+        fleet.raw.hset(config, field, before)
+    fleet.write()
+
+
+def test_words_that_cannot_be_read_are_mended_as_none(fleet: Fleet) -> None:
+    """No namespace with words was ever usable here, so this one had none."""
+    fleet.write()
+    config = f"sb:{{{fleet.namespace}}}:config"
+    fleet.raw.hset(config, "features", "TTL")
+    assert ["features is" in one for one in fleet.damages()] == [True]
+    fleet.mend()
+    assert fleet.raw.hget(config, "features") == b""
     fleet.write()
 
 

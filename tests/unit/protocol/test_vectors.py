@@ -53,7 +53,7 @@ CHUNK_FAULTS = {
     6: "without node name or runs",
     7: "incarnation, number or time",
     8: "run is not an array of at least 4",
-    9: "unknown operation",
+    9: "unknown operation|needs the word",
     10: "column of keys|empty key|key over",
     11: "columns of keys and values|delete run with values",
     12: "increment by something",

@@ -55,6 +55,16 @@ def assess_survey(survey: Survey) -> list[Finding]:
     return assess_with_bound(survey, 3.0)
 
 
+def test_a_namespace_that_is_refused_is_named_with_the_fix() -> None:
+    """The error that programs of this release would raise, split into what is seen and the fix."""
+    reason = "namespace 'n' needs the feature word ttl, which this release does not know"
+    survey = Survey(WELL.url, "single", (WELL,), refusal=f"{reason}; use another namespace")
+    (found,) = [one for one in assess_survey(survey) if one.check == "namespace"]
+    assert (found.severity, found.seen, found.fix) == (ERROR, reason, "use another namespace")
+    assert "refuse it" in found.consequence
+    assert not [one for one in assess(WELL) if one.check == "namespace"]
+
+
 def assess(facts: Facts) -> list[Finding]:
     """What is said of a single server."""
     return assess_survey(Survey(facts.url, "single", (facts,), unreachable=facts.unreachable))
