@@ -49,8 +49,18 @@ def shard_tag(namespace: str, shard: int, shards: int) -> str:
 
 
 def shard_of(key: str, shards: int) -> int:
-    """Shard that a key belongs to: CRC-32 of its UTF-8 bytes modulo `shards`."""
-    return crc32(key.encode()) % shards if shards > 1 else 0
+    """Shard that a key belongs to: CRC-32 of its UTF-8 bytes modulo `shards`.
+
+    Of a key with a tag in braces, as `{o7}/stock`, only the tag counts, as on a Redis Cluster: keys
+    with the same tag are in the same shard.
+    """
+    if shards == 1:
+        return 0
+    if "{" in key:
+        tag, brace, _ = key.partition("{")[2].partition("}")
+        if tag and brace:
+            key = tag
+    return crc32(key.encode()) % shards
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import select
 import socket
@@ -125,7 +126,7 @@ class Writer:
 
     def put(self, op: int, key: str, value: Any = None) -> None:
         """Buffer one delta."""
-        shard = zlib.crc32(key.encode()) % self.shards
+        shard = self.shard_of(key)
         self.open_deltas[shard].append((op, key, value))
 
     def put_table(  # noqa: PLR0917 - as the elements of a run
@@ -154,7 +155,8 @@ class Writer:
     def shard_of(self, key: str | int) -> int:
         """The shard of a text or number key."""
         if isinstance(key, str):
-            return zlib.crc32(key.encode()) % self.shards
+            tag = re.match(r"[^{]*\{([^}]+)\}", key)
+            return zlib.crc32((tag[1] if tag else key).encode()) % self.shards
         return shard_of_number(key, self.shards)
 
     def flush(self) -> None:

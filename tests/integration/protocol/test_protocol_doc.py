@@ -265,6 +265,29 @@ def test_what_the_producer_writes_the_reader_holds(create_setup: CreateSetup, sh
     assert sum(shard.counts["refused"] for shard in reader.shards) == 1
 
 
+def test_keys_with_a_tag_are_in_the_shard_of_the_tag(create_setup: CreateSetup) -> None:
+    """All writers agree where a key is, or it would have two values; also in tables."""
+    setup = create_setup(4)
+    writer, producer, replica = setup.writer("foreign"), setup.producer("real"), setup.replica()
+    keys = [f"{{o{n % 3}}}/{n}" for n in range(12)] + ["{}x", "{a{b}c", "a}{b", "{}{o1}"]
+    for key in keys:
+        writer.put(INCREMENT, key, 1)
+        producer.increment(key, 2)
+    writer.put_table(INCREMENT, "t", "str-i64", keys, [1] * len(keys))
+    table = producer.table("t", keys=str, values=int)
+    table.increment_many(keys, 2)
+    writer.flush()
+    producer.flush(SECONDS)
+    reader = setup.reader()
+    assert setup.all_agree(reader, replica) == dict.fromkeys(keys, 3)
+    assert [replica[key] for key in keys] == [3] * len(keys)
+    shown = replica.table("t", keys=str, values=int)
+    assert [shown[key] for key in keys] == [3] * len(keys)
+    held = [set(one.shown.values) for one in reader.shards]
+    for tag in ("{o0}", "{o1}", "{o2}"):
+        assert sum(any(key.startswith(tag) for key in part) for part in held) == 1
+
+
 # -- tables ---------------------------------------------------------------------------------------
 
 INF, NAN = float("inf"), float("nan")

@@ -265,7 +265,7 @@ def test_tags_are_the_golden_ones(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", NAMES["shards"], ids=lambda v: f"{v['key']}-{v['shards']}")
 def test_keys_belong_to_the_golden_shards(vector: dict[str, Any]) -> None:
-    """CRC-32 of the UTF-8 bytes modulo the shards."""
+    """CRC-32 of the UTF-8 bytes, or of those of a tag in braces, modulo the shards."""
     assert shard_of(vector["key"], vector["shards"]) == vector["shard"]
 
 

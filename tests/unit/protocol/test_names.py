@@ -8,9 +8,18 @@ from zlib import crc32
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from redis.crc import key_slot
 
 from broker.protocol.constants import MAX_SHARDS
-from broker.protocol.names import SLOTS, ShardKeys, config_key, shard_of, shard_tag, slot_of
+from broker.protocol.names import (
+    SLOTS,
+    ShardKeys,
+    config_key,
+    shard_of,
+    shard_tag,
+    slot_of,
+    slot_of_key,
+)
 from tests.unit.strategies import KEYS
 
 NAMES = st.text("abcXYZ019_.-", min_size=1, max_size=64)
@@ -69,10 +78,33 @@ def test_one_shard_needs_no_search() -> None:
     assert shard_tag("default", 0, 1) == "default:0"
 
 
-@given(KEYS, st.integers(1, MAX_SHARDS))
+def counted(key: str) -> str:
+    """What counts of a key, character by character: a tag in braces if there is one, else all."""
+    opened = next((n for n, char in enumerate(key) if char == "{"), len(key))
+    closed = next((n for n, char in enumerate(key) if char == "}" and n > opened), opened)
+    return key[opened + 1 : closed] or key
+
+
+@given(KEYS | st.text("{}ab/ü", max_size=12), st.integers(1, MAX_SHARDS))
 def test_the_shard_of_a_key_is_its_crc(key: str, shards: int) -> None:
-    """CRC-32 of UTF-8 modulo the shards, always one of them."""
-    assert shard_of(key, shards) == crc32(key.encode()) % shards
+    """CRC-32 of UTF-8 modulo the shards, always one of them; of a tag in braces if there is one."""
+    assert shard_of(key, shards) == crc32(counted(key).encode()) % shards
+
+
+@given(st.text("{}ab/ü", min_size=1, max_size=12))
+def test_a_tag_is_what_a_redis_cluster_takes_for_one(key: str) -> None:
+    """The client library has its own rule, which the server shares: same text, same slot."""
+    assert key_slot(key.encode()) == crc16(counted(key).encode()) % 16384
+    assert slot_of_key(key.encode()) == key_slot(key.encode())
+
+
+@given(st.text("ab{/ü", min_size=1), *[st.text("ab{}/ü")] * 2, st.integers(1, MAX_SHARDS))
+def test_keys_with_the_same_tag_are_in_the_same_shard(
+    tag: str, one: str, other: str, shards: int
+) -> None:
+    """Whatever is behind it; and it is the shard of the tag alone, unless that has a tag itself."""
+    assert shard_of(f"{{{tag}}}{one}", shards) == shard_of(f"{{{tag}}}{other}", shards)
+    assert shard_of(f"{{{tag}}}{one}", shards) == crc32(tag.encode()) % shards
 
 
 def test_keys_spread_evenly_over_the_shards() -> None:
