@@ -167,6 +167,7 @@ def rules(
     *,
     node: str | None = None,
     shards: int | None = None,
+    database: int | None = None,
     version: tuple[int, int] = (7, 0),
     is_cluster: bool = False,
 ) -> list[str]:
@@ -179,11 +180,13 @@ def rules(
             role that uses them. None: all nodes.
         shards: shard count of the namespace; up to 16 the keys are listed one by one. Above, or
             with None, patterns are used; they match no other namespace, since names hold no colon.
+        database: number of the Redis database, for the channels; None: of any. (Rules for keys hold
+            in all databases.)
         version: of the server; commands that it lacks are left out.
         is_cluster: whether the server is a node of a Cluster.
     """
     role = _all_of([ROLES[name] for name in roles], "")
-    shard_keys = _shard_keys(namespace, shards)
+    shard_keys = _shard_keys(namespace, shards, 0 if is_cluster else database)
 
     def commands(names: Iterable[str]) -> list[str]:
         known = {name for name in names if SINCE.get(name, version) <= version}
@@ -211,10 +214,11 @@ def rules(
     return [*root, *selectors]
 
 
-def _shard_keys(namespace: str, shards: int | None) -> list[ShardKeys]:
+def _shard_keys(namespace: str, shards: int | None, database: int | None) -> list[ShardKeys]:
+    number = "*" if database is None else database
     if shards is None or shards > MAX_EXACT_SHARDS:
-        return [ShardKeys.of_tag(f"{namespace}:*")]
-    return [ShardKeys.of(namespace, shard, shards) for shard in range(shards)]
+        return [ShardKeys.of_tag(f"{namespace}:*", number)]
+    return [ShardKeys.of(namespace, shard, shards, number) for shard in range(shards)]
 
 
 def _patterns(name: str, namespace: str, node: str | None, shards: list[ShardKeys]) -> list[str]:

@@ -41,6 +41,7 @@ from broker.backend.tls import tls_fix, tls_hint
 from broker.backend.topology import Directory, SingleServer, WrongDeploymentError
 from broker.backend.urls import (
     EMBEDDED,
+    REDIS_PORT,
     Address,
     RedisURL,
     chosen_url,
@@ -98,6 +99,16 @@ class Connections:
             self.directory = Sentinels(
                 self._target.seeds, self._target.service, self._sentinel, self._short_lived
             )
+
+    @property
+    def database(self) -> int:
+        """Number of the Redis database that every client selects; 0 on a Cluster."""
+        if self.kind == "cluster":
+            return 0
+        # By the same parser as the clients'; all servers behind Sentinels have the same number.
+        any_server = Address("localhost", REDIS_PORT)
+        url = self.url if self.kind == "single" else self._target.node_url(any_server)
+        return int(parse_url(url).get("db") or 0)
 
     def commands(self, connections: int = 16) -> Redis:
         """Return a client for commands that do not block; it never retries.

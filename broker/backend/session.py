@@ -159,7 +159,10 @@ class Session:
             )
         # From now on others mean that the namespace was deleted and created again.
         self.expected_shards, self._features = shards, made.features
-        self.keys = [ShardKeys.of(self.namespace, shard, shards) for shard in range(shards)]
+        database = self.connections.database
+        self.keys = [
+            ShardKeys.of(self.namespace, shard, shards, database) for shard in range(shards)
+        ]
 
     async def close(self) -> None:
         """Close every connection, and detach from the embedded server."""

@@ -1,6 +1,6 @@
-"""Histories that are published on a shard's channel, but belong to another database. No I/O.
+"""Histories that are published on a shard's channel, but are not the server's. No I/O.
 
-Channels are those of the whole server: the same namespace in `/0` and `/1` publishes to one.
+Whoever may publish may publish anything, as the packets of another namespace or database.
 """
 
 from __future__ import annotations

@@ -436,5 +436,5 @@ def _log_effect(
     log.warning(
         "foreign_history namespace=%s shard=%d epoch=%s fix=%s",
         *(namespace, shard.shard, effect.epoch.hex()),
-        "another database of this server has a namespace of this name; rename one",
+        "something else publishes on the channels of this namespace; find it and stop it",
     )

@@ -67,6 +67,9 @@ def shard_of(key: str, shards: int) -> int:
 class ShardKeys:
     """Names of all keys and channels of one shard; they share a hash tag, so one slot.
 
+    Channels belong to the whole server, keys to a database: so a channel's name has the number of
+    the database, and the same namespace in another database is another one.
+
     Attributes:
         prefix: `sb:{tag}:`.
     """
@@ -86,13 +89,16 @@ class ShardKeys:
     bulk: str
 
     @classmethod
-    def of(cls, namespace: str, shard: int, shards: int) -> ShardKeys:
-        """Names of shard number `shard` of a namespace that has `shards` of them."""
-        return cls.of_tag(shard_tag(namespace, shard, shards))
+    def of(cls, namespace: str, shard: int, shards: int, database: int | str = 0) -> ShardKeys:
+        """Names of shard number `shard` of a namespace that has `shards` of them.
+
+        `database` is the number of the Redis database; only the channels need it.
+        """
+        return cls.of_tag(shard_tag(namespace, shard, shards), database)
 
     @classmethod
-    def of_tag(cls, tag: str) -> ShardKeys:
-        """Names with a hash tag; a pattern as the tag gives patterns."""
+    def of_tag(cls, tag: str, database: int | str = 0) -> ShardKeys:
+        """Names with a hash tag; a pattern as the tag or the database gives patterns."""
         prefix = f"sb:{{{tag}}}:"
         return cls(
             prefix=prefix,
@@ -106,8 +112,8 @@ class ShardKeys:
             lease=prefix + "lease",
             workers=prefix + "workers",
             dead=prefix + "dead",
-            channel=prefix + "live",
-            bulk=prefix + "bulk",
+            channel=f"{prefix}live:{database}",
+            bulk=f"{prefix}bulk:{database}",
         )
 
     @property

@@ -42,8 +42,8 @@ class ReplicaStats(Statistics):
             and notices, but not bulk chunks.
         packets_unreadable: packets; counter, grows with each packet that cannot be read or is of
             another shard. A part of `packets`.
-        packets_foreign: packets; counter, grows with each packet of the same namespace in another
-            database, which is ignored. A part of `packets`.
+        packets_foreign: packets; counter, grows with each packet on a channel of this namespace
+            that is of another history than the server's, which is ignored. A part of `packets`.
         gaps: packets; counter, grows when a packet shows that one before it is missing.
         forks: packets; counter, grows when a packet contradicts the history that is held.
         cuts: reads; counter, grows when log or head show that the position held is not part of the

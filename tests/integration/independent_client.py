@@ -580,8 +580,8 @@ class Reader:
         assert (version, words) == (b"3", b"")
         prefixes = [prefix_of(namespace, n, int(shards)) for n in range(int(shards))]
         self.shards = [Follower(prefix, n, bound) for n, prefix in enumerate(prefixes)]
-        self.by_channel = {f"{one.prefix}live".encode(): one for one in self.shards}
-        self.by_bulk = {f"{one.prefix}bulk".encode(): one for one in self.shards}
+        self.by_channel = {f"{one.prefix}live:0".encode(): one for one in self.shards}
+        self.by_bulk = {f"{one.prefix}bulk:0".encode(): one for one in self.shards}
         self.drop: Callable[[bytes], bool] = lambda _data: False
         self.socket: socket.socket | None = None
 

@@ -62,8 +62,9 @@ def acl(  # noqa: PLR0917 - how click calls
       statebroker acl flusher scheduler --namespace fleet    # for `statebroker serve`
       statebroker acl subscriber --namespace fleet --user-password-file FILE | redis-cli
 
-    With --url (or STATEBROKER_URL) the rule fits the version and deployment of that server;
-    nothing is changed on it. Without, it fits the oldest supported server, Redis 7.0. On a
+    With --url (or STATEBROKER_URL) the rule fits the version, deployment and database of that
+    server; nothing is changed on it. Without, it fits the oldest supported server, Redis 7.0, and
+    the channels of any database. (Rules for keys hold in all databases anyway.) On a
     Cluster, or with replicas, apply it to every server, since ACLs are not replicated.
 
     The rule allows the commands of the roles on the keys and channels of this namespace. An ACL
@@ -81,13 +82,17 @@ def acl(  # noqa: PLR0917 - how click calls
             )
             raise ConfigError([fault])
     user = checked_name("user", user or "-".join([namespace, *names, *([node] if node else [])]))
-    found = {} if url.startswith("embedded:") else eventloop.run(_asked(url))
+    found: dict[str, Any] = {}
+    database: int | None = None
+    if not url.startswith("embedded:"):
+        found, database = eventloop.run(_asked(url))
     version = _VERSION.match(str(found.get("redis_version", "7.0")))
     words = rules(
         names,
         namespace,
         node=node,
         shards=settings["shards"] if "shards" in given else None,
+        database=database,
         version=(int(version[1]), int(version[2])) if version else (7, 0),
         is_cluster=cluster or "cluster" in (found.get("redis_mode"), found.get("server_mode")),
     )
@@ -103,10 +108,11 @@ def acl(  # noqa: PLR0917 - how click calls
         )
 
 
-async def _asked(url: str) -> dict[str, Any]:
-    """Return the INFO of the server; empty if this user may not read it."""
+async def _asked(url: str) -> tuple[dict[str, Any], int]:
+    """Return (the INFO of the server, empty if this user may not read it; the database)."""
     connections = Connections(attached(url)[0])
     try:
-        return await check_server(connections.commands(), connections.name)
+        info = await check_server(connections.commands(), connections.name)
+        return info, connections.database
     finally:
         await connections.close()

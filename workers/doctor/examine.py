@@ -46,7 +46,8 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
     clock, error = await _clock(client)
     version = tuple(map(int, re.findall(r"\d+", str(info.get("redis_version", "7.0")))[:2]))
     is_cluster = asked.kind == "cluster"
-    rights = rights_of(asked.namespace, asked.node, shards, version, is_cluster=is_cluster)
+    keys = ShardKeys.of(asked.namespace, 0, shards, _database(client))
+    rights = rights_of(keys, asked.namespace, asked.node, version, is_cluster=is_cluster)
     found = await find_rights(client, rights)
     parts = urlsplit(url)
     return replace(
@@ -69,9 +70,13 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
     )
 
 
+def _database(client: Client) -> int:
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
 async def _databases(client: Client, namespace: str, info: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the other databases that hold the namespace too, as far as this user may look."""
-    own = int(client.connection_pool.connection_kwargs.get("db") or 0)
+    own = _database(client)
     others = sorted(int(name[2:]) for name in info if re.fullmatch(r"db\d+", name))
     found = []
     for number in others:

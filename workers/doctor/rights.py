@@ -88,25 +88,24 @@ Wanted = dict[str, list[tuple[str, Words]]]
 
 
 def rights_of(
-    namespace: str, node: str, shards: int, version: tuple[int, ...], *, is_cluster: bool
+    keys: ShardKeys, namespace: str, node: str, version: tuple[int, ...], *, is_cluster: bool
 ) -> Wanted:
-    """Return, for each role, its rights and a command that tests each."""
+    """Return, for each role, its rights on a shard and a command that tests each."""
     return {
-        name: list(_rights(role, namespace, node, shards, version, is_cluster=is_cluster))
+        name: list(_rights(role, keys, namespace, node, version, is_cluster=is_cluster))
         for name, role in ROLES.items()
     }
 
 
 def _rights(
     role: Role,
+    keys: ShardKeys,
     namespace: str,
     node: str,
-    shards: int,
     version: tuple[int, ...],
     *,
     is_cluster: bool,
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    keys = ShardKeys.of(namespace, 0, shards)
     server = {*EVERY_CLIENT, *(CLUSTER if is_cluster else ()), *role.server}
     for command in sorted(server):
         if SINCE.get(command, (0, 0)) <= version:

@@ -63,10 +63,9 @@ def _databases(facts: Facts) -> Iterator[Finding]:
         numbers = ", ".join(map(str, facts.databases))
         yield Finding(
             "databases",
-            WARNING,
+            NOTE,
             f"namespace {facts.namespace!r} is also in database {numbers}",
-            "channels belong to the whole server: subscribers of each get the packets of all, "
-            "which they ignore",
+            "they are separate: whoever takes the number of another one reads and writes that",
             "give each database its own namespace",
         )
 

@@ -1,13 +1,20 @@
-"""The same namespace in two databases of one server, whose channels are the same."""
+"""The same namespace in two databases of one server: two namespaces that do not hear each other."""
 
 from __future__ import annotations
 
 import logging
+import time
+from typing import Any
 
 import pytest
 import redis
 
 from broker import Producer, Replica
+from broker.protocol.codec import encode_packet
+from broker.protocol.constants import BULK_BYTES, NO_ID
+from broker.protocol.messages import Heartbeat
+from broker.protocol.names import ShardKeys
+from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
 from tests.integration.running_workers import NewServing
@@ -20,7 +27,7 @@ def test_each_database_has_its_own_state(
     serving: NewServing,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Both stay live, each loads once more for the other at most, and one line is logged."""
+    """Two fleets: each replica hears its own workers only, bulk chunks included."""
     server = own_server(port=0, kind=kind)
     urls = [f"redis://127.0.0.1:{server.port}/{number}" for number in (0, 1)]
     for url in urls:
@@ -39,19 +46,58 @@ def test_each_database_has_its_own_state(
             of_first.wait_for(tokens[0], 5)
             of_second.wait_for(tokens[1], 5)
             assert (of_first["a"], of_second["a"]) == (number, -number)
+        first.set("bulk", "x" * BULK_BYTES)
+        second.set("bulk", "y" * BULK_BYTES)
+        of_first.wait_for(first.flush(5), 5)
+        of_second.wait_for(second.flush(5), 5)
+        assert (of_first["bulk"][0], of_second["bulk"][0]) == ("x", "y")
         for replica in (of_first, of_second):
             replica.wait_live(5)
             stats = replica.stats()
-            assert stats.loads <= 3
-            assert stats.packets_foreign > 0
+            assert (stats.loads, stats.forks, stats.gaps, stats.packets_foreign) == (1, 0, 0, 0)
             replica.verify()
-    assert 0 < caplog.text.count("foreign_history") <= 2
+        with redis.Redis.from_url(urls[1]) as client:
+            found: Any = client.pubsub_channels(f"sb:{{{namespace}:0}}:*")
+        named = {f"sb:{{{namespace}:0}}:{kind}:{n}" for kind in ("live", "bulk") for n in (0, 1)}
+        assert {name.decode() for name in found} == named
+    assert "foreign_history" not in caplog.text
+
+
+def test_packets_of_another_history_are_ignored(
+    server: Server,
+    raw: redis.Redis,
+    namespace: str,
+    serving: NewServing,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Something else publishes on the channel: the replica stays live, and one line is logged."""
+    serving(server.url, namespace)
+    channel = ShardKeys.of(namespace, 0, 1).channel
+    with (
+        caplog.at_level(logging.WARNING),
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(5)
+        for number in range(50):
+            now = time.time_ns() // 1_000_000
+            raw.publish(
+                channel, encode_packet(Heartbeat(0, b"another!", 9, b"x" * 8, NO_ID, now, 9))
+            )
+            producer.set("a", number)
+            replica.wait_for(producer.flush(5), 5)
+            assert replica["a"] == number
+        replica.wait_live(5)
+        stats = replica.stats()
+        assert stats.loads <= 3
+        assert stats.packets_foreign > 0
+    assert caplog.text.count("foreign_history") == 1
 
 
 def test_a_history_that_becomes_the_servers_own_is_followed(
     own_server: OwnServer, kind: str, namespace: str, serving: NewServing
 ) -> None:
-    """SWAPDB: what was foreign is the truth now, and replicas find out by the silence."""
+    """SWAPDB: what the other database held is the truth now, and workers publish it here."""
     server = own_server(port=0, kind=kind)
     urls = [f"redis://127.0.0.1:{server.port}/{number}" for number in (0, 1)]
     for url in urls:
@@ -62,7 +108,7 @@ def test_a_history_that_becomes_the_servers_own_is_followed(
     ):
         other.set("a", "other")
         other.flush(5)
-        eventually(lambda: replica.stats().packets_foreign > 0)
+        replica.wait_live(5)
         with redis.Redis.from_url(urls[0]) as client:
             client.swapdb(0, 1)
         eventually(lambda: dict(replica) == {"a": "other"} and str(replica.status) == "live", 15)

@@ -13,6 +13,7 @@ from broker import Inspector, Producer
 from broker.backend.acl import EVERY_CLIENT, ROLES
 from broker.backend.acl import rules as acl_rules
 from broker.backend.connections import Connections
+from broker.protocol.names import ShardKeys
 from broker.testing.server import Server, free_port
 from broker.testing.waiting import eventually
 from tests.acl_users import with_login
@@ -114,7 +115,9 @@ def rights_found(url: str) -> Rights:
     async def find() -> Rights:
         connections = Connections(url)
         try:
-            wanted = rights_of("refused", "doctor", 1, (7, 0), is_cluster=False)
+            wanted = rights_of(
+                ShardKeys.of("refused", 0, 1), "refused", "doctor", (7, 0), is_cluster=False
+            )
             return await find_rights(connections.commands(), wanted)
         finally:
             await connections.close()

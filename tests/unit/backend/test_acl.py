@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -59,6 +60,25 @@ def test_a_named_node_has_its_own_list_only(node: str, other: str) -> None:
         reported = rules(["producer"], "fleet", node=node, shards=shards)
         assert fits(reported, keys.pending(node))
         assert fits(reported, keys.pending(other)) == (node == other)
+
+
+@pytest.mark.parametrize("shards", [None, 2])
+def test_channels_are_those_of_the_database(shards: int | None) -> None:
+    """With its number; without one those of all; and 0 on a Cluster, which has no other."""
+
+    def channels(**where: Any) -> set[str]:
+        words = rules(["flusher", "subscriber"], "fleet", shards=shards, **where)
+        return {word[1:] for word in words if word.startswith("&")}
+
+    tags = ["fleet:*"] if shards is None else ["fleet:0", "fleet:1.2"]
+    for where, number in (
+        ({"database": 12}, "12"),
+        ({"database": None}, "*"),
+        ({"database": 12, "is_cluster": True}, "0"),
+        ({"is_cluster": True}, "0"),
+    ):
+        expected = {f"sb:{{{tag}}}:{kind}:{number}" for tag in tags for kind in ("live", "bulk")}
+        assert channels(**where) == expected
 
 
 def test_few_shards_are_named_one_by_one() -> None:

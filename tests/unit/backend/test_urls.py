@@ -133,3 +133,28 @@ def test_what_holds_a_url_does_not_show_it() -> None:
     client = connections.commands()
     shown = (connections, client, client.connection_pool, client.connection_pool.make_connection())
     assert "secret" not in repr(shown)
+
+
+@pytest.mark.parametrize(
+    ("url", "database"),
+    [
+        ("redis://host", 0),
+        ("redis://host/", 0),
+        ("redis://me:secret@host:1/12", 12),
+        ("redis://host/3?db=2", 2),
+        ("rediss://host?db=5", 5),
+        ("unix:///run/redis.sock", 0),
+        ("unix:///run/redis.sock?db=4", 4),
+        ("redis+sentinel://a,b/service", 0),
+        ("redis+sentinel://a:1/service/7", 7),
+        ("redis+sentinel://a:1/service/7?db=6", 6),
+        ("redis+cluster://a,b", 0),
+    ],
+)
+def test_the_database_is_the_one_that_clients_select(url: str, database: int) -> None:
+    """Channels are named by it: nobody may listen where nobody publishes."""
+    connections = Connections(url)
+    assert connections.database == database
+    where = None if url.startswith(("redis://", "rediss://", "unix://")) else Address("host", 1)
+    selected = connections.subscriber(where).connection_pool.connection_kwargs
+    assert int(selected.get("db") or 0) == database

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from redis.crc import key_slot
 
 from broker.protocol.constants import MAX_SHARDS
@@ -86,6 +86,9 @@ def counted(key: str) -> str:
 
 
 @given(KEYS | st.text("{}ab/ü", max_size=12), st.integers(1, MAX_SHARDS))
+@example("{}x", 4096)
+@example("x{o7}", 4096)
+@example("{o7", 4096)
 def test_the_shard_of_a_key_is_its_crc(key: str, shards: int) -> None:
     """CRC-32 of UTF-8 modulo the shards, always one of them; of a tag in braces if there is one."""
     assert shard_of(key, shards) == crc32(counted(key).encode()) % shards

@@ -154,11 +154,14 @@ def test_limits_named_in_rules_are_those_of_the_code(limit: str) -> None:
 def test_names_in_redis_are_those_of_the_code() -> None:
     """Key names built from the document match ours."""
     reported = {name: words(key)[0] for name, key, *_ in table("name", "key", "type")}
-    keys = ShardKeys.of("ns", 0, 1)
+    keys = ShardKeys.of_tag("ns:3", 7)
     coded = {"config": config_key("ns"), "pending": keys.pending("n1")}
     coded |= {name: getattr(keys, name) for name in keys.__slots__ if name != "prefix"}
     spelt = {
-        name: key.replace("<namespace>", "ns").replace("<tag>", "ns:0").replace("<node>", "n1")
+        name: key.replace("<namespace>", "ns")
+        .replace("<tag>", "ns:3")
+        .replace("<node>", "n1")
+        .replace("<database>", "7")
         for name, key in reported.items()
     }
     assert spelt == coded
