@@ -146,19 +146,25 @@ async def _nodes(connections: Connections, *, is_tls: bool) -> dict[str, dict[st
     for node in await connections.directory.owners():
         client = connections.subscriber(node)
         try:
-            reply = await client.execute_command("CLUSTER", "SHARDS")  # type: ignore[no-untyped-call]
+            shards = await client.execute_command("CLUSTER", "SHARDS")  # type: ignore[no-untyped-call]
+            ranges = await client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             failed = error
         else:
-            return _of_shards(reply, node.host if node else "", is_tls=is_tls)
+            return _of_shards(shards, ranges, node.host if node else "", is_tls=is_tls)
     raise failed
 
 
-def _of_shards(reply: list[Any], host: str, *, is_tls: bool) -> dict[str, dict[str, Any]]:
+def _of_shards(
+    shards: list[Any], ranges: list[Any], host: str, *, is_tls: bool
+) -> dict[str, dict[str, Any]]:
+    # The slots in SHARDS do not suffice: Redis 8 lists none there of a primary that failed.
+    owned: dict[bytes, list[tuple[int, int]]] = {}
+    for first, last, (_, _, owner, *_), *_ in ranges:
+        owned.setdefault(owner, []).append((first, last))
     found: dict[str, dict[str, Any]] = {}
-    for shard in map(_named, reply):
-        slots = [int(slot) for slot in shard["slots"]]
-        nodes = {}
+    for shard in map(_named, shards):
+        nodes, slots = {}, {}
         for node in map(_named, shard["nodes"]):
             named = next(
                 (
@@ -170,11 +176,12 @@ def _of_shards(reply: list[Any], host: str, *, is_tls: bool) -> dict[str, dict[s
                 host,
             )
             port = node.get("tls-port" if is_tls else "port") or node.get("port", 0)
-            nodes[str(Address(named, int(port)))] = node["role"] == b"master"
+            at = str(Address(named, int(port)))
+            nodes[at] = node["role"] == b"master"
+            slots[at] = tuple(owned.get(node["id"], ()))
         primary = next((at for at, is_primary in nodes.items() if is_primary), "?")
         for at, is_primary in nodes.items():
-            ranges = tuple(zip(slots[::2], slots[1::2], strict=True)) if is_primary else ()
-            found[at] = {"primary": "" if is_primary else primary, "slots": ranges}
+            found[at] = {"primary": "" if is_primary else primary, "slots": slots[at]}
     return found
 
 

@@ -11,6 +11,7 @@ from broker.backend.acl import CLUSTER, EVERY_CLIENT, ROLES, SHARDED
 from workers.doctor import Facts, Finding, SentinelFacts, Severity, Survey
 from workers.doctor import assess as assess_with_bound
 from workers.doctor.consequences import CONSEQUENCES, consequence
+from workers.doctor.survey import _of_shards
 
 OK, NOTE, WARNING, ERROR = Severity
 
@@ -331,6 +332,34 @@ def sentinel(number: int, **changed: Any) -> SentinelFacts:
 def changed(facts: Facts, **changed: Any) -> Facts:
     """A server, but for this in INFO."""
     return replace(facts, info={**facts.info, **changed})
+
+
+def of_shard(slots: tuple[int, ...], **nodes: tuple[bytes, bytes]) -> list[Any]:
+    """A shard as CLUSTER SHARDS replies it, with the role and health of each node."""
+    told = []
+    for host, (role, health) in nodes.items():
+        at = [b"id", host.encode(), b"port", 1, b"ip", host.encode(), b"endpoint", host.encode()]
+        told.append([*at, b"role", role, b"health", health])
+    return [b"slots", [*slots], b"nodes", told]
+
+
+@pytest.mark.parametrize("told", [(0, 5000), ()])
+def test_a_failed_primary_keeps_its_slots(told: tuple[int, ...]) -> None:
+    """CLUSTER SHARDS of Redis 8 lists no slots of it; those who own them are in CLUSTER SLOTS."""
+    shards = [
+        of_shard(told, a=(b"master", b"fail"), c=(b"replica", b"fail")),
+        of_shard((5001, 9000, 9002, 16383), b=(b"master", b"online")),
+    ]
+    ranges = [
+        [0, 5000, [b"a", 1, b"a", []]],
+        [5001, 9000, [b"b", 1, b"b", []]],
+        [9002, 16383, [b"b", 1, b"b", []]],
+    ]
+    assert _of_shards(shards, ranges, "", is_tls=False) == {
+        "a:1": {"primary": "", "slots": ((0, 5000),)},
+        "c:1": {"primary": "a:1", "slots": ()},
+        "b:1": {"primary": "", "slots": ((5001, 9000), (9002, 16383))},
+    }
 
 
 @pytest.mark.parametrize("survey", [cluster(), watched()])
