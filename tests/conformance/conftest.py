@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.testing.server import REDIS, VALKEY, find_binary
+from broker.testing.server import KINDS, REDIS, REDIS_8, VALKEY, find_binary
 from tests.conformance.composed import Composed
 from tests.conformance.deployments import (
     BehindSentinels,
@@ -22,17 +22,23 @@ from tests.conformance.deployments import (
 MAKERS: dict[str, Callable[[NewDirectory], Deployment]] = {
     "valkey": lambda directory: Single(VALKEY, directory),
     "redis": lambda directory: Single(REDIS, directory),
+    "redis-8": lambda directory: Single(REDIS_8, directory),
     "sentinel": lambda directory: BehindSentinels(_installed(), directory),
     "cluster": lambda directory: Clustered(_installed(), directory),
     "valkey-sentinel": lambda directory: BehindSentinels(VALKEY, directory),
     "valkey-cluster": lambda directory: Clustered(VALKEY, directory),
+    "redis-8-sentinel": lambda directory: BehindSentinels(REDIS_8, directory),
+    "redis-8-cluster": lambda directory: Clustered(REDIS_8, directory),
     "compose": lambda _: Composed(),
 }
 
-SLOW = ("valkey-sentinel", "valkey-cluster")
+SLOW = ("valkey-sentinel", "valkey-cluster", "redis-8-sentinel", "redis-8-cluster")
+
+# The kind of server without which there is no such deployment.
+NEEDS = {name: kind for kind in KINDS for name in (kind, f"{kind}-sentinel", f"{kind}-cluster")}
 
 # Where each process comes with the rights of its role, and no others.
-WITH_ROLES = ("redis", "cluster")
+WITH_ROLES = ("redis", "redis-8", "cluster", "redis-8-cluster")
 
 
 def _installed() -> str:
@@ -83,7 +89,7 @@ def _deployment_of(item: pytest.Item) -> str:
 def _marks(name: str) -> list[pytest.MarkDecorator]:
     if name == "compose":
         return [pytest.mark.docker]
-    # What both kinds do alike is seen with the installed one.
+    # What all kinds do alike is seen with the installed one.
     return [pytest.mark.slow] if name in SLOW else []
 
 
@@ -96,7 +102,7 @@ def deployment(
     On some every process has the rights of its role alone: see `Deployment.way`.
     """
     name: str = request.param
-    if name == "redis" and isinstance(reason := find_binary(REDIS), str):
+    if name in NEEDS and isinstance(reason := find_binary(NEEDS[name]), str):
         pytest.skip(reason)
     deployment = running(name)
     with deployment.with_roles(namespace) if name in WITH_ROLES else nullcontext():

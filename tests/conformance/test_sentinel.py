@@ -17,7 +17,7 @@ from broker import DataLostError, Inspector, Producer
 from broker.backend.sentinel import ABORTED, FENCE_MAX_S, PROMOTING, SWITCHED, Sentinels
 from broker.backend.urls import Address
 from broker.testing.clusters import SentinelDeployment, ask
-from broker.testing.server import REDIS, VALKEY, find_binary
+from broker.testing.server import REDIS, REDIS_8, VALKEY, find_binary
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing, Serving
 
@@ -38,8 +38,8 @@ def serving() -> Iterator[NewServing]:
         yield start
 
 
-# Both kinds take several seconds; the installed one is what the others are tested with.
-@pytest.fixture(params=[pytest.param(VALKEY, marks=pytest.mark.slow), REDIS])
+# All kinds take several seconds.
+@pytest.fixture(params=[pytest.param(VALKEY, marks=pytest.mark.slow), REDIS, REDIS_8])
 def sentinel_set(request: pytest.FixtureRequest) -> Iterator[SentinelDeployment]:
     """Start a Sentinel deployment for one test, which kills its sentinels."""
     if isinstance(reason := find_binary(request.param), str):

@@ -9,13 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from broker.testing.server import VALKEY, Server
+from broker.testing.server import REDIS, VALKEY, Server
+from tests.conftest import need
 from tests.processes.programs import WORKERS, Program, Result, await_file
 from tests.processes.served_namespace import ServedNamespace
 
 Serve = Callable[..., Program]
 Run = Callable[..., Result]
 NewServed = Callable[..., ServedNamespace]
+
+
+@pytest.fixture(scope="session", params=(VALKEY, REDIS))
+def server(request: pytest.FixtureRequest, shared_servers: Callable[[str], Server]) -> Server:
+    """Give a running server of two kinds.
+
+    These tests are long. What Redis 8 does with each command is seen in tests/integration, and with
+    the rights of each role in tests/conformance.
+    """
+    kind: str = request.param
+    need(kind)
+    return shared_servers(kind)
 
 
 @pytest.fixture

@@ -147,10 +147,12 @@ def test_something_hangs_up(face: Face, namespace: str) -> None:
 
 
 @FACES
-def test_too_old(face: Face, server: Server, namespace: str) -> None:
+def test_too_old(face: Face, server: Server, raw: redis.Redis, namespace: str) -> None:
     """A server older than 7.0: its version, the oldest that works, and to upgrade."""
+    reported: Any = raw.info("server")
+    major = reported["redis_version"].partition(".")[0]
     with Proxy(server) as proxy:
-        proxy.rewrite = (b"redis_version:7.", b"redis_version:6.")
+        proxy.rewrite = (f"redis_version:{major}.".encode(), b"redis_version:6.")
         said = refusal(face, proxy.url, namespace, UnsupportedServerError)
     assert "is Redis 6." in said
     assert "needs Redis 7.0, Valkey 7.2 or newer: upgrade" in said

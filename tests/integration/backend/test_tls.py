@@ -37,7 +37,7 @@ def certificates(tmp_path: Path) -> Certificates:
 def tls(own_server: OwnServer) -> NewTls:
     """Give a function that starts Debian's Redis with TLS alone; returns its URL without options.
 
-    The bundled Valkey has no TLS.
+    It is the only server of the tests that has it.
     """
 
     def start(certificates: Certificates, *, wants_client: bool = True) -> str:

@@ -8,15 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from broker import Inspector, Producer, Replica, Status
-from broker.testing.server import REDIS, VALKEY, Server
+from broker.testing.server import REDIS, REDIS_8, VALKEY, Server
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing
 
-KEYS = {VALKEY: 1_000_000, REDIS: 200_000}
+KEYS = {VALKEY: 1_000_000, REDIS: 200_000, REDIS_8: 200_000}
 PER_CALL = 10_000
 
 
-@pytest.mark.parametrize("kind", [pytest.param(VALKEY, marks=pytest.mark.slow), REDIS])
+@pytest.mark.parametrize("kind", [pytest.param(VALKEY, marks=pytest.mark.slow), REDIS, REDIS_8])
 @pytest.mark.timeout(360)  # a million keys take a while on a small machine
 def test_a_late_subscriber_of_a_large_state_goes_live(
     kind: str, own_server: Callable[..., Server], namespace: str, serving: NewServing

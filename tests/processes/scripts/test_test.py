@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.testing.server import KINDS
+from broker.testing.server import KINDS, REDIS, VALKEY, find_binary
 from tests.mutants.mutation import PROMISES, load
 from tests.selection import EFFORT
 
@@ -107,6 +108,11 @@ def test_the_test_fails_that_leaves_a_connection_open(tmp_path: Path) -> None:
 
 # -- selection ------------------------------------------------------------------------------------
 
+VALUES = 8
+AWAY = [kind for kind in KINDS if isinstance(find_binary(kind), str)]
+# Each kind without a server keeps its tests, and all others share one set.
+KEPT, EVERY = VALUES * (len(AWAY) + 1), VALUES * len(KINDS)
+
 SUITE = """
 import os
 import pytest
@@ -120,7 +126,7 @@ def test_slow(): ...
 @pytest.mark.docker
 def test_in_docker(): ...
 
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("kind", ["valkey", "redis", "redis-8"])
 @pytest.mark.parametrize("n", range(8))
 def test_with_a_server(kind, n):
     with open("kinds", "a") as file:
@@ -150,10 +156,10 @@ def suite(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "passed", "left_out", "effort"),
     [
-        ([], 10, [("1", "8")], "0.25"),
-        (["-n", "2", "--dist", "worksteal"], 10, [("1", "8")], "0.25"),
-        (["--all"], 19, [], None),
-        pytest.param(["suite"], 19, [], None, marks=pytest.mark.slow),
+        ([], 2 + KEPT, [("1", str(EVERY - KEPT))], "0.25"),
+        (["-n", "2", "--dist", "worksteal"], 2 + KEPT, [("1", str(EVERY - KEPT))], "0.25"),
+        (["--all"], 3 + EVERY, [], None),
+        pytest.param(["suite"], 3 + EVERY, [], None, marks=pytest.mark.slow),
         pytest.param(["-k", "slow"], 1, [], None, marks=pytest.mark.slow),
         pytest.param(["-m", "docker"], 1, [], None, marks=pytest.mark.slow),
     ],
@@ -173,12 +179,27 @@ def test_slow_tests_run_when_asked_for(
     done = run(command, suite, **({} if effort is None else {"EXPECTED": effort}))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
-    line = r"^left out: (\d+) slow tests, (\d+) that ran with the other server; scripts/test --all"
+    line = r"^left out: (\d+) slow tests, (\d+) that ran with another server; scripts/test --all"
     assert re.findall(line, done.stdout, re.MULTILINE) == left_out
     if passed >= 10:
         kinds = (suite / "kinds").read_text().split()
         assert set(kinds) == set(KINDS)
-        assert len(kinds) == (8 if left_out else 16)
+        assert len(kinds) == (KEPT if left_out else EVERY)
+
+
+def test_what_cannot_run_is_not_left_out(suite: Path) -> None:
+    """Tests of a kind without a server are kept, to be skipped with the reason.
+
+    So are those of one of the other kinds, in turns.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.selection"]
+    done = run(command, suite, PATH="", EXPECTED="0.25")
+    assert done.returncode == 0, done.stdout + done.stderr
+    kinds = Counter((suite / "kinds").read_text().split())
+    assert kinds[REDIS] == VALUES
+    away = {REDIS, *AWAY}
+    assert sum(kinds.values()) == VALUES * (len(away) + 1)
+    assert set(kinds) == set(KINDS)
 
 
 # -- coverage of the tests that run by default ----------------------------------------------------
@@ -242,7 +263,7 @@ def unnoticed(quick: set[str], promise: str) -> list[str]:
 
 # What is covered by slow tests alone: of all processes at once, and of the wheel, installed.
 ONLY_SLOW = {
-    *(f"tests/processes with {kind}" for kind in KINDS),
+    *(f"tests/processes with {kind}" for kind in (VALKEY, REDIS)),
     "tests/processes/workers/test_idle.py",
     "tests/processes/workers/test_kill.py",
 }

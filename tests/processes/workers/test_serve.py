@@ -20,7 +20,7 @@ from broker.protocol.codec import decode_packet
 from broker.protocol.messages import Batch
 from broker.protocol.names import ShardKeys
 from broker.stats import NamespaceStatus
-from broker.testing.server import REDIS, Server
+from broker.testing.server import KINDS, Server
 from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
 from tests.processes.conftest import NewProgram, Serve
@@ -158,7 +158,7 @@ def test_a_stop_under_full_load_leaves_nothing_half_done(
     server: Server, namespace: str, serve: Serve, start: NewProgram
 ) -> None:
     """Workers stop in time under full load; the next ones publish the rest."""
-    number = SIGNALS[server.kind == REDIS]
+    number = SIGNALS[KINDS.index(server.kind) % len(SIGNALS)]
     workers = serve(server.url, namespace, "--global-data-update-interval", "100ms")
     names = ("one", "two")
     writers = [start.script(WRITER, server.url, namespace, name) for name in names]
