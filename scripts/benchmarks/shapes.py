@@ -33,8 +33,9 @@ class Shape:
     value: Callable[[int], Any]
 
 
+FLOAT = "float"
 SHAPES = (
-    Shape("float", "a float", lambda number: number / 7),
+    Shape(FLOAT, "a float", lambda number: number / 7),
     Shape(
         "position",
         '`{"lat": .., "lon": ..}`',

@@ -51,7 +51,7 @@ def read(config: RoleConfig, link: Link) -> None:
     finish(
         link,
         state,
-        lambda: joined(config),
+        lambda: joined(config, unpack),
         received=received,
         wire_bytes=lambda: received * mean_bytes(config, msgpack.packb),
     )

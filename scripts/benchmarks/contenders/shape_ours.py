@@ -19,7 +19,7 @@ END = "end"
 def write(config: RoleConfig, link: Link) -> None:
     """Set key by key; done when Redis has accepted all."""
     updates = Updates.of(config)
-    with Producer(config.redis, namespace=NAMESPACE) as producer:
+    with Producer(config.redis, namespace=NAMESPACE, conflate=False) as producer:
         link.ready()
         began = link.wait_for_go()
         put = producer.set
@@ -62,10 +62,11 @@ def _followed(replica: Replica, link: Link) -> tuple[dict[str, Any], int]:
     received = 0
     with closing(replica.changes(limit=CHANGES_LIMIT, overflow="raise")) as changes:
         link.ready()
-        for key, value, *_ in changes:
+        for change in changes:
+            key = change.key
             if key == END:
                 break
-            state[key] = value
+            state[key] = change.value
             received += 1
     return state, received
 

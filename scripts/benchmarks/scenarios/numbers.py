@@ -24,8 +24,8 @@ The updates of the throughput, written as columns of float64 into a table, and h
 `Replica` as an array. Clock, CPU and the check of the final state are those of the throughput
 above. Bytes are those of the packets that the replica received, headers included, for each update.
 
-The peers can only write each number as an update of its own: they are the same as above, in the
-same run.""",
+The peers are the same as above, in the same run. The one that is batched by hand sends a column,
+too; in the hash each number is a field of its own.""",
     headline=THROUGHPUT.headline,
     also=(Measure(BYTES, "bytes for each update", "B", is_more_better=False, digits=2),),
     quick_scale=0.2,

@@ -26,7 +26,9 @@ LOSSY = Contender(
     row="record",
     peer="lossy",
 )
-UPDATES = 3_000
+# Fewer than keys: each value is the last one of its key, so the check of the state sees them all.
+# Of the last batch by hand, of 200, a part is left.
+UPDATES = 3_050
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="scripts/bench needs Linux"),
@@ -51,13 +53,14 @@ def run(grid: Grid, *only: str, updates: int | None = UPDATES, scale: float = 1.
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS, ids=[grid.name for grid in GRIDS])
 def test_every_cell_gives_what_its_table_shows(grid: Grid) -> None:
-    """With the right state; the number of updates is that which arrived."""
+    """Every single value arrived, and was unpacked; the number of updates is that."""
     result = run(grid)
     assert [one.fault for one in result.faults] == []
     able = [one.name for one in grid.contenders if not skip_reason(one)]
     assert {one.contender for one in result.samples} == set(able)
     given = {name for one in result.samples for name in one.measures}
     assert {one.name for one in (grid.headline, *grid.also)} <= given
+    assert all(UPDATES < one.keys for one in grid.contenders)
     for sample in result.samples:
         assert sample.updates == UPDATES
         assert all(value > 0 for value in sample.measures.values())

@@ -8,11 +8,13 @@ from io import StringIO
 from itertools import count
 from types import SimpleNamespace
 
+import msgpack
 import pytest
 from rich.console import Console
 
 from scripts.benchmarks import shapes
 from scripts.benchmarks.archive import merged, read
+from scripts.benchmarks.contenders import hset_batch, shape_hset_batch
 from scripts.benchmarks.goals import GOALS, goals
 from scripts.benchmarks.grid_tables import ratio, sheets
 from scripts.benchmarks.grids import GRIDS
@@ -25,7 +27,7 @@ from scripts.benchmarks.options import parse
 from scripts.benchmarks.page import page
 from scripts.benchmarks.report import Report, as_object
 from scripts.benchmarks.scenarios import SCENARIOS
-from scripts.benchmarks.shapes import NAMES, PASSES, SHAPES, Updates, final
+from scripts.benchmarks.shapes import FLOAT, NAMES, PASSES, SHAPES, Updates, final, shape_of
 from scripts.benchmarks.table import print_report
 
 WIDTH = 80
@@ -83,6 +85,24 @@ def goal_row(report: Report, what: str) -> list[str]:
     sheet = goals(report)
     number = [what in one for one in sheet.rows].index(True)
     return [cells[number] for _, cells in sheet.columns]
+
+
+@pytest.mark.parametrize("shape", NAMES)
+def test_a_batch_by_hand_has_each_value_once_in_the_hash_and_once_in_the_message(
+    shape: str,
+) -> None:
+    """Unpacked they are what was packed; floats are a column."""
+    keys = [f"key/{number}" for number in range(7)]
+    values = [shape_of(shape).value(number) for number in range(7)]
+    is_float = shape == FLOAT
+    module = hset_batch if is_float else shape_hset_batch
+    fields, message = module.packed(keys, values)
+    found = module.unpacked(message)
+    assert (found[0], list(found[1])) == (keys, values)
+    unpack = shape_hset_batch.number if is_float else msgpack.unpackb
+    assert fields[::2] == keys
+    assert [unpack(one) for one in fields[1::2]] == values
+    assert sum(map(len, fields[1::2])) <= len(message) - sum(map(len, keys))
 
 
 @pytest.mark.parametrize("count", [1, 999, KEYS, KEYS + 1, 3 * KEYS + 7, PASSES * KEYS + 1_001])
