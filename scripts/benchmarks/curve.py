@@ -18,7 +18,9 @@ class Line:
         name: in samples.
         title: heading of its table.
         xs: values of the axis at which it is measured.
-        quick_xs: those that `--quick` measures; a subset of `xs`.
+        quick_xs: those that `--quick` measures if the curve is named; a subset of `xs`.
+        compared: those that a target compares with another line's; a subset of `quick_xs`. They
+            are measured more often, by turns, and by every `--quick`.
         settings: the same at each of its points; for the curve's `measure_point`.
     """
 
@@ -27,6 +29,7 @@ class Line:
     xs: tuple[float, ...]
     quick_xs: tuple[float, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    compared: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,11 @@ class Curve:
     is_log: bool = True
     at_once: int = 1
     quick_scale: float = 0.5
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether a target compares some of its points."""
+        return any(line.compared for line in self.lines)
 
     @property
     def measures(self) -> list[Measure]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scripts.benchmarks.archive import merged, read
 from scripts.benchmarks.curves import CURVES
+from scripts.benchmarks.goals import GOALS
 from scripts.benchmarks.grids import GRIDS
 from scripts.benchmarks.measure import CELL_NAMES, CONTENDER_NAMES
 from scripts.benchmarks.model import BenchmarkError
@@ -21,8 +22,9 @@ NUMBERS = "numbers.json"
 
 
 def as_text(report: Report) -> str:
-    """Return the report as one JSON object."""
-    return json.dumps(as_object(report), indent=1) + "\n"
+    """Return the report as one JSON object, with the targets that it reaches."""
+    targets = [goal.as_object(report) for goal in GOALS]
+    return json.dumps({**as_object(report), "targets": targets}, indent=1) + "\n"
 
 
 def with_earlier_numbers(report: Report, options: argparse.Namespace, folder: Path) -> Report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scripts.benchmarks.model import CPU, Contender, Grid, Measure, Result
 from scripts.benchmarks.stats import Summary, ratio_of_medians, summary
@@ -43,6 +43,20 @@ def sheets(result: Result) -> list[Sheet]:
     grid = grid_of(result)
     compared = [_comparison(result, grid)] if len(grid.peers) > 1 else []
     return [one for one in [*compared, _details(result, grid)] if one.rows]
+
+
+def whole_sheet(result: Result) -> Sheet:
+    """Return everything that a grid measured in one table, as wide as it is.
+
+    Raises:
+        TypeError: it is the result of a scenario that is no grid.
+    """
+    grid = grid_of(result)
+    details = _details(result, grid)
+    if len(grid.peers) == 1:
+        return details
+    rates = [_rate(result, *name.split("/")) for name in details.rows]
+    return replace(details, columns=[(f"{grid.headline.label} (x)", rates), *details.columns])
 
 
 def grid_of(result: Result) -> Grid:

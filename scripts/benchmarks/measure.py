@@ -24,12 +24,12 @@ from scripts.benchmarks.report import Report
 from scripts.benchmarks.rounds import run_rounds, selected, skip_reason
 from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.services import redis_binary
-from scripts.benchmarks.sweep import points_of, sweep
+from scripts.benchmarks.sweep import Extent, points_of, sweep
 
 ROUNDS = 3
-CURVE_ROUNDS = QUICK_GRID_ROUNDS = 1
+CURVE_ROUNDS = QUICK_ROUNDS = 1
 # Of one run, starts included, on two cores with nothing else to do.
-RUN_S, QUICK_RUN_S = 5.0, 2.0
+RUN_S, QUICK_RUN_S = 5.0, 1.2
 SCENARIO_NAMES = [scenario.name for scenario in SCENARIOS]
 CURVE_NAMES = [curve.name for curve in CURVES]
 GRID_NAMES = [grid.name for grid in GRIDS]
@@ -39,19 +39,34 @@ CONTENDER_NAMES = list(
 CELL_NAMES = list(dict.fromkeys(one.name for grid in GRIDS for one in grid.contenders))
 
 
-def measure(options: argparse.Namespace, console: Console) -> Report:
-    """Measure everything that is asked for.
+def blank(options: argparse.Namespace) -> Report:
+    """Return a report without numbers: of which machine and versions they will be.
 
     Args:
         options: those of `options.parse`.
-        console: where progress is printed.
 
     Raises:
         BenchmarkError: a server is missing.
     """
     server = options.server or ("redis" if shutil.which("redis-server") else "valkey")
     redis_binary(server)  # before anything runs
-    properties = machine()
+    return Report(
+        machine=machine(),
+        versions=versions(server),
+        options={"server": server, "seed": options.seed, "quick": options.quick},
+        results=(),
+    )
+
+
+def measure(options: argparse.Namespace, report: Report, console: Console) -> Report:
+    """Measure everything that is asked for.
+
+    Args:
+        options: those of `options.parse`.
+        report: the blank one.
+        console: where progress is printed.
+    """
+    server = report.options["server"]
     total = planned_runs(options)
     progress = Progress(total, console)
     seconds = planned_seconds(options)
@@ -67,28 +82,22 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
         curve_result = sweep(
             curve,
             rounds=stopwatch.rounds,
-            is_quick=options.quick,
+            compared_rounds=rounds_of(options),
+            extent=extent_of(options),
             scale=(curve.quick_scale if options.quick else 1.0) * options.scale,
             server=server,
             seed=options.seed,
             progress=progress,
         )
         curve_results.append(dataclasses.replace(curve_result, provenance=stopwatch.provenance()))
-    return Report(
-        machine=properties,
-        versions=versions(server),
-        options={"server": server, "seed": options.seed, "quick": options.quick},
-        results=results,
-        curve_results=curve_results,
-        grids=grids,
-    )
+    return dataclasses.replace(report, results=results, curve_results=curve_results, grids=grids)
 
 
 def _measured(
     scenario: Scenario, options: argparse.Namespace, server: str, progress: Progress
 ) -> Result:
     """Run all rounds of a scenario or grid."""
-    stopwatch = Stopwatch(rounds_of(scenario, options))
+    stopwatch = Stopwatch(rounds_of(options))
     result = run_rounds(
         scenario,
         only=_contenders_in(options.only),
@@ -102,10 +111,16 @@ def _measured(
     return dataclasses.replace(result, provenance=stopwatch.provenance())
 
 
-def rounds_of(scenario: Scenario, options: argparse.Namespace) -> int:
-    """Return how often each number of a scenario or grid is measured."""
-    default = QUICK_GRID_ROUNDS if options.quick and isinstance(scenario, Grid) else ROUNDS
-    return int(options.rounds or default)
+def rounds_of(options: argparse.Namespace) -> int:
+    """Return how often each number of a scenario or grid is measured, or that a target compares."""
+    return int(options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS))
+
+
+def extent_of(options: argparse.Namespace) -> Extent:
+    """Return which points of a curve are measured."""
+    if not options.quick:
+        return "all"
+    return "quick" if options.only else "compared"
 
 
 class Stopwatch:
@@ -131,18 +146,19 @@ def planned_runs(options: argparse.Namespace) -> int:
     """Return how many runs the options ask for; contenders that cannot run here are left out."""
     only = _contenders_in(options.only)
     runs = sum(
-        rounds_of(scenario, options) * (not skip_reason(contender))
+        rounds_of(options) * (not skip_reason(contender))
         for scenario in [
             *grids_of(options.only),
             *scenarios_of(options.only, is_quick=options.quick),
         ]
         for contender in selected(scenario, only)
     )
-    points = sum(
-        len(points_of(curve, is_quick=options.quick))
-        for curve in curves_of(options.only, is_quick=options.quick)
-    )
-    return runs + points * int(options.rounds or CURVE_ROUNDS)
+    points = more = 0
+    for curve in curves_of(options.only, is_quick=options.quick):
+        points += len(points_of(curve, extent_of(options)))
+        more += len(points_of(curve, "compared"))
+    rounds = int(options.rounds or CURVE_ROUNDS)
+    return runs + points * rounds + more * max(0, rounds_of(options) - rounds)
 
 
 def planned_seconds(options: argparse.Namespace) -> float:
@@ -152,7 +168,7 @@ def planned_seconds(options: argparse.Namespace) -> float:
     only = _contenders_in(options.only)
     share = float(options.scale)
     return share * sum(
-        rounds_of(grid, options)
+        rounds_of(options)
         * len(selected(grid, only))
         * grid.seconds
         * (grid.quick_scale if options.quick else 1.0)
@@ -174,8 +190,13 @@ def expectation(runs: int, *, is_quick: bool, more_s: float = 0.0) -> str:
 
 
 def curves_of(only: Sequence[str], *, is_quick: bool = False) -> list[Curve]:
-    """Return the curves that `only` names; if it is empty all, and none in a quick run."""
-    return [curve for curve in CURVES if (not only and not is_quick) or curve.name in only]
+    """Return the curves that `only` names; if it is empty all, or those of a quick run.
+
+    A quick run measures what a target compares.
+    """
+    if only:
+        return [curve for curve in CURVES if curve.name in only]
+    return [curve for curve in CURVES if curve.is_compared or not is_quick]
 
 
 def grids_of(only: Sequence[str]) -> list[Grid]:

@@ -7,17 +7,19 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from scripts.benchmarks.goals import PARTS
 from scripts.benchmarks.measure import (
     CELL_NAMES,
     CONTENDER_NAMES,
     CURVE_NAMES,
     CURVE_ROUNDS,
     GRID_NAMES,
-    QUICK_GRID_ROUNDS,
+    QUICK_ROUNDS,
     ROUNDS,
     SCENARIO_NAMES,
 )
 
+TARGETS = "targets"
 MAX_ROUNDS = 100
 MAX_UPDATES = 1_000_000
 DESCRIPTION = """\
@@ -28,13 +30,14 @@ a folder.
 """
 EXAMPLES = """\
 examples:
-  scripts/bench --quick                           comparison, within 3 minutes
+  scripts/bench --quick                           comparison, about a minute
+  scripts/bench --only targets                    all that has a target, 25 minutes
   scripts/bench --only shapes                     values that people write
   scripts/bench --only record/zeromq              one shape of one contender
   scripts/bench --only throughput --only load     two scenarios
   scripts/bench --only statebroker --only zeromq  two contenders, in all scenarios
   scripts/bench --only curve-chunk                one cost curve
-  scripts/bench --docs docs/benchmarks            all (45 minutes), and the page
+  scripts/bench --docs docs/benchmarks            all (40 minutes), and the page
   scripts/bench --redraw --docs docs/benchmarks   the page, from earlier numbers
 
 grids (each contender once for each shape of values):
@@ -70,16 +73,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         action="append",
         default=[],
-        choices=[*GRID_NAMES, *CELL_NAMES, *SCENARIO_NAMES, *CONTENDER_NAMES, *CURVE_NAMES],
+        choices=[
+            *(TARGETS, *GRID_NAMES, *CELL_NAMES),
+            *(*SCENARIO_NAMES, *CONTENDER_NAMES, *CURVE_NAMES),
+        ],
         metavar="NAME",
-        help="measure only this grid, scenario, contender or curve (listed below); repeatable",
+        help=(
+            "measure only this grid, scenario, contender or curve (listed below); repeatable. "
+            "targets: all that the table of targets needs"
+        ),
     )
     parser.add_argument(
         "--quick",
         action="store_true",
         help=(
-            "small runs, and no curves unless --only names them: rough numbers within three "
-            "minutes on two cores"
+            "small runs of what the targets compare: rough numbers in about a minute on two "
+            "cores with nothing else to do"
         ),
     )
     parser.add_argument(
@@ -87,8 +96,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_between(MAX_ROUNDS),
         metavar="N",
         help=(
-            f"how often each number is measured (default: {ROUNDS}; curves {CURVE_ROUNDS}; grids "
-            f"of --quick {QUICK_GRID_ROUNDS})"
+            f"how often each number is measured (default: {ROUNDS}; points of curves that no "
+            f"target compares {CURVE_ROUNDS}; --quick {QUICK_ROUNDS})"
         ),
     )
     parser.add_argument(
@@ -130,6 +139,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="measure nothing; write page and pictures from the numbers in the folder of --docs",
     )
     options = parser.parse_args(argv)
+    options.only = [name for one in options.only for name in (PARTS if one == TARGETS else (one,))]
     if options.redraw and options.docs is None:
         parser.error("--redraw needs --docs FOLDER, the folder with the numbers")
     return options

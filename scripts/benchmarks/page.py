@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scripts.benchmarks.curve_section import section
 from scripts.benchmarks.goals import NOTE, goals
-from scripts.benchmarks.grid_tables import RATIO_NOTE, Sheet, grid_of, sheets
+from scripts.benchmarks.grid_tables import RATIO_NOTE, Sheet, grid_of, whole_sheet
 from scripts.benchmarks.model import Provenance, Result
 from scripts.benchmarks.report import Report, Row, rows
 from scripts.benchmarks.table import times
@@ -20,9 +20,10 @@ HEAD = """\
 statebroker and what a user would pick instead, measured on the same machine, in the same minutes,
 by the same code. One command makes the environment, starts every server and prints the numbers:
 
-    scripts/bench --quick                          # the comparison, rough, within three minutes
+    scripts/bench --quick                          # the comparison, rough, in about a minute
     scripts/bench --only statebroker --only zeromq # two contenders
-    scripts/bench --docs docs/benchmarks           # everything, and this page; 45 minutes
+    scripts/bench --docs docs/benchmarks           # everything, and this page; 40 minutes
+    scripts/bench --only targets --docs docs/benchmarks      # all that has a target; 25 minutes
     scripts/bench --only curve-load --docs docs/benchmarks   # one part of this page
 
 **Read the ratios, not the rates.** A rate depends on the machine and its load; in a ratio both
@@ -120,9 +121,7 @@ def _grid_section(result: Result) -> str:
     grid = grid_of(result)
     titles = {one.peer: one for one in reversed(grid.contenders)}
     lines = [f"## {grid.title}", "", grid.method]
-    for sheet in sheets(result):
-        lines += ["", *_sheet(sheet)]
-    lines += ["", RATIO_NOTE, ""]
+    lines += ["", *_sheet(whole_sheet(result)), "", RATIO_NOTE, ""]
     lines += [f"* **{peer}**: {titles[peer].title}; {titles[peer].how}" for peer in grid.peers]
     lines += [f"\n{name} was skipped: {why}" for name, why in result.skipped.items()]
     lines += ["", *_faults(result), _provenance(result.provenance), ""]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from scripts.benchmarks import docs_folder
-from scripts.benchmarks.measure import measure
+from scripts.benchmarks.measure import blank, measure
 from scripts.benchmarks.model import BenchmarkError
 from scripts.benchmarks.options import parse
 from scripts.benchmarks.table import print_report
@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.redraw:
             files = docs_folder.redraw(options.docs)
         else:
-            report = measure(options, progress)
+            report = blank(options)
+            if options.docs is not None:
+                # Whether the new numbers can join the earlier ones, before measuring for minutes.
+                docs_folder.with_earlier_numbers(report, options, options.docs)
+            report = measure(options, report, progress)
             if options.json:
                 print(docs_folder.as_text(report), end="")
             else:

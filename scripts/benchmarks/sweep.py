@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 from scripts.benchmarks.curve import Curve, CurveResult, Line, Point, PointSpec
 from scripts.benchmarks.model import BenchmarkError
 from scripts.benchmarks.progress import Progress
 from scripts.benchmarks.rounds import order_of
 
+Extent = Literal["all", "quick", "compared"]
 
-def points_of(curve: Curve, *, is_quick: bool) -> list[tuple[Line, float]]:
-    """Return the points that are measured in each round, as line and value of the axis."""
-    return [(line, x) for line in curve.lines for x in (line.quick_xs if is_quick else line.xs)]
+
+def points_of(curve: Curve, extent: Extent) -> list[tuple[Line, float]]:
+    """Return points as line and value of the axis.
+
+    Args:
+        curve: whose points.
+        extent: all of them, those of a quick run that names the curve, or those that a target
+            compares.
+    """
+    xs: dict[Extent, Callable[[Line], Sequence[float]]] = {
+        "all": lambda line: line.xs,
+        "quick": lambda line: line.quick_xs,
+        "compared": lambda line: line.compared,
+    }
+    return [(line, x) for line in curve.lines for x in xs[extent](line)]
 
 
 def sweep(
     curve: Curve,
     *,
     rounds: int,
-    is_quick: bool,
+    compared_rounds: int = 0,
+    extent: Extent,
     scale: float,
     server: str,
     seed: int,
@@ -31,15 +46,17 @@ def sweep(
     Args:
         curve: what is measured.
         rounds: how often each point is measured, at least 1.
-        is_quick: only the points of a quick run.
+        compared_rounds: how often those that a target compares are measured, if that is more.
+        extent: which points.
         scale: share of the usual number of updates, above 0, up to 1.
         server: "redis" or "valkey".
         seed: of the orders.
         progress: prints each point.
     """
-    places = {f"{line.name} {x:g}": (line, x) for line, x in points_of(curve, is_quick=is_quick)}
     points: list[Point] = []
-    for number in range(1, rounds + 1):
+    for number in range(1, max(rounds, compared_rounds) + 1):
+        part = extent if number <= rounds else "compared"
+        places = {f"{line.name} {x:g}": (line, x) for line, x in points_of(curve, part)}
         order = order_of(list(places), number, seed)
         for point in _measured(curve, [places[name] for name in order], number, scale, server):
             points.append(point)

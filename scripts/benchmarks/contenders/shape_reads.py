@@ -19,7 +19,7 @@ from scripts.benchmarks.memory import resident
 from scripts.benchmarks.shapes import final
 
 LOOKED_UP = 20_000
-REPEATED = 5
+REPEATED = 3
 
 
 def write(config: RoleConfig, link: Link) -> None:

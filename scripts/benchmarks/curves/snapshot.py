@@ -80,11 +80,12 @@ writer runs once, alone. Its cost depends on what changed: it reads the log, rea
 those keys (for the digest), and writes the new ones. Compared with the simplest full write: every
 key and value in HSETs of 1,000 fields from prepared bytes, by redis-py with hiredis, which reads
 nothing, keeps no digest, and is inconsistent until it ends. The full state is compared with what
-was written.""",
+was written. A full write of all keys, which a target compares, is measured three times, by turns
+with the simplest one.""",
     axis=Measure("share", "% of keys changed", "%", is_more_better=True, digits=2),
     lines=(
-        Line(FOLDED, "our full state", (0.01, 0.1, 1, 10, 100), (1, 100)),
-        Line(PLAIN, "HSET of everything", (100,), (100,)),
+        Line(FOLDED, "our full state", (0.01, 0.1, 1, 10, 100), (1, 100), compared=(100,)),
+        Line(PLAIN, "HSET of everything", (100,), (100,), compared=(100,)),
     ),
     panels=(
         Panel("seconds", (SECONDS,), is_log=True),

@@ -10,7 +10,7 @@ from scripts.benchmarks.shapes import SHAPES, final
 GET_RATIO = Measure("get_ratio", "over a dict's", "x", is_more_better=False, digits=2)
 MEMORY_RATIO = Measure("memory_ratio", "memory over a dict's", "x", is_more_better=False, digits=2)
 # The shape whose memory is compared at a million keys.
-LARGE, KEYS, MANY_KEYS = "position", 500_000, 1_000_000
+LARGE, KEYS, MANY_KEYS = "position", 200_000, 1_000_000
 
 
 def measure_run(run: ContenderRun) -> dict[str, float]:
@@ -48,8 +48,8 @@ A replica joins N keys ({KEYS:,}; {MANY_KEYS:,} for the two fields), and then re
 no one writes. Compared with a dict of the same keys whose values are bytes packed by msgpack, by
 turns in the same process: a look-up of one key, in random order, and `msgpack.unpackb`; and all
 items of the dict, each unpacked. Iteration yields keys alone; `items()` and `snapshot()` yield each
-key with its value. Numbers are CPU of all threads, for one key, the median of five times. Memory is
-what the process grows by when it joins, for each key, beside what a new process grows by when it
+key with its value. Numbers are CPU of all threads, for one key, the median of three times. Memory
+is what the process grows by when it joins, for each key, beside what a new process grows by when it
 makes a dict of the same keys and values, unpacked.""",
     headline=_cost("get_ns", "replica[key]"),
     also=(

@@ -81,6 +81,7 @@ comparison.""",
     headline=P50,
     also=(P99, MOST, ALL_P99),
     quick_scale=0.4,
+    is_quick=False,
     measure_run=measure_run,
     contenders=(
         Contender(

@@ -170,7 +170,7 @@ def test_without_docs_a_run_changes_no_file(short_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["valid"] is True
-    assert done.stderr.startswith("1 runs; about 2 s on two cores")
+    assert done.stderr.startswith("1 runs; about 1 s on two cores")
     assert "[1/1, " in done.stderr
     assert git_status() == before
 

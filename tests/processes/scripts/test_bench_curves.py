@@ -35,7 +35,7 @@ def swept(curve: Curve) -> CurveResult:
     )
     small = dataclasses.replace(curve, lines=lines)
     return sweep(
-        small, rounds=1, is_quick=True, scale=SCALE, server=SERVER, seed=1, progress=Progress()
+        small, rounds=1, extent="quick", scale=SCALE, server=SERVER, seed=1, progress=Progress()
     )
 
 

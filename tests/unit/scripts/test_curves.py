@@ -14,22 +14,26 @@ from scripts.benchmarks import docs_folder
 from scripts.benchmarks.archive import merged
 from scripts.benchmarks.curve import Curve, CurveResult, Line, Panel, Point, PointSpec
 from scripts.benchmarks.curves import CURVES
-from scripts.benchmarks.measure import curves_of
+from scripts.benchmarks.measure import curves_of, extent_of, planned_runs
 from scripts.benchmarks.model import BenchmarkError, Measure, Provenance, Result, Sample
+from scripts.benchmarks.options import parse
 from scripts.benchmarks.page import page
 from scripts.benchmarks.progress import Progress
 from scripts.benchmarks.report import Report, as_object
 from scripts.benchmarks.run import main
 from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.stats import Summary
-from scripts.benchmarks.sweep import sweep
+from scripts.benchmarks.sweep import Extent, sweep
 from scripts.benchmarks.targets import target_lines
 from scripts.benchmarks.workload import digest, texts
 
 RATE = Measure("rate", "per second", "1/s", is_more_better=True)
 SHOWN = Measure("ms", "late, ms", "ms", is_more_better=False, digits=1)
 PROVENANCE = Provenance("2026-11-22 12:00 UTC", "abc1234", 0.5, 1, 3.0)
-LINES = (Line("a", "line a", (1, 10, 100), (1, 100)), Line("b", "line b", (5,), ()))
+LINES = (
+    Line("a", "line a", (1, 10, 100), (1, 100), compared=(100,)),
+    Line("b", "line b", (5,), ()),
+)
 
 
 def measure_point(spec: PointSpec) -> Mapping[str, float]:
@@ -50,12 +54,15 @@ CURVE = Curve(
 )
 
 
-def curve_result(curve: Curve = CURVE, *, rounds: int = 1, is_quick: bool = False) -> CurveResult:
+def curve_result(
+    curve: Curve = CURVE, *, rounds: int = 1, compared_rounds: int = 0, extent: Extent = "all"
+) -> CurveResult:
     """Sweep over the curve above."""
     swept = sweep(
         curve,
         rounds=rounds,
-        is_quick=is_quick,
+        compared_rounds=compared_rounds,
+        extent=extent,
         scale=1.0,
         server="redis",
         seed=1,
@@ -78,8 +85,20 @@ def test_every_point_of_every_line_is_measured_in_each_round() -> None:
     assert swept.at("a", 100, "rate") == Summary(200.0, 200.0, 200.0, 2)
     assert swept.at("a", 10, "rate") is None
     assert [(point.x, point.fault) for point in swept.faults] == [(10, "too much\nof it")] * 2
-    assert curve_result(is_quick=True).xs("a") == [1, 100]
-    assert curve_result(is_quick=True).xs("b") == []
+    assert curve_result(extent="quick").xs("a") == [1, 100]
+    assert curve_result(extent="quick").xs("b") == []
+
+
+def test_what_a_target_compares_is_measured_more_often() -> None:
+    """By turns: once in each round. Never less often than the other points."""
+    swept = curve_result(compared_rounds=3)
+    assert [(one.round, one.x) for one in swept.points if one.round > 1] == [(2, 100), (3, 100)]
+    assert swept.at("a", 100, "rate") == Summary(200.0, 200.0, 200.0, 3)
+    assert swept.at("b", 5, "rate") == Summary(10.0, 10.0, 10.0, 1)
+    rounds = [one.round for one in curve_result(rounds=2, compared_rounds=1).points]
+    assert rounds == [1] * 4 + [2] * 4
+    only = curve_result(extent="compared")
+    assert [(one.line, one.x) for one in only.points] == [("a", 100)]
 
 
 def test_points_are_drawn_over_what_was_measured_if_the_curve_says_so() -> None:
@@ -105,7 +124,7 @@ def test_the_page_shows_every_point_and_what_does_not_count() -> None:
 def test_a_run_with_a_point_that_does_not_count_is_not_good() -> None:
     """As with the rounds of contenders."""
     assert as_object(run(curve_result()))["valid"] is False
-    assert as_object(run(curve_result(is_quick=True)))["valid"] is True
+    assert as_object(run(curve_result(extent="quick")))["valid"] is True
 
 
 def before(**changes: Any) -> dict[str, Any]:
@@ -151,6 +170,20 @@ def test_numbers_that_were_written_give_the_same_page(
     assert main(["--redraw", "--docs", str(tmp_path / "none")]) == 2
 
 
+def test_what_cannot_join_earlier_numbers_is_refused_before_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A measurement of many minutes is not thrown away."""
+
+    def measure_nothing(*_: object) -> Report:
+        pytest.fail("measured, although the numbers cannot be kept")
+
+    monkeypatch.setattr("scripts.benchmarks.run.measure", measure_nothing)
+    (tmp_path / "numbers.json").write_text(json.dumps(before()))
+    assert main(["--only", "curve-state", "--docs", str(tmp_path)]) == 2
+    assert "were measured with another" in capsys.readouterr().err
+
+
 def test_numbers_of_different_machines_do_not_get_onto_one_page() -> None:
     """Nor do those of different versions; the error names the difference."""
     versions = {"Python": "3.11.7", "hiredis": "3"}
@@ -169,7 +202,7 @@ def test_curves_have_names_of_their_own_and_quick_points_among_all() -> None:
     for curve in CURVES:
         assert curve.name.startswith("curve-")
         assert any(line.quick_xs for line in curve.lines)
-        assert all(set(line.quick_xs) <= set(line.xs) for line in curve.lines)
+        assert all(set(line.compared) <= set(line.quick_xs) <= set(line.xs) for line in curve.lines)
         labels = [one.name for one in curve.measures]
         assert len(set(labels)) == len(labels)
 
@@ -179,6 +212,20 @@ def test_only_names_curves_too() -> None:
     assert curves_of([]) == list(CURVES)
     assert curves_of(["load"]) == []
     assert [curve.name for curve in curves_of(["load", "curve-chunk"])] == ["curve-chunk"]
+
+
+def test_a_quick_run_measures_the_points_that_targets_compare() -> None:
+    """All those of a quick run where it names the curve; in a whole run these more often."""
+    quick = curves_of([], is_quick=True)
+    assert [curve.name for curve in quick] == ["curve-nodes", "curve-snapshot"]
+    assert all(len([1 for line in curve.lines if line.compared]) == 2 for curve in quick)
+    named = ["--only", "curve-snapshot"]
+    assert planned_runs(parse([*named, "--quick"])) == 3
+    assert extent_of(parse([*named, "--quick"])) == "quick"
+    assert extent_of(parse(["--quick"])) == "compared"
+    assert extent_of(parse(named)) == "all"
+    assert planned_runs(parse(named)) == 6 + 2 * 2
+    assert planned_runs(parse([*named, "--rounds", "2"])) == 6 * 2
 
 
 def test_equal_states_have_equal_digests_in_whatever_order() -> None:

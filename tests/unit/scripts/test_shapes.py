@@ -7,6 +7,7 @@ import json
 from io import StringIO
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import msgpack
 import pytest
@@ -15,6 +16,10 @@ from rich.console import Console
 from scripts.benchmarks import shapes
 from scripts.benchmarks.archive import merged, read
 from scripts.benchmarks.contenders import hset_batch, shape_hset_batch
+from scripts.benchmarks.curve import CurveResult, Point
+from scripts.benchmarks.curves.nodes import NODES
+from scripts.benchmarks.curves.snapshot import SNAPSHOT
+from scripts.benchmarks.docs_folder import as_text
 from scripts.benchmarks.goals import GOALS, goals
 from scripts.benchmarks.grid_tables import ratio, sheets
 from scripts.benchmarks.grids import GRIDS
@@ -27,6 +32,8 @@ from scripts.benchmarks.options import parse
 from scripts.benchmarks.page import page
 from scripts.benchmarks.report import Report, as_object
 from scripts.benchmarks.scenarios import SCENARIOS
+from scripts.benchmarks.scenarios.latency import AT_ONCE
+from scripts.benchmarks.scenarios.numbers import NUMBERS
 from scripts.benchmarks.shapes import FLOAT, NAMES, PASSES, SHAPES, Updates, final, shape_of
 from scripts.benchmarks.table import print_report
 
@@ -71,6 +78,57 @@ def report_of(*grids: Result) -> Report:
     """Make a report of grids alone."""
     machine = {"processor": "some processor", "cores": "2"}
     return Report(machine, {"Python": "3.11.7"}, {"server": "redis", "seed": 1}, (), (), grids)
+
+
+def whole_report() -> Report:
+    """Make a report with a number for each measure of every part that a target needs."""
+    parts = [
+        Result(
+            scenario,
+            tuple(
+                Sample(
+                    contender.name,
+                    1,
+                    1_000_000,
+                    {
+                        "cpu_ns.writer": 1.0,
+                        **{one.name: 1.0 for one in (scenario.headline, *scenario.also)},
+                    },
+                )
+                for contender in scenario.contenders
+            ),
+            {},
+        )
+        for scenario in (STATE, CHANGES, READS, NUMBERS, AT_ONCE)
+    ]
+    curves = [
+        CurveResult(
+            curve,
+            tuple(
+                Point(line.name, x, 1, {one.name: 1.0 for one in curve.measures})
+                for line in curve.lines
+                for x in line.compared
+            ),
+        )
+        for curve in (NODES, SNAPSHOT)
+    ]
+    return dataclasses.replace(report_of(*parts[:3]), results=parts[3:], curve_results=curves)
+
+
+def without(report: Report, name: str) -> Report:
+    """Return the report without one part."""
+    return dataclasses.replace(
+        report,
+        grids=[one for one in report.grids if one.scenario.name != name],
+        results=[one for one in report.results if one.scenario.name != name],
+        curve_results=[one for one in report.curve_results if one.curve.name != name],
+    )
+
+
+def targets_of(report: Report) -> list[dict[str, Any]]:
+    """Return the targets of the JSON object."""
+    found: list[dict[str, Any]] = json.loads(as_text(report))["targets"]
+    return found
 
 
 def printed(report: Report) -> str:
@@ -212,15 +270,18 @@ def test_the_worst_set_is_over_that_of_a_float() -> None:
     assert goal_row(report, "CPU of a set") == ["≤ 2", "3.00", "missed"]
 
 
-def test_reads_and_memory_have_targets() -> None:
-    """Of the two fields, not of any other shape."""
+@pytest.mark.parametrize(
+    ("keys", "memory"), [(1_000_000, ["0.66", "missed"]), (999_999, ["-", "-"])]
+)
+def test_reads_and_memory_have_targets(keys: int, memory: list[str]) -> None:
+    """Of the two fields, not of any other shape; memory of a million keys, not of fewer."""
     samples = tuple(
-        Sample(f"{name}/statebroker", 1, 9, {"get_ns": 1.0, "get_ratio": get, "memory_ratio": held})
+        Sample(f"{name}/statebroker", 1, keys, {"get_ratio": get, "memory_ratio": held})
         for name, get, held in (("float", 9.0, 9.0), ("position", 1.3, 0.66))
     )
     report = report_of(Result(READS, samples, {}))
     assert goal_row(report, "replica[key]") == ["≤ 1.3", "1.30", "reached"]
-    assert goal_row(report, "memory") == ["≤ 0.65", "0.66", "missed"]
+    assert goal_row(report, "memory") == ["≤ 0.65", *memory]
 
 
 def test_without_numbers_no_target_is_reached_or_missed() -> None:
@@ -231,16 +292,50 @@ def test_without_numbers_no_target_is_reached_or_missed() -> None:
 
 
 def test_the_page_begins_with_the_shapes_and_hides_no_fault() -> None:
-    """The first table before every other; method, contenders, faults."""
+    """The first table before every other, all of each shape in it; method, contenders, faults."""
     result = state_result({"statebroker": (500.0,), "zeromq": (100.0,)})
     faulty = Sample("text/zeromq", 2, 9, fault="8 of 9 updates arrived")
     text = page(report_of(dataclasses.replace(result, samples=(*result.samples, faulty))))
     first = next(line for line in text.splitlines() if line.startswith("|"))
-    assert first.startswith("| value | statebroker | zeromq |")
-    assert "| record | 500 | 100 (5.00) |" in text
+    assert first == (
+        "| value/contender | thousand updates a second (x) | least to most | writer CPU "
+        "| server CPU | published deltas, k | bytes to reader |"
+    )
+    assert "| **record/statebroker** | 500 | 500 to 500 | 1,500 | 100 | 1 | 24 |" in text
+    assert "| record/zeromq | 100 (5.00) | 100 to 100 | 1,500 | 100 | 1 | 24 |" in text
     assert STATE.method in text
     assert "Round 2 of text/zeromq does not count:\n\n    8 of 9 updates arrived" in text
     assert "| state: over ZeroMQ | ≥ 2 | 5.00, 5.00, 5.00, 5.00 | reached |" in text
+
+
+def test_targets_are_in_the_json_object() -> None:
+    """Each with its bound, every number, and whether it was reached; null where not measured."""
+    result = state_result({"statebroker": (260.0,), "hset-batch": (100.0,)})
+    found = {one["what"]: one for one in targets_of(report_of(result))}
+    assert found["state: over HSET+PUBLISH by hand"] == {
+        "what": "state: over HSET+PUBLISH by hand",
+        "sign": "≥",
+        "bound": 2.5,
+        "measured": [2.6] * 4,
+        "verdict": "reached",
+    }
+    assert found["count 1, p50/bare HSET+PUBLISH"]["measured"] == [None]
+    assert len(found) == len(GOALS)
+
+
+def test_one_name_selects_all_that_targets_need() -> None:
+    """With it every target has its numbers; none of the parts is measured for nothing."""
+    parts = parse(["--only", "targets"]).only
+    whole = whole_report()
+    assert {one["verdict"] for one in targets_of(whole)} <= {"reached", "missed"}
+    names = {
+        *(one.scenario.name for one in (*whole.grids, *whole.results)),
+        *(one.curve.name for one in whole.curve_results),
+    }
+    assert sorted(parts) == sorted(names)
+    for name in names:
+        open_ = [one for one in targets_of(without(whole, name)) if one["verdict"] == "-"]
+        assert open_, name
 
 
 def test_numbers_of_grids_stay_until_they_are_measured_anew() -> None:
@@ -287,4 +382,4 @@ def test_each_shape_is_measured_for_each_peer() -> None:
     whole = parse(["--only", "float/statebroker", "--only", "shapes"])
     quick = parse(["--only", "float/statebroker", "--only", "shapes", "--quick"])
     assert (planned_runs(whole), planned_seconds(whole)) == (3, 30.0)
-    assert (planned_runs(quick), planned_seconds(quick)) == (1, 1.0)
+    assert (planned_runs(quick), planned_seconds(quick)) == (1, 0.5)
