@@ -146,7 +146,7 @@ def planned_runs(options: argparse.Namespace) -> int:
     """Return how many runs the options ask for; contenders that cannot run here are left out."""
     only = _contenders_in(options.only)
     runs = sum(
-        rounds_of(options) * (not skip_reason(contender))
+        contender.rounds_of(rounds_of(options)) * (not skip_reason(contender))
         for scenario in [
             *grids_of(options.only),
             *scenarios_of(options.only, is_quick=options.quick),
@@ -168,11 +168,11 @@ def planned_seconds(options: argparse.Namespace) -> float:
     only = _contenders_in(options.only)
     share = float(options.scale)
     return share * sum(
-        rounds_of(options)
-        * len(selected(grid, only))
+        contender.rounds_of(rounds_of(options))
         * grid.seconds
         * (grid.quick_scale if options.quick else 1.0)
         for grid in grids_of(options.only)
+        for contender in selected(grid, only)
     )
 
 

@@ -49,6 +49,7 @@ class Contender:
         details: for both roles.
         row: of a grid, the row in which it is shown.
         peer: of a grid, the implementation that it is in that row.
+        rounds: in how many rounds it runs at most; 0 for all of them.
     """
 
     name: str
@@ -63,6 +64,11 @@ class Contender:
     details: Mapping[str, Any] = field(default_factory=dict)
     row: str = ""
     peer: str = ""
+    rounds: int = 0
+
+    def rounds_of(self, planned: int) -> int:
+        """Return in how many of the planned rounds it runs."""
+        return min(planned, self.rounds) if self.rounds else planned
 
 
 @dataclass(frozen=True)

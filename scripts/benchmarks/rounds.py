@@ -62,7 +62,8 @@ def run_rounds(
     running = {one.name: one for one in contenders if one.name not in skipped}
     samples = []
     for number in range(1, rounds + 1):
-        for name in order_of(list(running), number, seed):
+        due = [one.name for one in running.values() if number <= one.rounds_of(rounds)]
+        for name in order_of(due, number, seed):
             contender = running[name]
             count = updates or max(1, round(contender.updates * scale))
             seconds = scenario.seconds * scale if isinstance(scenario, Grid) and not updates else 0

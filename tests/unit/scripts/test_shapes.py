@@ -27,10 +27,12 @@ from scripts.benchmarks.grids.reads import READS
 from scripts.benchmarks.grids.shapes import CHANGES, STATE
 from scripts.benchmarks.link import RoleConfig
 from scripts.benchmarks.measure import grids_of, planned_runs, planned_seconds, scenarios_of
-from scripts.benchmarks.model import Result, Sample
+from scripts.benchmarks.model import Contender, Result, Sample, Scenario
 from scripts.benchmarks.options import parse
 from scripts.benchmarks.page import page
+from scripts.benchmarks.progress import Progress
 from scripts.benchmarks.report import Report, as_object
+from scripts.benchmarks.rounds import run_rounds
 from scripts.benchmarks.scenarios import SCENARIOS
 from scripts.benchmarks.scenarios.latency import AT_ONCE
 from scripts.benchmarks.scenarios.numbers import NUMBERS
@@ -306,6 +308,46 @@ def test_the_page_begins_with_the_shapes_and_hides_no_fault() -> None:
     assert STATE.method in text
     assert "Round 2 of text/zeromq does not count:\n\n    8 of 9 updates arrived" in text
     assert "| state: over ZeroMQ | ≥ 2 | 5.00, 5.00, 5.00, 5.00 | reached |" in text
+
+
+def test_a_slow_peer_runs_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first ones, beside ours; where fewer are asked for in those. The plan says so."""
+    runs: list[tuple[int, str]] = []
+
+    def run_nothing(
+        _: Scenario, contender: Contender, number: int, *__: object, **___: object
+    ) -> Sample:
+        runs.append((number, contender.peer))
+        return Sample(contender.name, number, 1, fault="not measured")
+
+    monkeypatch.setattr("scripts.benchmarks.rounds._run_once", run_nothing)
+    peers = [one for one in STATE.contenders if one.row == FLOAT]
+    able = tuple(dataclasses.replace(one, needs=()) for one in peers)
+    grid = dataclasses.replace(STATE, contenders=able)
+    for rounds in (3, 1):
+        runs.clear()
+        run_rounds(
+            grid,
+            only=(),
+            rounds=rounds,
+            updates=1,
+            server="redis",
+            seed=1,
+            scale=1.0,
+            progress=Progress(),
+        )
+        slow = {(number, peer) for number in (1, 2) for peer in ("hset-each", "nats-kv")}
+        fast = {
+            (number, peer)
+            for number in (1, 2, 3)
+            for peer in ("statebroker", "hset-batch", "zeromq")
+        }
+        assert set(runs) == {one for one in slow | fast if one[0] <= rounds}
+        assert len(runs) == len(set(runs))
+    found = [one.rounds_of(3) for one in peers]
+    assert sum(found) == 13
+    whole = parse([word for one in peers for word in ("--only", one.name)] + ["--only", "shapes"])
+    assert planned_seconds(whole) == 130.0
 
 
 def test_targets_are_in_the_json_object() -> None:
