@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from scripts.benchmarks.contender_run import RUN_TIMEOUT_S, ContenderRun
@@ -14,6 +15,8 @@ CONTENDERS = "scripts.benchmarks.contenders.shape_"
 SECONDS = 10.0
 # Of peers that are so slow that their spread decides nothing.
 SLOW_ROUNDS = 2
+# Holds all that a run writes.
+LOG_GIB = 8
 OURS, BATCHED, ZEROMQ, EACH, NATS = "statebroker", "hset-batch", "zeromq", "hset-each", "nats-kv"
 RATE = Measure("kilo_per_s", "thousand updates a second", "k/s", is_more_better=True, digits=1)
 WIRE = Measure("wire_bytes", "bytes to reader", "B", is_more_better=False)
@@ -82,6 +85,7 @@ def _peer(
     needs: tuple[str, ...],
     changes: bool,
     rounds: int = 0,
+    settings: Mapping[str, str] | None = None,
 ) -> list[Contender]:
     return [
         Contender(
@@ -91,6 +95,7 @@ def _peer(
             # Only if a number is asked for; else they write for some seconds.
             updates=1,
             services=services,
+            settings=settings or {},
             needs=needs,
             how=how,
             details={"shape": shape.name, "changes": changes},
@@ -102,9 +107,17 @@ def _peer(
     ]
 
 
-def _ours(how: str, *, changes: bool) -> list[Contender]:
-    services, needs = ("redis", "worker"), ("redis",)
-    return _peer(OURS, "statebroker", "ours", how, services=services, needs=needs, changes=changes)
+def _ours(how: str, *, changes: bool, settings: Mapping[str, str] | None = None) -> list[Contender]:
+    return _peer(
+        OURS,
+        "statebroker",
+        "ours",
+        how,
+        services=("redis", "worker"),
+        needs=("redis",),
+        changes=changes,
+        settings=settings,
+    )
 
 
 def _batched(*, changes: bool) -> list[Contender]:
@@ -208,9 +221,12 @@ its own, and puts it into a dict. The clock stops when it has taken the last one
     seconds=SECONDS,
     contenders=(
         *_ours(
-            "as above; the reader follows `Replica.changes()`, with a limit that it does not "
-            "reach, so that no change is left out.",
+            f"as above, but with a log of {LOG_GIB} GiB: the default of 256 MiB is full after some "
+            "seconds of this, and a reader that is late by more than the log loads the full state "
+            "instead of every change. The reader follows `Replica.changes()`, with a limit that "
+            "it does not reach.",
             changes=True,
+            settings={"STATEBROKER_LOG_BYTES": str(LOG_GIB << 30)},
         ),
         *_batched(changes=True),
         *_zeromq(changes=True),

@@ -310,6 +310,16 @@ def test_the_page_begins_with_the_shapes_and_hides_no_fault() -> None:
     assert "| state: over ZeroMQ | ≥ 2 | 5.00, 5.00, 5.00, 5.00 | reached |" in text
 
 
+def test_the_log_of_a_reader_of_changes_holds_a_whole_run() -> None:
+    """Else a reader that is late loads the full state, and does not get every change."""
+    most_per_s = 400e6
+    ours = [one for one in CHANGES.contenders if one.peer == "statebroker"]
+    assert len(ours) == len(NAMES)
+    for one in ours:
+        assert float(one.settings["STATEBROKER_LOG_BYTES"]) > CHANGES.seconds * most_per_s
+    assert not any(one.settings for one in STATE.contenders)
+
+
 def test_a_slow_peer_runs_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the first ones, beside ours; where fewer are asked for in those. The plan says so."""
     runs: list[tuple[int, str]] = []
