@@ -55,12 +55,12 @@ def _is_plain(value: Any, depth: int) -> bool:
 
     Another thread that changes it meanwhile harms only this value: nobody else looks into it.
     """
-    items = value.values() if type(value) is dict else value
+    # A copy in one step: a map that another thread changes meanwhile cannot be iterated over.
+    items = (*value.values(),) if type(value) is dict else value
     # Of few items a loop is the quickest look.
     if len(items) > FEW and CELL_TYPES.issuperset(map(type, items)):
         return True
-    # A copy, for another thread may change a map meanwhile.
-    for item in (*items,):
+    for item in items:
         kind = type(item)
         if kind not in CELL_TYPES and (
             kind not in CONTAINERS or depth >= MAX_DEPTH or not _is_plain(item, depth + 1)

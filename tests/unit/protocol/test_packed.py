@@ -134,7 +134,7 @@ def test_a_map_that_another_thread_changes_is_packed_as_it_was_at_one_moment() -
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for _ in range(5000):
+        for _ in range(20_000):
             cell, _ = cell_of(value)
             assert isinstance(cell, bytes)
             found = unpacked(cell)
