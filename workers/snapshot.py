@@ -26,9 +26,9 @@ from broker.core.tables import need_numpy, new_tables
 from broker.engine.log_reader import log_pages
 from broker.engine.net_changes import NetChanges
 from broker.errors import DecodeError
-from broker.protocol.constants import BATCH_ID_BYTES, OFFSET_PREFIX_BYTES
+from broker.protocol.constants import BATCH_ID_BYTES
 from broker.protocol.digest import Digest
-from broker.protocol.fields import pack_field
+from broker.protocol.fields import content_in, pack_field
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.runtime import clock
@@ -265,7 +265,7 @@ class SnapshotWorker:
             page = names[first : first + page_sizes.KEYS]
             before = await queries.state_fields(client, self._keys, page) if page else []
             after = [
-                pack_field(offset, changes.values[name]) if name in changes.values else None
+                pack_field(name, offset, changes.values[name]) if name in changes.values else None
                 for name in page
             ]
             digest.replace_all(
@@ -371,7 +371,7 @@ class SnapshotWorker:
             for name, one in zip(names, fields, strict=True):
                 if name not in seen:
                     seen.add(name)
-                    digest.add(name, one[OFFSET_PREFIX_BYTES:])
+                    digest.add(name, content_in(one))
             await self.renew()
         log.info("digest_made shard=%d keys=%d", self.shard, len(seen))
         return digest
@@ -420,7 +420,7 @@ class SnapshotWorker:
 
 def _content(field: bytes | None) -> bytes | None:
     """Return the part of a field that the digest covers."""
-    return None if field is None else field[OFFSET_PREFIX_BYTES:]
+    return None if field is None else content_in(field)
 
 
 def _dead_letter(node: str, bad: BadChunk) -> bytes:

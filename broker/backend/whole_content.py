@@ -60,7 +60,7 @@ async def content_damages(client: Client, keys: ShardKeys, head: int) -> list[Da
         for name, one in zip(names, fields, strict=True):
             try:
                 name.decode()
-                offsets, _ = unpack_fields([one])
+                offsets, _ = unpack_fields([name], [one])
                 # Fields that are written meanwhile may be newer.
                 greatest = max([greatest, *offsets])
             except (DecodeError, UnicodeDecodeError):

@@ -179,7 +179,7 @@ class InspectorEngine:
             floors: dict[str, int] = {}
             if field is not None:
                 try:
-                    (floors[key],), (values[key],) = unpack_fields([field])
+                    (floors[key],), (values[key],) = unpack_fields([key.encode()], [field])
                 except DecodeError as error:
                     raise DecodeError(
                         f"key {shown(key)} in {keys.state} cannot be read ({error}); write it "

@@ -190,8 +190,8 @@ async def _greatest_offset(
     """Return the greatest offset of a field of the full-state hash, without those that go."""
     greatest = 0
     async for names, fields in queries.state_pages(session.client, keys):
-        stay = [field for name, field in zip(names, fields, strict=True) if name not in gone]
-        greatest = max([greatest, *unpack_fields(stay)[0]])
+        stay = {name: one for name, one in zip(names, fields, strict=True) if name not in gone}
+        greatest = max([greatest, *unpack_fields([*stay], [*stay.values()])[0]])
     return greatest
 
 

@@ -19,10 +19,8 @@ from broker.core.tables import made_tables
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.net_changes import NetChanges
 from broker.errors import BrokerError, DecodeError
-from broker.protocol.codec import pack_cell
-from broker.protocol.constants import OFFSET_PREFIX_BYTES
 from broker.protocol.digest import DIGEST_BYTES, Digest, range_of
-from broker.protocol.fields import name_of, read_page
+from broker.protocol.fields import content_in, content_of, name_of, read_page
 from broker.protocol.messages import Batch, Cell, LogEntry, Position
 
 if TYPE_CHECKING:
@@ -87,9 +85,9 @@ class Verifier:
                     continue
                 if one is not None:
                     self.bytes_read += len(one)
-                    digest.add(name, one[OFFSET_PREFIX_BYTES:], -1)
+                    digest.add(name, content_in(one), -1)
                 if name in changes.values:
-                    digest.add(name, pack_cell(changes.values[name]))
+                    digest.add(name, content_of(changes.values[name]))
             await asyncio.sleep(0)
         if await self._marks(position) != before:
             raise SnapshotMovedError(f"{self._keys.state} was written meanwhile")
@@ -226,7 +224,7 @@ class Verifier:
                 for key, one in zip(names, fields, strict=True):
                     # HSCAN may name a field twice.
                     if key not in seen:
-                        digest.add(key, one[OFFSET_PREFIX_BYTES:])
+                        digest.add(key, content_in(one))
                 seen.update(names)
             if cursor == "0":
                 return values, floors, digest
@@ -275,7 +273,7 @@ async def digest_of(held: Mapping[str, Any]) -> Digest:
     """Compute the digests of a copy, a slice at a time, so that other tasks can run."""
     digest, entries = Digest(), iter(held.items())
     while part := list(islice(entries, page_sizes.SLICE_KEYS)):
-        digest.add_all([key.encode() for key, _ in part], [pack_cell(one) for _, one in part])
+        digest.add_all([key.encode() for key, _ in part], [content_of(one) for _, one in part])
         await asyncio.sleep(0)
     return digest
 

@@ -48,7 +48,7 @@ INT_MAX: Final = (1 << 64) - 1
 # The oldest servers with all features that we use (sharded pub/sub, `#!lua` flags, LPOP count).
 MIN_REDIS: Final = (7, 0)
 
-# Offset prefix of a field of the full-state hash: big-endian u64.
+# Offset prefix of a field of the tables hash: big-endian u64.
 OFFSET_PREFIX_BYTES: Final = 8
 
 # Before the content of a field that has one: check sum u32, offset u64.

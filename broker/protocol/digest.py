@@ -84,7 +84,7 @@ class Digest:
 
         Args:
             key: the key, or its UTF-8 bytes.
-            packed: its value as MessagePack in the canonical form of PROTOCOL.md.
+            packed: its content: flags and cell, see `content_of`.
             times: 1 or -1.
         """
         raw = key.encode() if isinstance(key, str) else key
@@ -98,7 +98,7 @@ class Digest:
 
         Args:
             keys: as UTF-8 bytes.
-            packed: as many values.
+            packed: as many contents.
         """
         names = b"".join([_sha1(key).digest() for key in keys])
         shown = names.hex().encode()

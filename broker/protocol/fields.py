@@ -1,4 +1,4 @@
-"""Fields of the full-state hash: a key, the offset up to which it was folded, a cell. No I/O.
+"""Fields of the full-state hash: check sum, offset up to which it was folded, flags, cell. No I/O.
 
 Whoever may write to Redis may damage a field. One that cannot be read must not hide the others, and
 nothing of it may be taken for a part of its neighbour.
@@ -14,12 +14,15 @@ from typing import Final
 
 from broker.errors import DecodeError
 from broker.protocol.codec import pack_cell, unpack
-from broker.protocol.constants import OFFSET_PREFIX_BYTES
+from broker.protocol.constants import CHECK_BYTES, FIELD_HEAD_BYTES
 from broker.protocol.messages import CELL_TYPES, Cell
 from broker.protocol.refusal import refuses
+from broker.protocol.sums import check_of, with_head
 
 _OFFSET: Final = struct.Struct(">Q")
 _ARRAY32: Final = struct.Struct(">BI")
+_NO_FLAGS: Final = b"\0"
+_CELL_AT: Final = FIELD_HEAD_BYTES + len(_NO_FLAGS)
 
 # Stands behind each field of a page. It is random, so no value can contain it: if it is found where
 # it was put, the field before it was decoded up to its border and no further.
@@ -45,20 +48,36 @@ class Page:
     damaged: list[bytes]
 
 
-def pack_field(offset: int, cell: Cell) -> bytes:
-    """Return a field of the full-state hash: the offset of the fold, then the cell."""
-    return _OFFSET.pack(offset) + pack_cell(cell)
+def content_of(cell: Cell) -> bytes:
+    """Return what a key with this cell holds, as a digest counts it: flags, then the cell."""
+    return _NO_FLAGS + pack_cell(cell)
+
+
+def content_in(field: bytes) -> bytes:
+    """Return what a digest counts of a field of the full-state hash, also of a damaged one."""
+    return field[FIELD_HEAD_BYTES:]
+
+
+def pack_field(key: str | bytes, offset: int, cell: Cell) -> bytes:
+    """Return a field of the full-state hash.
+
+    Args:
+        key: whose field it is, or its UTF-8 bytes; the check sum covers it.
+        offset: of the newest batch that was folded into it.
+        cell: what the key holds.
+    """
+    return with_head(key.encode() if isinstance(key, str) else key, offset, content_of(cell))
 
 
 def read_page(keys: Sequence[bytes], fields: Sequence[bytes]) -> Page:
     """Decode a page of the full-state hash; what cannot be read is left out and named."""
     try:
-        return Page(decode_keys(keys), *unpack_fields(fields), [])
+        return Page(decode_keys(keys), *unpack_fields(keys, fields), [])
     except DecodeError:
         page = Page([], [], [], [])
     for key, one in zip(keys, fields, strict=True):
         try:
-            (name,), ((offset,), (cell,)) = decode_keys([key]), unpack_fields([one])
+            (name,), ((offset,), (cell,)) = decode_keys([key]), unpack_fields([key], [one])
         except DecodeError:
             page.damaged.append(key)
         else:
@@ -86,21 +105,35 @@ def decode_keys(keys: Iterable[bytes]) -> list[str]:
 
 
 @refuses
-def unpack_fields(fields: Sequence[bytes]) -> tuple[list[int], list[Cell]]:
+def unpack_fields(keys: Sequence[bytes], fields: Sequence[bytes]) -> tuple[list[int], list[Cell]]:
     """Decode fields of the full-state hash into two columns, offsets and cells.
 
     One call of the MessagePack library decodes all fields: with a type byte in front, the offset is
     an item too.
 
     Raises:
-        DecodeError: a field is not an offset and exactly one cell.
+        DecodeError: the check sum of a field does not fit, it has flags, or it is not exactly one
+            cell.
     """
-    if any(len(field) <= OFFSET_PREFIX_BYTES for field in fields):
-        raise DecodeError("a field of the full-state hash has no value")
+    for key, field in zip(keys, fields, strict=True):
+        if len(field) <= _CELL_AT:
+            raise DecodeError("a field of the full-state hash has no value")
+        if check_of(field[CHECK_BYTES:], key) != field[:CHECK_BYTES]:
+            raise DecodeError("a field of the full-state hash does not fit its check sum")
+        if field[FIELD_HEAD_BYTES]:
+            raise DecodeError(
+                f"a field of the full-state hash has the flags {field[FIELD_HEAD_BYTES]}, "
+                "which this program does not know"
+            )
     count = len(fields)
     items = unpack(
         _ARRAY32.pack(0xDD, _ITEMS * count)
-        + b"".join([b"\xcf" + field + _PACKED_BORDER for field in fields]),
+        + b"".join(
+            [
+                b"\xcf" + one[CHECK_BYTES:FIELD_HEAD_BYTES] + one[_CELL_AT:] + _PACKED_BORDER
+                for one in fields
+            ]
+        ),
     )
     offsets, cells, borders = items[::_ITEMS], items[1::_ITEMS], items[2::_ITEMS]
     if borders.count(_BORDER) != count:

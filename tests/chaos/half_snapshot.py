@@ -97,7 +97,7 @@ async def _is_half_written(testbed: Testbed) -> bool:
             keys = ShardKeys.of(testbed.namespace, shard, SHARDS)
             page = await queries.log_page(client, keys, 0, 0)
             at = page.head.snapshot.offset if page.head is not None else 0
-            async for _, fields in queries.state_pages(client, keys):
-                if fields and max(unpack_fields(fields)[0]) > at:
+            async for names, fields in queries.state_pages(client, keys):
+                if fields and max(unpack_fields(names, fields)[0]) > at:
                     return True
     return False

@@ -556,8 +556,9 @@ class Follower:
         while cursor:
             cursor, page = client.hscan(self.prefix + "state", max(cursor, 0), count=7)
             for key, packed in page.items():
-                (offset,) = struct.unpack(">Q", packed[:8])
-                load.values[key.decode()] = msgpack.unpackb(packed[8:])
+                check, offset, flags = struct.unpack(">IQB", packed[:13])
+                assert (check, flags) == (zlib.crc32(key + packed[4:]), 0)
+                load.values[key.decode()] = msgpack.unpackb(packed[13:])
                 if offset > load.offset:
                     load.floors[key.decode()] = offset
         fields, cursor = {}, -1

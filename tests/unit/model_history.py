@@ -322,7 +322,7 @@ class SnapshotRun:
         added = {key for run in runs if run.op == OP_INCREMENT for key in run.keys}
         for key in sorted(added - self._touched.keys()):
             if (found := self._history.stored.state.get(key)) is not None:
-                (self._floors[key],), (self._values[key],) = unpack_fields([found])
+                (self._floors[key],), (self._values[key],) = unpack_fields([key.encode()], [found])
         fold(self._values, batch, chunks, self._floors)
         self._touched |= dict.fromkeys(key for run in runs for key in run.keys)
         self._previous, self._position = self._position.batch_id, batch.position
@@ -332,7 +332,7 @@ class SnapshotRun:
         state = self._history.stored.state
         for key in self.pages.pop(0):
             if key in self._values:
-                state[key] = pack_field(self._position.offset, self._values[key])
+                state[key] = pack_field(key, self._position.offset, self._values[key])
             else:
                 state.pop(key, None)
         self._history.written()

@@ -10,14 +10,14 @@ returns {next cursor ('0': that was the last page), fields, range, high, low, ra
 cost  O(fields), two SHA-1 each
 ]]
 local state, cursor, count = KEYS[1], ARGV[1], ARGV[2]
-local OFFSET_PREFIX = 8
+local HEAD_BYTES = 12
 
 local page = redis.call('HSCAN', state, cursor, 'COUNT', count)
 local fields = page[2]
 local high, low = {}, {}
 for n = 1, #fields, 2 do
   local name = redis.sha1hex(fields[n])
-  local entry = redis.sha1hex(name .. string.sub(fields[n + 1], OFFSET_PREFIX + 1))
+  local entry = redis.sha1hex(name .. string.sub(fields[n + 1], HEAD_BYTES + 1))
   local range = string.sub(name, 1, 2)
   high[range] = (high[range] or 0) + tonumber(string.sub(entry, 1, 8), 16)
   low[range] = (low[range] or 0) + tonumber(string.sub(entry, 9, 16), 16)

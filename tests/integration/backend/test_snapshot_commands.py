@@ -161,11 +161,11 @@ def test_begin_never_takes_back_how_far_fields_may_reach(shard: Shard) -> None:
 @pytest.mark.parametrize("count", [0, 1, 100, 3000])
 def test_sums_of_the_hash_are_those_of_its_digest(shard: Shard, count: int) -> None:
     """Redis and Python sum up the same; each field is in one page."""
-    state = {f"key/{n}": pack_field(n, n * 0.5) for n in range(count)}
+    state = {f"key/{n}": pack_field(f"key/{n}", n, n * 0.5) for n in range(count)}
     expected = Digest()
     for key, one in state.items():
         shard.admin.hset(shard.keys.state, key, one)
-        expected.add(key, one[8:])
+        expected.add(key, one[12:])
     sums, seen, cursor = [0] * 256, 0, "0"
     while True:
         cursor, fields, *rest = shard.call("state_sums", [shard.keys.state], cursor, 100)

@@ -60,7 +60,9 @@ def ends_of_commands(data: bytes) -> Iterator[int]:
 
 def fields_of(number: int) -> dict[bytes, bytes]:
     """Return the fields of a page."""
-    return {b"p%d/%d" % (number, n): pack_field(1, number) for n in range(2)}
+    return {
+        b"p%d/%d" % (number, n): pack_field(b"p%d/%d" % (number, n), 1, number) for n in range(2)
+    }
 
 
 def test_wherever_the_file_is_cut_a_lost_page_is_noticed(

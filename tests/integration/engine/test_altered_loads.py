@@ -35,11 +35,11 @@ def keys(watched_shard: WatchedShard) -> ShardKeys:
 def alter(raw: redis.Redis, state: str, way: str) -> None:
     """Change the full state as no scheduler does."""
     if way == "set":
-        raw.hset(state, "k7", pack_field(1, 99))
+        raw.hset(state, "k7", pack_field("k7", 1, 99))
     elif way == "deleted":
         raw.hdel(state, "k7")
     elif way == "added":
-        raw.hset(state, "k7 too", pack_field(1, 99))
+        raw.hset(state, "k7 too", pack_field("k7 too", 1, 99))
     else:
         raw.delete(state)
 

@@ -25,7 +25,7 @@ from tests.integration.watched_shard import WatchedShard
 from workers.cli.status import status
 from workers.cli.verify import verify
 
-GARBAGE = b"\0" * 8 + b"\xc1"
+GARBAGE = b"\0" * 13 + b"\xc1"
 
 
 def keys_of(shard: WatchedShard) -> ShardKeys:
@@ -45,15 +45,25 @@ def self_check(replica: Replica) -> None:
     replica._thread.call(check_and_repair(engine._session, memory(replica), perform, lambda: False))
 
 
+@pytest.mark.parametrize("damage", ["garbage", "one bit", "another key's"])
 def test_an_unreadable_field_hides_no_other_key(
-    watched_shard: WatchedShard, raw: redis.Redis
+    watched_shard: WatchedShard, raw: redis.Redis, damage: str
 ) -> None:
     """A new replica is live without it, and says so; the inspector names the key."""
     watched_shard.producer.set_many({"a": 1, "b": 2, "n": 3})
     watched_shard.publish()
     watched_shard.write()
-    raw.hset(keys_of(watched_shard).state, "n", GARBAGE)
-    raw.hset(keys_of(watched_shard).state, b"\xff", pack_field(1, 1))
+    state = keys_of(watched_shard).state
+    whole: Any = raw.hget(state, "n")
+    raw.hset(
+        *(state, "n"),
+        {
+            "garbage": GARBAGE,
+            "one bit": whole[:-1] + bytes((whole[-1] ^ 2,)),
+            "another key's": raw.hget(state, "b"),
+        }[damage],
+    )
+    raw.hset(keys_of(watched_shard).state, b"\xff", pack_field(b"\xff", 1, 1))
     with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
         assert dict(replica.items()) == {"a": 1, "b": 2}
@@ -208,7 +218,7 @@ def test_a_value_that_others_changed_does_not_spread(
     watched_shard.write()
     with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
         replica.wait_live(10)
-        raw.hset(keys_of(watched_shard).state, "n", pack_field(1, 500))
+        raw.hset(keys_of(watched_shard).state, "n", pack_field("n", 1, 500))
         watched_shard.producer.increment("n")
         watched_shard.publish()
         watched_shard.write()

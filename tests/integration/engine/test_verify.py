@@ -217,12 +217,12 @@ def test_a_full_state_that_another_hand_altered_is_found(
         before.wait_live(10)
         assert watched_shard.inspector.altered() == {}
         if how == "set":
-            raw.hset(keys.state, "k7", pack_field(1, 99))
+            raw.hset(keys.state, "k7", pack_field("k7", 1, 99))
         elif how == "deleted":
             raw.hdel(keys.state, "k7")
             neighbours.remove("k7")
         else:
-            raw.hset(keys.state, "other", pack_field(1, 99))
+            raw.hset(keys.state, "other", pack_field("other", 1, 99))
             neighbours = sorted([*neighbours, "other"])
         assert watched_shard.inspector.altered() == {(0, at): neighbours}
         assert before.verify().is_equal, "it loaded what the schedulers wrote"
@@ -443,7 +443,7 @@ def test_a_damaged_full_state_does_not_end_the_self_check(
         wanted = range_of("a")
         assert range_of("b") != wanted
         damaged = next(key for n in range(99_999) if name_range(key := b"\xff%d" % n) == wanted)
-        raw.hset(keys.state, damaged, pack_field(1, 1))
+        raw.hset(keys.state, damaged, pack_field(damaged, 1, 1))
         memory(replica).values["a"] = 2
         memory(replica).values["b"] = 2
         eventually(lambda: replica["b"] == 1)

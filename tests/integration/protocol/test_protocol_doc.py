@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
+from zlib import crc32
 
 import msgpack
 import numpy as np
@@ -525,8 +526,8 @@ def test_a_latecomer_loads_the_full_state_also_while_it_is_being_written(
         setup.name_of("state", 0),
         int(setup.admin.hget(setup.name_of("meta", 0), "offset")),
     )
-    packed = struct.pack(">Q", offset) + msgpack.packb(111)
-    setup.admin.hset(state, "k1", packed)
+    rest = struct.pack(">QB", offset, 0) + msgpack.packb(111)
+    setup.admin.hset(state, "k1", struct.pack(">I", crc32(b"k1" + rest)) + rest)
     setup.admin.hdel(state, "lives")
     truth = setup.all_agree(reader, replica)
     assert (truth["k1"], truth["k2"], truth["dies"], "lives" in truth) == (111, 12, 7, False)

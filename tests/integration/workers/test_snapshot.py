@@ -63,7 +63,7 @@ def test_every_field_carries_its_offset(
     watched_shard.publish()
     watched_shard.write()
     content: Any = raw.hgetall(keys.state)
-    offsets, values = unpack_fields([content[b"old"], content[b"young"]])
+    offsets, values = unpack_fields([b"old", b"young"], [content[b"old"], content[b"young"]])
     assert (offsets, values) == ([1, 2], [1, 1])
 
 

@@ -294,7 +294,7 @@ def digest_of(state: dict[str, Any]) -> Digest:
     """Return the digest that a state should have."""
     digest = Digest()
     for key, value in state.items():
-        digest.add(key, pack_cell(cell_of(value)[0]))
+        digest.add(key, b"\0" + pack_cell(cell_of(value)[0]))
     return digest
 
 

@@ -311,7 +311,7 @@ def test_verify_finds_a_full_state_that_was_altered(new_served: NewServed) -> No
     with Inspector(place.url, namespace=place.namespace) as inspector:
         eventually(lambda: inspector.state() == {"a": 1, "b": 2})
     with redis.Redis.from_url(place.url, protocol=2) as client:
-        client.hset(ShardKeys.of(place.namespace, 0, 1).state, "a", pack_field(1, 99))
+        client.hset(ShardKeys.of(place.namespace, 0, 1).state, "a", pack_field("a", 1, 99))
     reported = place.run("verify", "--json")
     assert reported.code == 1
     found = json.loads(reported.out)
@@ -345,7 +345,8 @@ def falsifying(place: ServedNamespace, keys: list[str]) -> Iterator[None]:
         with redis.Redis.from_url(place.url, protocol=2) as client:
             while not done.is_set():
                 client.hset(
-                    state, mapping={key: pack_field(1, random.randrange(1 << 30)) for key in keys}
+                    state,
+                    mapping={key: pack_field(key, 1, random.randrange(1 << 30)) for key in keys},
                 )
 
     writer = threading.Thread(target=falsify)

@@ -72,7 +72,7 @@ def hostile(new_served: NewServed) -> Iterator[ServedNamespace]:
         raw.hset(keys.workers, mapping={HOSTILE: record, MARKUP: record})
         raw.set(keys.lease, f"99 {HOSTILE}{MARKUP}")
         # What `verify` names.
-        raw.hset(keys.state, HOSTILE, pack_field(1, HOSTILE))
+        raw.hset(keys.state, HOSTILE, pack_field(HOSTILE, 1, HOSTILE))
         yield place
 
 

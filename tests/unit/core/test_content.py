@@ -42,7 +42,7 @@ def test_a_batch_moves_values_position_and_coverage_together() -> None:
 def test_a_field_that_is_ahead_is_not_counted_twice() -> None:
     """Deltas up to the field's offset are superseded, those of later batches are applied."""
     content = Content(AT_TWO)
-    content.add_page([b"a", b"b"], [pack_field(4, 10), pack_field(2, 20)])
+    content.add_page([b"a", b"b"], [pack_field("a", 4, 10), pack_field("b", 2, 20)])
     assert (content.newest, content.floors) == (4, {"a": 4})
     assert [apply(content, offset, "a") for offset in (3, 4, 5)] == [(0, 1), (0, 1), (1, 0)]
     assert content.values == {"a": 11, "b": 20}
@@ -58,9 +58,11 @@ def test_an_empty_page_adds_nothing() -> None:
 def test_a_damaged_field_is_left_out_and_named() -> None:
     """The other fields of its page count; a key that is returned again, and readable, does too."""
     content = Content(AT_TWO)
-    content.add_page([b"a", b"b", b"\xff"], [b"damaged", pack_field(1, 2), pack_field(1, 1)])
+    content.add_page(
+        [b"a", b"b", b"\xff"], [b"damaged", pack_field("b", 1, 2), pack_field(b"\xff", 1, 1)]
+    )
     assert (content.values, content.damaged) == ({"b": 2}, {"a", "\\xff"})
-    content.add_page([b"a", b"b"], [pack_field(1, 3), b"damaged"])
+    content.add_page([b"a", b"b"], [pack_field("a", 1, 3), b"damaged"])
     assert (content.values, content.damaged) == ({"a": 3}, {"b", "\\xff"})
 
 

@@ -21,11 +21,10 @@ from broker.protocol.digest import range_of
 from broker.protocol.fields import pack_field
 from broker.protocol.messages import Batch, Chunk, Heartbeat, LogEntry, Notice, Position, Run
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
+from broker.protocol.sums import with_head
 from tests.unit.exactness import exact
 from tests.unit.model_history import Delta, History, SnapshotRun
 from tests.unit.replica_without_io import STALENESS_BOUND, Follower, LogRead
-
-FIELD = pack_field(1, 1)
 
 
 def plus(key: str, amount: float = 1) -> Delta:
@@ -139,8 +138,8 @@ def test_a_key_that_a_scan_gives_twice_counts_as_given_last(history: History) ->
     head = history.read_head()
     assert head is not None
     replica.perform(replica.state.begin_load(head))
-    replica.state.load_page([b"a"], [pack_field(2, 2)])
-    replica.state.load_page([b"a"], [pack_field(3, 3)])
+    replica.state.load_page([b"a"], [pack_field("a", 2, 2)])
+    replica.state.load_page([b"a"], [pack_field("a", 3, 3)])
     replica.perform(replica.state.end_load())
     replica.read_all()
     assert replica.state.values == {"a": 3}
@@ -155,7 +154,7 @@ def loaded(replica: Follower, altered: set[int] | None) -> None:
     head = replica.history.read_head()
     assert head is not None
     replica.perform(replica.state.begin_load(head))
-    replica.state.load_page([b"a", b"bad"], [pack_field(1, 2), b"short"])
+    replica.state.load_page([b"a", b"bad"], [pack_field("a", 1, 2), b"short"])
     replica.perform(replica.state.end_load(altered))
 
 
@@ -364,13 +363,22 @@ def test_repeats_and_notices_keep_nothing_alive(history: History, replica: Follo
     ("keys", "fields"),
     [
         pytest.param([b"a"], [b"\0" * 7], id="offset cut"),
-        pytest.param([b"a"], [b"\0" * 8], id="no value"),
-        pytest.param([b"a"], [FIELD + b"\x01"], id="two values"),
-        pytest.param([b"a", b"b"], [b"\0" * 8, FIELD + b"\x01"], id="none beside two"),
+        pytest.param([b"a"], [b"\0" * 14], id="check sum"),
+        pytest.param([b"a"], [pack_field("b", 1, 1)], id="field of another key"),
+        pytest.param([b"a"], [with_head(b"a", 1, b"\1\1")], id="unknown flags"),
+        pytest.param([b"a"], [with_head(b"a", 1, b"\0")], id="no value"),
+        pytest.param([b"a"], [with_head(b"a", 1, b"\0\1\1")], id="two values"),
         pytest.param(
-            [b"a", b"b"], [FIELD[:-1] + b"\x92", FIELD + b"\x02\x03"], id="takes another's"
+            [b"a", b"b"],
+            [with_head(b"a", 1, b"\0"), with_head(b"b", 1, b"\0\1\1")],
+            id="none beside two",
         ),
-        pytest.param([b"\xff"], [FIELD], id="key not UTF-8"),
+        pytest.param(
+            [b"a", b"b"],
+            [with_head(b"a", 1, b"\0\x92"), with_head(b"b", 1, b"\0\1\2\3")],
+            id="takes another's",
+        ),
+        pytest.param([b"\xff"], [pack_field(b"\xff", 1, 1)], id="key not UTF-8"),
     ],
 )
 def test_a_damaged_full_state_is_named_and_never_shown(

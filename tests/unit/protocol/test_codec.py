@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from zlib import crc32
 
 import hypothesis.strategies as st
 import msgpack
@@ -181,24 +182,31 @@ def test_a_packet_with_a_damaged_time_of_what_is_pending_is_refused(since: Any) 
         decode_packet(msgpack.packb([*fields, {"more": 1, "pending_since": since}]))
 
 
+def fitting(rest: bytes) -> bytes:
+    """Return bytes as a field of the key k to which its check sum fits."""
+    return crc32(b"k" + rest).to_bytes(4) + rest
+
+
 @given(st.lists(st.tuples(st.integers(0, (1 << 64) - 1), CELLS), max_size=5))
 def test_fields_of_the_full_state_come_back_as_they_were(fields: list[tuple[int, Any]]) -> None:
     """Many at once, in their order."""
-    offsets, cells = unpack_fields([pack_field(*one) for one in fields])
+    keys = [b"k%d" % n for n in range(len(fields))]
+    packed_fields = [pack_field(key, *one) for key, one in zip(keys, fields, strict=True)]
+    offsets, cells = unpack_fields(keys, packed_fields)
     assert offsets == [offset for offset, _ in fields]
     assert exact(cells) == exact([cell for _, cell in fields])
 
 
-@given(st.lists(st.binary(max_size=20), max_size=4))
+@given(st.lists(st.binary(max_size=20) | st.binary(max_size=20).map(fitting), max_size=4))
 def test_damaged_fields_are_only_ever_a_decode_error(fields: list[bytes]) -> None:
     """Or as many cells as fields."""
     try:
-        offsets, cells = unpack_fields(fields)
+        offsets, cells = unpack_fields([b"k"] * len(fields), fields)
     except DecodeError:
         return
     assert len(offsets) == len(cells) == len(fields)
     for field, cell in zip(fields, cells, strict=True):
-        assert exact(unpack(field[8:])) == exact(cell)
+        assert exact(unpack(field[13:])) == exact(cell)
 
 
 # -- boundaries -----------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from broker.errors import DecodeError
-from broker.protocol.codec import unpack
 from broker.protocol.fields import Page, name_of, pack_field, read_page, unpack_fields
 from tests.unit.exactness import exact
 from tests.unit.strategies import CELLS
@@ -17,13 +17,18 @@ from tests.unit.strategies import CELLS
 FIELDS = st.lists(st.tuples(st.integers(0, (1 << 64) - 1), CELLS), min_size=1, max_size=6)
 
 
+def fitting(key: bytes, rest: bytes) -> bytes:
+    """Return bytes as a field to which the check sum fits."""
+    return crc32(key + rest).to_bytes(4) + rest
+
+
 @given(FIELDS, st.data())
 def test_a_damaged_field_changes_nothing_of_the_others(
     content: list[tuple[int, Any]], data: st.DataObject
 ) -> None:
-    """Whatever is flipped in one field, the others are read; it is read alone, or named."""
-    fields = [pack_field(*one) for one in content]
-    keys = [b"k%d" % n for n in range(len(fields))]
+    """Whatever is flipped in one field, the others are read, and it is named."""
+    keys = [b"k%d" % n for n in range(len(content))]
+    fields = [pack_field(key, *one) for key, one in zip(keys, content, strict=True)]
     at = data.draw(st.integers(0, len(fields) - 1))
     place = data.draw(st.integers(0, len(fields[at]) - 1))
     bad = bytearray(fields[at])
@@ -34,36 +39,56 @@ def test_a_damaged_field_changes_nothing_of_the_others(
     for n, one in enumerate(content):
         if n != at:
             assert exact([*read.pop(f"k{n}")]) == exact([*one])
-    if page.damaged:
-        assert (page.damaged, read) == ([keys[at]], {})
-    else:
-        offset, value = read.pop(f"k{at}")
-        assert offset == int.from_bytes(fields[at][:8])
-        assert exact(value) == exact(unpack(fields[at][8:]))
+    assert (page.damaged, read) == ([keys[at]], {})
 
 
 def test_a_value_that_claims_its_neighbour_is_named() -> None:
     """One bit of a length lets a value go on into the next field, which makes up for the count."""
-    first, second = bytearray(pack_field(5, b"abc")), pack_field(5, "d" * 12 + "xyz")
-    # 3 bytes become 35, up to the `x`; x, y and z are numbers by themselves.
-    first[9] ^= 0x20
-    page = read_page([b"a", b"b"], [bytes(first), second])
+    body, second = bytearray(pack_field("a", 5, b"abc")[4:]), pack_field("b", 5, "d" * 12 + "xyz")
+    # 3 bytes become 40, up to the `x`; x, y and z are numbers by themselves. The check sum fits.
+    body[10] ^= 0x2B
+    first = fitting(b"a", bytes(body))
+    page = read_page([b"a", b"b"], [first, second])
     assert page == Page(["b"], [5], ["d" * 12 + "xyz"], [b"a"])
     with pytest.raises(DecodeError):
-        unpack_fields([bytes(first), second])
+        unpack_fields([b"a", b"b"], [first, second])
+
+
+@pytest.mark.parametrize("flags", [1, 2, 4, 8, 16, 128, 255])
+def test_unknown_flags_are_refused_by_name(flags: int) -> None:
+    """They would say that the key has a deadline, or is gone: a reader must not pass over that."""
+    field = fitting(b"k", bytes(8) + bytes((flags,)) + b"\x01")
+    assert read_page([b"k"], [field]).damaged == [b"k"]
+    with pytest.raises(DecodeError, match=f"flags {flags}, which this program does not know"):
+        unpack_fields([b"k"], [field])
+
+
+def test_a_field_under_the_key_of_its_neighbour_is_damaged() -> None:
+    """Two that changed places are both named."""
+    fields = [pack_field("b", 1, 1), pack_field("a", 1, 2)]
+    assert read_page([b"a", b"b"], fields).damaged == [b"a", b"b"]
+
+
+def test_a_field_belongs_to_its_key() -> None:
+    """Under another one its check sum does not fit, whatever it holds."""
+    assert read_page([b"a"], [pack_field("b", 1, 1)]).damaged == [b"a"]
+    with pytest.raises(DecodeError, match="does not fit its check sum"):
+        unpack_fields([b"a"], [pack_field("b", 1, 1)])
 
 
 @pytest.mark.parametrize(
     "field",
-    [b"", b"\0" * 8, b"\0" * 8 + b"\x91\x01", b"\0" * 8 + b"\x80", b"\0" * 8 + b"\xc4\x01"],
+    [b"", bytes(9), bytes(9) + b"\x91\x01", bytes(9) + b"\x80", bytes(9) + b"\xc4\x01"],
 )
 def test_what_no_producer_can_have_written_is_damaged(field: bytes) -> None:
     """A field without a value, with an array or map that is not packed, or one cut short."""
-    assert read_page([b"bad", b"ok"], [field, pack_field(1, 2)]) == Page(["ok"], [1], [2], [b"bad"])
+    for bad in (field, fitting(b"bad", field)):
+        page = read_page([b"bad", b"ok"], [bad, pack_field("ok", 1, 2)])
+        assert page == Page(["ok"], [1], [2], [b"bad"])
 
 
 def test_a_key_that_is_not_utf8_is_named() -> None:
     """It hides no other key either, and has a printable name."""
-    page = read_page([b"\xff\n", b"ok"], [pack_field(1, 1), pack_field(1, 2)])
+    page = read_page([b"\xff\n", b"ok"], [pack_field(b"\xff\n", 1, 1), pack_field("ok", 1, 2)])
     assert page == Page(["ok"], [1], [2], [b"\xff\n"])
     assert ascii(name_of(page.damaged[0])) == r"'\\xff\n'"

@@ -165,6 +165,7 @@ PACKETS: dict[str, Batch | Heartbeat | Notice] = {
     "notice": Notice(0, EPOCH, 1, ID_A, NO_ID, TIME_MS, 3),
 }
 
+KEY = b"EWR/min"
 FIELDS: dict[str, tuple[int, Any]] = {
     "number": (2, -2.5),
     "nil": (1, None),
@@ -175,12 +176,12 @@ FIELDS: dict[str, tuple[int, Any]] = {
 def write_field(field: tuple[int, Any]) -> bytes:
     """Write one field of the full-state hash."""
     offset, value = field
-    return pack_field(offset, cell_of(value)[0])
+    return pack_field(KEY, offset, cell_of(value)[0])
 
 
 def read_field(data: bytes) -> tuple[int, Any]:
     """Read one field of the full-state hash."""
-    (offset,), (cell,) = unpack_fields([data])
+    (offset,), (cell,) = unpack_fields([KEY], [data])
     return offset, cell_value(cell)
 
 

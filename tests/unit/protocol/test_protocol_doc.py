@@ -364,9 +364,9 @@ def test_the_chunk_in_the_document_is_what_the_codec_writes_and_reads() -> None:
 
 
 def test_the_field_in_the_document_is_what_the_codec_writes_and_reads() -> None:
-    """The dump of a field of the full-state hash is offset and value."""
-    assert dump("field") == pack_field(2, -2.5)
-    assert unpack_fields([dump("field")]) == ([2], [-2.5])
+    """The dump of a field of the full-state hash is check sum, offset, flags and value."""
+    assert dump("field") == pack_field("EWR/min", 2, -2.5)
+    assert unpack_fields([b"EWR/min"], [dump("field")]) == ([2], [-2.5])
 
 
 def test_the_field_of_a_table_in_the_document_is_what_the_codec_writes_and_reads() -> None:
@@ -378,7 +378,7 @@ def test_the_field_of_a_table_in_the_document_is_what_the_codec_writes_and_reads
 
 def test_the_digest_in_the_document_is_what_we_sum_up() -> None:
     """Range and entry of each example, computed as the text says and by the code."""
-    rows = table("key", "cell", "range", "entry")
+    rows = table("key", "content", "range", "entry")
     assert len(rows) == 3
     for key, packed, at, entry in rows:
         digest = Digest()
@@ -405,7 +405,7 @@ def test_every_dump_is_compared_with_something() -> None:
 def test_annotations_say_what_the_bytes_say(place: str, raw: bytes, annotation: str) -> None:
     """Beside each number, text, array and bin of a dump stands its true value or length."""
     if said := re.fullmatch(r"[\w ]+ = (.+?)(?: \([^()]*\))?", annotation):
-        is_offset = place in {"field line 1", "table_field line 2"}
+        is_offset = place in {"field line 2", "table_field line 2"}
         value = int.from_bytes(raw) if is_offset else unpack(raw)
         assert said[1] == _as_text(value)
     elif said := re.fullmatch(r'check, of "(.+)" and what follows', annotation):
@@ -417,6 +417,8 @@ def test_annotations_say_what_the_bytes_say(place: str, raw: bytes, annotation: 
         assert raw in (b"\xc4" + bytes([int(said[1])]), b"\xc6" + int(said[1]).to_bytes(4))
     elif annotation == "check":
         assert (raw[:1], len(raw)) == (b"\xce", 5)
+    elif said := re.fullmatch(r'check, of "(.+)" and what follows', annotation):
+        assert raw == crc32(said[1].encode() + dump("field")[4:]).to_bytes(4)
     else:
         assert not annotation
 

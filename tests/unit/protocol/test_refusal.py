@@ -115,7 +115,7 @@ DECODERS: list[Callable[[bytes], Any]] = [
     decode_chunk,
     decode_packet,
     decode_head,
-    lambda data: unpack_fields([data, data]),
+    lambda data: unpack_fields([b"k", b"k"], [data, data]),
     lambda data: read_page([data, data], [data, data]),
     load_tables,
 ]

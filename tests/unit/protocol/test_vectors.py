@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -180,7 +181,7 @@ def test_a_value_out_of_the_domain_cannot_be_read(name: str) -> None:
     assert ends(data) is (entry["rule"] != 1)
     chunk = Chunk("n", 1, 1, 0, [Run(OP_SET, ["k"], [data])])
     assert decode_chunk(encode_chunk(chunk)) == chunk
-    assert read_page([b"k"], [pack_field(1, data)]).cells == [data]
+    assert read_page([b"k"], [pack_field("k", 1, data)]).cells == [data]
 
 
 def test_every_value_is_right_or_wrong() -> None:
@@ -278,9 +279,12 @@ def test_every_packet_is_right_or_wrong() -> None:
 # -- fields of the full state ---------------------------------------------------------------------
 
 
+SHORT = {"no byte"}  # has no check sum at all
+
+
 def key_of(entry: dict[str, Any]) -> bytes:
-    """Return the key of a field, or its name if it does not matter which."""
-    return raw(entry["key"]) if "key" in entry else entry["name"].encode()
+    """Return the key of a field, which its check sum covers."""
+    return raw(entry["key"])
 
 
 @pytest.mark.parametrize("name", chosen("fields", "value"))
@@ -291,7 +295,7 @@ def test_a_field_is_read_as_described(name: str) -> None:
     offset, value = value_of(entry["offset"]), value_of(entry["value"])
     assert repr((page.offsets, [*map(cells.value_of, page.cells)])) == repr(([offset], [value]))
     assert (page.names, page.damaged) == ([key_of(entry).decode()], [])
-    assert pack_field(offset, page.cells[0]) == written(entry)
+    assert pack_field(key_of(entry), offset, page.cells[0]) == written(entry)
 
 
 @pytest.mark.parametrize("name", chosen("fields", "rule"))
@@ -300,9 +304,15 @@ def test_a_damaged_field_is_named(name: str) -> None:
     entry = vectors("fields")[name]
     data, rule = raw(entry["hex"]), entry["rule"]
     assert read_page([key_of(entry)], [data]).damaged == [key_of(entry)]
-    assert (len(data) > 8) is (rule != 1)
-    assert ends(data[8:]) is (rule > 2)
-    assert bool(read_page([b"k"], [data]).damaged) is (rule != 4)
+    key = key_of(entry)
+    assert (len(data) > 13) is (rule != 1)
+    assert (data[:4] == crc32(key + data[4:]).to_bytes(4)) is (rule != 5 and name not in SHORT)
+    if rule in {2, 3, 4}:
+        assert ends(data[13:]) is (rule != 2)
+    assert (rule == 6) <= (data[12:13] != b"\0")
+    assert bool(read_page([b"k"], [crc32(b"k" + data[4:]).to_bytes(4) + data[4:]]).damaged) is (
+        rule not in {4, 5} or data[12] != 0
+    )
 
 
 def test_damaged_fields_hide_no_other() -> None:
