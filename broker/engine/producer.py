@@ -36,7 +36,7 @@ from broker.errors import (
     ReentrantError,
 )
 from broker.model import Token
-from broker.protocol.cells import CELLS, cell_of
+from broker.protocol.cells import CELLS, cell_of, plain_columns
 from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_SET, OPERATIONS
@@ -298,12 +298,21 @@ class ProducerEngine(FastSet[Retry | None]):
         """Return the sets of each shard: keys, values and an upper bound of their bytes."""
         if not isinstance(mapping, Mapping):
             raise EncodeError(f"set_many got {shown(mapping)}; give a mapping of keys to values")
-        groups: dict[int, tuple[int, list[str], list[Any], int]] = {}
         extra = STAMP_BYTES if self._timestamps else 0
+        shards = len(self._session.keys)
+        if type(mapping) is dict and mapping and shards == 1:
+            # A column at a time, several times as fast as key by key.
+            columns = plain_columns(mapping.copy())
+            if columns is not None:
+                keys, cells, size = columns
+                size += extra * len(keys)
+                check_group(len(keys), size)
+                return [(0, keys, cells, size)]
+        groups: dict[int, tuple[int, list[str], list[Any], int]] = {}
         for key, given in mapping.items():
             size = admit_key(key) + extra
             cell, cell_size = cell_of(given)
-            shard = shard_of(key, len(self._session.keys))
+            shard = shard_of(key, shards)
             _, keys, values, total = groups.setdefault(shard, (shard, [], [], 0))
             keys.append(key)
             values.append(cell)

@@ -11,16 +11,18 @@ by what the C library happens to accept; and again at the read, for others may h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from broker.errors import DecodeError
 from broker.protocol.codec import pack_cell, pack_value
+from broker.protocol.constants import INT_MAX, INT_MIN, MAX_KEY_BYTES, MAX_VALUE_BYTES
 from broker.protocol.messages import Cell, Value
 from broker.protocol.operations import Column
 from broker.protocol.packed import packed, unpacked
-from broker.protocol.values import CONTAINERS, HEAD_BYTES, admit, admit_amount
+from broker.protocol.values import CONTAINERS, HEAD_BYTES, SCALAR_BYTES, admit, admit_amount
 
 PACKED_TYPES: Final = CONTAINERS | {bytes}
+_FIXED: Final = frozenset((float, bool, type(None)))  # values of any such type
 
 
 def cell_of(value: object) -> tuple[Cell, int]:
@@ -38,6 +40,49 @@ def cell_of(value: object) -> tuple[Cell, int]:
         return admitted, size
     exact = pack_value(admitted)
     return exact, len(exact) + HEAD_BYTES
+
+
+def plain_columns(mapping: dict[str, Any]) -> tuple[list[str], list[Cell], int] | None:
+    """Return a map of plain keys and values as two columns, and an upper bound of their size.
+
+    Args:
+        mapping: a dict that nobody else changes.
+
+    Returns:
+        Keys, cells and bytes in a chunk. None if a key or value has to be looked at by itself: it
+        may be a subclass, out of a limit, or refused.
+    """
+    keys = [*mapping]
+    names, values = _text_bytes(keys, 1, MAX_KEY_BYTES), _plain_column([*mapping.values()])
+    if names is None or values is None:
+        return None
+    cells, size = values
+    return keys, cells, names + size
+
+
+def _text_bytes(texts: list[Any], least: int, most: int) -> int | None:
+    """Return an upper bound of the size of ASCII texts in a chunk; None if one is none."""
+    if set(map(type, texts)) != {str} or not "".join(texts).isascii():
+        return None
+    lengths = [*map(len, texts)]
+    if min(lengths) < least or max(lengths) > most:
+        return None
+    return sum(lengths) + HEAD_BYTES * len(texts)
+
+
+def _plain_column(values: list[Any]) -> tuple[list[Cell], int] | None:
+    """Return values of one kind as cells, and an upper bound of their size in a chunk."""
+    kinds = set(map(type, values))
+    if kinds <= _FIXED or (kinds == {int} and min(values) >= INT_MIN and max(values) <= INT_MAX):
+        return values, SCALAR_BYTES * len(values)
+    if kinds <= PACKED_TYPES:
+        cells = [packed(value) for value in values]
+        found = [cell for cell in cells if cell is not None]
+        if len(found) < len(cells):
+            return None
+        return [*found], sum(map(len, found)) + HEAD_BYTES * len(found)
+    size = _text_bytes(values, 0, MAX_VALUE_BYTES)
+    return None if size is None else (values, size)
 
 
 def _nothing(_given: object) -> tuple[None, int]:

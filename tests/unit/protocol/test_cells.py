@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
@@ -9,13 +10,21 @@ import pytest
 from hypothesis import given
 
 from broker.errors import DecodeError, EncodeError
-from broker.protocol.cells import are_same, cell_of, readable, size_of_cell, value_of
+from broker.protocol.cells import (
+    are_same,
+    cell_of,
+    plain_columns,
+    readable,
+    size_of_cell,
+    value_of,
+)
 from broker.protocol.codec import pack_cell, pack_value
+from broker.protocol.constants import INT_MAX, MAX_DEPTH, MAX_VALUE_BYTES
 from broker.protocol.messages import CELL_TYPES
 from broker.protocol.operations import Column
 from broker.protocol.values import admit
 from tests.unit.exactness import exact
-from tests.unit.protocol.test_values import ADMITTED, REFUSED
+from tests.unit.protocol.test_values import ADMITTED, REFUSED, Shouting, nested
 from tests.unit.strategies import KEYS, VALUES
 
 
@@ -51,6 +60,72 @@ def test_what_is_refused_is_refused_with_the_same_words(name: str) -> None:
 def test_any_value_is_packed_as_the_exact_path_packs_it(value: Any) -> None:
     """Whatever way it takes."""
     assert bytes_of(cell_of(value)[0]) == pack_value(admit(value)[0])
+
+
+# -- columns --------------------------------------------------------------------------------------
+
+COLUMNS = st.one_of(
+    *(
+        st.dictionaries(KEYS, values, min_size=1, max_size=6)
+        for values in (
+            st.floats() | st.none() | st.booleans(),
+            st.integers(-(1 << 65), 1 << 65),
+            st.text(max_size=5),
+            st.binary(max_size=5) | st.lists(st.integers()) | st.dictionaries(KEYS, st.floats()),
+            VALUES,
+        )
+    )
+)
+
+
+@given(COLUMNS)
+def test_columns_are_the_cells_of_their_values(mapping: dict[str, Any]) -> None:
+    """Those of one value after the other, or each value has to be looked at by itself."""
+    found = plain_columns(dict(mapping))
+    if found is not None:
+        keys, column, size = found
+        assert keys == [*mapping]
+        assert exact(column) == exact([cell_of(value)[0] for value in mapping.values()])
+        assert sum(len(pack_cell(one)) for one in [*keys, *column]) <= size
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.5, None, True],
+        [0, INT_MAX],
+        ["", "x" * 1000],
+        [{"lat": 1.5}, {"lat": 2.5}],
+        [[1], {}, b"x"],
+    ],
+)
+def test_columns_of_one_kind_are_taken_together(values: list[Any]) -> None:
+    """The shapes that services write."""
+    assert plain_columns({f"k{n}": value for n, value in enumerate(values)}) is not None
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"": 1},
+        {"k" * 1025: 1},
+        {"ü": 1},
+        {1: 1},
+        {Shouting("k"): 1},
+        {"k": INT_MAX + 1},
+        {"k": Shouting("v")},
+        {"k": "x" * (MAX_VALUE_BYTES + 1)},
+        {"k": "\ud800"},
+        {"k": [{1}]},
+        {"k": nested(MAX_DEPTH + 1)},
+        {"k": datetime(2026, 1, 1, tzinfo=UTC)},
+        {"k": 1, "l": "x"},
+    ],
+    ids=ascii,
+)
+def test_what_has_to_be_looked_at_is_left_to_the_exact_path(mapping: dict[Any, Any]) -> None:
+    """It admits or refuses each by our rules."""
+    assert plain_columns(mapping) is None
 
 
 # -- reading --------------------------------------------------------------------------------------
