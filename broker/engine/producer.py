@@ -300,15 +300,13 @@ class ProducerEngine(FastSet[Retry | None]):
             raise EncodeError(f"set_many got {shown(mapping)}; give a mapping of keys to values")
         extra = STAMP_BYTES if self._timestamps else 0
         shards = len(self._session.keys)
-        if type(mapping) is dict and mapping and shards == 1:
-            # A column at a time, several times as fast as key by key.
-            columns = plain_columns(mapping.copy())
-            if columns is not None:
-                keys, cells, size = columns
-                size += extra * len(keys)
-                check_group(len(keys), size)
-                return [(0, keys, cells, size)]
         groups: dict[int, tuple[int, list[str], list[Any], int]] = {}
+        # A column at a time is several times as fast as key by key.
+        columns = plain_columns(mapping.copy()) if type(mapping) is dict and shards == 1 else None
+        if columns is not None:
+            keys, cells, size = columns
+            groups[0] = (0, keys, cells, size + extra * len(keys))
+            mapping = {}
         for key, given in mapping.items():
             size = admit_key(key) + extra
             cell, cell_size = cell_of(given)

@@ -52,6 +52,8 @@ def plain_columns(mapping: dict[str, Any]) -> tuple[list[str], list[Cell], int] 
         Keys, cells and bytes in a chunk. None if a key or value has to be looked at by itself: it
         may be a subclass, out of a limit, or refused.
     """
+    if not mapping:
+        return None
     keys = [*mapping]
     names, values = _text_bytes(keys, 1, MAX_KEY_BYTES), _plain_column([*mapping.values()])
     if names is None or values is None:

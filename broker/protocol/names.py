@@ -54,7 +54,7 @@ def shard_of(key: str, shards: int) -> int:
     Of a key with a tag in braces, as `{o7}/stock`, only the tag counts, as on a Redis Cluster: keys
     with the same tag are in the same shard.
     """
-    if shards == 1:
+    if shards <= 1:  # 0: of a producer that is not open yet
         return 0
     if "{" in key:
         tag, brace, _ = key.partition("{")[2].partition("}")

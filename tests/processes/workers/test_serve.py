@@ -17,6 +17,7 @@ import redis
 from broker import Inspector, Producer, Replica
 from broker.backend.queries import log_entry
 from broker.protocol.codec import decode_packet
+from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.messages import Batch
 from broker.protocol.names import ShardKeys
 from broker.stats import NamespaceStatus
@@ -121,7 +122,7 @@ def test_ready_until_a_signal(
     assert ready.read_text() == valkey.url + "\n"
     assert stat.S_IMODE(ready.stat().st_mode) == 0o600
     # No waiting here: it said that all is up.
-    assert status(valkey.url, namespace).protocol == 2
+    assert status(valkey.url, namespace).protocol == PROTOCOL_VERSION
     if command != "schedule":
         assert roles(valkey.url, namespace)["flush"] == 1
         with (
