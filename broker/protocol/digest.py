@@ -3,19 +3,17 @@
 A sum of hashes can be updated entry by entry, in any order (incremental hashing by addition,
 Bellare and Micciancio, EUROCRYPT 1997). So the scheduler updates it at the cost of the changes, a
 replica computes it from its content, and both are equal exactly if the contents are. It detects
-faults, not
-attacks: 64 bits of SHA-1 per key range.
+faults, not attacks: 64 bits of SHA-1 per key range.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from hashlib import sha1
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from broker.errors import DecodeError
+from broker.protocol.sums import sha1
 
 RANGES: Final = 256
 DIGEST_BYTES: Final = 8 * RANGES
@@ -27,23 +25,10 @@ _HEX_BYTES: Final = 2 * _SHA1_BYTES
 _WRAP: Final = (1 << 64) - 1
 
 
-def _fast_sha1() -> Callable[[bytes], Any]:
-    """Return SHA-1 without the keyword, which costs half as much again as the hash."""
-    try:
-        sha1(b"")  # noqa: S324 - detects faults, not attacks
-    except ValueError:
-        # The system permits it only for what is not security.
-        return partial(sha1, usedforsecurity=False)
-    return sha1
-
-
-_sha1: Final = _fast_sha1()
-
-
 def range_of(key: str | bytes) -> int:
     """Return the key range of a key, 0 to 255: the first byte of the SHA-1 of its UTF-8 bytes."""
     raw = key.encode() if isinstance(key, str) else key
-    return sha1(raw, usedforsecurity=False).digest()[0]
+    return int(sha1(raw).digest()[0])
 
 
 class Digest:
@@ -88,8 +73,8 @@ class Digest:
             times: 1 or -1.
         """
         raw = key.encode() if isinstance(key, str) else key
-        name = sha1(raw, usedforsecurity=False).hexdigest()
-        entry = sha1(name.encode() + packed, usedforsecurity=False).digest()
+        name = sha1(raw).hexdigest()
+        entry = sha1(name.encode() + packed).digest()
         at = int(name[:2], 16)
         self.sums[at] = (self.sums[at] + times * int.from_bytes(entry[:8])) & _WRAP
 
@@ -100,12 +85,12 @@ class Digest:
             keys: as UTF-8 bytes.
             packed: as many contents.
         """
-        names = b"".join([_sha1(key).digest() for key in keys])
+        names = b"".join([sha1(key).digest() for key in keys])
         shown = names.hex().encode()
         places = range(0, len(shown), _HEX_BYTES)
         entries = b"".join(
             [
-                _sha1(shown[at : at + _HEX_BYTES] + value).digest()
+                sha1(shown[at : at + _HEX_BYTES] + value).digest()
                 for at, value in zip(places, packed, strict=True)
             ]
         )
@@ -131,13 +116,13 @@ class Digest:
         """
         sums = self.sums
         for key, old, new in zip(keys, before, after, strict=True):
-            digest = _sha1(key).digest()
+            digest = sha1(key).digest()
             name = digest.hex().encode()
             change = 0
             if new is not None:
-                change = int.from_bytes(_sha1(name + new).digest()[:8])
+                change = int.from_bytes(sha1(name + new).digest()[:8])
             if old is not None:
-                change -= int.from_bytes(_sha1(name + old).digest()[:8])
+                change -= int.from_bytes(sha1(name + old).digest()[:8])
             sums[digest[0]] += change
         for at in range(RANGES):
             sums[at] &= _WRAP
