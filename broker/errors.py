@@ -90,13 +90,17 @@ class DamagedError(BackendError):
 
     Attributes:
         key: the Redis key.
+        field: of the hash; empty if none is named.
     """
 
     # Whoever waits goes on once it is mended.
     is_temporary = True
 
-    def __init__(self, key: str, what: str, *, fix: str = "run `statebroker repair`") -> None:
+    def __init__(
+        self, key: str, what: str, *, fix: str = "run `statebroker repair`", field: str = ""
+    ) -> None:
         self.key = key
+        self.field = field
         super().__init__(f"{key} is damaged: {what}; {fix}")
 
 

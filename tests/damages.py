@@ -11,15 +11,15 @@ from broker.protocol.names import ShardKeys, config_key
 # Redis commands as a client without our library sends them.
 Call = Callable[[Any], object]
 
-HASHES: Final = ("config", "meta", "writers", "workers", "state", "tables")
-LISTS: Final = ("order", "pending", "ready", "dead")
+HASHES: Final = ("config", "meta", "intake", "workers", "state", "tables")
+LISTS: Final = ("queue", "stage", "ready", "dead")
 OTHERS: Final = ("log", "lease")
 
 META_IDS: Final = ("epoch", "id", "previous", "snap_id", "fold", "digest")
 META_NUMBERS: Final = (
-    *("offset", "covered", "appends", "accepted", "published", "pending_bytes", "due", "count_due"),
-    *("max_age", "max_count", "published_at", "log_bytes", "logged", "bytes", "by_count", "by_age"),
-    *("missing", "snap_offset", "snap_at", "fold_to", "dead", "fence"),
+    *("offset", "covered", "published", "max_age", "max_count", "published_at", "log_bytes"),
+    *("logged", "bytes", "by_count", "by_age", "missing", "snap_offset", "snap_at", "fold_to"),
+    *("dead", "fence"),
 )
 VALUES: Final[dict[str, bytes]] = {
     "text": b"nonsense",
@@ -50,26 +50,36 @@ class Case:
 def cases(namespace: str, keys: ShardKeys, node: str) -> Iterator[Case]:
     """Yield every damage of a namespace of one shard that one node writes to."""
     yield from _of_types(namespace, keys, node)
-    yield from _of_fields(keys.meta, (*META_IDS, *META_NUMBERS, f"n:{node}"))
+    yield from _of_fields(keys.meta, (*META_IDS, *META_NUMBERS))
     config = config_key(namespace)
     yield from _of_fields(config, ("protocol", "shards", "created"))
     # The other values are words: whoever writes one makes another namespace of it.
     for way in ("float", "binary", "long"):
         yield Case(f"config features {way}", _hset(config, "features", VALUES[way]))
     yield Case("config features missing", lambda raw: raw.hdel(config, "features"))
-    yield from _of_fields(keys.writers, (node,), with_missing=False)
+    yield from _of_fields(keys.intake, (node,), with_missing=False)
+    yield from _of_fields(keys.intake, (":head", ":limits", ":forgotten"))
+    for at in range(0, 56, 5):
+        yield Case(f"intake :head bit {at}", _flip_bit(keys.intake, ":head", at))
+    # With another incarnation, token or chunk number it is a record like any other.
+    for at in (16, 24, 32, 36, 40):
+        yield Case(f"intake {node} bit {at}", _flip_bit(keys.intake, node, at))
     yield from _of_fields(keys.workers, ("somebody",), with_missing=False)
     for way, value in VALUES.items():
         yield Case(f"lease {way}", _set(keys.lease, value, seconds=5))
-        yield Case(f"order entry {way}", _push(keys.order, value))
-        yield Case(f"order entry first {way}", _push(keys.order, value, is_first=True))
-        yield Case(f"writers name {way}", _hset(keys.writers, value, b"5 tok 0 0"))
+        yield Case(f"queue element {way}", _push(keys.queue, value))
+        yield Case(f"queue element first {way}", _push(keys.queue, value, is_first=True))
+        yield Case(f"intake name {way}", _hset(keys.intake, value, bytes(44)))
+    for name, entry in {
+        "all ones": b"\1" + b"\xff" * 21 + node.encode(),
+        "of nothing": b"\1" + bytes(21) + node.encode(),
+        "of nobody": b"\1" + bytes(21),
+        "not UTF-8": b"\1" + bytes(21) + b"\xff\xfe",
+    }.items():
+        yield Case(f"queue entry {name}", _push(keys.queue, entry))
+        yield Case(f"queue entry first {name}", _push(keys.queue, entry, is_first=True))
+        yield Case(f"queue pair {name}", _push_pair(keys.queue, entry))
     yield Case("log batch one bit", _flip_logged(keys.log))
-    head = bytes(24)
-    yield Case("order entry all ones", _push(keys.order, b"\xff" * 32 + node.encode()))
-    yield Case("order entry 4 GiB", _push(keys.order, head + b"\0\0\0\1" + b"\xff" * 4 + b"ghost"))
-    yield Case("order entry not UTF-8", _push(keys.order, head + bytes(8) + b"\xff\xfe"))
-    yield Case("order entry of nobody", _push(keys.order, head + b"\0\0\0\1\0\0\0\5ghost"))
     for field in META_NUMBERS:
         yield Case(f"meta {field} one bit", _flip(keys.meta, field, is_number=True))
     for field in META_IDS:
@@ -79,7 +89,7 @@ def cases(namespace: str, keys: ShardKeys, node: str) -> Iterator[Case]:
 def _of_types(namespace: str, keys: ShardKeys, node: str) -> Iterator[Case]:
     for name in (*HASHES, *LISTS, *OTHERS):
         key = _key(namespace, keys, node, name)
-        if name not in {"config", "writers", "state", "tables"}:
+        if name not in {"config", "intake", "state", "tables"}:
             yield Case(f"{name} gone", lambda raw, key=key: raw.delete(key))  # type: ignore[misc]
         for kind, make in {
             "a string": lambda raw, key: raw.set(key, "x"),
@@ -93,7 +103,7 @@ def _of_types(namespace: str, keys: ShardKeys, node: str) -> Iterator[Case]:
 def _key(namespace: str, keys: ShardKeys, node: str, name: str) -> str:
     if name == "config":
         return config_key(namespace)
-    return keys.pending(node) if name == "pending" else str(getattr(keys, name))
+    return keys.stage(node) if name == "stage" else str(getattr(keys, name))
 
 
 def _of_fields(key: str, fields: tuple[str, ...], *, with_missing: bool = True) -> Iterator[Case]:
@@ -129,6 +139,21 @@ def _set(key: str, value: bytes, seconds: int) -> Call:
 
 def _push(key: str, value: bytes, *, is_first: bool = False) -> Call:
     return lambda raw: raw.lpush(key, value) if is_first else raw.rpush(key, value)
+
+
+def _push_pair(key: str, entry: bytes) -> Call:
+    """As if a chunk had been accepted that is none."""
+    return lambda raw: raw.rpush(key, b"no chunk", entry)
+
+
+def _flip_bit(key: str, field: str, at: int) -> Call:
+    """Flip the highest bit of a byte."""
+
+    def call(raw: Any) -> None:
+        value = raw.hget(key, field)
+        raw.hset(key, field, value[:at] + bytes([value[at] ^ 0x80]) + value[at + 1 :])
+
+    return call
 
 
 def _flip(key: str, field: str, *, is_number: bool) -> Call:

@@ -15,7 +15,7 @@ from functools import partial
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
+from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue
 from broker.backend.session import Session
 from broker.backend.topology import Client
 from broker.errors import BackendError, DamagedError, NamespaceMismatchError
@@ -30,7 +30,6 @@ from workers.loop import log_health_change, poll_outage, run_loop
 
 log = logging.getLogger(__name__)
 
-MAX_KNOWN_NODES = 2000
 # Pseudo shard numbers under which the health of the namespace and of the wake-ups is reported.
 NAMESPACE = -1
 WAKE_UPS = -2
@@ -59,7 +58,7 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Shard:
-    """When one shard must be drained again, and the nodes of its last batches."""
+    """When one shard must be drained again."""
 
     number: int
     drain_at: float | None = 0.0
@@ -68,7 +67,6 @@ class _Shard:
     heartbeat_at: float = 0.0
     look_at: float = 0.0
     counts: _Counts = field(default_factory=_Counts)
-    nodes: dict[str, None] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -295,16 +293,7 @@ class FlushWorker:
         keys = self._session.keys[shard.number]
         batch_id = os.urandom(BATCH_ID_BYTES)
         asked = clock.now()
-        reply = await self._session.commands.drain(
-            keys, shard.number, batch_id, list(shard.nodes), self._limits
-        )
-        if isinstance(reply, Undeclared):
-            shard.nodes |= dict.fromkeys(reply.nodes)
-            # Others may have appended meanwhile; these nodes suffice for a prefix of the list.
-            reply = await self._session.commands.drain(
-                keys, shard.number, batch_id, list(shard.nodes), self._limits
-            )
-            self._forget_nodes(shard)
+        reply = await self._session.commands.drain(keys, shard.number, batch_id, self._limits)
         now = clock.now()
         self.health.answered(now)
         if isinstance(reply, Drained):
@@ -324,11 +313,6 @@ class FlushWorker:
                 )
             shard.is_full = True
             shard.drain_at = now + LOG_FULL_RETRY_S
-
-    def _forget_nodes(self, shard: _Shard) -> None:
-        """Keep only the nodes seen last, so that the list stays bounded as nodes come and go."""
-        for node in list(shard.nodes)[:-MAX_KNOWN_NODES]:
-            del shard.nodes[node]
 
     def _count(self, shard: _Shard, batch: Drained) -> None:
         counts, is_by_count = shard.counts, batch.trigger == TRIGGER_COUNT

@@ -97,6 +97,8 @@ class SnapshotWorker:
         self._committed: deque[tuple[float, int]] = deque()
         self._cut_to = 0
         self._last: tuple[bytes, int] | None = None
+        # Who left, and an append number that none of its chunks is above.
+        self._left: dict[tuple[str, int], int] = {}
         # Kept between rounds, since folding needs the slots of their keys; None: not loaded.
         self._tables: ShardTables | None = None
         self._tables_at = Position()
@@ -137,11 +139,15 @@ class SnapshotWorker:
         known = self._tables.producers() if self._tables is not None else set()
         # Read before the head, so that everything they wrote is before it. A node that came back
         # has a new incarnation, which is not in `known`.
-        names = await queries.gone_nodes(client, self._keys, {node for node, _ in known})
-        gone = {who for who in known if who[0] in names}
+        appends = await queries.gone_nodes(client, self._keys, {node for node, _ in known})
+        self._left = {
+            who: self._left.get(who, appends[who[0]]) for who in known if who[0] in appends
+        }
         head = (await queries.log_page(client, self._keys, 0, 0)).head
         if head is None:
             return None
+        # What they had pending when they were first seen to have left is published.
+        gone = {who for who, append in self._left.items() if append <= head.covered}
         if (head.snapshot.epoch, head.snapshot.offset) != self._last:
             # The history was rewritten: noted offsets belong to other batches.
             self._committed.clear()

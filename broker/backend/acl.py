@@ -38,7 +38,7 @@ class Role:
 
     Attributes:
         does: its purpose, for the help text.
-        keys: name of a key as in `ShardKeys` (or "config", "pending") -> commands on it, in lower
+        keys: name of a key as in `ShardKeys` (or "config", "stage") -> commands on it, in lower
             case, including those that scripts call.
         channel: commands on the shards' channels.
         bulk: commands on the channels of bulk chunks.
@@ -52,6 +52,10 @@ class Role:
     server: frozenset[str] = field(default=frozenset())
 
 
+# What is on the stage is moved into the queue, and nothing out of it.
+_INTO_QUEUE: Final = (["lmove"], "queue")
+
+
 def _rights(**lines: str) -> Mapping[str, frozenset[str]]:
     return {name: frozenset(line.split()) for name, line in lines.items()}
 
@@ -60,10 +64,10 @@ PRODUCER: Final = Role(
     "writes deltas: Producer, `statebroker set`, `delete`, `increment`",
     _rights(
         config="evalsha hmget hset",
-        meta="evalsha hmget hset",
-        writers="evalsha hget hset hdel",
-        order="evalsha rpush",
-        pending="evalsha ltrim rpush",
+        meta="hmget",
+        intake="evalsha hget hmget hset hdel",
+        queue="evalsha lmove rpush",
+        stage="del evalsha lmove rpush",
         ready="evalsha rpush llen",
     ),
     server=frozenset({"wait", "waitaof"}),
@@ -72,9 +76,9 @@ FLUSHER: Final = Role(
     "publishes deltas: `statebroker flush`",
     _rights(
         config="evalsha hmget hset",
-        meta="evalsha hmget hset hdel hincrby",
-        order="evalsha lrange ltrim",
-        pending="evalsha del lrange ltrim",
+        meta="evalsha hmget hset",
+        intake="del evalsha hget hmget hset",
+        queue="del evalsha lrange ltrim llen",
         ready="blpop",
         log="evalsha xadd",
         workers="evalsha hset hdel hrandfield",
@@ -90,7 +94,7 @@ SCHEDULER: Final = Role(
         log="evalsha xrange xtrim",
         state="evalsha hmget hset hdel hscan",
         tables="evalsha hset hdel hscan",
-        writers="hmget",
+        intake="hget hmget",
         lease="evalsha get set del pexpire",
         workers="evalsha hset hdel",
         dead="evalsha rpush ltrim",
@@ -102,6 +106,7 @@ SUBSCRIBER: Final = Role(
     _rights(
         config="hmget",
         meta="hmget",
+        intake="hget",
         log="xrange",
         state="evalsha_ro hmget hscan",
         tables="hlen hscan",
@@ -131,11 +136,11 @@ _OPERATOR: Final = Role(
     _rights(
         config="del",
         meta="del evalsha hgetall hdel",
-        writers="del hgetall",
+        intake="del evalsha hgetall",
         idle="del evalsha hdel hget hgetall hset",
         workers="del hgetall",
-        order="del evalsha lindex llen lrem rpush",
-        pending="del evalsha llen",
+        queue="del evalsha lindex llen lrem lset",
+        stage="del",
         ready="del llen",
         log="del evalsha xadd xlen",
         state="del evalsha hdel hlen",
@@ -176,8 +181,8 @@ def rules(
     Args:
         roles: names from `ROLES`; the user gets the rights of all of them.
         namespace: a validated name.
-        node: a validated name; limits the user to this node's lists, so producer must be the only
-            role that uses them. None: all nodes.
+        node: a validated name; limits the user to this node's stage, so producer must be the only
+            role that uses it. None: all nodes.
         shards: shard count of the namespace; up to 16 the keys are listed one by one. Above, or
             with None, patterns are used; they match no other namespace, since names hold no colon.
         database: number of the Redis database, for the channels; None: of any. (Rules for keys hold
@@ -206,7 +211,7 @@ def rules(
     selectors = []
     for places, granted in groups.items():
         patterns = [
-            f"~{pattern}"
+            f"{'%W' if (granted, name) == _INTO_QUEUE else ''}~{pattern}"
             for name in places
             for pattern in _patterns(name, namespace, node, shard_keys)
         ]
@@ -224,6 +229,6 @@ def _shard_keys(namespace: str, shards: int | None, database: int | None) -> lis
 def _patterns(name: str, namespace: str, node: str | None, shards: list[ShardKeys]) -> list[str]:
     if name == "config":
         return [config_key(namespace)]
-    if name == "pending":
-        return [keys.pending(node or "*") for keys in shards]
+    if name == "stage":
+        return [keys.stage(node or "*") for keys in shards]
     return [str(getattr(keys, name)) for keys in shards]

@@ -297,7 +297,7 @@ def _told(action: str, server: str, said: str) -> BackendError:
     _, is_named, place = said.rpartition("DAMAGED ")
     if is_named:
         key, _, field = place[:MAX_SAID_CHARS].partition(" ")
-        return DamagedError(key, f"{action} cannot use {field}")
+        return DamagedError(key, f"{action} cannot use {field}", field=field)
     if "WRONGTYPE" in said:
         return DamagedError(action, "a key holds another type than statebroker wrote (WRONGTYPE)")
     if "user_script" in said and (": attempt to " in said or ": bad argument" in said):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,30 +16,32 @@ from broker.backend.queries import config, digest_or_none
 from broker.backend.reads import at_one_moment
 from broker.backend.stored import (
     ID_BYTES,
+    INTAKE_HEAD,
+    intake_head,
     is_number,
     node_name,
+    node_record,
     number_or_none,
+    queue_entry,
     worker_record,
-    writer_record,
 )
 from broker.backend.topology import Client
 from broker.backend.whole_content import chain_damages, content_damages, head_of
 from broker.config import SETTINGS
 from broker.errors import BackendError, ConnectError, DamagedError
-from broker.protocol.constants import MAX_CHUNK_BYTES, NO_ID
+from broker.protocol.constants import NO_ID
 from broker.protocol.messages import Position
 from broker.protocol.names import ShardKeys
 from broker.protocol.refusal import shown
 
-MAX_ENTRIES: Final = 10_000  # of the order list, that are looked at
+MAX_ELEMENTS: Final = 1000  # of the queue, that are looked at
 MAX_NAMED: Final = 10  # of one kind of damage
 _TRIES: Final = 3
-ENTRY_BYTES: Final = 32
 _IDS: Final = ("epoch", "id", "previous", "snap_id")
 _NUMBERS: Final = (
-    *("offset", "covered", "appends", "accepted", "published", "pending_bytes", "due", "count_due"),
-    *("max_age", "max_count", "published_at", "log_bytes", "logged", "bytes", "by_count", "by_age"),
-    *("missing", "snap_offset", "snap_at", "fold_to", "dead", "fence"),
+    *("offset", "covered", "published", "max_age", "max_count", "published_at", "log_bytes"),
+    *("logged", "bytes", "by_count", "by_age", "missing", "snap_offset", "snap_at", "fold_to"),
+    *("dead", "fence"),
 )
 _LEASE: Final = re.compile(rb"\d{1,20} .+", re.DOTALL)
 
@@ -50,16 +51,14 @@ class Stored:
     """What Redis holds of a shard; a key of another type is empty here.
 
     Attributes:
-        meta, writers, workers: the hashes.
-        order: the first entries of the list.
+        meta, intake, workers: the hashes.
         lease: the string.
         others: damages that reading met: keys of other types.
     """
 
     meta: Mapping[bytes, bytes]
-    writers: Mapping[bytes, bytes]
+    intake: Mapping[bytes, bytes]
     workers: Mapping[bytes, bytes]
-    order: Sequence[bytes]
     lease: bytes | None
     others: list[Damage]
 
@@ -90,9 +89,9 @@ async def read_stored(client: Client, keys: ShardKeys) -> Stored:
     found = await ask(
         {
             keys.meta: lambda pipe: pipe.hgetall(keys.meta),
-            keys.writers: lambda pipe: pipe.hgetall(keys.writers),
+            keys.intake: lambda pipe: pipe.hgetall(keys.intake),
             keys.workers: lambda pipe: pipe.hgetall(keys.workers),
-            keys.order: lambda pipe: pipe.lrange(keys.order, 0, MAX_ENTRIES - 1),
+            keys.queue: lambda pipe: pipe.llen(keys.queue),
             keys.lease: lambda pipe: pipe.get(keys.lease),
             keys.log: lambda pipe: pipe.xlen(keys.log),
             keys.state: lambda pipe: pipe.hlen(keys.state),
@@ -103,9 +102,8 @@ async def read_stored(client: Client, keys: ShardKeys) -> Stored:
     )
     return Stored(
         found[keys.meta] or {},
-        found[keys.writers] or {},
+        found[keys.intake] or {},
         found[keys.workers] or {},
-        found[keys.order] or (),
         found[keys.lease],
         others,
     )
@@ -125,7 +123,7 @@ async def examine(client: Client, keys: ShardKeys, *, is_whole: bool = False) ->
         *_meta_damages(keys, stored),
         *_record_damages(keys, stored),
         *await _log_damages(client, keys),
-        *await _pending_damages(client, keys, stored),
+        *await _pending_damages(client, keys),
     ]
     if is_whole and not any(one.is_other_type for one in found):
         head = stored.number("offset") or 0
@@ -137,7 +135,7 @@ async def _asked(client: Client, keys: ShardKeys, queue: Callable[[Pipeline], ob
     """Return replies of one moment; empty where so much happens that there is none."""
     try:
         async with translated("looking for damage"):
-            return await at_one_moment(client, keys, queue, keeps_errors=True)
+            return await at_one_moment(client, keys, queue, keeps_errors=True, with_intake=True)
     except BackendError as error:
         if isinstance(error, ConnectError) or not error.is_temporary:
             raise
@@ -163,11 +161,10 @@ def _unreadable_fields(meta: Mapping[bytes, bytes]) -> Iterator[str]:
         value = meta.get(field.encode())
         if value is not None and len(value) != ID_BYTES:
             yield f"{field} is {shown(value)}, not {ID_BYTES} bytes"
-    waiting = [name.decode(errors="replace") for name in meta if name.startswith(b"n:")]
-    for field in (*_NUMBERS, *waiting[:MAX_ENTRIES]):
+    for field in _NUMBERS:
         value = meta.get(field.encode())
         if value is not None and not is_number(value):
-            yield f"{field[:80]} is {shown(value)}, not a number from 0 to 2**53"
+            yield f"{field} is {shown(value)}, not a number from 0 to 2**53"
     digest = meta.get(b"digest")
     if digest is not None and digest_or_none(digest) is None:
         yield f"digest has {len(digest)} bytes"
@@ -177,7 +174,7 @@ def _impossible_fields(stored: Stored) -> Iterator[str]:
     offset, batches = stored.number("offset"), _sum(stored, "by_count", "by_age")
     if offset is not None and batches is not None and offset > batches:
         yield f"offset is {offset}, but there were only {batches} batches"
-    for lower, higher in (("covered", "appends"), ("snap_offset", "offset"), ("fold_to", "offset")):
+    for lower, higher in (("snap_offset", "offset"), ("fold_to", "offset")):
         small, great = stored.number(lower), stored.number(higher)
         if small is not None and great is not None and small > great:
             yield f"{lower} is {small}, above {higher}, {great}"
@@ -186,11 +183,6 @@ def _impossible_fields(stored: Stored) -> Iterator[str]:
         for field in ("epoch", "id")
         if offset and field.encode() not in stored.meta
     )
-    numbers = [number_or_none(value) for name, value in stored.meta.items() if name[:2] == b"n:"]
-    known = [n for n in (stored.number("published"), *numbers) if n is not None]
-    accepted = stored.number("accepted")
-    if accepted is not None and len(known) > len(numbers) and accepted != sum(known):
-        yield f"accepted is {accepted}, but {sum(known)} were published or are pending"
     age = stored.number("max_age")
     longest = SETTINGS["local_delta_max_age"].high * 1000
     if age is not None and age > longest:
@@ -205,15 +197,17 @@ def _sum(stored: Stored, *fields: str) -> int | None:
 
 
 def _record_damages(keys: ShardKeys, stored: Stored) -> Iterator[Damage]:
-    for name, record in stored.writers.items():
+    for name, record in stored.intake.items():
+        if name.startswith(b":"):
+            continue
         node = node_name(name)
         if node is None:
-            yield Damage(keys.writers, f"{shown(name)} is no name of a node", field=name)
+            yield Damage(keys.intake, f"{shown(name)} is no name of a node", field=name)
             continue
         try:
-            writer_record(keys.writers, node, record)
+            node_record(keys.intake, node, record)
         except DamagedError:
-            yield Damage(keys.writers, f"the record of node {node} is {shown(record)}", field=name)
+            yield Damage(keys.intake, f"the record of node {node} is {shown(record)}", field=name)
     for name, record in stored.workers.items():
         if worker_record(record) is None:
             what = f"the record of worker {shown(name)} is {shown(record)}"
@@ -282,41 +276,55 @@ def _ends_damaged(
     return []
 
 
-async def _pending_damages(client: Client, keys: ShardKeys, stored: Stored) -> list[Damage]:
-    """Compare the order list with the pending lists, all read at one moment."""
-    nodes = [node for name in stored.writers if (node := node_name(name))][:MAX_ENTRIES]
+async def _pending_damages(client: Client, keys: ShardKeys) -> list[Damage]:
+    """Compare the head of the intake hash with meta and the queue, all read at one moment."""
 
     def queue(pipe: Pipeline) -> None:
-        pipe.lrange(keys.order, 0, MAX_ENTRIES - 1)
-        pipe.hmget(keys.meta, ["due"])
-        for node in nodes:
-            pipe.llen(keys.pending(node))
+        pipe.lrange(keys.queue, 0, MAX_ELEMENTS - 1)
+        pipe.hget(keys.intake, INTAKE_HEAD)
+        pipe.hmget(keys.meta, ["epoch", "covered", "published"])
 
     replies = await _asked(client, keys, queue)
-    if not replies or isinstance(replies[0], Exception):
+    if not replies or any(isinstance(one, Exception) for one in replies):
         return []
-    order, due, *lengths = replies
-    found = list(_list_damages(keys, nodes, order, lengths))
-    if order and due == [None]:
-        found.append(Damage(keys.meta, "due is gone, though something is pending"))
+    elements, head, meta = replies
+    found = list(_queue_damages(keys, elements))
+    what, known_head = _head_damage(head, meta[0], meta[1]), intake_head(head)
+    if what is None and known_head is not None and not found and len(elements) < MAX_ELEMENTS:
+        # Nothing else is wrong, so the counters have to agree.
+        waiting = [one.deltas for element in elements if (one := queue_entry(element)) is not None]
+        published = number_or_none(meta[2] or b"0")
+        accepted = known_head.accepted
+        if published is not None and accepted != (known := published + sum(waiting)):
+            what = f"accepted is {accepted}, but {known} were published or are pending"
+    if what is not None:
+        found.append(Damage(keys.intake, what))
     return found[:MAX_NAMED]
 
 
-def _list_damages(
-    keys: ShardKeys, nodes: Sequence[str], order: Sequence[bytes], lengths: Sequence[Any]
-) -> Iterator[Damage]:
-    named: Counter[str] = Counter()
-    for entry in order:
-        node = node_name(entry[ENTRY_BYTES:])
-        if node is None or int.from_bytes(entry[ENTRY_BYTES - 4 : ENTRY_BYTES]) > MAX_CHUNK_BYTES:
-            yield Damage(keys.order, f"an entry is {shown(entry)}")
-        else:
-            named[node] += 1
-    for node, length in zip(nodes, lengths, strict=True):
-        if isinstance(length, Exception):
-            if "WRONGTYPE" not in str(length):
-                continue
-            yield Damage(keys.pending(node), "holds another type", is_other_type=True)
-        elif length != named[node] and len(order) < MAX_ENTRIES:
-            what = f"has {length} chunks, the order list has {named[node]}"
-            yield Damage(keys.pending(node), what)
+def _head_damage(head: bytes | None, epoch: bytes | None, covered: bytes | None) -> str | None:
+    """Return why a heartbeat has to make the head of an intake hash anew."""
+    if head is None:
+        return None if epoch is None else "its head is gone"
+    found = intake_head(head)
+    if found is None:
+        return f"its head is {shown(head)}"
+    if epoch is not None and found.epoch != epoch:
+        return "its head is of another epoch than meta"
+    known = number_or_none(covered or b"0")
+    if known is not None and known != found.covered:
+        return f"its head says that {found.covered} is covered, meta says {known}"
+    return None
+
+
+def _queue_damages(keys: ShardKeys, elements: Sequence[bytes]) -> Iterator[Damage]:
+    at = 0
+    while at < len(elements):
+        is_chunk = queue_entry(elements[at]) is None
+        if is_chunk and at + 1 == MAX_ELEMENTS:
+            return  # its entry was not read
+        if is_chunk and at + 1 < len(elements) and queue_entry(elements[at + 1]) is not None:
+            at += 2
+            continue
+        yield Damage(keys.queue, f"an element is {shown(elements[at])}")
+        at += 1

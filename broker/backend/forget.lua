@@ -4,9 +4,9 @@ A record is noted when it is first seen with nothing pending. If it is the same 
 asked whether it lives, by a mark before the record: who lives writes it again within a second. A record
 that still has the mark is forgotten, in the same step that looks again that nothing came meanwhile.
 
-KEYS  1 meta hash   2 writers hash   3 idle hash   4.. pending lists of the nodes in ARGV[4..]
+KEYS  1 intake hash   2 idle hash
 ARGV  1 step: 'ask' or 'forget'   2 age in ms   3 text without spaces, the same for both steps of one command
-      4.. nodes, in the order of KEYS[4..]
+      4.. nodes
 returns a word for each node
       GONE       there is no record
       UNREAD     it cannot be read: that is damage
@@ -19,14 +19,14 @@ returns a word for each node
       FORGOTTEN  it is deleted, and who comes back with it is fenced
 cost  O(nodes)
 ]]
-local meta, writers, idle = KEYS[1], KEYS[2], KEYS[3]
+local intake, idle = KEYS[1], KEYS[2]
 local step, age, asking = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local FIRST = 4
+local FIRST, HEAD_BYTES, RECORD_BYTES, MOST = 4, 56, 44, 9007199254740992
 
 -- A number as it is written here; nil for whatever else others may have put there.
 local function whole(text)
   local n = tonumber(text)
-  return n and n >= 0 and n <= 9007199254740992 and n % 1 == 0 and n or nil
+  return n and n >= 0 and n <= MOST and n % 1 == 0 and n or nil
 end
 
 local time = redis.call('TIME')
@@ -36,19 +36,26 @@ local function note(node, record)
   redis.call('HSET', idle, node, string.format('%.0f ', now) .. record)
 end
 
-local function judge(node, list)
-  local found = redis.call('HGET', writers, node)
+-- Where the head cannot be read, everything may be pending.
+local head = redis.call('HGET', intake, ':head')
+local covered = head and #head == HEAD_BYTES and struct.unpack('>I8', head, 49) or -1
+
+local function judge(node)
+  local found = redis.call('HGET', intake, node)
   if not found then
     redis.call('HDEL', idle, node)
     return 'GONE'
   end
   local asked_by, record = string.match(found, '^idle (%S+) (.*)$')
   record = record or found
-  local incarnation = whole(string.match(record, '^(%d+) %S+ %d+ %d+$'))
-  if not incarnation then
+  if #record ~= RECORD_BYTES then
     return 'UNREAD'
   end
-  if whole(redis.call('HGET', meta, 'n:' .. node) or 0) ~= 0 or redis.call('LLEN', list) > 0 then
+  local incarnation, _, append = struct.unpack('>I8c24I8', record)
+  if incarnation > MOST then
+    return 'UNREAD'
+  end
+  if append > covered then
     redis.call('HDEL', idle, node)
     return 'BUSY'
   end
@@ -65,7 +72,7 @@ local function judge(node, list)
     return 'WAITS'
   end
   if step == 'ask' then
-    redis.call('HSET', writers, node, 'idle ' .. asking .. ' ' .. record)
+    redis.call('HSET', intake, node, 'idle ' .. asking .. ' ' .. record)
     return 'ASKED'
   end
   if not asked_by then
@@ -75,15 +82,15 @@ local function judge(node, list)
   if asked_by ~= asking then
     return 'WAITS'
   end
-  redis.call('HDEL', writers, node)
+  redis.call('HDEL', intake, node)
   redis.call('HDEL', idle, node)
-  local forgotten = whole(redis.call('HGET', meta, 'forgotten') or 0) or 0
-  redis.call('HSET', meta, 'forgotten', string.format('%.0f', math.max(forgotten, incarnation)))
+  local forgotten = whole(redis.call('HGET', intake, ':forgotten') or 0) or 0
+  redis.call('HSET', intake, ':forgotten', string.format('%.0f', math.max(forgotten, incarnation)))
   return 'FORGOTTEN'
 end
 
 local told = {}
 for at = FIRST, #ARGV do
-  told[#told + 1] = judge(ARGV[at], KEYS[at])
+  told[#told + 1] = judge(ARGV[at])
 end
 return told

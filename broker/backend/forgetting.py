@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 async def writers_of(commands: Commands, keys: ShardKeys) -> list[str]:
     """Return the nodes that have a record, or a note of one, in a shard."""
     async with translated("reading the writers"):
-        found: dict[bytes, bytes] = await commands.client.hgetall(keys.writers)  # type: ignore[assignment]
+        found: dict[bytes, bytes] = await commands.client.hgetall(keys.intake)  # type: ignore[assignment]
         noted: dict[bytes, bytes] = await commands.client.hgetall(keys.idle)  # type: ignore[assignment]
     return sorted(node for name in found.keys() | noted.keys() if (node := node_name(name)))
 
@@ -58,7 +58,8 @@ async def judge(
     found: dict[str, Verdict] = {}
     for first in range(0, len(nodes), PAGE):
         page = nodes[first : first + PAGE]
-        names = [keys.meta, keys.writers, keys.idle, *map(keys.pending, page)]
-        reply = await commands.run_for_admin("forget", names, step, age_ms, asking, *page)
+        reply = await commands.run_for_admin(
+            "forget", [keys.intake, keys.idle], step, age_ms, asking, *page
+        )
         found |= {node: Verdict(one.decode()) for node, one in zip(page, reply, strict=True)}
     return found

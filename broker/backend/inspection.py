@@ -10,7 +10,15 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import NoPermissionError
 
 from broker.backend.reads import at_one_moment
-from broker.backend.stored import node_name, number_or_none, worker_record, writer_record
+from broker.backend.stored import (
+    INTAKE_HEAD,
+    intake_head,
+    node_name,
+    node_record,
+    number_or_none,
+    queue_entry,
+    worker_record,
+)
 from broker.backend.topology import Client
 from broker.errors import DamagedError
 from broker.protocol.names import ShardKeys
@@ -18,7 +26,6 @@ from broker.stats.namespace import NodeStats, ShardStats, WorkerStatus
 
 # A running worker writes its record with each heartbeat (1 s) or lease renewal (3 s).
 ALIVE_MS: Final = 10_000
-ORDER_ENTRY_BYTES: Final = 32  # without the node's name
 
 
 def shard_away(number: int, slot: int | None, why: str) -> ShardStats:
@@ -32,9 +39,9 @@ def shard_away(number: int, slot: int | None, why: str) -> ShardStats:
     nothing = ShardReading(
         time=(0, 0),
         meta={},
-        writers={},
+        intake={},
         workers={},
-        pending_chunks=0,
+        pending_elements=0,
         oldest_pending=None,
         log_entries=0,
         state_keys=0,
@@ -51,10 +58,10 @@ class ShardReading:
     Attributes:
         time: the server's clock: seconds and microseconds.
         meta: the meta hash.
-        writers: node -> its record.
+        intake: the intake hash: its head, and node -> its record.
         workers: worker -> its role, the time of its last record, and the reason why it is red.
-        pending_chunks: entries of the order list.
-        oldest_pending: the first of them.
+        pending_elements: of the queue: chunks and their entries.
+        oldest_pending: the first entry.
         log_entries: batches in the log.
         state_keys: fields of the full-state hash.
         lease: fencing number and holder; None if nobody holds it.
@@ -63,9 +70,9 @@ class ShardReading:
 
     time: tuple[int, int]
     meta: Mapping[bytes, bytes]
-    writers: Mapping[bytes, bytes]
+    intake: Mapping[bytes, bytes]
     workers: Mapping[bytes, bytes]
-    pending_chunks: int
+    pending_elements: int
     oldest_pending: bytes | None
     log_entries: int
     state_keys: int
@@ -88,9 +95,8 @@ class ShardReading:
         return None if at is None else self._now_ms - at
 
     def _pending_ms(self) -> int | None:
-        entry = self.oldest_pending or b""
-        accepted_ms = int.from_bytes(entry[8:16], "big")
-        return max(0, self._now_ms - accepted_ms) if len(entry) >= ORDER_ENTRY_BYTES else None
+        entry = queue_entry(self.oldest_pending or b"")
+        return max(0, self._now_ms - entry.accepted_ms) if entry else None
 
     def shard(
         self, number: int, *, slot: int | None, held_by: str | None, away: str = ""
@@ -103,20 +109,24 @@ class ShardReading:
             held_by: address of the server that owns it; None for a single server.
             away: why it could not be read.
         """
-        accepted, published = self._number("accepted"), self._number("published")
+        head, published = (
+            intake_head(self.intake.get(INTAKE_HEAD.encode())),
+            self._number("published"),
+        )
+        accepted = head.accepted if head else published
         by_count, by_age = self._number("by_count"), self._number("by_age")
         return ShardStats(
             shard=number,
             epoch=self._hex("epoch"),
             offset=self._number("offset"),
             batch_id=self._hex("id"),
-            appends=self._number("appends"),
+            appends=head.appends if head else 0,
             covered=self._number("covered"),
             accepted=accepted,
             published=published,
             pending_deltas=accepted - published,
-            pending_chunks=self.pending_chunks,
-            pending_bytes=self._number("pending_bytes"),
+            pending_chunks=self.pending_elements // 2,
+            pending_bytes=head.pending_bytes if head else 0,
             batches=by_count + by_age,
             by_count=by_count,
             by_age=by_age,
@@ -142,20 +152,21 @@ class ShardReading:
     def nodes(self) -> list[NodeStats]:
         """Return what each node wrote to this shard; records that cannot be read are left out."""
         found = []
-        for name, record in self.writers.items():
+        head = intake_head(self.intake.get(INTAKE_HEAD.encode()))
+        for name, record in self.intake.items():
             node = node_name(name)
             if node is None:
                 continue
             try:
-                _incarnation, _token, chunks, deltas = writer_record("", node, record)
+                one = node_record("", node, record)
             except DamagedError:
                 continue
-            pending = self._number(f"n:{node}")
+            pending = one.count if head is None or one.append > head.covered else 0
             found.append(
                 NodeStats(
                     node=node,
-                    chunks=chunks,
-                    deltas=deltas,
+                    chunks=one.number,
+                    deltas=one.deltas,
                     pending_deltas=pending,
                     idle_ms=None if pending else self._idle_ms(name, record),
                 )
@@ -194,7 +205,7 @@ class ShardReading:
 
 _EMPTY: Final[Mapping[str, Any]] = {
     "meta": {},
-    "writers": {},
+    "intake": {},
     "workers": {},
     "oldest_pending": None,
     "lease": None,
@@ -210,17 +221,17 @@ async def read_shard(client: Client, keys: ShardKeys) -> ShardReading:
         queued.update(
             time=pipe.time(),
             meta=pipe.hgetall(keys.meta),
-            writers=pipe.hgetall(keys.writers),
+            intake=pipe.hgetall(keys.intake),
             workers=pipe.hgetall(keys.workers),
-            pending_chunks=pipe.llen(keys.order),
-            oldest_pending=pipe.lindex(keys.order, 0),
+            pending_elements=pipe.llen(keys.queue),
+            oldest_pending=pipe.lindex(keys.queue, 1),
             log_entries=pipe.xlen(keys.log),
             state_keys=pipe.hlen(keys.state),
             lease=pipe.get(keys.lease),
             idle=pipe.hgetall(keys.idle),
         )
 
-    found = await at_one_moment(client, keys, queue, keeps_errors=True)
+    found = await at_one_moment(client, keys, queue, keeps_errors=True, with_intake=True)
     for at, (name, reply) in enumerate(zip(queued, found, strict=True)):
         if isinstance(reply, Exception):
             # Users with older rules may not see it.

@@ -17,7 +17,6 @@ async def mend(
     commands: Commands,
     keys: ShardKeys,
     greatest: int,
-    nodes: Sequence[str],
     removals: Sequence[tuple[str, bytes | None]],
 ) -> list[str]:
     """Write again what can be derived from the rest of a shard; return what was done, in lines.
@@ -26,7 +25,6 @@ async def mend(
         commands: with the rights of `statebroker acl admin`.
         keys: the shard.
         greatest: offset of a field of the full-state hash that stays.
-        nodes: whose pending lists are looked at.
         removals: content that cannot be read: its key, and the field or None for all of it. If
             there is any, a new epoch begins: else replicas that have what is lost would differ for
             good from those that load.
@@ -38,13 +36,12 @@ async def mend(
         removed += ["DEL", place, b""] if field is None else ["HDEL", place, field]
     reply = await commands.run_for_admin(
         "repair",
-        [keys.meta, keys.order, keys.log, *content, *map(keys.pending, nodes)],
+        [keys.meta, keys.queue, keys.log, *content, keys.intake],
         os.urandom(EPOCH_BYTES),
         os.urandom(BATCH_ID_BYTES),
         greatest,
         int(bool(removals)),
         len(removals),
         *removed,
-        *nodes,
     )
     return [line.decode(errors="replace") for line in reply]

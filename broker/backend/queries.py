@@ -12,16 +12,20 @@ from broker.backend import page_sizes
 from broker.backend.connections import translated
 from broker.backend.reads import at_one_moment
 from broker.backend.stored import (
+    INTAKE_HEAD,
     MadeAs,
+    NodeRecord,
     id_of,
+    intake_head,
     is_asked,
     made_as,
+    node_record,
     number,
     number_or_none,
-    writer_record,
 )
 from broker.backend.topology import Client
 from broker.errors import ConnectError, DamagedError, DecodeError
+from broker.protocol.constants import EPOCH_BYTES
 from broker.protocol.digest import Digest
 from broker.protocol.fields import decode_keys
 from broker.protocol.messages import Head, LogEntry, Position
@@ -37,7 +41,6 @@ _HEAD_FIELDS = (
     "published_at",
     "log_bytes",
     "fold_to",
-    "appends",
     "heartbeat",
     "max_age",
 )
@@ -71,12 +74,14 @@ async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> L
         def queue(pipe: Pipeline) -> None:
             pipe.time()
             pipe.hmget(keys.meta, _HEAD_FIELDS)
+            # After the time: what is accepted later is not told to be published.
+            pipe.hget(keys.intake, INTAKE_HEAD)
             if count:
                 pipe.xrange(keys.log, min=f"{after + 1}-0", max="+", count=count)
 
-        time, meta, *logs = await at_one_moment(client, keys, queue)
+        time, meta, intake, *logs = await at_one_moment(client, keys, queue)
     found = [fields for _, fields in logs[0]] if logs else []
-    return LogPage(_head(keys.meta, time, meta), [log_entry(fields) for fields in found])
+    return LogPage(_head(keys.meta, time, meta, intake), [log_entry(fields) for fields in found])
 
 
 def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
@@ -88,11 +93,16 @@ def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:
     return LogEntry(fields.get(b"b", b""), bulk, nodes)
 
 
-def _head(key: str, time: tuple[int, int], meta: list[bytes | None]) -> Head | None:
+def _head(
+    key: str, time: tuple[int, int], meta: list[bytes | None], intake: bytes | None
+) -> Head | None:
     epoch, offset, batch_id, snap_offset, snap_id, *rest = meta
+    if epoch is None and (accepting := intake_head(intake)) is not None:
+        # Producers came before any worker: a worker begins with this epoch.
+        epoch = accepting.epoch
     if epoch is None:
         return None
-    covered_text, published_at, log_bytes, fold_to, appends, heartbeat, max_age = rest
+    covered_text, published_at, log_bytes, fold_to, heartbeat, max_age = rest
     covered = number(key, "covered", covered_text)
     now_ms = time[0] * 1000 + time[1] // 1000
     epoch = id_of(key, "epoch", epoch)
@@ -109,13 +119,15 @@ def _head(key: str, time: tuple[int, int], meta: list[bytes | None]) -> Head | N
         fold_to=number(key, "fold_to", fold_to),
         heartbeat_s=(number_or_none(heartbeat) or 0) / 1000,
         max_age_s=(number_or_none(max_age) or 0) / 1000,
-        pending_since_s=_pending_since_s(number(key, "appends", appends), covered, now_ms / 1000),
+        pending_since_s=_pending_since_s(intake, covered, now_ms / 1000),
     )
 
 
-def _pending_since_s(appends: int, covered: int, now_s: float) -> float | None:
+def _pending_since_s(intake: bytes | None, covered: int, now_s: float) -> float | None:
     """Return a moment before which nothing was accepted that is pending; None: nothing is."""
-    if appends <= covered:
+    head = intake_head(intake)
+    # Of a head that cannot be read it is not known; a heartbeat makes it anew.
+    if intake is None or (head is not None and head.appends <= covered):
         return None
     # An append number is the time of its acceptance in microseconds.
     return min(now_s, covered / 1e6) if covered else float("-inf")
@@ -129,20 +141,21 @@ async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict
     return found
 
 
-async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) -> set[str]:
-    """Return the nodes that have left and have nothing pending."""
+async def gone_nodes(client: Client, keys: ShardKeys, nodes: Collection[str]) -> dict[str, int]:
+    """Return the nodes that have left, and an append number that none of their chunks is above."""
     if not nodes:
-        return set()
+        return {}
     names = sorted(nodes)
     async with translated("looking for nodes"):
-        pipe = client.pipeline(transaction=False)
-        pipe.hmget(keys.writers, names)
-        pipe.hmget(keys.meta, [f"n:{name}" for name in names])
-        # Again: a node that came in between has nothing pending yet.
-        pipe.hmget(keys.writers, names)
-        before, pending, after = await pipe.execute()
-    columns = zip(names, before, pending, after, strict=True)
-    return {name for name, *found in columns if found == [None, None, None]}
+        # In one command, so at one moment.
+        found: list[Any] = await client.hmget(keys.intake, [INTAKE_HEAD, *names])
+    head = intake_head(found[0])
+    if head is None:
+        # It is made anew soon.
+        return {}
+    return {
+        name: head.appends for name, record in zip(names, found[1:], strict=True) if record is None
+    }
 
 
 async def has_tables(client: Client, keys: ShardKeys) -> bool:
@@ -282,22 +295,23 @@ async def ensure_same_server(client: Client, keys: ShardKeys, run: Any) -> None:
         )
 
 
+async def epoch_of(client: Client, keys: ShardKeys) -> bytes | None:
+    """Return the epoch of a shard as meta has it; None if it has none, or none that can be read."""
+    async with translated("asking for the epoch"):
+        (epoch,) = await client.hmget(keys.meta, ["epoch"])
+    return epoch if epoch is not None and len(epoch) == EPOCH_BYTES else None  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What Redis records of a node.
 
     Attributes:
-        incarnation: number of the process that holds the name.
-        token: of that process.
-        number: of its last chunk.
-        deltas: up to that chunk.
+        record: of the process that holds the name.
         is_asked: the record will be forgotten unless that process writes it again.
     """
 
-    incarnation: int
-    token: str
-    number: int
-    deltas: int
+    record: NodeRecord
     is_asked: bool
 
 
@@ -309,10 +323,10 @@ async def last_chunk(client: Client, keys: ShardKeys, node: str) -> Held | None:
     """
     try:
         async with translated("asking for the last chunk"):
-            record = await client.hget(keys.writers, node)
+            record = await client.hget(keys.intake, node)
     except DamagedError:
-        raise DamagedError(keys.writers, "it is no hash") from None
+        raise DamagedError(keys.intake, "it is no hash", field=node) from None
     if record is None:
         return None
     found: bytes = record  # type: ignore[assignment]
-    return Held(*writer_record(keys.writers, node, found), is_asked(found))
+    return Held(node_record(keys.intake, node, found), is_asked(found))

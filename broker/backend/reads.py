@@ -14,14 +14,15 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from broker.backend.server_errors import is_refused
+from broker.backend.stored import INTAKE_HEAD
 from broker.backend.topology import Client
 from broker.errors import BackendError
 from broker.protocol.names import ShardKeys
 
 TRIES: Final = 5
-# Fields of the meta hash: every command that changes the shard's history, order or full state
-# changes one of them.
-MARKS: Final = ("epoch", "offset", "id", "appends", "snap_offset", "snap_id", "fold_to")
+# Fields of the meta hash: every command that changes the shard's history or full state changes one
+# of them.
+MARKS: Final = ("epoch", "offset", "id", "snap_offset", "snap_id", "fold_to")
 
 
 async def at_one_moment(
@@ -30,6 +31,7 @@ async def at_one_moment(
     queue: Callable[[Pipeline], object],
     *,
     keeps_errors: bool = False,
+    with_intake: bool = False,
 ) -> list[Any]:
     """Return the replies of the reads that `queue` adds to a pipeline.
 
@@ -38,6 +40,7 @@ async def at_one_moment(
         keys: the shard.
         queue: adds the reads.
         keeps_errors: a read that the server refuses is an exception among the replies.
+        with_intake: nothing must have been accepted between them, either.
 
     Raises:
         BackendError: the shard changed between them several times in a row.
@@ -46,7 +49,11 @@ async def at_one_moment(
     for _ in range(TRIES):
         pipe = client.pipeline(transaction=False)
         pipe.hmget(keys.meta, MARKS)
+        if with_intake:
+            pipe.hget(keys.intake, INTAKE_HEAD)
         queue(pipe)
+        if with_intake:
+            pipe.hget(keys.intake, INTAKE_HEAD)
         pipe.hmget(keys.meta, MARKS)
         executed = pipe.execute(raise_on_error=False) if keeps_errors else pipe.execute()
         before, *replies, after = await executed
@@ -54,9 +61,10 @@ async def at_one_moment(
             # Raised, not kept, it makes the client look for the server to ask.
             await client.hmget(keys.meta, MARKS)
             continue
-        if isinstance(after, Exception):
+        heads = (replies.pop(0), replies.pop()) if with_intake else (None, None)
+        if isinstance(after, Exception) or isinstance(heads[1], Exception):
             return replies
-        if before == after:
+        if before == after and heads[0] == heads[1]:
             return replies
     error = BackendError(f"{keys.meta} changed between reads, {TRIES} times in a row; try again")
     error.is_temporary = True

@@ -1,25 +1,25 @@
 --[[
-Mend what others wrote into a shard: write again what can be derived from the log, the order list and the
-pending lists, and forget what cannot. Chunks that are pending, published or folded are not touched.
+Mend what others wrote into a shard: write again what can be derived from the log and the queue, and forget
+what cannot. Chunks that are pending, published or folded are not touched.
 A log that is no chain of batches any more is numbered anew, under a new epoch: subscribers load again.
 
 Content that cannot be read is removed in the same step: a scheduler that looked in between would take what
 is left for all there was.
 
-KEYS  1 meta hash   2 order list   3 log stream   4 state hash   5 tables hash   6.. pending lists of the nodes
+KEYS  1 meta hash   2 queue list   3 log stream   4 state hash   5 tables hash   6 intake hash
 ARGV  1 epoch and 2 batch id to use where there is none, 8 random bytes each
       3 greatest offset of a field of the full-state hash   4 1 to begin a new epoch in any case, else 0
-      5 how many removals   6.. for each 'DEL' or 'HDEL', which of KEYS, and the field ('' for DEL);
-      then the nodes, in the order of KEYS[6..]
+      5 how many removals   6.. for each 'DEL' or 'HDEL', which of KEYS, and the field ('' for DEL)
 returns {line ...}: what was done, for people
 cost  O(pending chunks); O(log) where the log is numbered anew
 ]]
-local meta, order, log = KEYS[1], KEYS[2], KEYS[3]
+local meta, queue, log, intake = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
 local new_epoch, new_id, greatest, is_new = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local FIRST_LIST, ENTRY_BYTES, FIRST_REMOVAL, REMOVAL = 6, 32, 6, 3
-local FIRST_NODE = FIRST_REMOVAL + REMOVAL * tonumber(ARGV[5])
+local HEAD_BYTES, ENTRY_BYTES, MOST_NAME_BYTES = 56, 22, 64
+local FIRST_REMOVAL, REMOVAL = 6, 3
+local BEHIND_REMOVALS = FIRST_REMOVAL + REMOVAL * tonumber(ARGV[5])
 local NO_ID = string.rep('\0', 8)
-local LONGEST_MS, MAX_NUMBER, MAX_CHUNK_BYTES = 3600000, 9007199254740992, 4194304
+local LONGEST_MS, MAX_NUMBER = 3600000, 9007199254740992
 local told = {}
 
 local function tell(...)
@@ -36,7 +36,7 @@ local function digits(n)
   return string.format('%.0f', n)
 end
 
-for at = FIRST_REMOVAL, FIRST_NODE - 1, REMOVAL do
+for at = FIRST_REMOVAL, BEHIND_REMOVALS - 1, REMOVAL do
   local key = KEYS[tonumber(ARGV[at + 1])]
   if ARGV[at] == 'DEL' then
     redis.call('DEL', key)
@@ -235,67 +235,51 @@ drop('fold')
 local time = redis.call('TIME')
 local now, micros = time[1] * 1000 + math.floor(time[2] / 1000), time[1] * 1000000 + time[2]
 local pending_bytes, pending_deltas, first_append, last_append = 0, 0, nil, 0
-local count_of, deltas_of = {}, {}
-for _, entry in ipairs(redis.call('LRANGE', order, 0, -1)) do
-  local node = string.sub(entry, ENTRY_BYTES + 1)
-  local append, deltas, bytes
-  if node ~= '' and not string.find(node, '[^%w_.-]') then
-    append, deltas, bytes = struct.unpack('>I8I4I4', entry, 17)
+local garbage = {}
+local function entry_of(element)
+  local node = element and string.byte(element) == 1 and string.sub(element, ENTRY_BYTES + 1) or ''
+  if node == '' or #node > MOST_NAME_BYTES or string.find(node, '[^%w_.-]') then
+    return nil
   end
-  if not append or append > MAX_NUMBER or bytes > MAX_CHUNK_BYTES then
-    redis.call('LREM', order, 1, entry)
-    tell('an entry of the order list is deleted')
-  else
-    count_of[node], deltas_of[node] = (count_of[node] or 0) + 1, (deltas_of[node] or 0) + deltas
-    pending_bytes, pending_deltas = pending_bytes + bytes, pending_deltas + deltas
+  local append, deltas = struct.unpack('>I8I4', element, 11)
+  return append <= MAX_NUMBER and node or nil, append, deltas
+end
+
+local elements, at = redis.call('LRANGE', queue, 0, -1), 1
+while at <= #elements do
+  local node, append, deltas = entry_of(elements[at + 1])
+  if node and not entry_of(elements[at]) then
+    pending_bytes, pending_deltas = pending_bytes + #elements[at], pending_deltas + deltas
     first_append, last_append = first_append or append, math.max(last_append, append)
+    at = at + 2
+  else
+    garbage[#garbage + 1] = at - 1
+    at = at + 1
   end
 end
-local covered, appends = whole(m.covered or 0), whole(m.appends or 0)
+for _, place in ipairs(garbage) do
+  redis.call('LSET', queue, place, new_epoch)
+end
+if #garbage > 0 then
+  redis.call('LREM', queue, #garbage, new_epoch)
+  tell('%d elements of the queue that belong to no chunk are deleted', #garbage)
+end
+-- What producers and workers write about it together; of a head that cannot be read nothing counts.
+local head, appends, accepted = redis.call('HGET', intake, ':head'), nil, nil
+if head and #head == HEAD_BYTES then
+  appends, accepted = struct.unpack('>I8I8', head, 9)
+  appends, accepted = appends <= MAX_NUMBER and appends or nil, accepted <= MAX_NUMBER and accepted or nil
+end
+local covered = whole(m.covered or 0)
 if last then
   covered = math.max(last.covered, covered and appends and covered <= appends and covered or 0)
 elseif not covered or appends and covered > appends then
   covered = first_append and first_append - 1 or appends or micros
 end
 if not appends or appends < covered or appends < last_append then
-  appends = math.max(covered, last_append, micros)
-end
--- Chunks that the order list lacks: behind all others, for it is in the order of acceptance.
-for at = FIRST_NODE, #ARGV do
-  local node, list = ARGV[at], KEYS[FIRST_LIST + at - FIRST_NODE]
-  local known = count_of[node] or 0
-  local more = redis.call('LRANGE', list, known, -1)
-  if #more > 0 then
-    local waiting = whole(m['n:' .. node] or 0) or 0
-    local deltas = math.max(0, waiting - (deltas_of[node] or 0))
-    for n, chunk in ipairs(more) do
-      appends = appends + 1
-      redis.call('RPUSH', order, struct.pack('>I8I8I8I4I4', now, now, appends, n == 1 and deltas or 0, #chunk) .. node)
-      pending_bytes = pending_bytes + #chunk
-    end
-    count_of[node], deltas_of[node] = known + #more, (deltas_of[node] or 0) + deltas
-    pending_deltas = pending_deltas + deltas
-    tell('%d pending chunks of node %s are in the order list again', #more, node)
-  end
+  appends = math.max(covered, last_append)
 end
 put('covered', digits(covered))
-put('appends', digits(appends))
-for field in pairs(m) do
-  local node = string.match(field, '^n:(.*)$')
-  if node and not count_of[node] then
-    drop(field)
-  end
-end
-for node, deltas in pairs(deltas_of) do
-  put('n:' .. node, digits(deltas))
-end
-put('pending_bytes', digits(pending_bytes))
-if next(count_of) then
-  redis.call('HSET', meta, 'due', digits(now))
-else
-  drop('due')
-end
-drop('count_due')
 
 -- -- counters and thresholds -------------------------------------------------------------------------------
 for _, field in ipairs({'bytes', 'missing', 'dead', 'logged', 'log_bytes', 'snap_at', 'published_at'}) do
@@ -304,13 +288,21 @@ for _, field in ipairs({'bytes', 'missing', 'dead', 'logged', 'log_bytes', 'snap
   end
 end
 -- What is accepted is published or pending. Both counters only grow: of two that do not agree, one began again.
-local published, accepted = whole(m.published or 0), whole(m.accepted or 0)
+local published = whole(m.published or 0)
 local most_published = math.max(published or 0, (accepted or 0) - pending_deltas)
 if published ~= most_published then
   put('published', digits(most_published))
 end
-if accepted ~= most_published + pending_deltas then
-  put('accepted', digits(most_published + pending_deltas))
+if m.epoch or head then
+  local due = first_append and now or 0
+  local mended = struct.pack('>c8I8I8I8I8I8I8', m.epoch or string.sub(head .. NO_ID, 1, 8), appends,
+    most_published + pending_deltas, pending_bytes, due, 0, covered)
+  -- When something is due is told to nobody.
+  if not head or #head ~= HEAD_BYTES or string.sub(head, 1, 32) ~= string.sub(mended, 1, 32)
+    or string.sub(head, 49) ~= string.sub(mended, 49) then
+    tell('the head of the intake hash is written anew')
+  end
+  redis.call('HSET', intake, ':head', mended)
 end
 if not whole(m.fence or 0) then
   put('fence', digits(now))

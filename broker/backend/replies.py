@@ -102,7 +102,7 @@ class Drained:
         size: bytes.
         oldest_ms: how long its oldest chunk had been pending.
         next_ms: milliseconds until the next batch is due; 0 now, -1 nothing is pending.
-        missing: chunks in the order list that were not in the pending lists.
+        missing: elements of the queue that were neither a chunk before its entry nor an entry.
     """
 
     offset: int
@@ -120,13 +120,6 @@ class NotDue:
     """Nothing was published; the next batch is due in `next_ms` (-1: nothing is pending)."""
 
     next_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Undeclared:
-    """Nothing was done: the pending lists of these nodes must be declared as keys."""
-
-    nodes: list[str]
 
 
 @dataclass(frozen=True, slots=True)

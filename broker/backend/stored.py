@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import astuple, dataclass
+from struct import Struct
 from typing import Final, NamedTuple
 
 from broker.errors import DamagedError
@@ -14,7 +17,16 @@ from broker.protocol.refusal import shown
 MAX_NUMBER: Final = 1 << 53
 ID_BYTES: Final = len(NO_ID)
 # Before a record whose holder is asked whether it lives, with a text of the asking command.
-ASKED: Final = b"idle"
+_ASKED: Final = re.compile(rb"^idle [^ ]+ ")
+# Epoch, appends, accepted, pending bytes, due, due by count, covered.
+_HEAD: Final = Struct(">8s6Q")
+# Incarnation, token, last chunk number, deltas, append number, deltas counted.
+_RECORD: Final = Struct(">Q8s3QI")
+# The field of the intake hash with its head; no node has such a name.
+INTAKE_HEAD: Final = ":head"
+# An entry of the queue: form, flags, due, append number, deltas; then the node's name.
+ENTRY_FORM: Final = 1
+_ENTRY: Final = Struct(">BBQQI")
 
 
 def is_number(value: bytes) -> bool:
@@ -53,27 +65,84 @@ def id_of(key: str, field: str, value: bytes | None) -> bytes:
     return value
 
 
-def writer_record(key: str, node: str, record: bytes) -> tuple[int, str, int, int]:
-    """Return (incarnation, token, last chunk number, deltas) of a node, asked for or not.
+@dataclass(frozen=True, slots=True)
+class IntakeHead:
+    """What the intake hash says about a shard.
+
+    Attributes:
+        epoch: a copy of that in meta.
+        appends: the last append number.
+        accepted: deltas ever accepted.
+        pending_bytes: of the chunks in the queue.
+        due_ms: when something in the queue is due by age; 0: nothing is.
+        count_due: append number up to which chunks are due by count.
+        covered: a copy of that in meta.
+    """
+
+    epoch: bytes
+    appends: int
+    accepted: int
+    pending_bytes: int
+    due_ms: int
+    count_due: int
+    covered: int
+
+    def packed(self) -> bytes:
+        """Return the form in which it is stored."""
+        return _HEAD.pack(*astuple(self))
+
+
+def intake_head(head: bytes | None) -> IntakeHead | None:
+    """Return the head of an intake hash; None if it is absent, or has to be made anew."""
+    if head is None or len(head) != _HEAD.size:
+        return None
+    found = IntakeHead(*_HEAD.unpack(head))
+    numbers = (found.appends, found.accepted, found.pending_bytes)
+    return found if max(numbers) <= MAX_NUMBER and found.covered <= found.appends else None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What the intake hash says about a node.
+
+    Attributes:
+        incarnation: number of the process that holds the name.
+        token: of that process.
+        number: of its last accepted chunk.
+        deltas: up to that chunk.
+        append: append number of the node's last chunk, also of a process before; 0: none.
+        count: its deltas since none of its chunks was pending, as of then.
+    """
+
+    incarnation: int
+    token: bytes
+    number: int
+    deltas: int
+    append: int = 0
+    count: int = 0
+
+    def packed(self) -> bytes:
+        """Return the form in which it is stored."""
+        return _RECORD.pack(*astuple(self))
+
+
+def node_record(key: str, node: str, record: bytes) -> NodeRecord:
+    """Return the record of a node, asked for or not.
 
     Raises:
-        DamagedError: the record is not these four.
+        DamagedError: it has another form.
     """
-    parts = record.split(b" ")
-    if is_asked(record):
-        del parts[:2]
-    if (
-        len(parts) != 4  # noqa: PLR2004 - the four that are returned
-        or not all(map(is_number, (parts[0], parts[2], parts[3])))
-        or not (parts[1] and parts[1].isascii())
-    ):
-        raise DamagedError(key, f"the record of node {node} is {shown(record)}")
-    return int(parts[0]), parts[1].decode(), int(parts[2]), int(parts[3])
+    bare = _ASKED.sub(b"", record)
+    if len(bare) == _RECORD.size:
+        found = NodeRecord(*_RECORD.unpack(bare))
+        if max(found.incarnation, found.number, found.deltas) <= MAX_NUMBER:
+            return found
+    raise DamagedError(key, f"the record of node {node} is {shown(record)}", field=node)
 
 
 def is_asked(record: bytes) -> bool:
     """Whether the holder of a writer's record has to write it again, lest it is forgotten."""
-    return record.startswith(ASKED + b" ")
+    return _ASKED.match(record) is not None
 
 
 def worker_record(record: bytes) -> tuple[str, int, str] | None:
@@ -83,6 +152,38 @@ def worker_record(record: bytes) -> tuple[str, int, str] | None:
     if not role.isalpha() or not role.isascii() or not is_number(seen_at):
         return None
     return role.decode(), int(seen_at), reason.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """What follows a chunk in the queue.
+
+    Attributes:
+        due_ms: when the chunk is due by age.
+        append: its append number.
+        deltas: as its producer said.
+        node: that appended it.
+    """
+
+    due_ms: int
+    append: int
+    deltas: int
+    node: str
+
+    @property
+    def accepted_ms(self) -> int:
+        """When it was accepted: append numbers are microseconds."""
+        return self.append // 1000
+
+
+def queue_entry(element: bytes) -> QueueEntry | None:
+    """Return the entry that an element of the queue is; None for a chunk, and for anything else."""
+    if len(element) <= _ENTRY.size or element[0] != ENTRY_FORM:
+        return None
+    if (node := node_name(element[_ENTRY.size :])) is None:
+        return None
+    _, _, due_ms, append, deltas = _ENTRY.unpack_from(element)
+    return QueueEntry(due_ms, append, deltas, node)
 
 
 def node_name(name: bytes) -> str | None:

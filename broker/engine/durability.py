@@ -115,7 +115,7 @@ class Confirmer:
         groups: dict[Address | None, list[Claim]] = {}
         async with translated("asking which servers hold the shards"):
             for claim in claims:
-                owner = await directory.owner(claim.keys.writers)
+                owner = await directory.owner(claim.keys.intake)
                 groups.setdefault(owner, []).append(claim)
         asked = (
             self._session.commands.confirm(

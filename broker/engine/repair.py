@@ -15,7 +15,7 @@ from broker.backend.damage import Damage
 from broker.backend.examination import examine, examine_namespace
 from broker.backend.mending import mend
 from broker.backend.session import Session
-from broker.backend.stored import node_name
+from broker.backend.stored import INTAKE_HEAD, intake_head, node_name
 from broker.errors import BrokerError, ConnectError, NamespaceMismatchError
 from broker.protocol.constants import PROTOCOL_VERSION
 from broker.protocol.fields import unpack_fields
@@ -136,11 +136,11 @@ async def _repair_namespace(
 async def _delete(session: Session, keys: ShardKeys) -> str:
     """Delete a shard; producers of it stop, for the namespace has other shards then."""
     async with translated("deleting a shard"):
-        writers: dict[bytes, bytes] = await session.client.hgetall(keys.writers)  # type: ignore[assignment]
-        lists = [keys.pending(node) for name in writers if (node := node_name(name))]
-        for key in (*lists, keys.order, keys.ready, keys.log, keys.state, keys.tables, keys.dead):
+        records: dict[bytes, bytes] = await session.client.hgetall(keys.intake)  # type: ignore[assignment]
+        stages = [keys.stage(node) for name in records if (node := node_name(name))]
+        for key in (*stages, keys.queue, keys.ready, keys.log, keys.state, keys.tables, keys.dead):
             await session.client.delete(key)
-        for key in (keys.lease, keys.workers, keys.writers, keys.meta):
+        for key in (keys.lease, keys.workers, keys.intake, keys.meta):
             await session.client.delete(key)
         with suppress(NoPermissionError):
             # Notes of `--forget-idle`; users with older rules may not touch them.
@@ -150,20 +150,21 @@ async def _delete(session: Session, keys: ShardKeys) -> str:
 
 async def _has_history(session: Session, keys: ShardKeys) -> bool:
     async with translated("looking for a history"):
-        offset, accepted = await session.client.hmget(keys.meta, ["offset", "accepted"])
-    return bool(offset or accepted)
+        offset = await session.client.hget(keys.meta, "offset")
+        head = intake_head(await session.client.hget(keys.intake, INTAKE_HEAD))  # type: ignore[arg-type]
+    return bool(offset or (head and head.accepted))
 
 
 async def _repair_shard(session: Session, keys: ShardKeys, found: list[Damage]) -> list[str]:
     client, done = session.client, list[str]()
     content = {keys.state, keys.tables}
-    if any(one.key == keys.writers for one in found):
+    if any(one.key == keys.intake for one in found):
         # A producer that finds no record sends what it kept again: let each note first that its own
         # was overwritten, or write it again.
         await asyncio.sleep(OWN_RECORD_S)
         # Without their records, those who live must not be taken for who was forgotten.
         async with translated("letting writers come back"):
-            await client.hdel(keys.meta, "forgotten")
+            await client.hdel(keys.intake, ":forgotten")
     others = dict.fromkeys(one.key for one in found if one.is_other_type)
     for key in others:
         if key not in content:
@@ -175,12 +176,9 @@ async def _repair_shard(session: Session, keys: ShardKeys, found: list[Damage]) 
         if one.is_content and one.field is not None and one.key not in others:
             removals.append((one.key, one.field))
             done.append(f"{one.key}: {shown(one.field)} is deleted, write it again")
-    async with translated("reading the writers"):
-        names: dict[bytes, bytes] = await client.hgetall(keys.writers)  # type: ignore[assignment]
-    nodes = sorted(node for name in names if (node := node_name(name)))
     gone = {field for key, field in removals if key == keys.state}
     greatest = 0 if None in gone else await _greatest_offset(session, keys, gone)
-    done += await mend(session.commands, keys, greatest, nodes, removals)
+    done += await mend(session.commands, keys, greatest, removals)
     return done + await _remove_records(session, keys, found)
 
 

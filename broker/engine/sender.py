@@ -16,6 +16,7 @@ from broker.backend import queries
 from broker.backend.commands import fenced_error
 from broker.backend.replies import Accepted, Claim, Missing
 from broker.backend.session import Session
+from broker.backend.stored import NodeRecord
 from broker.core.buffer import ProducerBuffer
 from broker.core.sent_chunks import Packed
 from broker.errors import BackendError, BrokerError, DamagedError, FencedError, WrongLoopError
@@ -37,6 +38,7 @@ PROBE_INTERVAL: Final = 1.0
 SEND_BYTES: Final = 1 << 20  # of chunks that are sent without waiting for replies in between
 AHEAD_AFTER: Final = 0.0005  # seconds after which they are assumed to be sent
 MAX_LINGER_SHARE: Final = 0.1  # of the max age
+TOKEN_BYTES: Final = 8
 
 # Makes the sender's event loop call a function, from any thread.
 CallOnLoop = Callable[[Callable[[], object]], object]
@@ -95,7 +97,7 @@ class Sender:
         self._settings = settings
         self._max_age_ms = max_age_ms
         self._max_count = max_count
-        self._token = secrets.token_hex(8)
+        self._token = secrets.token_bytes(TOKEN_BYTES)
         self._linger = 0.0
         self._ahead: dict[int, list[Packed]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -191,7 +193,7 @@ class Sender:
             self._token,
             chunk=0,
             deltas=0,
-            epoch=os.urandom(EPOCH_BYTES),
+            epoch=await self._epoch(shard),
         )
         self.buffer.lanes[shard].begin(opened.incarnation)
         self._learn(
@@ -218,7 +220,7 @@ class Sender:
         return None
 
     @property
-    def token(self) -> str:
+    def token(self) -> bytes:
         """Distinguishes this process from another one that claims the same name."""
         return self._token
 
@@ -298,8 +300,7 @@ class Sender:
                 return
             except BackendError as error:
                 self._return(shard)
-                writers = self._session.keys[shard].writers
-                is_overwritten |= isinstance(error, DamagedError) and error.key == writers
+                is_overwritten |= self._is_own_record(error, shard)
                 self._troubles[shard] = str(error)
                 self._counts.retries += 1
                 pause = retry.next()
@@ -401,9 +402,19 @@ class Sender:
             self._token,
             chunk=base,
             deltas=deltas,
-            epoch=os.urandom(EPOCH_BYTES),
+            epoch=await self._epoch(shard),
         )
         self.progress.set()
+
+    async def _epoch(self, shard: int) -> bytes:
+        """Return the epoch that a shard has, or begins with."""
+        found = await queries.epoch_of(self._session.client, self._session.keys[shard])
+        return found or os.urandom(EPOCH_BYTES)
+
+    def _is_own_record(self, error: BackendError, shard: int) -> bool:
+        """Whether this node's record cannot be read, which this node writes again."""
+        key = self._session.keys[shard].intake
+        return isinstance(error, DamagedError) and (error.key, error.field) == (key, self.node)
 
     async def _write_record(self, shard: int) -> int:
         """Write the record of this node again, which others overwrote: Redis lost nothing else.
@@ -418,7 +429,7 @@ class Sender:
             self._token,
             chunk=number,
             deltas=deltas,
-            epoch=os.urandom(EPOCH_BYTES),
+            epoch=await self._epoch(shard),
         )
         return number
 
@@ -426,15 +437,15 @@ class Sender:
         """Check that Redis still has the last chunk; nothing else would detect its loss."""
         lane = self.buffer.lanes[shard]
         held = await queries.last_chunk(self._session.client, self._session.keys[shard], self.node)
-        held = held or queries.Held(0, "", 0, 0, is_asked=False)
-        is_same = held.incarnation == lane.incarnation
-        if held.incarnation > lane.incarnation or (is_same and held.token != self._token):
-            raise fenced_error(self.node, held.incarnation)
-        is_older = held.incarnation < lane.incarnation
-        number, deltas = (0, 0) if is_older else (held.number, held.deltas)
+        record = held.record if held else NodeRecord(0, b"", 0, 0)
+        is_same = record.incarnation == lane.incarnation
+        if record.incarnation > lane.incarnation or (is_same and record.token != self._token):
+            raise fenced_error(self.node, record.incarnation)
+        is_older = record.incarnation < lane.incarnation
+        number, deltas = (0, 0) if is_older else (record.number, record.deltas)
         if number < lane.number:
             await self._resume(shard, Missing(number + 1, deltas))
-        elif held.is_asked:
+        elif held and held.is_asked:
             await self._write_record(shard)
             log.info("record_kept node=%s shard=%d: this process lives", self.node, shard)
 

@@ -76,8 +76,8 @@ class ShardKeys:
 
     prefix: str
     meta: str
-    writers: str
-    order: str
+    intake: str
+    queue: str
     ready: str
     log: str
     state: str
@@ -103,8 +103,8 @@ class ShardKeys:
         return cls(
             prefix=prefix,
             meta=prefix + "meta",
-            writers=prefix + "writers",
-            order=prefix + "order",
+            intake=prefix + "intake",
+            queue=prefix + "queue",
             ready=prefix + "ready",
             log=prefix + "log",
             state=prefix + "state",
@@ -121,6 +121,6 @@ class ShardKeys:
         """Return the key of what `statebroker repair --forget-idle` notes; no other reads it."""
         return self.prefix + "idle"
 
-    def pending(self, node: str) -> str:
-        """Return the key of the list of a node's pending chunks."""
-        return f"{self.prefix}pending:{node}"
+    def stage(self, node: str) -> str:
+        """Return the key of the list of a node's bulk chunk on its way into the queue."""
+        return f"{self.prefix}stage:{node}"

@@ -45,8 +45,8 @@ class ShardStats(Statistics):
         batches: batches; counter, grows with each batch that is published.
         by_count: batches; counter, grows when a batch was due because enough deltas were pending.
         by_age: batches; counter, grows when a batch was due because a delta waited long enough.
-        missing: chunks; counter, grows when the order list names a chunk that the pending lists
-            lack: another program writes to these keys.
+        missing: elements; counter, grows when the queue has a chunk without its entry, an entry
+            without its chunk, or neither: another program writes to these keys.
         dead: chunks; counter, grows with each unreadable chunk that a full state found.
         bytes_published: bytes; counter, grows by the size of each batch that is published.
         log_bytes: bytes; gauge, of the batches in the log.
@@ -117,7 +117,8 @@ class NodeStats(Statistics):
         node: name of the node.
         chunks: chunks; counter, grows with each chunk that Redis accepted.
         deltas: deltas; counter, grows by the deltas of each such chunk.
-        pending_deltas: deltas; gauge, accepted and not published yet.
+        pending_deltas: deltas; gauge, accepted since the node last had nothing pending; 0 if it has
+            nothing pending.
         idle_ms: ms; gauge, since `statebroker repair --forget-idle` noted the node with nothing
             pending, in all of its shards; None if it has written since, or was never noted.
     """

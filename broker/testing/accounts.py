@@ -75,10 +75,10 @@ def _shards(history: History) -> list[Violation]:
     for balanced in history.of(Balanced):
         waits = balanced.accepted - balanced.published
         what = f"shard {balanced.place.shard} at batch {balanced.place.offset}"
-        if not waits == balanced.by_node == balanced.in_order:
+        if waits != balanced.in_queue:
             words = (
                 f"{what}: accepted {balanced.accepted} is not published {balanced.published} + "
-                f"pending {balanced.by_node} (by node; {balanced.in_order} in the order list)"
+                f"pending {balanced.in_queue} in the queue"
             )
             found.append(Violation(words, balanced.at))
         total = _total(history, balanced.place, totals)

@@ -166,16 +166,14 @@ class Balanced:
         place: the head.
         accepted: deltas, since the shard's epoch began.
         published: deltas, likewise.
-        by_node: pending deltas, summed over the counters of the nodes.
-        in_order: pending deltas, summed over the entries of the order list.
+        in_queue: pending deltas, summed over the entries of the queue.
     """
 
     at: float
     place: ShardPosition
     accepted: int
     published: int
-    by_node: int
-    in_order: int
+    in_queue: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Sequence
+from struct import Struct
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -23,8 +24,10 @@ from scripts.benchmarks.contenders.statebroker import NAMESPACE
 
 READ_BYTES = 1 << 20
 TIMEOUT_S = 60.0
-SIGN = "raw"
+SIGN = b"raw sign"
 EPOCH = b"rawepoch"
+AS_THE_NAMESPACE = 0xFFFFFFFF
+CALL = Struct(">Q8sQIIIIQI")
 PENDING_BYTES = round(SETTINGS["pending_bytes"].default or 0)
 KEYS = ShardKeys.of(NAMESPACE, 0, 1)
 
@@ -88,9 +91,10 @@ class Wire:
 
     def answer(self) -> Any:
         """Return the reply to an append, also of a bulk chunk."""
-        while type(found := self.reply()) is not list:
-            pass
-        return found[-1] if type(found[-1]) is list else found
+        found = self.reply()
+        while found in (b"OK", b"QUEUED"):
+            found = self.reply()
+        return found[-1] if type(found) is list and type(found[0]) is int else found
 
     def read_repeatedly(self, size: int, times: int) -> bytearray:
         """Read `size` bytes `times` times, into the same buffer; return the last ones.
@@ -127,30 +131,41 @@ def open_nodes(wire: Wire, nodes: Sequence[str]) -> list[int]:
     """Create the namespace if necessary, open these nodes, and return their incarnations."""
     wire.run("join", [config_key(NAMESPACE)], PROTOCOL_VERSION, 1, "")
     wire.load("append")
-    keys = [KEYS.meta, KEYS.writers]
-    return [int(wire.run("open", keys, node, "", SIGN, 0, 0, EPOCH)[1]) for node in nodes]
+    return [
+        int(
+            wire.run(
+                *("open", [KEYS.intake, KEYS.stage(node)]),
+                *(node, "", SIGN, 0, 0, EPOCH),
+            )[1]
+        )
+        for node in nodes
+    ]
 
 
 def append(node: str, incarnation: int, number: int, deltas: int, chunk: bytes) -> bytes:
     """Return the requests that append a chunk; `Wire.answer` reads the reply."""
-    keys = [KEYS.meta, KEYS.writers, KEYS.order, KEYS.pending(node), KEYS.ready]
-    values = (node, incarnation, SIGN, number, deltas, 0, "", "", PENDING_BYTES)
-    call: tuple[bytes | str | int, ...] = ("EVALSHA", APPEND, len(keys), *keys, *values)
-    if len(chunk) < BULK_BYTES:
-        return command(*call, chunk, "")
-    pushed = command("RPUSH", KEYS.pending(node), chunk)
-    return command("MULTI") + pushed + command(*call, "", len(chunk)) + command("EXEC")
+    is_bulk = len(chunk) >= BULK_BYTES
+    keys = [KEYS.intake, KEYS.queue, KEYS.ready]
+    if is_bulk:
+        keys.append(KEYS.stage(node))
+    numbers = (number, deltas, 0, AS_THE_NAMESPACE, 0, PENDING_BYTES)
+    call = CALL.pack(incarnation, SIGN, *numbers, len(chunk) if is_bulk else 0) + node.encode()
+    words: tuple[bytes | str | int, ...] = ("EVALSHA", APPEND, len(keys), *keys, call)
+    if not is_bulk:
+        return command(*words, chunk)
+    pushed = command("RPUSH", KEYS.stage(node), chunk)
+    return command("MULTI") + pushed + command(*words, b"") + command("EXEC")
 
 
-def token(reply: Sequence[Any]) -> str:
+def token(reply: Any) -> str:
     """Return the token of an append, from its reply.
 
     Raises:
         ValueError: it was not accepted.
     """
-    if reply[0] != b"OK":
+    if type(reply) is not bytes:
         raise ValueError(f"append was answered {reply!r}")
-    return str(Token({0: (reply[2], int(reply[1]))}))
+    return str(Token({0: (reply[8:16], int.from_bytes(reply[:8]))}))
 
 
 APPEND = hashlib.sha1(source("append").encode()).hexdigest()  # noqa: S324 - how Redis names it

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from redis.asyncio.client import Pipeline
 
+from broker.backend.stored import INTAKE_HEAD
 from broker.engine.repair import damages, repair
 from broker.errors import BrokerError
 from broker.protocol.names import ShardKeys, config_key
@@ -19,13 +20,13 @@ from tests.chaos.testbed import Testbed
 
 # Numbers and ids of meta that can be derived from the rest, so that nothing is lost.
 FIELDS: Final = (
-    *("epoch", "offset", "id", "previous", "covered", "appends", "accepted", "published"),
-    *("pending_bytes", "due", "max_age", "max_count", "published_at", "log_bytes", "logged"),
+    *("epoch", "offset", "id", "previous", "covered", "published"),
+    *("max_age", "max_count", "published_at", "log_bytes", "logged"),
     *("by_count", "by_age", "snap_offset", "snap_id", "fold_to", "fence", "digest"),
 )
 VALUES: Final = (b"nonsense!", b"", b"-1", b"1.5", b"9" * 40, b"\xff\xfe\x80", b"x" * 5000)
-# What is no entry of the order list; one that claims deltas would count as published.
-NO_ENTRIES: Final = (b"x", b"", b"x" * 5000, bytes(32) + b"\xff")
+# What is no chunk before its entry in the queue: the last one is an entry without a chunk.
+NO_CHUNKS: Final = (b"x", b"", b"x" * 5000, bytes(32) + b"\xff", b"\1" + bytes(21) + b"x")
 MENDED_WITHIN_S: Final = 15.0
 
 
@@ -69,14 +70,18 @@ def _meta_gone(pipe: Pipeline, keys: ShardKeys, chance: random.Random, _namespac
     pipe.hdel(keys.meta, chance.choice([name for name in FIELDS if name != "epoch"]))
 
 
-def _order(pipe: Pipeline, keys: ShardKeys, chance: random.Random, _namespace: str) -> None:
-    pipe.lpush(keys.order, chance.choice(NO_ENTRIES))
+def _queue(pipe: Pipeline, keys: ShardKeys, chance: random.Random, _namespace: str) -> None:
+    pipe.lpush(keys.queue, chance.choice(NO_CHUNKS))
 
 
 def _records(pipe: Pipeline, keys: ShardKeys, chance: random.Random, _namespace: str) -> None:
     value = chance.choice(VALUES)
-    pipe.hset(keys.writers, f"producer-{chance.randrange(3)}", value)
+    pipe.hset(keys.intake, f"producer-{chance.randrange(3)}", value)
     pipe.hset(keys.workers, "somebody", value)
+
+
+def _head(pipe: Pipeline, keys: ShardKeys, chance: random.Random, _namespace: str) -> None:
+    pipe.hset(keys.intake, chance.choice((INTAKE_HEAD, ":limits")), chance.choice(VALUES))
 
 
 def _config(pipe: Pipeline, _keys: ShardKeys, chance: random.Random, namespace: str) -> None:
@@ -93,8 +98,9 @@ def _types(pipe: Pipeline, keys: ShardKeys, chance: random.Random, _namespace: s
 OVERWRITING: Final[dict[str, Fault]] = {
     "meta_overwritten": _overwriting(_meta),
     "meta_field_deleted": _overwriting(_meta_gone),
-    "order_overwritten": _overwriting(_order),
+    "queue_overwritten": _overwriting(_queue),
     "records_overwritten": _overwriting(_records),
+    "head_overwritten": _overwriting(_head),
     "config_overwritten": _overwriting(_config),
     "type_replaced": _overwriting(_types),
 }

@@ -188,7 +188,7 @@ async def poison(testbed: Testbed, step: Step) -> bool:
         commands = Commands(client)
         with suppress(BrokerError):
             opened = await commands.open(
-                keys, "poison", None, "poison", chunk=0, deltas=0, epoch=os.urandom(EPOCH_BYTES)
+                keys, "poison", None, b"poisoned", chunk=0, deltas=0, epoch=os.urandom(EPOCH_BYTES)
             )
             for _ in range(POISON_CHUNKS):
                 deltas, data = (
@@ -199,7 +199,7 @@ async def poison(testbed: Testbed, step: Step) -> bool:
                 )
                 (reply,) = await commands.append(
                     keys,
-                    *("poison", opened.incarnation, "poison"),
+                    *("poison", opened.incarnation, b"poisoned"),
                     [Packed(number, deltas, 0, 0.0, 0, data)],
                     now=0.0,
                     max_age_ms=None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from struct import unpack_from
 from time import monotonic
 
 from broker.backend import queries
 from broker.backend.connections import Connections, translated
+from broker.backend.stored import INTAKE_HEAD, IntakeHead, intake_head, queue_entry
 from broker.backend.subscription import Subscription
 from broker.core.bulk_chunks import BulkChunks
 from broker.errors import BackendError, DecodeError
@@ -25,9 +25,7 @@ from tests.chaos.keyspace import SHARDS
 POLL_S = 0.03
 PAGE = 256
 MEASURE_EVERY_S = 0.5
-_MEASURED = (b"pending_bytes", b"log_bytes")
-# Where an entry of the order list tells its deltas (PROTOCOL.md, section 3).
-_DELTAS_AT = 24
+_MEASURED = ("pending_bytes", "log_bytes")
 
 
 class Witness:
@@ -151,24 +149,31 @@ class Witness:
             async with translated("measuring"):
                 pipe = self._client.pipeline(transaction=True)
                 pipe.hgetall(keys.meta)
-                pipe.lrange(keys.order, 0, -1)
-                meta, order = await pipe.execute()
+                pipe.hget(keys.intake, INTAKE_HEAD)
+                pipe.lrange(keys.queue, 0, -1)
+                meta, intake, elements = await pipe.execute()
             if before % 2 or self._overwritings != before:
                 return
             now = monotonic()
-            for what, limit in zip(_MEASURED, self._limits, strict=True):
-                value = int(meta.get(what, 0))
-                self._journal.write(Measured(now, what.decode(), value, limit))
-            if b"epoch" in meta:
-                self._journal.write(_balance(now, shard, meta, order))
+            head = intake_head(intake)
+            values = (head.pending_bytes if head else 0, int(meta.get(b"log_bytes", 0)))
+            for what, value, limit in zip(_MEASURED, values, self._limits, strict=True):
+                self._journal.write(Measured(now, what, value, limit))
+            if b"epoch" in meta and head is not None:
+                self._journal.write(_balance(now, shard, meta, head, elements))
 
 
-def _balance(now: float, shard: int, meta: dict[bytes, bytes], order: list[bytes]) -> Balanced:
+def _balance(
+    now: float,
+    shard: int,
+    meta: dict[bytes, bytes],
+    head: IntakeHead,
+    elements: list[bytes],
+) -> Balanced:
     return Balanced(
         now,
         ShardPosition(shard, meta[b"epoch"], int(meta.get(b"offset", 0)), meta.get(b"id", NO_ID)),
-        int(meta.get(b"accepted", 0)),
+        head.accepted,
         int(meta.get(b"published", 0)),
-        by_node=sum(int(deltas) for name, deltas in meta.items() if name.startswith(b"n:")),
-        in_order=sum(unpack_from(">I", entry, _DELTAS_AT)[0] for entry in order),
+        in_queue=sum(entry.deltas for one in elements if (entry := queue_entry(one))),
     )

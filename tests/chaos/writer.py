@@ -61,7 +61,7 @@ class Recorded(Commands):
         keys: ShardKeys,
         node: str,
         incarnation: int,
-        token: str,
+        token: bytes,
         chunks: Sequence[Packed],
         **rest: Any,
     ) -> list[Accepted | Missing | Busy]:

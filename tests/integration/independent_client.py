@@ -86,7 +86,7 @@ class Writer:
     """A producer of section 7; every call is sent by `flush`."""
 
     def __init__(self, client: Any, namespace: str, node: str, shards: int) -> None:
-        self.client, self.node, self.token = client, node, secrets.token_hex(4)
+        self.client, self.node, self.token = client, node, secrets.token_bytes(8)
         self.answers: Counter[bytes] = Counter()
         self.lost = 0
         self.config = f"sb:{{{namespace}}}:config"
@@ -117,10 +117,10 @@ class Writer:
 
     def open(self, shard: int, incarnation: Any, chunk: int, deltas: int) -> int:
         """Take or keep the node name in a shard."""
-        keys = [self.prefixes[shard] + name for name in ("meta", "writers")]
-        reply = self.call(
-            "open", keys, self.node, incarnation, self.token, chunk, deltas, os.urandom(8)
-        )
+        keys = [self.prefixes[shard] + name for name in ("intake", f"stage:{self.node}")]
+        (epoch,) = self.client.hmget(self.prefixes[shard] + "meta", "epoch")
+        epoch = epoch or os.urandom(8)
+        reply = self.call("open", keys, self.node, incarnation, self.token, chunk, deltas, epoch)
         self.answers[reply[0]] += 1
         return int(reply[1])
 
@@ -203,15 +203,19 @@ class Writer:
     def append(self, shard: int, chunk: Unsent) -> None:
         """Append one chunk and act on the reply."""
         prefix = self.prefixes[shard]
-        names = ("meta", "writers", "order", f"pending:{self.node}", "ready")
-        keys = [prefix + name for name in names]
-        args = [self.node, self.incarnations[shard], self.token, chunk.number, chunk.deltas, 0]
-        args += ["", "", 1 << 20]
-        status, *rest = (
-            self.call("append", keys, *args, chunk.data, "")
-            if len(chunk.data) < BULK
-            else self.append_bulk(keys, [*args, "", len(chunk.data)], chunk.data)
+        keys = [prefix + name for name in ("intake", "queue", "ready")]
+        is_bulk = len(chunk.data) >= BULK
+        call = struct.pack(
+            *(">Q8sQIIIIQI", self.incarnations[shard], self.token, chunk.number, chunk.deltas),
+            *(0, 0xFFFFFFFF, 0, 1 << 20, len(chunk.data) if is_bulk else 0),
         )
+        call += self.node.encode()
+        reply = (
+            self.append_bulk([*keys, f"{prefix}stage:{self.node}"], [call, b""], chunk.data)
+            if is_bulk
+            else self.call("append", keys, call, chunk.data)
+        )
+        status, *rest = [b"OK"] if isinstance(reply, bytes) else reply
         self.answers[status] += 1
         if status in (b"OK", b"DUPLICATE"):
             self.accepted[shard] = max(self.accepted[shard], chunk.number)
@@ -225,8 +229,9 @@ class Writer:
         lua = (HOME / "backend" / "lua" / "append.lua").read_bytes()
         pipe = self.client.pipeline(transaction=True)
         pipe.script_load(lua)
+        pipe.delete(keys[3])
         pipe.rpush(keys[3], data)
-        pipe.evalsha(hashlib.sha1(lua, usedforsecurity=False).hexdigest(), 5, *keys, *args)
+        pipe.evalsha(hashlib.sha1(lua, usedforsecurity=False).hexdigest(), 4, *keys, *args)
         return pipe.execute()[-1]
 
     def missing(self, shard: int, number: int, deltas: int) -> None:
@@ -242,19 +247,19 @@ class Writer:
         """Give up the name for good."""
         for shard, prefix in enumerate(self.prefixes):
             args = (self.node, self.incarnations[shard], self.token)
-            assert self.call("leave", [prefix + "writers"], *args) == 1
+            assert self.call("leave", [prefix + "intake"], *args) == 1
 
     def probe(self) -> None:
         """Ask whether Redis still has the last chunk of each shard."""
         for shard, prefix in enumerate(self.prefixes):
-            record = self.client.hget(prefix + "writers", self.node)
-            held, token, last, deltas = record.decode().split(" ") if record else (0, "", 0, 0)
-            if int(held) < self.incarnations[shard]:
+            record = self.client.hget(prefix + "intake", self.node) or bytes(44)
+            held, token, last, deltas = struct.unpack_from(">Q8sQQ", record)
+            if held < self.incarnations[shard]:
                 last = deltas = 0
             else:
-                assert (int(held), token) == (self.incarnations[shard], self.token), "fenced"
-            if int(last) < self.accepted[shard]:
-                self.missing(shard, int(last) + 1, int(deltas))
+                assert (held, token) == (self.incarnations[shard], self.token), "fenced"
+            if last < self.accepted[shard]:
+                self.missing(shard, last + 1, deltas)
             self.send(shard)
 
 

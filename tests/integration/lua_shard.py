@@ -6,13 +6,24 @@ Every call runs as a user who may touch the keys declared in it, and publish to 
 from __future__ import annotations
 
 import socket
+import struct
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any, cast
 
 import hiredis
 import redis
 
 from broker.backend.commands import source
+from broker.backend.stored import (
+    INTAKE_HEAD,
+    IntakeHead,
+    NodeRecord,
+    QueueEntry,
+    intake_head,
+    node_record,
+    queue_entry,
+)
 from broker.protocol.codec import decode_packet, encode_chunk
 from broker.protocol.constants import NO_ID
 from broker.protocol.messages import Batch, Chunk, Run
@@ -26,6 +37,10 @@ TOKEN = "tok"
 HOUR = 3_600_000
 PLENTY = 1 << 30
 PLENTIFUL_CHUNKS = 4096
+
+# Of the head of the intake hash; epoch and covered are in meta too.
+HEAD_NUMBERS = ("appends", "accepted", "pending_bytes", "due_ms", "count_due")
+HEAD_FIELDS = ("epoch", "covered", *HEAD_NUMBERS)
 
 # As Valkey and Redis say it when a script goes beyond what its caller may.
 NOT_PERMITTED = "(?i)permission|can't (access|publish)"
@@ -139,13 +154,38 @@ class Shard:
         found = self.admin.hgetall(self.keys.meta) | self.admin.hgetall(self.config)
         return {name.decode(): value for name, value in found.items()}
 
+    def head(self) -> IntakeHead:
+        """The head of the intake hash; zeros if there is none."""
+        found = intake_head(self.admin.hget(self.keys.intake, INTAKE_HEAD))
+        return found or IntakeHead(EPOCH, 0, 0, 0, 0, 0, 0)
+
     def number(self, field: str) -> int:
-        """A number of the meta hash, 0 if absent."""
+        """A number of the meta hash or of the head, 0 if absent."""
+        if field in HEAD_NUMBERS:
+            return int(getattr(self.head(), field))
         return int(self.admin.hget(self.keys.meta, field) or 0)
 
     def put(self, **fields: Any) -> None:
-        """Set fields of the meta hash, for a state that would take long to reach."""
-        self.admin.hset(self.keys.meta, mapping=fields)
+        """Set fields of the meta hash and the head, for a state that would take long to reach."""
+        of_meta = {name: value for name, value in fields.items() if name not in HEAD_NUMBERS}
+        of_head = {name: value for name, value in fields.items() if name in HEAD_FIELDS}
+        if of_meta:
+            self.admin.hset(self.keys.meta, mapping=of_meta)
+        if of_head:
+            head = replace(self.head(), **of_head).packed()
+            self.admin.hset(self.keys.intake, INTAKE_HEAD, head)
+
+    def record(self, node: str = "n1") -> tuple[int, str, int, int]:
+        """Incarnation, token, last chunk number and deltas of a node."""
+        found = node_record(self.keys.intake, node, self.admin.hget(self.keys.intake, node))
+        return found.incarnation, found.token.decode().rstrip("."), found.number, found.deltas
+
+    def put_record(
+        self, node: str, incarnation: int, number: int, deltas: int, token: str = TOKEN
+    ) -> None:
+        """Set the record of a node, nothing of which is pending."""
+        record = NodeRecord(incarnation, token_bytes(token), number, deltas)
+        self.admin.hset(self.keys.intake, node, record.packed())
 
     def now(self) -> int:
         """The server's clock in ms."""
@@ -156,6 +196,20 @@ class Shard:
         """Everything that a command without effect must not change."""
         names = sorted(self.admin.keys(self.keys.prefix.replace("[", "\\[") + "*"))
         return {name.decode(): self.admin.dump(name) for name in names}
+
+    def chunks(self) -> list[bytes]:
+        """The chunks in the queue."""
+        return cast("list[bytes]", self.admin.lrange(self.keys.queue, 0, -1)[::2])
+
+    def entries(self) -> list[QueueEntry]:
+        """Their entries."""
+        found = map(queue_entry, self.admin.lrange(self.keys.queue, 0, -1)[1::2])
+        return [entry for entry in found if entry is not None]
+
+    def rewrite(self, at: int, **changes: Any) -> None:
+        """Change an entry of the queue."""
+        entry = replace(self.entries()[at], **changes)
+        self.admin.lset(self.keys.queue, 2 * at + 1, packed_entry(entry))
 
     # -- the commands -----------------------------------------------------------------------------
 
@@ -172,8 +226,9 @@ class Shard:
         deltas: int = 0,
     ) -> Any:
         """Claim a node name."""
-        keys = [self.keys.meta, self.keys.writers]
-        return self.call("open", keys, node, incarnation, token, chunk, deltas, EPOCH)
+        keys = [self.keys.intake, self.keys.stage(node)]
+        place = (node, incarnation, token_bytes(token))
+        return self.call("open", keys, *place, chunk, deltas, EPOCH)
 
     def append(
         self,
@@ -191,12 +246,15 @@ class Shard:
     ) -> Any:
         """Append a chunk that is due in an hour, unless told otherwise."""
         k = self.keys
-        return self.call(
+        reply = self.call(
             "append",
-            [k.meta, k.writers, k.order, k.pending(node), k.ready],
-            *(node, incarnation, token, number, deltas, waited, max_age, max_count, limit),
-            *(data, ""),
+            [k.intake, k.queue, k.ready],
+            packed_call(
+                node, incarnation, token, number, deltas, waited, max_age, max_count, limit
+            ),
+            data,
         )
+        return as_list(reply)
 
     def append_pushed(
         self,
@@ -210,35 +268,39 @@ class Shard:
         waited: int = 0,
         limit: int = PLENTY,
     ) -> Any:
-        """Push a chunk, then append it, in one transaction."""
+        """Push a chunk to the stage, then append it, in one transaction."""
         k = self.keys
-        names = [k.meta, k.writers, k.order, k.pending(node), k.ready]
+        names = [k.intake, k.queue, k.ready, k.stage(node)]
         self._permit(names)
         pipe = self._guarded.pipeline(transaction=True)
-        pipe.rpush(k.pending(node), data)
+        pipe.delete(k.stage(node))
+        pipe.rpush(k.stage(node), data)
         pipe.evalsha(
             *(self.admin.script_load(source("append")), len(names), *names),
-            *(node, incarnation, token, number, deltas, waited, HOUR, 1000, limit, "", len(data)),
+            packed_call(
+                *(node, incarnation, token, number, deltas, waited, HOUR, 1000, limit, len(data))
+            ),
+            b"",
         )
-        return pipe.execute()[1]
+        return as_list(pipe.execute()[-1])
 
     def drain(
         self,
-        *nodes: str,
+        *,
         batch_id: bytes | None = None,
         max_bytes: int = PLENTY,
         max_chunks: int = PLENTIFUL_CHUNKS,
         log_limit: int = PLENTY,
         shard: int = 0,
     ) -> Any:
-        """Drain what is due, with the lists of these nodes declared (n1 by default)."""
-        k, nodes = self.keys, nodes or ("n1",)
+        """Drain what is due."""
+        k = self.keys
         self.batch_ids += 1
         return self.call(
             "drain",
-            [k.meta, k.order, k.log, *map(k.pending, nodes)],
+            [k.meta, k.intake, k.queue, k.log],
             *(k.channel, k.bulk, "PUBLISH", shard, batch_id or self.batch_ids.to_bytes(8)),
-            *(max_bytes, max_chunks, log_limit, *nodes),
+            *(max_bytes, max_chunks, log_limit),
         )
 
     def heartbeat(
@@ -256,7 +318,7 @@ class Shard:
         k = self.keys
         return self.call(
             "heartbeat",
-            [k.meta, k.workers, k.order],
+            [k.meta, k.intake, k.queue, k.workers],
             *(k.channel, "PUBLISH", shard, interval, epoch, worker, "flush", max_age, max_count),
             red,
         )
@@ -333,7 +395,7 @@ class Shard:
         """Let nodes open their names as incarnation 5."""
         for node in nodes or ("n1",):
             assert self.open(node)[0] == b"OPEN"
-            self.admin.hset(self.keys.writers, node, f"5 {TOKEN} 0 0")
+            self.put_record(node, 5, 0, 0)
 
     def batches(self, count: int) -> None:
         """Publish so many batches of one chunk each."""
@@ -341,6 +403,46 @@ class Shard:
         for number in range(1, count + 1):
             assert self.append(number, waited=HOUR)[0] == b"OK"
             assert self.drain()[:2] == [b"BATCH", number]
+
+
+def token_bytes(token: str) -> bytes:
+    """A token of eight bytes."""
+    return token.encode().ljust(8, b".")
+
+
+def packed_call(  # noqa: PLR0917 - as the fields of a call
+    node: str,
+    incarnation: int,
+    token: str,
+    number: int,
+    deltas: int,
+    waited: int,
+    max_age: Any,
+    max_count: Any,
+    limit: int,
+    pushed: int = 0,
+) -> bytes:
+    """The first argument of append."""
+    age = (1 << 32) - 1 if max_age == "" else max_age
+    numbers = (number, deltas, waited, age, max_count or 0, limit, pushed)
+    return struct.pack(">Q8sQIIIIQI", incarnation, token_bytes(token), *numbers) + node.encode()
+
+
+def as_list(reply: Any) -> Any:
+    """The reply of append as the words that it stands for."""
+    if isinstance(reply, bytes):
+        append, epoch, settings, max_age, max_count = struct.unpack(">Q8sQII", reply)
+        assert settings == 0
+        return [b"OK", append, epoch, max_age, max_count]
+    if reply[0] == b"DUPLICATE":
+        return [reply[0], *as_list(reply[1])[1:]]
+    return reply
+
+
+def packed_entry(entry: QueueEntry) -> bytes:
+    """An entry of the queue."""
+    numbers = struct.pack(">BBQQI", 1, 0, entry.due_ms, entry.append, entry.deltas)
+    return numbers + entry.node.encode()
 
 
 def chunk(node: str, number: int, size: int = 0) -> bytes:

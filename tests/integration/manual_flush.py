@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from broker.backend.replies import Drained, DrainLimits, Undeclared
+from broker.backend.replies import Drained, DrainLimits
 from broker.backend.session import Session
 from broker.protocol.codec import decode_packet
 from broker.protocol.constants import BATCH_ID_BYTES, EPOCH_BYTES
@@ -34,7 +34,6 @@ class ManualFlush:
     def __init__(self, url: str, namespace: str) -> None:
         self._thread = LoopThread(f"manual flush of {namespace}")
         self._session = self._thread.call(connected(url, namespace, 1))
-        self._nodes: list[str] = []
 
     @property
     def keys(self) -> ShardKeys:
@@ -53,10 +52,7 @@ class ManualFlush:
             keys = replace(self.keys, channel=NOBODY) if is_lost else self.keys
             batch_id = os.urandom(BATCH_ID_BYTES)
             limits = DrainLimits(batch_chunks=chunks)
-            reply = await session.commands.drain(keys, 0, batch_id, self._nodes, limits)
-            if isinstance(reply, Undeclared):
-                self._nodes += reply.nodes
-                reply = await session.commands.drain(keys, 0, batch_id, self._nodes, limits)
+            reply = await session.commands.drain(keys, 0, batch_id, limits)
             assert isinstance(reply, Drained), reply
             return reply
 

@@ -27,7 +27,7 @@ with broker.Producer(url, namespace=namespace, node="wheel", shards=1) as produc
     producer.increment("counter", 2)
     producer.flush(timeout=10)
     client = redis.Redis.from_url(url)
-    pending = client.llen(ShardKeys.of(namespace, 0, 1).pending("wheel"))
+    pending = client.llen(ShardKeys.of(namespace, 0, 1).queue) // 2
     client.close()
 print(json.dumps({"broker": broker.__file__, "pending": pending}))
 """

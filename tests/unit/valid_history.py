@@ -122,7 +122,7 @@ def balanced(offset: int, **changes: int) -> Balanced:
     accepted = sum(batch.deltas for batch in BATCHES[: offset + 1])
     waits = accepted - published
     return replace(
-        Balanced(40.0, place(offset), accepted, published, waits, waits),
+        Balanced(40.0, place(offset), accepted, published, waits),
         **changes,  # type: ignore[arg-type]
     )
 

@@ -28,9 +28,7 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 )
 @connection_options
 @setting_options("shards")
-@click.option(
-    "--node", metavar="NAME", help="Restrict a producer to the pending list of this node."
-)
+@click.option("--node", metavar="NAME", help="Restrict a producer to the stage of this node.")
 @click.option("--user", metavar="NAME", help="Name of the user.  [default: NAMESPACE-ROLE[-NODE]]")
 @click.option(
     "--user-password-file",
@@ -69,16 +67,16 @@ def acl(  # noqa: PLR0917 - how click calls
 
     The rule allows the commands of the roles on the keys and channels of this namespace. An ACL
     restricts keys, not fields: a writer could damage the counters of the namespace, but with
-    --node not the list of another node, and only a flusher or a scheduler can publish.
+    --node it cannot open the name of another node, and only a flusher or a scheduler can publish.
     """  # noqa: D301 - click reads the escapes
     _, settings, given = checked_options(namespace, texts)
     names = list(dict.fromkeys(roles))
     if node is not None:
         checked_name("node", node)
-        if [name for name in names if "pending" in ROLES[name].keys] != ["producer"]:
+        if names != ["producer"]:
             fault = (
-                "--node is only for a producer, since a flusher reads the lists of all nodes; give "
-                "the producer a user of its own, or leave --node out"
+                "--node is only for a producer, since the other roles serve all nodes; give the "
+                "producer a user of its own, or leave --node out"
             )
             raise ConfigError([fault])
     user = checked_name("user", user or "-".join([namespace, *names, *([node] if node else [])]))

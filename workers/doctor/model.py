@@ -67,7 +67,7 @@ class Facts:
         surplus: commands that no role needs, which the user may call.
         wanted: the roles that the user should have.
         namespace: whose keys were tested.
-        node: whose pending list was tested.
+        node: whose stage was tested.
         published_bytes_per_s: publishing rate of the shards of the namespace.
         largest_batch: bytes, maximum size of a batch.
         kind: of the deployment that it belongs to.

@@ -29,6 +29,7 @@ _AFTER_KEY: Final[dict[str, tuple[Any, ...]]] = {
     "lrange": (0, 0),
     "lindex": (0,),
     "lrem": (1, "v"),
+    "lset": (0, "v"),
     "ltrim": (0, -1),
     "blpop": (0,),
     "xadd": ("*", "f", "v"),
@@ -61,7 +62,9 @@ _CHANGING: Final = frozenset(
         "hdel",
         "hincrby",
         "rpush",
+        "lmove",
         "lrem",
+        "lset",
         "ltrim",
         "blpop",
         "xadd",
@@ -117,11 +120,16 @@ def _rights(
         key = (
             config_key(namespace)
             if name == "config"
-            else keys.pending(node)
-            if name == "pending"
+            else keys.stage(node)
+            if name == "stage"
             else getattr(keys, name)
         )
         for command in sorted(commands):
+            if command == "lmove":
+                # From the stage into the queue: one right on both.
+                if name == "stage":
+                    yield f"{command} {key}", (command, key, keys.queue, "RIGHT", "RIGHT")
+                continue
             before = ("0" * 40, 1) if command.startswith("evalsha") else ()
             words = (command, *before, key, *_AFTER_KEY.get(command, ()))
             yield f"{command} {key}", words

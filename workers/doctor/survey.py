@@ -35,7 +35,7 @@ async def survey(
         url: any supported URL; an embedded server is started if it does not run. From one node of a
             Cluster all others are found.
         namespace: whose keys are tested, and whose publishing rate is measured.
-        node: whose pending list is tested.
+        node: whose stage is tested.
         wanted: the roles that this user should have.
         seconds: duration of the measurement.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from broker.backend.commands.scripts import Scripts
 from broker.backend.connections import translated
-from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue, Undeclared
+from broker.backend.replies import Drained, DrainLimits, LogFull, NotDue
 from broker.protocol.names import ShardKeys
 
 MAX_REASON_CHARS: Final = 300
@@ -21,13 +20,12 @@ class FlushCommands(Scripts):
         keys: ShardKeys,
         shard: int,
         batch_id: bytes,
-        nodes: Sequence[str],
         limits: DrainLimits,
-    ) -> Drained | NotDue | Undeclared | LogFull:
+    ) -> Drained | NotDue | LogFull:
         """Publish the due chunks as one batch."""
         reply = await self.run(
             "drain",
-            [keys.meta, keys.order, keys.log, *map(keys.pending, nodes)],
+            [keys.meta, keys.intake, keys.queue, keys.log],
             keys.channel,
             keys.bulk,
             self.publish,
@@ -36,13 +34,10 @@ class FlushCommands(Scripts):
             limits.batch_bytes,
             limits.batch_chunks,
             limits.log_bytes,
-            *nodes,
         )
         status = reply[0]
         if status == b"BATCH":
             return Drained(*reply[1:])
-        if status == b"NODES":
-            return Undeclared([node.decode() for node in reply[1:]])
         return LogFull(reply[1]) if status == b"LOGFULL" else NotDue(reply[1])
 
     async def heartbeat(
@@ -74,7 +69,7 @@ class FlushCommands(Scripts):
         """
         reply = await self.run(
             "heartbeat",
-            [keys.meta, keys.workers, keys.order],
+            [keys.meta, keys.intake, keys.queue, keys.workers],
             keys.channel,
             self.publish,
             shard,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any, Final, TypeAlias
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -18,9 +19,14 @@ from broker.protocol.constants import BULK_BYTES
 from broker.protocol.names import ShardKeys
 
 FENCED_BY_OTHERS: Final = 2  # elements of that reply; with one more it was forgotten
-PENDING: Final = 3  # index of the node's list among the keys of append
 
 Argument: TypeAlias = "str | bytes | float"
+
+# Incarnation, token, number, deltas, ms waited, max age, max count, limit, bytes on the stage.
+_CALL: Final = Struct(">Q8sQIIIIQI")
+# Append number, epoch, settings, max age, max count.
+_ACCEPTED: Final = Struct(">Q8sQII")
+_MOST_U32: Final = (1 << 32) - 1
 
 
 class ProducerCommands(Scripts):
@@ -31,7 +37,7 @@ class ProducerCommands(Scripts):
         keys: ShardKeys,
         node: str,
         incarnation: int | None,
-        token: str,
+        token: bytes,
         *,
         chunk: int,
         deltas: int,
@@ -43,17 +49,19 @@ class ProducerCommands(Scripts):
             keys: the shard.
             node: the name.
             incarnation: None for a new one.
-            token: random text without spaces, the same for the lifetime of the producer.
+            token: 8 random bytes, the same for the lifetime of the producer.
             chunk: number of the last chunk that counts as accepted.
             deltas: deltas up to that chunk.
-            epoch: used if the shard has none yet.
+            epoch: of the shard as meta has it; any 8 bytes if it has none.
 
         Raises:
             FencedError: another process has acquired the name since.
         """
         number = "" if incarnation is None else incarnation
         reply = await self.run(
-            "open", [keys.meta, keys.writers], node, number, token, chunk, deltas, epoch
+            "open",
+            [keys.intake, keys.stage(node)],
+            *(node, number, token, chunk, deltas, epoch),
         )
         if reply[0] == b"FENCED":
             raise fenced_error(node, int(reply[1]), is_forgotten=len(reply) > FENCED_BY_OTHERS)
@@ -64,7 +72,7 @@ class ProducerCommands(Scripts):
         keys: ShardKeys,
         node: str,
         incarnation: int,
-        token: str,
+        token: bytes,
         chunks: Sequence[Packed],
         *,
         now: float,
@@ -92,41 +100,48 @@ class ProducerCommands(Scripts):
             FencedError: another process has acquired the name since.
             BackendError: Redis failed; any of the chunks may have been accepted.
         """
-        names = [keys.meta, keys.writers, keys.order, keys.pending(node), keys.ready]
+        names, stage = [keys.intake, keys.queue, keys.ready], keys.stage(node)
         calls = []
         for chunk in chunks:
             is_bulk = len(chunk.data) >= BULK_BYTES
-            arguments = (
-                *(node, incarnation, token, chunk.number, chunk.deltas),
-                max(0, round((now - chunk.since) * 1000)),
-                "" if max_age_ms is None else max_age_ms,
-                "" if max_count is None else max_count,
+            call = _CALL.pack(
+                *(incarnation, token, chunk.number, chunk.deltas),
+                min(_MOST_U32, max(0, round((now - chunk.since) * 1000))),
+                _MOST_U32 if max_age_ms is None else max_age_ms,
+                max_count or 0,
                 pending_limit,
-                *((b"", len(chunk.data)) if is_bulk else (chunk.data, "")),
+                len(chunk.data) if is_bulk else 0,
             )
+            arguments = (call + node.encode(), b"" if is_bulk else chunk.data)
             calls.append((chunk.data if is_bulk else None, arguments))
         if len(calls) == 1 and calls[0][0] is None:
             replies = [await self.run("append", names, *calls[0][1])]
         else:
             async with translated("append"):
-                replies = await self._append_all(names, calls)
+                replies = await self._append_all(names, stage, calls)
         return [_appended(reply, node) for reply in replies]
 
     async def _append_all(
-        self, names: Sequence[str], calls: Sequence[tuple[bytes | None, Sequence[Argument]]]
+        self,
+        names: Sequence[str],
+        stage: str,
+        calls: Sequence[tuple[bytes | None, Sequence[Argument]]],
     ) -> list[Any]:
-        """Append chunks in one round trip; bulk chunks are pushed before they are appended."""
+        """Append chunks in one round trip; bulk chunks are pushed to the stage before."""
         is_bulk = any(pushed is not None for pushed, _ in calls)
         pipe = self.client.pipeline(transaction=is_bulk)
         # In the transaction: a chunk that was pushed but not appended, because the script is
-        # missing, would stay in front of the next one for ever.
+        # missing, would stay on the stage for ever.
         pipe.script_load(self.sources["append"])
         appends = []
         for pushed, arguments in calls:
+            used = [*names]
             if pushed is not None:
-                pipe.rpush(names[PENDING], pushed)
+                pipe.delete(stage)
+                pipe.rpush(stage, pushed)
+                used.append(stage)
             appends.append(len(pipe))
-            pipe.evalsha(self.hashes["append"], len(names), *names, *arguments)
+            pipe.evalsha(self.hashes["append"], len(used), *used, *arguments)
         replies = await pipe.execute()
         return [replies[at] for at in appends]
 
@@ -135,7 +150,7 @@ class ProducerCommands(Scripts):
         client: Client,
         claims: Sequence[Claim],
         node: str,
-        token: str,
+        token: bytes,
         *,
         replicas: int,
         fsynced: bool,
@@ -167,7 +182,7 @@ class ProducerCommands(Scripts):
             pipe.script_load(self.sources["confirm"])
             for claim in claims:
                 pipe.evalsha(
-                    *(self.hashes["confirm"], 1, claim.keys.writers),
+                    *(self.hashes["confirm"], 1, claim.keys.intake),
                     *(node, str(claim.incarnation), token),
                 )
             if fsynced:
@@ -192,20 +207,27 @@ class ProducerCommands(Scripts):
             replicas=waited[1] if fsynced else waited,
         )
 
-    async def leave(self, keys: ShardKeys, node: str, incarnation: int, token: str) -> bool:
+    async def leave(self, keys: ShardKeys, node: str, incarnation: int, token: bytes) -> bool:
         """Remove the record of a node that will not be used again; true if it was its own."""
-        return bool(await self.run("leave", [keys.writers], node, incarnation, token))
+        return bool(await self.run("leave", [keys.intake], node, incarnation, token))
 
 
-def _appended(reply: Sequence[Any], node: str) -> Accepted | Missing | Busy:
+def _appended(reply: Any, node: str) -> Accepted | Missing | Busy:
+    if isinstance(reply, bytes):
+        return _accepted(reply, is_duplicate=False)
     status = reply[0]
-    if status in (b"OK", b"DUPLICATE"):
-        return Accepted(reply[1], reply[2], reply[3], reply[4], status == b"DUPLICATE")
+    if status == b"DUPLICATE":
+        return _accepted(reply[1], is_duplicate=True)
     if status == b"MISSING":
         return Missing(reply[1], reply[2])
     if status == b"BUSY":
         return Busy(reply[1])
     raise fenced_error(node, int(reply[1]))
+
+
+def _accepted(reply: bytes, *, is_duplicate: bool) -> Accepted:
+    append, epoch, _, max_age_ms, max_count = _ACCEPTED.unpack(reply)
+    return Accepted(append, epoch, max_age_ms, max_count, is_duplicate)
 
 
 def fenced_error(node: str, incarnation: int, *, is_forgotten: bool = False) -> FencedError:

@@ -2,143 +2,136 @@
 Accept one chunk of a node, exactly once, in the order of its numbers; wake a flush worker when the
 shard becomes due earlier than it knew. The chunk is not looked into.
 
-A large chunk need not come through Lua, which copies and hashes every byte: it may be pushed behind
-the pending list right before, in the same transaction. Where it is not accepted it is taken back.
+A large chunk need not be an argument, which Redis would parse and copy: it may be pushed to the stage
+of its node right before, in the same transaction, and is moved from there. Where it is not accepted the
+stage is emptied.
 
-KEYS  1 meta hash   2 writers hash   3 order list   4 pending list of the node   5 ready list
-ARGV  1 node   2 incarnation   3 token   4 chunk number (1..)   5 deltas in the chunk (0..)
-      6 ms that its oldest delta waited in the producer
-      7 max age in ms, 8 max count in deltas ('' = as the namespace says)
-      9 limit of pending bytes in this shard   10 chunk
-      11 bytes of a chunk that is pushed already; then ARGV[10] is '' (else this is)
-returns {'OK' or 'DUPLICATE', append number, epoch, max age in ms, max count}
+KEYS  1 intake hash   2 queue list   3 ready list   4.. stage list of the node, for a chunk on it
+ARGV  1 call: incarnation u64, token 8 bytes, chunk number u64 (1..), deltas in the chunk u32 (0..), ms that its
+        oldest delta waited in the producer u32, max age in ms u32 (4294967295 = as the namespace says), max count
+        in deltas u32 (0 = as the namespace says), limit of pending bytes in this shard u64, bytes of a chunk
+        on the stage u32 (0 = it is in ARGV[2]), name of the node; big-endian
+      2 chunk, or ''
+returns what is accepted as one string of 32 bytes: append number u64, epoch 8 bytes, 8 zero bytes, max age in
+          ms u32, max count u32
+        {'DUPLICATE', such a string with the last append number}
         {'FENCED', incarnation that holds the name}
         {'MISSING', first chunk number that is not here, deltas of this incarnation that are}
         {'BUSY', pending bytes}
 refuses with the error DAMAGED, the key and the field, before it writes, what it cannot read
 cost  O(1), and the copy of the chunk
 ]]
-local meta, writers, order, pending, ready = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local node, incarnation, token, chunk = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local deltas, waited = tonumber(ARGV[5]), tonumber(ARGV[6])
-local limit, data, pushed = tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
-local bytes = pushed or #data
-local is_placed
-local LONGEST_MS = 3600000
-
--- Numbers into text and back are a sixth of an append. '%d' costs least, and is 32 bits wide on a server
--- of 32 bits; a number as it is would be written with 17 digits.
-local function digits(n)
-  return string.format(n < 2147483648 and '%d' or '%.0f', n)
-end
-
--- A number as it is written here; nil for whatever else others may have put there.
-local function whole(text)
-  local n = tonumber(text)
-  return n and n >= 0 and n <= 9007199254740992 and n % 1 == 0 and n or nil
-end
+local intake, queue, ready = KEYS[1], KEYS[2], KEYS[3]
+local FIRST_STAGE = 4
+local stage = KEYS[FIRST_STAGE]
+local call, data = ARGV[1], ARGV[2]
+local owner, chunk, deltas, waited, own_age, own_count, limit, pushed = struct.unpack('>c16I8I4I4I4I4I8I4', call)
+local node = string.sub(call, 53)
+local bytes = pushed > 0 and pushed or #data
+local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MOST = 56, 44, 8, 9007199254740992
+local LONGEST_MS, AS_THE_NAMESPACE = 3600000, 4294967295
+local is_accepted = false
 
 local function damaged(key, field)
   return redis.error_reply('DAMAGED ' .. key .. ' ' .. field)
 end
 
 local function accept()
-  if pushed then
-    -- Where the key is no list, nothing was pushed: an error then.
-    redis.call('LTRIM', pending, 0, -1)
-    is_placed = true
+  local m = redis.pcall('HMGET', intake, node, ':head', ':limits')
+  if m.err then
+    return string.find(m.err, 'WRONGTYPE') and damaged(intake, node) or m
   end
-  local record = redis.pcall('HGET', writers, node)
+  local record, head, limits = m[1], m[2], m[3]
   if not record then
     return {'MISSING', 1, 0}
-  elseif type(record) == "table" then
-    return string.find(record.err, 'WRONGTYPE') and damaged(writers, node) or record
+  elseif #record ~= RECORD_BYTES then
+    return damaged(intake, node)
   end
-  local owner = incarnation .. ' ' .. token .. ' '
-  if string.sub(record, 1, #owner) ~= owner then
-    local held = whole(string.match(record, '^(%d+) %S+ %d+ %d+$'))
-    if not held then
-      return damaged(writers, node)
+  -- Text made of numbers, or numbers of text, would be a sixth of an append.
+  local holder, last, total, own_last, before = struct.unpack('>c16I8I8I8I4', record)
+  if holder ~= owner then
+    local held = struct.unpack('>I8', record)
+    if held > MOST then
+      return damaged(intake, node)
     end
-    if held >= tonumber(incarnation) then
+    if held >= struct.unpack('>I8', call) then
       return {'FENCED', held}
     end
     return {'MISSING', 1, 0}
   end
-  local last, total = string.match(record, '^(%d+) (%d+)$', #owner + 1)
-  last, total = whole(last), whole(total)
-  if not last or not total then
-    return damaged(writers, node)
+  if last > MOST or total > MOST then
+    return damaged(intake, node)
   end
   if chunk > last + 1 then
     return {'MISSING', last + 1, total}
   end
-
-  local waiting = 'n:' .. node
-  local m = redis.call('HMGET', meta, 'epoch', 'appends', 'accepted', 'pending_bytes', 'due', waiting,
-    'max_age', 'max_count')
-  local epoch, appends, accepted = m[1], whole(m[2] or 0), whole(m[3] or 0)
-  local pending_bytes, before = whole(m[4] or 0), whole(m[6] or 0)
-  local max_age = whole(ARGV[7] ~= '' and ARGV[7] or m[7] or 50)
-  local max_count = whole(ARGV[8] ~= '' and ARGV[8] or m[8] or 1000)
-  local unread = epoch and #epoch ~= 8 and 'epoch' or not appends and 'appends'
-    or not accepted and 'accepted' or not pending_bytes and 'pending_bytes' or not before and waiting
-    or (not max_age or ARGV[7] == '' and max_age > LONGEST_MS) and 'max_age'
-    or (not max_count or max_count == 0) and 'max_count'
-  if unread then
-    return damaged(meta, unread)
-  end
-  if chunk <= last then
-    return {'DUPLICATE', appends, epoch, max_age, max_count}
-  end
-  if not epoch then
+  if not head then
     return {'MISSING', 1, 0}
+  elseif #head ~= HEAD_BYTES then
+    return damaged(intake, ':head')
+  end
+  local epoch, appends, accepted, pending_bytes, known_due, count_due, covered =
+    struct.unpack('>c8I8I8I8I8I8I8', head)
+  if appends > MOST or appends < covered or accepted > MOST or pending_bytes > MOST then
+    return damaged(intake, ':head')
+  end
+
+  local max_age, max_count = 50, 1000
+  if limits and #limits == LIMITS_BYTES then
+    max_age, max_count = struct.unpack('>I4I4', limits)
+  end
+  -- What cannot be read or meant is the default.
+  max_age = own_age ~= AS_THE_NAMESPACE and own_age or max_age <= LONGEST_MS and max_age or 50
+  max_count = own_count ~= 0 and own_count or max_count ~= 0 and max_count or 1000
+  if chunk <= last then
+    return {'DUPLICATE', struct.pack('>I8c8I8I4I4', appends, epoch, 0, max_age, max_count)}
   end
   -- Without a deadline nothing is pending, whatever the counter says.
-  if m[5] and pending_bytes > 0 and pending_bytes + bytes > limit then
+  if known_due > 0 and pending_bytes > 0 and pending_bytes + bytes > limit then
     return {'BUSY', pending_bytes}
   end
 
   local time = redis.call('TIME')
-  local seconds, micros = tonumber(time[1]), tonumber(time[2])
-  local now = seconds * 1000 + math.floor(micros / 1000)
-  local due = now + math.max(0, max_age - waited)
-  local known_due = tonumber(m[5])
-  local after = before + deltas
-  -- The count threshold is crossed whenever the node's pending deltas pass a multiple of it.
-  local full = math.floor(after / max_count) > math.floor(before / max_count)
-
-  if not pushed then
-    redis.call('RPUSH', pending, data)
-    is_placed = true
-  end
+  local seconds, micros = time[1], time[2]
+  local due = seconds * 1000 + math.floor(micros / 1000) + math.max(0, max_age - waited)
   -- From the clock, so that a number never comes again after Redis lost what it had accepted.
   appends = math.max(appends + 1, seconds * 1000000 + micros)
-  redis.call('RPUSH', order, struct.pack('>I8I8I8I4I4', due, now, appends, deltas, bytes) .. node)
-  redis.call('HSET', writers, node, owner .. digits(chunk) .. ' ' .. digits(total + deltas))
-  redis.call('HSET', meta, 'appends', digits(appends), 'accepted', digits(accepted + deltas),
-    'pending_bytes', digits(pending_bytes + bytes), waiting, digits(after))
-  local earlier = not known_due or due < known_due
-  if earlier then
-    redis.call('HSET', meta, 'due', digits(due))
+  -- A node's deltas are counted from the first one while none of its is pending; each time that they pass a
+  -- multiple of the count, all up to here is due.
+  before = own_last > covered and before or 0
+  local after = before + deltas
+  local is_full = math.floor(after / max_count) > math.floor(before / max_count)
+  local is_earlier = due < known_due or known_due == 0
+
+  local entry = struct.pack('>BBI8I8I4', 1, 0, due, appends, deltas) .. node
+  if pushed == 0 then
+    redis.call('RPUSH', queue, data, entry)
+  elseif redis.call('LMOVE', stage, queue, 'RIGHT', 'RIGHT') then
+    redis.call('RPUSH', queue, entry)
+  else
+    return damaged(stage, '(empty)')
   end
-  if full then
-    redis.call('HSET', meta, 'count_due', digits(appends))
-  end
+  redis.call('HSET', intake, ':head', struct.pack('>c8I8I8I8I8I8I8', epoch, appends, accepted + deltas,
+    pending_bytes + bytes, is_earlier and due or known_due, is_full and appends or count_due, covered),
+    node, struct.pack('>c24I8I8I4', call, total + deltas, appends, after))
+  is_accepted = true
   -- The chunk is accepted, whatever is under the key of the wake-ups.
-  if full or earlier then
+  if is_full or is_earlier then
     pcall(function()
       if redis.call('LLEN', ready) == 0 then
         redis.call('RPUSH', ready, '1')
       end
     end)
   end
-  return {'OK', appends, epoch, max_age, max_count}
+  return struct.pack('>I8c8I8I4I4', appends, epoch, 0, max_age, max_count)
 end
 
+if pushed == 0 then
+  return accept()
+end
 local is_run, reply = pcall(accept)
-if is_placed and not (is_run and reply[1] == 'OK') then
-  redis.call('LTRIM', pending, 0, -2)
+if not is_accepted then
+  redis.call('DEL', stage)
 end
 if not is_run then
   error(reply)

@@ -99,7 +99,9 @@ def append(config: RoleConfig, link: Link) -> None:
         link.ready()
         link.expect("go")
         times, reply = _sent(wires, requests, per_s, wire.Wire.answer)
-        link.send(**times, note=wire.token(reply), append=int(reply[1]), chunks=len(requests))
+        link.send(
+            **times, note=wire.token(reply), append=int.from_bytes(reply[:8]), chunks=len(requests)
+        )
         link.expect("end")
 
 

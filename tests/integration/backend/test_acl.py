@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from broker import FlushTimeoutError, Inspector, Producer, Replica
+from broker import BackendError, Inspector, Producer, Replica
 from broker.backend.commands import NAMES, READERS, source
 from broker.protocol.names import ShardKeys, config_key
 from broker.testing.server import Server
@@ -49,7 +49,7 @@ def script(name: str) -> str:
 
 def refusals(keys: ShardKeys) -> dict[str, list[tuple[Any, ...]]]:
     """What each role must not do, by example; the shard is the namespace's only one."""
-    mine, other = keys.pending(NODE), keys.pending("n2")
+    mine, other = keys.stage(NODE), keys.stage("n2")
     elsewhere = ShardKeys.of("elsewhere", 0, 1)
     anybody: list[tuple[Any, ...]] = [
         ("FLUSHALL",),
@@ -72,17 +72,22 @@ def refusals(keys: ShardKeys) -> dict[str, list[tuple[Any, ...]]]:
             (
                 "EVALSHA",
                 script("append"),
-                5,
-                keys.meta,
-                keys.writers,
-                keys.order,
-                other,
+                4,
+                keys.intake,
+                keys.queue,
                 keys.ready,
+                other,
             ),
             ("PUBLISH", keys.channel, "x"),
             ("SUBSCRIBE", keys.channel),
             ("LRANGE", mine, 0, -1),
+            ("LTRIM", keys.queue, 1, 0),
+            ("LPOP", keys.queue),
+            ("LMOVE", keys.queue, mine, "LEFT", "RIGHT"),
+            ("DEL", keys.queue),
             ("DEL", keys.meta),
+            ("HSET", keys.meta, "offset", 9),
+            ("EVALSHA", script("append"), 1, keys.meta),
             ("HSET", keys.state, "k", "v"),
             ("XADD", keys.log, "9-0", "b", "x"),
             ("SET", keys.lease, "9 me"),
@@ -91,8 +96,8 @@ def refusals(keys: ShardKeys) -> dict[str, list[tuple[Any, ...]]]:
         "flusher": [
             *anybody,
             ("RPUSH", mine, "x"),
-            ("RPUSH", keys.order, "x"),
-            ("HSET", keys.writers, NODE, "1 t 0 0"),
+            ("RPUSH", keys.queue, "x"),
+            ("LTRIM", keys.stage(NODE), 1, 0),
             ("HSET", keys.state, "k", "v"),
             ("HSCAN", keys.state, 0),
             ("XTRIM", keys.log, "MAXLEN", 0),
@@ -101,10 +106,10 @@ def refusals(keys: ShardKeys) -> dict[str, list[tuple[Any, ...]]]:
         "scheduler": [
             *anybody,
             ("RPUSH", mine, "x"),
-            ("RPUSH", keys.order, "x"),
-            ("EVALSHA", script("append"), 5, keys.meta, keys.writers, keys.order, mine, keys.ready),
+            ("RPUSH", keys.queue, "x"),
+            ("EVALSHA", script("append"), 3, keys.intake, keys.queue, keys.ready),
             ("XADD", keys.log, "9-0", "b", "x"),
-            ("LTRIM", keys.order, 1, 0),
+            ("LTRIM", keys.queue, 1, 0),
             ("SUBSCRIBE", keys.channel),
         ],
         "subscriber": [
@@ -118,7 +123,7 @@ def refusals(keys: ShardKeys) -> dict[str, list[tuple[Any, ...]]]:
             ("PUBLISH", keys.channel, "x"),
             ("EVALSHA", script("state_sums"), 1, keys.state, 0, 1),
             ("LRANGE", mine, 0, -1),
-            ("HGETALL", keys.writers),
+            ("HGETALL", keys.intake),
         ],
         "admin": anybody,
     }
@@ -135,7 +140,7 @@ def test_a_role_is_refused_what_is_not_its_own(
     for words in refusals(keys)[role]:
         with pytest.raises(redis.exceptions.NoPermissionError):
             user.execute_command(*words)
-    assert not raw.exists(keys.meta, keys.state, keys.log, keys.lease, keys.order, keys.writers)
+    assert not raw.exists(keys.meta, keys.state, keys.log, keys.lease, keys.queue, keys.intake)
 
 
 def test_a_subscriber_cannot_write_by_a_script(client: Client, keys: ShardKeys, raw: Any) -> None:
@@ -150,29 +155,30 @@ def test_a_subscriber_cannot_write_by_a_script(client: Client, keys: ShardKeys, 
 def test_scripts_of_a_producer_are_bound_by_its_rights(
     client: Client, keys: ShardKeys, raw: Any
 ) -> None:
-    """What it may not call, its own scripts may not call either, though the keys are allowed."""
+    """What it may not call, its own scripts may not call either; meta is not its own at all."""
     user = client("producer")
-    for call in ("'DEL', KEYS[1]", "'HDEL', KEYS[1], 'offset'", "'SET', KEYS[1], ''"):
-        sha = user.script_load(f"return redis.call({call})")
-        raw.hset(keys.meta, "offset", 7)
-        with pytest.raises(redis.exceptions.ResponseError):
-            user.evalsha(sha, 1, keys.meta)
-        assert raw.hget(keys.meta, "offset") == b"7"
+    for key in (keys.intake, keys.meta):
+        for call in ("'DEL', KEYS[1]", "'HINCRBY', KEYS[1], 'offset', 1", "'SET', KEYS[1], ''"):
+            sha = user.script_load(f"return redis.call({call})")
+            raw.hset(key, "offset", 7)
+            with pytest.raises(redis.exceptions.ResponseError):
+                user.evalsha(sha, 1, key)
+            assert raw.hget(key, "offset") == b"7"
+    with pytest.raises(redis.exceptions.ResponseError):
+        user.hset(keys.meta, "offset", 9)
 
 
 def test_a_producer_under_another_name_gets_nothing_accepted(
     server: Server, users: RoleUsers, namespace: str, serving: NewServing
 ) -> None:
-    """With the user of one node another node's list stays empty, and the error names the ACL."""
+    """With the user of one node no other name can be opened, and the error names the ACL."""
     serving(server.url, namespace)
     url = users.url("producer", server.url)
     with Producer(url, namespace=namespace, node=NODE) as producer:
         producer.set("a", 1)
         producer.flush(5)
-    other = Producer(url, namespace=namespace, node="n2")
-    other.set("a", 2)
-    with pytest.raises(FlushTimeoutError, match="does not permit it"):
-        other.close(0.5)
+    with pytest.raises(BackendError, match="does not permit it"):
+        Producer(url, namespace=namespace, node="n2")
     with Inspector(server.url, namespace=namespace) as inspector:
         assert [shard.accepted for shard in inspector.status().shards] == [1]
 

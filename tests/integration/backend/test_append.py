@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker.testing.server import Server
-from tests.integration.lua_shard import EPOCH, HOUR, TOKEN, Shard
+from tests.integration.lua_shard import EPOCH, HOUR, TOKEN, Shard, token_bytes
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def test_open_gives_a_new_incarnation_or_takes_the_callers(shard: Shard) -> None
     status, first, *rest = shard.open(token="a")
     assert [status, *rest] == [b"OPEN", EPOCH, 50, 1000]
     assert before <= first <= shard.now()
-    assert shard.admin.hget(shard.keys.writers, "n1") == f"{first} a 0 0".encode()
+    assert shard.record() == (first, "a", 0, 0)
 
     ahead = shard.now() + HOUR
     shard.heartbeat(max_age=70, max_count=80)
     opened = shard.open(incarnation=ahead, token="b", chunk=7, deltas=9)
     assert opened == [b"OPEN", ahead, EPOCH, 70, 80]
-    assert shard.admin.hget(shard.keys.writers, "n1") == f"{ahead} b 7 9".encode()
+    assert shard.record() == (ahead, "b", 7, 9)
     assert shard.open(token="c")[1] == ahead + 1
     assert shard.open("n2", 1)[:3] == [b"OPEN", 1, EPOCH]
 
@@ -106,34 +106,34 @@ def test_append_numbers_never_come_again(shard: Shard) -> None:
 
 def test_confirm_tells_how_far_the_chunks_are_here(shard: Shard) -> None:
     """The last number of the caller's own incarnation; nothing changes, though it is a write."""
-    keys = [shard.keys.writers]
-    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"MISSING"]
+    keys = [shard.keys.intake]
+    assert shard.call("confirm", keys, "n1", 5, token_bytes(TOKEN)) == [b"MISSING"]
     shard.opened()
-    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"HELD", 0]
+    assert shard.call("confirm", keys, "n1", 5, token_bytes(TOKEN)) == [b"HELD", 0]
     shard.append(1)
     shard.append(2)
     before = shard.lists()
-    record = shard.admin.hgetall(shard.keys.writers)
-    assert shard.call("confirm", keys, "n1", 5, TOKEN) == [b"HELD", 2]
-    assert shard.call("confirm", keys, "n1", 6, TOKEN) == [b"MISSING"]
-    assert shard.call("confirm", keys, "n1", 4, TOKEN) == [b"FENCED", 5]
-    assert shard.call("confirm", keys, "n1", 5, "other") == [b"FENCED", 5]
-    assert shard.call("confirm", keys, "n2", 5, TOKEN) == [b"MISSING"]
-    assert (shard.lists(), shard.admin.hgetall(shard.keys.writers)) == (before, record)
+    record = shard.admin.hgetall(shard.keys.intake)
+    assert shard.call("confirm", keys, "n1", 5, token_bytes(TOKEN)) == [b"HELD", 2]
+    assert shard.call("confirm", keys, "n1", 6, token_bytes(TOKEN)) == [b"MISSING"]
+    assert shard.call("confirm", keys, "n1", 4, token_bytes(TOKEN)) == [b"FENCED", 5]
+    assert shard.call("confirm", keys, "n1", 5, token_bytes("other")) == [b"FENCED", 5]
+    assert shard.call("confirm", keys, "n2", 5, token_bytes(TOKEN)) == [b"MISSING"]
+    assert (shard.lists(), shard.admin.hgetall(shard.keys.intake)) == (before, record)
 
 
 def test_leave_forgets_its_own_record_only(shard: Shard) -> None:
     """Another incarnation's or token's record stays; what was appended stays pending."""
-    keys = [shard.keys.writers]
-    assert shard.call("leave", keys, "n1", 5, "tok") == 0
+    keys = [shard.keys.intake]
+    assert shard.call("leave", keys, "n1", 5, token_bytes("tok")) == 0
     shard.opened()
     shard.append(1)
-    assert shard.call("leave", keys, "n1", 5, "to") == 0
-    assert shard.call("leave", keys, "n1", 4, "tok") == 0
-    assert shard.call("leave", keys, "n1", 5, "tok") == 1
-    assert shard.call("leave", keys, "n1", 5, "tok") == 0
-    assert not shard.admin.exists(shard.keys.writers)
-    assert shard.admin.llen(shard.keys.order) == 1
+    assert shard.call("leave", keys, "n1", 5, token_bytes("to")) == 0
+    assert shard.call("leave", keys, "n1", 4, token_bytes("tok")) == 0
+    assert shard.call("leave", keys, "n1", 5, token_bytes("tok")) == 1
+    assert shard.call("leave", keys, "n1", 5, token_bytes("tok")) == 0
+    assert not shard.admin.hexists(shard.keys.intake, "n1")
+    assert shard.admin.llen(shard.keys.queue) == 2
     assert shard.append(2) == [b"MISSING", 1, 0]
 
 
@@ -148,22 +148,24 @@ def test_append_stores_a_chunk_and_counts(shard: Shard) -> None:
     assert [status, *rest] == [b"OK", EPOCH, 70, 80]
     assert number == shard.number("appends")
     assert shard.append(1, b"other", "n2", deltas=4)[0] == b"OK"
-    assert shard.admin.lrange(shard.keys.pending("n1"), 0, -1) == [data]
-    assert shard.admin.hget(shard.keys.writers, "n1") == b"5 tok 1 3"
+    assert shard.chunks() == [data, b"other"]
+    assert [(one.append, one.deltas, one.node) for one in shard.entries()] == [
+        (number, 3, "n1"),
+        (shard.number("appends"), 4, "n2"),
+    ]
+    assert shard.record() == (5, "tok", 1, 3)
     assert (shard.number("accepted"), shard.number("pending_bytes")) == (7, 261)
-    assert (shard.number("n:n1"), shard.number("n:n2")) == (3, 4)
 
 
 @pytest.mark.parametrize("before", [2**31 - 2, 2**31 - 1, 2**32 - 1, 2**53 - 3])
 def test_numbers_of_any_size_are_kept_to_the_digit(shard: Shard, before: int) -> None:
     """Also beyond 32 bits, and beyond the 14 digits that Lua writes by itself."""
     shard.opened()
-    shard.admin.hset(shard.keys.meta, mapping={"accepted": before, "pending_bytes": before})
-    shard.admin.hset(shard.keys.writers, "n1", f"5 tok {before} {before}")
+    shard.put(accepted=before, pending_bytes=before)
+    shard.put_record("n1", 5, before, before)
     assert shard.append(before + 1, b"x", deltas=1, limit=1 << 60)[0] == b"OK"
-    assert shard.admin.hget(shard.keys.writers, "n1") == f"5 tok {before + 1} {before + 1}".encode()
-    counters = shard.admin.hmget(shard.keys.meta, "accepted", "pending_bytes", "n:n1")
-    assert counters == [str(before + 1).encode(), str(before + 1).encode(), b"1"]
+    assert shard.record() == (5, "tok", before + 1, before + 1)
+    assert (shard.number("accepted"), shard.number("pending_bytes")) == (before + 1, before + 1)
 
 
 def test_append_recognises_what_it_took(shard: Shard) -> None:
@@ -187,9 +189,9 @@ def test_append_refuses_a_hole(shard: Shard) -> None:
     assert shard.lists() == before
     shard.append(1, deltas=7)
     assert shard.append(3) == [b"MISSING", 2, 7]
-    # Redis came back with an older incarnation's record, or with no meta hash.
+    # Redis came back with an older incarnation's record, or with no head.
     assert shard.append(1, incarnation=6) == [b"MISSING", 1, 0]
-    shard.admin.delete(shard.keys.meta)
+    shard.admin.hdel(shard.keys.intake, ":head")
     assert shard.append(2) == [b"MISSING", 1, 0]
 
 
@@ -251,9 +253,9 @@ def test_append_wakes_a_worker_exactly_when_the_shard_is_due_earlier(shard: Shar
     shard.append(4, token="x", node="n2")
     shard.append(4, node="n2", limit=0)
     assert woken(shard) == 0, "nothing was stored"
-    while shard.drain("n1", "n2")[0] == b"BATCH":
+    while shard.drain()[0] == b"BATCH":
         pass
-    assert not shard.admin.hexists(shard.keys.meta, "due")
+    assert shard.number("due_ms") == 0
     shard.append(4, node="n2", max_age=2 * HOUR)
     assert woken(shard) == 1, "the shard was empty again"
 
@@ -275,8 +277,26 @@ def test_a_node_is_full_at_each_multiple_of_the_count(
     if before:
         shard.append(1, deltas=before, max_count=10)
         number = 2
-    shard.admin.hdel(shard.keys.meta, "count_due")
+    shard.put(count_due=0)
     woken(shard)
     appended = shard.append(number, deltas=deltas, max_count=10)[1]
     assert shard.number("count_due") == (appended if full else 0)
     assert woken(shard) == full
+
+
+def test_a_count_begins_where_nothing_of_the_node_is_pending(shard: Shard) -> None:
+    """Deltas that are published, also those of another process of the name, count no more."""
+    shard.opened("n1", "n2")
+    shard.append(1, deltas=9, max_count=10, waited=HOUR)
+    assert shard.drain()[0] == b"BATCH"
+    shard.append(2, deltas=1, max_count=10)
+    assert shard.number("count_due") == 0
+    # What is pending of a process before counts.
+    incarnation = shard.open()[1]
+    appended = shard.append(1, incarnation=incarnation, deltas=9, max_count=10)[1]
+    assert shard.number("count_due") == appended
+    # What others have pending does not.
+    shard.append(1, node="n2")
+    assert shard.drain()[4] == 2
+    shard.append(2, incarnation=incarnation, deltas=9, max_count=10)
+    assert shard.number("count_due") == appended

@@ -34,9 +34,9 @@ def bulk(node: str, number: int, size: int = BULK_BYTES) -> bytes:
 
 
 def pending(shard: Shard, node: str = "n1") -> list[bytes]:
-    """Return what is in a node's pending list."""
-    found: list[bytes] = shard.admin.lrange(shard.keys.pending(node), 0, -1)
-    return found
+    """Return the chunks of a node in the queue."""
+    pairs = zip(shard.chunks(), shard.entries(), strict=True)
+    return [data for data, entry in pairs if entry.node == node]
 
 
 # -- append ---------------------------------------------------------------------------------------
@@ -50,10 +50,11 @@ def test_a_chunk_that_was_pushed_is_accepted_as_any_other(shard: Shard) -> None:
     assert [status, *rest] == [b"OK", EPOCH, HOUR, 1000]
     assert number == shard.number("appends")
     assert pending(shard) == [b"small", data]
-    assert shard.admin.hget(shard.keys.writers, "n1") == b"5 tok 2 9"
+    assert shard.record() == (5, "tok", 2, 9)
     assert (shard.number("accepted"), shard.number("pending_bytes")) == (9, 5 + len(data))
     assert shard.append(3, b"", deltas=0)[0] == b"OK"
-    assert shard.admin.llen(shard.keys.order) == 3
+    assert shard.admin.llen(shard.keys.queue) == 6
+    assert not shard.admin.exists(shard.keys.stage("n1"))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], list[Any]]] = {
@@ -82,29 +83,29 @@ def test_a_chunk_that_is_refused_is_taken_back(shard: Shard, name: str) -> None:
 def test_a_chunk_of_an_unknown_node_is_taken_back(shard: Shard) -> None:
     """No list of it is left."""
     assert shard.append_pushed(1, bulk("n3", 1), "n3") == [b"MISSING", 1, 0]
-    assert not shard.admin.exists(shard.keys.pending("n3"))
+    assert not shard.admin.exists(shard.keys.stage("n3"))
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda shard: shard.admin.hset(shard.keys.writers, "n1", "no record"),
-        lambda shard: shard.put(pending_bytes="no number"),
-        lambda shard: shard.admin.set(shard.keys.order, "no list"),
+        lambda shard: shard.admin.hset(shard.keys.intake, "n1", "no record"),
+        lambda shard: shard.admin.hset(shard.keys.intake, ":head", "no head"),
+        lambda shard: shard.admin.set(shard.keys.queue, "no list"),
     ],
-    ids=["record", "number", "list"],
+    ids=["record", "head", "list"],
 )
 def test_a_chunk_is_taken_back_where_append_fails(
     shard: Shard, spoil: Callable[[Shard], object]
 ) -> None:
     """After damage to stored data, repeated sends do not accumulate."""
     shard.append(1, b"small")
-    shard.admin.delete(shard.keys.order)
+    shard.admin.delete(shard.keys.queue)
     spoil(shard)
     for _ in range(3):
         with pytest.raises(ResponseError):
             shard.append_pushed(2, bulk("n1", 2))
-    assert pending(shard) == [b"small"]
+    assert not shard.admin.exists(shard.keys.stage("n1"))
 
 
 # -- drain ----------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def test_chunks_of_all_sizes_come_out_in_the_order_of_acceptance(shard: Shard) -
         append = shard.append_pushed if len(data) % 2 else shard.append
         assert append(numbers[name], data, name, waited=HOUR)[0] == b"OK"
         sent.append(data)
-    reply = shard.drain("n1", "n2")
+    reply = shard.drain()
     batch = subscription.batch()
     assert batch.chunks == sent
     assert subscription.bulk == [data for data in sent if len(data) >= BULK_BYTES]
@@ -135,7 +136,7 @@ def test_chunks_of_all_sizes_come_out_in_the_order_of_acceptance(shard: Shard) -
     assert reply[5] == size == int(fields[b"t"])
     assert {shard.number(name) for name in ("logged", "log_bytes", "bytes")} == {size}
     assert shard.number("pending_bytes") == 0
-    assert not shard.admin.exists(*map(shard.keys.pending, numbers), shard.keys.order)
+    assert not shard.admin.exists(*map(shard.keys.stage, numbers), shard.keys.queue)
 
 
 @pytest.mark.parametrize("size", [BULK_BYTES - 1, BULK_BYTES, BULK_BYTES + 1])

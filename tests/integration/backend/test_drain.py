@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
+from broker.backend.stored import QueueEntry
 from broker.protocol.codec import decode_packet, encode_packet
 from broker.protocol.constants import TRIGGER_AGE, TRIGGER_COUNT
 from broker.protocol.messages import Batch, Heartbeat
 from broker.testing.server import Server
-from tests.integration.lua_shard import EPOCH, HOUR, Shard, chunk
+from tests.integration.lua_shard import EPOCH, HOUR, Shard, chunk, packed_entry
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_drain_idles_while_nothing_is_due(shard: Shard) -> None:
 
 
 def test_drain_keeps_the_order_of_acceptance_across_nodes(shard: Shard) -> None:
-    """Chunks of many nodes come out as they went in, in whatever order the lists are declared."""
+    """Chunks of many nodes come out as they went in, whatever the limits of a batch are."""
     subscription = shard.subscription
     shard.opened("a", "b", "c")
     numbers = {"a": 0, "b": 0, "c": 0}
@@ -56,8 +56,8 @@ def test_drain_keeps_the_order_of_acceptance_across_nodes(shard: Shard) -> None:
         appends.append(shard.append(numbers[node], data, node, waited=HOUR)[1])
         sent.append(data)
     got: list[bytes] = []
-    for order in ("cab", "bca", "abc"):
-        status, offset, trigger, deltas, chunks, *_ = shard.drain(*order, max_chunks=5)
+    for most in (5, 3, 7):
+        status, offset, trigger, deltas, chunks, *_ = shard.drain(max_chunks=most)
         batch = decode_packet(subscription.next())
         assert isinstance(batch, Batch)
         assert (status, offset, trigger) == (b"BATCH", batch.offset, TRIGGER_AGE)
@@ -67,8 +67,7 @@ def test_drain_keeps_the_order_of_acceptance_across_nodes(shard: Shard) -> None:
     assert got == sent
     assert shard.number("accepted") == shard.number("published") == 13
     assert shard.number("pending_bytes") == 0
-    assert not any(name.startswith("n:") for name in shard.hashes())
-    assert not shard.admin.exists(shard.keys.order, *map(shard.keys.pending, "abc"))
+    assert not shard.admin.exists(shard.keys.queue)
 
 
 @pytest.mark.parametrize("count", [1, 2, 64, 65, 500])
@@ -88,21 +87,18 @@ def test_a_batch_is_joined_byte_for_byte(shard: Shard, count: int) -> None:
     assert shard.admin.xrange(shard.keys.log)[0][1][b"b"] == packet
 
 
-def test_chunks_without_deltas_leave_no_counters(shard: Shard) -> None:
-    """Chunks that only define ids are drained, and what stays behind them keeps its count."""
+def test_chunks_without_deltas_are_drained(shard: Shard) -> None:
+    """Chunks that only define ids change no count."""
     shard.opened("n1", "n2", "n3")
     shard.append(1, deltas=0, waited=HOUR)
     shard.append(2, deltas=0, waited=HOUR)
     shard.append(1, node="n3", deltas=0, waited=HOUR)
     shard.append(2, node="n3", deltas=2, waited=HOUR)
     shard.append(1, node="n2", deltas=3, waited=HOUR)
-    assert shard.drain("n1", "n2", "n3", max_chunks=1)[3:5] == [0, 1]
-    assert (shard.number("n:n2"), shard.number("n:n3")) == (3, 2)
-    assert "n:n1" not in shard.hashes()
-    assert shard.drain("n1", "n2", "n3", max_chunks=2)[3:5] == [0, 2]
-    assert (shard.number("n:n2"), shard.number("n:n3")) == (3, 2)
-    assert shard.drain("n1", "n2", "n3")[3:5] == [5, 2]
-    assert not any(name.startswith("n:") for name in shard.hashes())
+    assert shard.drain(max_chunks=1)[3:5] == [0, 1]
+    assert shard.drain(max_chunks=2)[3:5] == [0, 2]
+    assert shard.drain()[3:5] == [5, 2]
+    assert (shard.number("accepted"), shard.number("published")) == (5, 5)
 
 
 def by_one(*, by_count: bool) -> dict[str, Any]:
@@ -160,22 +156,6 @@ def test_the_limit_of_bytes(
     assert drained(shard, max_bytes=limit) == list(zip(batches, rest, strict=True))
 
 
-def test_drain_asks_for_the_lists_that_it_needs(shard: Shard) -> None:
-    """NODES names the nodes of the batch and does nothing; only nodes within the limits count."""
-    subscription = shard.subscription
-    shard.opened("a", "b", "c", "d")
-    for number, node in ((1, "a"), (1, "b"), (2, "a"), (1, "c")):
-        shard.append(number, node=node, waited=HOUR)
-    before = shard.lists()
-    assert shard.drain("d") == [b"NODES", b"a", b"b", b"c"]
-    assert shard.drain("a", "b") == [b"NODES", b"a", b"b", b"c"]
-    assert shard.drain("d", max_chunks=3) == [b"NODES", b"a", b"b"]
-    assert shard.lists() == before
-    assert subscription.none_came()
-    assert shard.drain("a", "b", max_chunks=3)[:5] == [b"BATCH", 1, TRIGGER_AGE, 3, 3]
-    assert shard.drain("d", "c")[4] == 1
-
-
 def test_count_takes_a_prefix_and_age_takes_all(shard: Shard) -> None:
     """A batch by count ends with the append that reached it; later ones wait until they are due."""
     shard.opened("n1", "n2")
@@ -184,14 +164,14 @@ def test_count_takes_a_prefix_and_age_takes_all(shard: Shard) -> None:
     shard.append(2, deltas=1, max_count=10)
     shard.append(2, node="n2", max_age=2 * HOUR)
     shard.append(3, deltas=9, max_count=10)
-    _, _, trigger, deltas, chunks, _, _, wait, _ = shard.drain("n1", "n2")
+    _, _, trigger, deltas, chunks, _, _, wait, _ = shard.drain()
     assert (trigger, deltas, chunks) == (TRIGGER_COUNT, 11, 3)
     assert HOUR - 10_000 < wait <= HOUR
-    status, wait = shard.drain("n1", "n2")
+    status, wait = shard.drain()
     assert status == b"IDLE"
     assert HOUR - 10_000 < wait <= HOUR
     shard.append(3, node="n2", waited=HOUR)
-    _, _, trigger, deltas, chunks, _, _, wait, _ = shard.drain("n1", "n2")
+    _, _, trigger, deltas, chunks, _, _, wait, _ = shard.drain()
     assert (trigger, deltas, chunks, wait) == (TRIGGER_AGE, 11, 3, -1)
     assert (shard.number("by_count"), shard.number("by_age")) == (1, 1)
 
@@ -200,8 +180,8 @@ def test_age_is_due_to_the_millisecond(shard: Shard) -> None:
     """Drained once the clock has reached the deadline, and not before."""
     shard.opened()
     shard.append(1, max_age=40)
-    due = struct.unpack(">Q", shard.admin.lindex(shard.keys.order, 0)[:8])[0]
-    assert due == shard.number("due")
+    due = shard.entries()[0].due_ms
+    assert due == shard.number("due_ms")
     while (reply := shard.drain())[0] == b"IDLE":
         assert reply[1] > 0
     batch = shard.admin.xrange(shard.keys.log)[0][1][b"b"]
@@ -223,8 +203,7 @@ def test_a_clock_that_was_set_back_makes_everything_due(shard: Shard) -> None:
     # The oldest of a batch is the one with the earliest time, wherever it is.
     shard.append(3)
     shard.append(4)
-    entry = shard.admin.lindex(shard.keys.order, 0)
-    shard.admin.lset(shard.keys.order, 0, struct.pack(">QQ", 1, 1000) + entry[16:])
+    shard.rewrite(0, due_ms=1, append=1_000_000)
     shard.append(5, waited=HOUR)
     assert shard.drain()[6] > shard.now() - HOUR
 
@@ -236,10 +215,10 @@ def test_a_clock_that_was_set_back_lets_nothing_wait_longer_than_its_age(shard: 
     shard.append(1, node="n2", max_age=50)
     old = shard.now() + HOUR
     for index in (0, 1):
-        entry = shard.admin.lindex(shard.keys.order, index)
-        shard.admin.lset(shard.keys.order, index, struct.pack(">QQ", old + 50, old) + entry[16:])
-    shard.put(due=old + 50, published_at=old)
-    reply = shard.drain("n1", "n2")
+        shard.rewrite(index, due_ms=old + 50, append=old * 1000 + index)
+    numbers = {"appends": old * 1000 + 1, "count_due": old * 1000}
+    shard.put(due_ms=old + 50, published_at=old, **numbers)
+    reply = shard.drain()
     assert reply[:3] == [b"BATCH", 1, TRIGGER_COUNT]
     assert reply[7] <= 50
 
@@ -250,7 +229,7 @@ def test_no_chunk_waits_longer_for_being_far_behind(shard: Shard) -> None:
     for number in range(1, 7):
         shard.append(number, node="n1", max_age=HOUR)
     shard.append(1, node="n2", max_age=0)
-    assert shard.drain("n1", "n2", max_chunks=2)[7] == 0
+    assert shard.drain(max_chunks=2)[7] == 0
 
 
 def test_a_full_log_stops_draining(shard: Shard) -> None:
@@ -269,44 +248,116 @@ def test_a_full_log_stops_draining(shard: Shard) -> None:
     assert shard.number("log_bytes") == size + batch
 
 
-def test_chunks_that_are_gone_are_counted(shard: Shard) -> None:
-    """A trimmed pending list: what is left is published, the rest counted as missing."""
-    subscription = shard.subscription
-    shard.opened("n1", "n2")
-    shard.append(1, b"one", "n1", waited=HOUR)
-    shard.append(2, b"two", "n1", waited=HOUR)
-    covered = shard.append(1, b"three", "n2", waited=HOUR)[1]
-    shard.admin.rpop(shard.keys.pending("n1"))
-    reply = shard.drain("n1", "n2")
-    assert (reply[3], reply[4], reply[8]) == (3, 2, 1)
-    batch = decode_packet(subscription.next())
-    assert isinstance(batch, Batch)
-    assert (batch.chunks, batch.covered) == ([b"one", b"three"], covered)
-    assert shard.number("missing") == 1
+GARBAGE = {
+    "text": b"x",
+    "empty": b"",
+    "long": b"x" * 100_000,
+    "an entry of nobody": packed_entry(QueueEntry(1, 2, 3, "no/name")),
+    "an entry without a name": packed_entry(QueueEntry(1, 2, 3, "")),
+    "an entry without a chunk": packed_entry(QueueEntry(1, 2, 3, "n1")),
+    "an entry far ahead": packed_entry(QueueEntry(1 << 63, 1 << 63, 1 << 31, "n1")),
+}
 
 
-@pytest.mark.parametrize("entry", [b"x", b"x" * 32, b"x" * 32 + b"no/name"])
-def test_an_entry_that_is_none_stops_nothing(shard: Shard, entry: bytes) -> None:
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_what_belongs_to_no_chunk_stops_nothing(shard: Shard, kind: str, place: int) -> None:
     """It is passed over and counted as missing; the chunks on both sides of it are published."""
     subscription = shard.subscription
     shard.opened()
     shard.append(1, b"one", waited=HOUR)
-    shard.admin.rpush(shard.keys.order, entry)
-    shard.append(2, b"two", waited=HOUR)
-    assert shard.drain()[0] == b"BATCH"
+    covered = shard.append(2, b"two", waited=HOUR)[1]
+    elements = shard.admin.lrange(shard.keys.queue, 0, -1)
+    elements.insert(place, GARBAGE[kind])
+    shard.admin.delete(shard.keys.queue)
+    shard.admin.rpush(shard.keys.queue, *elements)
+    reply = shard.drain()
+    assert (reply[0], reply[3], reply[4], reply[7], reply[8]) == (b"BATCH", 2, 2, -1, 1)
     batch = decode_packet(subscription.next())
     assert isinstance(batch, Batch)
-    assert batch.chunks == [b"one", b"two"]
+    assert (batch.chunks, batch.covered) == ([b"one", b"two"], covered)
     assert shard.number("missing") == 1
+    assert not shard.admin.exists(shard.keys.queue)
 
 
-def test_an_order_list_that_is_gone_is_not_due(shard: Shard) -> None:
-    """A deleted order list causes no endless loop."""
+@pytest.mark.parametrize("at", range(4))
+def test_half_a_pair_is_counted_and_its_neighbour_published(shard: Shard, at: int) -> None:
+    """A chunk whose entry is gone, or an entry whose chunk is gone, is missing."""
+    subscription = shard.subscription
+    shard.opened()
+    shard.append(1, b"one", waited=HOUR)
+    shard.append(2, b"two", waited=HOUR)
+    shard.admin.lset(shard.keys.queue, at, b"gone")
+    shard.admin.lrem(shard.keys.queue, 1, b"gone")
+    reply = shard.drain()
+    assert (reply[0], reply[4], reply[8]) == (b"BATCH", 1, 1)
+    assert subscription.batch().chunks == [[b"two"], [b"one"]][at // 2]
+    assert not shard.admin.exists(shard.keys.queue)
+
+
+def test_entries_without_their_chunks_are_no_chunks(shard: Shard) -> None:
+    """Also where one is behind another, as a chunk before its entry would be."""
+    subscription = shard.subscription
+    shard.opened()
+    for number in (1, 2, 3):
+        shard.append(number, b"gone" if number < 3 else b"three", waited=HOUR)
+    shard.admin.lrem(shard.keys.queue, 2, b"gone")
+    reply = shard.drain()
+    assert (reply[4], reply[8]) == (1, 2)
+    assert subscription.batch().chunks == [b"three"]
+
+
+def test_a_pair_from_far_ahead_stops_nothing(shard: Shard) -> None:
+    """A count that is due publishes what is first, whatever number its entry has."""
+    shard.opened()
+    shard.append(1, b"one", deltas=1000)
+    covered = shard.number("appends")
+    entry = packed_entry(QueueEntry(1 << 63, 1 << 63, 1, "n1"))
+    shard.admin.lpush(shard.keys.queue, entry, b"ahead")
+    before = shard.number("pending_bytes")
+    assert shard.drain()[:5] == [b"BATCH", 1, TRIGGER_COUNT, 1001, 2]
+    assert shard.number("covered") == covered
+    assert before == 3
+    assert shard.drain() == [b"IDLE", -1]
+
+
+@pytest.mark.parametrize("data", [b"", b"\1", b"\1" * 21, b"\1" + bytes(40), b"\1" * 100])
+def test_a_chunk_that_begins_like_an_entry_is_one(shard: Shard, data: bytes) -> None:
+    """Whatever a producer packs into a chunk, it goes to the readers as it is."""
+    subscription = shard.subscription
+    shard.opened()
+    shard.append(1, data, waited=HOUR)
+    assert shard.drain()[4] == 1
+    assert subscription.batch().chunks == [data]
+
+
+@pytest.mark.parametrize("pending_bytes", [1 << 40, 1, None])
+def test_a_backlog_is_drained_whatever_its_bytes_are_said_to_be(
+    shard: Shard, pending_bytes: int | None
+) -> None:
+    """The count of bytes only decides how much of the queue is read at once."""
+    subscription = shard.subscription
+    shard.opened()
+    sent = [b"x" * (number * 7 % 60) for number in range(1, 41)]
+    for number, data in enumerate(sent, start=1):
+        shard.append(number, data, waited=HOUR)
+    if pending_bytes is not None:
+        shard.put(pending_bytes=pending_bytes)
+    got: list[bytes] = []
+    while shard.drain(max_bytes=100)[0] == b"BATCH":
+        chunks = subscription.batch().chunks
+        assert sum(map(len, chunks)) <= 100
+        got += chunks
+    assert got == sent
+
+
+def test_a_queue_that_is_gone_is_not_due(shard: Shard) -> None:
+    """A deleted queue causes no endless loop."""
     shard.opened()
     shard.append(1, deltas=1000)
-    shard.admin.delete(shard.keys.order)
+    shard.admin.delete(shard.keys.queue)
     assert shard.drain() == [b"IDLE", -1]
-    assert not shard.admin.hexists(shard.keys.meta, "due")
+    assert shard.number("due_ms") == 0
     assert shard.heartbeat()[1] == -1
 
 
@@ -327,9 +378,8 @@ def test_a_drain_that_fails_after_publishing_is_done_again_under_another_id(shar
 
 
 def accepted_at(shard: Shard) -> list[int]:
-    """When each chunk of the order list was accepted."""
-    entries = shard.admin.lrange(shard.keys.order, 0, -1)
-    return [struct.unpack_from(">QQ", entry)[1] for entry in entries]
+    """When each chunk of the queue was accepted."""
+    return [entry.accepted_ms for entry in shard.entries()]
 
 
 @pytest.mark.parametrize("limits", [{"max_chunks": 2}, {"max_bytes": 300}])
@@ -357,7 +407,7 @@ def test_a_batch_by_count_tells_what_is_not_due_yet(shard: Shard) -> None:
     shard.opened("n1", "n2")
     shard.append(1, max_count=1)
     shard.append(1, node="n2")
-    shard.drain("n1", "n2")
+    shard.drain()
     assert subscription.batch().pending_since_ms == accepted_at(shard)[0]
 
 
@@ -411,9 +461,8 @@ def test_what_is_pending_is_never_from_the_future(shard: Shard) -> None:
     for number in (1, 2):
         shard.append(number, waited=HOUR)
     ahead = shard.now() + HOUR
-    for at, entry in enumerate(shard.admin.lrange(shard.keys.order, 0, -1)):
-        moved = entry[:8] + ahead.to_bytes(8) + entry[16:]
-        shard.admin.lset(shard.keys.order, at, moved)
+    for at in (0, 1):
+        shard.rewrite(at, append=ahead * 1000 + at)
     shard.heartbeat()
     shard.drain(max_chunks=1)
     for _ in range(2):
@@ -482,6 +531,49 @@ def test_a_heartbeat_starts_an_epoch_and_keeps_thresholds(shard: Shard) -> None:
     assert (found["epoch"], found["max_age"], found["max_count"]) == (b"epoch--1", b"70", b"90")
 
 
+@pytest.mark.parametrize("due", [0, 1 << 60, (1 << 64) - 1])
+def test_a_heartbeat_lowers_a_due_that_cannot_be_meant(shard: Shard, due: int) -> None:
+    """What is pending waits for its own age, whatever somebody wrote."""
+    shard.opened()
+    shard.append(1, max_age=HOUR // 2)
+    shard.put(due_ms=due)
+    assert HOUR // 2 - 10_000 < shard.heartbeat(HOUR)[1] <= HOUR // 2
+    assert shard.number("due_ms") == shard.entries()[0].due_ms
+
+
+@pytest.mark.parametrize("key", ["queue", "intake"])
+def test_a_heartbeat_makes_anew_what_is_of_another_type(shard: Shard, key: str) -> None:
+    """What was in it is lost, and the shard goes on."""
+    shard.opened()
+    shard.append(1, waited=HOUR)
+    assert shard.drain()[0] == b"BATCH"
+    shard.append(2, deltas=7)
+    shard.admin.delete(getattr(shard.keys, key))
+    shard.admin.set(getattr(shard.keys, key), "x")
+    assert shard.heartbeat(HOUR)[1] == (-1 if key == "queue" else 0)
+    pending = 0 if key == "queue" else 7
+    assert shard.number("accepted") == shard.number("published") + pending
+    if key == "intake":
+        assert shard.append(3) == [b"MISSING", 1, 0]
+        assert shard.open(incarnation=5, chunk=2, deltas=8)[0] == b"OPEN"
+    assert shard.append(3, waited=HOUR)[0] == b"OK"
+    assert shard.drain()[1] == 2
+
+
+def test_a_covered_from_far_ahead_is_damage_of_meta(shard: Shard) -> None:
+    """The head is right then, and is not made anew from it."""
+    shard.opened()
+    shard.append(1, waited=HOUR)
+    head = shard.head()
+    shard.admin.hset(shard.keys.meta, "covered", (shard.now() + 48 * HOUR) * 1000)
+    for command in (shard.drain, shard.heartbeat):
+        with pytest.raises(ResponseError, match=f"DAMAGED {shard.keys.meta} covered"):
+            command()
+    assert shard.head() == head
+    shard.admin.hdel(shard.keys.meta, "covered")
+    assert shard.drain()[0] == b"BATCH"
+
+
 # -- workers --------------------------------------------------------------------------------------
 
 
@@ -504,7 +596,10 @@ def test_a_worker_tells_how_it_is(shard: Shard) -> None:
 def test_calls_without_a_word_on_health_are_green(shard: Shard) -> None:
     """Older callers do not pass the argument."""
     k = shard.keys
-    workers, channel = [k.meta, k.workers], (k.channel, "PUBLISH", 0, HOUR, b"epoch--1")
+    workers, channel = (
+        [k.meta, k.intake, k.queue, k.workers],
+        (k.channel, "PUBLISH", 0, HOUR, b"epoch--1"),
+    )
     shard.call("heartbeat", workers, *channel, "old", "flush", "", "")
     shard.call("lease_take", [k.lease, k.meta, k.workers], "s1", 9000)
     assert all(

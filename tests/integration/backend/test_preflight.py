@@ -222,7 +222,7 @@ def test_the_shard_count_of_the_namespace_is_adopted(
         producer.set_many({f"k{n}": n for n in range(60)})
         producer.flush(10)
     assert raw.hget(config_key(namespace), "shards") == b"3"
-    assert all(raw.hexists(ShardKeys.of(namespace, shard, 3).writers, "n") for shard in range(3))
+    assert all(raw.hexists(ShardKeys.of(namespace, shard, 3).intake, "n") for shard in range(3))
 
 
 @FACES

@@ -27,7 +27,7 @@ from tests.integration.watched_shard import WatchedShard
 
 LARGE = 150_000
 NODE = "n"
-TOKEN = "0123456789abcdef"
+TOKEN = b"01234567"
 LIMITS: dict[str, Any] = {"now": 0.0, "max_age_ms": None, "max_count": None}
 
 
@@ -118,19 +118,20 @@ def test_a_lost_reply_to_a_large_chunk_counts_once(
         assert stats.duplicates > 0
         assert (stats.accepted, stats.lost, stats.resent) == (60, 0, 0)
     assert folded(server.url, namespace) == {"n": 30, "large": text(29)}
-    assert not raw.exists(keys.pending(producer.node), keys.order)
+    assert not raw.exists(keys.stage(producer.node), keys.queue)
 
 
 def test_a_server_that_forgot_the_scripts_is_reported_them_before_it_is_given_a_chunk(
     server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """Every pushed chunk is appended; no unaccepted one stays in the list."""
+    """Every pushed chunk is appended; no unaccepted one stays on the stage."""
     with Producer(server.url, namespace=namespace, linger=0) as producer:
         for number in range(5):
             raw.script_flush()
             producer.set("large", text(number))
             producer.flush(10)
-            assert raw.llen(keys.pending(producer.node)) == raw.llen(keys.order) == number + 1
+            assert raw.llen(keys.queue) == 2 * (number + 1)
+            assert not raw.exists(keys.stage(producer.node))
         assert producer.stats().retries == 0
 
 
@@ -152,25 +153,26 @@ def test_large_chunks_wait_for_memory(
         producer.increment("n")
         with pytest.raises(FlushTimeoutError):
             producer.flush(0.3)
-        assert raw.llen(ShardKeys.of(namespace, 0, 1).pending(producer.node)) == 0
+        assert raw.llen(ShardKeys.of(namespace, 0, 1).stage(producer.node)) == 0
         raw.config_set("maxmemory", 0)
         replica.wait_for(producer.flush(10), 10)
         assert dict(replica.items()) == {"n": 2, "large": text(1)}
 
 
-def test_whose_name_was_taken_leaves_nothing_in_the_list(
+def test_whose_name_was_taken_leaves_nothing_behind(
     server: Server, namespace: str, raw: redis.Redis, keys: ShardKeys
 ) -> None:
-    """A fenced producer's chunk is removed from the list behind the newer producer's."""
+    """A fenced producer's chunk is removed; the newer producer's stays."""
     first = Producer(server.url, namespace=namespace, node=NODE)
     with Producer(server.url, namespace=namespace, node=NODE) as second:
         second.set("large", text(2))
         second.flush(10)
-        before = raw.lrange(keys.pending(NODE), 0, -1)
+        before = raw.lrange(keys.queue, 0, -1)
         first.set("large", text(1))
         with pytest.raises(Exception, match="another process took the node name"):
             first.flush(10)
-        assert raw.lrange(keys.pending(NODE), 0, -1) == before
+        assert raw.lrange(keys.queue, 0, -1) == before
+        assert not raw.exists(keys.stage(NODE))
     with pytest.raises(Exception, match="another process took the node name"):
         first.close()
 
@@ -231,7 +233,7 @@ def test_behind_a_chunk_that_is_put_off_none_is_taken(
         assert isinstance(first, Accepted)
         assert second == Busy(len(chunks[0].data))
         assert isinstance(third, Missing)
-        assert await session.client.llen(keys.pending(NODE)) == 1  # type: ignore[misc]
+        assert await session.client.llen(keys.queue) == 2  # type: ignore[misc]
 
     with_session(server.url, namespace, scenario)
 

@@ -23,6 +23,7 @@ from broker import (
     UnsupportedServerError,
     aio,
 )
+from broker.backend.stored import node_record
 from broker.protocol.names import ShardKeys
 from broker.testing.clusters import raw
 from broker.testing.server import Server
@@ -50,8 +51,9 @@ class Pair:
     def held(self, namespace: str, node: str) -> int:
         """The number of the last chunk of a node that the replica has."""
         with redis.Redis.from_url(self.replica.url) as client:
-            record: Any = client.hget(ShardKeys.of(namespace, 0, 1).writers, node)
-        return int(record.split()[2]) if record else 0
+            key = ShardKeys.of(namespace, 0, 1).intake
+            record: Any = client.hget(key, node)
+        return node_record(key, node, record).number if record else 0
 
 
 NewPair = Callable[..., Pair]

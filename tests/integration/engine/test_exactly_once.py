@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import redis
 from broker import FencedError, FlushTimeoutError, Inspector, Producer, Replica
 from broker.backend.replies import Accepted, Busy, Missing
 from broker.backend.session import Session
+from broker.backend.stored import NodeRecord, node_record
 from broker.core.sent_chunks import Packed
 from broker.protocol.codec import encode_chunk
 from broker.protocol.constants import EPOCH_BYTES
@@ -23,13 +25,13 @@ from broker.testing.waiting import eventually
 from tests.integration.lossy_proxy import Proxy, sha_of
 from tests.integration.running_workers import NewServing, joined
 
-NODE, TOKEN = "node", "0123456789abcdef"
+NODE, TOKEN = "node", b"01234567"
 
 
 class Writer:
     """A producer whose chunk numbers the test chooses."""
 
-    def __init__(self, session: Session, token: str = TOKEN) -> None:
+    def __init__(self, session: Session, token: bytes = TOKEN) -> None:
         self._session = session
         self._keys = session.keys[0]
         self._token = token
@@ -140,7 +142,7 @@ def test_an_older_incarnation_is_fenced(
     serving(server.url, namespace)
 
     async def scenario(session: Session) -> None:
-        older, newer = Writer(session), Writer(session, "fedcba9876543210")
+        older, newer = Writer(session), Writer(session, b"76543210")
         await older.open()
         await older.append(1)
         await newer.open()
@@ -160,7 +162,7 @@ def test_two_claims_of_one_incarnation_are_reported_apart(server: Server, namesp
     """After Redis lost a node, only one of two processes can hold one incarnation number."""
 
     async def scenario(session: Session) -> None:
-        one, two = Writer(session), Writer(session, "fedcba9876543210")
+        one, two = Writer(session), Writer(session, b"76543210")
         await one.open(5)
         two.incarnation = 5
         with pytest.raises(FencedError):
@@ -237,10 +239,11 @@ def test_an_idle_producer_detects_that_its_name_was_taken(
     producer = Producer(server.url, namespace=namespace, node="n")
     producer.increment("n", 1)
     producer.flush(10)
-    record: Any = raw.hget(keys.writers, "n")
-    incarnation, _, chunk, deltas = record.decode().split(" ")
-    number = int(incarnation) + (claim == "a newer incarnation")
-    raw.hset(keys.writers, "n", f"{number} fedcba9876543210 {chunk} {deltas}")
+    stored: Any = raw.hget(keys.intake, "n")
+    record = node_record(keys.intake, "n", stored)
+    number = record.incarnation + (claim == "a newer incarnation")
+    other = replace(record, incarnation=number, token=b"76543210")
+    raw.hset(keys.intake, "n", other.packed())
     sender = producer._engine.sender
     eventually(lambda: sender.stopped is not None, 5)
     with pytest.raises(FencedError, match="'n'"):
@@ -256,7 +259,7 @@ def test_a_fenced_producer_sends_nothing_more_in_any_shard(
     producer.flush(10)
     sender = producer._engine.sender
     keys = ShardKeys.of(namespace, 0, 2)
-    raw.hset(keys.writers, "n", "99999999999999 fedcba9876543210 1 1")
+    raw.hset(keys.intake, "n", NodeRecord(99999999999999, b"76543210", 1, 1).packed())
     eventually(lambda: sender.stopped is not None, 5)
     eventually(lambda: all(task.done() for task in sender._tasks), 5)
     with pytest.raises(FencedError, match="'n'"):
@@ -339,7 +342,7 @@ def test_a_wiped_writers_record_is_made_again(
     with Producer(server.url, namespace=namespace) as producer:
         producer.set("key", 1)
         producer.flush(10)
-        raw.hdel(keys.writers, producer.node)
+        raw.hdel(keys.intake, producer.node)
         producer.set("key", 2)
         producer.flush(10)
         assert producer.stats().resent == 1

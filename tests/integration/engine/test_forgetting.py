@@ -18,6 +18,7 @@ from broker import FencedError, Inspector, Producer, Replica
 from broker.backend.forgetting import Verdict, judge, writers_of
 from broker.backend.replies import Accepted
 from broker.backend.session import Session
+from broker.backend.stored import NodeRecord
 from broker.core.sent_chunks import Packed
 from broker.engine.forgetting import forget_idle
 from broker.engine.repair import damages, repair
@@ -34,6 +35,8 @@ from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing, joined
 from workers.cli.repair import repair as repair_command
 from workers.cli.status import status as status_command
+
+TOKEN = b"01234567"
 
 CloseAtEnd = Callable[[Producer], Producer]
 ANSWER_S = 3.0  # producers look once a second
@@ -55,7 +58,7 @@ class Writer:
             self._keys,
             self.node,
             incarnation,
-            "token",
+            TOKEN,
             chunk=chunk,
             deltas=chunk,
             epoch=b"e" * EPOCH_BYTES,
@@ -67,7 +70,7 @@ class Writer:
         run = Run(OP_INCREMENT, ["n"], [1])
         chunk = encode_chunk(Chunk(self.node, self.incarnation, number, 0, [run]))
         (reply,) = await self._commands.append(
-            *(self._keys, self.node, self.incarnation, "token"),
+            *(self._keys, self.node, self.incarnation, TOKEN),
             [Packed(number, 1, number, 0.0, 0, chunk)],
             now=0.0,
             max_age_ms=0,
@@ -278,7 +281,8 @@ def test_nothing_is_forgotten_too_early(server: Server, namespace: str) -> None:
         await pending.open()
         await idle.open()
         await pending.append(1)
-        await client.hset(keys.writers, mapping={"ahead": f"{2**52} t 1 1", "bad": "nonsense"})
+        ahead = NodeRecord(2**52, TOKEN, 1, 1)
+        await client.hset(keys.intake, mapping={"ahead": ahead.packed(), "bad": "nonsense"})
         stay = {"ahead": Verdict.AHEAD, "bad": Verdict.UNREAD, "pending": Verdict.BUSY}
         assert await step(session, "ask") == stay | {"idle": Verdict.NOTED}
         assert await step(session, "ask", age_ms=10**9) == stay | {"idle": Verdict.WAITS}
@@ -290,7 +294,7 @@ def test_nothing_is_forgotten_too_early(server: Server, namespace: str) -> None:
         await idle.open(idle.incarnation)
         await idle.append(1)
         assert await step(session, "forget", asking="another") == stay | {"idle": Verdict.BUSY}
-        await client.hdel(keys.writers, "idle")
+        await client.hdel(keys.intake, "idle")
         await client.hset(keys.idle, "left", "1 record")
         assert (await step(session, "ask"))["left"] is Verdict.GONE
         assert not await client.hexists(keys.idle, "left")
@@ -397,10 +401,10 @@ def test_after_a_repair_of_the_records_those_who_live_go_on(
         with_session(server.url, namespace, lambda session: killed(session, 1))
         settled(server.url, namespace)
         asyncio.run(forget_idle(server.url, namespace, 1.0, answer_s=ANSWER_S))
-        assert raw.hexists(keys.meta, "forgotten")
+        assert raw.hexists(keys.intake, ":forgotten")
         pipe = raw.pipeline()
-        pipe.delete(keys.writers)
-        pipe.set(keys.writers, "x")
+        pipe.delete(keys.intake)
+        pipe.set(keys.intake, "x")
         pipe.execute()
         asyncio.run(repair(server.url, namespace, None))
         producer.set("k", 2)

@@ -162,7 +162,7 @@ def append_raw(url: str, namespace: str, chunks: list[bytes], deltas: int) -> No
 
     async def append() -> None:
         async with joined(url, namespace) as session:
-            keys, token = session.keys[0], "0123456789abcdef"
+            keys, token = session.keys[0], b"01234567"
             opened = await session.commands.open(
                 keys, NODE, None, token, chunk=0, deltas=0, epoch=b"e" * EPOCH_BYTES
             )

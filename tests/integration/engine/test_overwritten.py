@@ -7,12 +7,14 @@ import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import redis
 
 from broker import Producer, Replica
+from broker.backend.stored import INTAKE_HEAD, intake_head
 from broker.engine.repair import damages, repair
 from broker.errors import BackendError, BrokerError, NamespaceMismatchError
 from broker.protocol.names import ShardKeys
@@ -22,10 +24,9 @@ from tests.damages import Case, cases
 from tests.integration.running_workers import Serving
 
 NODE = "n1"
-SOON = 0.3
+SOON = 1.5  # what a heartbeat mends, and the longest pause of a producer before it tries again
 BY = 10.0
-COUNTERS = ("accepted", "published")
-GROUPS = ("config", "lease", "log", "order", "pending", "ready", "writers", "workers", "dead")
+GROUPS = ("config", "lease", "log", "queue", "stage", "ready", "intake", "workers", "dead")
 
 
 class Fleet:
@@ -98,7 +99,7 @@ class Fleet:
             # What only the log or only the full state held is gone; what an earlier damage took out
             # of the full state comes back where the log still has it. Nothing counts twice.
             assert found <= self.written, f"{name}: {done}"
-        elif name == "writers is a hash":
+        elif name.startswith("intake is "):
             # The record is deleted, as after a loss of data: its producer sends kept chunks again.
             assert found >= self.sum, f"{name}: {done}"
         else:
@@ -177,21 +178,33 @@ def test_a_record_that_was_overwritten_counts_nothing_twice(fleet: Fleet) -> Non
     """A producer writes its own record again, and goes on with the next chunk."""
     for _ in range(5):
         fleet.write()
-        fleet.raw.hset(fleet.keys.writers, NODE, "nonsense")
+        fleet.raw.hset(fleet.keys.intake, NODE, "nonsense")
         fleet.write()
     assert fleet.replica["n"] == fleet.sum == 10
 
 
+def counters(fleet: Fleet) -> dict[str, int]:
+    """What was accepted and published, as Redis counts it."""
+    head = intake_head(fleet.raw.hget(fleet.keys.intake, INTAKE_HEAD))  # type: ignore[arg-type]
+    assert head is not None
+    published: Any = fleet.raw.hget(fleet.keys.meta, "published")
+    return {"accepted": head.accepted, "published": int(published)}
+
+
 @pytest.mark.parametrize("field", ["accepted", "published"])
-@pytest.mark.parametrize("value", [None, "nonsense", "3"])
+@pytest.mark.parametrize("value", [None, 3])
 def test_a_counter_that_began_again_goes_on_where_it_was(
-    fleet: Fleet, field: str, value: str | None
+    fleet: Fleet, field: str, value: int | None
 ) -> None:
     """What is accepted is published or pending: each counter follows from the other."""
     for _ in range(5):
         fleet.write()
-    before = {name: int(fleet.raw.hget(fleet.keys.meta, name) or 0) for name in COUNTERS}
-    if value is None:
+    before = counters(fleet)
+    if field == "accepted":
+        head = intake_head(fleet.raw.hget(fleet.keys.intake, INTAKE_HEAD))  # type: ignore[arg-type]
+        assert head is not None
+        fleet.raw.hset(fleet.keys.intake, INTAKE_HEAD, replace(head, accepted=value or 0).packed())
+    elif value is None:
         fleet.raw.hdel(fleet.keys.meta, field)
     else:
         fleet.raw.hset(fleet.keys.meta, field, value)
@@ -201,8 +214,31 @@ def test_a_counter_that_began_again_goes_on_where_it_was(
     fleet.mend()
     fleet.write()
     assert not fleet.damages()
-    after = {name: int(fleet.raw.hget(fleet.keys.meta, name) or 0) for name in COUNTERS}
-    assert after == {name: count + fleet.sum - 5 for name, count in before.items()}
+    assert counters(fleet) == {name: count + fleet.sum - 5 for name, count in before.items()}
+
+
+@pytest.mark.parametrize("bad", [b"", b"x" * 56, bytes(55), b"\xff" * 56])
+def test_a_head_that_cannot_be_read_is_made_anew(fleet: Fleet, bad: bytes) -> None:
+    """By the next heartbeat, while producers wait: nobody has to mend it, nothing counts twice."""
+    for _ in range(5):
+        fleet.write()
+    before = counters(fleet)
+    for _ in range(3):
+        fleet.raw.hset(fleet.keys.intake, INTAKE_HEAD, bad)
+        fleet.write()
+    assert counters(fleet) == {name: count + 3 for name, count in before.items()}
+    assert fleet.replica["n"] == fleet.sum
+    assert not fleet.damages()
+
+
+def test_thresholds_that_were_overwritten_are_written_again(fleet: Fleet) -> None:
+    """By the next heartbeat, from meta; until then the default holds."""
+    fleet.write()
+    before = fleet.raw.hget(fleet.keys.intake, ":limits")
+    for bad in (b"", b"x" * 8, bytes(8), b"\xff" * 8):
+        fleet.raw.hset(fleet.keys.intake, ":limits", bad)
+        fleet.write()
+        eventually(lambda: fleet.raw.hget(fleet.keys.intake, ":limits") == before, BY)
 
 
 def test_a_namespace_that_cannot_be_read_needs_its_number(fleet: Fleet) -> None:

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from broker import BackendError, EncodeError, FencedError, Producer, Replica, aio
+from broker.backend import queries
 from broker.backend.replies import DrainLimits
 from broker.backend.session import Session
 from broker.engine.table_view import TableView
@@ -320,6 +321,39 @@ def test_ids_of_a_node_that_left_go_with_the_log(
         assert newcomer.table("t")["c"] == 12.0
 
 
+def test_ids_stay_while_a_chunk_of_who_left_is_pending(
+    watched_shard: WatchedShard,
+    raw: redis.Redis,
+    keys: ShardKeys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was accepted of a process that left may name its ids: they end once it is published."""
+    with Producer(watched_shard.url, namespace=watched_shard.namespace) as passing:
+        passing.table("t").set_many(["a", "b"], [1.0, 2.0])
+        passing.flush(10)
+    watched_shard.producer.table("t").set("c", 3.0)
+    watched_shard.publish()
+    ask = queries.gone_nodes
+
+    async def with_more_pending(*arguments: Any) -> dict[str, int]:
+        found = await ask(*arguments)
+        return {name: append + 3_600_000_000 for name, append in found.items()}
+
+    async def scenario(session: Session) -> None:
+        for look, left in ((with_more_pending, 2), (ask, 1)):
+            monkeypatch.setattr(queries, "gone_nodes", look)
+            worker = snapshot_worker(session, log_limit=1)
+            for _ in range(4):
+                await asyncio.to_thread(watched_shard.producer.table("t").increment, "c")
+                await asyncio.to_thread(watched_shard.publish)
+                assert await worker.write_once() is not None
+            names: Any = raw.hkeys(keys.tables)
+            assert sum(b":d:" in name for name in names) == left
+            await worker.release()
+
+    watched_shard.run(scenario)
+
+
 def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
     watched_shard: WatchedShard, watched: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,13 +378,11 @@ def test_a_node_that_comes_back_while_a_scheduler_looks_keeps_its_ids(
         await asyncio.to_thread(watched_shard.publish)
         worker = snapshot_worker(session)
         assert await worker.write_once() is not None
-        assert await session.client.hdel(session.keys[0].writers, "n") == 1
-
-        from broker.backend import queries  # noqa: PLC0415
+        assert await session.client.hdel(session.keys[0].intake, "n") == 1
 
         ask = queries.gone_nodes
 
-        async def then_it_is_back(*arguments: Any) -> set[str]:
+        async def then_it_is_back(*arguments: Any) -> dict[str, int]:
             found = await ask(*arguments)
             assert "n" in found
             await asyncio.to_thread(come_back, "n")

@@ -9,12 +9,12 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import pytest
 import redis
 
 from broker import Inspector, Producer, Replica
 from broker.aio import Producer as AsyncProducer
 from broker.backend.replies import Drained, DrainLimits
+from broker.backend.stored import INTAKE_HEAD, intake_head
 from broker.protocol.messages import Batch, Heartbeat
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
@@ -187,22 +187,6 @@ def test_many_nodes_come_and_go(server: Server, namespace: str, serving: NewServ
         assert [change.value for change in changes] == list(range(nodes))
 
 
-def test_a_worker_remembers_the_newest_nodes_only(
-    server: Server, namespace: str, serving: NewServing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker remembers a bounded number of nodes, and drains returning ones too."""
-    monkeypatch.setattr("workers.flush.MAX_KNOWN_NODES", 3)
-    (worker,) = serving(server.url, namespace).flushers
-    names = [f"n{number}" for number in (0, 1, 2, 3, 4, 0, 5)]
-    with Replica(server.url, namespace=namespace) as replica:
-        for name in names:
-            with Producer(server.url, namespace=namespace, node=name) as producer:
-                producer.increment("n")
-                replica.wait_for(producer.flush(10), 10)
-        assert replica["n"] == len(names)
-    eventually(lambda: list(worker._shards[0].nodes) == ["n4", "n0", "n5"])
-
-
 def test_a_batch_by_age_is_looked_for_before_it_is_due(server: Server, namespace: str) -> None:
     """The poll is one millisecond before a batch is due by age, whatever the last one took."""
 
@@ -217,9 +201,10 @@ def test_a_batch_by_age_is_looked_for_before_it_is_due(server: Server, namespace
             shard.is_woken = True
             asked, before = redis_ms(server), time.monotonic()
             await worker.poll()
-            due = await session.client.hget(session.keys[0].meta, "due")
+            head = intake_head(await session.client.hget(session.keys[0].intake, INTAKE_HEAD))
+            assert head is not None
             assert shard.drain_at is not None
-            assert shard.drain_at <= before + (int(due) - asked) / 1000
+            assert shard.drain_at <= before + (head.due_ms - asked) / 1000
 
     asyncio.run(look())
 
@@ -296,7 +281,7 @@ def test_a_batch_names_everything_a_reader_needs(
     async def drain() -> None:
         async with joined(server.url, namespace) as session:
             limits = DrainLimits()
-            reply = await session.commands.drain(keys, 0, b"8 bytes!", ["n"], limits)
+            reply = await session.commands.drain(keys, 0, b"8 bytes!", limits)
             assert isinstance(reply, Drained)
 
     with (

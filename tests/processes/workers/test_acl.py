@@ -148,7 +148,7 @@ def test_serve_runs_with_both_roles_of_workers(
     ("words", "message"),
     [
         (("flusher", "--node", "n1"), "--node is only for a producer"),
-        (("producer", "flusher", "--node", "n1"), "a flusher reads the lists of all"),
+        (("producer", "flusher", "--node", "n1"), "the other roles serve all nodes"),
         (("producer", "--node", "a b"), "node 'a b' is not a name"),
         (("producer", "--user", "a b"), "user 'a b' is not a name"),
         (("producer", "--user-password-file", "none"), "cannot read the password file none"),

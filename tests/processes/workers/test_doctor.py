@@ -133,7 +133,7 @@ def test_each_role_is_known_by_its_rights(
 def test_a_producer_of_another_node_is_reported(
     own_server: OwnServer, namespace: str, run: Run
 ) -> None:
-    """A user limited to one node lacks only the list of another node."""
+    """A user limited to one node lacks only the stage of another node."""
     server = own_server(port=0)
     with RoleUsers([server.url], namespace, node="bus1") as users:
         reported = run(
@@ -143,9 +143,10 @@ def test_a_producer_of_another_node_is_reported(
         )
         lacks = findings(reported)["acl"]
         assert lacks["seen"].endswith(
-            f"lacks evalsha sb:{{{namespace}:0}}:pending:bus2, "
-            f"ltrim sb:{{{namespace}:0}}:pending:bus2, "
-            f"rpush sb:{{{namespace}:0}}:pending:bus2"
+            f"lacks del sb:{{{namespace}:0}}:stage:bus2, "
+            f"evalsha sb:{{{namespace}:0}}:stage:bus2, "
+            f"lmove sb:{{{namespace}:0}}:stage:bus2, "
+            f"rpush sb:{{{namespace}:0}}:stage:bus2"
         )
 
 

@@ -13,12 +13,13 @@ from broker.backend.acl import MAX_EXACT_SHARDS, ROLES, rules
 from broker.protocol.names import ShardKeys, config_key
 
 NAMES = st.text("ab0_.-", min_size=1, max_size=4)
-FIELDS = ("meta", "writers", "order", "ready", "log", "state", "lease", "workers", "dead")
+FIELDS = ("meta", "intake", "queue", "ready", "log", "state", "lease", "workers", "dead")
 
 
 def patterns(words: list[str]) -> set[str]:
     """Every key pattern of a rule, in selectors or not."""
-    return {part.strip("()~") for word in words for part in word.split() if "~" in part}
+    parts = [part for word in words for part in word.split()]
+    return {part.strip("()").partition("~")[2] for part in parts if "~" in part}
 
 
 def commands(words: list[str]) -> set[str]:
@@ -36,16 +37,16 @@ def test_patterns_fit_one_namespace(mine: str, other: str, shards: int, role: st
     """They cover all keys of the own namespace and none of another's, for any names and shards."""
     reported = rules([role], mine)
     counted = rules([role], mine, shards=shards)
-    named = {name for name in (*FIELDS, "config", "pending") if name in ROLES[role].keys}
+    named = {name for name in (*FIELDS, "config", "stage") if name in ROLES[role].keys}
     for shard in range(shards):
         keys = ShardKeys.of(mine, shard, shards)
         for name in FIELDS:
             key = getattr(keys, name)
             assert fits(reported, key) == fits(counted, key) == (name in named)
-        assert fits(reported, keys.pending(other)) == ("pending" in named)
+        assert fits(reported, keys.stage(other)) == ("stage" in named)
         if other != mine:
             theirs = ShardKeys.of(other, shard, shards)
-            for key in (*(getattr(theirs, name) for name in FIELDS), theirs.pending(mine)):
+            for key in (*(getattr(theirs, name) for name in FIELDS), theirs.stage(mine)):
                 assert not fits(reported, key)
                 assert not fits(counted, key)
     assert fits(reported, config_key(mine))
@@ -53,13 +54,13 @@ def test_patterns_fit_one_namespace(mine: str, other: str, shards: int, role: st
 
 
 @given(NAMES, NAMES)
-def test_a_named_node_has_its_own_list_only(node: str, other: str) -> None:
-    """A producer's list is its own by name; a flusher's are all."""
+def test_a_named_node_has_its_own_stage_only(node: str, other: str) -> None:
+    """A producer's stage is its own by name."""
     keys = ShardKeys.of("fleet", 3, 8)
     for shards in (None, 8):
         reported = rules(["producer"], "fleet", node=node, shards=shards)
-        assert fits(reported, keys.pending(node))
-        assert fits(reported, keys.pending(other)) == (node == other)
+        assert fits(reported, keys.stage(node))
+        assert fits(reported, keys.stage(other)) == (node == other)
 
 
 @pytest.mark.parametrize("shards", [None, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Coroutine
 from typing import Any, TypeVar, cast
 
@@ -22,7 +23,6 @@ from broker.backend.replies import (
     Missing,
     NotDue,
     StateSums,
-    Undeclared,
 )
 from broker.core.sent_chunks import Packed
 from broker.errors import FencedError
@@ -33,6 +33,7 @@ KEYS = ShardKeys.of("n", 0, 1)
 LEASE = Lease("s1", 1, 9000, b"mark")
 
 T = TypeVar("T")
+ACCEPTED = struct.pack(">Q8sQII", 7, b"epoch--1", 0, 50, 10)
 
 
 class Answering:
@@ -66,17 +67,17 @@ def result(call: Coroutine[Any, Any, T]) -> T:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        ([b"OK", 7, b"epoch--1", 50, 10], Accepted(7, b"epoch--1", 50, 10, duplicate=False)),
-        ([b"DUPLICATE", 7, b"epoch--1", 50, 10], Accepted(7, b"epoch--1", 50, 10, duplicate=True)),
+        (ACCEPTED, Accepted(7, b"epoch--1", 50, 10, duplicate=False)),
+        ([b"DUPLICATE", ACCEPTED], Accepted(7, b"epoch--1", 50, 10, duplicate=True)),
         ([b"MISSING", 4, 40], Missing(4, 40)),
         ([b"BUSY", 1 << 20], Busy(1 << 20)),
     ],
 )
-def test_each_reply_of_append_has_its_type(reply: list[Any], expected: object) -> None:
+def test_each_reply_of_append_has_its_type(reply: Any, expected: object) -> None:
     """Accepted, accepted before, missing and busy chunks are told apart."""
     chunk = Packed(1, 3, 3, 1.0, 0, b"chunk")
     call = commands(reply).append(
-        *(KEYS, "n1", 1, "token", [chunk]), now=1.0, max_age_ms=1, max_count=1, pending_limit=1
+        *(KEYS, "n1", 1, b"8 bytes!", [chunk]), now=1.0, max_age_ms=1, max_count=1, pending_limit=1
     )
     assert result(call) == [expected]
 
@@ -84,7 +85,7 @@ def test_each_reply_of_append_has_its_type(reply: list[Any], expected: object) -
 def test_a_name_that_another_process_took_is_an_error_that_says_so() -> None:
     """`open` raises FencedError with the name and the newer incarnation."""
     call = commands([b"FENCED", 9]).open(
-        KEYS, "n1", 8, "token", chunk=0, deltas=0, epoch=b"epoch--1"
+        KEYS, "n1", 8, b"8 bytes!", chunk=0, deltas=0, epoch=b"epoch--1"
     )
     with pytest.raises(FencedError, match=r"'n1' \(incarnation 9\)"):
         result(call)
@@ -94,14 +95,13 @@ def test_a_name_that_another_process_took_is_an_error_that_says_so() -> None:
     ("reply", "expected"),
     [
         ([b"BATCH", 5, 2, 9, 3, 400, 12, -1, 0], Drained(5, 2, 9, 3, 400, 12, -1, 0)),
-        ([b"NODES", b"n1", b"n2"], Undeclared(["n1", "n2"])),
         ([b"LOGFULL", 300], LogFull(300)),
         ([b"WAIT", 40], NotDue(40)),
     ],
 )
 def test_each_reply_of_drain_has_its_type(reply: list[Any], expected: object) -> None:
-    """A batch, undeclared nodes, a full log and "not due" are told apart."""
-    assert result(commands(reply).drain(KEYS, 0, b"batch--1", [], DrainLimits())) == expected
+    """A batch, a full log and "not due" are told apart."""
+    assert result(commands(reply).drain(KEYS, 0, b"batch--1", DrainLimits())) == expected
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_slots_are_those_of_the_cluster_specification() -> None:
 def test_all_that_belongs_to_a_shard_has_one_slot() -> None:
     """Its channel too."""
     keys = ShardKeys.of("fleet", 3, 7)
-    slots = {slot_of_key(name.encode()) for name in (keys.meta, keys.log, keys.pending("n{x}"))}
+    slots = {slot_of_key(name.encode()) for name in (keys.meta, keys.log, keys.stage("n{x}"))}
     assert slots == {slot_of_key(keys.channel.encode())}
 
 

@@ -283,7 +283,7 @@ def test_names_in_redis_are_the_golden_ones() -> None:
     """Another name would be another namespace."""
     keys = ShardKeys.of("default", 0, 1)
     names = {name: getattr(keys, name) for name in keys.__slots__}
-    names |= {"config": config_key("default"), "pending of node EWR": keys.pending("EWR")}
+    names |= {"config": config_key("default"), "stage of node EWR": keys.stage("EWR")}
     assert names == NAMES["names"]
 
 

@@ -127,7 +127,7 @@ def test_everything_of_a_shard_is_in_one_slot(
     shard = data.draw(st.integers(0, shards - 1))
     keys = ShardKeys.of(namespace, shard, shards)
     names = [getattr(keys, name) for name in keys.__slots__ if name != "prefix"]
-    names += [keys.pending("n1"), keys.pending("n2")]
+    names += [keys.stage("n1"), keys.stage("n2")]
     tags = {re.fullmatch(r"sb:\{([^{}]+)\}:.+", name)[1] for name in names}  # type: ignore[index]
     assert tags == {shard_tag(namespace, shard, shards)}
     assert len(set(names)) == len(names)

@@ -197,15 +197,9 @@ BROKEN: list[tuple[str, str, str, list[Record]]] = [
     ),
     (
         "accounted",
-        "a shard that forgot a pending chunk",
-        "pending 0 (by node; 1 in the order list)",
-        [*valid(), balanced(2, by_node=0)],
-    ),
-    (
-        "accounted",
-        "a shard whose order list is short",
-        "pending 1 (by node; 0 in the order list)",
-        [*valid(), balanced(2, in_order=0)],
+        "a shard whose queue is short",
+        "pending 0 in the queue",
+        [*valid(), balanced(2, in_queue=0)],
     ),
     (
         "accounted",
