@@ -12,9 +12,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import redis
 
 from broker import DataLostError, Inspector, Producer
 from broker.backend.sentinel import ABORTED, FENCE_MAX_S, PROMOTING, SWITCHED, Sentinels
+from broker.backend.stored import intake_head
 from broker.backend.urls import Address
 from broker.testing.clusters import SentinelDeployment, ask
 from broker.testing.server import REDIS, REDIS_8, VALKEY, find_binary
@@ -205,4 +207,7 @@ def _replicated(server: object) -> int:
 
 
 def _appends(server: object, namespace: str) -> int:
-    return int(ask(server, "HGET", f"sb:{{{namespace}:0}}:meta", "accepted"))  # type: ignore[arg-type]
+    with redis.Redis.from_url(server.url) as one:  # type: ignore[attr-defined]
+        head = intake_head(one.hget(f"sb:{{{namespace}:0}}:intake", ":head"))  # type: ignore[arg-type]
+    assert head is not None
+    return head.accepted
