@@ -60,14 +60,17 @@ class UnreadableValueError(BrokerError):
 
     Attributes:
         key: the key.
+        node: of who wrote it, if that is known: it was written while this reader followed.
     """
 
-    def __init__(self, key: str, fault: DecodeError) -> None:
+    def __init__(self, key: str, fault: DecodeError, node: str | None = None) -> None:
         self.key = key
+        self.node = node
+        writer = "the program that wrote it" if node is None else f"who writes as {node!a}"
         name = ascii(key) if len(key) <= MAX_SHOWN_CHARS else f"{key[:MAX_SHOWN_CHARS]!a}..."
         super().__init__(
-            f"the value of key {name} cannot be read ({fault}); find the program that wrote it, "
-            "and write the key again"
+            f"the value of key {name} cannot be read ({fault}); mend {writer}, and write the key "
+            "again"
         )
 
 

@@ -34,6 +34,7 @@ from broker.core.fold import decode_chunks
 from broker.core.foreign import ForeignHistories
 from broker.core.kept_batches import KeptBatches
 from broker.core.recent_ids import RecentIds
+from broker.core.recent_writers import RecentWriters
 from broker.core.replay import LogReplay, Progress
 from broker.core.shard_view import ShardView
 from broker.core.transitions import TRANSITIONS, Event
@@ -72,6 +73,7 @@ class ShardState(ShardView):
         self._loads_in_a_row = 0
         self._kept = KeptBatches()
         self._recent = RecentIds()
+        self._writers = RecentWriters()
         self._bulk = BulkChunks()
         self._foreign = ForeignHistories()
         self._altered: frozenset[int] = frozenset()
@@ -353,6 +355,10 @@ class ShardState(ShardView):
         if keys:
             self._effects.append(KeysRepaired(keys))
 
+    def writer_of(self, key: str) -> str | None:
+        """Return the node that set a key last; None if that was too long ago. On any thread."""
+        return self._writers.node_of(key)
+
     def self_checked(self, *, keys_differ: bool, tables_differ: bool) -> None:
         """Count a self-check that finished comparing."""
         self.counts.self_checks += 1
@@ -386,6 +392,7 @@ class ShardState(ShardView):
         if tally.refused and self.refused:
             self._effects.append(DeltasRefused(tuple(self.refused)))
         self._recent.add(batch)
+        self._writers.add(chunks)
         self._show_changes(changes)
 
     def _note_refused(self, key: str, node: str) -> None:
@@ -412,6 +419,7 @@ class ShardState(ShardView):
         if self.phase is Status.LOADING and before is not Status.LOADING:
             self._load = None
             self._recent.clear()
+            self._writers.clear()
         if self.phase is not before or event is Event.UNPUBLISHED:
             # Stale as before, but now the reason is known better.
             self.phase_reason = event

@@ -82,7 +82,7 @@ class ReplicaEngine:
                 [f"on_status={on_status!r}; allowed: a plain function; async code reads statuses()"]
             )
         self._on_status = on_status
-        self.unreadable = UnreadableValues(self.namespace)
+        self.unreadable = UnreadableValues(self.namespace, self._writer_of)
         self._session = Session(
             url, self.namespace, settings.get("shards"), settings.get("credentials")
         )
@@ -218,6 +218,11 @@ class ReplicaEngine:
             # What is no key is absent.
             raise KeyError(key) from None
         raise self._not_loaded()
+
+    def _writer_of(self, key: str) -> str | None:
+        """Return the node that set a key last, if it is known."""
+        shards = self._follower.shards
+        return shards[shard_of(key, len(shards))].writer_of(key) if shards else None
 
     def count(self) -> int:
         """Return how many keys there are."""

@@ -68,8 +68,8 @@ class ReplicaReads(CopyableMapping[str, Any]):
         try:
             return unpacked(cell)
         except DecodeError as error:
-            self._engine.unreadable.note(key, error)
-            raise UnreadableValueError(key, error) from None
+            node = self._engine.unreadable.note(key, error)
+            raise UnreadableValueError(key, error, node) from None
 
     def __contains__(self, key: object) -> bool:
         """Whether there is such a key, whatever its value.

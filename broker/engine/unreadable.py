@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from itertools import count
 from typing import Final
 
@@ -24,13 +25,15 @@ class UnreadableValues:
 
     Args:
         namespace: for the log.
+        writer_of: returns the node that set a key last, if it is known.
 
     Attributes:
         total: how many reads met one.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, writer_of: Callable[[str], str | None]) -> None:
         self._namespace = namespace
+        self._writer_of = writer_of
         self._numbers = count(1)
         self._last: deque[str] = deque(maxlen=NAMED)
         self._quiet_until = 0.0
@@ -38,13 +41,18 @@ class UnreadableValues:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The last ones: key and fault."""
+        """The last ones: key, node if it is known, and fault."""
         return tuple(self._last.copy())
 
-    def note(self, key: str, fault: DecodeError) -> None:
-        """Count one; name it in the log, unless one was named within the last minute."""
+    def note(self, key: str, fault: DecodeError) -> str | None:
+        """Count one; name it in the log, unless one was named within the last minute.
+
+        Returns:
+            The node that wrote it, if it is known.
+        """
         self.total = next(self._numbers)
-        what = f"{shown(key)}: {fault}"
+        node = self._writer_of(key)
+        what = f"{shown(key)}{f' by {node}' if node else ''}: {fault}"
         if what not in self.named:
             self._last.append(what)
         if clock.now() >= self._quiet_until:
@@ -53,3 +61,4 @@ class UnreadableValues:
                 "value_unreadable namespace=%s total=%d last=%s fix=write the key again",
                 *(self._namespace, self.total, ascii(what)),
             )
+        return node

@@ -72,8 +72,8 @@ class ReplicaStats(Statistics):
             get each one.
         values_unreadable: reads; counter, grows with each read that met a value which is not of our
             domain: `replica[key]` raises, the others leave that key out.
-        unreadable: key and fault of the last 5 such values; also in the log (`value_unreadable`,
-            once a minute).
+        unreadable: key, node if it is known, and fault of the last 5 such values; also in the log
+            (`value_unreadable`, once a minute).
     """
 
     status: Status

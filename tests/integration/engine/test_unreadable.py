@@ -63,7 +63,8 @@ def test_a_key_that_cannot_be_read_raises_by_name(live: Replica) -> None:
             live[key]
         with pytest.raises(UnreadableValueError) as caught:
             live.get(key)
-        assert caught.value.key == key
+        assert (caught.value.key, caught.value.node) == (key, NODE)
+        assert f"mend who writes as '{NODE}'" in str(caught.value)
         assert key in live
     assert live.stats().values_unreadable == before + 2 * len(BAD)
     assert {key: live[key] for key in GOOD} == GOOD
@@ -80,7 +81,7 @@ def test_reads_of_many_keys_leave_it_out(live: Replica, caplog: pytest.LogCaptur
     assert live.stats().values_unreadable == before + 3 * len(BAD)
     named = live.stats().unreadable
     assert len(named) == 5
-    assert all(one.startswith("'bad/") for one in named)
+    assert all(one.startswith("'bad/") and f" by {NODE}: " in one for one in named)
 
 
 def test_nothing_else_is_affected(server: Server, namespace: str, live: Replica) -> None:
@@ -98,6 +99,9 @@ def test_nothing_else_is_affected(server: Server, namespace: str, live: Replica)
     ):
         late.wait_live(10)
         assert late.snapshot()[0] == GOOD
+        # It loaded the full state, which does not say who wrote it.
+        with pytest.raises(UnreadableValueError, match="mend the program that wrote it"):
+            late["bad/cut"]
         assert {*late} == {*live}
         assert late.stats().keys_damaged == 0
         assert late.verify().is_equal
