@@ -45,11 +45,8 @@ MAX_NAME_LENGTH: Final = 64
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 64) - 1
 
-# The oldest servers with all features that we use (sharded pub/sub, `#!lua` flags, LPOP count).
+# The oldest servers with all features that we use (sharded pub/sub, `#!lua` flags).
 MIN_REDIS: Final = (7, 0)
-
-# Offset prefix of a field of the tables hash: big-endian u64.
-OFFSET_PREFIX_BYTES: Final = 8
 
 # Before the content of a field that has one: check sum u32, offset u64.
 CHECK_BYTES: Final = 4

@@ -361,6 +361,14 @@ def test_packets_in_the_document_are_what_the_codec_writes_and_reads() -> None:
         assert decode_packet(dump(name)) == packet
 
 
+def test_the_table_of_packets_names_version_and_kinds() -> None:
+    """The first two rows hold numbers that a client copies."""
+    version, kind = table("#", "element")[:2]
+    assert version[3:] == [str(constants.PROTOCOL_VERSION)] * 3
+    kinds = (constants.KIND_BATCH, constants.KIND_HEARTBEAT, constants.KIND_NOTICE)
+    assert kind[3:] == [*map(str, kinds)]
+
+
 def test_the_chunk_in_the_document_is_what_the_codec_writes_and_reads() -> None:
     """The chunk's dump is byte for byte the chunk, both ways; the batch's dump carries it."""
     assert dump("chunk") == encode_chunk(CHUNK)
