@@ -34,6 +34,17 @@ def __getattr__(name: str) -> Any:
 class BrokerError(Exception):
     """Base of every error raised by statebroker; catch it to catch them all."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make it again in another process, with its text and attributes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[BrokerError], args: tuple[Any, ...], state: dict[str, Any]) -> BrokerError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class ConfigError(BrokerError):
     """Settings are wrong; nothing was started.

@@ -101,6 +101,10 @@ class BufferRoom(Exclusive):
                 del keys[room:], values[room:]
             size, longest = plain_size(keys, values)
             lane.longest = max(longest, lane.longest // 2)
+            if columns.count and columns.size + size + RUN_BYTES > self.chunk_bytes:
+                # Each racing thread may add a long one.
+                since, columns, before = columns.since, lane.close_open(), 0
+                columns.since = since
             columns.extend_plain(keys, values, size)
             self.bytes += columns.size - before
             lane.buffered += len(keys)

@@ -63,11 +63,13 @@ class ChangeQueue(ReaderQueue[Change]):
             ChangesOverflowError: all was read, and later changes were dropped.
             StopIteration: all was read, and the replica or the reader closed.
         """
-        changes = super().take()
-        if bytes not in {type(change.value) for change in changes}:
-            return changes
-        read = map(self._read, changes)
-        return [change for change in read if change is not None]
+        while changes := super().take():
+            if bytes not in {type(change.value) for change in changes}:
+                return changes
+            read = [one for one in map(self._read, changes) if one is not None]
+            if read:
+                return read
+        return []
 
     def take_one(self) -> Change | None:
         """Return the oldest change that can be read, None if none waits. Raises as `take`."""

@@ -45,7 +45,8 @@ class Packer:
         Its ids come first, in a chunk of their own if more wait than fit beside the columns.
         """
         first = lane.closed[0]
-        if lane.names.waiting_bytes > min(DEFINED_ALONG_BYTES, MAX_CHUNK_BYTES - first.size):
+        along = max(0, min(DEFINED_ALONG_BYTES, MAX_CHUNK_BYTES - first.size))
+        if lane.names.waiting_bytes > along:
             return self.pack_ids(lane, Columns(since=first.since, ticket=first.ticket))
         columns, freed = self._next_columns(lane)
         packed, more = self._pack(lane, columns, DEFINED_ALONG_BYTES)

@@ -9,7 +9,7 @@ from typing import Final
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_SET
 
-KEPT_KEYS: Final = 10_000
+KEPT_KEYS: Final = 2_000  # of a shard
 
 
 class RecentWriters:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 from warnings import warn
 
 from broker.backend.credentials import Credentials
@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 # Globals are found faster than an enum's members.
 _WAKE, _, _NO_ROOM = AddResult
+
+MAX_REPLICAS: Final = (1 << 31) - 1  # what Redis takes
 # What validates the argument of an operation, by its code.
 _CELLS = {op.code: CELLS[op.column] for op in OPERATIONS.values()}
 
@@ -302,7 +304,9 @@ class ProducerEngine(FastSet[Retry | None]):
         shards = len(self._session.keys)
         groups: dict[int, tuple[int, list[str], list[Any], int]] = {}
         # A column at a time is several times as fast as key by key.
-        columns = plain_columns(mapping.copy()) if type(mapping) is dict and shards == 1 else None
+        if type(mapping) is dict:
+            mapping = mapping.copy()  # in one step: another thread may change it
+        columns = plain_columns(mapping) if type(mapping) is dict and shards == 1 else None
         if columns is not None:
             keys, cells, size = columns
             groups[0] = (0, keys, cells, size + extra * len(keys))
@@ -390,9 +394,9 @@ class ProducerEngine(FastSet[Retry | None]):
         """Wait until Redis accepted everything written so far; the faces' `flush` documents it."""
         timeout = checked_timeout(timeout)
         checked_flag("fsynced", fsynced)
-        if type(redis_replicas) is not int or redis_replicas < 0:
+        if type(redis_replicas) is not int or not 0 <= redis_replicas <= MAX_REPLICAS:
             raise ConfigError(
-                [f"redis_replicas={shown(redis_replicas)}; allowed: 0 or more, a whole number"]
+                [f"redis_replicas={shown(redis_replicas)}; allowed: 0 to {MAX_REPLICAS}"]
             )
         sender = self.sender
         self._session.home.check()

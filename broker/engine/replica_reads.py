@@ -68,7 +68,7 @@ class ReplicaReads(CopyableMapping[str, Any]):
         try:
             return unpacked(cell)
         except DecodeError as error:
-            node = self._engine.unreadable.note(key, error)
+            node = self._engine.unreadable.note_one(key, error)
             raise UnreadableValueError(key, error, node) from None
 
     def __contains__(self, key: object) -> bool:

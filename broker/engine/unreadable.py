@@ -36,7 +36,8 @@ class UnreadableValues:
         self._writer_of = writer_of
         self._numbers = count(1)
         self._last: deque[str] = deque(maxlen=NAMED)
-        self._quiet_until = 0.0
+        self._quiet_until = self._second_ends = 0.0
+        self._in_second = 0
         self.total = 0
 
     @property
@@ -44,11 +45,22 @@ class UnreadableValues:
         """The last ones: key, node if it is known, and fault."""
         return tuple(self._last.copy())
 
-    def note(self, key: str, fault: DecodeError) -> str | None:
+    def note(self, key: str, fault: DecodeError) -> None:
+        """Count one of many; name the first ones of each second."""
+        now = clock.now()
+        if now >= self._second_ends:
+            self._second_ends, self._in_second = now + 1.0, 0
+        self._in_second += 1
+        if self._in_second > NAMED:
+            self.total = next(self._numbers)
+        else:
+            self.note_one(key, fault)
+
+    def note_one(self, key: str, fault: DecodeError) -> str | None:
         """Count one; name it in the log, unless one was named within the last minute.
 
         Returns:
-            The node that wrote it, if it is known.
+            The node that wrote it, if it is known: to look for it takes longer than to read.
         """
         self.total = next(self._numbers)
         node = self._writer_of(key)

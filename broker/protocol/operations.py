@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import compress, count, repeat
+from math import nan
 from operator import is_
 from typing import Any, Final, Literal, TypeAlias
 
@@ -151,6 +152,9 @@ def _increment(
         kind = type(value)
         if kind is int or kind is float:
             total = value + amount
+            if total != total:  # noqa: PLR0124 - NaN
+                # Processors differ in the sign of inf - inf, and digests count it.
+                total = nan
             if type(total) is float or INT_MIN <= total <= INT_MAX:
                 values[key] = total
                 after.append(total)

@@ -28,6 +28,7 @@ except ImportError:  # pragma: no cover - tests call both ways by name
 _HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 _NO_HEADS: Final = bytes(byte for byte in range(256) if byte not in _HEADS)
 FEW: Final = 8
+_EXTENSION_FAULT: Final = "ext_hook"
 _TIMESTAMP: Final = -1
 _TIMESTAMP_HEAD: Final = struct.Struct(">BBb")
 
@@ -87,8 +88,7 @@ _pack: Final = pack_by_msgpack if ormsgpack is None else ormsgpack.packb
 
 
 def _no_value(error: Exception) -> DecodeError:
-    reason = error.__cause__ or error  # the library hides what its hook raised
-    return DecodeError(f"not MessagePack of our domain: {str(reason) or type(reason).__name__}")
+    return DecodeError(f"not MessagePack of our domain: {str(error) or type(error).__name__}")
 
 
 def _no_extension(code: int, _data: bytes) -> NoReturn:
@@ -120,6 +120,9 @@ def unpack_by_ormsgpack(data: bytes) -> Any:
     try:
         value = ormsgpack.unpackb(data, ext_hook=_timestamp)
     except (ValueError, OverflowError) as error:
+        if _EXTENSION_FAULT in str(error):
+            # The library does not say why.
+            return unpack_by_msgpack(data)
         raise _no_value(error) from None
     if (
         len(data) > MAX_DEPTH

@@ -197,20 +197,23 @@ def _admit_real(value: Any) -> float:
 
 def _admit_datetime(value: datetime) -> datetime:
     try:
-        if value.utcoffset() is None:
-            raise EncodeError(f"datetime {value} has no time zone; use datetime.now(timezone.utc)")
+        offset = value.utcoffset()
         # A Timestamp of pandas has a part that no datetime holds.
-        if getattr(value, "nanosecond", 0):
-            raise EncodeError(f"datetime {value} has nanoseconds; round it to microseconds")
-        utc = value.astimezone(UTC)
+        nanoseconds = getattr(value, "nanosecond", 0)
+        utc = value if offset is None else value.astimezone(UTC)
         # A plain datetime, not a subclass.
-        return datetime.combine(utc.date(), utc.time(), UTC)
+        plain = datetime.combine(utc.date(), utc.time(), UTC)
     except OverflowError:
         raise EncodeError(
             f"datetime {value} is outside the years 1 to 9999 in UTC; send it as str"
         ) from None
     except ValueError as error:  # that of pandas which is not a time
         raise EncodeError(f"datetime {value} is no time ({error}); send None") from None
+    if offset is None:
+        raise EncodeError(f"datetime {value} has no time zone; use datetime.now(timezone.utc)")
+    if nanoseconds:
+        raise EncodeError(f"datetime {value} has nanoseconds; round it to microseconds")
+    return plain
 
 
 def _utf8_length(text: str, what: str) -> int:

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from broker import Inspector, Producer, Replica, Status, StatusChange
-from broker.errors import BrokerError
+from broker.errors import BrokerError, UnreadableValueError
 from broker.model import Change
 from broker.protocol.names import shard_of
 from broker.protocol.operations import NAMED
@@ -136,7 +136,11 @@ def increment(url: str, namespace: str, key: str, amount: str, as_json: bool) ->
     with Producer(url, namespace=namespace) as producer:
         producer.increment(key, from_text(amount))
         _accepted(producer, as_json)
-        held = _held(url, namespace, key)
+        try:
+            held = _held(url, namespace, key)
+        except UnreadableValueError as error:
+            tell(f"{error}; nothing was added")
+            sys.exit(1)
     if isinstance(held, bool) or not isinstance(held, int | float):
         tell(f"{key!r} holds {as_text(held)[:MAX_SHOWN]}, which is no number; nothing was added")
         sys.exit(1)
@@ -154,6 +158,8 @@ def _held(url: str, namespace: str, key: str) -> Any:
                 time.sleep(PUBLISHED_PAUSE)
             exists, value = inspector.get(key)
             return value if exists else 0
+    except UnreadableValueError:
+        raise
     except BrokerError:
         # The rights of a producer do not include reading.
         return 0
@@ -172,7 +178,7 @@ def _accepted(producer: Producer, as_json: bool) -> None:  # noqa: FBT001 - a fl
 def get(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
     """Print values as JSON, read directly from Redis. Without KEY, print the whole state.
 
-    Exit with 1 if a key is absent.
+    Exit with 1 if a key is absent, or its value cannot be read.
 
     \b
     Examples:
@@ -181,20 +187,32 @@ def get(url: str, namespace: str, keys: tuple[str, ...], as_json: bool) -> None:
     """  # noqa: D301 - click reads the escapes
     checked_options(namespace)
     with Inspector(url, namespace=namespace) as inspector:
-        if keys:
-            found = {key: inspector.get(key) for key in keys}
-        else:
-            found = {key: (True, value) for key, value in sorted(inspector.folded().items())}
-    present = {key: value for key, (exists, value) in found.items() if exists}
+        present, unreadable = _found(inspector, keys) if keys else (inspector.folded(), {})
+    if not keys:
+        present = dict(sorted(present.items()))
     if as_json:
         say(as_text(present))
     else:
         for key, value in present.items():
             say(*([] if len(keys) == 1 else [key]), as_text(value))
-    absent = [key for key in keys if key not in present]
-    for key in absent:
-        tell(f"{key!r} is absent")
-    sys.exit(1 if absent else 0)
+    missing = [key for key in keys if key not in present]
+    for key in missing:
+        tell(unreadable.get(key, f"{key!r} is absent"))
+    sys.exit(1 if missing else 0)
+
+
+def _found(inspector: Inspector, keys: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values of the keys that there are, and why others cannot be read."""
+    present, unreadable = {}, {}
+    for key in keys:
+        try:
+            exists, value = inspector.get(key)
+        except UnreadableValueError as error:
+            unreadable[key] = str(error)
+        else:
+            if exists:
+                present[key] = value
+    return present, unreadable
 
 
 @click.command()

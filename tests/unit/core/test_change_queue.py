@@ -193,3 +193,17 @@ def test_lists_in_changes_are_the_readers_own() -> None:
     first = one.take()[0].value
     first.append(2)  # type: ignore[union-attr]
     assert other.take()[0].value == [1]
+
+
+@pytest.mark.parametrize("overflow", ["raise", "conflate"])
+def test_the_end_is_told_though_nothing_before_it_can_be_read(overflow: OverflowPolicy) -> None:
+    """A reader that waits for a bell would wait for ever: it rings once for the end."""
+    changes = ChangeQueue(None, 10, overflow, lambda: None, lambda _key, _fault: None)
+    changes.put([change("a", b"\xc1"), change("b", b"")])
+    changes.close()
+    with pytest.raises(StopIteration):
+        changes.take()
+    changes = ChangeQueue(None, 1, "raise", lambda: None, lambda _key, _fault: None)
+    changes.put([change("a", b"\xc1"), change("b", b"")])
+    with pytest.raises(ChangesOverflowError):
+        changes.take()

@@ -378,3 +378,22 @@ def test_threads_race_and_nothing_is_lost_or_parted() -> None:
         expected += [(OP_SET, n), (OP_DELETE, None)] if n % 1000 == 0 else [(OP_SET, n)]
     for name in range(race.THREADS):
         assert [(op, value) for op, key, value in race.received if key == f"k{name}"] == expected
+
+
+def test_long_values_of_racing_threads_do_not_exceed_a_chunk() -> None:
+    """A thread that looked before another one added may add one more than there was room for."""
+    one = buffer(chunk_bytes=8192)
+    put(one, OP_SET, "first", 0)
+    items = one.lanes[0].intake.items
+    for number in range(12):
+        items += (f"k{number}", "x" * 2000)
+    one.close_all()
+    sizes = []
+    while one.pending:
+        packed, _ = one.next_chunk(0, 0.0, 0.0, 0)
+        assert packed is not None
+        sizes.append((packed.deltas, len(packed.data)))
+        one.accepted(0, 0.0)
+    assert sum(deltas for deltas, _ in sizes) == 13
+    assert sizes[0] == (1, sizes[0][1])
+    assert one.bytes == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -42,6 +43,13 @@ def folded(values: dict[str, Any], *runs: Run, **options: Any) -> Tally:
     """Fold one chunk of these runs into `values`."""
     chunk = Chunk("n1", 1, 1, 77, [*runs])
     return fold(values, batch_of(chunk), [chunk], **options)
+
+
+def test_a_sum_that_is_no_number_has_one_form() -> None:
+    """Processors differ in its sign, and digests of replicas have to agree."""
+    total = incremented(float("inf"), float("-inf"))
+    assert isinstance(total, float)
+    assert struct.pack(">d", total).hex() == "7ff8000000000000"
 
 
 # -- increments -----------------------------------------------------------------------------------

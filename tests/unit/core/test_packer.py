@@ -12,6 +12,7 @@ from broker.core.lane import Lane
 from broker.core.packer import DEFINED_ALONG_BYTES, Packer
 from broker.protocol.cells import cell_of
 from broker.protocol.codec import decode_chunk
+from broker.protocol.constants import MAX_CHUNK_BYTES
 from broker.protocol.messages import TableDefine, TableKey
 from broker.protocol.operations import OP_SET
 from broker.protocol.values import admit_key
@@ -96,3 +97,12 @@ def test_a_chunk_has_the_node_its_incarnation_and_the_time() -> None:
     assert (chunk.node, chunk.incarnation, chunk.number, chunk.time_ms) == ("n1", 3, 1, 1234)
     assert packed.since == 5.0
     assert isinstance(lane.open, Columns)
+
+
+def test_columns_that_are_too_large_are_packed_all_the_same() -> None:
+    """Ids that do not exist must not go first, again and again."""
+    lane = lane_of({"a": 1})
+    lane.closed[0].size = MAX_CHUNK_BYTES + 1
+    packed, _ = Packer("n1", 1 << 16, conflates=False).pack(lane)
+    assert packed.deltas == 1
+    assert not lane.closed

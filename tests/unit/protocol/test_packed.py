@@ -251,6 +251,22 @@ def test_what_is_behind_the_value_is_ignored(unpack: Callable[[bytes], Any]) -> 
     assert unpack(b"\x91\x01\xc1\xff") == [1]
 
 
+@pytest.mark.parametrize("unpack", UNPACKS.values(), ids=UNPACKS)
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"\xd4\x05x", "unknown extension type 5"),
+        (b"\x91\xd4\xff\x00", "invalid timestamp"),
+    ],
+)
+def test_the_fault_of_an_extension_is_named(
+    data: bytes, fault: str, unpack: Callable[[bytes], Any]
+) -> None:
+    """One library hides what its hook raised."""
+    with pytest.raises(DecodeError, match=fault):
+        unpack(data)
+
+
 @given(st.binary(max_size=40))
 def test_both_libraries_read_the_same(data: bytes) -> None:
     """Any bytes: the same value, or both refuse them."""

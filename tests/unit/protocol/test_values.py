@@ -182,6 +182,14 @@ def test_every_refusal_names_the_value_the_limit_and_the_fix(name: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("name", ["naive", "naive in effect"])
+def test_the_text_about_a_time_without_zone_is_no_other(name: str) -> None:
+    """It names one fault and one fix."""
+    with pytest.raises(EncodeError) as caught:
+        admit(REFUSED[name][0])
+    assert str(caught.value).endswith("has no time zone; use datetime.now(timezone.utc)")
+
+
 def test_a_list_within_itself_is_refused() -> None:
     """It ends at the depth limit instead of never."""
     loop: list[Any] = []
