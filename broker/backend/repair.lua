@@ -245,11 +245,14 @@ local function entry_of(element)
   return append <= MAX_NUMBER and node or nil, append, deltas
 end
 
+local latest = math.max(micros, whole(m.covered or 0) or 0)
 local elements, at = redis.call('LRANGE', queue, 0, -1), 1
 while at <= #elements do
   local node, append, deltas = entry_of(elements[at + 1])
   if node and not entry_of(elements[at]) then
     pending_bytes, pending_deltas = pending_bytes + #elements[at], pending_deltas + deltas
+    -- One from far ahead would raise the numbers of all that come.
+    append = math.min(append, latest)
     first_append, last_append = first_append or append, math.max(last_append, append)
     at = at + 2
   else

@@ -66,7 +66,7 @@ local function accept()
     return {'MISSING', last + 1, total}
   end
   if not head then
-    return {'MISSING', 1, 0}
+    return {'MISSING', last + 1, total}
   elseif #head ~= HEAD_BYTES then
     return damaged(intake, ':head')
   end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 --[[
 Tell how far a node's chunks are here, by a write that changes nothing: on whatever replica or disk it
 is, everything before it is too. WAIT and WAITAOF after it, on the same connection, say where it is.

@@ -84,7 +84,8 @@ end)
 if not stored or #stored ~= INTAKE_HEAD_BYTES then
   return {'IDLE', -1}
 end
-local epoch, appends, accepted, pending_bytes, head_due, count_due = struct.unpack('>c8I8I8I8I8I8', stored)
+local epoch, appends, accepted, pending_bytes, head_due, count_due, known_covered =
+  struct.unpack('>c8I8I8I8I8I8I8', stored)
 if head_due == 0 and #redis.call('LRANGE', queue, 0, 0) == 0 then
   return {'IDLE', -1}
 end
@@ -108,7 +109,9 @@ elseif (id_before and #id_before ~= 8) or (offset > 0 and not id_before) then
   return damaged(meta, 'id')
 elseif n.covered > appends and n.covered > 1000 * (now + LONGEST_MS) then
   return damaged(meta, 'covered')
-elseif m[1] and epoch ~= m[1] or appends < n.covered or appends > MOST or accepted > MOST or pending_bytes > MOST then
+elseif m[1] and epoch ~= m[1] or known_covered ~= n.covered or appends < n.covered or count_due > appends
+  or appends > 1000 * (now + LONGEST_MS) and appends > n.covered + redis.call('LLEN', queue)
+  or appends > MOST or accepted > MOST or pending_bytes > MOST then
   return {'IDLE', -1}
 end
 local covered, due = n.covered, head_due > 0 and head_due or now
@@ -292,7 +295,7 @@ end
 pending_bytes = wait < 0 and 0 or math.max(0, pending_bytes - bytes)
 local by = trigger == 1 and {'by_count', number(n.by_count + 1)} or {'by_age', number(n.by_age + 1)}
 redis.call('HSET', meta, 'epoch', epoch, 'offset', number(offset), 'id', id, 'previous', previous,
-  'covered', number(covered), 'published', number(n.published + deltas),
+  'covered', number(covered), 'published', number(math.min(MOST, n.published + deltas)),
   'published_at', number(now), 'log_bytes', number(log_bytes + size), 'logged', number(logged),
   'bytes', number(n.bytes + size), 'missing', number(n.missing + missing), by[1], by[2])
 redis.call('HSET', intake, ':head',

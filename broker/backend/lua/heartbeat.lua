@@ -90,7 +90,9 @@ if is_read then
   its_epoch, appends, accepted, pending_bytes, due, count_due, known_covered =
     struct.unpack('>c8I8I8I8I8I8I8', head)
   epoch = epoch or its_epoch
-  is_read = its_epoch == epoch and appends <= MOST and accepted <= MOST and pending_bytes <= MOST
+  -- Append numbers are times, or one more than the last where the clock was set back.
+  local is_possible = appends <= 1000 * (now + LONGEST_MS) or covered and appends <= covered + redis.call('LLEN', queue)
+  is_read = its_epoch == epoch and is_possible and count_due <= appends and appends <= MOST and accepted <= MOST and pending_bytes <= MOST
 end
 local unread = m[1] and #m[1] ~= 8 and 'epoch'
   or (not offset or offset > batches) and 'offset'
@@ -135,6 +137,9 @@ if not is_read then
   until #page < PAGE
 elseif first_due and (due == 0 or due > now + LONGEST_MS or due > first_due) then
   due = math.max(1, math.min(first_due, now + LONGEST_AGE_MS))
+elseif due > now and not first_due then
+  -- Nothing is there to wait for: the next drain finds out, and forgets what the head says of it.
+  due = now
 end
 local published_at = whole(m[6] or 0) or 0
 if due > 0 and (now < published_at or due > now + LONGEST_MS) then

@@ -191,8 +191,9 @@ def test_append_refuses_a_hole(shard: Shard) -> None:
     assert shard.append(3) == [b"MISSING", 2, 7]
     # Redis came back with an older incarnation's record, or with no head.
     assert shard.append(1, incarnation=6) == [b"MISSING", 1, 0]
+    # The record says what is here, though the head is gone.
     shard.admin.hdel(shard.keys.intake, ":head")
-    assert shard.append(2) == [b"MISSING", 1, 0]
+    assert shard.append(2) == [b"MISSING", 2, 7]
 
 
 def test_append_fences_first(shard: Shard) -> None:
