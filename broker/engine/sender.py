@@ -277,11 +277,8 @@ class Sender:
             wait = None
             try:
                 if is_overwritten:
-                    number = await self._write_record(shard)
-                    log.warning(
-                        "record_overwritten node=%s shard=%d chunk=%d", self.node, shard, number
-                    )
                     is_overwritten = False
+                    await self._mend_record(shard)
                 chunks = self._ahead.pop(shard, None)
                 if not chunks:
                     # After a failure one alone, to see whether Redis takes any.
@@ -300,7 +297,7 @@ class Sender:
                 return
             except BackendError as error:
                 self._return(shard)
-                is_overwritten |= self._is_own_record(error, shard)
+                is_overwritten = self._is_own_record(error, shard)
                 self._troubles[shard] = str(error)
                 self._counts.retries += 1
                 pause = retry.next()
@@ -415,6 +412,16 @@ class Sender:
         """Whether this node's record cannot be read, which this node writes again."""
         key = self._session.keys[shard].intake
         return isinstance(error, DamagedError) and (error.key, error.field) == (key, self.node)
+
+    async def _mend_record(self, shard: int) -> None:
+        """Write the record again, unless the server came back without it: with less than it had."""
+        try:
+            await self._probe(shard)
+        except DamagedError as error:
+            if not self._is_own_record(error, shard):
+                raise
+            number = await self._write_record(shard)
+            log.warning("record_overwritten node=%s shard=%d chunk=%d", self.node, shard, number)
 
     async def _write_record(self, shard: int) -> int:
         """Write the record of this node again, which others overwrote: Redis lost nothing else.

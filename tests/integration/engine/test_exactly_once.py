@@ -348,3 +348,23 @@ def test_a_wiped_writers_record_is_made_again(
         assert producer.stats().resent == 1
         assert producer.stats().lost == 0
     assert folded(server.url, namespace) == {"key": 2}
+
+
+def test_a_wipe_while_a_record_is_written_again_loses_nothing(
+    server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
+) -> None:
+    """What was damaged may be gone by then: the producer asks before it says what was accepted."""
+    with Producer(server.url, namespace=namespace, node="EWR") as producer:
+        for number in range(3):
+            producer.set(f"k{number}", number)
+            producer.flush(10)
+        raw.hset(keys.intake, mapping={"EWR": b"garbage", ":head": b"garbage"})
+        producer.set("k3", 3)
+        eventually(lambda: producer.stats().retries >= 2)
+        raw.delete(*raw.scan_iter(match=f"{keys.prefix}*"))
+        serving(server.url, namespace)
+        with Replica(server.url, namespace=namespace) as replica:
+            replica.wait_live(10)
+            replica.wait_for(producer.flush(10), 10)
+            assert dict(replica) == {f"k{number}": number for number in range(4)}
+        assert producer.stats().lost == 0
