@@ -102,6 +102,7 @@ class Fleet:
         elif name.startswith("intake is "):
             # The record is deleted, as after a loss of data: its producer sends kept chunks again.
             assert found >= self.sum, f"{name}: {done}"
+            self.written += found - self.sum
         else:
             assert found == self.sum, f"{name}: {done}"
         self.sum = found
