@@ -66,7 +66,7 @@ PRODUCER: Final = Role(
         config="evalsha hmget hset",
         meta="hmget",
         intake="evalsha hget hmget hset hdel",
-        queue="evalsha lmove rpush",
+        queue="evalsha llen lmove rpush",
         stage="del evalsha lmove rpush",
         ready="evalsha rpush llen",
     ),

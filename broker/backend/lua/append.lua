@@ -29,7 +29,7 @@ local owner, chunk, deltas, waited, own_age, own_count, limit, pushed = struct.u
 local node = string.sub(call, 53)
 local bytes = pushed > 0 and pushed or #data
 local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MOST = 56, 44, 8, 9007199254740992
-local LONGEST_MS, AS_THE_NAMESPACE = 3600000, 4294967295
+local LONGEST_MS, AS_THE_NAMESPACE, MOST_AHEAD = 3600000, 4294967295, 86400000000
 local is_accepted = false
 
 local function damaged(key, field)
@@ -93,6 +93,10 @@ local function accept()
 
   local time = redis.call('TIME')
   local seconds, micros = time[1], time[2]
+  -- As the next heartbeat judges, which makes it anew.
+  if appends > seconds * 1000000 + micros + MOST_AHEAD and appends > covered + redis.call('LLEN', queue) then
+    return damaged(intake, ':head')
+  end
   local due = seconds * 1000 + math.floor(micros / 1000) + math.max(0, max_age - waited)
   -- From the clock, so that a number never comes again after Redis lost what it had accepted.
   appends = math.max(appends + 1, seconds * 1000000 + micros)
