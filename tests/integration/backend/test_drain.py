@@ -638,7 +638,7 @@ def test_a_head_ahead_of_the_clock_numbers_nothing(shard: Shard, ahead: int | No
     assert shard.append(1, max_age=0)[0] == b"OK"
     shard.put(appends=ahead or 1000 * (shard.now() + 48 * HOUR))
     assert shard.drain() == [b"IDLE", -1]
-    with pytest.raises(ResponseError, match="DAMAGED .*:intake :head"):
+    with pytest.raises(ResponseError, match=r"DAMAGED .*:intake :head"):
         shard.append(2)
     shard.heartbeat()
     assert shard.drain()[0] == b"BATCH"
