@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from broker.testing.lineage import Lineage
-from broker.testing.records import Final, Logged, Record, ShardPosition
+from broker.testing.records import Applied, Final, Logged, Record, ShardPosition
 
 R = TypeVar("R", bound=Record)
 
@@ -49,8 +49,8 @@ class History:
 
     @cached_property
     def lineage(self) -> Lineage:
-        """All batches that the witness read."""
-        return Lineage(self.of(Logged))
+        """The order of all batches that the witness read, or a replica applied."""
+        return Lineage(self.of(Logged), self.of(Applied))
 
     @cached_property
     def heads(self) -> dict[int, ShardPosition]:

@@ -17,27 +17,34 @@ from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
-from broker.testing.records import Logged, ShardPosition
+from broker.testing.records import Applied, Logged, ShardPosition
 
 Shard = dict[str, Any]
 
 
 class Lineage:
-    """Knows the order of all batches that the witness read.
+    """Knows the order of all batches that the witness read, and of those that replicas applied.
+
+    A server that is lost takes batches with it that the witness did not read yet.
 
     Args:
-        logged: the batches, in any order; duplicates are allowed.
+        logged: the batches that the witness read, in any order; duplicates are allowed.
+        applied: those that replicas applied, likewise.
     """
 
-    def __init__(self, logged: Iterable[Logged]) -> None:
+    def __init__(self, logged: Iterable[Logged], applied: Iterable[Applied] = ()) -> None:
         self.batches = {batch.place: batch for batch in logged}
+        self._previous = {batch.place: batch.previous for batch in applied}
+        self._previous |= {place: batch.previous for place, batch in self.batches.items()}
         self._children: dict[ShardPosition, list[ShardPosition]] = defaultdict(list)
         self._line: dict[ShardPosition, int] = {}
         # For each branch the last position shared with its parent; None for a root.
         self._fork: list[ShardPosition | None] = []
-        for place in sorted(self.batches, key=lambda place: place.offset):
+        # Batches that the witness read go before others: what it read is one branch.
+        known = sorted(self._previous, key=lambda place: (place.offset, place not in self.batches))
+        for place in known:
             self._children[self.before(place)].append(place)
-        for place in sorted(self.batches, key=lambda place: place.offset):
+        for place in known:
             self._join(place)
 
     def _join(self, place: ShardPosition) -> None:
@@ -51,9 +58,7 @@ class Lineage:
 
     def before(self, place: ShardPosition) -> ShardPosition:
         """Return the position before a batch."""
-        return ShardPosition(
-            place.shard, place.epoch, place.offset - 1, self.batches[place].previous
-        )
+        return ShardPosition(place.shard, place.epoch, place.offset - 1, self._previous[place])
 
     def contains(self, later: ShardPosition, earlier: ShardPosition) -> bool:
         """Whether the history up to `later` contains the whole history up to `earlier`."""
@@ -97,7 +102,7 @@ class Lineage:
                     apply(state, chunk)
                 if place in asked:
                     yield place, {key: _value(cell) for key, cell in state.items()}
-                children = self._children[place]
+                children = [one for one in self._children[place] if one in self.batches]
                 if not children:
                     break
                 open_ends += [(child, dict(state)) for child in children[1:]]

@@ -366,3 +366,27 @@ def test_a_journal_that_grows_is_read_on(tmp_path: Path) -> None:
     assert list(tail.new()) == []
     path.write_bytes(data)
     assert list(tail.new()) == [second]
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_batches_that_a_lost_server_took_with_it_are_known_from_who_applied_them(
+    is_recorded: bool,  # noqa: FBT001
+) -> None:
+    """A replica ahead of the witness holds what its batches follow, not more."""
+    lost = logged(2, ONE, line="lost")
+    anew = logged(2, TWO, line="b")
+    records = [
+        BATCHES[0],
+        anew,
+        Headed(10.0, 10.01, place(1)),
+        Headed(20.0, 20.01, anew.place),
+        *([applied(lost, at=10.1)] if is_recorded else []),
+        Seen(10.2, "r", "live", 0.1, (lost.place,)),
+    ]
+    history = History(records)
+    assert bool(VALIDATORS["never_silently_stale"](history)) is not is_recorded
+    assert history.lineage.contains(lost.place, place(1)) is is_recorded
+    assert not history.lineage.contains(lost.place, anew.place)
+    assert history.lineage.contains(anew.place, place(1))
+    # Nobody knows what it held.
+    assert dict(history.lineage.states([lost.place, anew.place])).keys() == {anew.place}
