@@ -19,7 +19,7 @@ META_IDS: Final = ("epoch", "id", "previous", "snap_id", "fold", "digest")
 META_NUMBERS: Final = (
     *("offset", "covered", "published", "max_age", "max_count", "published_at", "log_bytes"),
     *("logged", "bytes", "by_count", "by_age", "missing", "snap_offset", "snap_at", "fold_to"),
-    *("dead", "fence"),
+    *("dead", "fence", "records_lost"),
 )
 VALUES: Final[dict[str, bytes]] = {
     "text": b"nonsense",

@@ -41,7 +41,7 @@ _IDS: Final = ("epoch", "id", "previous", "snap_id")
 _NUMBERS: Final = (
     *("offset", "covered", "published", "max_age", "max_count", "published_at", "log_bytes"),
     *("logged", "bytes", "by_count", "by_age", "missing", "snap_offset", "snap_at", "fold_to"),
-    *("dead", "fence"),
+    *("dead", "fence", "records_lost"),
 )
 _LEASE: Final = re.compile(rb"\d{1,20} .+", re.DOTALL)
 

@@ -302,6 +302,18 @@ async def epoch_of(client: Client, keys: ShardKeys) -> bytes | None:
     return epoch if epoch is not None and len(epoch) == EPOCH_BYTES else None  # type: ignore[return-value]
 
 
+async def records_lost(client: Client, keys: ShardKeys) -> tuple[bytes, int] | None:
+    """Return up to which append number of which epoch records of nodes were deleted by others.
+
+    What was accepted up to there is not lost with them. None if they never were.
+    """
+    async with translated("asking whether records were lost"):
+        found: Any = await client.hmget(keys.meta, ["epoch", "records_lost"])
+    epoch, append = found
+    number = None if append is None else number_or_none(append)
+    return None if epoch is None or number is None else (epoch, number)
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What Redis records of a node.

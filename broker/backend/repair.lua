@@ -285,7 +285,7 @@ end
 put('covered', digits(covered))
 
 -- -- counters and thresholds -------------------------------------------------------------------------------
-for _, field in ipairs({'bytes', 'missing', 'dead', 'logged', 'log_bytes', 'snap_at', 'published_at'}) do
+for _, field in ipairs({'bytes', 'missing', 'dead', 'logged', 'log_bytes', 'snap_at', 'published_at', 'records_lost'}) do
   if not whole(m[field] or 0) then
     put(field, '0')
   end
@@ -295,6 +295,10 @@ local published = whole(m.published or 0)
 local most_published = math.max(published or 0, (accepted or 0) - pending_deltas)
 if published ~= most_published then
   put('published', digits(most_published))
+end
+if not head and appends > 0 then
+  -- Records up to here are gone, and what they counted is not.
+  put('records_lost', digits(appends))
 end
 if m.epoch or head then
   local due = first_append and now or 0

@@ -383,6 +383,10 @@ class Sender:
 
     async def _resume(self, shard: int, missing: Missing) -> None:
         """Redis lost chunks: send the kept ones again, and count the others as lost."""
+        if missing.number == 1 and await self._is_only_record_lost(shard):
+            number = await self._write_record(shard)
+            log.warning("record_deleted node=%s shard=%d chunk=%d", self.node, shard, number)
+            return
         lane = self.buffer.lanes[shard]
         base, deltas, lost = self.buffer.rewind(shard, missing.number, missing.deltas, clock.now())
         log.warning(
@@ -402,6 +406,12 @@ class Sender:
             epoch=await self._epoch(shard),
         )
         self.progress.set()
+
+    async def _is_only_record_lost(self, shard: int) -> bool:
+        """Whether others deleted this node's record, and what it counted is still there."""
+        mark = self.marks.get(shard)
+        lost = await queries.records_lost(self._session.client, self._session.keys[shard])
+        return mark is not None and lost is not None and mark[0] == lost[0] and mark[1] <= lost[1]
 
     async def _epoch(self, shard: int) -> bytes:
         """Return the epoch that a shard has, or begins with."""

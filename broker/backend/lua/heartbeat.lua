@@ -146,6 +146,11 @@ if due > 0 and (now < published_at or due > now + LONGEST_MS) then
   -- The clock was set back, or this is nonsense: what is pending must not wait for it.
   due = now
 end
+if not head and m[1] and appends > 0 then
+  -- The hash was deleted or of another type: records up to here are gone, and what they counted is not.
+  changes[#changes + 1] = 'records_lost'
+  changes[#changes + 1] = string.format('%.0f', appends)
+end
 local mended = struct.pack('>c8I8I8I8I8I8I8', epoch, appends, accepted, pending_bytes, due, count_due, covered)
 if head ~= mended then
   redis.call('HSET', intake, ':head', mended)

@@ -257,6 +257,8 @@ def test_each_field_is_written_by_the_commands_that_the_document_names(shard: Sh
     shard.append(3)
     shard.put(published_at=shard.now() + HOUR)
     shard.heartbeat()
+    shard.admin.delete(shard.keys.intake)
+    shard.heartbeat()
 
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in DOC.splitlines()]
     table = rows[rows.index(["hash", "field", "form", "written by", "meaning"]) + 2 :]

@@ -368,3 +368,57 @@ def test_a_wipe_while_a_record_is_written_again_loses_nothing(
             replica.wait_for(producer.flush(10), 10)
             assert dict(replica) == {f"k{number}": number for number in range(4)}
         assert producer.stats().lost == 0
+
+
+@pytest.mark.parametrize("what", ["another type", "gone"])
+def test_records_that_others_deleted_make_nothing_count_twice(  # noqa: PLR0917 - fixtures
+    server: Server,
+    namespace: str,
+    serving: NewServing,
+    raw: redis.Redis,
+    keys: ShardKeys,
+    what: str,
+) -> None:
+    """The heartbeat tells that only records are gone, so a producer writes its own again."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace, node="EWR") as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        for _ in range(3):
+            producer.increment("n")
+            producer.flush(10)
+        # Until the heartbeat made it anew, the answer to a producer is that it is damaged.
+        raw.set(keys.intake, "x")
+        eventually(lambda: raw.hget(keys.meta, "records_lost"))
+        producer.increment("n")
+        replica.wait_for(producer.flush(10), 10)
+        assert replica["n"] == 4
+        assert producer.stats().lost == 0
+
+
+def test_records_that_a_server_lost_are_not_taken_for_deleted_ones(
+    server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
+) -> None:
+    """What was accepted behind the mark is not there: it is sent again."""
+    with Producer(server.url, namespace=namespace, node="EWR") as producer:
+        for _ in range(3):
+            producer.increment("n")
+            producer.flush(10)
+        head = raw.hget(keys.intake, ":head")
+        raw.delete(keys.intake, keys.queue)
+        raw.hset(keys.intake, ":head", head)  # type: ignore[arg-type]
+        raw.hset(keys.meta, "records_lost", producer_append(producer) - 1)
+        raw.hset(keys.meta, "epoch", head[:8])  # type: ignore[index]
+        serving(server.url, namespace)
+        producer.increment("n")
+        with Replica(server.url, namespace=namespace) as replica:
+            replica.wait_live(10)
+            replica.wait_for(producer.flush(10), 10)
+            assert replica["n"] == 4
+
+
+def producer_append(producer: Producer) -> int:
+    """Return the append number of the last chunk that was accepted."""
+    ((_, append),) = producer.flush(10).marks.values()
+    return append
