@@ -21,12 +21,12 @@ cost  O(nodes)
 ]]
 local intake, idle = KEYS[1], KEYS[2]
 local step, age, asking = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local FIRST, HEAD_BYTES, RECORD_BYTES, MOST = 4, 56, 44, 9007199254740992
+local FIRST, HEAD_BYTES, RECORD_BYTES, MAX_NUMBER = 4, 56, 44, 9007199254740992
 
 -- A number as it is written here; nil for whatever else others may have put there.
 local function whole(text)
   local n = tonumber(text)
-  return n and n >= 0 and n <= MOST and n % 1 == 0 and n or nil
+  return n and n >= 0 and n <= MAX_NUMBER and n % 1 == 0 and n or nil
 end
 
 local time = redis.call('TIME')
@@ -52,7 +52,7 @@ local function judge(node)
     return 'UNREAD'
   end
   local incarnation, _, append = struct.unpack('>I8c24I8', record)
-  if incarnation > MOST then
+  if incarnation > MAX_NUMBER then
     return 'UNREAD'
   end
   if append > covered then

@@ -15,7 +15,7 @@ cost  O(pending chunks); O(log) where the log is numbered anew
 ]]
 local meta, queue, log, intake = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
 local new_epoch, new_id, greatest, is_new = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local HEAD_BYTES, ENTRY_BYTES, MOST_NAME_BYTES = 56, 22, 64
+local HEAD_BYTES, ENTRY_BYTES, MAX_NAME_BYTES = 56, 22, 64
 local FIRST_REMOVAL, REMOVAL = 6, 3
 local BEHIND_REMOVALS = FIRST_REMOVAL + REMOVAL * tonumber(ARGV[5])
 local NO_ID = string.rep('\0', 8)
@@ -238,7 +238,7 @@ local pending_bytes, pending_deltas, first_append, last_append = 0, 0, nil, 0
 local garbage = {}
 local function entry_of(element)
   local node = element and string.byte(element) == 1 and string.sub(element, ENTRY_BYTES + 1) or ''
-  if node == '' or #node > MOST_NAME_BYTES or string.find(node, '[^%w_.-]') then
+  if node == '' or #node > MAX_NAME_BYTES or string.find(node, '[^%w_.-]') then
     return nil
   end
   local append, deltas = struct.unpack('>I8I4', element, 11)

@@ -131,8 +131,12 @@ class _ClosedByReplies:
         the full state.
         """
         name, *rest = args
-        if type(name) is not str or not _PACKED_TYPES.issuperset(map(type, rest)):
+        kinds = set(map(type, rest))
+        if type(name) is not str or not kinds <= _PACKED_TYPES:
             return super().pack_command(*args)  # type: ignore[misc, no-any-return]
+        if int in kinds:
+            # hiredis 3.5 crashes on one whose text Python does not make.
+            rest = [str(one) if type(one) is int else one for one in rest]
         return [pack_command((*name.split(), *rest))]
 
     async def read_response(self, *args: Any, **options: Any) -> Any:

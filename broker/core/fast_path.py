@@ -118,6 +118,10 @@ class FastSet(Generic[T]):
         """Set a key to a value with all checks."""
         raise NotImplementedError
 
+    def _set_cell(self, key: str, cell: bytes) -> T:
+        """Set a plain key to a packed value that is too long for the fast path."""
+        raise NotImplementedError
+
     # All in one place: a call to another function would cost a fifth of this one.
     def set(self, key: str, value: Value) -> T | None:
         """Set a key to a value.
@@ -147,22 +151,21 @@ class FastSet(Generic[T]):
                 if not intake.limit:
                     self._notify(intake.shard)
                 return None
-        elif kind in PACKED_TYPES and self._add_packed(intake, key, value):
-            return None
+        elif kind in PACKED_TYPES and len(intake.items) < intake.limit:
+            return self._set_packed(intake, key, value)
         return self._set_exactly(key, value)
 
-    def _add_packed(self, intake: Intake, key: str, value: Any) -> bool:
-        """Pack a value and put it behind the others; false if the exact path has to look at it."""
-        items = intake.items
-        if len(items) >= intake.limit:
-            return False
+    def _set_packed(self, intake: Intake, key: str, value: Any) -> T | None:
+        """Pack a value, and put it behind the others if it is short."""
         cell = packed(value)
-        if cell is None or len(cell) > intake.longest:
-            return False
-        items += (key, cell)
+        if cell is None:
+            return self._set_exactly(key, value)
+        if len(cell) > intake.longest:
+            return self._set_cell(key, cell)
+        intake.items += (key, cell)
         if not intake.limit:
             self._notify(intake.shard)
-        return True
+        return None
 
 
 def _nothing_gathers(_shard: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 from broker.backend import page_sizes, queries
@@ -17,6 +16,7 @@ from broker.core.replay import LogReplay
 from broker.core.tables import new_tables
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.self_check import retry_until_stable
+from broker.engine.unreadable import UnreadableValues
 from broker.engine.verifier import Verifier
 from broker.errors import (
     BackendError,
@@ -35,8 +35,6 @@ from broker.protocol.names import ShardKeys, shard_of, slot_of_key
 from broker.protocol.refusal import shown
 from broker.protocol.values import admit_key
 from broker.stats.namespace import NamespaceStatus, NodeStats, ServerInfo, ShardStats, WorkerStatus
-
-log = logging.getLogger(__name__)
 
 
 class InspectorEngine:
@@ -58,6 +56,7 @@ class InspectorEngine:
     ) -> None:
         self.namespace = chosen_namespace(namespace)
         self._session = Session(url, self.namespace, None, credentials)
+        self._unreadable = UnreadableValues(self.namespace, lambda _key: None)
         self._is_open = False
 
     async def open(self) -> None:
@@ -202,7 +201,7 @@ class InspectorEngine:
             async for names, fields in queries.state_pages(self._session.client, keys):
                 page = read_page(names, fields)
                 content.update(zip(page.names, page.cells, strict=True))
-        return readable(content, _note)
+        return readable(content, self._unreadable.note)
 
     async def folded(self) -> dict[str, Any]:
         """Return the state at the head: the full-state hash folded with the log."""
@@ -240,7 +239,7 @@ class InspectorEngine:
                 floors.update(zip(page.names, page.offsets, strict=True))
             reached = await self._fold_log(keys, head.snapshot, position, values, floors)
             if reached is not None:
-                return readable(values, _note), reached
+                return readable(values, self._unreadable.note), reached
         raise _moving(keys)
 
     async def altered(self) -> dict[tuple[int, int], list[str]]:
@@ -340,10 +339,6 @@ class InspectorEngine:
         # A page of a newer full state may have changed or deleted a field without a trace.
         is_ahead = head.fold_to > replay.position.offset
         return None if is_ahead else replay.position
-
-
-def _note(key: str, fault: DecodeError) -> None:
-    log.warning("value_unreadable key=%s fault=%s fix=write the key again", shown(key), fault)
 
 
 def _of_table(key: TableKey, fault: str, shard: int) -> str:

@@ -41,7 +41,7 @@ from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_SET, OPERATIONS
 from broker.protocol.refusal import shown
-from broker.protocol.values import STAMP_BYTES, admit_key
+from broker.protocol.values import HEAD_BYTES, STAMP_BYTES, admit_key
 from broker.runtime import clock
 from broker.stats.producer import ProducerStats
 
@@ -249,6 +249,13 @@ class ProducerEngine(FastSet[Retry | None]):
 
     def _set_exactly(self, key: str, value: Value) -> Retry | None:
         return self.put(OP_SET, key, value)
+
+    def _set_cell(self, key: str, cell: bytes) -> Retry | None:
+        return self.put_packed(key, cell)
+
+    def put_packed(self, key: str, cell: bytes) -> Retry | None:
+        """Buffer one set of a valid key to a packed value, as `put`."""
+        return self._put_cell(OP_SET, key, cell, admit_key(key) + len(cell) + HEAD_BYTES)
 
     def put(self, op: int, key: str, value: Any) -> Retry | None:
         """Buffer one delta; if there is no room, return a function that tries again."""

@@ -81,6 +81,9 @@ class Producer(FastSet[None]):
         if retry is not None:
             self._thread.call(self._engine.wait_for_room(retry))
 
+    def _set_cell(self, key: str, cell: bytes) -> None:
+        self._end(self._engine.put_packed(key, cell))
+
     def delete(self, key: str) -> None:
         """Remove a key; removing an absent key is no error. Raises as `set`."""
         self._end(self._engine.put(OP_DELETE, key, None))

@@ -28,8 +28,8 @@ local call, data = ARGV[1], ARGV[2]
 local owner, chunk, deltas, waited, own_age, own_count, limit, pushed = struct.unpack('>c16I8I4I4I4I4I8I4', call)
 local node = string.sub(call, 53)
 local bytes = pushed > 0 and pushed or #data
-local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MOST = 56, 44, 8, 9007199254740992
-local LONGEST_MS, AS_THE_NAMESPACE, MOST_AHEAD = 3600000, 4294967295, 86400000000
+local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MAX_NUMBER = 56, 44, 8, 9007199254740992
+local LONGEST_MS, NAMESPACE_AGE, MAX_AHEAD_US = 3600000, 4294967295, 86400000000
 local is_accepted = false
 
 local function damaged(key, field)
@@ -51,7 +51,7 @@ local function accept()
   local holder, last, total, own_last, before = struct.unpack('>c16I8I8I8I4', record)
   if holder ~= owner then
     local held = struct.unpack('>I8', record)
-    if held > MOST then
+    if held > MAX_NUMBER then
       return damaged(intake, node)
     end
     if held >= struct.unpack('>I8', call) then
@@ -59,7 +59,7 @@ local function accept()
     end
     return {'MISSING', 1, 0}
   end
-  if last > MOST or total > MOST then
+  if last > MAX_NUMBER or total > MAX_NUMBER then
     return damaged(intake, node)
   end
   if chunk > last + 1 then
@@ -72,7 +72,7 @@ local function accept()
   end
   local epoch, appends, accepted, pending_bytes, known_due, count_due, covered =
     struct.unpack('>c8I8I8I8I8I8I8', head)
-  if appends > MOST or appends < covered or accepted > MOST or pending_bytes > MOST then
+  if appends > MAX_NUMBER or appends < covered or accepted > MAX_NUMBER or pending_bytes > MAX_NUMBER then
     return damaged(intake, ':head')
   end
 
@@ -81,7 +81,7 @@ local function accept()
     max_age, max_count = struct.unpack('>I4I4', limits)
   end
   -- What cannot be read or meant is the default.
-  max_age = own_age ~= AS_THE_NAMESPACE and own_age or max_age <= LONGEST_MS and max_age or 50
+  max_age = own_age ~= NAMESPACE_AGE and own_age or max_age <= LONGEST_MS and max_age or 50
   max_count = own_count ~= 0 and own_count or max_count ~= 0 and max_count or 1000
   if chunk <= last then
     return {'DUPLICATE', struct.pack('>I8c8I8I4I4', appends, epoch, 0, max_age, max_count)}
@@ -94,7 +94,7 @@ local function accept()
   local time = redis.call('TIME')
   local seconds, micros = time[1], time[2]
   -- As the next heartbeat judges, which makes it anew.
-  if appends > seconds * 1000000 + micros + MOST_AHEAD and appends > covered + redis.call('LLEN', queue) then
+  if appends > seconds * 1000000 + micros + MAX_AHEAD_US and appends > covered + redis.call('LLEN', queue) then
     return damaged(intake, ':head')
   end
   local due = seconds * 1000 + math.floor(micros / 1000) + math.max(0, max_age - waited)

@@ -13,7 +13,7 @@ cost  O(1)
 ]]
 local intake = KEYS[1]
 local node, incarnation, token = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local RECORD_BYTES, MOST = 44, 9007199254740992
+local RECORD_BYTES, MAX_NUMBER = 44, 9007199254740992
 
 local record = redis.call('HGET', intake, node)
 if not record then
@@ -23,7 +23,7 @@ local held, held_token, last
 if #record == RECORD_BYTES then
   held, held_token, last = struct.unpack('>I8c8I8', record)
 end
-if not held or held > MOST then
+if not held or held > MAX_NUMBER then
   return redis.error_reply('DAMAGED ' .. intake .. ' ' .. node)
 end
 if held > incarnation or (held == incarnation and held_token ~= token) then

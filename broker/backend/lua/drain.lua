@@ -30,17 +30,17 @@ local NUMBERS = {'covered', 'published', 'published_at', 'log_bytes', 'logged', 
 -- In the reply that has them after epoch, offset and id.
 local FIRST_NUMBER = 3
 local LONGEST_MS = 86400000
-local INTAKE_HEAD_BYTES, ENTRY_BYTES, MOST_NAME_BYTES, MOST = 56, 22, 64, 9007199254740992
+local INTAKE_HEAD_BYTES, ENTRY_BYTES, MAX_NAME_BYTES, MAX_NUMBER = 56, 22, 64, 9007199254740992
 local BULK_BYTES, FACE_BYTES = 65536, 96
 -- What a batch adds to its chunks, if more stays pending, to each of them, and to each bulk chunk.
 local HEAD_BYTES, SINCE_BYTES, FRAME_BYTES, STAND_IN_BYTES = 89, 23, 5, 8 + FACE_BYTES
 -- Of an expression; Lua nests no deeper than 200.
-local MOST_TERMS = 129
+local MAX_TERMS = 129
 
 -- A number as it is written here; nil for whatever else others may have put there.
 local function whole(text)
   local n = tonumber(text)
-  return n and n >= 0 and n <= MOST and n % 1 == 0 and n or nil
+  return n and n >= 0 and n <= MAX_NUMBER and n % 1 == 0 and n or nil
 end
 
 local function damaged(key, field)
@@ -67,7 +67,7 @@ end
 -- Long strings are copied and hashed byte by byte each time that Lua makes one: table.concat does so twice,
 -- one expression that names all of them once.
 local function joined(parts)
-  if #parts > MOST_TERMS then
+  if #parts > MAX_TERMS then
     return table.concat(parts)
   end
   local terms = {}
@@ -111,7 +111,7 @@ elseif n.covered > appends and n.covered > 1000 * (now + LONGEST_MS) then
   return damaged(meta, 'covered')
 elseif m[1] and epoch ~= m[1] or known_covered ~= n.covered or appends < n.covered or count_due > appends
   or appends > 1000 * (now + LONGEST_MS) and appends > n.covered + redis.call('LLEN', queue)
-  or appends > MOST or accepted > MOST or pending_bytes > MOST then
+  or appends > MAX_NUMBER or accepted > MAX_NUMBER or pending_bytes > MAX_NUMBER then
   return {'IDLE', -1}
 end
 local covered, due = n.covered, head_due > 0 and head_due or now
@@ -147,7 +147,7 @@ local function entry_of(element)
   end
   local node = string.sub(element, ENTRY_BYTES + 1)
   if is_name[node] == nil then
-    is_name[node] = #node <= MOST_NAME_BYTES and not string.find(node, '[^%w_.-]')
+    is_name[node] = #node <= MAX_NAME_BYTES and not string.find(node, '[^%w_.-]')
   end
   if not is_name[node] then
     return nil
@@ -295,7 +295,7 @@ end
 pending_bytes = wait < 0 and 0 or math.max(0, pending_bytes - bytes)
 local by = trigger == 1 and {'by_count', number(n.by_count + 1)} or {'by_age', number(n.by_age + 1)}
 redis.call('HSET', meta, 'epoch', epoch, 'offset', number(offset), 'id', id, 'previous', previous,
-  'covered', number(covered), 'published', number(math.min(MOST, n.published + deltas)),
+  'covered', number(covered), 'published', number(math.min(MAX_NUMBER, n.published + deltas)),
   'published_at', number(now), 'log_bytes', number(log_bytes + size), 'logged', number(logged),
   'bytes', number(n.bytes + size), 'missing', number(n.missing + missing), by[1], by[2])
 redis.call('HSET', intake, ':head',

@@ -21,13 +21,13 @@ local channel, publish, shard, interval = ARGV[1], ARGV[2], tonumber(ARGV[3]), t
 local new_epoch, worker, role, max_age, max_count = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local red = ARGV[10] or ''
 local forget_ms = 600000
-local HEAD_BYTES, ENTRY_BYTES, MOST_NAME_BYTES, MOST_LOOKED_AT, PAGE = 56, 22, 64, 8, 256
-local LONGEST_MS, LONGEST_AGE_MS, MOST = 86400000, 3600000, 9007199254740992
+local HEAD_BYTES, ENTRY_BYTES, MAX_NAME_BYTES, MAX_LOOKED_AT, PAGE = 56, 22, 64, 8, 256
+local LONGEST_MS, LONGEST_AGE_MS, MAX_NUMBER = 86400000, 3600000, 9007199254740992
 
 -- A number as it is written here; nil for whatever else others may have put there.
 local function whole(text)
   local n = tonumber(text)
-  return n and n >= 0 and n <= MOST and n % 1 == 0 and n or nil
+  return n and n >= 0 and n <= MAX_NUMBER and n % 1 == 0 and n or nil
 end
 
 -- Whether a reply says that a key holds another type.
@@ -41,7 +41,7 @@ end
 
 -- When an entry is due, its append number and deltas; nil for whatever else may be in the queue.
 local function entry_of(element)
-  if not element or string.byte(element) ~= 1 or #element <= ENTRY_BYTES or #element > ENTRY_BYTES + MOST_NAME_BYTES
+  if not element or string.byte(element) ~= 1 or #element <= ENTRY_BYTES or #element > ENTRY_BYTES + MAX_NAME_BYTES
     or string.find(element, '[^%w_.-]', ENTRY_BYTES + 1) then
     return nil
   end
@@ -92,7 +92,7 @@ if is_read then
   epoch = epoch or its_epoch
   -- Append numbers are times, or one more than the last where the clock was set back.
   local is_possible = appends <= 1000 * (now + LONGEST_MS) or covered and appends <= covered + redis.call('LLEN', queue)
-  is_read = its_epoch == epoch and is_possible and count_due <= appends and appends <= MOST and accepted <= MOST and pending_bytes <= MOST
+  is_read = its_epoch == epoch and is_possible and count_due <= appends and appends <= MAX_NUMBER and accepted <= MAX_NUMBER and pending_bytes <= MAX_NUMBER
 end
 local unread = m[1] and #m[1] ~= 8 and 'epoch'
   or (not offset or offset > batches) and 'offset'
@@ -111,7 +111,7 @@ end
 
 -- The entry of the oldest chunk that is pending is behind it; further behind if others put something there.
 local first_due, first_append
-for at = 1, MOST_LOOKED_AT do
+for at = 1, MAX_LOOKED_AT do
   local element = redis.call('LRANGE', queue, at, at)[1]
   first_due, first_append = entry_of(element)
   if first_due or not element then

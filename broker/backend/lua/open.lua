@@ -19,13 +19,13 @@ cost  O(1)
 local intake, stage = KEYS[1], KEYS[2]
 local node, incarnation, token = ARGV[1], ARGV[2], ARGV[3]
 local chunk, deltas, new_epoch = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MOST = 56, 44, 8, 9007199254740992
+local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MAX_NUMBER = 56, 44, 8, 9007199254740992
 local LONGEST_MS = 3600000
 
 -- A number as it is written here; nil for whatever else others may have put there.
 local function whole(text)
   local n = tonumber(text)
-  return n and n >= 0 and n <= MOST and n % 1 == 0 and n or nil
+  return n and n >= 0 and n <= MAX_NUMBER and n % 1 == 0 and n or nil
 end
 
 local m = redis.call('HMGET', intake, node, ':head', ':limits', ':forgotten')
@@ -47,7 +47,7 @@ if record then
   record = string.gsub(record, "^idle %S+ ", "")
   if #record == RECORD_BYTES then
     held, held_token, last, total, append, count = struct.unpack('>I8c8I8I8I8I4', record)
-    if held > MOST or last > MOST or total > MOST then
+    if held > MAX_NUMBER or last > MAX_NUMBER or total > MAX_NUMBER then
       held, held_token, last, total, append, count = 0, '', 0, 0, 0, 0
     end
   end

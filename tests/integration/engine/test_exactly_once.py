@@ -370,14 +370,8 @@ def test_a_wipe_while_a_record_is_written_again_loses_nothing(
         assert producer.stats().lost == 0
 
 
-@pytest.mark.parametrize("what", ["another type", "gone"])
-def test_records_that_others_deleted_make_nothing_count_twice(  # noqa: PLR0917 - fixtures
-    server: Server,
-    namespace: str,
-    serving: NewServing,
-    raw: redis.Redis,
-    keys: ShardKeys,
-    what: str,
+def test_records_that_others_deleted_make_nothing_count_twice(
+    server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """The heartbeat tells that only records are gone, so a producer writes its own again."""
     serving(server.url, namespace)

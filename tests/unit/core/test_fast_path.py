@@ -63,6 +63,9 @@ class Fast(FastSet[bool]):
     def _set_exactly(self, _key: str, _value: Any) -> bool:
         return True
 
+    def _set_cell(self, _key: str, _cell: bytes) -> bool:
+        return True
+
 
 def quick(one: ProducerBuffer, key: Any, value: Any) -> AddResult | None:
     """Set a key on the fast path; whether to wake its lane, None if the slow path is needed."""
@@ -395,5 +398,23 @@ def test_long_values_of_racing_threads_do_not_exceed_a_chunk() -> None:
         sizes.append((packed.deltas, len(packed.data)))
         one.accepted(0, 0.0)
     assert sum(deltas for deltas, _ in sizes) == 13
-    assert sizes[0] == (1, sizes[0][1])
+    assert [deltas for deltas, _ in sizes] == [1, 12]
     assert one.bytes == 0
+
+
+def test_a_long_list_is_packed_once() -> None:
+    """What is too long for the fast path goes on as the bytes that it was packed to."""
+    one = buffer(chunk_bytes=1 << 20, max_bytes=1 << 22)
+    put(one, OP_SET, "first", 0)
+    given: list[bytes] = []
+
+    class Long(Fast):
+        def _set_exactly(self, _key: str, _value: Any) -> bool:
+            pytest.fail("it is packed again")
+
+        def _set_cell(self, _key: str, cell: bytes) -> bool:
+            given.append(cell)
+            return True
+
+    assert Long(one, lambda _shard: None).set("k", [0.5] * 1000)
+    assert given == [cell_of([0.5] * 1000)[0]]
