@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from broker.testing.server import Server
 from tests.integration.lua_shard import EPOCH, HOUR, TOKEN, Shard, token_bytes
-
-
-@pytest.fixture
-def shard(server: Server, namespace: str) -> Iterator[Shard]:
-    """Give a shard that does not exist yet."""
-    made = Shard(server, namespace)
-    yield made
-    made.close()
-
 
 # -- join, open, leave ----------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,21 +11,11 @@ from redis.exceptions import ResponseError
 from broker.protocol.codec import decode_packet
 from broker.protocol.constants import BULK_BYTES, FACE_BYTES
 from broker.protocol.messages import Batch
-from broker.testing.server import Server
 from tests.integration.lua_shard import EPOCH, HOUR, Shard, chunk
 
 HEAD_BYTES, FRAME_BYTES, STAND_IN_BYTES = 89, 5, 3 + FACE_BYTES + 5
 # What a batch adds if something stays pending.
 SINCE_BYTES = 23
-
-
-@pytest.fixture
-def shard(server: Server, namespace: str) -> Iterator[Shard]:
-    """Give a shard with two open nodes."""
-    made = Shard(server, namespace)
-    made.opened("n1", "n2")
-    yield made
-    made.close()
 
 
 def bulk(node: str, number: int, size: int = BULK_BYTES) -> bytes:

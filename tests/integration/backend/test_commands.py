@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,15 +35,6 @@ from tests.integration.lua_shard import (
     packed_entry,
     token_bytes,
 )
-
-
-@pytest.fixture
-def shard(server: Server, namespace: str) -> Iterator[Shard]:
-    """Give a shard that does not exist yet."""
-    made = Shard(server, namespace)
-    yield made
-    made.close()
-
 
 # -- the heads of the files -----------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,17 +10,7 @@ from broker.backend.replies import Lease
 from broker.protocol.constants import NO_ID
 from broker.protocol.digest import Digest, range_of
 from broker.protocol.fields import pack_field
-from broker.testing.server import Server
 from tests.integration.lua_shard import HOUR, MARK, Shard
-
-
-@pytest.fixture
-def shard(server: Server, namespace: str) -> Iterator[Shard]:
-    """Give a shard that does not exist yet."""
-    made = Shard(server, namespace)
-    yield made
-    made.close()
-
 
 # -- lease and snapshot ---------------------------------------------------------------------------
 
