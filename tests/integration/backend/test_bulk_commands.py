@@ -18,6 +18,13 @@ HEAD_BYTES, FRAME_BYTES, STAND_IN_BYTES = 89, 5, 3 + FACE_BYTES + 5
 SINCE_BYTES = 23
 
 
+@pytest.fixture
+def shard(shard: Shard) -> Shard:
+    """Give a shard with two open nodes."""
+    shard.opened("n1", "n2")
+    return shard
+
+
 def bulk(node: str, number: int, size: int = BULK_BYTES) -> bytes:
     """Return a chunk of at least so many bytes."""
     return chunk(node, number, size)
