@@ -11,13 +11,15 @@ Invariants:
 2. `limit` is 0 unless the lane's open columns hold a delta. So the first delta of a chunk takes the
    exact path, which notes when it came and wakes the sender; a caller that finds 0 takes that path.
 3. The buffer sets `limit` to 0, then takes the items; a caller adds an item, then looks at `limit`.
-   One of the two sees the other, so no item is forgotten.
+   One of the two sees the other, so no item is forgotten. In C both are one step.
+
+`Intake`, `Setter` and `plain_size` here are the twins of those in C, see `broker.speedups`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from broker.protocol.cells import PACKED_TYPES
 from broker.protocol.constants import INT_MAX, INT_MIN
@@ -25,6 +27,7 @@ from broker.protocol.messages import Value
 from broker.protocol.names import shard_of
 from broker.protocol.packed import packed
 from broker.protocol.values import HEAD_BYTES, SCALAR_BYTES
+from broker.speedups import native
 
 T = TypeVar("T")
 
@@ -38,7 +41,7 @@ PLAIN_TYPES: Final = frozenset((float, bool, type(None)))  # of any value
 SIZED_TYPES: Final = frozenset((str, bytes))
 
 
-class Intake:
+class PythonIntake:
     """Plain sets of one lane that are not in its columns yet.
 
     Args:
@@ -57,6 +60,93 @@ class Intake:
         self.items: list[Any] = []
         self.limit = 0
         self.longest = SHORT
+
+
+class PythonSetter:
+    """The `set` of a producer: the whole fast path in one method, for any thread."""
+
+    _plain_keys: PlainKeys
+    _notify: Callable[[int], object]
+
+    def _set_exactly(self, key: str, value: Value) -> Any:
+        """Set a key to a value with all checks."""
+        raise NotImplementedError
+
+    def _set_cell(self, key: str, cell: bytes) -> Any:
+        """Set a plain key to a packed value that is too long for the fast path."""
+        raise NotImplementedError
+
+    # All in one place: a call to another function would cost a fifth of this one.
+    def set(self, key: str, value: Value) -> Any:
+        """Set a key to a value.
+
+        Raises:
+            EncodeError: the key or value cannot be sent; nothing was buffered.
+            BufferFullError: no room (in time).
+            FencedError, ClosedError, ForkedError: this producer cannot write any more.
+        """
+        try:
+            intake = self._plain_keys[key]
+        except TypeError:  # what cannot be looked up is no key
+            return self._set_exactly(key, value)
+        kind = type(value)
+        # A key may be equal to a known one and yet be none, as a proxy is.
+        if intake is None or type(key) is not str:
+            return self._set_exactly(key, value)
+        if (
+            kind is float
+            or kind in PLAIN_TYPES
+            or (kind is int and INT_MIN <= value <= INT_MAX)  # type: ignore[operator]
+            or (kind is str and len(value) <= intake.longest and value.isascii())  # type: ignore[union-attr, arg-type]
+        ):
+            items = intake.items
+            if len(items) < intake.limit:
+                items += (key, value)
+                if not intake.limit:
+                    self._notify(intake.shard)
+                return None
+        elif kind in PACKED_TYPES and len(intake.items) < intake.limit:
+            return self._set_packed(intake, key, value)
+        return self._set_exactly(key, value)
+
+    def _set_packed(self, intake: PythonIntake, key: str, value: Any) -> Any:
+        """Pack a value, and put it behind the others if it is short."""
+        cell = packed(value)
+        if cell is None:
+            return self._set_exactly(key, value)
+        if len(cell) > intake.longest:
+            return self._set_cell(key, cell)
+        intake.items += (key, cell)
+        if not intake.limit:
+            self._notify(intake.shard)
+        return None
+
+
+def plain_size_by_python(keys: list[str], cells: list[Any]) -> tuple[int, int]:
+    """Return upper bounds in bytes: of plain deltas, and of their longest text or packed value."""
+    size = sum(map(len, keys)) + ROW_BYTES * len(keys)
+    kinds = set(map(type, cells))
+    if kinds.isdisjoint(SIZED_TYPES):
+        return size, 0
+    if kinds <= SIZED_TYPES:  # as in most columns
+        lengths = list(map(len, cells))
+    else:
+        lengths = [len(cell) for cell in cells if cell.__class__ in SIZED_TYPES]
+    return size + sum(lengths), max(lengths)
+
+
+if TYPE_CHECKING or native is None:
+    _Intake: TypeAlias = PythonIntake
+    _Setter: TypeAlias = PythonSetter
+    plain_size = plain_size_by_python
+else:
+    _Intake, _Setter, plain_size = native.Intake, native.Setter, native.plain_size
+
+
+class Intake(_Intake):
+    """Plain sets of one lane that are not in its columns yet; see `PythonIntake`."""
+
+    __slots__ = ()
 
     def columns(self) -> tuple[list[str], list[Any]]:
         """Return all as columns; the caller holds the buffer's lock."""
@@ -95,15 +185,12 @@ class PlainKeys(dict[str, Intake | None]):
         return intake
 
 
-class FastSet(Generic[T]):
-    """A producer's `set`: the whole fast path in one method, for any thread.
-
-    A subclass says what happens to everything else: `_set_exactly`.
-    """
+class FastSet(_Setter, Generic[T]):
+    """A producer's `set`. A subclass says what happens to everything that is not plain."""
 
     def __init__(self) -> None:
         self._plain_keys = PlainKeys()
-        self._notify: Callable[[int], object] = _nothing_gathers
+        self._notify = _nothing_gathers
 
     def _open_fast_path(self, plain_keys: PlainKeys, notify: Callable[[int], object]) -> None:
         """Let plain sets gather from now on.
@@ -114,72 +201,13 @@ class FastSet(Generic[T]):
         """
         self._plain_keys, self._notify = plain_keys, notify
 
-    def _set_exactly(self, key: str, value: Value) -> T:
-        """Set a key to a value with all checks."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def _set_cell(self, key: str, cell: bytes) -> T:
-        """Set a plain key to a packed value that is too long for the fast path."""
-        raise NotImplementedError
-
-    # All in one place: a call to another function would cost a fifth of this one.
-    def set(self, key: str, value: Value) -> T | None:
-        """Set a key to a value.
-
-        Raises:
-            EncodeError: the key or value cannot be sent; nothing was buffered.
-            BufferFullError: no room (in time).
-            FencedError, ClosedError, ForkedError: this producer cannot write any more.
-        """
-        try:
-            intake = self._plain_keys[key]
-        except TypeError:  # what cannot be looked up is no key
-            return self._set_exactly(key, value)
-        kind = type(value)
-        # A key may be equal to a known one and yet be none, as a proxy is.
-        if intake is None or type(key) is not str:
-            return self._set_exactly(key, value)
-        if (
-            kind is float
-            or kind in PLAIN_TYPES
-            or (kind is int and INT_MIN <= value <= INT_MAX)  # type: ignore[operator]
-            or (kind is str and len(value) <= intake.longest and value.isascii())  # type: ignore[union-attr, arg-type]
-        ):
-            items = intake.items
-            if len(items) < intake.limit:
-                items += (key, value)
-                if not intake.limit:
-                    self._notify(intake.shard)
-                return None
-        elif kind in PACKED_TYPES and len(intake.items) < intake.limit:
-            return self._set_packed(intake, key, value)
-        return self._set_exactly(key, value)
-
-    def _set_packed(self, intake: Intake, key: str, value: Any) -> T | None:
-        """Pack a value, and put it behind the others if it is short."""
-        cell = packed(value)
-        if cell is None:
-            return self._set_exactly(key, value)
-        if len(cell) > intake.longest:
-            return self._set_cell(key, cell)
-        intake.items += (key, cell)
-        if not intake.limit:
-            self._notify(intake.shard)
-        return None
+        def _set_exactly(self, key: str, value: Value) -> T: ...
+        def _set_cell(self, key: str, cell: bytes) -> T: ...
+        def set(self, key: str, value: Value) -> T | None:
+            """Set a key to a value."""
 
 
-def _nothing_gathers(_shard: int) -> None:
+def _nothing_gathers(_shard: int) -> object:
     """Stand for `notify` before the fast path is open."""
-
-
-def plain_size(keys: list[str], cells: list[Any]) -> tuple[int, int]:
-    """Return upper bounds in bytes: of plain deltas, and of their longest text or packed value."""
-    size = sum(map(len, keys)) + ROW_BYTES * len(keys)
-    kinds = set(map(type, cells))
-    if kinds.isdisjoint(SIZED_TYPES):
-        return size, 0
-    if kinds <= SIZED_TYPES:  # as in most columns
-        lengths = list(map(len, cells))
-    else:
-        lengths = [len(cell) for cell in cells if cell.__class__ in SIZED_TYPES]
-    return size + sum(lengths), max(lengths)

@@ -46,6 +46,7 @@ from broker.protocol.operations import OPERATIONS, Column, unknown_operation
 from broker.protocol.refusal import refuses, shown
 from broker.protocol.sums import ANY_CHECK, check_of_head, check_sealed, sealed
 from broker.protocol.table_codec import checked_part, packed_part
+from broker.speedups import native
 
 _PREFIX = struct.Struct(">BBBBHBB8sBQBB8sBB8sBQBQ")
 _PENDING_SINCE = struct.Struct(">15sBQ")
@@ -112,7 +113,8 @@ def encode_chunk(chunk: Chunk) -> bytes:
     if chunk.tables:
         fields.append([packed_part(part) for part in chunk.tables])
     fields.append(ANY_CHECK)
-    return sealed(msgpack.packb(fields))
+    packed = None if native is None else native.pack_fields(fields, 2 * MAX_CHUNK_BYTES)
+    return sealed(msgpack.packb(fields) if packed is None else packed)
 
 
 @refuses

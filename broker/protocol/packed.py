@@ -1,9 +1,10 @@
 """Packed values: one value as MessagePack, made at the call and read at the read. No I/O.
 
-`ormsgpack` does both two to three times as fast as `msgpack`, and takes only text as map keys. It
-is compiled; where there is no wheel for a platform, `msgpack` does the same work. Tests compare
-the two. What is a value of ours is decided here and in `broker.protocol.values`, never by what a
-library happens to accept.
+At the call the extension looks and packs in one step (`broker.speedups`); its twin here has
+`ormsgpack` do the packing, which also reads. `ormsgpack` is two to three times as fast as
+`msgpack`, and takes only text as map keys; where there is no wheel of it, `msgpack` does the same
+work. Tests compare all of them. What is a value of ours is decided here and in
+`broker.protocol.values`, never by what a library happens to accept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from broker.errors import DecodeError
 from broker.protocol.constants import MAX_DEPTH
 from broker.protocol.messages import CELL_TYPES, Value
 from broker.protocol.values import CONTAINERS, MAX_PACKED_BYTES, within_depth
+from broker.speedups import native
 
 try:
     import ormsgpack
@@ -40,7 +42,7 @@ class _NotPlain(Exception):  # noqa: N818 - no error: `admit` looks at the value
 # -- at the call ----------------------------------------------------------------------------------
 
 
-def packed(value: list[Any] | dict[str, Any] | bytes) -> bytes | None:
+def packed_by_python(value: list[Any] | dict[str, Any] | bytes) -> bytes | None:
     """Return a value of exact types as MessagePack; None if `admit` has to look at it."""
     try:
         if type(value) is not bytes and not _is_plain(value, 1):
@@ -82,6 +84,11 @@ def pack_by_msgpack(value: Any) -> bytes:
 
 
 _pack: Final = pack_by_msgpack if ormsgpack is None else ormsgpack.packb
+
+# Returns a value of exact types as MessagePack; None if `admit` has to look at it.
+packed: Final[Callable[[list[Any] | dict[str, Any] | bytes], bytes | None]] = (
+    packed_by_python if native is None else native.packed
+)
 
 
 # -- at the read ----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.speedups.build import compiled
 from broker.testing.process import Process
 from tests.mutants.mutation import Mutation
 
@@ -80,10 +81,14 @@ class Tree:
         file = self._place / mutation.file
         original = file.read_text()
         file.write_text(mutation.applied(original))
+        # The copy holds no extension: breaks of its twins in Python are seen.
+        made = compiled(self._place) if file.suffix == ".c" else None
         try:
             return await self.run(["-x", mutation.test], timeout)
         finally:
             file.write_text(original)
+            if made is not None:
+                made.unlink()
 
     async def run(self, arguments: Sequence[str], timeout: float | None) -> Ran:  # noqa: ASYNC109
         """Run pytest in this copy; after `timeout` seconds it and all its children are killed."""

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from broker.speedups.build import LEFT_OUT, REQUIRED
 from broker.testing.server import Server
+from tests.extension import compiled
 
 ROOT = Path(__file__).parents[2]
 NO_NETWORK = ("name resolution", "NewConnectionError", "ConnectTimeoutError", "ProxyError")
@@ -80,6 +84,48 @@ def test_wheel_holds_nothing_else(wheel: Path) -> None:
     assert {"broker", "workers", metadata} == tops
 
 
+def built(where: Path, **environment: str) -> tuple[int, str, list[str]]:
+    """Build a wheel; return the status, its name, and its files that were compiled."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(where)]
+    done = _run([*command, str(ROOT)], environment=environment)
+    for wheel in where.glob("*.whl"):
+        files = zipfile.ZipFile(wheel).namelist()
+        return (
+            done.returncode,
+            wheel.name,
+            [name for name in files if name.endswith((".so", ".pyd"))],
+        )
+    return done.returncode, done.stdout + done.stderr, []
+
+
+@pytest.mark.slow
+def test_wheel_carries_the_extension(wheel: Path) -> None:
+    """Compiled, and the wheel says for which platform."""
+    compiled()
+    [name] = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".so", ".pyd"))]
+    assert name == f"broker/speedups/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert not wheel.name.endswith("-none-any.whl")
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_wheel_has_no_extension(tmp_path: Path) -> None:
+    """The one that lies in the checkout from another build is not taken; who needs one is told."""
+    status, name, files = built(tmp_path / "without", CC="/nonexistent/cc")
+    assert (status, files) == (0, [])
+    assert name.endswith("-py3-none-any.whl")
+    status, told, _ = built(tmp_path / "required", CC="/nonexistent/cc", **{REQUIRED: "1"})
+    assert status != 0
+    assert "/nonexistent/cc" in told
+
+
+@pytest.mark.slow
+def test_a_wheel_for_every_platform_can_be_made(tmp_path: Path) -> None:
+    """By a variable of the environment."""
+    status, name, files = built(tmp_path, **{LEFT_OUT: "1"})
+    assert (status, files) == (0, [])
+    assert name.endswith("-py3-none-any.whl")
+
+
 @pytest.mark.slow
 def test_wheel_writes(installed: Path, server: Server, namespace: str, tmp_path: Path) -> None:
     """A producer from the wheel alone runs the wheel's Lua: its deltas are pending in Redis."""
@@ -101,9 +147,12 @@ def test_command_names_its_extra(installed: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     # Nothing of the checkout may leak into the fresh environment.
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    clean |= environment or {}
     return subprocess.run(
         command, cwd=cwd, env=clean, capture_output=True, text=True, check=False, timeout=110
     )

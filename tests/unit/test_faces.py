@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from broker import aio, sync
+from broker.core.fast_path import PythonSetter
+from broker.speedups import native
+from tests.extension import compiled
 
 # What only one side needs: the asyncio face runs on the loop of its caller.
 ONE_SIDED = {"LoopThread"}
@@ -64,6 +67,8 @@ def public(face: type) -> dict[str, Any]:
             continue
         if is_special and not member.__module__.startswith("broker."):
             continue
+        if native is not None and member is native.Setter.set:
+            member = PythonSetter.set  # C has no annotations
         if not name.startswith("_") or is_special:
             found[TWINS.get(name, name)] = member
     return {name: member for name, member in found.items() if name not in EXCEPTIONS}
@@ -161,7 +166,8 @@ def attributes(face: type) -> set[str]:
     """Return the names that a class and its bases of this project assign to `self`."""
     found = set()
     for base in face.__mro__:
-        if base.__module__.startswith("broker."):
+        # Not those in C, whose members are their twins'.
+        if base.__module__.startswith("broker.") and base.__module__ != "broker.speedups._native":
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
             found |= {
                 node.attr
@@ -172,6 +178,15 @@ def attributes(face: type) -> set[str]:
                 and node.value.id == "self"
             }
     return found
+
+
+def test_the_set_in_c_takes_and_promises_what_its_twin_does() -> None:
+    """For `help()`, and for callers by name."""
+    found = compiled().Setter.set
+    assert [*inspect.signature(found).parameters] == [
+        one[0] for one in parameters(PythonSetter.set)
+    ]
+    assert inspect.getdoc(found) == inspect.getdoc(PythonSetter.set)
 
 
 @pytest.mark.parametrize("face", [*classes_of(aio).values(), *classes_of(sync).values()])

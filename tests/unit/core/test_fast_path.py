@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
@@ -19,18 +21,23 @@ from broker.core.fast_path import (
     MAX_PLAIN,
     ROW_BYTES,
     SHORT,
-    FastSet,
+    PythonIntake,
+    PythonSetter,
     plain_size,
+    plain_size_by_python,
 )
 from broker.core.sent_chunks import Packed
 from broker.protocol.cells import cell_of, value_of
 from broker.protocol.codec import decode_chunk
-from broker.protocol.constants import INT_MAX, INT_MIN
+from broker.protocol.constants import INT_MAX, INT_MIN, MAX_DEPTH
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
-from broker.protocol.values import admit_key
+from broker.protocol.values import MAX_PACKED_BYTES, admit_key
+from broker.speedups import native
 from tests.effort import examples
+from tests.extension import ALONE, compiled
 from tests.unit.core.test_buffer import buffer, put
+from tests.unit.strategies import CELLS, KEYS
 
 Call = tuple[int, str, Any]
 TEXTS = ("x" * SHORT, "x" * 65, "x" * 200, "é")
@@ -53,18 +60,37 @@ CALLS = st.lists(
 )
 
 
-class Fast(FastSet[bool]):
+class _Ways:
     """The fast path into a buffer; `set` returns true for what cannot take it."""
 
     def __init__(self, one: ProducerBuffer, notify: Callable[[int], object]) -> None:
-        super().__init__()
-        self._open_fast_path(one.plain_keys, notify)
+        self._plain_keys, self._notify = one.plain_keys, notify
 
     def _set_exactly(self, _key: str, _value: Any) -> bool:
         return True
 
     def _set_cell(self, _key: str, _cell: bytes) -> bool:
         return True
+
+
+class PythonFast(_Ways, PythonSetter):  # type: ignore[misc]
+    """In Python."""
+
+
+WAYS: dict[str, Any] = {"python": PythonFast}
+if native is not None:
+    WAYS[ALONE] = type("NativeFast", (_Ways, native.Setter), {})
+Fast: Any = PythonFast
+
+
+@pytest.fixture(scope="module", params=["python", ALONE], autouse=True)
+def way(request: pytest.FixtureRequest) -> str:
+    """Run each test in Python, and with the extension."""
+    global Fast  # noqa: PLW0603 - Hypothesis runs many examples with one fixture
+    if request.param == ALONE:
+        compiled()
+    Fast = WAYS[request.param]
+    return str(request.param)
 
 
 def quick(one: ProducerBuffer, key: Any, value: Any) -> AddResult | None:
@@ -288,7 +314,7 @@ def test_what_goes_the_fast_way_stays_within_the_buffer(max_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("value", [1, {"a": 1}])
-def test_who_comes_when_the_sender_has_just_looked_wakes_it(value: Any) -> None:
+def test_who_comes_when_the_sender_has_just_looked_wakes_it(way: str, value: Any) -> None:
     """A set that races with the sender's last check wakes it; nothing waits for ever."""
     one = buffer()
     put(one, OP_SET, "first", 0)
@@ -301,6 +327,8 @@ def test_who_comes_when_the_sender_has_just_looked_wakes_it(value: Any) -> None:
             sent.extend(take(one))
             return super().__iadd__(more)
 
+    if way == ALONE:
+        pytest.skip("the extension adds and looks in one step, so nothing comes in between")
     lane = one.lanes[0]
     lane.intake.items = Raced()
     assert quick(one, "raced", value) is AddResult.WAKE
@@ -408,7 +436,7 @@ def test_a_long_list_is_packed_once() -> None:
     put(one, OP_SET, "first", 0)
     given: list[bytes] = []
 
-    class Long(Fast):
+    class Long(Fast):  # type: ignore[misc]
         def _set_exactly(self, _key: str, _value: Any) -> bool:
             pytest.fail("it is packed again")
 
@@ -418,3 +446,64 @@ def test_a_long_list_is_packed_once() -> None:
 
     assert Long(one, lambda _shard: None).set("k", [0.5] * 1000)
     assert given == [cell_of([0.5] * 1000)[0]]
+
+
+def test_the_extension_has_the_limits_of_python() -> None:
+    """What is a constant there is one here."""
+    found = compiled()
+    assert found.ROW_BYTES == ROW_BYTES
+    assert found.SHORT_BYTES == SHORT == PythonIntake(0).longest == found.Intake(0).longest
+    assert found.MAX_DEPTH == MAX_DEPTH
+    assert found.MAX_PACKED_BYTES == MAX_PACKED_BYTES
+
+
+@given(st.lists(st.tuples(KEYS, CELLS), min_size=1, max_size=20))
+def test_sizes_are_the_same(pairs: list[tuple[str, Any]]) -> None:
+    """Of columns of anything."""
+    keys, cells = [key for key, _ in pairs], [cell for _, cell in pairs]
+    assert compiled().plain_size(keys, cells) == plain_size_by_python(keys, cells)
+
+
+def test_set_takes_names_and_refuses_what_is_missing() -> None:
+    """As any method."""
+    one = buffer()
+    put(one, OP_SET, "first", 0)
+    fast = Fast(one, lambda _: None)
+    fast.set(key="a", value=1)
+    fast.set("b", value=2)
+    for arguments, named in [((), {}), (("a",), {}), (("a", 1, 2), {}), (("a", 1), {"other": 2})]:
+        with pytest.raises(TypeError, match="set"):
+            fast.set(*arguments, **named)
+    one.close_all()
+    packed, _ = one.next_chunk(0, 0.0, 0.0, 0)
+    assert [*deltas(packed)] == [(OP_SET, "first", 0), (OP_SET, "a", 1), (OP_SET, "b", 2)]
+
+
+def test_what_the_exact_path_raises_is_raised() -> None:
+    """The error is the caller's, and nothing is buffered."""
+
+    class Refusing(Fast):  # type: ignore[misc]
+        def _set_exactly(self, key: Any, value: Any) -> bool:
+            raise ValueError(f"not plain: {key!r}", value)
+
+        _set_cell = _set_exactly
+
+    one = buffer(chunk_bytes=1 << 20, max_bytes=1 << 22)
+    put(one, OP_SET, "first", 0)
+    fast = Refusing(one, lambda _: None)
+    for key, value in [("k", object()), ([], 1), ("k", (1,)), ("k", {1: 1}), ("k", ["x" * 5000])]:
+        with pytest.raises(ValueError, match="not plain"):
+            fast.set(key, value)
+    assert one.counts().buffered == 1
+
+
+def test_a_producer_that_is_gone_leaves_nothing() -> None:
+    """Its fast path holds its buffer, and may be held by it: the collector finds both."""
+    one = buffer()
+    fast = Fast(one, lambda _: None)
+    fast._notify = fast.set
+    one.plain_keys["self"] = fast
+    gone = weakref.ref(one.plain_keys)
+    del one, fast
+    gc.collect()
+    assert gone() is None

@@ -16,18 +16,21 @@ import pytest
 from hypothesis import given
 
 from broker.errors import DecodeError, EncodeError
+from broker.protocol import cells
 from broker.protocol import packed as module
 from broker.protocol.cells import cell_of
 from broker.protocol.codec import pack_value
 from broker.protocol.constants import INT_MAX, MAX_DEPTH, MAX_VALUE_BYTES
 from broker.protocol.packed import (
     pack_by_msgpack,
-    packed,
+    packed_by_python,
     unpack_by_msgpack,
     unpack_by_ormsgpack,
     unpacked,
 )
-from broker.protocol.values import admit
+from broker.protocol.values import MAX_PACKED_BYTES, admit
+from broker.speedups import native
+from tests.extension import ALONE, compiled
 from tests.unit.exactness import exact
 from tests.unit.protocol.test_values import ADMITTED, Shouting, nested
 from tests.unit.strategies import VALUES
@@ -42,17 +45,26 @@ UNPACKS: dict[str, Callable[[bytes], Any]] = {
 }
 
 
-@pytest.fixture(params=PACKS)
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let `packed` use one of the libraries."""
-    monkeypatch.setattr(module, "_pack", PACKS[request.param])
-    return str(request.param)
+@pytest.fixture(params=[*PACKS, ALONE])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let values be packed by Python with one of the libraries, or by the extension alone."""
+    if request.param == ALONE:
+        monkeypatch.setattr(cells, "packed", compiled().packed)
+    else:
+        monkeypatch.setattr(module, "_pack", PACKS[request.param])
+        monkeypatch.setattr(cells, "packed", packed_by_python)
 
 
-def test_the_faster_library_is_used() -> None:
+def packed(value: Any) -> bytes | None:
+    """Pack a value in the way that the test is about."""
+    return cells.packed(value)
+
+
+def test_the_fastest_way_is_used() -> None:
     """It comes with the package."""
     assert module._pack is ormsgpack.packb
     assert unpacked is unpack_by_ormsgpack
+    assert cells.packed is (packed_by_python if native is None else native.packed)
 
 
 # -- at the call ----------------------------------------------------------------------------------
@@ -152,6 +164,50 @@ def test_both_libraries_write_the_same_bytes(name: str, value: Any) -> None:
     whole = [value]
     if module._is_plain(whole, 1):
         assert PACKS[name](whole) == pack_value(whole)
+
+
+@given(value=VALUES)
+def test_the_extension_packs_what_python_packs(value: Any) -> None:
+    """The same bytes, or it leaves the value to the exact path, too."""
+    for whole in ([value], {"": value}):
+        assert compiled().packed(whole) == packed_by_python(whole)
+
+
+@pytest.mark.parametrize("count", [0, 15, 16, 31, 32, 255, 256, 65_535, 65_536, 70_000])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda count: ["x" * count],
+        lambda count: ["é" * (count // 2)],
+        lambda count: b"x" * count,
+        lambda count: [None] * count,
+        lambda count: {f"{n:x}": n for n in range(count)},
+    ],
+)
+def test_every_head_of_every_length_is_the_same(count: int, make: Callable[[int], Any]) -> None:
+    """At each border of the format."""
+    value = make(count)
+    assert compiled().packed(value) == packed_by_python(value) == pack_value(value)
+
+
+@pytest.mark.parametrize("excess", [-40, -1, 0, 1, 40])
+@pytest.mark.parametrize("make", [lambda n: b"x" * n, lambda n: ["x" * n], lambda n: [[b"x" * n]]])
+def test_the_limit_is_the_same(excess: int, make: Callable[[int], Any]) -> None:
+    """To the byte."""
+    value = make(MAX_PACKED_BYTES - 5 + excess)
+    assert compiled().packed(value) == packed_by_python(value)
+
+
+@given(
+    fields=st.lists(VALUES, max_size=4),
+    limit=st.integers(0, 200),
+)
+def test_fields_of_a_chunk_are_packed_as_msgpack_does(fields: list[Any], limit: int) -> None:
+    """Or not at all: beyond the limit, or where a value is not plain."""
+    found = compiled().pack_fields(fields, limit)
+    expected = packed_by_python(fields)
+    is_within = expected is not None and len(expected) <= limit
+    assert found == (expected if is_within else None)
 
 
 class Meddling:
