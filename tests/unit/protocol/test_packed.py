@@ -20,7 +20,7 @@ from broker.protocol import cells
 from broker.protocol import packed as module
 from broker.protocol.cells import cell_of
 from broker.protocol.codec import pack_value
-from broker.protocol.constants import INT_MAX, MAX_DEPTH, MAX_VALUE_BYTES
+from broker.protocol.constants import INT_MAX, INT_MIN, MAX_DEPTH, MAX_VALUE_BYTES
 from broker.protocol.packed import (
     pack_by_msgpack,
     packed_by_python,
@@ -99,6 +99,7 @@ def outcome(path: Callable[[Any], tuple[Any, int]], value: Any) -> bytes | str:
         [ormsgpack.Ext(3, b"x")],
         {"a": msgpack.Timestamp(1, 1)},
         [INT_MAX + 1],
+        [INT_MIN - 1],
         ["\ud800"],
         {"\ud800": 1},
         nested(MAX_DEPTH + 1),
