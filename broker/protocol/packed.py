@@ -1,9 +1,9 @@
 """Packed values: one value as MessagePack, made at the call and read at the read. No I/O.
 
-At the call the extension looks and packs in one step (`broker.speedups`); its twin here has
-`ormsgpack` do the packing, which also reads. `ormsgpack` is two to three times as fast as
-`msgpack`, and takes only text as map keys; where there is no wheel of it, `msgpack` does the same
-work. Tests compare all of them. What is a value of ours is decided here and in
+The extension packs and unpacks plain values (`broker.speedups`), and leaves all others, and all
+faults, to its twins here, which have `ormsgpack` do the work. That is two to three times as fast
+as `msgpack`, and takes only text as map keys; where there is no wheel of it, `msgpack` does the
+same. Tests compare all of them. What is a value of ours is decided here and in
 `broker.protocol.values`, never by what a library happens to accept.
 """
 
@@ -140,9 +140,11 @@ def unpack_by_ormsgpack(data: bytes) -> Any:
     return value
 
 
+unpacked_by_python: Final = unpack_by_msgpack if ormsgpack is None else unpack_by_ormsgpack
+
 # Returns the value that packed bytes begin with; lists and maps are the caller's own. It raises
 # DecodeError unless that is one of our domain: a map key is no text, it nests deeper than 32
 # levels, holds an unknown extension, or is no MessagePack.
 unpacked: Final[Callable[[bytes], Value]] = (
-    unpack_by_msgpack if ormsgpack is None else unpack_by_ormsgpack
+    unpacked_by_python if native is None else native.unpacker(unpacked_by_python)
 )

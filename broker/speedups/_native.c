@@ -354,6 +354,229 @@ pack_fields(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count
 }
 
 
+/* -- the value of MessagePack ------------------------------------------------------------------ */
+
+/* Texts of map keys, which come again and again: with their hash, they need not be made each time. */
+#define KNOWN_KEYS 512 /* a power of two */
+#define MAX_KNOWN_BYTES 32
+
+static PyObject *known_keys[KNOWN_KEYS];
+
+typedef struct {
+    const unsigned char *at, *end;
+} Data;
+
+static PyObject *unpack(Data *data, int depth);
+
+/* Read a number of so many bytes, big-endian; 0 if they are not there. */
+static inline int
+read_number(Data *data, int bytes, uint64_t *number)
+{
+    if (data->end - data->at < bytes) {
+        return 0;
+    }
+    *number = 0;
+    for (int n = 0; n < bytes; n++) {
+        *number = *number << 8 | *data->at++;
+    }
+    return 1;
+}
+
+/* Return a text of `size` bytes; NULL, with or without an error, if there is none. */
+static PyObject *
+unpack_text(Data *data, uint64_t size)
+{
+    const char *text = (const char *)data->at;
+
+    if ((uint64_t)(data->end - data->at) < size) {
+        return NULL;
+    }
+    data->at += size;
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, NULL);
+}
+
+static PyObject *
+unpack_key(Data *data)
+{
+    unsigned char head;
+    uint64_t size, place = 0;
+    PyObject *known, *text;
+
+    if (data->at == data->end) {
+        return NULL;
+    }
+    head = *data->at++;
+    if ((head & 0xE0) == 0xA0) {
+        size = head & 0x1F;
+    }
+    else if (head < 0xD9 || head > 0xDB || !read_number(data, 1 << (head - 0xD9), &size)) {
+        return NULL;
+    }
+    if (size > MAX_KNOWN_BYTES || (uint64_t)(data->end - data->at) < size) {
+        return unpack_text(data, size);
+    }
+    for (uint64_t n = 0; n < size; n++) {
+        place = place * 31 + data->at[n];
+    }
+    place = (place ^ place >> 9) & (KNOWN_KEYS - 1);
+    known = known_keys[place];
+    if (known != NULL && (uint64_t)PyUnicode_GET_LENGTH(known) == size
+        && memcmp(PyUnicode_1BYTE_DATA(known), data->at, size) == 0) {
+        data->at += size;
+        return Py_NewRef(known);
+    }
+    text = unpack_text(data, size);
+    if (text != NULL && PyUnicode_IS_COMPACT_ASCII(text)) {
+        Py_XSETREF(known_keys[place], Py_NewRef(text));
+    }
+    return text;
+}
+
+static PyObject *
+unpack_list(Data *data, uint64_t count, int depth)
+{
+    PyObject *list;
+
+    /* Each item has a byte at least: what is claimed beyond that is no reason to ask for memory. */
+    if (depth > MAX_DEPTH || (uint64_t)(data->end - data->at) < count) {
+        return NULL;
+    }
+    list = PyList_New((Py_ssize_t)count);
+    for (uint64_t n = 0; list != NULL && n < count; n++) {
+        PyObject *item = unpack(data, depth + 1);
+        if (item == NULL) {
+            Py_CLEAR(list);
+        }
+        else {
+            PyList_SET_ITEM(list, (Py_ssize_t)n, item);
+        }
+    }
+    return list;
+}
+
+static PyObject *
+unpack_dict(Data *data, uint64_t count, int depth)
+{
+    PyObject *dict;
+
+    if (depth > MAX_DEPTH || (uint64_t)(data->end - data->at) / 2 < count) {
+        return NULL;
+    }
+    dict = PyDict_New();
+    for (uint64_t n = 0; dict != NULL && n < count; n++) {
+        PyObject *key = unpack_key(data);
+        PyObject *item = key == NULL ? NULL : unpack(data, depth + 1);
+        if (item == NULL || PyDict_SetItem(dict, key, item) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(key);
+        Py_XDECREF(item);
+    }
+    return dict;
+}
+
+/* Return a value; NULL without an error if it is not plain: damaged, or an extension. */
+static PyObject *
+unpack(Data *data, int depth)
+{
+    uint64_t number;
+    unsigned char head;
+    double real;
+
+    if (data->at == data->end) {
+        return NULL;
+    }
+    head = *data->at++;
+    if (head < 0x80) {
+        return PyLong_FromLong(head);
+    }
+    if (head < 0x90) {
+        return unpack_dict(data, head & 0x0F, depth);
+    }
+    if (head < 0xA0) {
+        return unpack_list(data, head & 0x0F, depth);
+    }
+    if (head < 0xC0) {
+        return unpack_text(data, head & 0x1F);
+    }
+    if (head >= 0xE0) {
+        return PyLong_FromLong((int8_t)head);
+    }
+    switch (head) {
+    case 0xC0:
+        return Py_NewRef(Py_None);
+    case 0xC2:
+        return Py_NewRef(Py_False);
+    case 0xC3:
+        return Py_NewRef(Py_True);
+    case 0xC4: case 0xC5: case 0xC6:
+        if (!read_number(data, 1 << (head - 0xC4), &number)
+            || (uint64_t)(data->end - data->at) < number) {
+            return NULL;
+        }
+        data->at += number;
+        return PyBytes_FromStringAndSize((const char *)data->at - number, (Py_ssize_t)number);
+    case 0xCB:
+        if (!read_number(data, 8, &number)) {
+            return NULL;
+        }
+        memcpy(&real, &number, sizeof real);
+        return PyFloat_FromDouble(real);
+    case 0xCC: case 0xCD: case 0xCE: case 0xCF:
+        if (!read_number(data, 1 << (head - 0xCC), &number)) {
+            return NULL;
+        }
+        return PyLong_FromUnsignedLongLong(number);
+    case 0xD0: case 0xD1: case 0xD2: case 0xD3:
+        if (!read_number(data, 1 << (head - 0xD0), &number)) {
+            return NULL;
+        }
+        /* The sign is that of the highest byte read. */
+        number <<= 64 - (8 << (head - 0xD0));
+        return PyLong_FromLongLong((int64_t)number >> (64 - (8 << (head - 0xD0))));
+    case 0xD9: case 0xDA: case 0xDB:
+        return read_number(data, 1 << (head - 0xD9), &number) ? unpack_text(data, number) : NULL;
+    case 0xDC: case 0xDD:
+        return read_number(data, 2 << (head - 0xDC), &number) ? unpack_list(data, number, depth) : NULL;
+    case 0xDE: case 0xDF:
+        return read_number(data, 2 << (head - 0xDE), &number) ? unpack_dict(data, number, depth) : NULL;
+    default:
+        return NULL; /* an extension, a float of 32 bits, or nothing */
+    }
+}
+
+static PyObject *
+unpacked(PyObject *exactly, PyObject *cell)
+{
+    Data data;
+    PyObject *value;
+
+    if (PyBytes_CheckExact(cell)) {
+        data.at = (const unsigned char *)PyBytes_AS_STRING(cell);
+        data.end = data.at + PyBytes_GET_SIZE(cell);
+        value = unpack(&data, 1);
+        if (value != NULL || (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError))) {
+            return value;
+        }
+        PyErr_Clear(); /* text that is not UTF-8 */
+    }
+    return PyObject_CallOneArg(exactly, cell);
+}
+
+static PyMethodDef unpacked_method = {
+    "unpacked", unpacked, METH_O,
+    "unpacked($self, data, /)\n--\n\nReturn the value that packed bytes begin with."};
+
+PyDoc_STRVAR(unpacker_doc, "unpacker(exactly, /)\n--\n\n"
+"Return a function that unpacks plain values, and leaves all other bytes to `exactly`.");
+
+static PyObject *
+unpacker(PyObject *Py_UNUSED(module), PyObject *exactly)
+{
+    return PyCFunction_New(&unpacked_method, exactly);
+}
+
+
 /* -- sizes of columns -------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(plain_size_doc, "plain_size(keys, cells, /)\n--\n\n"
@@ -678,6 +901,7 @@ static PyType_Spec setter_spec = {
 
 static PyMethodDef functions[] = {
     {"packed", packed, METH_O, packed_doc},
+    {"unpacker", unpacker, METH_O, unpacker_doc},
     {"pack_fields", (PyCFunction)(void (*)(void))pack_fields, METH_FASTCALL, pack_fields_doc},
     {"plain_size", (PyCFunction)(void (*)(void))plain_size, METH_FASTCALL, plain_size_doc},
     {NULL},

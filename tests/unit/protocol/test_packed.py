@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import hypothesis.strategies as st
@@ -27,6 +29,7 @@ from broker.protocol.packed import (
     unpack_by_msgpack,
     unpack_by_ormsgpack,
     unpacked,
+    unpacked_by_python,
 )
 from broker.protocol.values import MAX_PACKED_BYTES, admit
 from broker.speedups import native
@@ -43,6 +46,8 @@ UNPACKS: dict[str, Callable[[bytes], Any]] = {
     "msgpack": unpack_by_msgpack,
     "ormsgpack": unpack_by_ormsgpack,
 }
+if native is not None:
+    UNPACKS[ALONE] = native.unpacker(unpack_by_ormsgpack)
 
 
 @pytest.fixture(params=[*PACKS, ALONE])
@@ -63,7 +68,8 @@ def packed(value: Any) -> bytes | None:
 def test_the_fastest_way_is_used() -> None:
     """It comes with the package."""
     assert module._pack is ormsgpack.packb
-    assert unpacked is unpack_by_ormsgpack
+    assert unpacked_by_python is unpack_by_ormsgpack
+    assert (unpacked is unpacked_by_python) == (native is None)
     assert cells.packed is (packed_by_python if native is None else native.packed)
 
 
@@ -325,16 +331,68 @@ def test_the_fault_of_an_extension_is_named(
 
 
 @given(st.binary(max_size=40))
-def test_both_libraries_read_the_same(data: bytes) -> None:
-    """Any bytes: the same value, or both refuse them."""
-    assert reading(unpack_by_ormsgpack, data) == reading(unpack_by_msgpack, data)
+def test_all_ways_read_the_same(data: bytes) -> None:
+    """Any bytes: the same value, or all refuse them."""
+    one, *others = (reading(unpack, data) for unpack in UNPACKS.values())
+    assert others == [one] * len(others)
 
 
 @given(VALUES, st.data())
-def test_both_libraries_see_the_same_damage(value: Any, data: st.DataObject) -> None:
-    """A packed value with a byte changed is another value to both, or none."""
+def test_all_ways_see_the_same_damage(value: Any, data: st.DataObject) -> None:
+    """A packed value with a byte changed is another value to all of them, or none."""
     whole = bytearray(pack_value([value]))
     place = data.draw(st.integers(0, len(whole) - 1))
     whole[place] ^= data.draw(st.integers(1, 255))
-    one, other = (reading(unpack, bytes(whole)) for unpack in UNPACKS.values())
-    assert one == other
+    one, *others = (reading(unpack, bytes(whole)) for unpack in UNPACKS.values())
+    assert others == [one] * len(others)
+
+
+@given(VALUES)
+def test_plain_values_are_read_without_python(value: Any) -> None:
+    """Only extensions need it."""
+
+    def exactly(_data: bytes) -> Any:
+        pytest.fail("the twin was asked")
+
+    read = compiled().unpacker(exactly)
+    whole = [value]
+    if packed_by_python(whole) is not None:
+        assert exact(read(pack_value(whole))) == exact(whole)
+
+
+@pytest.mark.parametrize("key", ["k", "k" * 32, "k" * 33, "é", "é" * 16, "", "\x00"])
+def test_keys_that_are_remembered_are_the_same_text(key: str) -> None:
+    """Each time, also where another of the same place came in between."""
+    read = UNPACKS.get(ALONE, unpacked)
+    for other in (key, *(f"{n:x}" for n in range(2000)), key):
+        assert read(pack_value({other: 1, key + "2": 2})) == {other: 1, key + "2": 2}
+
+
+@pytest.mark.parametrize("head", ["dd", "df", "c6", "db", "dc", "de", "d9", "c4"])
+def test_a_claimed_length_asks_for_no_memory(head: str) -> None:
+    """What is not there is not read, however many there are said to be."""
+    for unpack in UNPACKS.values():
+        with pytest.raises(DecodeError):
+            unpack(bytes.fromhex(head) + b"\xff\xff\xff\xff" + b"\xc0" * 20)
+
+
+def test_what_is_read_is_held_by_nobody_else() -> None:
+    """References are counted right, also where bytes are refused half-way."""
+    read = UNPACKS.get(ALONE, unpacked)
+    whole = pack_value({"list": [[1.5, b"x" * 100], {"map": "y" * 100}]})
+
+    def rounds(times: int) -> int:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for _ in range(times):
+                for end in range(1, len(whole) + 1):
+                    with suppress(DecodeError):
+                        read(whole[:end])
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    rounds(1)
+    assert rounds(20) < rounds(2) + 20_000
