@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from broker.errors import DecodeError
 from broker.protocol.codec import pack_cell, pack_value
+from broker.protocol.columns import kinds_of, length_bounds
 from broker.protocol.constants import INT_MAX, INT_MIN, MAX_KEY_BYTES, MAX_VALUE_BYTES
 from broker.protocol.messages import Cell, Value
 from broker.protocol.operations import Column
@@ -64,17 +65,17 @@ def plain_columns(mapping: dict[str, Any]) -> tuple[list[str], list[Cell], int] 
 
 def _text_bytes(texts: list[Any], least: int, most: int) -> int | None:
     """Return an upper bound of the size of ASCII texts in a chunk; None if one is none."""
-    if set(map(type, texts)) != {str} or not "".join(texts).isascii():
+    if kinds_of(texts) != {str} or not (joined := "".join(texts)).isascii():
         return None
-    lengths = [*map(len, texts)]
-    if min(lengths) < least or max(lengths) > most:
+    shortest, longest = length_bounds(texts)
+    if shortest < least or longest > most:
         return None
-    return sum(lengths) + HEAD_BYTES * len(texts)
+    return len(joined) + HEAD_BYTES * len(texts)
 
 
 def _plain_column(values: list[Any]) -> tuple[list[Cell], int] | None:
     """Return values of one kind as cells, and an upper bound of their size in a chunk."""
-    kinds = set(map(type, values))
+    kinds = kinds_of(values)
     if kinds <= _FIXED or (kinds == {int} and min(values) >= INT_MIN and max(values) <= INT_MAX):
         return values, SCALAR_BYTES * len(values)
     if kinds <= PACKED_TYPES:

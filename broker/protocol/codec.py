@@ -7,13 +7,14 @@ decodes all its deltas (CPython 3.11: 136 ns per delta instead of 835).
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgpack
 
 from broker.errors import DecodeError
+from broker.protocol.columns import kinds_of, length_bounds
 from broker.protocol.constants import (
     BATCH_ID_BYTES,
     BULK_BYTES,
@@ -90,18 +91,21 @@ def pack_cell(cell: Cell) -> bytes:
     return msgpack.packb(cell)  # type: ignore[no-any-return]
 
 
-def unpack(data: bytes) -> Any:
-    """Decode exactly one MessagePack object of our value domain.
-
-    Raises:
-        DecodeError: damaged or truncated, excess bytes, or an unknown extension.
-    """
+def unpack_by_msgpack(data: bytes) -> Any:
+    """Decode bytes, as `unpack`."""
     try:
         return msgpack.unpackb(data, timestamp=3, ext_hook=_refuse_extension)
     except (ValueError, msgpack.UnpackException, OverflowError, RecursionError) as error:
         raise DecodeError(
             f"not MessagePack of our domain: {str(error) or type(error).__name__}"
         ) from None
+
+
+# Decodes exactly one MessagePack object of our value domain. It raises DecodeError for what is
+# damaged or truncated, for excess bytes, and for an unknown extension.
+unpack: Final[Callable[[bytes], Any]] = (
+    unpack_by_msgpack if native is None else native.whole_unpacker(unpack_by_msgpack)
+)
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
@@ -183,7 +187,7 @@ def _checked_run(run: Any) -> Run:
     else:
         if type(values) is not list or len(values) != len(keys):
             raise DecodeError("columns of keys and values differ in length")
-        kinds = set(map(type, values))
+        kinds = kinds_of(values)
         if known.column is Column.AMOUNTS and not kinds <= _AMOUNTS:
             raise DecodeError(f"{known.name} by something that is not a number")
         if not kinds <= CELL_TYPES:
@@ -191,19 +195,19 @@ def _checked_run(run: Any) -> Run:
     if timestamps is not None and (
         type(timestamps) is not list
         or len(timestamps) != len(keys)
-        or set(map(type, timestamps)) - {int}
+        or kinds_of(timestamps) != {int}
     ):
         raise DecodeError("column of timestamps is not as many integers as keys")
     return Run(op, keys, values, timestamps)
 
 
 def _check_keys(keys: Any) -> None:
-    if type(keys) is not list or not keys or set(map(type, keys)) != {str}:
+    if type(keys) is not list or kinds_of(keys) != {str}:
         raise DecodeError(_NO_KEYS)
-    lengths = list(map(len, keys))
-    if min(lengths) == 0:
+    shortest, longest = length_bounds(keys)
+    if shortest == 0:
         raise DecodeError("empty key")
-    if max(lengths) * _MAX_UTF8_BYTES > MAX_KEY_BYTES and any(
+    if longest * _MAX_UTF8_BYTES > MAX_KEY_BYTES and any(
         len(key.encode()) > MAX_KEY_BYTES for key in keys
     ):
         raise DecodeError(f"key over {MAX_KEY_BYTES} bytes")

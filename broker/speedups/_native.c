@@ -546,7 +546,7 @@ unpack(Data *data, int depth)
 }
 
 static PyObject *
-unpacked(PyObject *exactly, PyObject *cell)
+unpacked_from(PyObject *exactly, PyObject *cell, int is_whole)
 {
     Data data;
     PyObject *value;
@@ -555,6 +555,9 @@ unpacked(PyObject *exactly, PyObject *cell)
         data.at = (const unsigned char *)PyBytes_AS_STRING(cell);
         data.end = data.at + PyBytes_GET_SIZE(cell);
         value = unpack(&data, 1);
+        if (value != NULL && is_whole && data.at != data.end) {
+            Py_CLEAR(value);
+        }
         if (value != NULL || (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError))) {
             return value;
         }
@@ -563,21 +566,91 @@ unpacked(PyObject *exactly, PyObject *cell)
     return PyObject_CallOneArg(exactly, cell);
 }
 
-static PyMethodDef unpacked_method = {
-    "unpacked", unpacked, METH_O,
-    "unpacked($self, data, /)\n--\n\nReturn the value that packed bytes begin with."};
+static PyObject *
+unpacked_first(PyObject *exactly, PyObject *cell)
+{
+    return unpacked_from(exactly, cell, 0);
+}
+
+static PyObject *
+unpacked_whole(PyObject *exactly, PyObject *cell)
+{
+    return unpacked_from(exactly, cell, 1);
+}
+
+static PyMethodDef unpacked_methods[] = {
+    {"unpacked", unpacked_first, METH_O,
+     "unpacked($self, data, /)\n--\n\nReturn the value that packed bytes begin with."},
+    {"unpacked", unpacked_whole, METH_O,
+     "unpacked($self, data, /)\n--\n\nReturn the value that packed bytes are."},
+};
 
 PyDoc_STRVAR(unpacker_doc, "unpacker(exactly, /)\n--\n\n"
-"Return a function that unpacks plain values, and leaves all other bytes to `exactly`.");
+"Return a function that returns the value that bytes begin with; `exactly` has what is not plain.");
 
 static PyObject *
 unpacker(PyObject *Py_UNUSED(module), PyObject *exactly)
 {
-    return PyCFunction_New(&unpacked_method, exactly);
+    return PyCFunction_New(&unpacked_methods[0], exactly);
+}
+
+PyDoc_STRVAR(whole_unpacker_doc, "whole_unpacker(exactly, /)\n--\n\n"
+"Likewise, for bytes that are one value: others are left to `exactly`, too.");
+
+static PyObject *
+whole_unpacker(PyObject *Py_UNUSED(module), PyObject *exactly)
+{
+    return PyCFunction_New(&unpacked_methods[1], exactly);
 }
 
 
-/* -- sizes of columns -------------------------------------------------------------------------- */
+/* -- a look at columns ------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(kinds_of_doc, "kinds_of(column, /)\n--\n\nReturn the set of the types of items.");
+
+static PyObject *
+kinds_of(PyObject *Py_UNUSED(module), PyObject *column)
+{
+    PyTypeObject *last = NULL;
+    PyObject *kinds;
+
+    if (!PyList_CheckExact(column)) {
+        return PyErr_Format(PyExc_TypeError, "kinds_of() takes a list");
+    }
+    kinds = PySet_New(NULL);
+    for (Py_ssize_t n = 0; kinds != NULL && n < PyList_GET_SIZE(column); n++) {
+        PyTypeObject *kind = Py_TYPE(PyList_GET_ITEM(column, n));
+        if (kind != last && PySet_Add(kinds, (PyObject *)kind) < 0) {
+            Py_CLEAR(kinds);
+        }
+        last = kind;
+    }
+    return kinds;
+}
+
+PyDoc_STRVAR(length_bounds_doc, "length_bounds(texts, /)\n--\n\n"
+"Return the least and the greatest length of texts; 0, 0 for none.");
+
+static PyObject *
+length_bounds(PyObject *Py_UNUSED(module), PyObject *texts)
+{
+    Py_ssize_t least = PY_SSIZE_T_MAX, greatest = 0;
+
+    if (!PyList_CheckExact(texts)) {
+        return PyErr_Format(PyExc_TypeError, "length_bounds() takes a list");
+    }
+    for (Py_ssize_t n = 0; n < PyList_GET_SIZE(texts); n++) {
+        PyObject *text = PyList_GET_ITEM(texts, n);
+        Py_ssize_t length;
+        if (!PyUnicode_Check(text)) {
+            return PyErr_Format(PyExc_TypeError, "length_bounds() takes a list of str");
+        }
+        length = PyUnicode_GET_LENGTH(text);
+        least = length < least ? length : least;
+        greatest = length > greatest ? length : greatest;
+    }
+    return Py_BuildValue("nn", greatest == 0 ? 0 : least, greatest);
+}
 
 PyDoc_STRVAR(plain_size_doc, "plain_size(keys, cells, /)\n--\n\n"
 "Return upper bounds in bytes: of plain deltas, and of their longest text or packed value.");
@@ -902,7 +975,10 @@ static PyType_Spec setter_spec = {
 static PyMethodDef functions[] = {
     {"packed", packed, METH_O, packed_doc},
     {"unpacker", unpacker, METH_O, unpacker_doc},
+    {"whole_unpacker", whole_unpacker, METH_O, whole_unpacker_doc},
     {"pack_fields", (PyCFunction)(void (*)(void))pack_fields, METH_FASTCALL, pack_fields_doc},
+    {"kinds_of", kinds_of, METH_O, kinds_of_doc},
+    {"length_bounds", length_bounds, METH_O, length_bounds_doc},
     {"plain_size", (PyCFunction)(void (*)(void))plain_size, METH_FASTCALL, plain_size_doc},
     {NULL},
 };
