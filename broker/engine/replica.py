@@ -62,6 +62,8 @@ class ReplicaEngine:
         settings: likewise.
 
     Attributes:
+        followed: the state of each shard, always the same list; empty before the namespace exists,
+            and in a forked child.
         unreadable: values that readers met and could not read.
 
     Raises:
@@ -89,6 +91,7 @@ class ReplicaEngine:
         self._follower = Follower(
             self._session, values["staleness_bound"], values["self_check_interval"]
         )
+        self.followed = self._follower.shards
         self._closed = False
         self._was_opened = False
         self._opened_at = 0.0
@@ -141,7 +144,8 @@ class ReplicaEngine:
     def _forget_content(self) -> None:
         """Hide the content in a forked child, where nothing updates it."""
         # Kept, because freeing it would copy the memory that the processes share.
-        self._shards_of_parent, self._follower.shards = self._follower.shards, []
+        self._shards_of_parent = [*self.followed]
+        self.followed.clear()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -153,7 +157,7 @@ class ReplicaEngine:
             ForkedError: this is a forked child.
         """
         self._session.guard.check()
-        return self._follower.shards
+        return self.followed
 
     def _loaded(self) -> list[ShardState]:
         """Return the shards, each with the state of some moment; none without the namespace.
@@ -175,7 +179,7 @@ class ReplicaEngine:
 
     def _has_loaded(self) -> bool:
         # A namespace that does not exist yet holds nothing.
-        return self._was_opened and all(shard.is_loaded for shard in self._follower.shards)
+        return self._was_opened and all(shard.is_loaded for shard in self.followed)
 
     def _not_loaded(self) -> NotLoadedError:
         if not self._was_opened:
@@ -202,14 +206,14 @@ class ReplicaEngine:
             NotLoadedError: whether it is absent is not known yet.
             ForkedError: this is a forked child.
         """
-        shards = self._follower.shards
+        shards = self.followed
         if not shards:
             self._session.guard.check()
             if not self._was_opened:
                 raise self._not_loaded()
             raise KeyError(key)
         try:
-            content = shards[shard_of(key, len(shards))].content
+            content = shards[shard_of(key, len(shards)) if len(shards) > 1 else 0].content
             return content.values[key]
         except KeyError:
             if content.is_loaded:
@@ -221,7 +225,7 @@ class ReplicaEngine:
 
     def _writer_of(self, key: str) -> str | None:
         """Return the node that set a key last, if it is known."""
-        shards = self._follower.shards
+        shards = self.followed
         return shards[shard_of(key, len(shards))].writer_of(key) if shards else None
 
     def count(self) -> int:
@@ -296,7 +300,7 @@ class ReplicaEngine:
             deltas_applied=tally.applied,
             deltas_superseded=tally.superseded,
             deltas_refused=tally.refused,
-            refused=tuple(one for shard in self._follower.shards for one in tuple(shard.refused)),
+            refused=tuple(one for shard in self.followed for one in tuple(shard.refused)),
             deltas_skipped=tally.skipped,
             chunks_skipped=counts.chunks_skipped,
             bytes_received=counts.bytes_received,

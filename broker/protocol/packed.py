@@ -28,7 +28,6 @@ except ImportError:  # pragma: no cover - tests call both ways by name
 
 # First bytes of arrays and maps; as many of them as levels are allowed cannot nest deeper.
 _HEADS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
-_NO_HEADS: Final = bytes(byte for byte in range(256) if byte not in _HEADS)
 FEW: Final = 8
 _EXTENSION_FAULT: Final = "ext_hook"
 _TIMESTAMP: Final = -1
@@ -133,7 +132,7 @@ def unpack_by_ormsgpack(data: bytes) -> Any:
         raise _no_value(error) from None
     if (
         len(data) > MAX_DEPTH
-        and len(data.translate(None, _NO_HEADS)) > MAX_DEPTH
+        and len(data) - len(data.translate(None, _HEADS)) > MAX_DEPTH
         and not within_depth((value,))
     ):
         raise DecodeError("it nests too deep")

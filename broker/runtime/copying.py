@@ -114,4 +114,4 @@ class CopyableMapping(Mapping[K, V_co]):
         ):
             return copy.values[key]  # type: ignore[no-any-return]
         _notes.copy = None
-        raise KeyError(key)
+        raise KeyError(key) from None

@@ -34,7 +34,7 @@ class EmptiedReplica(ReplicaReads):
     """A replica of which another thread deletes all keys as soon as they are asked for."""
 
     def __init__(self) -> None:
-        super().__init__(SimpleNamespace(cell=self._cell))  # type: ignore[arg-type]
+        super().__init__(SimpleNamespace(cell=self._cell, followed=[]))  # type: ignore[arg-type]
 
     def _cell(self, key: str) -> Any:
         raise KeyError(key)
