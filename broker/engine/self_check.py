@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from broker.backend.session import Session
 from broker.core.effects import Effect, KeysRepaired
 from broker.core.shard import ShardState
-from broker.engine.verifier import SnapshotMovedError, Verifier, keys_of
+from broker.engine.state_copy import StateCopy
+from broker.engine.verifier import SnapshotMovedError, Verifier
 from broker.errors import BackendError, DecodeError
 from broker.model import ABSENT, Absent, Difference, Status, Verification
 from broker.protocol.cells import are_same, value_of
@@ -85,20 +86,21 @@ async def verified(session: Session, shards: list[ShardState]) -> Verification:
 async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int, list[Difference]]:
     """Compare a shard's keys; return how many there are, how many ranges differ, and which keys."""
     _check_live(shard)
-    held, position = shard.values.copy(), shard.position
-    wrong = await verifier.differing(held, position)
+    copy, position = StateCopy(shard.values), shard.position
+    wrong = await verifier.differing(copy, position)
     if not wrong:
-        return len(held), 0, []
+        return len(copy), 0, []
+    held = await copy.part(wrong)
     right, _ = await verifier.content(wrong, lambda: position)
     found = [
         Difference(
             *(key, shard.shard, position.offset),
             *(_shown(held.get(key, ABSENT)), _shown(right.get(key, ABSENT))),
         )
-        for key in sorted({*await keys_of(held, wrong), *right} - verifier.damaged)
+        for key in sorted({*held, *right} - verifier.damaged)
         if not _are_same(held.get(key, ABSENT), right.get(key, ABSENT))
     ]
-    return len(held), len(wrong), found
+    return len(copy), len(wrong), found
 
 
 async def _compare_tables(
@@ -156,11 +158,11 @@ async def check_and_repair(
     """
     verifier = Verifier(session, shard.shard)
 
-    async def compare() -> tuple[set[int], list[str]]:
+    async def compare() -> tuple[set[int], Collection[str]]:
         _check_live(shard)
-        held = shard.values.copy()
-        wrong = await verifier.differing(held, shard.position)
-        return wrong, await keys_of(held, wrong) if wrong else []
+        copy = StateCopy(shard.values)
+        wrong = await verifier.differing(copy, shard.position)
+        return wrong, await copy.part(wrong) if wrong else ()
 
     async def correct() -> bool:
         _check_live(shard)

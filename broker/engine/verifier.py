@@ -7,8 +7,7 @@ written. The rules are PROTOCOL.md's, "Proof".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from itertools import islice
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from broker.backend import page_sizes, queries
@@ -18,6 +17,7 @@ from broker.core.replay import LogReplay
 from broker.core.tables import made_tables
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.net_changes import NetChanges
+from broker.engine.state_copy import StateCopy
 from broker.errors import BrokerError, DecodeError
 from broker.protocol.digest import DIGEST_BYTES, Digest, range_of
 from broker.protocol.fields import content_in, content_of, name_of, read_page
@@ -52,11 +52,11 @@ class Verifier:
         self.has_table_deltas = False
         self.damaged: set[str] = set()
 
-    async def differing(self, held: Mapping[str, Any], position: Position) -> set[int]:
-        """Return the key ranges in which `held` differs from the history at `position`.
+    async def differing(self, held: StateCopy, position: Position) -> set[int]:
+        """Return the key ranges in which a copy differs from the history at `position`.
 
         Args:
-            held: a copy that does not change meanwhile.
+            held: of the shard.
             position: of the copy.
 
         Raises:
@@ -64,7 +64,7 @@ class Verifier:
             BackendError: Redis failed.
         """
         expected = await self._digest_at(position)
-        return (await digest_of(held)).differing(expected)
+        return (await held.digest()).differing(expected)
 
     async def _digest_at(self, position: Position) -> Digest:
         start = await self._marks(position)
@@ -267,26 +267,6 @@ class Verifier:
             await changes.take(self._client, self._keys, entry)
         except DecodeError as error:
             raise SnapshotMovedError(str(error)) from None
-
-
-async def digest_of(held: Mapping[str, Any]) -> Digest:
-    """Compute the digests of a copy, a slice at a time, so that other tasks can run."""
-    digest, entries = Digest(), iter(held.items())
-    while part := list(islice(entries, page_sizes.SLICE_KEYS)):
-        digest.add_all([key.encode() for key, _ in part], [content_of(one) for _, one in part])
-        await asyncio.sleep(0)
-    return digest
-
-
-async def keys_of(held: Mapping[str, Any], ranges: Collection[int]) -> list[str]:
-    """Return the keys that are in key ranges, likewise."""
-    found = []
-    for number, key in enumerate(held, 1):
-        if range_of(key) in ranges:
-            found.append(key)
-        if number % page_sizes.SLICE_KEYS == 0:
-            await asyncio.sleep(0)
-    return found
 
 
 def _fold(

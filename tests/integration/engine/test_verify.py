@@ -17,6 +17,7 @@ from broker.backend import queries
 from broker.backend.session import Session
 from broker.core.shard import ShardState
 from broker.engine.self_check import check_and_repair
+from broker.engine.state_copy import StateCopy
 from broker.engine.verifier import SnapshotMovedError, Verifier
 from broker.protocol.digest import DIGEST_BYTES, range_of
 from broker.protocol.fields import pack_field
@@ -321,7 +322,7 @@ def test_nothing_is_proved_of_a_position_that_the_full_state_has_left(
 
     async def scenario(session: Session) -> None:
         verifier = Verifier(session, 0)
-        for number, held in enumerate(({}, {"k": 1}, {"k": 2})):
+        for number, held in enumerate(map(StateCopy, ({}, {"k": 1}, {"k": 2}))):
             head = (await queries.log_page(session.client, session.keys[0], 0, 0)).head
             assert head is not None
             position = head.position
