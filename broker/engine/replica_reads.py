@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.core.tables import need_numpy
 from broker.core.tables.kinds import table_key
+from broker.engine.moment import MomentItems, MomentValues
 from broker.engine.replica import ReplicaEngine
 from broker.errors import DecodeError, NotLoadedError, UnreadableValueError
 from broker.model import Health, Status
@@ -108,12 +109,16 @@ class ReplicaReads(CopyableMapping[str, Any]):
         return self._read(self._engine.snapshot)[0]
 
     def items(self) -> ItemsView[str, Any]:
-        """Return keys and values of one moment, as a copy."""
-        return self.snapshot()[0].items()
+        """Return keys and values of one moment, as a copy.
+
+        Each value is unpacked when an iteration reaches it, so lists and maps are its own. Keys
+        whose value cannot be read are left out, counted and named in `stats()`.
+        """
+        return MomentItems(self._at_one_moment(), self._engine.unreadable.note)
 
     def values(self) -> ValuesView[Any]:
-        """Return the values of one moment, as a copy."""
-        return self.snapshot()[0].values()
+        """Return the values of one moment, as `items`."""
+        return MomentValues(MomentItems(self._at_one_moment(), self._engine.unreadable.note))
 
     def snapshot(self) -> tuple[dict[str, Any], tuple[Position, ...]]:
         """Return a copy of the whole content at one moment, and each shard's position for it.

@@ -10,7 +10,7 @@ by what the C library happens to accept; and again at the read, for others may h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from broker.errors import DecodeError
@@ -122,21 +122,44 @@ def value_of(cell: Cell) -> Value:
     return unpacked(cell) if type(cell) is bytes else cell
 
 
-def readable(
+def readable_items(
     cells: Mapping[str, Cell], note: Callable[[str, DecodeError], object]
-) -> dict[str, Value]:
-    """Return the values of a map of cells; those that cannot be read are left out.
+) -> Iterator[tuple[str, Value]]:
+    """Yield keys and values of a map of cells; those that cannot be read are left out.
 
     Args:
-        cells: by key.
+        cells: by key; the set of keys must not change meanwhile.
         note: called with key and fault of each that was left out.
     """
-    if bytes not in set(map(type, cells.values())):
-        return dict(cells)
-    values: dict[str, Value] = {}
     for key, cell in cells.items():
-        try:
-            values[key] = unpacked(cell) if type(cell) is bytes else cell
-        except DecodeError as error:
-            note(key, error)
-    return values
+        value: Value = cell
+        if type(cell) is bytes:
+            try:
+                value = unpacked(cell)
+            except DecodeError as error:
+                note(key, error)
+                continue
+        yield key, value
+
+
+def readable(cells: dict[str, Any], note: Callable[[str, DecodeError], object]) -> dict[str, Value]:
+    """Replace the cells of a map by their values, and remove those that cannot be read.
+
+    Args:
+        cells: by key; changed in place, for a second map of all keys would take a fifth longer.
+        note: as `readable_items`.
+
+    Returns:
+        The same map.
+    """
+    unreadable = []
+    for key, cell in cells.items():
+        if type(cell) is bytes:
+            try:
+                cells[key] = unpacked(cell)
+            except DecodeError as error:
+                unreadable.append(key)
+                note(key, error)
+    for key in unreadable:
+        del cells[key]
+    return cells

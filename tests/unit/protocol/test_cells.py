@@ -15,6 +15,7 @@ from broker.protocol.cells import (
     cell_of,
     plain_columns,
     readable,
+    readable_items,
     size_of_cell,
     value_of,
 )
@@ -161,9 +162,10 @@ def test_what_cannot_be_read_is_left_out_and_named() -> None:
     """The others are read all the same."""
     found: list[str] = []
     cells_by_key = {"a": 1, "b": b"\xc1", "c": b"\x91\x01", "d": "x"}
-    read = readable(cells_by_key, lambda key, _fault: found.append(key))
+    read = dict(readable_items(cells_by_key, lambda key, _fault: found.append(key)))
     assert read == {"a": 1, "c": [1], "d": "x"}
-    assert found == ["b"]
+    assert readable(cells_by_key, lambda key, _fault: found.append(key)) == read
+    assert found == ["b", "b"]
 
 
 @given(st.binary(max_size=40))
@@ -178,12 +180,18 @@ def test_any_bytes_are_a_value_or_refused(cell: bytes) -> None:
 
 @given(st.dictionaries(KEYS, VALUES, max_size=5))
 def test_a_map_of_cells_is_read_as_its_values(values: dict[str, Any]) -> None:
-    """In its order, and as a copy."""
+    """In its order, all at once in place, or one after the other and nothing changed."""
     held = {key: cell_of(value)[0] for key, value in values.items()}
+    before = held.copy()
+    right = exact({key: admit(value)[0] for key, value in values.items()})
+    one_by_one = dict(readable_items(held, lambda key, fault: pytest.fail(f"{key}: {fault}")))
+    assert [*one_by_one] == [*values]
+    assert exact(one_by_one) == right
+    assert exact(held) == exact(before)
     found = readable(held, lambda key, fault: pytest.fail(f"{key}: {fault}"))
     assert [*found] == [*values]
-    assert exact(found) == exact({key: admit(value)[0] for key, value in values.items()})
-    assert found is not held
+    assert exact(found) == right
+    assert found is held
 
 
 @pytest.mark.parametrize(
