@@ -132,8 +132,8 @@ _PHRASES: Final = (
     ("Protocol error: unauthenticated", "NOAUTH"),
 )
 
-# In front of the code: of a command in a pipeline, and of an error that a script passed on.
-_IN_FRONT: Final = re.compile(r".* of pipeline caused error: |user_script:\d+: ", re.DOTALL)
+# In front of the code of a command in a pipeline.
+_IN_FRONT: Final = re.compile(r".* of pipeline caused error: ", re.DOTALL)
 
 
 def meaning(error: BaseException) -> Meaning | None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
 import redis
 
 from broker import BackendError, FlushTimeoutError, Producer, Replica
+from broker.backend.server_errors import MEANINGS, meaning
 from broker.testing import FaultProxy
 from broker.testing.clusters import ask
 from broker.testing.server import Server, free_port
 from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
+from tests.integration.lua_shard import Shard, chunk
 from tests.integration.running_workers import NewServing
 from tests.integration.talker import talker
 
@@ -140,6 +143,38 @@ def test_a_demoted_server_keeps_nobody(
             producer.set("a", 2)
             replica.wait_for(producer.flush(5), 5)
             assert replica["a"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), "READONLY"),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), "NOREPLICAS"),
+    ],
+)
+def test_a_refused_script_says_why(
+    own_server: OwnServer, kind: str, namespace: str, change: tuple[str, ...], code: str
+) -> None:
+    """An error that a script raises again would have the line of the script for its code."""
+    server = own_server(port=0, kind=kind)
+    shard = Shard(server, namespace)
+    try:
+        shard.opened()
+        shard.take()
+        ask(server, *change)
+        for command in (
+            shard.heartbeat,
+            shard.take,
+            shard.drain,
+            shard.open,
+            partial(shard.append, 1),
+            partial(shard.append_pushed, 1, chunk("n1", 1)),
+        ):
+            with pytest.raises(redis.ResponseError) as caught:
+                command()
+            assert meaning(caught.value) is MEANINGS[code], (command, caught.value)
+    finally:
+        shard.close()
 
 
 def test_reads_follow_the_subscription_to_the_new_server(

@@ -22,6 +22,7 @@ from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.damages import Case, cases
 from tests.integration.running_workers import Serving
+from tests.integration.watched_shard import WatchedShard
 
 NODE = "n1"
 SOON = 0.3
@@ -183,6 +184,31 @@ def test_a_record_that_was_overwritten_counts_nothing_twice(fleet: Fleet) -> Non
         fleet.raw.hset(fleet.keys.intake, NODE, "nonsense")
         fleet.write()
     assert fleet.replica["n"] == fleet.sum == 10
+
+
+def test_what_is_left_of_a_log_is_numbered_anew(
+    watched_shard: WatchedShard, raw: redis.Redis
+) -> None:
+    """A batch from the middle is lost; all others can be read, and nothing is damaged any more."""
+    for number in range(5):
+        watched_shard.producer.set(f"k{number}", number)
+        watched_shard.publish()
+    url, namespace = watched_shard.url, watched_shard.namespace
+    log = ShardKeys.of(namespace, 0, 1).log
+    places = [place for place, _ in raw.xrange(log)]
+    assert len(places) == 5
+    raw.xdel(log, places[2])
+    done = asyncio.run(repair(url, namespace, None))
+    assert any("4 of the 4 entries of the log are numbered anew" in line for line in done), done
+    assert asyncio.run(damages(url, namespace, is_whole=True)) == []
+    watched_shard.producer.set("k5", 5)
+    watched_shard.publish()
+    content = {"k0": 0, "k1": 1, "k3": 3, "k4": 4, "k5": 5}
+    with Replica(url, namespace=namespace) as replica:
+        replica.wait_live(10)
+        assert dict(replica.items()) == content
+    watched_shard.write()
+    assert watched_shard.agree() == content
 
 
 def counters(fleet: Fleet) -> dict[str, int]:

@@ -69,14 +69,18 @@ def test_each_command_that_a_role_needs_is_named_where_it_is_refused(
         assert not [one for one in found if one.check == "connection"], command
 
 
+@pytest.mark.parametrize("may_ask", [True, False])
 @pytest.mark.parametrize("command", ["config", "blpop", "publish", "subscribe", "info", "time"])
 def test_a_command_that_the_provider_took_away_is_named(
-    command: str, own_server: OwnServer
+    own_server: OwnServer, command: str, *, may_ask: bool
 ) -> None:
-    """`rename-command` answers with another error than an ACL does."""
-    server = own_server("--rename-command", command, "", port=free_port(), kind="redis")
+    """`rename-command` answers with another error than an ACL does, whether asked or tried."""
+    away = [command] if may_ask else [command, "acl"]
+    renamed = [word for name in away for word in ("--rename-command", name, "")]
+    server = own_server(*renamed, port=free_port(), kind="redis")
     found = examined(server.url)
     told = [one for one in found if one.check == "acl" and "is refused" in one.seen]
+    assert told, [one.seen for one in found]
     assert command.upper() in told[0].seen
     assert told[0].severity == (Severity.NOTE if command == "config" else Severity.ERROR)
     assert not [one for one in found if one.check == "connection"]

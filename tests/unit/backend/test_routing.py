@@ -51,10 +51,6 @@ def test_all_that_belongs_to_a_shard_has_one_slot() -> None:
     ("reply", "says"),
     [
         ("NOREPLICAS Not enough good replicas to write.", "min-replicas-to-write; start its"),
-        (
-            "user_script:105: NOREPLICAS Not enough good replicas",
-            "min-replicas-to-write; start its",
-        ),
         ("READONLY You can't write against a read only replica.", "is a replica, which takes no"),
         # The URL of a Cluster is right, whatever its nodes answer.
         ("MOVED 1 127.0.0.1:7000", "cannot reach Redis"),

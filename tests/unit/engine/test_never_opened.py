@@ -17,7 +17,7 @@ def test_waiting_for_a_replica_that_is_not_open_says_so_at_once() -> None:
 
     async def scenario() -> None:
         replica = Replica(URL)
-        for call in (replica.wait_live(60), replica.wait_for("", 60), replica.verify()):
+        for call in (replica.wait_live(1), replica.wait_for("", 1), replica.verify()):
             with pytest.raises(ClosedError, match=r"not open; call open\(\)"):
                 await call
 
