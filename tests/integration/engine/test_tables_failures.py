@@ -212,7 +212,7 @@ def test_more_than_a_log_within_an_interval_is_written_without_a_stall(
         keys = table.keys(np.arange(10_000, dtype=np.uint64))
         for number in range(60):
             table.set_many(keys, float(number))
-        replica.wait_for(producer.flush(60), 60)
+        replica.wait_for(producer.flush(20), 20)
         view = replica.table("t", keys=int)
         assert set(content(view).values()) == {(59.0, 0)}
         shard = inspector.status().shards[0]
