@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 from broker.core.queues import ReaderQueue
 from broker.engine.replica import ReplicaEngine
+from broker.runtime.forks import ForkGuard
 
 T = TypeVar("T")
 
@@ -29,20 +30,23 @@ class Reader(Generic[T]):
         self,
         replica: object,
         engine: ReplicaEngine,
-        make: Callable[[Callable[[], object]], ReaderQueue[T]],
+        make: Callable[[Callable[[], object]], ReaderQueue[Any, T]],
     ) -> None:
         engine.check_fork()
         self._replica = replica
         self._engine = engine
         self._ready = asyncio.Event()
         self._queue = make(self._ready.set)
-        self._taken: list[T] = []
+        # Shared by all who read: what one of them leaves is read by the next.
+        self._items: Iterator[T] = iter(())
+        self._fork = ForkGuard("reader", self)
+        self._fork.call_in_child(self._queue.forget)
         # An iterator that is dropped without `close()` must not be filled for ever.
         weakref.finalize(self, self._queue.abandon).atexit = False
         engine.add_queue(self._queue)
 
     def __aiter__(self) -> AsyncIterator[T]:
-        """Return itself."""
+        """Iterate; what a loop leaves is read by the next one."""
         return self
 
     async def __anext__(self) -> T:
@@ -52,17 +56,19 @@ class Reader(Generic[T]):
             ChangesOverflowError: a reader of `changes()` was too slow, by its own policy.
             StopAsyncIteration: the replica or this iterator was closed.
         """
-        self._engine.check_fork()
-        while not self._taken:
+        while True:
+            for item in self._items:
+                return item
+            self._engine.check_fork()
             self._ready.clear()
             try:
-                self._taken = self._queue.take()[::-1]
+                items = self._queue.items()
             except StopIteration:
                 raise StopAsyncIteration from None
-            if not self._taken:
+            if items is None:
                 await self._ready.wait()
-                self._engine.check_fork()
-        return self._taken.pop()
+            else:
+                self._items = items
 
     async def aclose(self) -> None:
         """End the iteration as `close()` does, for `contextlib.aclosing`."""

@@ -11,8 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from broker.core.changes import ChangeColumns
 from broker.core.transitions import Event
-from broker.model import Change, Status
+from broker.model import Status
 from broker.protocol.messages import Position
 
 
@@ -57,7 +58,7 @@ class PhaseChanged:
 class ChangesVisible:
     """These changes became visible, in this order; only where changes are watched."""
 
-    changes: list[Change]
+    changes: list[ChangeColumns]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress, repeat
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import DecodeError
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 NAMED_REFUSED = 5  # of one run
 
-# Called with deltas that took effect, in columns: operation, keys, values after them, timestamps
-# (the last column may be longer). It must not keep the columns.
-Observer = Callable[[Operation, Sequence[str], Iterable[Any], Iterable[int]], None]
+# Called with deltas that took effect, in columns: operation, keys, values after them, timestamps.
+# It may keep the columns, which nobody changes any more.
+Observer = Callable[[Operation, Sequence[str], Sequence[Any], Sequence[int]], None]
 
 
 @dataclass(slots=True)
@@ -188,13 +188,12 @@ def _report(  # noqa: PLR0917 - the columns of the deltas
     time_ms: int,
 ) -> None:
     """Call an observer with the deltas of a run that took effect."""
-    keys = run.keys
-    stamps: Iterable[int] = run.timestamps or repeat(time_ms)
+    keys, values = run.keys, after if type(after) is list else [*after]
+    stamps = run.timestamps or [time_ms] * len(keys)
     if unchanged:
         took = [True] * len(keys)
         for n in unchanged:
             took[n] = False
-        keys = list(compress(keys, took))
-        after, stamps = compress(after, took), compress(stamps, took)
+        keys, values, stamps = ([*compress(one, took)] for one in (keys, values, stamps))
     if keys:
-        observe(operation, keys, after, stamps)
+        observe(operation, keys, values, stamps)

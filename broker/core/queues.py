@@ -1,21 +1,25 @@
 """A bounded queue between a replica and one reader. No I/O; any thread may read.
 
 There is no lock: a signal handler that interrupts a reader may wait for the replica's thread, which
-then must not wait for that reader. Each step of the deque is one step of the interpreter.
+then must not wait for that reader. Each step of a deque is one step of the interpreter.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
-class ReaderQueue(Generic[T]):
-    """The items that one reader has not read yet; `_shrink` defines what happens beyond the limit.
+class ReaderQueue(ABC, Generic[P, T]):
+    """What one reader has not read yet; `_shrink` defines what happens beyond the limit.
+
+    Of type `P` is what waits, of type `T` what the reader gets.
 
     Args:
         limit: most that waits.
@@ -28,13 +32,13 @@ class ReaderQueue(Generic[T]):
     def __init__(self, limit: int, notify: Callable[[], object]) -> None:
         self._limit = limit
         self._notify = notify
-        self._waiting: deque[T] = deque()
+        self._waiting: deque[P] = deque()
         self._is_putting = False
         self._overflowed = False
         self._closed = False
         self.conflated = 0
 
-    def put(self, items: list[T]) -> None:
+    def put(self, items: list[P]) -> None:
         """Add something; called by the replica, on one thread."""
         if self._closed or self._overflowed or not items:
             return
@@ -44,7 +48,7 @@ class ReaderQueue(Generic[T]):
                 # A reader that saw it closed before `_is_putting` has ended.
                 return
             self._waiting.extend(items)
-            if len(self._waiting) > self._limit:
+            if self._size() > self._limit:
                 # A reader may take some meanwhile, or find nothing and wait for the notification.
                 kept = deque(self._drained())
                 self._shrink(kept)
@@ -53,11 +57,15 @@ class ReaderQueue(Generic[T]):
             self._is_putting = False
             self._notify()
 
-    def _shrink(self, waiting: deque[T]) -> None:
-        """Reduce the items to the limit; count in `conflated`, or set `_overflowed`."""
-        raise NotImplementedError
+    def _size(self) -> int:
+        """Return how much waits, in what the limit counts."""
+        return len(self._waiting)
 
-    def _drained(self) -> list[T]:
+    @abstractmethod
+    def _shrink(self, waiting: deque[P]) -> None:
+        """Reduce what waits to the limit; count in `conflated`, or set `_overflowed`."""
+
+    def _drained(self) -> Iterable[P]:
         taken = []
         with suppress(IndexError):
             while True:
@@ -70,28 +78,21 @@ class ReaderQueue(Generic[T]):
         # In this order: a `put` that begins after the first look adds nothing.
         return (self._closed or self._overflowed) and not self._is_putting
 
-    def take(self) -> list[T]:
-        """Return everything that waits; maybe nothing.
+    @abstractmethod
+    def items(self) -> Iterator[T] | None:
+        """Return an iterator over the oldest items that wait, None if nothing waits.
+
+        It may be that of another call, and another thread may take from it too: each item goes to
+        one of them. So it may also be empty.
 
         Raises:
             ChangesOverflowError: all was read, and later items were dropped.
             StopIteration: all was read, and the replica or the reader closed.
         """
-        has_ended = self._has_ended
-        taken = self._drained()
-        if not taken and has_ended:
-            raise self._end()
-        return taken
 
-    def take_one(self) -> T | None:
-        """Return the oldest item, None if none waits. Raises as `take`."""
-        has_ended = self._has_ended
-        try:
-            return self._waiting.popleft()
-        except IndexError:
-            if has_ended:
-                raise self._end() from None
-            return None
+    def forget(self) -> None:
+        """Leave nothing to read, in a forked child: it belongs to the parent."""
+        self._waiting.clear()
 
     @property
     def is_empty(self) -> bool:

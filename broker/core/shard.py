@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.core.bulk_chunks import BulkChunks
-from broker.core.changes import differences, observer, repairs
+from broker.core.changes import ChangeColumns, differences, observer, repairs
 from broker.core.content import Content
 from broker.core.effects import (
     ChangesVisible,
@@ -39,7 +39,7 @@ from broker.core.replay import LogReplay, Progress
 from broker.core.shard_view import ShardView
 from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
-from broker.model import Change, Status
+from broker.model import Status
 from broker.protocol.codec import decode_packet
 from broker.protocol.messages import Batch, Head, Heartbeat, LogEntry, Notice, Packet, Position
 from broker.protocol.refusal import shown
@@ -384,7 +384,7 @@ class ShardState(ShardView):
         chunks, bad = decode_chunks(batch)
         self.counts.chunks_skipped += len(bad)
         self.counts.batches_applied += 1
-        changes: list[Change] = []
+        changes: list[ChangeColumns] = []
         is_watched = self._watched and content is self.content
         observe = observer(changes, batch.position, self.shard) if is_watched else None
         tally = content.apply(batch, chunks, observe, self._fault, self._note_refused)
@@ -409,7 +409,7 @@ class ShardState(ShardView):
         if self._watched:
             self._show_changes(differences(before, load, self.shard))
 
-    def _show_changes(self, changes: list[Change]) -> None:
+    def _show_changes(self, changes: list[ChangeColumns]) -> None:
         if changes and self._watched:
             self._effects.append(ChangesVisible(changes))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -68,7 +68,7 @@ def worst(statuses: Iterable[Status]) -> Status:
     return next(status for status in _WORST_FIRST if status in found)
 
 
-class StatusQueue(ReaderQueue[StatusChange]):
+class StatusQueue(ReaderQueue[StatusChange, StatusChange]):
     """The status changes that one reader has not read yet.
 
     Beyond the limit the two oldest changes become one, so that `before` is always the `after` that
@@ -81,6 +81,16 @@ class StatusQueue(ReaderQueue[StatusChange]):
 
     def __init__(self, notify: Callable[[], object], limit: int = STATUSES_LIMIT) -> None:
         super().__init__(limit, notify)
+
+    def items(self) -> Iterator[StatusChange] | None:
+        """Return an iterator over the oldest change only: later ones may still become one."""
+        has_ended = self._has_ended
+        try:
+            return iter((self._waiting.popleft(),))
+        except IndexError:
+            if has_ended:
+                raise self._end() from None
+            return None
 
     def _shrink(self, waiting: deque[StatusChange]) -> None:
         while len(waiting) > self._limit:

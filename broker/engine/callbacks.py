@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from broker.core.queues import ReaderQueue
 from broker.runtime.bell import Bell
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def call_for_each(
     callback: Callable[[T], object],
-    queue: ReaderQueue[T],
+    queue: ReaderQueue[Any, T],
     bell: Bell,
     name: str,
 ) -> None:
@@ -37,16 +37,19 @@ def call_for_each(
     threading.Thread(target=_run, args=work, name=name, daemon=True).start()
 
 
-def _run(callback: Callable[[T], object], queue: ReaderQueue[T], bell: Bell, name: str) -> None:
+def _run(
+    callback: Callable[[T], object], queue: ReaderQueue[Any, T], bell: Bell, name: str
+) -> None:
     while True:
         try:
-            items = queue.take()
+            items = queue.items()
         except StopIteration:
             return
+        if items is None:
+            bell.wait()
+            continue
         for item in items:
             try:
                 callback(item)
             except Exception:
                 log.exception("callback_failed owner=%s item=%s", name, item)
-        if not items:
-            bell.wait()

@@ -411,7 +411,7 @@ class ReplicaEngine:
         """
         self._session.guard.check()
 
-    def add_queue(self, queue: ReaderQueue[Any]) -> None:
+    def add_queue(self, queue: ReaderQueue[Any, Any]) -> None:
         """Begin to fill a reader's queue (on the loop's thread)."""
         if self._session.guard.is_forked:
             # The reader raises it when it waits; locks may be held by threads of the parent.
@@ -423,7 +423,7 @@ class ReplicaEngine:
         if self._closed:
             self.remove_queue(queue)
 
-    def remove_queue(self, queue: ReaderQueue[Any]) -> None:
+    def remove_queue(self, queue: ReaderQueue[Any, Any]) -> None:
         """Stop filling a reader's queue (on the loop's thread)."""
         if isinstance(queue, StatusQueue):
             self._follower.tracker.remove_queue(queue)

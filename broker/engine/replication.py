@@ -18,6 +18,7 @@ from broker.backend.conditions import conditions, ensure_no_eviction
 from broker.backend.session import Session
 from broker.backend.subscription import Subscription
 from broker.core.change_queue import ChangeQueue
+from broker.core.changes import ChangeColumns
 from broker.core.effects import (
     ChangesVisible,
     DeltasRefused,
@@ -44,7 +45,7 @@ from broker.errors import (
     NamespaceMismatchError,
     ReplicaFailedError,
 )
-from broker.model import Change, Status
+from broker.model import Status
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
 from broker.runtime.outage_log import OutageLog
@@ -309,13 +310,13 @@ class Follower:
                 self._perform(shard, shard.disconnected())
         self.reconnects += 1
 
-    def _deliver(self, changes: list[Change]) -> None:
+    def _deliver(self, changes: list[ChangeColumns]) -> None:
         """Hand changes to their readers; those that were dropped without `close()` go."""
         for queue in list(self.queues):
             if queue.is_closed:
                 self.remove_queue(queue)
             else:
-                queue.put(changes)
+                queue.add(changes)
 
     def _renew_subscription(self, shard: ShardState) -> None:
         if self._subscription is not None:

@@ -10,7 +10,8 @@ by what the C library happens to accept; and again at the read, for others may h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from broker.errors import DecodeError
@@ -120,6 +121,33 @@ def value_of(cell: Cell) -> Value:
         DecodeError: as `unpacked`.
     """
     return unpacked(cell) if type(cell) is bytes else cell
+
+
+def values_of(cells: Sequence[Cell]) -> tuple[Sequence[Value], dict[int, DecodeError]]:
+    """Return the values of a column of cells; lists and maps are the caller's own.
+
+    Args:
+        cells: not many, as no other thread runs meanwhile.
+
+    Returns:
+        The values, and the faults of those that cannot be read: place -> fault. In their places
+        the values are None.
+    """
+    kinds = {*map(type, cells)}
+    if bytes not in kinds:
+        return cells, {}
+    if len(kinds) == 1:
+        with suppress(DecodeError):
+            return [*map(unpacked, cells)], {}  # type: ignore[arg-type]
+    values: list[Value] = []
+    faults: dict[int, DecodeError] = {}
+    for n, cell in enumerate(cells):
+        try:
+            values.append(value_of(cell))
+        except DecodeError as error:
+            faults[n] = error
+            values.append(None)
+    return values, faults
 
 
 def readable_items(

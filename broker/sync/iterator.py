@@ -5,11 +5,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Generic, TypeVar
+from itertools import chain
+from typing import Any, Generic, TypeVar
 
 from broker.core.queues import ReaderQueue
 from broker.engine.replica import ReplicaEngine
 from broker.runtime.bell import Bell
+from broker.runtime.forks import ForkGuard
 from broker.sync.loop_thread import LoopThread
 
 T = TypeVar("T")
@@ -33,13 +35,17 @@ class Reader(Generic[T]):
         replica: object,
         engine: ReplicaEngine,
         thread: LoopThread,
-        make: Callable[[Callable[[], object]], ReaderQueue[T]],
+        make: Callable[[Callable[[], object]], ReaderQueue[Any, T]],
     ) -> None:
         self._replica = replica
         self._engine = engine
         self._thread = thread
         self._bell = Bell()
         self._queue = make(self._bell.ring)
+        # Shared by all who read: what one of them leaves is read by the next.
+        self._items: Iterator[T] = iter(())
+        self._fork = ForkGuard("reader", self)
+        self._fork.call_in_child(self._queue.forget)
         # An iterator that is dropped without `close()` must not be filled for ever.
         weakref.finalize(self, self._queue.abandon).atexit = False
         if thread.is_closed:
@@ -49,8 +55,9 @@ class Reader(Generic[T]):
             thread.run(lambda: engine.add_queue(self._queue))
 
     def __iter__(self) -> Iterator[T]:
-        """Return itself."""
-        return self
+        """Iterate; what a loop leaves is read by the next one."""
+        # The items of one batch take no step of Python here.
+        return chain.from_iterable(iter(self._next_items, None))
 
     def __next__(self) -> T:
         """Wait for the next item.
@@ -59,19 +66,26 @@ class Reader(Generic[T]):
             ChangesOverflowError: a reader of `changes()` was too slow, by its own policy.
             StopIteration: the replica or this iterator was closed.
         """
+        while True:
+            for item in self._items:
+                return item
+            self._items = self._next_items()
+
+    def _next_items(self) -> Iterator[T]:
+        """Wait for items, and return an iterator over the oldest; raises as `__next__`."""
         was_woken = False
         while True:
             self._thread.guard.check()
             try:
-                item = self._queue.take_one()
+                items = self._queue.items()
             except Exception:
                 # The bell wakes one thread: each that finds the end wakes the next one.
                 self._bell.ring()
                 raise
-            if item is not None:
+            if items is not None:
                 if was_woken and not self._queue.is_empty:
                     self._bell.ring()
-                return item
+                return items
             self._bell.wait()
             was_woken = True
 

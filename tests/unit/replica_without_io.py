@@ -15,6 +15,7 @@ from broker.core.shard import ShardState
 from broker.core.transitions import Event
 from broker.model import Change, Status
 from broker.protocol.messages import Head, LogEntry, Position
+from tests.unit.change_rows import rows
 from tests.unit.exactness import exact, read
 from tests.unit.model_history import BUCKETS, History, Message, Moment
 
@@ -71,7 +72,7 @@ class Follower:
             elif isinstance(effect, StopReading):
                 self.wanted = None
             elif isinstance(effect, ChangesVisible):
-                self._take_changes(effect.changes)
+                self._take_changes(rows(effect.changes))
 
     def _take_changes(self, changes: Sequence[Change]) -> None:
         self.changes += changes

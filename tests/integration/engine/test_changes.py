@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 from contextlib import aclosing, closing
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -65,6 +66,85 @@ def test_changes_with_a_prefix_are_those_of_the_prefix(
         assert sorted(change.key for change in changes) == sorted(
             f"flight/{number}" for number in range(20)
         )
+
+
+def test_what_a_loop_leaves_is_read_by_the_next_one(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """A loop may end anywhere; another loop, or `next`, goes on there."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes()
+        producer.set_many({str(n): [n] for n in range(1_000)})
+        replica.wait_for(producer.flush(10), 10)
+        found = []
+        for change in changes:
+            found.append(change.value)
+            if len(found) == 3:
+                break
+        found.append(next(changes).value)
+        first, second = iter(changes), iter(changes)
+        found += [next(one).value for one in (first, second, first)]
+        changes.close()
+        found += [change.value for change in changes]
+        assert found == [[n] for n in range(1_000)]
+        assert [*first, *second, *changes] == []
+
+    async def reads() -> list[Any]:
+        async with (
+            aio.Replica(server.url, namespace=namespace) as replica,
+            aio.Producer(server.url, namespace=namespace) as producer,
+        ):
+            await replica.wait_live(10)
+            changes = replica.changes()
+            await producer.set_many({str(n): [n, n] for n in range(1_000)})
+            await replica.wait_for(await producer.flush(10), 10)
+            found = []
+            async for change in changes:
+                found.append(change.value)
+                if len(found) == 3:
+                    break
+            found.append((await anext(changes)).value)
+            changes.close()
+            return found + [change.value async for change in changes]
+
+    assert asyncio.run(reads()) == [[n, n] for n in range(1_000)]
+
+
+def test_threads_that_share_a_reader_get_each_change_once(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """Each of them in order."""
+    serving(server.url, namespace)
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+    ):
+        replica.wait_live(10)
+        changes = replica.changes()
+        found: list[list[Any]] = [[] for _ in range(4)]
+
+        def read(mine: list[Any]) -> None:
+            for change in changes:
+                mine.append(change.value)
+                if len(mine) % 7 == 0:
+                    mine.extend(one.value for one in islice(changes, 2))
+
+        threads = [threading.Thread(target=read, args=(mine,)) for mine in found]
+        for thread in threads:
+            thread.start()
+        for first in range(0, 20_000, 100):
+            producer.set_many({str(n): n for n in range(first, first + 100)})
+        replica.wait_for(producer.flush(30), 30)
+        changes.close()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(value for mine in found for value in mine) == [*range(20_000)]
+        assert all(mine == sorted(mine) for mine in found)
 
 
 def test_closing_ends_an_iteration_that_waits(

@@ -31,6 +31,12 @@ replica = Replica(url, namespace=namespace)
 inspector = Inspector(url, namespace=namespace)
 producer.set("before", 1)
 replica.wait_for(producer.flush(10), 10)
+half_read = replica.changes()
+producer.set("before", 0)
+producer.set("before", 1)
+replica.wait_for(producer.flush(10), 10)
+loop = iter(half_read)
+assert next(loop).value == 0
 changes = replica.changes()
 statuses = replica.statuses()
 # Buffered in the parent at the moment of the fork: the child must not send it too.
@@ -47,6 +53,8 @@ CALLS = {
     "wait_for": lambda: replica.wait_for(""),
     "changes": lambda: replica.changes(),
     "next change": lambda: next(changes),
+    "next of a loop": lambda: next(loop),
+    "rest of a loop": lambda: next(half_read),
     "statuses": lambda: replica.statuses(),
     "next status": lambda: next(statuses),
     "close statuses": lambda: statuses.close(),
@@ -93,6 +101,7 @@ status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 producer.increment("n", 100)
 replica.wait_for(producer.flush(10), 10)
 told = {"status": status, "n": replica["n"], "live": str(replica.status),
+        "rest": next(loop).value,
         "changes": [next(changes).key for _ in range(3)], "state": len(inspector.folded())}
 for one in (producer, replica, inspector):
     one.close()
@@ -276,6 +285,7 @@ def test_a_forked_child_gets_clear_errors_and_can_start_anew(
     for name in (
         *("set", "delete", "increment", "set_many", "flush", "set after close"),
         *("wait_live", "wait_for", "changes", "inspect", "next change"),
+        *("next of a loop", "rest of a loop"),
         *("statuses", "next status", "read", "copy", "lag", "stats"),
     ):
         assert child[name][0] == "ForkedError", (name, child[name])
@@ -290,6 +300,7 @@ def test_a_forked_child_gets_clear_errors_and_can_start_anew(
     parent = reported["parent"]
     assert (parent["status"], parent["live"], parent["n"]) == (7, "live", 111)
     assert parent["changes"] == ["n"] * 3
+    assert parent["rest"] == 1
     assert state_of(valkey, namespace) == {"before": 1, "n": 111}
 
 

@@ -20,6 +20,7 @@ from broker.model import Status, StatusChange
 from broker.protocol.codec import encode_packet
 from broker.protocol.constants import NO_ID
 from broker.protocol.messages import Head, Heartbeat, Position
+from tests.unit.change_rows import all_of
 
 BOUND = 3.0
 BEGUN = 500.0
@@ -82,7 +83,7 @@ class Tracked:
     @property
     def told(self) -> list[Step]:
         """Return the changes reported since the last call."""
-        return [(one.before, one.after, one.reason, one.shard) for one in self.queue.take()]
+        return [(one.before, one.after, one.reason, one.shard) for one in all_of(self.queue)]
 
 
 def test_the_status_is_exact_though_nobody_noticed() -> None:
@@ -194,16 +195,16 @@ def test_a_reader_begins_with_what_holds_now() -> None:
     late = StatusQueue(lambda: None)
     tracked.tracker.add_queue(late)
     at = WALL + tracked.now
-    assert late.take() == [StatusChange(Status.LIVE, Status.LIVE, "caught_up", 0, at)]
+    assert all_of(late) == [StatusChange(Status.LIVE, Status.LIVE, "caught_up", 0, at)]
     tracked.now += BOUND + 1
     tracked.shards[0].tick(tracked.now)
     later = StatusQueue(lambda: None)
     tracked.tracker.add_queue(later)
-    assert [(one.before, one.after) for one in later.take()] == [(Status.STALE, Status.STALE)]
+    assert [(one.before, one.after) for one in all_of(later)] == [(Status.STALE, Status.STALE)]
     tracked.tracker.remove_queue(late)
-    assert [one.after for one in late.take()] == [Status.STALE]
+    assert [one.after for one in all_of(late)] == [Status.STALE]
     with pytest.raises(StopIteration):
-        late.take()
+        all_of(late)
 
 
 # -- slow readers ---------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def test_a_slow_reader_gets_a_chain_that_ends_right(walk: list[Status | None], l
 
     def read() -> None:
         nonlocal shown, taken
-        found = queue.take()
+        found = all_of(queue)
         assert len(found) <= limit
         for one in found:
             assert one.before is shown
@@ -249,7 +250,7 @@ def test_a_change_that_was_undone_is_left_out() -> None:
     chain = (Status.LIVE, Status.STALE, Status.LIVE, Status.LOADING)
     for before, after in itertools.pairwise(chain):
         queue.put([StatusChange(before, after, "any")])
-    assert queue.take() == [StatusChange(Status.LIVE, Status.LOADING, "any")]
+    assert all_of(queue) == [StatusChange(Status.LIVE, Status.LOADING, "any")]
     assert queue.conflated == 2
 
 
@@ -260,7 +261,7 @@ def test_the_newest_changes_are_kept_one_by_one() -> None:
     for _ in range(STATUSES_LIMIT):
         tracked.shards[0].disconnected()
         tracked.join()
-    told = tracked.queue.take()
+    told = all_of(tracked.queue)
     assert len(told) <= STATUSES_LIMIT
     assert told[0].before is Status.CONNECTING
     assert [one.reason for one in told[-6:]] == ["lost", "subscribed", "caught_up"] * 2

@@ -8,19 +8,19 @@ from typing import Any, cast
 import pytest
 
 from broker.core.buffer import ProducerBuffer
-from broker.core.changes import observer
+from broker.core.changes import ChangeColumns, observer
 from broker.core.content import Content
 from broker.core.fold import decode_chunks
 from broker.engine import producer
 from broker.engine.producer import ProducerEngine
 from broker.errors import EncodeError
-from broker.model import Change
 from broker.protocol.cells import CELLS
 from broker.protocol.codec import decode_chunk
 from broker.protocol.messages import Batch, Position
 from broker.protocol.operations import OPERATIONS, Column, Op
 from broker.runtime import clock
 from broker.testing.lineage import apply
+from tests.unit.change_rows import rows
 
 MAXIMUM = 99
 
@@ -70,11 +70,11 @@ def test_a_row_of_the_table_is_all_that_the_way_of_a_delta_needs(engine: Produce
     for amount in (3, 9, 5):
         assert engine.put(MAXIMUM, "k", amount) is None
     batch = Batch(0, b"epoch--1", 1, b"batch--1", b"batch--0", 0, 1, chunks=[written(engine)])
-    content, changes = Content(), list[Change]()
+    content, changes = Content(), list[ChangeColumns]()
     chunks, bad = decode_chunks(batch)
     tally = content.apply(batch, chunks, observer(changes, Position(), 0))
     assert (bad, tally.applied, content.values) == ([], 3, {"k": 9})
-    assert [(one.operation, one.value, one.timestamp_ms) for one in changes] == [
+    assert [(one.operation, one.value, one.timestamp_ms) for one in rows(changes)] == [
         ("maximum", 9, 7)
     ] * 3
 

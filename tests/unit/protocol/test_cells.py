@@ -18,10 +18,11 @@ from broker.protocol.cells import (
     readable_items,
     size_of_cell,
     value_of,
+    values_of,
 )
 from broker.protocol.codec import pack_cell, pack_value
 from broker.protocol.constants import INT_MAX, MAX_DEPTH, MAX_VALUE_BYTES
-from broker.protocol.messages import CELL_TYPES
+from broker.protocol.messages import CELL_TYPES, Cell
 from broker.protocol.operations import Column
 from broker.protocol.values import admit
 from tests.unit.exactness import exact
@@ -166,6 +167,31 @@ def test_what_cannot_be_read_is_left_out_and_named() -> None:
     assert read == {"a": 1, "c": [1], "d": "x"}
     assert readable(cells_by_key, lambda key, _fault: found.append(key)) == read
     assert found == ["b", "b"]
+
+
+def test_of_many_exactly_those_that_cannot_be_read_are_left_out() -> None:
+    """Wherever they stand."""
+    bad = {"k0", "k499", "k500", "k501", "k1299"}
+    cells_by_key: dict[str, Cell] = {
+        f"k{n}": b"\xc1" if f"k{n}" in bad else b"\x91" + pack_cell(n) for n in range(1_300)
+    }
+    found: list[str] = []
+    read = readable(cells_by_key, lambda key, _fault: found.append(key))
+    assert read == {f"k{n}": [n] for n in range(1_300) if f"k{n}" not in bad}
+    assert sorted(found) == sorted(bad)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=6), st.integers(0, 9), st.none(), st.text())))
+def test_a_column_of_cells_is_read_as_each_of_them(cells: list[Cell]) -> None:
+    """Or the fault of each is named, by its place."""
+    values, faults = values_of(cells)
+    for n, (cell, value) in enumerate(zip(cells, values, strict=True)):
+        if n in faults:
+            assert value is None
+            with pytest.raises(DecodeError):
+                value_of(cell)
+        else:
+            assert exact(value) == exact(value_of(cell))
 
 
 @given(st.binary(max_size=40))
