@@ -130,11 +130,14 @@ class ChangeQueue(ReaderQueue[ChangePart, Change]):
         """Return changes as parts that follow on the last one."""
         parts = []
         for columns in changes:
-            size = len(columns)
-            for first in range(0, size, self._part):
-                is_whole = size <= self._part
-                part = columns if is_whole else columns.sliced(first, first + self._part)
-                self._end_of_last += len(part)
+            size = len(columns.keys)
+            if size <= self._part:
+                divided = [columns] if size else []
+            else:
+                ends = range(self._part, size + self._part, self._part)
+                divided = [columns.sliced(end - self._part, end) for end in ends]
+            for part in divided:
+                self._end_of_last += len(part.keys)
                 parts.append(ChangePart(part, self._end_of_last, self._note))
         return parts
 
