@@ -36,6 +36,8 @@ local BULK_BYTES, FACE_BYTES = 65536, 96
 local HEAD_BYTES, SINCE_BYTES, FRAME_BYTES, STAND_IN_BYTES = 89, 23, 5, 8 + FACE_BYTES
 -- Of an expression; Lua nests no deeper than 200.
 local MAX_TERMS = 129
+-- Below this the copy takes less than the expression.
+local COMPILE_BYTES = 16384
 
 -- A number as it is written here; nil for whatever else others may have put there.
 local function whole(text)
@@ -65,9 +67,9 @@ local function number(n)
 end
 
 -- Long strings are copied and hashed byte by byte each time that Lua makes one: table.concat does so twice,
--- one expression that names all of them once.
-local function joined(parts)
-  if #parts > MAX_TERMS then
+-- one expression that names all of them once, but has to be compiled.
+local function joined(parts, bytes)
+  if #parts > MAX_TERMS or bytes < COMPILE_BYTES then
     return table.concat(parts)
   end
   local terms = {}
@@ -132,28 +134,38 @@ end
 -- Elements of the queue, read from its beginning on; `is_whole` once there are no more.
 local elements, is_whole = {}, false
 local function read(pairs_more)
-  local page = redis.call('LRANGE', queue, #elements, #elements + 2 * pairs_more - 1)
-  for _, element in ipairs(page) do
-    elements[#elements + 1] = element
-  end
+  local had = #elements
+  local page = redis.call('LRANGE', queue, had, had + 2 * pairs_more - 1)
   is_whole = #page < 2 * pairs_more
+  if had == 0 then
+    elements = page
+    return
+  end
+  for at = 1, #page do
+    elements[had + at] = page[at]
+  end
 end
 
 -- When an entry is due, its append number, when that was in ms, its deltas and its node; nil for a chunk.
 local is_name = {}
+-- Looked up once: what follows is done for each chunk.
+local byte, sub, unpacked = string.byte, string.sub, struct.unpack
 local function entry_of(element)
-  if not element or string.byte(element) ~= 1 or #element <= ENTRY_BYTES then
+  if not element or byte(element) ~= 1 or #element <= ENTRY_BYTES then
     return nil
   end
-  local node = string.sub(element, ENTRY_BYTES + 1)
-  if is_name[node] == nil then
-    is_name[node] = #node <= MAX_NAME_BYTES and not string.find(node, '[^%w_.-]')
+  local node = sub(element, ENTRY_BYTES + 1)
+  local is_valid = is_name[node]
+  if is_valid == nil then
+    is_valid = #node <= MAX_NAME_BYTES and not string.find(node, '[^%w_.-]')
+    is_name[node] = is_valid
   end
-  if not is_name[node] then
+  if not is_valid then
     return nil
   end
-  local entry_due, append, deltas = struct.unpack('>I8I8I4', element, 3)
-  return entry_due, append, math.min(now, math.floor(append / 1000)), deltas, node
+  local entry_due, append, deltas = unpacked('>I8I8I4', element, 3)
+  local accepted_at = (append - append % 1000) / 1000
+  return entry_due, append, accepted_at < now and accepted_at or now, deltas, node
 end
 
 -- In portions where more is pending than a batch holds: chunks would be copied that stay.
@@ -165,7 +177,7 @@ end
 
 -- How far does the batch go? A chunk and its entry count as one; so does what is neither.
 local taken, count, deltas, bytes, frames, oldest, cut = 0, 0, 0, 0, HEAD_BYTES, now, false
-local chunks, names, missing = {}, {}, 0
+local chunks, names, chunk_count, missing = {}, {}, 0, 0
 while count < max_chunks do
   if not is_whole and taken + 2 > #elements then
     read(portion)
@@ -179,15 +191,17 @@ while count < max_chunks do
     if append > last and taken > 0 then
       break
     end
-    if #chunks > 0 and bytes + #element > max_bytes then
+    if chunk_count > 0 and bytes + #element > max_bytes then
       cut = true
       break
     end
-    chunks[#chunks + 1], names[#names + 1] = element, node
+    chunk_count = chunk_count + 1
+    chunks[chunk_count], names[chunk_count] = element, node
     deltas, bytes = deltas + entry_deltas, bytes + #element
     frames = frames + (#element < BULK_BYTES and FRAME_BYTES or STAND_IN_BYTES)
-    covered = math.max(covered, math.min(append, appends))
-    oldest = math.min(oldest, accepted_at)
+    append = append < appends and append or appends
+    covered = append > covered and append or covered
+    oldest = accepted_at < oldest and accepted_at or oldest
     taken = taken + 2
   else
     missing = missing + 1
@@ -225,20 +239,27 @@ end
 
 -- The chunks as they were packed, in the order in which they were accepted. Each is framed here, so
 -- that a damaged one cannot damage its neighbours.
-local parts, bulk, size = {''}, {}, 0
+local parts, part_count, bulk, size, frame_of = {''}, 1, {}, 0, {}
 for _, chunk in ipairs(chunks) do
-  if #chunk < BULK_BYTES then
-    parts[#parts + 1] = struct.pack('>BI4', 0xc6, #chunk)
-    parts[#parts + 1] = chunk
+  local chunk_bytes = #chunk
+  if chunk_bytes < BULK_BYTES then
+    -- Many have one size.
+    local frame = frame_of[chunk_bytes]
+    if not frame then
+      frame = struct.pack('>BI4', 0xc6, chunk_bytes)
+      frame_of[chunk_bytes] = frame
+    end
+    parts[part_count + 1], parts[part_count + 2] = frame, chunk
+    part_count = part_count + 2
   else
     -- By its face a reader tells it from another one of the same size.
-    parts[#parts + 1] = struct.pack('>BBB', 0x92, 0xc4, FACE_BYTES) .. string.sub(chunk, 1, FACE_BYTES)
-      .. struct.pack('>BI4', 0xce, #chunk)
+    part_count = part_count + 1
+    parts[part_count] = struct.pack('>BBB', 0x92, 0xc4, FACE_BYTES) .. sub(chunk, 1, FACE_BYTES)
+      .. struct.pack('>BI4', 0xce, chunk_bytes)
     bulk[#bulk + 1] = chunk
-    size = size + #chunk
+    size = size + chunk_bytes
   end
 end
-local chunk_count = #chunks
 offset = offset + 1
 local previous = id_before or string.rep('\0', 8)
 local head = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4',
@@ -247,7 +268,7 @@ local head = struct.pack('>BBBBI2BBc8BI8BBc8BBc8BI8BI8BBI8BI4',
 -- Chunks have check sums of their own: the head is all that has to be read here.
 local check = tonumber(string.sub(redis.sha1hex(head), 1, 8), 16)
 parts[1] = head .. struct.pack('>BI4BI4', 0xce, check, 0xdd, chunk_count)
-local batch = joined(parts)
+local batch = joined(parts, bytes - size)
 size = size + #batch
 
 local logged = n.logged + size
