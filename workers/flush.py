@@ -360,3 +360,5 @@ class FlushWorker:
             if woken is not None:
                 by_key[woken[0]].is_woken = True
                 by_key[woken[0]].wake.set()
+                # The drain goes to the server before the next pop.
+                await asyncio.sleep(0)

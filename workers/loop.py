@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from broker.errors import BackendError
@@ -69,24 +70,47 @@ async def run_loop(
         shard: that is polled; None for all.
         outage: of the loops of all shards; None: of this loop alone.
     """
+    waking = asyncio.create_task(_wake_on(stop, wake))
+    try:
+        await run_until_stopped(
+            _poll_until_stopped(poll, wake, stop, shard, outage or poll_outage(name)), stop
+        )
+    except Stopped:
+        return
+    finally:
+        await cancel_and_wait([waking])
+
+
+async def _poll_until_stopped(
+    poll: Callable[[], Coroutine[Any, Any, float]],
+    wake: asyncio.Event,
+    stop: asyncio.Event,
+    shard: int | None,
+    outage: OutageLog,
+) -> None:
+    # All polls are one task: tasks of its own would cost a poll more than its commands do.
     retry = Backoff(RETRY_FIRST, RETRY_MAX)
-    outage = outage or poll_outage(name)
     while not stop.is_set():
         wake.clear()
         try:
-            sleep = await run_until_stopped(poll(), stop)
+            sleep = await poll()
             retry.reset()
             outage.ended(shard)
-        except Stopped:
-            return
         except BackendError as error:
             sleep = retry.next()
             outage.failed(error, shard=shard)
         if sleep > 0:
-            await wait_for_any(sleep, wake, stop)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(sleep):
+                    await wake.wait()
         else:
             # Let the other tasks of this process run.
             await asyncio.sleep(0)
+
+
+async def _wake_on(stop: asyncio.Event, wake: asyncio.Event) -> None:
+    await stop.wait()
+    wake.set()
 
 
 def log_health_change(worker: str, before: str, verdict: str) -> str:

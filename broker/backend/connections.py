@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
@@ -31,6 +31,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from broker.backend.client import Client, Pool
 from broker.backend.cluster import Cluster
 from broker.backend.credentials import Credentials, CredentialsError, Login
 from broker.backend.routing import Routed
@@ -205,7 +206,7 @@ def _make(url: str, credentials: Credentials | None, **settings: Any) -> Redis:
             Login(user, credentials) if credentials is not None else Login.of_file(user, file)
         )
     settings["connection_class"] = CONNECTION_CLASSES[urlsplit(url).scheme]
-    pool = BlockingConnectionPool(
+    pool = Pool(
         # Without a free connection a call waits instead of failing.
         timeout=None,
         protocol=2,
@@ -216,7 +217,7 @@ def _make(url: str, credentials: Credentials | None, **settings: Any) -> Redis:
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **settings,
     )
-    client: Redis = Redis.from_pool(pool)
+    client: Redis = Client.from_pool(pool)
     return client
 
 

@@ -30,6 +30,8 @@ from broker.runtime.tasks import first_success
 STAGGER_S: Final = 0.25
 # Arguments that hiredis packs as redis-py does.
 _PACKED_TYPES: Final = frozenset((bytes, str, int))
+# asyncio takes 64 KiB before who sends has to wait.
+UNHINDERED_BYTES: Final = 1 << 14
 # Of the loop, in which an aborted transport closes its socket.
 CLOSING_STEPS: Final = 10
 
@@ -94,6 +96,15 @@ class _ClosedByReplies:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
         await super().connect()  # type: ignore[misc]
 
+    async def is_ready(self) -> bool:
+        """Whether a command can be sent at once: connected, current, and nothing is unread."""
+        connection: Any = self
+        return (
+            connection.is_connected
+            and self._renewed == self._shared.renewals
+            and not await connection.can_read()
+        )
+
     async def send_packed_command(
         self,
         command: bytes | str | Iterable[bytes],
@@ -111,10 +122,15 @@ class _ClosedByReplies:
             await connection.check_health()
         if isinstance(command, str):
             command = command.encode()
-        parts = [command] if isinstance(command, bytes) else command
+        parts = [command] if isinstance(command, bytes) else list(command)
+        send = connection._send_packed_command  # noqa: SLF001 - the base class's
+        waiting = connection._writer.transport.get_write_buffer_size()  # noqa: SLF001
         try:
-            async with asyncio.timeout(connection.socket_timeout):
-                await connection._send_packed_command(parts)  # noqa: SLF001 - the base class's
+            if waiting + sum(map(len, parts)) <= UNHINDERED_BYTES:
+                await send(parts)
+            else:
+                async with asyncio.timeout(connection.socket_timeout):
+                    await send(parts)
         except BaseException as error:
             # What was sent of it is not known.
             await connection.disconnect(nowait=True)

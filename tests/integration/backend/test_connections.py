@@ -89,3 +89,33 @@ def test_a_server_that_takes_nothing_more(
         await connections.close()
 
     asyncio.run(send())
+
+
+def test_the_reply_to_another_command_is_never_read(server: Server) -> None:
+    """A connection on which something is unread is not used again."""
+
+    async def ping() -> None:
+        connections = Connections(server.url)
+        client = connections.commands(connections=1)
+        connection = await client.connection_pool.get_connection()
+        await connection.send_command("ECHO", "a late reply")
+        await connection._reader._wait_for_data("test")
+        await client.connection_pool.release(connection)
+        assert await client.ping() is True
+        await connections.close()
+
+    asyncio.run(ping())
+
+
+def test_a_command_waits_for_a_free_connection(server: Server) -> None:
+    """Any number of callers share the connections there may be."""
+
+    async def ping() -> None:
+        connections = Connections(server.url)
+        client = connections.commands(connections=2)
+        async with asyncio.timeout(10):
+            assert all(await asyncio.gather(*(client.ping() for _ in range(20))))
+        assert len(client.connection_pool._available_connections) <= 2
+        await connections.close()
+
+    asyncio.run(ping())
