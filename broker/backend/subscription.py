@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable
-from math import inf
 from typing import Any, Final, Protocol
 
 from redis.asyncio.client import PubSub
@@ -274,6 +273,5 @@ class _ServerSubscription:
 
 
 async def _next_reply(pubsub: PubSub) -> tuple[bytes, bytes, Any]:
-    """Return kind, channel and data of what comes next; `get_message` would take twice the time."""
-    connection: Any = pubsub.connection
-    return await connection.read_response(timeout=inf, disconnect_on_error=False)  # type: ignore[no-any-return]
+    """Return kind, channel and data of what comes next; `get_message` would make a dict of it."""
+    return await pubsub.parse_response(block=True)  # type: ignore[no-any-return]
