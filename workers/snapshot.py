@@ -28,7 +28,7 @@ from broker.engine.net_changes import NetChanges
 from broker.errors import DecodeError
 from broker.protocol.constants import BATCH_ID_BYTES
 from broker.protocol.digest import Digest
-from broker.protocol.fields import content_in, pack_field
+from broker.protocol.fields import content_in, contents_in, pack_fields
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.runtime import clock
@@ -256,41 +256,49 @@ class SnapshotWorker:
 
     async def _write_pages(self, changes: NetChanges) -> tuple[int, int]:
         """Write the net changes page by page; every page checks and renews the lease."""
-        offset = changes.position.offset
         lease = Lease(self.holder, self.fence, self._ttl_ms, os.urandom(BATCH_ID_BYTES))
-        commands, client = self._session.commands, self._session.client
+        commands = self._session.commands
         known = await commands.snapshot_begin(self._keys, lease, changes.position)
         digest = await self._digest_from(known)
         # A damaged field stays: somebody may still mend it, and what it held is not known.
-        names = [name for name in changes.touched if name not in changes.damaged]
         self._tell_damage(changes.damaged)
         self.unreadable_fields.folded(changes)
+        # In the order in which they lie in memory: that halves the time of a page.
+        held, cells = [*changes.values], [*changes.values.values()]
+        # A damaged field stays: somebody may still mend it, and what it held is not known.
+        absent = [*changes.touched.difference(changes.values, changes.damaged)]
         sets = deletes = 0
         # At least one page, which writes the digest.
-        for first in range(0, max(1, len(names)), page_sizes.KEYS):
-            page = names[first : first + page_sizes.KEYS]
-            before = await queries.state_fields(client, self._keys, page) if page else []
-            after = [
-                pack_field(name, offset, changes.values[name]) if name in changes.values else None
-                for name in page
-            ]
-            digest.replace_all(
-                [name.encode() for name in page], map(_content, before), map(_content, after)
-            )
-            fields = [(name, new) for name, new in zip(page, after, strict=True) if new is not None]
-            gone = [
-                name
-                for name, old, new in zip(page, before, after, strict=True)
-                if new is None and old is not None
-            ]
-            await commands.snapshot_page(self._keys, lease, bytes(digest), fields, gone)
+        for first in range(0, max(1, len(held) + len(absent)), page_sizes.KEYS):
+            page = slice(first, first + page_sizes.KEYS)
+            rest = slice(max(0, first - len(held)), max(0, page.stop - len(held)))
+            keys, over = [*map(str.encode, held[page])], [*map(str.encode, absent[rest])]
+            gone = await self._take_out([*keys, *over], len(keys), digest)
+            fields = pack_fields(keys, changes.position.offset, cells[page], digest)
+            pairs = [*zip(keys, fields, strict=True)]
+            await commands.snapshot_page(self._keys, lease, bytes(digest), pairs, gone)
             lease = lease.after_page()
-            sets += len(fields)
+            sets += len(pairs)
             deletes += len(gone)
         self._lease = lease
         if changes.tables is not None:
             sets += await self._write_tables(changes, changes.tables, bytes(digest))
         return sets, deletes
+
+    async def _take_out(self, keys: list[bytes], kept: int, digest: Digest) -> list[bytes]:
+        """Take the entries of a page's fields out of the digest; return those to delete.
+
+        Args:
+            keys: of the page.
+            kept: how many of them, from the first, get a field again.
+            digest: changed in place.
+        """
+        if not keys:
+            return []
+        fields = await queries.state_fields(self._session.client, self._keys, keys)
+        held = [(key, one) for key, one in zip(keys, fields, strict=True) if one is not None]
+        digest.add_all([key for key, _ in held], contents_in([one for _, one in held]), -1)
+        return [key for key, _ in held[kept - fields[:kept].count(None) :]]
 
     async def _write_tables(self, changes: NetChanges, tables: ShardTables, digest: bytes) -> int:
         """Write the changed fields of the tables in order; return how many."""
@@ -422,11 +430,6 @@ class SnapshotWorker:
     def _is_expired(self, now: float) -> bool:
         """Whether the oldest full state that was noted is older than the retention."""
         return bool(self._committed) and self._committed[0][0] <= now - self._retention
-
-
-def _content(field: bytes | None) -> bytes | None:
-    """Return the part of a field that the digest covers."""
-    return None if field is None else content_in(field)
 
 
 def _dead_letter(node: str, bad: BadChunk) -> bytes:

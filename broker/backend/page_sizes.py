@@ -25,13 +25,11 @@ LOG_OF_VERIFIER: Final = 8
 FIELDS: Final = 2000
 # Blocks of tables in the same case, 4 to 8 KiB each.
 BLOCKS: Final = 200
-# Fields that one Lua call sums or filters by key range: a script blocks the whole server.
-SCANNED_FIELDS: Final = 500
 # Keys of net changes, read or written at once: this takes about 3 ms.
-KEYS: Final = 250
+KEYS: Final = 1000
 # Bytes of table fields that one command writes.
 BYTES: Final = 1 << 20
 # Keys that a scheduler folds before it commits, so that memory is bounded and progress kept.
 PORTION_KEYS: Final = 100_000
 # Keys of a copy that are summed before other tasks run.
-SLICE_KEYS: Final = 200
+SLICE_KEYS: Final = 1000

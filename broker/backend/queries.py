@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -263,7 +263,9 @@ async def remove_table_fields(client: Client, keys: ShardKeys, names: list[str])
         await client.hdel(keys.tables, *names)
 
 
-async def state_fields(client: Client, keys: ShardKeys, names: list[str]) -> list[bytes | None]:
+async def state_fields(
+    client: Client, keys: ShardKeys, names: Sequence[str | bytes]
+) -> list[bytes | None]:
     """Return fields of the full-state hash; None for each absent key."""
     async with translated("reading the full state"):
         return await client.hmget(keys.state, names)  # type: ignore[return-value]

@@ -152,21 +152,6 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class StateSums:
-    """The sums of one page of the full-state hash.
-
-    Attributes:
-        cursor: of the next page; "0" after the last one.
-        fields: number of fields in the page.
-        sums: key range -> sum of its entry hashes, not yet wrapped to 64 bits.
-    """
-
-    cursor: str
-    fields: int
-    sums: dict[int, int]
-
-
-@dataclass(frozen=True, slots=True)
 class DrainLimits:
     """Limits of a batch and of the log.
 

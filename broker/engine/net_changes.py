@@ -106,7 +106,8 @@ class NetChanges:
                 tables=self.tables,
                 note_fault=note,
             )
-            self.touched.update(key for run in chunk.runs for key in run.keys)
+            for run in chunk.runs:
+                self.touched.update(run.keys)
         self.previous_id = previous_id
 
     def _note(self, names: Sequence[str], offset: int, index: int, data: bytes, fault: str) -> None:

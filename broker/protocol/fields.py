@@ -10,17 +10,22 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Final
 from zlib import crc32
+
+import msgpack
 
 from broker.errors import DecodeError
 from broker.protocol.codec import pack_cell, unpack
 from broker.protocol.constants import CHECK_BYTES, FIELD_HEAD_BYTES
+from broker.protocol.digest import Digest
 from broker.protocol.messages import CELL_TYPES, Cell
 from broker.protocol.refusal import refuses
 from broker.protocol.sums import check_of, with_head
 
 _OFFSET: Final = struct.Struct(">Q")
+_CHECK: Final = struct.Struct(">I")
 _ARRAY32: Final = struct.Struct(">BI")
 _NO_FLAGS: Final = b"\0"
 _CELL_AT: Final = FIELD_HEAD_BYTES + len(_NO_FLAGS)
@@ -59,6 +64,11 @@ def content_in(field: bytes) -> bytes:
     return field[FIELD_HEAD_BYTES:]
 
 
+def contents_in(fields: Iterable[bytes]) -> list[bytes]:
+    """Return the content of each field, as `content_in`."""
+    return [field[FIELD_HEAD_BYTES:] for field in fields]
+
+
 def pack_field(key: str | bytes, offset: int, cell: Cell) -> bytes:
     """Return a field of the full-state hash.
 
@@ -68,6 +78,24 @@ def pack_field(key: str | bytes, offset: int, cell: Cell) -> bytes:
         cell: what the key holds.
     """
     return with_head(key.encode() if isinstance(key, str) else key, offset, content_of(cell))
+
+
+def pack_fields(
+    keys: Sequence[bytes], offset: int, cells: Iterable[Cell], digest: Digest
+) -> list[bytes]:
+    """Return fields of the full-state hash, and add their entries to its digest; in columns.
+
+    Args:
+        keys: as UTF-8 bytes.
+        offset: of the newest batch that was folded into all of them.
+        cells: as many.
+        digest: changed in place.
+    """
+    contents = [_NO_FLAGS + packed for packed in map(msgpack.Packer().pack, cells)]
+    digest.add_all(keys, contents)
+    at = _OFFSET.pack(offset)
+    rests = [at + content for content in contents]
+    return [*map(add, map(_CHECK.pack, map(crc32, rests, map(crc32, keys))), rests)]
 
 
 def read_page(keys: Sequence[bytes], fields: Sequence[bytes]) -> Page:

@@ -53,8 +53,8 @@ class ReplicaStats(Statistics):
         catch_ups: reads; counter, grows when a shard's log has been read up to its head.
         loads: loads; counter, grows when a load of a shard's full state begins, the first included.
         loads_altered: loads; counter, grows when what was loaded is not what schedulers wrote, in
-            keys that can be read; `health` says so while it lasts. Loads of more than 5,000 keys of
-            a shard are compared later, by a self-check.
+            keys that can be read; `health` says so while it lasts. Loads of more than 20,000 keys
+            of a shard are compared later, by a self-check.
         reconnects: connections; counter, grows when a connection of the subscription breaks.
         changes_conflated: changes; counter, grows when slow readers of changes do not get each one.
         self_checks: checks; counter, grows when a background check of a shard finishes comparing.

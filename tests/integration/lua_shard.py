@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import hiredis
+import msgpack
 import redis
 
 from broker.backend.commands import source
@@ -358,11 +359,15 @@ class Shard:
     ) -> Any:
         """Write a page as s1."""
         flat = [part for pair in sets.items() for part in pair]
+        streams = [
+            b"".join(msgpack.packb(one, use_bin_type=False) for one in parts)
+            for parts in (flat, deletes)
+        ]
         k = self.keys
         return self.call(
             "snapshot_page",
             [k.state, k.lease, k.meta],
-            *("s1", fence, ttl, mark, digest, len(sets), *flat, *deletes),
+            *("s1", fence, ttl, mark, digest, *streams),
         )
 
     def commit(

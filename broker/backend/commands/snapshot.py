@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
+
+import msgpack
 
 from broker.backend.commands.flush import one_line
 from broker.backend.commands.scripts import Scripts
@@ -63,8 +66,8 @@ class SnapshotCommands(Scripts):
         keys: ShardKeys,
         lease: Lease,
         digest: bytes,
-        fields: Sequence[tuple[str, bytes]],
-        deletes: Sequence[str],
+        fields: Sequence[tuple[str | bytes, bytes]],
+        deletes: Sequence[str | bytes],
         *,
         of_tables: bool = False,
     ) -> None:
@@ -81,7 +84,6 @@ class SnapshotCommands(Scripts):
         Raises:
             FencedError: the lease was lost, or the server's history changed; nothing was written.
         """
-        flat = [part for pair in fields for part in pair]
         reply = await self.run(
             "snapshot_page",
             [keys.tables if of_tables else keys.state, keys.lease, keys.meta],
@@ -90,9 +92,8 @@ class SnapshotCommands(Scripts):
             lease.ttl_ms,
             lease.mark,
             digest,
-            len(fields),
-            *flat,
-            *deletes,
+            _stream(chain.from_iterable(fields)),
+            _stream(deletes),
         )
         _check_lease(reply, lease)
 
@@ -132,6 +133,11 @@ class SnapshotCommands(Scripts):
         )
         _check_lease(reply, lease)
         return int(reply[1])
+
+
+def _stream(parts: Iterable[str | bytes]) -> bytes:
+    """Return names and fields as MessagePack str, one behind the other; Redis reads no bin."""
+    return b"".join(map(msgpack.Packer(use_bin_type=False).pack, parts))
 
 
 def _check_lease(reply: Sequence[Any], lease: Lease) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from broker.backend.replies import Lease
 from broker.protocol.constants import NO_ID
-from broker.protocol.digest import Digest, range_of
-from broker.protocol.fields import pack_field
 from tests.integration.lua_shard import HOUR, MARK, Shard
 
 # -- lease and snapshot ---------------------------------------------------------------------------
@@ -137,6 +133,24 @@ def test_begin_knows_the_snapshot_though_the_log_is_cut(shard: Shard) -> None:
     assert shard.begin(1, b"batch--9") == [b"REWRITTEN"]
 
 
+def test_a_page_writes_whatever_it_is_given(shard: Shard) -> None:
+    """More than one call can take, and names and fields of any bytes and lengths."""
+    shard.batches(1)
+    shard.take()
+    shard.begin(1, (1).to_bytes(8))
+    sizes = (0, 1, 31, 32, 255, 256, 65535, 65536)
+    sets = {bytes((n,)) * (n + 1): bytes(range(256)) * 257 for n in range(128, 256, 31)}
+    sets |= {b"size %d" % size: b"\xff" * size for size in sizes}
+    sets |= {b"%d" % n: b"%d" % -n for n in range(5000)}
+    assert shard.page(sets) == [b"OK"]
+    assert shard.admin.hgetall(shard.keys.state) == sets
+    gone = tuple(b"%d" % n for n in range(4999))
+    mark = Lease("s1", 1, HOUR, MARK).after_page().mark
+    assert shard.page({b"more": b"field"}, (*gone, b"absent"), mark=mark) == [b"OK"]
+    left = {key: one for key, one in (sets | {b"more": b"field"}).items() if key not in gone}
+    assert shard.admin.hgetall(shard.keys.state) == left
+
+
 def test_begin_never_takes_back_how_far_fields_may_reach(shard: Shard) -> None:
     """fold_to grows only: pages of a scheduler that died are still there."""
     shard.batches(3)
@@ -145,42 +159,6 @@ def test_begin_never_takes_back_how_far_fields_may_reach(shard: Shard) -> None:
     assert shard.number("fold_to") == 3
     assert shard.begin(2, (2).to_bytes(8))[0] == b"OK"
     assert shard.number("fold_to") == 3
-
-
-@pytest.mark.parametrize("count", [0, 1, 100, 3000])
-def test_sums_of_the_hash_are_those_of_its_digest(shard: Shard, count: int) -> None:
-    """Redis and Python sum up the same; each field is in one page."""
-    state = {f"key/{n}": pack_field(f"key/{n}", n, n * 0.5) for n in range(count)}
-    expected = Digest()
-    for key, one in state.items():
-        shard.admin.hset(shard.keys.state, key, one)
-        expected.add(key, one[12:])
-    sums, seen, cursor = [0] * 256, 0, "0"
-    while True:
-        cursor, fields, *rest = shard.call("state_sums", [shard.keys.state], cursor, 100)
-        seen += fields
-        for at, high, low in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-            sums[at] += (int(high) << 32) + int(low)
-        if cursor == b"0":
-            break
-    assert seen == count
-    assert Digest(sums) == expected
-
-
-def test_only_the_ranges_asked_for_leave_the_server(shard: Shard) -> None:
-    """Fields of other key ranges are looked at where they are."""
-    state = {f"key/{n}".encode(): b"%d" % n for n in range(3000)}
-    shard.admin.hset(shard.keys.state, mapping=state)
-    wanted = {0, 0x4F, 255}
-    cursor: Any = "0"
-    found: dict[bytes, bytes] = {}
-    while True:
-        cursor, *rest = shard.call("state_ranges", [shard.keys.state], cursor, 100, "00 4f ff")
-        found |= dict(zip(rest[::2], rest[1::2], strict=True))
-        if cursor == b"0":
-            break
-    assert found == {key: one for key, one in state.items() if range_of(key.decode()) in wanted}
-    assert len(found) > 10
 
 
 def test_commit_moves_the_position_and_cuts_the_log(shard: Shard) -> None:

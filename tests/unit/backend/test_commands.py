@@ -9,10 +9,9 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from broker.backend.commands import NAMES, Commands
+from broker.backend.commands import Commands
 from broker.backend.commands.flush import MAX_REASON_CHARS, one_line
 from broker.backend.commands.producer import wait_unsupported_error
-from broker.backend.commands.scripts import READERS, Scripts, source
 from broker.backend.replies import (
     Accepted,
     Busy,
@@ -22,7 +21,6 @@ from broker.backend.replies import (
     LogFull,
     Missing,
     NotDue,
-    StateSums,
 )
 from broker.core.sent_chunks import Packed
 from broker.errors import FencedError
@@ -46,11 +44,6 @@ class Answering:
     async def evalsha(self, *_: Any) -> Any:
         """Answer a script that writes."""
         self.called.append("evalsha")
-        return self.reply
-
-    async def evalsha_ro(self, *_: Any) -> Any:
-        """Answer a script that only reads."""
-        self.called.append("evalsha_ro")
         return self.reply
 
 
@@ -111,26 +104,6 @@ def test_a_scheduler_that_may_not_write_is_reported_why(reply: list[Any], words:
     """A lost lease and a rewritten history are different errors."""
     with pytest.raises(FencedError, match=words):
         result(commands(reply).snapshot_begin(KEYS, LEASE, Position()))
-
-
-def test_sums_are_put_together_from_their_halves() -> None:
-    """Lua gives 64-bit sums as two halves of 32 bits."""
-    reply = [b"17", 2, b"255", b"1", b"2", b"3", b"0", b"5"]
-    sums = result(commands(reply).state_sums(KEYS, "0", 10))
-    assert sums == StateSums("17", 2, {255: (1 << 32) + 2, 3: 5})
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_commands_that_read_need_only_the_right_to_read(name: str) -> None:
-    """They are called with EVALSHA_RO, all others with EVALSHA."""
-    client = Answering([])
-    result(Scripts(cast("Any", client)).run(name, ["key"]))
-    assert client.called == ["evalsha_ro" if name in READERS else "evalsha"]
-
-
-def test_readers_write_nothing() -> None:
-    """No script that is called as a reader calls a command that writes or publishes."""
-    assert not [name for name in READERS if "HSET" in source(name) or "PUBLISH" in source(name)]
 
 
 def test_a_reason_is_one_line_of_limited_length() -> None:

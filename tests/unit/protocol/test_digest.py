@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,17 +54,14 @@ def test_a_column_of_entries_counts_as_its_entries_do(
 
 @given(before=STATES, after=STATES)
 @settings(max_examples=examples(200))
-def test_entries_are_replaced_together_as_one_by_one(
+def test_a_column_is_taken_out_as_its_entries_are(
     before: dict[str, object], after: dict[str, object]
 ) -> None:
-    """Of keys that had a value and have one, or lack either."""
+    """Whatever else the digest counts."""
     digest = of(before)
-    keys = [*dict.fromkeys([*before, *after])]
-    columns = [
-        [pack_value(state[key]) if key in state else None for key in keys]  # type: ignore[arg-type]
-        for state in (before, after)
-    ]
-    digest.replace_all([key.encode() for key in keys], *columns)
+    for state, times in ((before, -1), (after, 1)):
+        values = [pack_value(value) for value in state.values()]  # type: ignore[arg-type]
+        digest.add_all([key.encode() for key in state], values, times)
     assert bytes(digest) == bytes(of(after))
 
 
@@ -88,6 +87,26 @@ def test_values_that_changed_places_are_found() -> None:
     twin = next(f"k{n}" for n in range(2000, 9000) if names[range_of(f"k{n}")] != f"k{n}")
     first = names[range_of(twin)]
     assert of({first: 1, twin: 2}).differing(of({first: 2, twin: 1})) == {range_of(twin)}
+
+
+def test_values_that_changed_places_are_found_where_their_sums_cancel_out() -> None:
+    """CRC-32 is linear: a plain sum of it often stays the same. Each is weighed by its key."""
+
+    def check(key: bytes, content: bytes) -> int:
+        return crc32(key + content)
+
+    keys = [key for n in range(9999) if range_of(key := b"k%04d" % n) == range_of("k0000")]
+    first, last = keys[0], b"9999"
+    second, other = next(
+        (key, one)
+        for key in keys[1:]
+        for one in (b"%04d" % n for n in range(9999))
+        if check(first, one) + check(key, last) == check(first, last) + check(key, one)
+    )
+    right, swapped = Digest(), Digest()
+    right.add_all([first, second], [other, last])
+    swapped.add_all([first, second], [last, other])
+    assert right.differing(swapped) == {range_of(first)}
 
 
 def test_bytes_and_back() -> None:

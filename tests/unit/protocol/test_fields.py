@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 
 from broker.errors import DecodeError
-from broker.protocol.fields import Page, name_of, pack_field, read_page, unpack_fields
+from broker.protocol.digest import Digest
+from broker.protocol.fields import (
+    Page,
+    content_of,
+    contents_in,
+    name_of,
+    pack_field,
+    pack_fields,
+    read_page,
+    unpack_fields,
+)
 from tests.unit.exactness import exact
 from tests.unit.strategies import CELLS
 
@@ -40,6 +50,20 @@ def test_a_damaged_field_changes_nothing_of_the_others(
         if n != at:
             assert exact([*read.pop(f"k{n}")]) == exact([*one])
     assert (page.damaged, read) == ([keys[at]], {})
+
+
+@given(st.integers(0, (1 << 64) - 1), st.dictionaries(st.text(min_size=1), CELLS, max_size=6))
+def test_a_column_of_fields_is_packed_as_each_alone(offset: int, cells: dict[str, Any]) -> None:
+    """And its entries are in the digest, which covers neither check sum nor offset."""
+    keys = [key.encode() for key in cells]
+    digest, one_by_one = Digest(), Digest()
+    fields = pack_fields(keys, offset, cells.values(), digest)
+    assert fields == [pack_field(key, offset, cell) for key, cell in cells.items()]
+    for key, cell in cells.items():
+        one_by_one.add(key, content_of(cell))
+    assert digest == one_by_one
+    digest.add_all(keys, contents_in(fields), -1)
+    assert digest == Digest()
 
 
 def test_a_value_that_claims_its_neighbour_is_named() -> None:
