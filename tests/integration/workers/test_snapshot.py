@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from broker import Inspector, Producer, Replica
+from broker.backend import page_sizes
 from broker.backend.session import Session
 from broker.protocol.fields import unpack_fields
 from broker.protocol.messages import Heartbeat, Notice, Packet
@@ -83,6 +84,32 @@ def test_deletes_reach_the_full_state(watched_shard: WatchedShard) -> None:
     watched_shard.publish()
     watched_shard.write()
     assert watched_shard.agree() == {"b": 2, "c": 5}
+
+
+def test_sets_and_deletes_share_pages(
+    watched_shard: WatchedShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the pages end, each key is written or deleted once, and counted in the digest."""
+    state = {f"k{number}": number for number in range(20)}
+    watched_shard.producer.set_many(state)
+    watched_shard.publish()
+    watched_shard.write()
+    for size in (1, 4, 6, 7, 100):
+        monkeypatch.setattr(page_sizes, "KEYS", size)
+        for number in range(9):
+            watched_shard.producer.delete(f"k{number}")
+            watched_shard.producer.set(f"k{number + 10}", -size)
+        watched_shard.producer.set_many({f"{size}/{number}": number for number in range(5)})
+        watched_shard.producer.delete("never")
+        watched_shard.publish()
+        written = watched_shard.write()
+        assert written is not None
+        assert (written.sets, written.deletes) == (14, 9)
+        assert watched_shard.inspector.altered() == {}
+        assert "k0" not in watched_shard.agree()
+        watched_shard.producer.set_many(state)
+        watched_shard.publish()
+        watched_shard.write()
 
 
 def test_increments_go_on_from_the_full_state(watched_shard: WatchedShard) -> None:
