@@ -108,7 +108,7 @@ SUBSCRIBER: Final = Role(
         meta="hmget",
         intake="hget",
         log="xrange",
-        state="hmget hscan",
+        state="evalsha_ro hmget hscan",
         tables="hlen hscan",
     ),
     channel=frozenset({"subscribe", "unsubscribe"}),

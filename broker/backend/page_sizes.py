@@ -25,6 +25,8 @@ LOG_OF_VERIFIER: Final = 8
 FIELDS: Final = 2000
 # Blocks of tables in the same case, 4 to 8 KiB each.
 BLOCKS: Final = 200
+# Fields that one Lua call filters by key range: a script blocks the whole server.
+SCANNED_FIELDS: Final = 500
 # Keys of net changes, read or written at once: this takes about 3 ms.
 KEYS: Final = 1000
 # Bytes of table fields that one command writes.

@@ -1,6 +1,6 @@
 """Proof that a copy of a shard is what Redis' history says, on a running system.
 
-It compares digests at one position. The full state is read only where they differ, and nothing is
+It compares digests at one position. Only key ranges that differ are read, and nothing is
 written. The rules are PROTOCOL.md's, "Proof".
 """
 
@@ -46,6 +46,7 @@ class Verifier:
 
     def __init__(self, session: Session, shard: int) -> None:
         self._client = session.client
+        self._commands = session.commands
         self._keys = session.keys[shard]
         self.bytes_read = 0
         self.has_table_deltas = False
@@ -110,8 +111,9 @@ class Verifier:
         """
         run = await queries.server_identity(self._client, self._keys)
         at = (await self._marks(until())).snapshot
-        values, floors, _ = await self._fields(ranges, run)
+        values, floors, _ = await self._fields(ranges)
         damaged = self.damaged
+        await queries.ensure_same_server(self._client, self._keys, run)
         at = await self._replay(
             at, until, lambda batch: _fold(values, floors, batch, None, damaged), self._keys.state
         )
@@ -166,7 +168,7 @@ class Verifier:
     async def altered(self) -> dict[int, list[str]]:
         """Return key ranges in which the full-state hash differs from what schedulers wrote.
 
-        Each comes with its keys. It is read whole, once more where ranges differ.
+        Each comes with its keys. It is read whole; ranges that differ once more.
 
         Raises:
             SnapshotMovedError: the hash was written meanwhile.
@@ -185,41 +187,42 @@ class Verifier:
         suspects = found_now.differing(known)
         found: dict[int, list[str]] = {}
         if suspects:
-            values, _, digest = await self._fields(suspects, run)
+            values, _, digest = await self._fields(suspects)
             found = {at: [] for at in sorted(digest.differing(known) & suspects)}
             for key in sorted({*values, *self.damaged}):
                 if (at := range_of(key)) in found:
                     found[at].append(key)
+        await queries.ensure_same_server(self._client, self._keys, run)
         if await queries.state_marks(self._client, self._keys) != before:
             raise SnapshotMovedError(f"{self._keys.state} was written meanwhile")
         return found
 
     async def _fields(
-        self, ranges: Collection[int], run: Any
+        self, ranges: Collection[int]
     ) -> tuple[dict[str, Any], dict[str, int], Digest]:
         """Read the fields of key ranges: values, floors, and the digest of their bytes."""
         values: dict[str, Cell] = {}
         floors: dict[str, int] = {}
         digest, seen = Digest(), set[bytes]()
-        async for all_names, all_fields in queries.state_pages(self._client, self._keys, run):
-            self.bytes_read += sum(map(len, all_fields))
-            names = [key for key in all_names if range_of(key) in ranges]
-            fields = [
-                one
-                for key, one in zip(all_names, all_fields, strict=True)
-                if range_of(key) in ranges
-            ]
-            page = read_page(names, fields)
-            values.update(zip(page.names, page.cells, strict=True))
-            floors.update(zip(page.names, page.offsets, strict=True))
-            self.damaged.difference_update(page.names)
-            self.damaged.update(name_of(key) for key in page.damaged)
-            for key, one in zip(names, fields, strict=True):
-                # HSCAN may name a field twice.
-                if key not in seen:
-                    digest.add(key, content_in(one))
-            seen.update(names)
-        return values, floors, digest
+        cursor = "0"
+        while True:
+            cursor, names, fields = await self._commands.state_ranges(
+                self._keys, cursor, page_sizes.SCANNED_FIELDS, ranges
+            )
+            if fields:
+                self.bytes_read += sum(map(len, fields))
+                page = read_page(names, fields)
+                values.update(zip(page.names, page.cells, strict=True))
+                floors.update(zip(page.names, page.offsets, strict=True))
+                self.damaged.difference_update(page.names)
+                self.damaged.update(name_of(key) for key in page.damaged)
+                for key, one in zip(names, fields, strict=True):
+                    # HSCAN may name a field twice.
+                    if key not in seen:
+                        digest.add(key, content_in(one))
+                seen.update(names)
+            if cursor == "0":
+                return values, floors, digest
 
     async def _marks(self, position: Position) -> queries.StateMarks:
         marks = await queries.state_marks(self._client, self._keys)

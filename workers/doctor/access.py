@@ -60,11 +60,11 @@ def _roles(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "scripting",
                 NOTE,
-                "this user may load and run scripts, as every role that writes needs",
+                "this user may load and run scripts, as every role needs",
                 "Redis confines their keys, not their memory and time: this user can fill the "
                 "server's memory, or block it",
                 "give such a user only to who may stop the server; ACL SETUSER "
-                f"{facts.user} -script|load takes nothing from a subscriber",
+                f"{facts.user} -script|load -evalsha_ro leaves a subscriber all but its self-check",
             )
 
 

@@ -31,6 +31,7 @@ CONSEQUENCES: Final[Mapping[str, tuple[Severity, str]]] = {
     "exec": (ERROR, _JOINING),
     "discard": (NOTE, "`statebroker doctor` cannot test rights"),
     "evalsha": (ERROR, _SCRIPTS),
+    "evalsha_ro": (ERROR, "the self-check of replicas and `statebroker verify` fail"),
     "hmget": (ERROR, "nobody can join the namespace"),
     "hset": (ERROR, f"{_APPENDING}, {_DRAINING}, {_WRITING}"),
     "hget": (ERROR, f"{_APPENDING}, {_WRITING}"),

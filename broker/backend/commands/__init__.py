@@ -10,16 +10,17 @@ from collections.abc import Sequence
 
 from broker.backend.commands.flush import FlushCommands
 from broker.backend.commands.producer import ProducerCommands, fenced_error
-from broker.backend.commands.scripts import NAMES, source
+from broker.backend.commands.reader import ReaderCommands
+from broker.backend.commands.scripts import NAMES, READERS, source
 from broker.backend.commands.snapshot import SnapshotCommands, lease_lost_error
 from broker.backend.stored import MadeAs, made_as
 from broker.protocol.features import text_of
 from broker.protocol.names import config_key
 
-__all__ = ["NAMES", "Commands", "fenced_error", "lease_lost_error", "source"]
+__all__ = ["NAMES", "READERS", "Commands", "fenced_error", "lease_lost_error", "source"]
 
 
-class Commands(ProducerCommands, FlushCommands, SnapshotCommands):
+class Commands(ProducerCommands, FlushCommands, SnapshotCommands, ReaderCommands):
     """The commands of all roles on one connection; every method is one atomic step on the server.
 
     Args:

@@ -26,7 +26,11 @@ NAMES: Final = (
     "snapshot_begin",
     "snapshot_page",
     "snapshot_commit",
+    "state_ranges",
 )
+
+# Called with EVALSHA_RO, which needs only the right to read their keys.
+READERS: Final = frozenset({"state_ranges"})
 
 
 def source(name: str) -> str:
@@ -77,9 +81,10 @@ class Scripts:
         self, name: str, text: str, sha: str, keys: Sequence[str], *args: str | bytes | float
     ) -> Any:
         async with translated(name):
+            call = self.client.evalsha_ro if name in READERS else self.client.evalsha
             try:
-                return await self.client.evalsha(sha, len(keys), *keys, *args)
+                return await call(sha, len(keys), *keys, *args)
             except NoScriptError:
                 # First use on this server, or SCRIPT FLUSH, or a restart.
                 await load_script(self.client, keys[0], text)
-                return await self.client.evalsha(sha, len(keys), *keys, *args)
+                return await call(sha, len(keys), *keys, *args)

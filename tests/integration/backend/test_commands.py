@@ -97,6 +97,11 @@ class Recorder:
         self.calls.append((list(rest[:count]), list(rest[count:])))
         return await self.client.evalsha(sha, count, *rest)
 
+    async def evalsha_ro(self, sha: str, count: int, *rest: Any) -> Any:
+        """Likewise, where the script may only read."""
+        self.calls.append((list(rest[:count]), list(rest[count:])))
+        return await self.client.evalsha_ro(sha, count, *rest)
+
     def pipeline(self, *, transaction: bool) -> Any:
         """Likewise, for what is sent in one go."""
         pipe = self.client.pipeline(transaction=transaction)
@@ -152,6 +157,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
                 *(epoch, 1, first, second, 0, 9, b"d1", b"d2"),
             ],
         ),
+        "state_ranges": ([k.state], ["0", 10, "00 ff"]),
         "lease_release": ([k.lease, k.workers], ["s1", 1]),
     }
 
@@ -189,6 +195,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
             dead_limit=9,
             dead=[b"d1", b"d2"],
         )
+        await commands.state_ranges(k, "0", 10, {255, 0})
         await commands.lease_release(k, "s1", 1)
         await connections.close()
         return recorder.calls

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.backend.replies import Lease
 from broker.protocol.constants import NO_ID
+from broker.protocol.digest import range_of
 from tests.integration.lua_shard import HOUR, MARK, Shard
 
 # -- lease and snapshot ---------------------------------------------------------------------------
@@ -159,6 +162,22 @@ def test_begin_never_takes_back_how_far_fields_may_reach(shard: Shard) -> None:
     assert shard.number("fold_to") == 3
     assert shard.begin(2, (2).to_bytes(8))[0] == b"OK"
     assert shard.number("fold_to") == 3
+
+
+def test_only_the_ranges_asked_for_leave_the_server(shard: Shard) -> None:
+    """Fields of other key ranges are looked at where they are."""
+    state = {f"key/{n}".encode(): b"%d" % n for n in range(3000)}
+    shard.admin.hset(shard.keys.state, mapping=state)
+    wanted = {0, 0x4F, 255}
+    cursor: Any = "0"
+    found: dict[bytes, bytes] = {}
+    while True:
+        cursor, *rest = shard.call("state_ranges", [shard.keys.state], cursor, 100, "00 4f ff")
+        found |= dict(zip(rest[::2], rest[1::2], strict=True))
+        if cursor == b"0":
+            break
+    assert found == {key: one for key, one in state.items() if range_of(key.decode()) in wanted}
+    assert len(found) > 10
 
 
 def test_commit_moves_the_position_and_cuts_the_log(shard: Shard) -> None:

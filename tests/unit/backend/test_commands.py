@@ -9,9 +9,10 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-from broker.backend.commands import Commands
+from broker.backend.commands import NAMES, Commands
 from broker.backend.commands.flush import MAX_REASON_CHARS, one_line
 from broker.backend.commands.producer import wait_unsupported_error
+from broker.backend.commands.scripts import READERS, Scripts, source
 from broker.backend.replies import (
     Accepted,
     Busy,
@@ -44,6 +45,11 @@ class Answering:
     async def evalsha(self, *_: Any) -> Any:
         """Answer a script that writes."""
         self.called.append("evalsha")
+        return self.reply
+
+    async def evalsha_ro(self, *_: Any) -> Any:
+        """Answer a script that only reads."""
+        self.called.append("evalsha_ro")
         return self.reply
 
 
@@ -104,6 +110,19 @@ def test_a_scheduler_that_may_not_write_is_reported_why(reply: list[Any], words:
     """A lost lease and a rewritten history are different errors."""
     with pytest.raises(FencedError, match=words):
         result(commands(reply).snapshot_begin(KEYS, LEASE, Position()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_that_read_need_only_the_right_to_read(name: str) -> None:
+    """They are called with EVALSHA_RO, all others with EVALSHA."""
+    client = Answering([])
+    result(Scripts(cast("Any", client)).run(name, ["key"]))
+    assert client.called == ["evalsha_ro" if name in READERS else "evalsha"]
+
+
+def test_readers_write_nothing() -> None:
+    """No script that is called as a reader calls a command that writes or publishes."""
+    assert not [name for name in READERS if "HSET" in source(name) or "PUBLISH" in source(name)]
 
 
 def test_a_reason_is_one_line_of_limited_length() -> None:
