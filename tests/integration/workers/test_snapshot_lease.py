@@ -168,16 +168,17 @@ def test_reading_longer_than_the_lease_lasts(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """A scheduler keeps its lease while it reads a long backlog."""
-    batches = 40
+    # Twice the time of the lease in all, a quarter of it between two renewals.
+    batches = 60
     for _ in range(batches):
         watched_shard.producer.increment("n")
         watched_shard.publish()
 
     async def scenario(session: Session) -> None:
         scheduler = SlowScheduler(
-            session, 0, unique("s"), lease_ttl=0.3, log_retention=60, log_limit=1 << 30
+            session, 0, unique("s"), lease_ttl=1.0, log_retention=60, log_limit=1 << 30
         )
-        scheduler.pause = lambda: grow_old(raw, keys, 20)
+        scheduler.pause = lambda: grow_old(raw, keys, 30)
         written = await scheduler.write_once()
         assert written is not None
         assert written.batches == batches
