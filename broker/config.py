@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from broker.errors import ConfigError
 from broker.protocol.constants import MAX_NAME_LENGTH, MAX_SHARDS
+from broker.protocol.frames import MAX_LEVEL
 from broker.protocol.names import is_name
 from broker.protocol.refusal import shown
 
@@ -65,6 +66,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         0.002, 0.0, 60.0, "s", "how long a producer collects deltas; at most a tenth of the max age"
     ),
     "chunk_bytes": Setting(256 << 10, 1024, 4 << 20, "bytes", "size at which a chunk is sent"),
+    "compress": Setting(
+        1, 0, MAX_LEVEL, "", "level at which a producer compresses chunks; 0: it does not"
+    ),
     "buffer_bytes": Setting(
         64 << 20,
         1024,

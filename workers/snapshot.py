@@ -224,7 +224,7 @@ class SnapshotWorker:
     async def _fold(self, start: Position, head: Head) -> tuple[NetChanges, int]:
         """Fold a portion of the log after `start`, up to the head, into net changes."""
         fence = self.fence
-        changes = NetChanges.since(start, await self._tables_of(start))
+        changes = NetChanges.since(start, self._session.frames, await self._tables_of(start))
         batches = 0
         # A portion must reach `fold_to`, up to where another scheduler wrote pages: otherwise it
         # could write a newer value of a key under its own, older offset.

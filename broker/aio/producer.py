@@ -47,6 +47,8 @@ class Producer:
         linger: most seconds for which deltas gather before they are sent; never more than a tenth
             of the max age.
         chunk_bytes: size at which a chunk is sent.
+        compress: level of zstd at which chunks are compressed that become smaller, 1 to 19; 0: none
+            is. Only in a namespace with the word `compress`.
         buffer_bytes: most bytes not accepted yet.
         when_full: "block" until there is room or `full_timeout` is over, "raise" at once, or
             "conflate": drop deltas that a newer set of the same key overwrites, then block.

@@ -15,7 +15,8 @@ from broker.backend.stored import MadeAs
 from broker.backend.urls import chosen_url, has_login
 from broker.errors import BackendError, ConfigError, NamespaceMismatchError
 from broker.protocol.constants import PROTOCOL_VERSION
-from broker.protocol.features import NEW_FEATURES, text_of
+from broker.protocol.features import COMPRESS, NEW_FEATURES, text_of
+from broker.protocol.frames import FrameReader
 from broker.protocol.names import ShardKeys
 from broker.runtime.forks import ForkGuard
 from broker.runtime.home_loop import HomeLoop
@@ -34,6 +35,9 @@ class Session:
         namespace: a validated name.
         shards: the shard count that the caller requires; None accepts that of the namespace.
         credentials: see `checked_credentials`.
+
+    Attributes:
+        frames: opens compressed chunks; None while the namespace is not known, and if it has none.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Session:
         self.home = HomeLoop(what)
         self.expected_shards = shards
         self._features: tuple[str, ...] | None = None
+        self.frames: FrameReader | None = None
         self.connections = Connections("")
         self.server: dict[str, Any] = {}
         self.keys: list[ShardKeys] = []
@@ -158,7 +163,10 @@ class Session:
                 f"--shards {self.expected_shards} --delete-content`"
             )
         # From now on others mean that the namespace was deleted and created again.
-        self.expected_shards, self._features = shards, made.features
+        self.expected_shards = shards
+        if self._features is None and COMPRESS in made.features:
+            self.frames = FrameReader()
+        self._features = made.features
         database = self.connections.database
         self.keys = [
             ShardKeys.of(self.namespace, shard, shards, database) for shard in range(shards)

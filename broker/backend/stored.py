@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from broker.errors import DamagedError
 from broker.protocol.constants import MAX_SHARDS, NO_ID, PROTOCOL_VERSION
-from broker.protocol.features import unknown_in, words_in
+from broker.protocol.features import PACKAGES, unknown_in, words_in
 from broker.protocol.names import is_name
 from broker.protocol.refusal import shown
 
@@ -215,6 +215,12 @@ class MadeAs(NamedTuple):
         unknown = unknown_in(self.features)
         if not unknown:
             return ""
+        lacking = [PACKAGES[word] for word in unknown if word in PACKAGES]
+        if len(lacking) == len(unknown):
+            return (
+                f"needs the feature word {', '.join(unknown)}, and the package "
+                f"{', '.join(lacking)} is not installed here; install it, or use another namespace"
+            )
         words, them = ("word", "it") if len(unknown) == 1 else ("words", "them")
         return (
             f"needs the feature {words} {', '.join(unknown)}, which this release does not know; "

@@ -74,6 +74,7 @@ class ProducerBuffer(BufferRoom):
         keep_s: seconds for which accepted chunks are kept.
         keep_bytes: bytes of accepted chunks that are kept, over all shards.
         conflates: leave out of each chunk the deltas that a newer set or delete in it overwrites.
+        level: of the compression of chunks; 0: none.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class ProducerBuffer(BufferRoom):
         keep_s: float,
         keep_bytes: int,
         conflates: bool = False,
+        level: int = 0,
     ) -> None:
         super().__init__(shards, max_bytes, max_count, chunk_bytes)
         self.keep_s = keep_s
         self.keep_bytes = keep_bytes // shards
-        self._packer = Packer(node, chunk_bytes, conflates=conflates)
+        self._packer = Packer(node, chunk_bytes, conflates=conflates, level=level)
         self._tables: set[TableKey] = set()
         self._places: dict[TableKey, dict[str, int]] = {}
 

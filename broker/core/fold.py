@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import Batch, Cell, Chunk, Run
 from broker.protocol.operations import OPERATIONS, Operation
 
@@ -69,13 +70,20 @@ class BadChunk:
     data: bytes
 
 
-def decode_chunks(batch: Batch) -> tuple[list[Chunk], list[BadChunk]]:
-    """Decode a batch's chunks; those that break a rule are returned separately, as bytes."""
+def decode_chunks(
+    batch: Batch, frames: FrameReader | None = None
+) -> tuple[list[Chunk], list[BadChunk]]:
+    """Decode a batch's chunks; those that break a rule are returned separately, as bytes.
+
+    Args:
+        batch: the batch.
+        frames: opens what is compressed; None: the namespace lacks the word `compress`.
+    """
     chunks: list[Chunk] = []
     bad: list[BadChunk] = []
     for index, data in enumerate(batch.chunks):
         try:
-            chunks.append(decode_chunk(data))
+            chunks.append(decode_chunk(data, frames))
         except DecodeError as error:
             bad.append(BadChunk(batch.offset, index, str(error), data))
     return chunks, bad

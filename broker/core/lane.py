@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from broker.core.columns import Columns
+from broker.core.compression import Compression
 from broker.core.fast_path import Intake
 from broker.core.key_ids import LaneNames
 from broker.core.sent_chunks import SentChunks
@@ -28,6 +29,7 @@ class Lane:
         tickets: columns that were closed.
         number: of the last packed chunk.
         packed: deltas up to that chunk.
+        compression: whether to compress its chunks.
         buffered: deltas that were added.
         conflated: deltas that were dropped, because newer ones overwrite them.
     """
@@ -44,6 +46,7 @@ class Lane:
     tickets: int = 0
     number: int = 0
     packed: int = 0
+    compression: Compression = field(default_factory=Compression)
     buffered: int = 0
     conflated: int = 0
 

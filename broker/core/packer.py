@@ -8,8 +8,9 @@ from broker.core.chunk_size import CHUNK_HEAD_BYTES
 from broker.core.columns import Columns
 from broker.core.lane import Lane
 from broker.core.sent_chunks import Packed
-from broker.protocol.codec import encode_chunk
+from broker.protocol.codec import encode_chunk, encode_compressed
 from broker.protocol.constants import MAX_CHUNK_BYTES
+from broker.protocol.frames import FrameWriter
 from broker.protocol.messages import Chunk, Run, TableOp
 from broker.protocol.table_codec import merged
 
@@ -28,16 +29,18 @@ class Packer:
         node: the writer's name, put into every chunk.
         chunk_bytes: columns are joined up to this size.
         conflates: leave out of each chunk the deltas that a newer set or delete in it overwrites.
+        level: of the compression; 0: chunks are not compressed.
 
     Attributes:
         time_ms: wall clock, put into every chunk.
     """
 
-    def __init__(self, node: str, chunk_bytes: int, *, conflates: bool) -> None:
+    def __init__(self, node: str, chunk_bytes: int, *, conflates: bool, level: int = 0) -> None:
         self.node = node
         self.chunk_bytes = chunk_bytes
         self.conflates = conflates
         self.time_ms = 0
+        self._writer = FrameWriter(level) if level else None
 
     def pack(self, lane: Lane) -> tuple[Packed, int]:
         """Pack the next chunk of a lane with closed columns.
@@ -72,9 +75,10 @@ class Packer:
         lane.packed += columns.count
         names, before = lane.names, lane.names.defined
         defines, size = names.take(lane.number, define_bytes) if names.waiting_bytes else ([], 0)
-        data = self._encoded(lane, lane.number, columns.runs, [*defines, *merged(columns.tables)])
+        tables = [*defines, *merged(columns.tables)]
+        data, saved = self._encoded(lane, lane.number, columns.runs, tables, columns.size + size)
         packed = Packed(
-            *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data),
+            *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data, saved),
             defined=before,
         )
         # Columns made only for ids were not counted yet.
@@ -93,7 +97,7 @@ class Packer:
         made = [
             Packed(
                 *(at, 0, base_total, first.since, first.ticket),
-                self._encoded(lane, at, [], defines),
+                *self._encoded(lane, at, [], defines, DEFINED_AGAIN_BYTES),
                 before,
             )
             for at, defines, before in lane.names.again(
@@ -103,6 +107,13 @@ class Packer:
         lane.sent.resend.extendleft(reversed(made))
         return len(made)
 
-    def _encoded(self, lane: Lane, number: int, runs: list[Run], tables: list[TableOp]) -> bytes:
-        head = (self.node, lane.incarnation, number, self.time_ms)
-        return encode_chunk(Chunk(*head, runs, tables))
+    def _encoded(
+        self, lane: Lane, number: int, runs: list[Run], tables: list[TableOp], size: int
+    ) -> tuple[bytes, int]:
+        """Return a chunk of about `size` bytes, and how many of them compression saved."""
+        chunk = Chunk(self.node, lane.incarnation, number, self.time_ms, runs, tables)
+        if self._writer is None or not lane.compression.is_due(size):
+            return encode_chunk(chunk), 0
+        data, saved = encode_compressed(chunk, self._writer)
+        lane.compression.tried(saved)
+        return data, saved

@@ -20,6 +20,7 @@ class Packed:
         since: monotonic seconds of its oldest delta.
         ticket: that of its columns.
         data: the bytes.
+        saved: how many more there would be without compression.
         defined: table -> how many ids of text keys the chunks before it define.
     """
 
@@ -29,6 +30,7 @@ class Packed:
     since: float
     ticket: int
     data: bytes
+    saved: int = 0
     defined: Mapping[TableKey, int] = field(default_factory=dict)
 
 

@@ -41,6 +41,7 @@ from broker.core.transitions import TRANSITIONS, Event
 from broker.errors import DecodeError
 from broker.model import Status
 from broker.protocol.codec import decode_packet
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import Batch, Head, Heartbeat, LogEntry, Notice, Packet, Position
 from broker.protocol.refusal import shown
 
@@ -61,10 +62,14 @@ class ShardState(ShardView):
     Args:
         shard: number of the shard.
         staleness_bound: seconds without proof after which the shard is no longer live.
+        frames: opens compressed chunks; None: the namespace lacks the word `compress`.
     """
 
-    def __init__(self, shard: int, staleness_bound: float) -> None:
+    def __init__(
+        self, shard: int, staleness_bound: float, frames: FrameReader | None = None
+    ) -> None:
         super().__init__(shard, staleness_bound)
+        self._frames = frames
         self._effects: list[Effect] = []
         self._request: Read | None = None
         self._watched = False
@@ -381,7 +386,7 @@ class ShardState(ShardView):
     # -- shared -----------------------------------------------------------------------------------
 
     def _apply(self, batch: Batch, content: Content) -> None:
-        chunks, bad = decode_chunks(batch)
+        chunks, bad = decode_chunks(batch, self._frames)
         self.counts.chunks_skipped += len(bad)
         self.counts.batches_applied += 1
         changes: list[ChangeColumns] = []

@@ -329,7 +329,7 @@ class InspectorEngine:
                     return None
                 for entry in replay.until(stop, page.entries):
                     batch = replay.take(entry)
-                    fold(values, batch, decode_chunks(batch)[0], floors)
+                    fold(values, batch, decode_chunks(batch, self._session.frames)[0], floors)
         except (LogMovedError, DecodeError):
             return None
         finally:

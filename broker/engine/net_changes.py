@@ -16,6 +16,7 @@ from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import BULK_BYTES
 from broker.protocol.fields import read_page
+from broker.protocol.frames import FrameReader, size_within
 from broker.protocol.messages import Cell, Chunk, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.protocol.operations import OPERATIONS
@@ -44,6 +45,7 @@ class NetChanges:
         tables: changed as well; None: deltas for tables are left out.
         table_deltas: whether there were deltas for tables.
         start: offset after which it begins.
+        frames: opens compressed chunks; None: the namespace lacks the word `compress`.
     """
 
     replay: LogReplay
@@ -56,11 +58,15 @@ class NetChanges:
     tables: ShardTables | None = None
     table_deltas: bool = False
     start: int = 0
+    frames: FrameReader | None = None
 
     @classmethod
-    def since(cls, position: Position, tables: ShardTables | None = None) -> NetChanges:
+    def since(
+        cls, position: Position, frames: FrameReader | None, tables: ShardTables | None = None
+    ) -> NetChanges:
         """Begin with nothing changed; `tables` are those of the position."""
-        return cls(LogReplay(position), position.batch_id, tables=tables, start=position.offset)
+        replay, at = LogReplay(position), position
+        return cls(replay, at.batch_id, tables=tables, start=at.offset, frames=frames)
 
     @property
     def position(self) -> Position:
@@ -88,11 +94,11 @@ class NetChanges:
             try:
                 # A large one takes as long as its bytes are many, up to seconds: in a thread, so
                 # that a flush worker in the same process goes on.
-                is_large = len(chunk_data) >= BULK_BYTES
+                is_large = size_within(chunk_data) >= BULK_BYTES
                 chunk = (
-                    await asyncio.to_thread(decode_chunk, chunk_data)
+                    await asyncio.to_thread(decode_chunk, chunk_data, self.frames)
                     if is_large
-                    else (decode_chunk(chunk_data))
+                    else decode_chunk(chunk_data, self.frames)
                 )
             except DecodeError as error:
                 self._note(entry.nodes, batch.offset, index, chunk_data, str(error))

@@ -73,6 +73,7 @@ class ProducerSettings(TypedDict, total=False):
     local_delta_max_count: int | None
     linger: float | None
     chunk_bytes: int | None
+    compress: int | None
     buffer_bytes: int | None
     when_full: FullPolicy
     full_timeout: float | None

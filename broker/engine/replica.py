@@ -26,6 +26,7 @@ from broker.engine.settings import checked_settings
 from broker.engine.unreadable import UnreadableValues
 from broker.errors import ClosedError, ConfigError, ForkedError, NotLoadedError, TokenError
 from broker.model import Health, Status, StatusChange, Token, Verification
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import Cell, Position, TableKey
 from broker.protocol.names import shard_of
 from broker.runtime import clock
@@ -288,6 +289,7 @@ class ReplicaEngine:
             counts.add(shard.counts)
             tally.add(shard.tally)
             events.update(shard.events)
+        opened = self._session.frames or FrameReader()
         return ReplicaStats(
             status=self.status,
             health=self.health,
@@ -304,6 +306,9 @@ class ReplicaEngine:
             deltas_skipped=tally.skipped,
             chunks_skipped=counts.chunks_skipped,
             bytes_received=counts.bytes_received,
+            chunks_compressed=opened.frames,
+            bytes_compressed=opened.frame_bytes,
+            bytes_uncompressed=opened.content_bytes,
             packets=counts.packets,
             packets_unreadable=counts.packets_unreadable,
             packets_foreign=counts.packets_foreign,

@@ -137,7 +137,7 @@ class Follower:
 
     def _make_shards(self) -> None:
         for number, keys in enumerate(self._session.keys):
-            shard = ShardState(number, self.staleness_bound)
+            shard = ShardState(number, self.staleness_bound, self._session.frames)
             self.tracker.add_shard(shard)
             self._recoveries.append(
                 Recovery(self._session, shard, self._perform, self._is_watched, self._recovering)

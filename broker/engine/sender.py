@@ -55,6 +55,7 @@ class _Counts:
 
     chunks: int = 0
     bytes: int = 0
+    bytes_saved: int = 0
     duplicates: int = 0
     retries: int = 0
     busy: int = 0
@@ -113,6 +114,8 @@ class Sender:
             keep_s=settings["keep_seconds"],
             keep_bytes=settings["keep_bytes"],
             conflates=conflates,
+            # The level, and not where readers may not know compressed chunks.
+            level=settings["compress"] if session.frames is not None else 0,
         )
 
     async def start(self) -> None:
@@ -237,6 +240,7 @@ class Sender:
             buffer_bytes=buffer.buffer_bytes,
             chunks=appends.chunks,
             bytes=appends.bytes,
+            bytes_saved=appends.bytes_saved,
             duplicates=appends.duplicates,
             retries=appends.retries,
             busy=appends.busy,
@@ -319,7 +323,8 @@ class Sender:
             if packed is None:
                 break
             chunks.append(packed)
-            size += len(packed.data)
+            # What packing them took, not what sending them will.
+            size += len(packed.data) + packed.saved
         return chunks, wait
 
     async def _send(self, shard: int, chunks: Sequence[Packed]) -> bool:
@@ -375,6 +380,7 @@ class Sender:
         self._troubles.pop(shard, None)
         self._counts.chunks += 1
         self._counts.bytes += len(packed.data)
+        self._counts.bytes_saved += packed.saved
         self._counts.duplicates += reply.duplicate
         self.marks[shard] = (reply.epoch, reply.append)
         self._learn(reply.max_age_ms, reply.max_count)

@@ -48,6 +48,7 @@ class Verifier:
         self._client = session.client
         self._commands = session.commands
         self._keys = session.keys[shard]
+        self._frames = session.frames
         self.bytes_read = 0
         self.has_table_deltas = False
         self.damaged: set[str] = set()
@@ -68,7 +69,7 @@ class Verifier:
 
     async def _digest_at(self, position: Position) -> Digest:
         start = await self._marks(position)
-        changes = NetChanges.since(start.snapshot)
+        changes = NetChanges.since(start.snapshot, self._frames)
         async for entries in self._log(changes.replay, lambda: position):
             for entry in changes.replay.until(position, entries):
                 await self._take(changes, entry)
@@ -115,7 +116,10 @@ class Verifier:
         damaged = self.damaged
         await queries.ensure_same_server(self._client, self._keys, run)
         at = await self._replay(
-            at, until, lambda batch: _fold(values, floors, batch, None, damaged), self._keys.state
+            at,
+            until,
+            lambda batch: self._fold(values, floors, batch, None, damaged),
+            self._keys.state,
         )
         return {key: values[key] for key in values if range_of(key) in ranges}, at
 
@@ -162,7 +166,9 @@ class Verifier:
         self.bytes_read += sum(map(len, fields.values()))
         tables = made_tables().loaded(fields, at.offset)
         tables.ensure_whole()
-        await self._replay(at, until, lambda batch: _fold({}, {}, batch, tables), self._keys.tables)
+        await self._replay(
+            at, until, lambda batch: self._fold({}, {}, batch, tables), self._keys.tables
+        )
         return tables
 
     async def altered(self) -> dict[int, list[str]]:
@@ -257,18 +263,19 @@ class Verifier:
         except LogMovedError as error:
             raise SnapshotMovedError(str(error)) from None
 
+    def _fold(
+        self,
+        values: dict[str, Cell],
+        floors: dict[str, int],
+        batch: Batch,
+        tables: ShardTables | None,
+        damaged: set[str] | None = None,
+    ) -> None:
+        chunks, _ = decode_chunks(batch, self._frames)
+        fold(values, batch, chunks, floors, damaged=damaged, tables=tables)
+
     async def _take(self, changes: NetChanges, entry: LogEntry) -> None:
         try:
             await changes.take(self._client, self._keys, entry)
         except DecodeError as error:
             raise SnapshotMovedError(str(error)) from None
-
-
-def _fold(
-    values: dict[str, Cell],
-    floors: dict[str, int],
-    batch: Batch,
-    tables: ShardTables | None,
-    damaged: set[str] | None = None,
-) -> None:
-    fold(values, batch, decode_chunks(batch)[0], floors, damaged=damaged, tables=tables)

@@ -29,6 +29,7 @@ from broker.protocol.constants import (
     PROTOCOL_VERSION,
     TRIGGER_TIME,
 )
+from broker.protocol.frames import FrameReader, FrameWriter
 from broker.protocol.messages import (
     CELL_TYPES,
     Batch,
@@ -67,6 +68,8 @@ _STAND_IN_FIELDS = 2
 # Of what the Lua commands write behind the additions of a batch.
 _ITEM_BYTES = 5  # before each chunk; the check, and the header of the chunks, have as many
 _STAND_IN_BYTES = 104
+# A chunk has to become smaller by this part of itself, or is sent as it is: every reader opens it.
+_WORTH = 4
 _MAX_UTF8_BYTES = 4  # bytes of one character
 
 # What has a meaning in namespaces with feature words that are not built yet.
@@ -110,20 +113,49 @@ unpack: Final[Callable[[bytes], Any]] = (
 
 def encode_chunk(chunk: Chunk) -> bytes:
     """Return the bytes that a producer appends."""
-    fields: list[Any] = [
-        *(PROTOCOL_VERSION, chunk.node, chunk.incarnation, chunk.number, chunk.time_ms),
-        [[run.op, run.keys, run.values, run.timestamps] for run in chunk.runs],
-    ]
-    if chunk.tables:
-        fields.append([packed_part(part) for part in chunk.tables])
-    fields.append(ANY_CHECK)
+    return sealed(_packed([*_head(chunk), *_content(chunk), ANY_CHECK]))
+
+
+def encode_compressed(chunk: Chunk, writer: FrameWriter) -> tuple[bytes, int]:
+    """Return the bytes that a producer appends, with runs and tables compressed if that pays.
+
+    Returns:
+        The bytes, and how many more `encode_chunk` would return; 0 if it does not pay.
+    """
+    content = _packed(_content(chunk))
+    packed = msgpack.packb(writer.frame(content))
+    # In a chunk that is not compressed, its content has no array around it: a byte less.
+    saved = len(content) - 1 - len(packed)
+    if saved * _WORTH < len(content):
+        return encode_chunk(chunk), 0
+    head = msgpack.packb(_head(chunk))
+    array_of_seven = bytes((0x90 | _CHUNK_FIELDS,))
+    end = _UINT32.pack(0xCE, ANY_CHECK)
+    return sealed(b"".join((array_of_seven, head[1:], packed, end))), saved
+
+
+def _head(chunk: Chunk) -> list[Any]:
+    return [PROTOCOL_VERSION, chunk.node, chunk.incarnation, chunk.number, chunk.time_ms]
+
+
+def _content(chunk: Chunk) -> list[Any]:
+    """Return what is compressed together, or stands in the chunk."""
+    runs = [[run.op, run.keys, run.values, run.timestamps] for run in chunk.runs]
+    return [runs, [packed_part(part) for part in chunk.tables]] if chunk.tables else [runs]
+
+
+def _packed(fields: list[Any]) -> bytes:
     packed = None if native is None else native.pack_fields(fields, 2 * MAX_CHUNK_BYTES)
-    return sealed(msgpack.packb(fields) if packed is None else packed)
+    return msgpack.packb(fields) if packed is None else packed  # type: ignore[no-any-return]
 
 
 @refuses
-def decode_chunk(data: bytes) -> Chunk:
+def decode_chunk(data: bytes, frames: FrameReader | None = None) -> Chunk:
     """Decode a chunk; all readers refuse exactly the same chunks, by the rules of PROTOCOL.md.
+
+    Args:
+        data: its bytes.
+        frames: opens what is compressed; None: the namespace lacks the word `compress`.
 
     Raises:
         DecodeError: a rule is broken; the whole chunk must be skipped.
@@ -137,14 +169,27 @@ def decode_chunk(data: bytes) -> Chunk:
     version, node, incarnation, number, time_ms, runs = fields[: _RUNS + 1]
     if version != PROTOCOL_VERSION or type(version) is not int:
         raise DecodeError(f"chunk of protocol version {shown(version)}, this is {PROTOCOL_VERSION}")
-    if type(node) is not str or type(runs) is not list:
+    if type(node) is not str or type(runs) not in {list, bytes}:
         raise DecodeError("chunk without node name or runs")
     for one in (incarnation, number, time_ms):  # `any` would cost twice as much
         if type(one) is not int or one < 0:
             raise DecodeError("incarnation, number or time is not an unsigned integer")
+    parts = fields[_TABLES:-1]
+    if type(runs) is bytes:
+        runs, *parts = _opened(runs, frames)
     checked = _checked_runs(runs)
-    tables, fault = _tables(fields[_TABLES]) if len(fields) > _CHUNK_FIELDS else ([], "")
+    tables, fault = _tables(parts[0]) if parts else ([], "")
     return Chunk(node, incarnation, number, time_ms, checked, tables, fault)
+
+
+def _opened(frame: bytes, frames: FrameReader | None) -> list[Any]:
+    """Return the runs, and maybe the part for tables, that a chunk holds compressed."""
+    if frames is None:
+        raise DecodeError("chunk is compressed, and the namespace lacks the word compress")
+    content = unpack(frames.content(frame))
+    if type(content) is not list or not content or type(content[0]) is not list:
+        raise DecodeError("the compressed part holds no runs")
+    return content
 
 
 def _tables(parts: Any) -> tuple[list[TableOp], str]:

@@ -6,10 +6,17 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-# The words of `FEATURES` that are built.
-KNOWN_FEATURES: Final[frozenset[str]] = frozenset()
+from broker.protocol import frames
+
+COMPRESS: Final = "compress"
+
+# The words of `FEATURES` that are built, and that this program can do: without a library for it, it
+# neither reads nor writes compressed chunks.
+KNOWN_FEATURES: Final[frozenset[str]] = frozenset({COMPRESS} if frames.is_available() else ())
 # Those of a namespace that nobody asked for words.
-NEW_FEATURES: Final[tuple[str, ...]] = ()
+NEW_FEATURES: Final[tuple[str, ...]] = tuple(sorted(KNOWN_FEATURES))
+# Word -> the package without which it is not known.
+PACKAGES: Final = {COMPRESS: frames.PACKAGE}
 
 MAX_TEXT_BYTES: Final = 1024
 _TEXT: Final = re.compile(rb"[a-z0-9_-]+(?: [a-z0-9_-]+)*")

@@ -26,6 +26,8 @@ class ProducerStats(Statistics):
         buffer_bytes: bytes; gauge, what the local buffer holds, chunks kept for resending included.
         chunks: chunks; counter, grows with each one that Redis accepts, repeated ones included.
         bytes: bytes; counter, grows by the size of each chunk that `chunks` counts.
+        bytes_saved: bytes; counter, grows by how many more each such chunk would have without
+            compression.
         duplicates: chunks; counter, grows when Redis answers that it has a chunk already, as after
             a reply was lost. A part of `chunks`.
         retries: attempts; counter, grows when appending fails with an error and is tried again.
@@ -42,6 +44,7 @@ class ProducerStats(Statistics):
     buffer_bytes: int
     chunks: int
     bytes: int
+    bytes_saved: int
     duplicates: int
     retries: int
     busy: int

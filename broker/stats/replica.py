@@ -38,6 +38,10 @@ class ReplicaStats(Statistics):
             tables, cannot be read.
         bytes_received: bytes; counter, grows by each packet and bulk chunk of the subscription, not
             by reads of log and full state.
+        chunks_compressed: chunks; counter, grows with each compressed chunk that is opened, from
+            the channel or from the log, self-checks included.
+        bytes_compressed: bytes; counter, grows by the size of its compressed part.
+        bytes_uncompressed: bytes; counter, grows by the size of what that part held.
         packets: packets; counter, grows with each packet of the subscription: batches, heartbeats
             and notices, but not bulk chunks.
         packets_unreadable: packets; counter, grows with each packet that cannot be read or is of
@@ -91,6 +95,9 @@ class ReplicaStats(Statistics):
     deltas_skipped: int
     chunks_skipped: int
     bytes_received: int
+    chunks_compressed: int
+    bytes_compressed: int
+    bytes_uncompressed: int
     packets: int
     packets_unreadable: int
     packets_foreign: int

@@ -15,6 +15,7 @@ import msgpack
 from broker.errors import DecodeError
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import INT_MAX, INT_MIN, NO_ID
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from broker.testing.records import Applied, Logged, ShardPosition
@@ -113,7 +114,7 @@ def readable(chunks: Iterable[bytes]) -> Iterator[Chunk]:
     """Yield the valid chunks."""
     for data in chunks:
         try:
-            yield decode_chunk(data)
+            yield decode_chunk(data, FrameReader())
         except DecodeError:
             continue
 

@@ -11,7 +11,18 @@ from scripts.benchmarks.curves.snapshot import CPU_MS, FOLDED
 from scripts.benchmarks.curves.snapshot import PLAIN as PLAIN_HSET
 from scripts.benchmarks.grid_tables import Sheet, ratio, shown_ratio
 from scripts.benchmarks.grids.reads import GET_RATIO, LARGE, MANY_KEYS, MEMORY_RATIO, READS
-from scripts.benchmarks.grids.shapes import BATCHED, CHANGES, EACH, NATS, OURS, STATE, ZEROMQ
+from scripts.benchmarks.grids.shapes import (
+    BATCHED,
+    CHANGES,
+    EACH,
+    NATS,
+    OURS,
+    STATE,
+    ZEROMQ,
+)
+from scripts.benchmarks.grids.shapes import (
+    PLAIN as NOT_COMPRESSED,
+)
 from scripts.benchmarks.model import CPU, Result, cell
 from scripts.benchmarks.report import Report
 from scripts.benchmarks.scenarios.latency import AT_ONCE, P50
@@ -154,6 +165,7 @@ GOALS = (
     Goal("changes: over ZeroMQ", "≥", 1.2, against(CHANGES.name, ZEROMQ)),
     Goal("state: over HSET+PUBLISH for each", "≥", 25, against(STATE.name, EACH)),
     Goal("state: over NATS KV", "≥", 100, against(STATE.name, NATS)),
+    Goal("state: over ours, not compressed", "≥", 0.8, against(STATE.name, NOT_COMPRESSED)),
     Goal("CPU of a set, worst shape/float", "≤", 2, worst_set),
     Goal(
         "numbers: over HSET+PUBLISH by hand",

@@ -27,6 +27,7 @@ from typing import Any
 import hiredis
 import msgpack
 import redis
+import zstandard
 
 from tests.integration.independent_tables import DEFINE, Tables, column, shard_of_number
 
@@ -47,6 +48,7 @@ def table(*header: str) -> list[list[str]]:
 
 
 VERSION = 3
+WORDS = b"compress"
 BULK = 65536
 SET, DELETE, INCREMENT = 1, 2, 3
 BATCH, HEARTBEAT, NOTICE = 1, 2, 3
@@ -111,8 +113,8 @@ class Writer:
 
     def join(self, shards: int) -> int:
         """Create the namespace if it is absent; return how many shards it has."""
-        version, count, _, words = self.call("join", [self.config], VERSION, shards, "")
-        assert (version, words) == (b"3", b"")
+        version, count, _, words = self.call("join", [self.config], VERSION, shards, WORDS)
+        assert (version, words) == (b"3", WORDS)
         return int(count)
 
     def open(self, shard: int, incarnation: Any, chunk: int, deltas: int) -> int:
@@ -184,15 +186,13 @@ class Writer:
         """Number a chunk."""
         chunks = self.chunks[shard]
         number, total = len(chunks) + 1, deltas + (chunks[-1].total if chunks else 0)
-        fields = [
-            VERSION,
-            self.node,
-            self.incarnations[shard],
-            number,
-            int(time.time() * 1000),
-            runs,
-        ]
-        data = msgpack.packb([*fields, parts, {"later": None}, 0xFFFFFFFF], datetime=True)[:-4]
+        head = [VERSION, self.node, self.incarnations[shard], number, int(time.time() * 1000)]
+        content = [runs, parts]
+        if number % 2 == 0:
+            packed = msgpack.packb([*content, "later"], datetime=True)
+            content = [zstandard.compress(packed)]
+        fields = [*head, *content, {"later": None}, 0xFFFFFFFF]
+        data = msgpack.packb(fields, datetime=True)[:-4]
         chunks.append(Unsent(number, deltas, total, data + struct.pack(">I", zlib.crc32(data))))
 
     def send(self, shard: int) -> None:
@@ -277,12 +277,33 @@ def read_chunk(data: bytes) -> list[Any] | None:
         assert type(node) is str
         assert len(numbers) == 3
         assert all(type(number) is int and number >= 0 for number in numbers)
+        if type(runs) is bytes:
+            content = msgpack.unpackb(
+                decompressed(runs), timestamp=3, strict_map_key=False, ext_hook=refuse
+            )
+            check_maps(content)
+            assert type(content) is list
+            assert content
+            runs, fields = content[0], [*fields[:5], *content[:2], None]
         assert type(runs) is list
         for run in runs:
             check_run(run)
     except (AssertionError, ValueError, OverflowError, TypeError, msgpack.UnpackException):
         return None
     return fields[:-1]
+
+
+def decompressed(frame: bytes) -> bytes:
+    """What a zstd frame holds, if rule 15 allows to open it; memory for no more than 4 MiB."""
+    assert frame[:4] == bytes.fromhex("28b52ffd")
+    try:
+        found = zstandard.get_frame_parameters(frame)
+        assert found.content_size != zstandard.CONTENTSIZE_UNKNOWN
+        assert max(found.content_size, found.window_size) <= 4194304
+        assert found.dict_id == 0
+        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ValueError("not exactly one frame that may be opened") from error
 
 
 def refuse(code: int, data: bytes) -> Any:
@@ -583,7 +604,7 @@ class Reader:
         self._login = (path, user)
         config = f"sb:{{{namespace}}}:config"
         version, shards, words = client.hmget(config, "protocol", "shards", "features")
-        assert (version, words) == (b"3", b"")
+        assert (version, words) == (b"3", WORDS)
         prefixes = [prefix_of(namespace, n, int(shards)) for n in range(int(shards))]
         self.shards = [Follower(prefix, n, bound) for n, prefix in enumerate(prefixes)]
         self.by_channel = {f"{one.prefix}live:0".encode(): one for one in self.shards}

@@ -68,20 +68,21 @@ MEMBERS = [
     (
         broker.ProducerStats,
         (
-            "accepted as_dict buffer_bytes buffered busy bytes chunks conflated duplicates "
-            "get items lost pending resent retries"
+            "accepted as_dict buffer_bytes buffered busy bytes bytes_saved chunks conflated "
+            "duplicates get items lost pending resent retries"
         ),
     ),
     (
         broker.ReplicaStats,
         (
-            "as_dict batches_applied batches_duplicate bytes_received catch_ups "
-            "changes_conflated chunks_skipped cuts deltas_applied deltas_refused "
-            "deltas_skipped deltas_superseded forks full_state_altered gaps get health items "
-            "keys keys_damaged keys_repaired lag_s loads loads_altered offset packets "
-            "packets_foreign packets_unreadable reconnects refused self_checks "
-            "self_checks_failed self_checks_undecided shards_uncompared silences status "
-            "status_changes status_changes_conflated unreadable values_unreadable"
+            "as_dict batches_applied batches_duplicate bytes_compressed bytes_received "
+            "bytes_uncompressed catch_ups changes_conflated chunks_compressed chunks_skipped "
+            "cuts deltas_applied deltas_refused deltas_skipped deltas_superseded forks "
+            "full_state_altered gaps get health items keys keys_damaged keys_repaired "
+            "lag_s loads loads_altered offset packets packets_foreign packets_unreadable "
+            "reconnects refused self_checks self_checks_failed self_checks_undecided "
+            "shards_uncompared silences status status_changes status_changes_conflated "
+            "unreadable values_unreadable"
         ),
     ),
     (broker.ServerInfo, "as_dict deployment get items name version"),

@@ -29,6 +29,8 @@ class Joined:
         lag_s: its lag in seconds; None after a timeout.
         unreadable: keys that it lacks, for their fields of the full state cannot be read.
         doubts: why its content may not be right though it is live.
+        bytes_compressed: of the compressed chunks in the log that it read.
+        bytes_uncompressed: of what they held.
     """
 
     status: str
@@ -36,6 +38,8 @@ class Joined:
     lag_s: float | None = None
     unreadable: int = 0
     doubts: tuple[str, ...] = ()
+    bytes_compressed: int = 0
+    bytes_uncompressed: int = 0
 
 
 def this_host() -> str:

@@ -159,7 +159,10 @@ def _join(url: str, namespace: str, bound: float, *, waits: bool) -> Joined:
             time.sleep(COMPARE_PAUSE_S)
             stats = replica.stats()
         doubts = stats.health.reasons if stats.status is Status.LIVE else ()
-        return Joined(str(replica.status), took, lag, stats.keys_damaged, doubts)
+        return Joined(
+            *(str(replica.status), took, lag, stats.keys_damaged, doubts),
+            *(stats.bytes_compressed, stats.bytes_uncompressed),
+        )
 
 
 def _print(
@@ -181,7 +184,7 @@ def _print(
     if server.deployment == "cluster":
         places = [(one.shard, one.slot, one.held_by) for one in here]
         show(table(("shard", "slot", "node"), places))
-    show(*_nodes(found, most_nodes), *_workers(found))
+    show(*_nodes(found, most_nodes), *_compressed(joined), *_workers(found))
     show(*(cell(f"a replica joining now is {doubt}", "red") for doubt in joined.doubts))
     show(*(cell(f"damaged: {one}", "red") for one in damaged))
     if damaged:
@@ -207,6 +210,19 @@ def _nodes(found: NamespaceStatus, most: int) -> list[RenderableType]:
             )
         )
     return shown
+
+
+def _compressed(joined: Joined) -> list[RenderableType]:
+    """Return what compression saves, as far as the log shows it."""
+    before, after = joined.bytes_uncompressed, joined.bytes_compressed
+    if not after:
+        return []
+    return [
+        cell(
+            f"compressed chunks in the log: {after:,} B for {before:,} B, "
+            f"{before / after:.1f} times fewer"
+        )
+    ]
 
 
 def _flow(shards: Sequence[ShardStats]) -> Table:

@@ -19,7 +19,8 @@ END = "end"
 def write(config: RoleConfig, link: Link) -> None:
     """Set key by key; done when Redis has accepted all."""
     updates = Updates.of(config)
-    with Producer(config.redis, namespace=NAMESPACE, conflate=False) as producer:
+    compress = config.details.get("compress")
+    with Producer(config.redis, namespace=NAMESPACE, conflate=False, compress=compress) as producer:
         link.ready()
         began = link.wait_for_go()
         put = producer.set

@@ -15,7 +15,7 @@ from scripts.benchmarks.process_group import TIMEOUT_S, ProcessGroup
 DAY_S = 12.0
 POLL_S = 0.02
 MIN_SENT = 0.9
-AGE, INTERVAL, KIND = "age", "interval", "kind"
+AGE, INTERVAL, KIND, COMPRESS = "age", "interval", "kind", "compress"
 BOTH, DELTAS, STATES = "both", "deltas", "states"
 TO_ONE = Measure("to_one_kb", "kB a second to a subscriber", "kB/s", is_more_better=False, digits=1)
 ALL = Measure("all_kb", "kB a second, all that Redis moves", "kB/s", is_more_better=False, digits=1)
@@ -45,7 +45,13 @@ def _both(spec: PointSpec, seconds: float, right: dict[str, object]) -> dict[str
         "GLOBAL_DATA_UPDATE_INTERVAL": f"{settings[INTERVAL]}s",
     }
     with ProcessGroup(spec.server, worker) as group:
-        writer = group.start("writer", "roles.replay.both", seconds=seconds, max_age=settings[AGE])
+        writer = group.start(
+            "writer",
+            "roles.replay.both",
+            seconds=seconds,
+            max_age=settings[AGE],
+            compress=settings.get(COMPRESS),
+        )
         reader = group.start("reader", "roles.flow.read", replicas=1, notes=2)
         reader.send("note", note=group.ready(writer, reader)[0]["note"])
         group.ready(reader)
@@ -128,6 +134,13 @@ BY_AGE = Curve(
     lines=(
         _both_line(INTERVAL, 1.0, "both, full state every 1 s", AGES),
         _both_line(INTERVAL, 10.0, "both, full state every 10 s", AGES),
+        Line(
+            "both-plain",
+            "both, every 10 s, not compressed",
+            AGES,
+            (AGES[1],),
+            {KIND: BOTH, INTERVAL: 10.0, COMPRESS: 0},
+        ),
         Line(DELTAS, "deltas alone", AGES, (AGES[1],), {KIND: DELTAS}),
         Line(STATES, "full states alone", AGES, (AGES[1],), {KIND: STATES}),
     ),

@@ -17,6 +17,7 @@ SECONDS = 10.0
 SLOW_ROUNDS = 2
 # Holds all that a run writes.
 LOG_GIB = 8
+PLAIN = "statebroker-plain"
 OURS, BATCHED, ZEROMQ, EACH, NATS = "statebroker", "hset-batch", "zeromq", "hset-each", "nats-kv"
 RATE = Measure("kilo_per_s", "thousand updates a second", "k/s", is_more_better=True, digits=1)
 WIRE = Measure("wire_bytes", "bytes to reader", "B", is_more_better=False)
@@ -70,7 +71,7 @@ def _published(counters: Counters | None, contender: Contender) -> int | None:
 
     A reader of the state alone does not count: a replica may load a full state in between.
     """
-    if counters is None or contender.peer != OURS or is_following(contender):
+    if counters is None or contender.peer not in {OURS, PLAIN} or is_following(contender):
         return None
     return counters.meta("published")
 
@@ -86,6 +87,7 @@ def _peer(
     changes: bool,
     rounds: int = 0,
     settings: Mapping[str, str] | None = None,
+    **details: int,
 ) -> list[Contender]:
     return [
         Contender(
@@ -98,7 +100,7 @@ def _peer(
             settings=settings or {},
             needs=needs,
             how=how,
-            details={"shape": shape.name, "changes": changes},
+            details={"shape": shape.name, "changes": changes, **details},
             row=shape.name,
             peer=name,
             rounds=rounds,
@@ -179,6 +181,16 @@ reader lacks a key or holds a wrong value does not count, and is listed. Ratios 
             "`Producer.set` for each update; `statebroker serve` with default settings; a live "
             "`Replica`: `wait_for` the token of the writer's `flush`, then all of `items()`.",
             changes=False,
+        ),
+        *_peer(
+            PLAIN,
+            "statebroker, not compressed",
+            "ours",
+            "the same with `compress=0`.",
+            services=("redis", "worker"),
+            needs=("redis",),
+            changes=False,
+            compress=0,
         ),
         *_batched(changes=False),
         *_zeromq(changes=False),

@@ -25,9 +25,13 @@ def both(config: RoleConfig, link: Link) -> None:
     Details:
         seconds: that the day takes.
         max_age: of the producers, in seconds.
+        compress: the same setting of theirs.
     """
     before, during = day()
-    settings = {"local_delta_max_age": config.details["max_age"]}
+    settings = {
+        "local_delta_max_age": config.details["max_age"],
+        "compress": config.details["compress"],
+    }
     with ExitStack() as stack:
         producers = {
             node: stack.enter_context(

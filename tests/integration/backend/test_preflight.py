@@ -238,7 +238,7 @@ def test_another_protocol_version(
 
 
 @FACES
-@pytest.mark.parametrize("words", ["ttl", "compress ttl", "2031_later-on"])
+@pytest.mark.parametrize("words", ["ttl", "leases ttl", "2031_later-on"])
 def test_a_namespace_with_an_unknown_word(
     face: Face, words: str, server: Server, raw: redis.Redis, namespace: str
 ) -> None:

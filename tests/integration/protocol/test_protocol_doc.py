@@ -23,6 +23,7 @@ import msgpack
 import numpy as np
 import pytest
 import redis
+import zstandard
 
 from broker import Inspector, Producer, Replica, aio
 from broker.backend.acl import rules
@@ -429,6 +430,12 @@ def chunk_of(*runs: list[Any], version: int = 3) -> bytes:
     return with_check(msgpack.packb([version, "n", 1, 1, 0, [*runs]]))
 
 
+def compressed(frame: bytes) -> bytes:
+    """A chunk with these bytes in place of its runs."""
+    return with_check(msgpack.packb([3, "n", 1, 1, 0, frame]))
+
+
+RUNS = msgpack.packb([[[SET, ["bad"], [1], None]]])
 BAD_CHUNKS = [
     b"",
     b"garbage",
@@ -441,6 +448,14 @@ BAD_CHUNKS = [
     chunk_of([SET, ["bad"], [{b"a": 1}], None]),
     chunk_of([SET, ["bad"], [msgpack.ExtType(5, b"")], None]),
     chunk_of([SET, ["bad" * 400], [1], None]),
+    compressed(RUNS),
+    compressed(zstandard.compress(RUNS) + b"\0"),
+    compressed(zstandard.compress(RUNS)[:-1]),
+    compressed(zstandard.compress(RUNS[1:])),
+    compressed(zstandard.compress(bytes((4 << 20) + 1))),
+    # The same says that it holds a byte less than it does, and 2^62 bytes.
+    compressed(zstandard.compress(bytes(4 << 20))[:5] + bytes.fromhex("ffff3f00") + bytes(40)),
+    compressed(bytes.fromhex("28b52ffde0") + (1 << 62).to_bytes(8, "little") + b"\3\0\x10x"),
     # A bulk chunk: it begins like another packet, and is none.
     b"\x99" + bytes(70_000),
 ]

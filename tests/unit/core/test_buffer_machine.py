@@ -22,6 +22,7 @@ from broker.core.columns import Columns
 from broker.core.lane import Lane
 from broker.core.sent_chunks import Packed
 from broker.protocol.codec import decode_chunk, encode_chunk
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import Chunk
 from broker.protocol.operations import OP_DELETE, OP_INCREMENT, OP_SET
 from tests.effort import examples
@@ -88,9 +89,14 @@ class Record:
         return [place for number in sorted(self.chunks) for place in places(self.chunks[number])]
 
 
+def opened(data: bytes) -> Chunk:
+    """A chunk, compressed or not."""
+    return decode_chunk(data, FrameReader())
+
+
 def places(packed: Packed) -> list[int]:
     """Places of the calls in a chunk."""
-    return [stamp for run in decode_chunk(packed.data).runs for stamp in run.timestamps or ()]
+    return [stamp for run in opened(packed.data).runs for stamp in run.timestamps or ()]
 
 
 def calls_in(columns: Columns) -> list[int]:
@@ -117,6 +123,7 @@ class BufferMachine(RuleBasedStateMachine):
         max_bytes=st.sampled_from([700, 2000, 100_000]),
         keep_bytes=st.sampled_from([0, 800, 100_000]),
         conflates=st.booleans(),
+        level=st.sampled_from([0, 1]),
     )
     def begin(self, conflates: bool, **limits: int) -> None:  # noqa: FBT001 - given by name
         """Make a buffer of small limits."""
@@ -266,13 +273,13 @@ class BufferMachine(RuleBasedStateMachine):
             record.open(base, deltas)
 
     def _deltas(self, shard: int, number: int) -> int:
-        return decode_chunk(self.seen[shard][number]).deltas
+        return opened(self.seen[shard][number]).deltas
 
     def _check_chunk(self, shard: int, packed: Packed) -> None:
         """A chunk never changes, is within the limits, and does not part a group."""
         known = self.seen[shard].setdefault(packed.number, packed.data)
         assert known == packed.data
-        chunk = decode_chunk(packed.data)
+        chunk = opened(packed.data)
         assert (chunk.number, chunk.deltas) == (packed.number, packed.deltas)
         if self.buffer._packer.conflates:
             fresh = [(run.op, key) for run in chunk.runs for key in run.keys]
@@ -357,7 +364,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert lane.sent.lost >= sum(self._deltas(shard, number) for number in missing)
         arrived: dict[str, Any] = {}
         for number in sorted(record.chunks):
-            for run in decode_chunk(record.chunks[number].data).runs:
+            for run in opened(record.chunks[number].data).runs:
                 for key, value in zip(run.keys, run.values or [None] * len(run.keys), strict=True):
                     apply_delta(arrived, (run.op, key, value))
         expected: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from broker.core.packer import DEFINED_ALONG_BYTES, Packer
 from broker.protocol.cells import cell_of
 from broker.protocol.codec import decode_chunk
 from broker.protocol.constants import MAX_CHUNK_BYTES
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import TableDefine, TableKey
 from broker.protocol.operations import OP_SET
 from broker.protocol.values import admit_key
@@ -48,6 +50,52 @@ def test_columns_are_joined_and_free_what_they_were_counted_for(conflates: bool)
     assert (packed.number, packed.deltas, packed.ticket) == (1, len(run.keys), 2)
     assert before - freed == len(packed.data)
     assert lane.conflated == conflates
+
+
+def test_chunks_are_compressed_where_that_saves_something() -> None:
+    """What the buffer counts, and what was saved, is exact; a small chunk stays as it is."""
+    packer, reader = Packer("n1", 1 << 16, conflates=False, level=1), FrameReader()
+    plain = Packer("n1", 1 << 16, conflates=False)
+    many = {f"vehicle/{n:05d}": "departed" for n in range(50)}
+    lane, before = lane_of(many), bytes_of(lane_of(many))
+    packed, freed = packer.pack(lane)
+    uncompressed, _ = plain.pack(lane_of(many))
+    assert before - freed == len(packed.data)
+    assert packed.saved == len(uncompressed.data) - len(packed.data) > 0
+    assert decode_chunk(packed.data, reader) == decode_chunk(uncompressed.data)
+    assert uncompressed.saved == 0
+    small, _ = packer.pack(lane_of({"a": 1}))
+    assert (small.saved, decode_chunk(small.data).deltas) == (0, 1)
+
+
+def test_random_numbers_are_tried_once_and_then_left_alone() -> None:
+    """A lane whose chunks do not become smaller pays for a few tries only."""
+    noise = Random(1)
+    packer = Packer("n1", 1 << 16, conflates=False, level=1)
+    lane = Lane(0, incarnation=3)
+    tries = 0
+    for _ in range(20):
+        for n in range(10):
+            lane.open.append(OP_SET, f"{n}", noise.randbytes(100), None, 110)
+        lane.close_open()
+        due = lane.compression._left_out == 0
+        tries += due
+        packed, _ = packer.pack(lane)
+        assert packed.saved == 0
+    assert tries == 5  # the first, and after pauses of 1, 2, 4, 8
+
+
+def test_ids_that_are_defined_again_are_compressed() -> None:
+    """Names of keys are much alike."""
+    lane = lane_of()
+    names = [f"station/{n:06d}" for n in range(3000)]
+    for name in names:
+        lane.names.add(NAMES, name, admit_key(name))
+    packer = Packer("n1", 1 << 16, conflates=False, level=1)
+    packed, _ = packer.pack_ids(lane, Columns())
+    chunk = decode_chunk(packed.data, FrameReader())
+    assert packed.saved > len(packed.data)
+    assert sum(len(one.keys) for one in chunk.tables if isinstance(one, TableDefine)) == 3000
 
 
 def test_joined_columns_keep_what_was_packed() -> None:

@@ -38,6 +38,7 @@ from broker.protocol.cells import cell_of
 from broker.protocol.codec import decode_chunk, decode_packet, encode_chunk, encode_packet, unpack
 from broker.protocol.digest import Digest, range_of
 from broker.protocol.fields import pack_field, unpack_fields
+from broker.protocol.frames import MAGIC, FrameReader
 from broker.protocol.messages import (
     Batch,
     Chunk,
@@ -375,6 +376,15 @@ def test_the_chunk_in_the_document_is_what_the_codec_writes_and_reads() -> None:
     assert CHUNK.deltas + SMALL.deltas == 6
 
 
+def test_the_compressed_chunk_in_the_document_is_what_the_codec_reads() -> None:
+    """Its frame holds the run that the text names; zstd is free in how it writes it."""
+    chunk = decode_chunk(dump("compressed"), FrameReader())
+    keys = [f"bus/0000{n}" for n in range(1, 5)]
+    assert chunk == Chunk(
+        "EWR", 1700000000000, 9, 1700000000125, [Run(operations.OP_SET, keys, ["departed"] * 4)]
+    )
+
+
 def test_the_field_in_the_document_is_what_the_codec_writes_and_reads() -> None:
     """The dump of a field of the full-state hash is check sum, offset, flags and value."""
     assert dump("field") == pack_field("EWR/min", 2, -2.5)
@@ -407,7 +417,7 @@ def test_the_digest_in_the_document_is_what_we_sum_up() -> None:
 
 def test_every_dump_is_compared_with_something() -> None:
     """No dump stands in the document unchecked; test_commands has those of the intake."""
-    assert set(dumps()) == {*PACKETS, "chunk", "field", "table_field", *INTAKE}
+    assert set(dumps()) == {*PACKETS, "chunk", "compressed", "field", "table_field", *INTAKE}
 
 
 @pytest.mark.parametrize(
@@ -428,6 +438,8 @@ def test_annotations_say_what_the_bytes_say(place: str, raw: bytes, annotation: 
         assert raw in (bytes([0x90 | int(said[1])]), b"\xdd" + int(said[1]).to_bytes(4))
     elif said := re.match(r"bin of (\d+) bytes", annotation):
         assert raw in (b"\xc4" + bytes([int(said[1])]), b"\xc6" + int(said[1]).to_bytes(4))
+    elif said := re.fullmatch(r"magic number; .*; content of (\d+) bytes", annotation):
+        assert raw == MAGIC + b"\x20" + bytes([int(said[1])])
     elif annotation == "check":
         assert (raw[:1], len(raw)) == (b"\xce", 5)
     elif said := re.fullmatch(r'check, of "(.+)" and what follows', annotation):

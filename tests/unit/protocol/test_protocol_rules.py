@@ -10,12 +10,14 @@ from zlib import crc32
 
 import msgpack
 import pytest
+import zstandard
 
 import broker
 from broker.errors import DecodeError
 from broker.protocol.codec import (
     decode_chunk,
 )
+from broker.protocol.frames import FrameReader
 from tests.check_sums import checked, with_check
 
 CHECK = 5  # bytes of the last element of a chunk
@@ -57,6 +59,16 @@ def sized(size: int) -> bytes:
     """A good chunk of exactly so many bytes."""
     spare = size - len(one_run(1, ["k"], ["x" * 70_000], None))
     return one_run(1, ["k"], ["x" * (70_000 + spare)], None)
+
+
+def chunk_with(frame: bytes) -> bytes:
+    """A chunk with these bytes as its compressed part."""
+    return checked(chunk_of()[: -CHECK - 1] + msgpack.packb(frame))
+
+
+def compressed(content: bytes) -> bytes:
+    """A chunk that holds this content compressed."""
+    return chunk_with(zstandard.compress(content))
 
 
 LARGEST = 4 << 20
@@ -144,6 +156,7 @@ BROKEN: dict[int, list[bytes]] = {
         for op in (1, 2, 3)
         for stamps in NO_STAMPS
     ],
+    15: [compressed(b"\x80"), compressed(b"\x90"), compressed(b"\x91\xc0"), chunk_with(b"\x90")],
 }
 KEPT: dict[int, list[bytes]] = {
     1: [sized(LARGEST)],
@@ -184,6 +197,7 @@ KEPT: dict[int, list[bytes]] = {
         )
     ],
     14: [one_run(1, ["k", "l"], [1, 2], [-1, 1 << 63]), one_run(2, ["k"], None, [0])],
+    15: [compressed(b"\x91\x90"), compressed(b"\x93\x90\x90\x01")],
 }
 
 
@@ -199,7 +213,7 @@ def test_every_rule_has_examples() -> None:
 def test_a_chunk_that_breaks_a_rule_is_refused(rule: int, data: bytes) -> None:
     """Each way to break a rule costs the whole chunk; the check sum fits if it is another rule."""
     with pytest.raises(DecodeError) as caught:
-        decode_chunk(data)
+        decode_chunk(data, FrameReader())
     assert ("check sum" in str(caught.value)) is (rule == 2)
     assert rule in BROKEN
 
@@ -209,5 +223,5 @@ def test_a_chunk_that_breaks_a_rule_is_refused(rule: int, data: bytes) -> None:
 )
 def test_a_chunk_at_the_edge_of_a_rule_is_kept(rule: int, data: bytes) -> None:
     """What only comes near to breaking a rule is read."""
-    decode_chunk(data)
+    decode_chunk(data, FrameReader())
     assert rule in KEPT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 from zlib import crc32
 
@@ -11,7 +12,7 @@ import pytest
 
 from broker.core.shard import ShardState
 from broker.errors import DecodeError
-from broker.protocol import cells
+from broker.protocol import cells, frames
 from broker.protocol.codec import (
     decode_chunk,
     decode_packet,
@@ -20,6 +21,7 @@ from broker.protocol.codec import (
     pack_value,
 )
 from broker.protocol.fields import pack_field, read_page
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import Chunk, Run
 from broker.protocol.operations import OP_SET
 from tests.check_sums import checked
@@ -60,6 +62,7 @@ CHUNK_FAULTS = {
     12: "increment by something",
     13: "neither a scalar nor a packed value",
     14: "column of timestamps",
+    15: "compressed|zstd frame|not MessagePack",
 }
 # The entries whose lengths and headers do not fit; that is a part of rule 3.
 NOT_ONE_OBJECT = {
@@ -89,6 +92,11 @@ TABLE_FAULTS = {
     5: "column of keys|empty key|key over",
     7: "4194305 deltas on tables",
 }
+
+
+def readers() -> dict[str, FrameReader]:
+    """What opens the chunks of a namespace with these words."""
+    return {"compress": FrameReader()}
 
 
 def ends(data: bytes) -> bool:
@@ -193,11 +201,20 @@ def test_every_value_is_right_or_wrong() -> None:
 # -- chunks ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["zstandard", "compression.zstd"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open frames with one library and with the other: both refuse the same ones."""
+    if request.param == "compression.zstd":
+        monkeypatch.setattr(frames, "zstandard", None)
+        monkeypatch.setattr(frames, "zstd", frames.zstd or import_module("backports.zstd"))
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", chosen("chunks", "chunk", "deltas"))
 def test_a_chunk_is_read_as_described(name: str) -> None:
     """Type for type; and written again it is the same content in the form of our producers."""
     entry = vectors("chunks")[name]
-    chunk = decode_chunk(raw(entry["hex"]))
+    chunk = decode_chunk(raw(entry["hex"]), readers().get(entry.get("words", "")))
     if "chunk" in entry:
         assert repr(replace(chunk, tables_fault="")) == repr(chunk_of(entry["chunk"]))
     else:
@@ -207,13 +224,14 @@ def test_a_chunk_is_read_as_described(name: str) -> None:
         assert encode_chunk(chunk) == written(entry)
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", chosen("chunks", "rule"))
 def test_a_chunk_is_refused_by_the_rule_it_names(name: str) -> None:
     """As the text of the error says; behind a check sum that fits, unless that is the rule."""
     entry = vectors("chunks")[name]
     data = raw(entry["hex"])
     with pytest.raises(DecodeError, match=CHUNK_FAULTS[entry["rule"]]):
-        decode_chunk(data)
+        decode_chunk(data, readers().get(entry.get("words", "")))
     assert (data == checked(data[:-5])) is (entry["rule"] != 2)
     assert ends(data) is (name not in NOT_ONE_OBJECT)
 
