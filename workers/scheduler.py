@@ -23,6 +23,7 @@ from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
 from broker.stats.workers import SchedulerShardStats, SchedulerStats
 from workers.conditions import ConditionsWatch
+from workers.dictionaries import DictionaryKeeper
 from workers.health import GREEN, ScheduleHealth
 from workers.loop import log_health_change, run_loop
 from workers.snapshot import SnapshotWorker
@@ -83,6 +84,7 @@ class Scheduler:
         self._jobs_missed = 0
         self.health = ScheduleHealth(interval, RENEW_INTERVAL_S, clock.now())
         self.conditions = ConditionsWatch(session, name)
+        self.dictionaries = DictionaryKeeper(session, name, lambda at: self._shards[at].fence)
         self.reason = GREEN
         self._writing = OutageLog(log, "snapshot_failed")
         self._leasing = OutageLog(log, "lease_failed")
@@ -151,11 +153,12 @@ class Scheduler:
         watching = asyncio.create_task(
             self.conditions.run(self._note_condition), name="server conditions"
         )
+        training = asyncio.create_task(self.dictionaries.run(), name="dictionaries")
         try:
             await run_loop(self.name, self._poll, self._wake, stop)
         finally:
             scheduler.shutdown(wait=False)
-            await cancel_and_wait([watching])
+            await cancel_and_wait([watching, training])
             # A write that was cancelled would not finish now either.
             if not self._is_writing:
                 await self._within(LAST_WRITE_TIMEOUT_S, self.write_all)

@@ -233,6 +233,7 @@ class SnapshotWorker:
             *(self._session.client, self._keys, replay),
             goal=lambda: head.position,
             batches=page_sizes.LOG_OF_SCHEDULER,
+            frames=self._session.frames,
         )
         async with aclosing(pages):
             async for page in pages:

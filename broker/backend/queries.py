@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio.client import Pipeline
+from redis.exceptions import ResponseError
 
 from broker.backend import page_sizes
 from broker.backend.connections import translated
 from broker.backend.reads import at_one_moment
 from broker.backend.stored import (
+    INTAKE_DICTS,
     INTAKE_HEAD,
     MadeAs,
     NodeRecord,
+    dictionaries_in,
     id_of,
     intake_head,
     is_asked,
+    is_number,
     made_as,
     node_record,
     number,
@@ -26,6 +30,7 @@ from broker.backend.stored import (
 from broker.backend.topology import Client
 from broker.errors import ConnectError, DamagedError, DecodeError
 from broker.protocol.constants import EPOCH_BYTES
+from broker.protocol.dictionaries import dictionary_of
 from broker.protocol.digest import Digest
 from broker.protocol.fields import decode_keys
 from broker.protocol.messages import Head, LogEntry, Position
@@ -82,6 +87,43 @@ async def log_page(client: Client, keys: ShardKeys, after: int, count: int) -> L
         time, meta, intake, *logs = await at_one_moment(client, keys, queue)
     found = [fields for _, fields in logs[0]] if logs else []
     return LogPage(_head(keys.meta, time, meta, intake), [log_entry(fields) for fields in found])
+
+
+async def dictionary_numbers(client: Client, keys: ShardKeys) -> tuple[int, ...]:
+    """Return the numbers of a shard's dictionaries, the newest last."""
+    async with translated("looking for dictionaries"):
+        found: Any = await client.hget(keys.intake, INTAKE_DICTS)
+    return dictionaries_in(found)
+
+
+async def dictionaries_held(client: Client, keys: ShardKeys) -> tuple[int, ...]:
+    """Return the numbers in the hash of dictionaries itself, the newest last."""
+    async with translated("looking for dictionaries"):
+        try:
+            names: list[bytes] = await client.hkeys(keys.dicts)  # type: ignore[assignment]
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            names = []
+    return tuple(sorted(int(name) for name in names if is_number(name)))
+
+
+async def dictionaries(
+    client: Client, keys: ShardKeys, numbers: Sequence[int]
+) -> dict[int, bytes | None]:
+    """Return dictionaries by number; None for one that is not there, or damaged."""
+    async with translated("reading dictionaries"):
+        try:
+            found: list[Any] = await client.hmget(keys.dicts, [str(one) for one in numbers])
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            # Whoever may write there put something else there.
+            found = [None] * len(numbers)
+    return {
+        number: dictionary_of(number, content)
+        for number, content in zip(numbers, found, strict=True)
+    }
 
 
 def log_entry(fields: Mapping[bytes, bytes]) -> LogEntry:

@@ -91,6 +91,11 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
+class NoDictionary:
+    """The shard lacks the dictionary that the chunk needs; send it without."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """A batch was published.
 

@@ -24,8 +24,11 @@ _HEAD: Final = Struct(">8s6Q")
 _RECORD: Final = Struct(">Q8s3QI")
 # The field of the intake hash with its head; no node has such a name.
 INTAKE_HEAD: Final = ":head"
+# The field with the numbers of dictionaries.
+INTAKE_DICTS: Final = ":dicts"
 # An entry of the queue: form, flags, due, append number, deltas; then the node's name.
 ENTRY_FORM: Final = 1
+_NUMBER: Final = Struct(">I")  # of a dictionary
 _ENTRY: Final = Struct(">BBQQI")
 
 
@@ -190,6 +193,14 @@ def node_name(name: bytes) -> str | None:
     """Return the name of a node, None if no node can have it."""
     text = name.decode(errors="replace")
     return text if is_name(text) else None
+
+
+def dictionaries_in(field: bytes | None) -> tuple[int, ...]:
+    """Return the numbers in a field `:dicts`, the newest last; none if it cannot be read."""
+    if not field or len(field) % _NUMBER.size:
+        return ()
+    numbers = tuple(number for (number,) in _NUMBER.iter_unpack(field))
+    return numbers if sorted(set(numbers)) == [*numbers] else ()
 
 
 class MadeAs(NamedTuple):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -29,7 +29,9 @@ from broker.core.lane import Lane
 from broker.core.packer import Packer
 from broker.core.sent_chunks import Packed
 from broker.errors import EncodeError
+from broker.protocol.codec import decode_chunk, encode_chunk
 from broker.protocol.constants import MAX_TABLES
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import TableKey, TableRun
 from broker.protocol.names import shard_of
 from broker.protocol.operations import OP_SET
@@ -278,6 +280,28 @@ class ProducerBuffer(BufferRoom):
         if packed is not None:
             lane.sent.in_flight.append(packed)
         return packed, wait
+
+    @exclusive
+    def use_dictionary(self, shard: int, number: int, dictionary: bytes) -> None:
+        """Compress the chunks of a shard with this dictionary from now on."""
+        self._packer.use_dictionary(self.lanes[shard], number, dictionary)
+
+    @exclusive
+    def forgo_dictionary(self, shard: int, frames: FrameReader) -> None:
+        """Redis lacks the dictionary of a chunk: send those that are to be sent again without one.
+
+        None of them is accepted, so nobody has read other bytes under the same number.
+        """
+        lane = self.lanes[shard]
+        self._packer.use_dictionary(lane, 0, b"")
+
+        def plain(packed: Packed) -> Packed:
+            if not packed.dictionary:
+                return packed
+            data = encode_chunk(decode_chunk(packed.data, frames))
+            return replace(packed, data=data, saved=0, dictionary=0)
+
+        self.bytes -= lane.sent.replace(plain)
 
     def is_behind(self, shard: int) -> bool:
         """Whether the lane has closed columns, or chunks to send again."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-# A chunk of fewer bytes has little that repeats, and costs as much as one of a kilobyte.
-LEAST_BYTES: Final = 256
+# In fewer bytes little repeats, and they cost as much as a kilobyte.
+LEAST_BYTES: Final = 160
+# With a dictionary nearly all repeats.
+LEAST_WITH_DICTIONARY: Final = 64
 MAX_PAUSE: Final = 64
 
 
@@ -14,10 +16,14 @@ MAX_PAUSE: Final = 64
 class Compression:
     """Chooses the chunks of a lane that are compressed: each, as long as that pays.
 
+    Attributes:
+        least: bytes of the smallest runs that are compressed.
+
     After one that did not become smaller, as with random numbers, the next 1, 2, 4 ... chunks are
     left out, at most `MAX_PAUSE` at a time.
     """
 
+    least: int = LEAST_BYTES
     _pause: int = 0
     _left_out: int = 0
 
@@ -25,9 +31,9 @@ class Compression:
         """Whether to try the next chunk; call it once for each.
 
         Args:
-            size: about how many bytes the chunk has.
+            size: about how many bytes its runs have.
         """
-        if size < LEAST_BYTES:
+        if size < self.least:
             return False
         if self._left_out:
             self._left_out -= 1

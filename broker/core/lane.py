@@ -10,6 +10,7 @@ from broker.core.compression import Compression
 from broker.core.fast_path import Intake
 from broker.core.key_ids import LaneNames
 from broker.core.sent_chunks import SentChunks
+from broker.protocol.frames import FrameWriter
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Lane:
         number: of the last packed chunk.
         packed: deltas up to that chunk.
         compression: whether to compress its chunks.
+        writer: compresses with the shard's dictionary; None: without one.
         buffered: deltas that were added.
         conflated: deltas that were dropped, because newer ones overwrite them.
     """
@@ -47,6 +49,7 @@ class Lane:
     number: int = 0
     packed: int = 0
     compression: Compression = field(default_factory=Compression)
+    writer: FrameWriter | None = None
     buffered: int = 0
     conflated: int = 0
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from broker.core.chunk_size import CHUNK_HEAD_BYTES
 from broker.core.columns import Columns
+from broker.core.compression import LEAST_BYTES, LEAST_WITH_DICTIONARY, Compression
 from broker.core.lane import Lane
 from broker.core.sent_chunks import Packed
 from broker.protocol.codec import encode_chunk, encode_compressed
@@ -40,7 +41,9 @@ class Packer:
         self.chunk_bytes = chunk_bytes
         self.conflates = conflates
         self.time_ms = 0
+        self._level = level
         self._writer = FrameWriter(level) if level else None
+        self._with_dictionary: FrameWriter | None = None
 
     def pack(self, lane: Lane) -> tuple[Packed, int]:
         """Pack the next chunk of a lane with closed columns.
@@ -76,13 +79,23 @@ class Packer:
         names, before = lane.names, lane.names.defined
         defines, size = names.take(lane.number, define_bytes) if names.waiting_bytes else ([], 0)
         tables = [*defines, *merged(columns.tables)]
-        data, saved = self._encoded(lane, lane.number, columns.runs, tables, columns.size + size)
+        content = columns.size + size - CHUNK_HEAD_BYTES
+        encoded = self._encoded(lane, lane.number, columns.runs, tables, content)
         packed = Packed(
-            *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, data, saved),
+            *(lane.number, columns.count, lane.packed, columns.since, columns.ticket, *encoded),
             defined=before,
         )
         # Columns made only for ids were not counted yet.
-        return packed, size + (columns.size if columns.count else 0) - len(data)
+        return packed, size + (columns.size if columns.count else 0) - len(packed.data)
+
+    def use_dictionary(self, lane: Lane, number: int, dictionary: bytes) -> None:
+        """Compress the chunks of a lane with a dictionary from now on; 0: with none."""
+        known = self._with_dictionary
+        if number and (known is None or known.number != number):
+            # The lanes have the same one, so one compressor is enough.
+            known = self._with_dictionary = FrameWriter(self._level, dictionary, number)
+        lane.writer = known if number else None
+        lane.compression = Compression(LEAST_WITH_DICTIONARY if number else LEAST_BYTES)
 
     def define_again(self, lane: Lane, number: int, base_number: int, base_total: int) -> int:
         """Define the ids again that the lost chunks from `number` to `base_number` defined.
@@ -109,11 +122,15 @@ class Packer:
 
     def _encoded(
         self, lane: Lane, number: int, runs: list[Run], tables: list[TableOp], size: int
-    ) -> tuple[bytes, int]:
-        """Return a chunk of about `size` bytes, and how many of them compression saved."""
+    ) -> tuple[bytes, int, int]:
+        """Return a chunk of runs and tables, how many bytes compression saved, its dictionary.
+
+        `size` is about how many bytes they have.
+        """
         chunk = Chunk(self.node, lane.incarnation, number, self.time_ms, runs, tables)
         if self._writer is None or not lane.compression.is_due(size):
-            return encode_chunk(chunk), 0
-        data, saved = encode_compressed(chunk, self._writer)
+            return encode_chunk(chunk), 0, 0
+        writer = lane.writer or self._writer
+        data, saved = encode_compressed(chunk, writer)
         lane.compression.tried(saved)
-        return data, saved
+        return data, saved, writer.number if saved else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from broker.protocol.messages import TableKey
@@ -21,6 +21,7 @@ class Packed:
         ticket: that of its columns.
         data: the bytes.
         saved: how many more there would be without compression.
+        dictionary: number of the one that its readers need; 0: none.
         defined: table -> how many ids of text keys the chunks before it define.
     """
 
@@ -31,6 +32,7 @@ class Packed:
     ticket: int
     data: bytes
     saved: int = 0
+    dictionary: int = 0
     defined: Mapping[TableKey, int] = field(default_factory=dict)
 
 
@@ -92,6 +94,15 @@ class SentChunks:
         """Send the chunks in flight again: it is unknown whether Redis accepted them."""
         self.resend.extendleft(reversed(self.in_flight))
         self.in_flight.clear()
+
+    def replace(self, change: Callable[[Packed], Packed]) -> int:
+        """Change the chunks that are to be sent again; return how many bytes that frees.
+
+        Bytes of those that were accepted before count as kept, or not at all.
+        """
+        before = self.unaccepted_bytes
+        self.resend = deque(map(change, self.resend))
+        return before - self.unaccepted_bytes
 
     def rewind(self, number: int) -> None:
         """Send every chunk from a number on again, as far as it is still kept."""

@@ -185,6 +185,10 @@ class ShardState(ShardView):
         if packet.epoch != self.position.epoch:
             self._foreign.suspect(packet.epoch)
         if event is Event.NEXT and isinstance(packet, Batch):
+            if self._frames is not None and self._frames.lacks_for(packet.chunks):
+                # It is read from the log, with the dictionary that it needs.
+                self._enter(Event.LATE)
+                return Event.LATE
             self._apply(packet, self.content)
         if event in (Event.NEXT, Event.CURRENT):
             since_ms = packet.pending_since_ms if isinstance(packet, (Batch, Heartbeat)) else None

@@ -321,7 +321,12 @@ class InspectorEngine:
     ) -> Position | None:
         """Fold the log onto `values`; None if the history moved on under the reader."""
         client, replay, head = self._session.client, LogReplay(start), None
-        pages = log_pages(client, keys, replay, lambda: stop, page_sizes.LOG_OF_INSPECTOR)
+        frames = self._session.frames
+        pages = log_pages(
+            *(client, keys, replay, lambda: stop),
+            batches=page_sizes.LOG_OF_INSPECTOR,
+            frames=frames,
+        )
         try:
             async for page in pages:
                 head = page.head
@@ -329,7 +334,7 @@ class InspectorEngine:
                     return None
                 for entry in replay.until(stop, page.entries):
                     batch = replay.take(entry)
-                    fold(values, batch, decode_chunks(batch, self._session.frames)[0], floors)
+                    fold(values, batch, decode_chunks(batch, frames)[0], floors)
         except (LogMovedError, DecodeError):
             return None
         finally:

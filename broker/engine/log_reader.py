@@ -8,7 +8,9 @@ from broker.backend import queries
 from broker.backend.queries import LogPage
 from broker.backend.topology import Client
 from broker.core.replay import LogReplay, Progress
+from broker.engine.dictionaries import learn_for
 from broker.errors import BackendError
+from broker.protocol.frames import FrameReader
 from broker.protocol.messages import Position
 from broker.protocol.names import ShardKeys
 
@@ -22,7 +24,9 @@ async def log_pages(
     keys: ShardKeys,
     replay: LogReplay,
     goal: Callable[[], Position | None],
+    *,
     batches: int,
+    frames: FrameReader | None,
 ) -> AsyncGenerator[LogPage, None]:
     """Yield pages of the log until a replay reaches its goal; the last page may be empty.
 
@@ -33,6 +37,8 @@ async def log_pages(
         goal: returns where to stop, called before each page; None: at the end of the log. Nothing
             is awaited between its last call and the end.
         batches: of a page, at most; see `broker.backend.page_sizes`.
+        frames: learns the dictionaries that each page needs, before it is yielded; None: the
+            namespace has no compressed chunks.
 
     Raises:
         LogMovedError: the goal cannot be reached.
@@ -40,6 +46,7 @@ async def log_pages(
     """
     while (progress := replay.progress(wanted := goal())) is Progress.READ:
         page = await queries.log_page(client, keys, replay.position.offset, batches)
+        await learn_for(client, keys, frames, page.entries)
         yield page
         if not page.entries:
             progress = replay.progress(wanted, is_at_end=True)

@@ -14,6 +14,7 @@ from broker.backend.session import Session
 from broker.core.effects import Effect, LoadState, Read, ReadLog, StopReading
 from broker.core.load_sums import LoadSums
 from broker.core.shard import ShardState
+from broker.engine.dictionaries import learn_for
 from broker.errors import BackendError, DecodeError
 from broker.protocol.digest import Digest
 from broker.runtime import clock
@@ -109,6 +110,7 @@ class Recovery:
         page = await queries.log_page(
             self._session.client, self._keys, request.after.offset, page_sizes.LOG_OF_REPLICA
         )
+        await learn_for(self._session.client, self._keys, self._session.frames, page.entries)
         if self._request is request:
             # It is done: the shard requests again what it still needs.
             self._request = None

@@ -138,7 +138,16 @@ async def _delete(session: Session, keys: ShardKeys) -> str:
     async with translated("deleting a shard"):
         records: dict[bytes, bytes] = await session.client.hgetall(keys.intake)  # type: ignore[assignment]
         stages = [keys.stage(node) for name in records if (node := node_name(name))]
-        for key in (*stages, keys.queue, keys.ready, keys.log, keys.state, keys.tables, keys.dead):
+        for key in (
+            *stages,
+            keys.queue,
+            keys.ready,
+            keys.log,
+            keys.state,
+            keys.tables,
+            keys.dicts,
+            keys.dead,
+        ):
             await session.client.delete(key)
         for key in (keys.lease, keys.workers, keys.intake, keys.meta):
             await session.client.delete(key)

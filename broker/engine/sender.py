@@ -14,11 +14,12 @@ from typing import Any, Final, TypeVar
 
 from broker.backend import queries
 from broker.backend.commands import fenced_error
-from broker.backend.replies import Accepted, Claim, Missing
+from broker.backend.replies import Accepted, Claim, Missing, NoDictionary
 from broker.backend.session import Session
 from broker.backend.stored import NodeRecord
 from broker.core.buffer import ProducerBuffer
 from broker.core.sent_chunks import Packed
+from broker.engine.dictionaries import follow
 from broker.errors import BackendError, BrokerError, DamagedError, FencedError, WrongLoopError
 from broker.protocol.constants import EPOCH_BYTES
 from broker.runtime import clock
@@ -100,6 +101,7 @@ class Sender:
         self._max_count = max_count
         self._token = secrets.token_bytes(TOKEN_BYTES)
         self._linger = 0.0
+        self._frames = session.frames if settings["compress"] else None
         self._ahead: dict[int, list[Packed]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
@@ -115,7 +117,7 @@ class Sender:
             keep_bytes=settings["keep_bytes"],
             conflates=conflates,
             # The level, and not where readers may not know compressed chunks.
-            level=settings["compress"] if session.frames is not None else 0,
+            level=settings["compress"] if self._frames is not None else 0,
         )
 
     async def start(self) -> None:
@@ -133,6 +135,9 @@ class Sender:
             asyncio.create_task(self._guard_lane(shard, one), name=f"append-{shard}")
             for shard, one in enumerate(begun)
         ]
+        if self._frames is not None:
+            following = follow(self._session, self.buffer, self._frames)
+            self._tasks.append(asyncio.create_task(following, name="dictionaries"))
         await asyncio.wait(begun, timeout=START_S)
         while not any(one.done() and one.exception() is None for one in begun):
             waiting = [one for one in begun if not one.done()]
@@ -353,6 +358,10 @@ class Sender:
                 await self._resume(shard, reply)
                 return True
             self._return(shard)
+            if isinstance(reply, NoDictionary):
+                if self._frames is not None:
+                    self.buffer.forgo_dictionary(shard, self._frames)
+                return True
             self._troubles[shard] = (
                 f"{reply.pending_bytes} bytes are pending in shard {shard}, the limit is "
                 f"{self._settings['pending_bytes']}; are flush workers and a scheduler running?"

@@ -257,7 +257,9 @@ class Verifier:
         """Yield the log up to a position, a page at a time."""
         size = page_sizes.LOG_OF_VERIFIER
         try:
-            async for page in log_pages(self._client, self._keys, replay, goal, size):
+            async for page in log_pages(
+                *(self._client, self._keys, replay, goal), batches=size, frames=self._frames
+            ):
                 self.bytes_read += sum(entry.size for entry in page.entries)
                 yield page.entries
         except LogMovedError as error:

@@ -182,6 +182,20 @@ def decode_chunk(data: bytes, frames: FrameReader | None = None) -> Chunk:
     return Chunk(node, incarnation, number, time_ms, checked, tables, fault)
 
 
+def content_in(data: bytes, frames: FrameReader) -> bytes:
+    """Return what is compressed in a chunk, or would be.
+
+    Raises:
+        DecodeError: it cannot be read.
+    """
+    fields = unpack(data)
+    if type(fields) is not list or len(fields) < _CHUNK_FIELDS:
+        raise DecodeError("chunk is not an array of at least 7")
+    if type(fields[_RUNS]) is bytes:
+        return frames.content(fields[_RUNS])
+    return msgpack.packb(fields[_RUNS:-1], datetime=True)  # type: ignore[no-any-return]
+
+
 def _opened(frame: bytes, frames: FrameReader | None) -> list[Any]:
     """Return the runs, and maybe the part for tables, that a chunk holds compressed."""
     if frames is None:

@@ -42,6 +42,11 @@ FACE_BYTES: Final = 96
 MAX_SHARDS: Final = 4096
 MAX_NAME_LENGTH: Final = 64
 
+# Of compressed chunks: numbers of dictionaries are those that zstd leaves to its users.
+FIRST_DICTIONARY: Final = 1 << 15
+LAST_DICTIONARY: Final = (1 << 31) - 1
+MAX_DICTIONARY_BYTES: Final = 128 << 10
+
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 64) - 1
 

@@ -6,11 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, Final
 
 from broker.errors import DecodeError
-from broker.protocol.constants import MAX_CHUNK_BYTES
+from broker.protocol.constants import (
+    FIRST_DICTIONARY,
+    LAST_DICTIONARY,
+    MAX_CHUNK_BYTES,
+    MAX_DICTIONARY_BYTES,
+)
 
 try:
     import zstandard
@@ -22,6 +28,8 @@ except ImportError:
     zstd = None
 
 MAGIC: Final = b"\x28\xb5\x2f\xfd"
+DICTIONARY_MAGIC: Final = b"\x37\xa4\x30\xec"
+KEPT_DICTIONARIES: Final = 16  # of a reader; twice as many as are kept in a namespace
 PACKAGE: Final = "zstandard"  # what to install where nothing of the two is there
 MAX_LEVEL: Final = 19
 
@@ -30,6 +38,7 @@ _DICTIONARY_SIZES: Final = (0, 1, 2, 4)
 _CONTENT_SIZES: Final = (0, 2, 4, 8)
 _SHORT: Final = 2  # bytes of a size of which 256 were subtracted
 _LONGEST_HEADER: Final = 18
+_HEAD_BYTES: Final = 128  # of a chunk, within which its compressed part begins
 
 
 def is_available() -> bool:
@@ -37,12 +46,12 @@ def is_available() -> bool:
     return zstandard is not None or zstd is not None
 
 
-def content_size(frame: bytes) -> int:
-    """Return how many bytes the header of a frame says that it holds.
+def header_of(frame: bytes) -> tuple[int, int]:
+    """Return how many bytes a frame says that it holds, and its dictionary; 0: it needs none.
 
     Raises:
         DecodeError: the header is not one of a frame that a reader may open: it is cut short, names
-            no size, or one or a window above `MAX_CHUNK_BYTES`, or a dictionary.
+            no size, or one or a window above `MAX_CHUNK_BYTES`.
     """
     if frame[:4] != MAGIC:
         raise DecodeError("the compressed part is not a zstd frame")
@@ -64,9 +73,7 @@ def content_size(frame: bytes) -> int:
         raise DecodeError(
             f"the zstd frame holds {size} bytes with a window of {window}, limit {MAX_CHUNK_BYTES}"
         )
-    if dictionary:
-        raise DecodeError(f"the zstd frame needs dictionary {dictionary}, which is not known")
-    return size
+    return size, dictionary
 
 
 def _window(descriptor: int) -> int:
@@ -76,11 +83,15 @@ def _window(descriptor: int) -> int:
 
 def size_within(chunk: bytes) -> int:
     """Return about how many bytes a chunk has once it is opened; as it is, if not compressed."""
-    at = chunk.find(MAGIC, 0, 128)
+    return _glance(chunk, chunk.find(MAGIC, 0, _HEAD_BYTES))[0] or len(chunk)
+
+
+def _glance(data: bytes, at: int) -> tuple[int, int]:
+    """Return size and dictionary of what may be a frame at this place; zeros if it is none."""
     try:
-        return content_size(chunk[at : at + _LONGEST_HEADER]) if at > 0 else len(chunk)
+        return header_of(data[at : at + _LONGEST_HEADER]) if at >= 0 else (0, 0)
     except DecodeError:
-        return len(chunk)
+        return 0, 0
 
 
 class FrameReader:
@@ -96,25 +107,74 @@ class FrameReader:
         self.frames = 0
         self.frame_bytes = 0
         self.content_bytes = 0
-        # One for each thread that ever opened a frame at the same time as others.
-        self._idle: list[Callable[[bytes, int], bytes]] = []
+        self._missed: set[int] = set()
+        self._dictionaries: dict[int, bytes] = {0: b""}
+        # By dictionary: one for each thread that ever opened a frame at the same time as others.
+        self._idle: dict[int, list[Callable[[bytes, int], bytes]]] = {0: []}
+
+    def learn(self, number: int, dictionary: bytes) -> None:
+        """Know a dictionary from now on; beyond `KEPT_DICTIONARIES` the oldest are dropped."""
+        self._idle[number] = []
+        self._dictionaries[number] = dictionary
+        while len(self._dictionaries) > KEPT_DICTIONARIES + 1:
+            oldest = next(islice(self._dictionaries, 1, None))
+            del self._dictionaries[oldest]
+            self._idle.pop(oldest, None)
+
+    def misses(self, number: int) -> bool:
+        """Note that a dictionary is not there; true the first time."""
+        is_first = number not in self._missed
+        self._missed.add(number)
+        return is_first
+
+    def dictionary(self, number: int) -> bytes | None:
+        """Return a dictionary; None if it is not known."""
+        return self._dictionaries.get(number)
+
+    def lacks_for(self, chunks: Iterable[bytes]) -> bool:
+        """Whether one of these chunks seems to need a dictionary that is not known."""
+        for chunk in chunks:
+            at = chunk.find(MAGIC, 0, _HEAD_BYTES)
+            if at >= 0 and _glance(chunk, at)[1] not in self._dictionaries:
+                return True
+        return False
+
+    def lacking(self, data: Iterable[bytes]) -> set[int]:
+        """Return numbers of all dictionaries that chunks somewhere in `data` need, and more.
+
+        Whatever looks like a frame counts: whether a dictionary of that number exists is asked.
+        """
+        found: set[int] = set()
+        for one in data:
+            at = one.find(MAGIC)
+            while at >= 0:
+                found.add(_glance(one, at)[1])
+                at = one.find(MAGIC, at + 1)
+        return {
+            number
+            for number in found - self._dictionaries.keys()
+            if FIRST_DICTIONARY <= number <= LAST_DICTIONARY
+        }
 
     def content(self, frame: bytes) -> bytes:
         """Return what a frame holds; memory is asked for only within the limit of a chunk.
 
         Raises:
-            DecodeError: it is not exactly one frame that a reader may open, or holds another number
-                of bytes than its header says.
+            DecodeError: it is not exactly one frame that a reader may open, needs a dictionary that
+                is not known, or holds another number of bytes than its header says.
         """
-        size = content_size(frame)
+        size, number = header_of(frame)
+        dictionary, idle = self._dictionaries.get(number), self._idle.get(number)
+        if dictionary is None or idle is None:
+            raise DecodeError(f"the zstd frame needs dictionary {number}, which is not there")
         try:
-            one = self._idle.pop()
+            one = idle.pop()
         except IndexError:
-            one = _opener()
+            one = _opener(dictionary)
         try:
             content = one(frame, size)
         finally:
-            self._idle.append(one)
+            idle.append(one)
         if len(content) != size:
             raise DecodeError(f"the zstd frame holds {len(content)} bytes, and says {size}")
         self.frames += 1
@@ -128,24 +188,54 @@ class FrameWriter:
 
     Args:
         level: of the compression, 1 to `MAX_LEVEL`.
+        dictionary: the content of one; empty: none.
+        number: of the dictionary.
     """
 
-    def __init__(self, level: int) -> None:
+    def __init__(self, level: int, dictionary: bytes = b"", number: int = 0) -> None:
+        self.number = number
         self._level = level
+        self._dictionary = dictionary
         self._compress: Callable[[bytes], bytes] | None = None
 
     def frame(self, content: bytes) -> bytes:
         """Return a frame that holds `content`, at most `MAX_CHUNK_BYTES`."""
         if self._compress is None:
-            self._compress = _compressor(self._level)
+            self._compress = _compressor(self._level, self._dictionary)
         return self._compress(content)
 
 
-def _opener() -> Callable[[bytes, int], bytes]:
+def trained(samples: Sequence[bytes], size: int, number: int) -> bytes:
+    """Return a dictionary of at most `size` bytes, made from samples of what it is for.
+
+    It takes seconds; the interpreter's lock is free meanwhile.
+
+    Raises:
+        ValueError: the samples do not suffice.
+    """
+    try:
+        if zstandard is not None:
+            made = zstandard.train_dictionary(size, list(samples)).as_bytes()
+        else:
+            made = zstd.train_dict(samples, size).dict_content
+    except (zstandard or zstd).ZstdError as error:
+        raise ValueError(str(error)) from error
+    return made[:4] + number.to_bytes(4, "little") + made[8:]
+
+
+def number_in(dictionary: bytes) -> int:
+    """Return the number inside a dictionary; 0 if it is none."""
+    is_one = dictionary[:4] == DICTIONARY_MAGIC and len(dictionary) <= MAX_DICTIONARY_BYTES
+    return int.from_bytes(dictionary[4:8], "little") if is_one else 0
+
+
+def _opener(dictionary: bytes) -> Callable[[bytes, int], bytes]:
     """Return a function that opens a frame, whose header was checked, of so many bytes."""
     if zstandard is None:
-        return _opened_by_stdlib
-    one = zstandard.ZstdDecompressor()
+        known = zstd.ZstdDict(dictionary) if dictionary else None
+        return lambda frame, size: _opened_by_stdlib(frame, size, known)
+    data = zstandard.ZstdCompressionDict(dictionary) if dictionary else None
+    one = zstandard.ZstdDecompressor(dict_data=data)
 
     def opened(frame: bytes, _: int) -> bytes:
         try:
@@ -156,9 +246,9 @@ def _opener() -> Callable[[bytes, int], bytes]:
     return opened
 
 
-def _opened_by_stdlib(frame: bytes, size: int) -> bytes:
+def _opened_by_stdlib(frame: bytes, size: int, dictionary: Any) -> bytes:
     # It is for one frame.
-    one = zstd.ZstdDecompressor()
+    one = zstd.ZstdDecompressor(dictionary)
     try:
         content: bytes = one.decompress(frame, size + 1)
     except zstd.ZstdError as error:
@@ -168,9 +258,14 @@ def _opened_by_stdlib(frame: bytes, size: int) -> bytes:
     return content
 
 
-def _compressor(level: int) -> Callable[[bytes], bytes]:
+def _compressor(level: int, dictionary: bytes) -> Callable[[bytes], bytes]:
     # Both write the size of the content into the header, and no check sum: a chunk has its own.
     if zstandard is not None:
-        return zstandard.ZstdCompressor(level=level).compress
-    one = zstd.ZstdCompressor(level=level)
+        data = None
+        if dictionary:
+            data = zstandard.ZstdCompressionDict(dictionary)
+            data.precompute_compress(level=level)
+        return zstandard.ZstdCompressor(level=level, dict_data=data).compress
+    known = zstd.ZstdDict(dictionary) if dictionary else None
+    one = zstd.ZstdCompressor(level=level, zstd_dict=known)
     return lambda content: one.compress(content, one.FLUSH_FRAME)

@@ -84,6 +84,7 @@ class ShardKeys:
     tables: str
     lease: str
     workers: str
+    dicts: str
     dead: str
     channel: str
     bulk: str
@@ -111,6 +112,7 @@ class ShardKeys:
             tables=prefix + "tables",
             lease=prefix + "lease",
             workers=prefix + "workers",
+            dicts=prefix + "dicts",
             dead=prefix + "dead",
             channel=f"{prefix}live:{database}",
             bulk=f"{prefix}bulk:{database}",

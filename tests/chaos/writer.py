@@ -20,7 +20,7 @@ from broker import (
 )
 from broker.backend import session
 from broker.backend.commands import Commands
-from broker.backend.replies import Accepted, Busy, Missing
+from broker.backend.replies import Accepted, Busy, Missing, NoDictionary
 from broker.config import SETTINGS
 from broker.core.sent_chunks import Packed
 from broker.protocol.names import ShardKeys
@@ -64,7 +64,7 @@ class Recorded(Commands):
         token: bytes,
         chunks: Sequence[Packed],
         **rest: Any,
-    ) -> list[Accepted | Missing | Busy]:
+    ) -> list[Accepted | Missing | Busy | NoDictionary]:
         """Append, and record the accepted chunks."""
         replies = await super().append(keys, node, incarnation, token, chunks, **rest)
         shard = shard_number(keys)

@@ -244,6 +244,7 @@ class Shard:
         max_age: Any = HOUR,
         max_count: Any = 1000,
         limit: int = PLENTY,
+        dictionary: int = 0,
     ) -> Any:
         """Append a chunk that is due in an hour, unless told otherwise."""
         k = self.keys
@@ -254,6 +255,7 @@ class Shard:
                 node, incarnation, token, number, deltas, waited, max_age, max_count, limit
             ),
             data,
+            *([dictionary] if dictionary else []),
         )
         return as_list(reply)
 

@@ -11,7 +11,15 @@ from redis.exceptions import ResponseError
 
 from broker.backend.commands.scripts import Scripts
 from broker.backend.connections import translated
-from broker.backend.replies import Accepted, Busy, Claim, Confirmed, Missing, Opened
+from broker.backend.replies import (
+    Accepted,
+    Busy,
+    Claim,
+    Confirmed,
+    Missing,
+    NoDictionary,
+    Opened,
+)
 from broker.backend.topology import Client
 from broker.core.sent_chunks import Packed
 from broker.errors import FencedError, UnsupportedServerError
@@ -79,7 +87,7 @@ class ProducerCommands(Scripts):
         max_age_ms: int | None,
         max_count: int | None,
         pending_limit: int,
-    ) -> list[Accepted | Missing | Busy]:
+    ) -> list[Accepted | Missing | Busy | NoDictionary]:
         """Append consecutive chunks, each exactly once; each requires the one before.
 
         Args:
@@ -112,7 +120,9 @@ class ProducerCommands(Scripts):
                 pending_limit,
                 len(chunk.data) if is_bulk else 0,
             )
-            arguments = (call + node.encode(), b"" if is_bulk else chunk.data)
+            arguments: tuple[Argument, ...] = (call + node.encode(), b"" if is_bulk else chunk.data)
+            if chunk.dictionary:
+                arguments += (chunk.dictionary,)
             calls.append((chunk.data if is_bulk else None, arguments))
         if len(calls) == 1 and calls[0][0] is None:
             replies = [await self.run("append", names, *calls[0][1])]
@@ -212,7 +222,7 @@ class ProducerCommands(Scripts):
         return bool(await self.run("leave", [keys.intake], node, incarnation, token))
 
 
-def _appended(reply: Any, node: str) -> Accepted | Missing | Busy:
+def _appended(reply: Any, node: str) -> Accepted | Missing | Busy | NoDictionary:
     if isinstance(reply, bytes):
         return _accepted(reply, is_duplicate=False)
     status = reply[0]
@@ -222,6 +232,8 @@ def _appended(reply: Any, node: str) -> Accepted | Missing | Busy:
         return Missing(reply[1], reply[2])
     if status == b"BUSY":
         return Busy(reply[1])
+    if status == b"DICT":
+        return NoDictionary()
     raise fenced_error(node, int(reply[1]))
 
 

@@ -23,6 +23,7 @@ NAMES: Final = (
     "heartbeat",
     "lease_take",
     "lease_release",
+    "dict_add",
     "snapshot_begin",
     "snapshot_page",
     "snapshot_commit",

@@ -34,6 +34,15 @@ class SnapshotCommands(Scripts):
         """Release the lease if it is still held."""
         await self.run("lease_release", [keys.lease, keys.workers], holder, fence)
 
+    async def dict_add(
+        self, keys: ShardKeys, lease: Lease, number: int, content: bytes, most: int
+    ) -> bool:
+        """Store a dictionary, and drop the oldest beyond `most`; false if the lease was lost."""
+        names = [keys.dicts, keys.intake, keys.lease]
+        return bool(
+            await self.run("dict_add", names, lease.holder, lease.fence, number, content, most)
+        )
+
     async def snapshot_begin(
         self, keys: ShardKeys, lease: Lease, position: Position
     ) -> bytes | None:

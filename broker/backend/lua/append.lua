@@ -12,11 +12,13 @@ ARGV  1 call: incarnation u64, token 8 bytes, chunk number u64 (1..), deltas in 
         in deltas u32 (0 = as the namespace says), limit of pending bytes in this shard u64, bytes of a chunk
         on the stage u32 (0 = it is in ARGV[2]), name of the node; big-endian
       2 chunk, or ''
+      3 number of the dictionary that the chunk needs; absent if it needs none
 returns what is accepted as one string of 32 bytes: append number u64, epoch 8 bytes, 8 zero bytes, max age in
           ms u32, max count u32
         {'DUPLICATE', such a string with the last append number}
         {'FENCED', incarnation that holds the name}
         {'MISSING', first chunk number that is not here, deltas of this incarnation that are}
+        {'DICT'} if this shard does not have the dictionary
         {'BUSY', pending bytes}
 refuses with the error DAMAGED, the key and the field, before it writes, what it cannot read
 cost  O(1), and the copy of the chunk
@@ -32,7 +34,7 @@ end
 -- would cost a tenth of a command.
 local function accept()
   local intake, queue, ready = KEYS[1], KEYS[2], KEYS[3]
-  local call, data = ARGV[1], ARGV[2]
+  local call, data, dictionary = ARGV[1], ARGV[2], ARGV[3]
   local owner, chunk, deltas, waited, own_age, own_count, limit, pushed = struct.unpack('>c16I8I4I4I4I4I8I4', call)
   local node = string.sub(call, 53)
   local bytes = pushed > 0 and pushed or #data
@@ -86,6 +88,16 @@ local function accept()
   max_count = own_count ~= 0 and own_count or max_count ~= 0 and max_count or 1000
   if chunk <= last then
     return {'DUPLICATE', struct.pack('>I8c8I8I4I4', appends, epoch, 0, max_age, max_count)}
+  end
+  if dictionary then
+    -- Exactly those in the hash: who has lost one must not get a chunk that needs it.
+    local numbers, is_there = redis.call('HGET', intake, ':dicts'), false
+    for at = 1, numbers and #numbers - 3 or 0, 4 do
+      is_there = is_there or struct.unpack('>I4', numbers, at) == tonumber(dictionary)
+    end
+    if not is_there then
+      return {'DICT'}
+    end
   end
   -- Without a deadline nothing is pending, whatever the counter says.
   if known_due > 0 and pending_bytes > 0 and pending_bytes + bytes > limit then

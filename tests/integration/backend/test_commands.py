@@ -129,7 +129,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         "open": ([k.intake, k.stage("n1")], ["n1", 7, TOKEN, 0, 0, epoch]),
         "append": (
             [k.intake, k.queue, k.ready],
-            [packed_call("n1", 7, "tok", 1, 3, 60, 50, "", 1000), b"chunk"],
+            [packed_call("n1", 7, "tok", 1, 3, 60, 50, "", 1000), b"chunk", 32768],
         ),
         "confirm": ([k.intake], ["n1", "7", TOKEN]),
         "leave": ([k.intake], ["n1", 7, TOKEN]),
@@ -158,6 +158,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
             ],
         ),
         "state_ranges": ([k.state], ["0", 10, "00 ff"]),
+        "dict_add": ([k.dicts, k.intake, k.lease], ["s1", 1, 32768, b"content", 8]),
         "lease_release": ([k.lease, k.workers], ["s1", 1]),
     }
 
@@ -167,8 +168,9 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         commands = Commands(cast("Any", recorder))
         await commands.join(namespace, 3, 1, ["ttl", "leases"])
         await commands.open(k, "n1", 7, TOKEN, chunk=0, deltas=0, epoch=epoch)
+        await connections.commands().hset(k.intake, ":dicts", struct.pack(">I", 32768))  # type: ignore[misc]
         await commands.append(
-            *(k, "n1", 7, TOKEN, [Packed(1, 3, 3, 1.0, 0, b"chunk")]),
+            *(k, "n1", 7, TOKEN, [Packed(1, 3, 3, 1.0, 0, b"chunk", 0, 32768)]),
             now=1.06,
             max_age_ms=50,
             max_count=None,
@@ -196,6 +198,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
             dead=[b"d1", b"d2"],
         )
         await commands.state_ranges(k, "0", 10, {255, 0})
+        await commands.dict_add(k, lease, 32768, b"content", 8)
         await commands.lease_release(k, "s1", 1)
         await connections.close()
         return recorder.calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.integration.engine.test_exactly_once import folded, with_session
 from tests.integration.lossy_proxy import Proxy, sha_of
 from tests.integration.running_workers import NewServing
 from tests.integration.watched_shard import WatchedShard
+from tests.noise import noise
 
 LARGE = 150_000
 NODE = "n"
@@ -31,9 +33,10 @@ TOKEN = b"01234567"
 LIMITS: dict[str, Any] = {"now": 0.0, "max_age_ms": None, "max_count": None}
 
 
+@cache
 def text(number: int, size: int = LARGE) -> str:
     """Return a value large enough for a bulk chunk, different for each number."""
-    return f"{number}:" + "x" * size
+    return f"{number}:" + noise(number, size)
 
 
 def follows(replica: Replica, content: dict[str, Any]) -> None:

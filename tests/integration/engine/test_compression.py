@@ -122,6 +122,10 @@ def test_the_setting_of_one_producer_is_no_matter_of_others(
             replica.wait_for(one.flush(10), 10)
         assert len(replica) == len(CONTENT) + 100
         assert bool(producer.stats().bytes_saved) is bool(compress)
+        eventually(lambda: producer.stats().pending == other.stats().pending == 0)
+        write_snapshots(server.url, namespace)
+        with Inspector(server.url, namespace=namespace) as inspector:
+            assert inspector.state() == dict(replica.items())
         assert other.stats().bytes_saved > 0
 
 

@@ -446,7 +446,11 @@ def test_set_many_is_one_batch_beyond_every_threshold(
     with (
         Channel(server.url, keys) as channel,
         Producer(
-            server.url, namespace=namespace, local_delta_max_count=10, chunk_bytes=1024
+            server.url,
+            namespace=namespace,
+            local_delta_max_count=10,
+            chunk_bytes=1024,
+            compress=0,
         ) as producer,
     ):
         producer.set("before", 1)

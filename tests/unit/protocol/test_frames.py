@@ -19,7 +19,7 @@ from broker.errors import DecodeError
 from broker.protocol import frames
 from broker.protocol.codec import decode_chunk, encode_chunk, encode_compressed
 from broker.protocol.constants import MAX_CHUNK_BYTES
-from broker.protocol.frames import MAGIC, FrameReader, FrameWriter, content_size, size_within
+from broker.protocol.frames import MAGIC, FrameReader, FrameWriter, header_of, size_within
 from broker.protocol.messages import Chunk, Run, TableDefine, TableKey
 from broker.protocol.operations import OP_SET
 
@@ -52,7 +52,7 @@ def test_what_one_library_makes_the_other_opens(
     with pytest.MonkeyPatch.context() as patch:
         choose(made_by, patch)
         frame = FrameWriter(level).frame(content)
-    assert content_size(frame) == len(content)
+    assert header_of(frame) == (len(content), 0)
     assert not frame[4] & 0b0111, "the flags for a check sum and a dictionary"
     with pytest.MonkeyPatch.context() as patch:
         choose(opened_by, patch)
@@ -68,7 +68,7 @@ def test_a_bomb_is_refused_by_its_declared_size(monkeypatch: pytest.MonkeyPatch)
     def opened(*_: Any) -> bytes:
         raise AssertionError("opened")
 
-    monkeypatch.setattr(frames, "_opener", lambda: opened)
+    monkeypatch.setattr(frames, "_opener", lambda _: opened)
     large = zstandard.ZstdCompressor().compress(bytes(MAX_CHUNK_BYTES + 1))
     assert len(large) < 1000
     for frame in (BOMB, large):
@@ -83,7 +83,7 @@ def test_a_lie_about_the_size_is_refused(library: str, monkeypatch: pytest.Monke
     reader, good = FrameReader(), zstandard.ZstdCompressor().compress(b"x" * 1000)
     for size in (999, 1001, 300, 65_000):
         lie = good[:5] + (size - 256).to_bytes(2, "little") + good[7:]
-        assert content_size(lie) == size
+        assert header_of(lie) == (size, 0)
         with pytest.raises(DecodeError, match="zstd frame"):
             reader.content(lie)
     assert reader.content(good) == b"x" * 1000
@@ -98,7 +98,7 @@ def test_any_bytes_are_opened_or_refused(frame: bytes) -> None:
             content = FrameReader().content(cut)
         except DecodeError:
             continue
-        assert len(content) == content_size(cut)
+        assert len(content) == header_of(cut)[0]
 
 
 def test_threads_never_share_what_opens_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_threads_never_share_what_opens_a_frame(monkeypatch: pytest.MonkeyPatch)
     used: list[object] = []
     together = Barrier(8)
 
-    def opener() -> Any:
+    def opener(_: bytes) -> Any:
         def opened(_: bytes, size: int) -> bytes:
             used.append(opened)
             together.wait(10)
@@ -175,3 +175,13 @@ def test_without_a_library_the_word_is_not_known() -> None:
     assert "the package zstandard is not installed here" in lacking
     assert "which this release does not know" in both
     assert plain == "False"
+
+
+@pytest.mark.parametrize("surplus", [-1, 1])
+def test_a_library_that_returns_another_number_of_bytes_is_not_believed(
+    surplus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is: readers must not differ."""
+    monkeypatch.setattr(frames, "_opener", lambda *_: lambda _, size: bytes(size + surplus))
+    with pytest.raises(DecodeError, match=f"holds {1000 + surplus} bytes, and says 1000"):
+        FrameReader().content(FrameWriter(1).frame(bytes(1000)))

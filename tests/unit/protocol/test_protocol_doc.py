@@ -266,15 +266,15 @@ def test_the_rights_are_those_that_statebroker_acl_gives() -> None:
 # What is called outside of scripts: by reads.py, by workers that sign off or wait, and by pub/sub.
 PLAIN = {
     # A bulk chunk is pushed by itself, so that it does not come through Lua.
-    "producer": {"hget intake", "hmget meta", "rpush stage"},
+    "producer": {"hget intake", "hmget meta", "rpush stage", "hmget dicts"},
     "flush worker": {"hdel workers", "blpop ready"},
     "scheduler": {
         *("hmget meta", "xrange log", "hmget state", "hscan state", "hdel workers"),
-        *("hget intake", "hmget intake", "hscan tables"),
+        *("hget intake", "hmget intake", "hscan tables", "hmget dicts"),
     },
     "subscriber": {
         *("hmget config", "hmget meta", "xrange log", "hmget state", "hscan state"),
-        *("hget intake", "hlen tables", "hscan tables"),
+        *("hget intake", "hlen tables", "hscan tables", "hmget dicts"),
     },
 }
 

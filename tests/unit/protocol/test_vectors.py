@@ -94,9 +94,14 @@ TABLE_FAULTS = {
 }
 
 
-def readers() -> dict[str, FrameReader]:
-    """What opens the chunks of a namespace with these words."""
-    return {"compress": FrameReader()}
+def reader_of(entry: dict[str, Any]) -> FrameReader | None:
+    """What opens the chunks of a namespace with the words and dictionaries of an entry."""
+    if entry.get("words") != "compress":
+        return None
+    reader = FrameReader()
+    for number, dictionary in entry.get("dictionaries", {}).items():
+        reader.learn(int(number), raw(dictionary))
+    return reader
 
 
 def ends(data: bytes) -> bool:
@@ -214,7 +219,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_chunk_is_read_as_described(name: str) -> None:
     """Type for type; and written again it is the same content in the form of our producers."""
     entry = vectors("chunks")[name]
-    chunk = decode_chunk(raw(entry["hex"]), readers().get(entry.get("words", "")))
+    chunk = decode_chunk(raw(entry["hex"]), reader_of(entry))
     if "chunk" in entry:
         assert repr(replace(chunk, tables_fault="")) == repr(chunk_of(entry["chunk"]))
     else:
@@ -231,7 +236,7 @@ def test_a_chunk_is_refused_by_the_rule_it_names(name: str) -> None:
     entry = vectors("chunks")[name]
     data = raw(entry["hex"])
     with pytest.raises(DecodeError, match=CHUNK_FAULTS[entry["rule"]]):
-        decode_chunk(data, readers().get(entry.get("words", "")))
+        decode_chunk(data, reader_of(entry))
     assert (data == checked(data[:-5])) is (entry["rule"] != 2)
     assert ends(data) is (name not in NOT_ONE_OBJECT)
 
