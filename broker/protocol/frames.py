@@ -86,6 +86,12 @@ def size_within(chunk: bytes) -> int:
     return _glance(chunk, chunk.find(MAGIC, 0, _HEAD_BYTES))[0] or len(chunk)
 
 
+def dictionary_for(chunk: bytes) -> int:
+    """Return the number of the dictionary that a chunk seems to need; 0: none."""
+    at = chunk.find(MAGIC, 0, _HEAD_BYTES)
+    return _glance(chunk, at)[1] if at >= 0 else 0
+
+
 def _glance(data: bytes, at: int) -> tuple[int, int]:
     """Return size and dictionary of what may be a frame at this place; zeros if it is none."""
     try:
@@ -133,11 +139,7 @@ class FrameReader:
 
     def lacks_for(self, chunks: Iterable[bytes]) -> bool:
         """Whether one of these chunks seems to need a dictionary that is not known."""
-        for chunk in chunks:
-            at = chunk.find(MAGIC, 0, _HEAD_BYTES)
-            if at >= 0 and _glance(chunk, at)[1] not in self._dictionaries:
-                return True
-        return False
+        return any(dictionary_for(chunk) not in self._dictionaries for chunk in chunks)
 
     def lacking(self, data: Iterable[bytes]) -> set[int]:
         """Return numbers of all dictionaries that chunks somewhere in `data` need, and more.

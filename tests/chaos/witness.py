@@ -12,9 +12,11 @@ from broker.backend.connections import Connections, translated
 from broker.backend.stored import INTAKE_HEAD, IntakeHead, intake_head, queue_entry
 from broker.backend.subscription import Subscription
 from broker.core.bulk_chunks import BulkChunks
+from broker.engine.dictionaries import learn_for
 from broker.errors import BackendError, DecodeError
-from broker.protocol.codec import decode_packet
+from broker.protocol.codec import decode_chunk, decode_packet, encode_chunk
 from broker.protocol.constants import NO_ID
+from broker.protocol.frames import FrameReader, dictionary_for
 from broker.protocol.messages import Batch, Packet
 from broker.protocol.names import ShardKeys
 from broker.runtime.tasks import cancel_and_wait
@@ -42,6 +44,7 @@ class Witness:
         self.heads: dict[int, ShardPosition] = {}
         self._connections = Connections(url)
         self._client = self._connections.commands()
+        self._frames = FrameReader()
         self._keys = [ShardKeys.of(namespace, shard, SHARDS) for shard in range(SHARDS)]
         self._journal = journal
         self._limits = limits
@@ -94,17 +97,27 @@ class Witness:
         bulk = self._bulk[self._bulk_of[channel]].take()
         # A bulk chunk from before the subscription is in the log.
         with suppress(DecodeError):
-            self._record(decode_packet(data, bulk))
+            packet = decode_packet(data, bulk)
+            # What needs a dictionary is recorded from the log.
+            if not isinstance(packet, Batch) or not self._frames.lacks_for(packet.chunks):
+                self._record(packet)
 
     def _record(self, packet: Packet) -> ShardPosition:
         place = ShardPosition(packet.shard, packet.epoch, packet.offset, packet.id)
         if isinstance(packet, Batch) and place not in self._known:
             self._known.add(place)
-            chunks = tuple(packet.chunks)
+            chunks = tuple(map(self._openable, packet.chunks))
             self._journal.write(
                 Logged(monotonic(), place, packet.previous_id, packet.deltas, chunks)
             )
         return place
+
+    def _openable(self, chunk: bytes) -> bytes:
+        """The same chunk, as who reads the journal can open it without a dictionary."""
+        if dictionary_for(chunk):
+            with suppress(DecodeError):
+                return encode_chunk(decode_chunk(chunk, self._frames))
+        return chunk
 
     async def _read_log(self, shard: int) -> None:
         """Read new batches of a shard; the whole log after the history was rewritten."""
@@ -114,6 +127,7 @@ class Witness:
             page = await queries.log_page(self._client, self._keys[shard], at.offset, PAGE)
             if page.head is None:
                 return
+            await learn_for(self._client, self._keys[shard], self._frames, page.entries)
             head = ShardPosition(
                 shard,
                 page.head.position.epoch,

@@ -34,6 +34,7 @@ def busy_producer(server: Server, namespace: str, **settings: Any) -> Producer:
         pending_bytes=PENDING_LIMIT,
         buffer_bytes=BUFFER,
         chunk_bytes=1024,
+        compress=0,
         **settings,
     )
     for number in range(60):
@@ -230,7 +231,11 @@ def test_without_a_scheduler_the_log_fills_and_nothing_is_lost(
     total = 500
     with (
         Producer(
-            server.url, namespace=namespace, pending_bytes=PENDING_LIMIT, chunk_bytes=1024
+            server.url,
+            namespace=namespace,
+            pending_bytes=PENDING_LIMIT,
+            chunk_bytes=1024,
+            compress=0,
         ) as producer,
         Inspector(server.url, namespace=namespace) as inspector,
         Replica(server.url, namespace=namespace) as replica,
@@ -267,7 +272,11 @@ def test_a_log_near_its_limit_is_cut_in_time(
     )
     with (
         Producer(
-            server.url, namespace=namespace, pending_bytes=PENDING_LIMIT, chunk_bytes=1024
+            server.url,
+            namespace=namespace,
+            pending_bytes=PENDING_LIMIT,
+            chunk_bytes=1024,
+            compress=0,
         ) as producer,
         Inspector(server.url, namespace=namespace) as inspector,
         Replica(server.url, namespace=namespace) as replica,

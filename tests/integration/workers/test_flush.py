@@ -151,7 +151,7 @@ def test_a_batch_has_a_size_and_the_rest_follows_at_once(
     """More than one batch's worth is published as several batches, each within the limit."""
     with (
         Channel(server.url, keys) as channel,
-        Producer(server.url, namespace=namespace, chunk_bytes=1024) as producer,
+        Producer(server.url, namespace=namespace, chunk_bytes=1024, compress=0) as producer,
     ):
         for number in range(400):
             producer.set(f"k{number}", "x" * 100)
