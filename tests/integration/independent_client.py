@@ -82,6 +82,8 @@ class Unsent:
     deltas: int
     total: int
     data: bytes
+    dictionary: int = 0
+    plain: bytes = b""
 
 
 class Writer:
@@ -99,6 +101,7 @@ class Writer:
         self.ids: list[dict[tuple[str, str], dict[str, int]]] = [{} for _ in self.prefixes]
         self.chunks: list[list[Unsent]] = [[] for _ in self.prefixes]
         self.accepted = [0] * self.shards
+        self.dictionaries = [b""] * self.shards
         self.incarnations = [self.open(n, "", 0, 0) for n in range(self.shards)]
 
     def call(self, name: str, keys: Sequence[str], *args: Any) -> Any:
@@ -187,13 +190,28 @@ class Writer:
         chunks = self.chunks[shard]
         number, total = len(chunks) + 1, deltas + (chunks[-1].total if chunks else 0)
         head = [VERSION, self.node, self.incarnations[shard], number, int(time.time() * 1000)]
-        content = [runs, parts]
-        if number % 2 == 0:
-            packed = msgpack.packb([*content, "later"], datetime=True)
-            content = [zstandard.compress(packed)]
-        fields = [*head, *content, {"later": None}, 0xFFFFFFFF]
-        data = msgpack.packb(fields, datetime=True)[:-4]
-        chunks.append(Unsent(number, deltas, total, data + struct.pack(">I", zlib.crc32(data))))
+        plain = with_check([*head, runs, parts, {"later": None}])
+        if number % 2:
+            chunks.append(Unsent(number, deltas, total, plain))
+            return
+        known = self.dictionaries[shard]
+        compressor = zstandard.ZstdCompressor(
+            dict_data=zstandard.ZstdCompressionDict(known) if known else None
+        )
+        frame = compressor.compress(msgpack.packb([runs, parts, "later"], datetime=True))
+        data = with_check([*head, frame, {"later": None}])
+        named = struct.unpack("<I", known[4:8])[0] if known else 0
+        chunks.append(Unsent(number, deltas, total, data, named, plain))
+
+    def learn(self) -> None:
+        """Read the newest dictionary of each shard."""
+        for shard, prefix in enumerate(self.prefixes):
+            listed = self.client.hget(prefix + "intake", ":dicts") or b""
+            self.dictionaries[shard] = b""
+            if listed and len(listed) % 4 == 0:
+                (newest,) = struct.unpack(">I", listed[-4:])
+                (field,) = self.client.hmget(prefix + "dicts", str(newest))
+                self.dictionaries[shard] = dictionary(newest, field) or b""
 
     def send(self, shard: int) -> None:
         """Append every chunk of a shard that is not accepted."""
@@ -210,10 +228,11 @@ class Writer:
             *(0, 0xFFFFFFFF, 0, 1 << 20, len(chunk.data) if is_bulk else 0),
         )
         call += self.node.encode()
+        more = [chunk.dictionary] if chunk.dictionary else []
         reply = (
-            self.append_bulk([*keys, f"{prefix}stage:{self.node}"], [call, b""], chunk.data)
+            self.append_bulk([*keys, f"{prefix}stage:{self.node}"], [call, b"", *more], chunk.data)
             if is_bulk
-            else self.call("append", keys, call, chunk.data)
+            else self.call("append", keys, call, chunk.data, *more)
         )
         status, *rest = [b"OK"] if isinstance(reply, bytes) else reply
         self.answers[status] += 1
@@ -221,6 +240,9 @@ class Writer:
             self.accepted[shard] = max(self.accepted[shard], chunk.number)
         elif status == b"MISSING":
             self.missing(shard, *rest)
+        elif status == b"DICT":
+            chunk.data, chunk.dictionary = chunk.plain, 0
+            self.dictionaries[shard] = b""
         else:
             assert status == b"BUSY", status
 
@@ -263,7 +285,7 @@ class Writer:
             self.send(shard)
 
 
-def read_chunk(data: bytes) -> list[Any] | None:
+def read_chunk(data: bytes, dictionaries: dict[int, bytes]) -> list[Any] | None:
     """The elements of a chunk before its check, None if it breaks a rule of 6.3."""
     try:
         assert len(data) <= 4194304
@@ -279,7 +301,7 @@ def read_chunk(data: bytes) -> list[Any] | None:
         assert all(type(number) is int and number >= 0 for number in numbers)
         if type(runs) is bytes:
             content = msgpack.unpackb(
-                decompressed(runs), timestamp=3, strict_map_key=False, ext_hook=refuse
+                decompressed(runs, dictionaries), timestamp=3, strict_map_key=False, ext_hook=refuse
             )
             check_maps(content)
             assert type(content) is list
@@ -293,15 +315,42 @@ def read_chunk(data: bytes) -> list[Any] | None:
     return fields[:-1]
 
 
-def decompressed(frame: bytes) -> bytes:
+def with_check(fields: list[Any]) -> bytes:
+    """A chunk of these elements, and its check."""
+    data = msgpack.packb([*fields, 0xFFFFFFFF], datetime=True)[:-4]
+    return data + struct.pack(">I", zlib.crc32(data))
+
+
+def needed(data: bytes) -> int:
+    """The dictionary that a chunk needs; 0 for none."""
+    try:
+        runs = msgpack.unpackb(data, timestamp=3, strict_map_key=False)[5]
+        return int(zstandard.get_frame_parameters(runs).dict_id)
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError, zstandard.ZstdError):
+        return 0
+
+
+def dictionary(number: int, field: bytes | None) -> bytes | None:
+    """What a field of the hash of dictionaries holds; None if it is damaged or absent."""
+    if field is None or field[:4] != struct.pack(">I", zlib.crc32(b"%d" % number + field[4:])):
+        return None
+    fits = field[4:8] == bytes.fromhex("37a430ec") and len(field) <= 131072 + 4
+    return field[4:] if fits and struct.unpack("<I", field[8:12]) == (number,) else None
+
+
+def decompressed(frame: bytes, dictionaries: dict[int, bytes]) -> bytes:
     """What a zstd frame holds, if rule 15 allows to open it; memory for no more than 4 MiB."""
     assert frame[:4] == bytes.fromhex("28b52ffd")
     try:
         found = zstandard.get_frame_parameters(frame)
         assert found.content_size != zstandard.CONTENTSIZE_UNKNOWN
         assert max(found.content_size, found.window_size) <= 4194304
-        assert found.dict_id == 0
-        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        known = None
+        if found.dict_id:
+            assert found.dict_id in dictionaries
+            known = zstandard.ZstdCompressionDict(dictionaries[found.dict_id])
+        opener = zstandard.ZstdDecompressor(dict_data=known)
+        return opener.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError("not exactly one frame that may be opened") from error
 
@@ -426,6 +475,11 @@ class Follower:
         self.ids: dict[int, bytes] = {}
         self.heard = self.proved = time.monotonic()
         self.counts: Counter[str] = Counter()
+        self.dictionaries: dict[int, bytes] = {}
+
+    def lacking(self, fields: list[Any]) -> set[int]:
+        """The dictionaries that a batch needs and that are not known."""
+        return {needed(data) for data in fields[14]} - {0} - self.dictionaries.keys()
 
     @property
     def copy(self) -> Copy:
@@ -472,6 +526,9 @@ class Follower:
         if fields[1] == NOTICE and fields[3] == self.shown.epoch:
             return "no event"
         event = self.classify(fields)
+        if event == "next" and self.lacking(fields):
+            self.enter("late")
+            return "late"
         if event == "next" and self.phase in ("live", "stale"):
             self.apply(fields, self.shown)
         if event in ("next", "current"):
@@ -505,7 +562,7 @@ class Follower:
         _, _, _, copy.epoch, copy.offset, copy.id = fields[:6]
         self.ids[copy.offset] = copy.id
         for data in fields[14]:
-            chunk = read_chunk(data)
+            chunk = read_chunk(data, self.dictionaries)
             self.counts["skipped"] += chunk is None
             if chunk is None:
                 continue
@@ -541,6 +598,10 @@ class Follower:
                 != (*(BATCH, copy.epoch, copy.offset + 1, copy.id),)
             ):
                 return self.enter("cut")
+            for number in self.lacking(fields):
+                (field,) = client.hmget(self.prefix + "dicts", str(number))
+                if (known := dictionary(number, field)) is not None:
+                    self.dictionaries[number] = known
             self.apply(fields, copy)
         if copy.offset < head[1]:
             return None if entries else self.enter("cut")

@@ -27,6 +27,7 @@ import zstandard
 
 from broker import Inspector, Producer, Replica, aio
 from broker.backend.acl import rules
+from broker.engine import dictionaries
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.check_sums import checked, with_check
@@ -43,6 +44,8 @@ from tests.integration.independent_client import (
     Writer,
     prefix_of,
 )
+from workers import dictionaries as training
+from workers.dictionaries import DictionaryKeeper
 from workers.flush import FlushWorker
 from workers.serve import connected
 from workers.snapshot import SnapshotWorker
@@ -148,6 +151,15 @@ class Setup:
         """Bring the full state up to the head, and cut the log up to the snapshot before."""
         for scheduler in self.schedulers:
             asyncio.run_coroutine_threadsafe(scheduler.write_once(), self.loop).result(SECONDS)
+
+    def train(self) -> None:
+        """Let the schedulers, which hold all leases, train a dictionary and spread it."""
+        self.snapshot()
+        session = self.schedulers[0]._session
+        keeper = DictionaryKeeper(session, "s1", lambda shard: self.schedulers[shard].fence)
+        assert session.frames is not None
+        looking = keeper.look(session.frames)
+        asyncio.run_coroutine_threadsafe(looking, self.loop).result(SECONDS)
 
     def writer(self, node: str) -> Writer:
         """A producer written from the document."""
@@ -485,6 +497,51 @@ def test_all_readers_skip_the_same_chunks(create_setup: CreateSetup) -> None:
     latecomer = setup.reader()
     latecomer.until(lambda: latecomer.is_live, "a latecomer loads")
     assert latecomer.values == expected
+
+
+def test_who_lacks_a_dictionary_reads_it(
+    create_setup: CreateSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained by real schedulers, used by both producers, read by all from channel and log."""
+    monkeypatch.setattr(training, "LEAST_SAMPLE_BYTES", 10_000)
+    monkeypatch.setattr(dictionaries, "INTERVAL_S", 0.02)
+    setup = create_setup(2)
+    producer, writer = setup.producer("real"), setup.writer("foreign")
+    replica, reader = setup.replica(), setup.reader()
+    reader.until(lambda: reader.is_live, "the reader is live")
+
+    def write(first: int) -> None:
+        for n in range(first, first + 250):
+            for what in ("state", "line", "stop", "next", "from"):
+                producer.set(f"{{vehicle/{n:05d}}}/{what}", "departed")
+                writer.put(SET, f"{{tram/{n:05d}}}/{what}", "departed")
+            producer.flush()
+            writer.flush()
+
+    write(0)
+    setup.train()
+    writer.learn()
+    assert all(writer.dictionaries), "each shard has one"
+    lanes = producer._engine._sender.buffer.lanes  # type: ignore[union-attr]
+    eventually(lambda: all(lane.writer is not None for lane in lanes))
+    write(1000)
+    setup.all_agree(reader, replica)
+    assert all(shard.dictionaries for shard in reader.shards)
+    assert (
+        replica.stats().chunks_skipped == sum(one.counts["skipped"] for one in reader.shards) == 0
+    )
+    latecomer = setup.reader()
+    latecomer.until(lambda: latecomer.is_live, "a latecomer loads")
+    assert latecomer.values == reader.values
+    # The server loses them: the writer is told, and sends the same deltas without. The full state
+    # has what needed them before.
+    setup.snapshot()
+    for shard in range(2):
+        setup.admin.delete(setup.name_of("dicts", shard))
+        setup.admin.hdel(setup.name_of("intake", shard), ":dicts")
+    write(2000)
+    assert writer.answers[b"DICT"] > 0
+    setup.all_agree(reader, replica)
 
 
 def test_lost_packets_and_connections_are_made_up_for(create_setup: CreateSetup) -> None:
