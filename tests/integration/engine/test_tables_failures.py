@@ -204,7 +204,7 @@ def test_more_than_a_log_within_an_interval_is_written_without_a_stall(
         limits=DrainLimits(log_bytes=limit),
     )
     with (
-        Producer(server.url, namespace=namespace) as producer,
+        Producer(server.url, namespace=namespace, compress=0) as producer,
         Replica(server.url, namespace=namespace) as replica,
         Inspector(server.url, namespace=namespace) as inspector,
     ):

@@ -90,7 +90,7 @@ def test_a_canary_that_heard_enough_rests_and_notices_all_the_same(
         FaultProxy(server.url) as proxy,
         shown_after(server, namespace) as status,
         redis.Redis.from_url(server.url) as admin,
-        Producer(server.url, namespace=namespace) as producer,
+        Producer(server.url, namespace=namespace, compress=0) as producer,
     ):
         serving(proxy.url, namespace, heartbeat=HEARTBEAT)
         becomes(status, "green")
