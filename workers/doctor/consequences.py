@@ -38,6 +38,7 @@ CONSEQUENCES: Final[Mapping[str, tuple[Severity, str]]] = {
     "hdel": (ERROR, f"{_APPENDING}, {_DRAINING}, {_WRITING}"),
     "hincrby": (ERROR, f"{_DRAINING}, {_WRITING}"),
     "hgetall": (ERROR, _INSPECTING),
+    "hkeys": (WARNING, "schedulers neither train dictionaries nor mend them: chunks stay larger"),
     "hlen": (ERROR, f"{_JOINING} where there are tables; {_INSPECTING}"),
     "hscan": (ERROR, f"{_JOINING}; {_WRITING}"),
     "hrandfield": (ERROR, _DRAINING),
