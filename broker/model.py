@@ -91,8 +91,8 @@ class Verification:
         ranges: how many key ranges' digests differed.
         differences: keys that differ, sorted, in those ranges.
         bytes_read: of digests, log and fields; of the state only ranges that differ were read.
-        damaged: what of the full state cannot be read: keys that the replica lacks for that, and
-            fields of tables.
+        damaged: what of the full state cannot be read, keys that the replica lacks for that and
+            tables, and rows that are not what schedulers wrote.
     """
 
     keys: int

@@ -15,7 +15,7 @@ HASHES: Final = ("config", "meta", "intake", "workers", "state", "tables")
 LISTS: Final = ("queue", "stage", "ready", "dead")
 OTHERS: Final = ("log", "lease")
 
-META_IDS: Final = ("epoch", "id", "previous", "snap_id", "fold", "digest")
+META_IDS: Final = ("epoch", "id", "previous", "snap_id", "fold", "digest", "tables_digest")
 META_NUMBERS: Final = (
     *("offset", "covered", "published", "max_age", "max_count", "published_at", "log_bytes"),
     *("logged", "bytes", "by_count", "by_age", "missing", "snap_offset", "snap_at", "fold_to"),

@@ -204,7 +204,10 @@ class SnapshotWorker:
         if self._is_expired(clock.now()):
             return True
         marks = await queries.state_marks(self._session.client, self._keys)
-        return marks is not None and marks.digest is None and marks.snapshot.offset > 0
+        if marks is None or not marks.snapshot.offset:
+            return False
+        has_tables = self._tables is not None and bool(self._tables.entries)
+        return marks.digest is None or (has_tables and marks.tables_digest is None)
 
     async def _tables_of(self, at: Position) -> ShardTables | None:
         """Return the tables of the full state at a position; the caller may change them."""
@@ -259,7 +262,7 @@ class SnapshotWorker:
         """Write the net changes page by page; every page checks and renews the lease."""
         lease = Lease(self.holder, self.fence, self._ttl_ms, os.urandom(BATCH_ID_BYTES))
         commands = self._session.commands
-        known = await commands.snapshot_begin(self._keys, lease, changes.position)
+        known, of_tables = await commands.snapshot_begin(self._keys, lease, changes.position)
         digest = await self._digest_from(known)
         # A damaged field stays: somebody may still mend it, and what it held is not known.
         self._tell_damage(changes.damaged)
@@ -283,7 +286,7 @@ class SnapshotWorker:
             deletes += len(gone)
         self._lease = lease
         if changes.tables is not None:
-            sets += await self._write_tables(changes, changes.tables, bytes(digest))
+            sets += await self._write_tables(changes, changes.tables, of_tables)
         return sets, deletes
 
     async def _take_out(self, keys: list[bytes], kept: int, digest: Digest) -> list[bytes]:
@@ -301,8 +304,20 @@ class SnapshotWorker:
         digest.add_all([key for key, _ in held], contents_in([one for _, one in held]), -1)
         return [key for key, _ in held[kept - fields[:kept].count(None) :]]
 
-    async def _write_tables(self, changes: NetChanges, tables: ShardTables, digest: bytes) -> int:
-        """Write the changed fields of the tables in order; return how many."""
+    async def _write_tables(
+        self, changes: NetChanges, tables: ShardTables, known: bytes | None
+    ) -> int:
+        """Write the changed fields of the tables in order; return how many.
+
+        Args:
+            changes: what was folded.
+            tables: at its position.
+            known: digest of the tables hash; None: it is not known.
+        """
+        digest = queries.digest_or_none(known)
+        is_new = digest is None and bool(tables.entries)
+        if digest is None:
+            digest = tables.digest_of_fields()
         page: list[tuple[str, bytes]] = []
         size = written = 0
         for one in tables.changed_fields(changes.position.offset):
@@ -310,12 +325,14 @@ class SnapshotWorker:
             size += len(one[1])
             written += 1
             if size > page_sizes.BYTES:
-                await self._write_table_page(digest, page, [])
+                tables.count(page, digest)
+                await self._write_table_page(bytes(digest), page, [])
                 page, size = [], 0
         # Ids that the remaining log uses stay, for readers that still load an earlier full state.
         over = [*tables.over(self._cut_to), *self._surplus]
-        if page or over:
-            await self._write_table_page(digest, page, over)
+        if page or over or is_new:
+            tables.count(page, digest)
+            await self._write_table_page(bytes(digest), page, over)
         tables.clean(self._cut_to)
         return written
 
@@ -346,6 +363,9 @@ class SnapshotWorker:
         if surplus is None:
             return False
         self._surplus = surplus
+        for name in surplus:
+            # No scheduler wrote them, so the digest does not count them.
+            tables.entries.pop(name, None)
         log.error(
             "tables_altered shard=%d surplus=%d fix=they are written again",
             *(self.shard, len(surplus)),

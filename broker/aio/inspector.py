@@ -116,7 +116,11 @@ class Inspector:
     async def damaged_tables(self) -> tuple[str, ...]:
         """Return which tables of the full state are damaged, and how, for people.
 
-        While there is one, no new replica becomes live.
+        New replicas do not show those that cannot be read; everything else goes on. Rows that are
+        not what schedulers wrote are named too.
+
+        Raises:
+            BackendError: Redis failed, or full states follow each other too fast.
         """
         return await self._engine.damaged_tables()
 

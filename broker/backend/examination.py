@@ -165,9 +165,10 @@ def _unreadable_fields(meta: Mapping[bytes, bytes]) -> Iterator[str]:
         value = meta.get(field.encode())
         if value is not None and not is_number(value):
             yield f"{field} is {shown(value)}, not a number from 0 to 2**53"
-    digest = meta.get(b"digest")
-    if digest is not None and digest_or_none(digest) is None:
-        yield f"digest has {len(digest)} bytes"
+    for field in ("digest", "tables_digest"):
+        digest = meta.get(field.encode())
+        if digest is not None and digest_or_none(digest) is None:
+            yield f"{field} has {len(digest)} bytes"
 
 
 def _impossible_fields(stored: Stored) -> Iterator[str]:

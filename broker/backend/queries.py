@@ -49,6 +49,7 @@ _HEAD_FIELDS = (
     "heartbeat",
     "max_age",
 )
+_DIGESTS = ("digest", "tables_digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,20 +248,22 @@ class StateMarks:
         snapshot: the hash holds everything up to this position.
         fold_to: the hash holds nothing beyond this offset.
         digest: of the hash as it is; None if it is unknown.
+        tables_digest: of the tables hash, likewise.
     """
 
     snapshot: Position
     fold_to: int
     digest: Digest | None
+    tables_digest: Digest | None
 
 
 async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
     """Return the marks of the full-state hash; None if the shard does not exist."""
     async with translated("reading the digest"):
         meta: list[Any] = await client.hmget(
-            keys.meta, ["epoch", "snap_offset", "snap_id", "fold_to", "digest"]
+            keys.meta, ["epoch", "snap_offset", "snap_id", "fold_to", *_DIGESTS]
         )
-    epoch, offset, batch_id, fold_to, digest = meta
+    epoch, offset, batch_id, fold_to, *digests = meta
     if epoch is None:
         return None
     key = keys.meta
@@ -271,7 +274,7 @@ async def state_marks(client: Client, keys: ShardKeys) -> StateMarks | None:
             id_of(key, "snap_id", batch_id),
         ),
         number(key, "fold_to", fold_to),
-        digest_or_none(digest),
+        *map(digest_or_none, digests),
     )
 
 
@@ -285,9 +288,9 @@ def digest_or_none(digest: bytes | None) -> Digest | None:
 
 
 async def forget_digest(client: Client, keys: ShardKeys) -> None:
-    """Delete the digest, so that the next full state computes it again."""
-    async with translated("deleting the digest"):
-        await client.hdel(keys.meta, "digest")
+    """Delete the digests, so that the next full state computes them again."""
+    async with translated("deleting the digests"):
+        await client.hdel(keys.meta, *_DIGESTS)
 
 
 async def remove_state_fields(client: Client, keys: ShardKeys, found: dict[bytes, bytes]) -> None:

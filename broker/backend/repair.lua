@@ -229,6 +229,7 @@ if not fold_to or fold_to > offset or fold_to < greatest then
 end
 -- They are computed, or begun, anew.
 drop('digest')
+drop('tables_digest')
 drop('fold')
 
 -- -- what is pending ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from broker.protocol.operations import Operation
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
+    from broker.protocol.digest import Digest
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class Content:
         damaged: keys that the full state has, but whose field cannot be read: `values` lacks them.
         is_compared: whether it was compared with what schedulers wrote since it was loaded.
         altered: key ranges in which it was not that, and that hold no damaged key.
+        doubted_tables: blocks of the tables' full state that were not that, for people.
     """
 
     position: Position = field(default_factory=Position)
@@ -46,6 +48,7 @@ class Content:
     damaged: set[str] = field(default_factory=set)
     is_compared: bool = True
     altered: frozenset[int] = frozenset()
+    doubted_tables: tuple[str, ...] = ()
 
     @property
     def is_loaded(self) -> bool:
@@ -78,16 +81,17 @@ class Content:
                 if offset > self.position.offset
             )
 
-    def add_tables(self, fields: Mapping[str, bytes]) -> None:
-        """Add the tables hash.
+    def add_tables(self, fields: Mapping[str, bytes], known: Digest | None = None) -> None:
+        """Add the tables hash; a table of which something cannot be read is not shown.
 
-        Raises:
-            DecodeError: a table is damaged. It would be shown with fewer rows than there are.
+        Args:
+            fields: all of them.
+            known: the digest of what schedulers wrote; None: it is not known.
         """
         if self.tables is not None:
             self.tables = type(self.tables).loaded(fields, self.position.offset)
-            self.tables.ensure_whole()
             self.newest = max(self.newest, self.tables.newest)
+            self.doubted_tables = () if known is None else self.tables.altered(fields, known)
 
     # -- the history ------------------------------------------------------------------------------
 
@@ -123,6 +127,12 @@ class Content:
         return tally
 
     # -- self-check -------------------------------------------------------------------------------
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether something of what was loaded is in doubt, or could not be read in tables."""
+        lacks_tables = self.tables is not None and bool(self.tables.damaged)
+        return bool(self.altered or self.doubted_tables) or lacks_tables
 
     def compared(self, altered: Collection[int] | None) -> None:
         """Note the key ranges that are not what schedulers wrote; None: it is not known yet."""

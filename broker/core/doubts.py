@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from broker.config import unfit
@@ -12,7 +12,6 @@ from broker.protocol.messages import Batch, Head, Heartbeat
 
 RARE_HEARTBEATS: Final = 2  # in a row: a single one may be a worker that was away
 UNDECIDED_IN_DOUBT: Final = 3  # self-checks in a row
-FULL_STATES_TO_CONFIRM: Final = 2
 SHOWN_DAMAGED: Final = 5
 
 
@@ -38,8 +37,6 @@ class Doubts:
         self._heartbeats_apart = 0.0
         self._undecided = 0
         self._undecided_reason = ""
-        self._full_states = 0
-        self._tables_doubted: tuple[frozenset[str], int] = frozenset(), 0
 
     # -- the workers ------------------------------------------------------------------------------
 
@@ -79,23 +76,6 @@ class Doubts:
         self._undecided += 1
         self._undecided_reason = reason
 
-    def note_full_state(self) -> None:
-        """Note that a scheduler wrote a full state."""
-        self._full_states += 1
-
-    def confirms_tables(self, keys: Iterable[str]) -> bool:
-        """Whether the full state differs in these keys of tables since two full states or more.
-
-        A scheduler compares what it wrote with what is there before each of them. So a difference
-        that lasts is one of this replica.
-        """
-        noted, since = self._tables_doubted
-        if noted.issuperset(keys) and self._full_states >= since + FULL_STATES_TO_CONFIRM:
-            return True
-        if not noted.issuperset(keys):
-            self._tables_doubted = frozenset(keys), self._full_states
-        return False
-
     # -- for people -------------------------------------------------------------------------------
 
     def texts(self, content: Content) -> Iterator[str]:
@@ -116,6 +96,23 @@ class Doubts:
                 "schedulers wrote: somebody else changed it, or Redis lost it; `statebroker "
                 "verify` shows the keys; write what is wrong again, then run `statebroker verify "
                 "--accept`"
+            )
+        if (tables := content.tables) is not None and (lacking := dict(tables.damaged)):
+            key, fault = next(iter(lacking.items()))
+            yield (
+                f"degraded: the full state of shard {self._shard} has {len(lacking)} tables of "
+                "which a part cannot be read, so this replica does not show them (table "
+                f"{key.name} ({key.kind}): {fault}); a scheduler that still has them writes them "
+                "again within a minute; if none does, run `statebroker verify --accept` and start "
+                "the producers of these tables again"
+            )
+        if content.doubted_tables:
+            shown = "; ".join(content.doubted_tables[:SHOWN_DAMAGED])
+            yield (
+                f"in doubt: the tables in the full state of shard {self._shard} are not what "
+                f"schedulers wrote ({shown}); `statebroker verify` shows the rows that differ from "
+                "this replica; a scheduler that wrote them writes them again within a minute; if "
+                "none does, write them again, then run `statebroker verify --accept`"
             )
         if self._undecided >= UNDECIDED_IN_DOUBT:
             yield (

@@ -47,6 +47,7 @@ from broker.protocol.refusal import shown
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
+    from broker.protocol.digest import Digest
 
 LOADS_BEFORE_GIVING_UP = 30
 # What a batch is that was applied and needs no further read.
@@ -178,7 +179,6 @@ class ShardState(ShardView):
 
     def _take(self, packet: Packet, now: float) -> Event | None:
         if isinstance(packet, Notice) and packet.epoch == self.position.epoch:
-            self.doubts.note_full_state()
             self._effects.append(FullStateWritten(packet.offset))
             return None
         event = self._recent.classify(packet, self.position)
@@ -290,19 +290,15 @@ class ShardState(ShardView):
         if self._load is not None:
             self._load.add_page(keys, fields)
 
-    def load_tables(self, fields: Mapping[str, bytes]) -> None:
+    def load_tables(self, fields: Mapping[str, bytes], known: Digest | None = None) -> None:
         """Add the tables hash to the load.
 
-        Raises:
-            DecodeError: a table is damaged; a later load may find it mended.
+        Args:
+            fields: all of them.
+            known: the digest of what schedulers wrote; None: it is not known.
         """
         if self._load is not None:
-            try:
-                self._load.add_tables(fields)
-            except DecodeError:
-                # It says nothing of mixed histories.
-                self._loads_in_a_row -= 1
-                raise
+            self._load.add_tables(fields, known)
 
     def end_load(self, altered: Collection[int] | None = ()) -> Sequence[Effect]:
         """End the load's pages. The log is read next, or the full state once more if it is altered.
@@ -386,6 +382,11 @@ class ShardState(ShardView):
         """
         self.content.compared(altered)
         self.counts.full_state_altered += bool(altered)
+
+    def compared_tables(self, doubted: tuple[str, ...]) -> None:
+        """Note what of the tables' full state cannot be read, or is not what schedulers wrote."""
+        self.content.doubted_tables = doubted
+        self.counts.full_state_altered += bool(doubted)
 
     # -- shared -----------------------------------------------------------------------------------
 

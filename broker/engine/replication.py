@@ -366,7 +366,7 @@ class Follower:
             self._loaded.clear()
             is_time = clock.now() - compared_at > DOUBT_INTERVAL
             for shard in self.shards:
-                if shard.is_to_be_compared or (is_time and shard.content.altered):
+                if shard.is_to_be_compared or (is_time and shard.content.is_doubted):
                     await self._check_shard(shard)
                     compared_at = clock.now()
             with suppress(TimeoutError):

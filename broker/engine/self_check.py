@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from broker.backend.session import Session
 from broker.core.effects import Effect, KeysRepaired
@@ -17,7 +18,7 @@ from broker.errors import BackendError, DecodeError
 from broker.model import ABSENT, Absent, Difference, Status, Verification
 from broker.protocol.cells import are_same, value_of
 from broker.protocol.digest import range_of
-from broker.protocol.messages import Cell, Value
+from broker.protocol.messages import Cell, TableKey, Value
 from broker.runtime.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,27 @@ log = logging.getLogger(__name__)
 TRIES = 20
 PAUSE_FIRST = 0.02
 PAUSE_MAX = 2.0
+SHOWN_BLOCKS = 5
 # Carries out the effects of a shard's input.
 Perform = Callable[[ShardState, Sequence[Effect]], None]
 
 T = TypeVar("T")
+Revisions: TypeAlias = Mapping[TableKey, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedTables:
+    """The result of comparing a shard's tables.
+
+    Attributes:
+        keys: how many have a value.
+        differences: those that differ from the history, as far as the full state can be read.
+        doubted: what of the full state cannot be read, or is not what schedulers wrote.
+    """
+
+    keys: int = 0
+    differences: Sequence[Difference] = ()
+    doubted: tuple[str, ...] = ()
 
 
 async def retry_until_stable(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -61,35 +79,37 @@ async def verified(session: Session, shards: list[ShardState]) -> Verification:
     damaged: list[str] = []
     for shard in shards:
         verifier = Verifier(session, shard.shard)
-        compared, differing, found = await retry_until_stable(
+        compared, differing, found, revisions = await retry_until_stable(
             partial(_compare_keys, verifier, shard)
         )
         keys += compared
         ranges += differing
         differences += found
-        try:
-            in_tables, found = await retry_until_stable(partial(_compare_tables, verifier, shard))
-        except DecodeError as error:
-            damaged.append(f"shard {shard.shard}: {error}")
-        else:
-            keys += in_tables
-            differences += found
-            ranges += bool(found)
+        tables = await retry_until_stable(partial(_compare_tables, verifier, shard, revisions))
+        keys += tables.keys
+        differences += tables.differences
+        ranges += bool(tables.differences)
         size += verifier.bytes_read
         damaged += [
             f"key {key!a} of shard {shard.shard}"
             for key in sorted(verifier.damaged | shard.damaged)
         ]
+        damaged += tables.doubted
     return Verification(keys, ranges, tuple(differences), size, tuple(damaged))
 
 
-async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int, list[Difference]]:
-    """Compare a shard's keys; return how many there are, how many ranges differ, and which keys."""
+async def _compare_keys(
+    verifier: Verifier, shard: ShardState
+) -> tuple[int, int, list[Difference], Revisions]:
+    """Compare a shard's keys; return how many there are, how many ranges differ, and which keys.
+
+    Also the revisions of its tables at that position.
+    """
     _check_live(shard)
-    copy, position = StateCopy(shard.values), shard.position
+    copy, position, revisions = StateCopy(shard.values), shard.position, _revisions(shard)
     wrong = await verifier.differing(copy, position)
     if not wrong:
-        return len(copy), 0, []
+        return len(copy), 0, [], revisions
     held = await copy.part(wrong)
     right, _ = await verifier.content(wrong, lambda: position)
     found = [
@@ -100,43 +120,55 @@ async def _compare_keys(verifier: Verifier, shard: ShardState) -> tuple[int, int
         for key in sorted({*held, *right} - verifier.damaged)
         if not _are_same(held.get(key, ABSENT), right.get(key, ABSENT))
     ]
-    return len(copy), len(wrong), found
+    return len(copy), len(wrong), found, revisions
+
+
+def _revisions(shard: ShardState) -> Revisions:
+    return {} if shard.tables is None else shard.tables.revisions()
 
 
 async def _compare_tables(
-    verifier: Verifier, shard: ShardState, perform: Perform | None = None
-) -> tuple[int, list[Difference]]:
-    """Compare a shard's tables; return how many keys there are, and which differ.
+    verifier: Verifier, shard: ShardState, revisions: Revisions, perform: Perform | None = None
+) -> ComparedTables:
+    """Compare a shard's tables, by their digest where that suffices.
 
-    With `perform` the tables of Redis replace tables that differ, if the difference lasts.
+    Args:
+        verifier: that compared the keys.
+        shard: the shard.
+        revisions: of its tables at that time.
+        perform: if given, the tables of Redis replace tables that differ, if they are what
+            schedulers wrote and lack nothing.
 
     Raises:
-        DecodeError: the tables of Redis are damaged, or it is not decided which ones are.
+        DecodeError: the full state lacks keys of a table.
     """
     _check_live(shard)
     held = shard.tables
-    if held is None or not (held.tables or await verifier.has_tables()):
-        return 0, []
+    if held is None:
+        return ComparedTables()
+    keys = sum(map(len, held.tables.values()))
+    if not (held.tables or held.damaged or await verifier.has_tables()):
+        return ComparedTables()
+    known = verifier.tables_digest
+    is_same = not held.damaged and held.revisions() == revisions
+    if is_same and known is not None and held.digest() == known:
+        # Nothing was read of them.
+        return ComparedTables(keys)
     right = await verifier.tables(lambda: shard.position)
     # Nothing was awaited since the last read of the position.
     _check_live(shard)
     if shard.tables is not held:
         raise SnapshotMovedError(f"shard {shard.shard} was loaded meanwhile")
-    keys = sum(map(len, held.tables.values()))
+    doubted = verifier.doubts_of(right)
     found = [
         Difference(name, shard.shard, shard.position.offset, mine, theirs)
         for name, mine, theirs in held.differences(right)
     ]
-    if found and perform is not None:
+    if (found or held.damaged) and perform is not None and not doubted:
         if lost := held.lost_in(right):
             raise DecodeError(f"the full state lacks keys of {lost}, which only grows")
-        if not shard.doubts.confirms_tables([one.key for one in found]):
-            raise DecodeError(
-                f"{len(found)} keys of tables differ from the full state (first: {found[0].key}); "
-                "if they still do after two more full states, they are repaired"
-            )
         perform(shard, shard.repair_tables(right, [one.key for one in found]))
-    return keys, found
+    return ComparedTables(keys, found, doubted)
 
 
 async def check_and_repair(
@@ -158,11 +190,11 @@ async def check_and_repair(
     """
     verifier = Verifier(session, shard.shard)
 
-    async def compare() -> tuple[set[int], Collection[str]]:
+    async def compare() -> tuple[set[int], Collection[str], Revisions]:
         _check_live(shard)
-        copy = StateCopy(shard.values)
+        copy, revisions = StateCopy(shard.values), _revisions(shard)
         wrong = await verifier.differing(copy, shard.position)
-        return wrong, await copy.part(wrong) if wrong else ()
+        return wrong, await copy.part(wrong) if wrong else (), revisions
 
     async def correct() -> bool:
         _check_live(shard)
@@ -178,9 +210,15 @@ async def check_and_repair(
         perform(shard, effects)
         return any(isinstance(effect, KeysRepaired) for effect in effects)
 
-    wrong, among = await retry_until_stable(compare)
-    _, in_tables = await retry_until_stable(partial(_compare_tables, verifier, shard, perform))
-    shard.self_checked(keys_differ=bool(wrong), tables_differ=bool(in_tables))
+    wrong, among, revisions = await retry_until_stable(compare)
+    tables = await retry_until_stable(partial(_compare_tables, verifier, shard, revisions, perform))
+    shard.self_checked(keys_differ=bool(wrong), tables_differ=bool(tables.differences))
+    shard.compared_tables(tables.doubted)
+    if tables.doubted:
+        log.error(
+            "tables_altered shard=%d blocks=%s fix=statebroker verify shows the rows",
+            *(shard.shard, ascii(tables.doubted[:SHOWN_BLOCKS])),
+        )
     # Where the full state is not what schedulers wrote, it says nothing about the replica.
     altered = wrong & (await retry_until_stable(verifier.altered)).keys() if wrong else set()
     wrong -= altered

@@ -140,7 +140,7 @@ class TableView(CopyableMapping[Any, Any]):
         return tuple(TableOp(table, self._check_fork) for table in self._tables())
 
     def _tables(self) -> list[Table]:
-        found = (shard.tables.get(self._key) for shard in self._shards())
+        found = [shard.get(self._key) for shard in self._shards()]
         return [table for table in found if table is not None]
 
     def read(self, look: Callable[[TableView], T]) -> T:
@@ -202,7 +202,7 @@ class TableView(CopyableMapping[Any, Any]):
             return None
         else:
             shard = int(shards_of_numbers(np.array([key], dtype=np.uint64), len(shards))[0])
-        table = shards[shard].tables.get(self._key)
+        table = shards[shard].get(self._key)
         slot = None if table is None else table.index.find(key)
         # A batch that is being applied may have given the slot before the arrays grew.
         if table is None or slot is None or slot >= table.present.size or not table.present[slot]:
@@ -215,6 +215,7 @@ class TableView(CopyableMapping[Any, Any]):
         Raises:
             KeyError: absent.
             NotLoadedError: the replica never loaded the state yet.
+            DecodeError: a part of the table could not be read in the full state; see the health.
             ForkedError: the replica belongs to the process that forked this one.
         """
         found = self._slot(key)

@@ -22,6 +22,7 @@ from broker.errors import BrokerError, DecodeError
 from broker.protocol.digest import DIGEST_BYTES, Digest, range_of
 from broker.protocol.fields import content_in, content_of, contents_in, name_of, read_page
 from broker.protocol.messages import Batch, Cell, LogEntry, Position
+from broker.protocol.names import ShardKeys
 
 if TYPE_CHECKING:
     from broker.core.tables.shard import ShardTables
@@ -42,6 +43,9 @@ class Verifier:
         bytes_read: of digests, log and fields, so far.
         has_table_deltas: whether the log that `differing` read had anything for tables.
         damaged: keys, in the ranges read so far, whose fields cannot be read.
+        altered_tables: blocks of the tables read last that are not what schedulers wrote.
+        tables_digest: of the tables at the position that `differing` compared at; None where it is
+            not known without reading them.
     """
 
     def __init__(self, session: Session, shard: int) -> None:
@@ -49,9 +53,12 @@ class Verifier:
         self._commands = session.commands
         self._keys = session.keys[shard]
         self._frames = session.frames
+        self._shard = shard
         self.bytes_read = 0
         self.has_table_deltas = False
         self.damaged: set[str] = set()
+        self.altered_tables: tuple[str, ...] = ()
+        self.tables_digest: Digest | None = None
 
     async def differing(self, held: StateCopy, position: Position) -> set[int]:
         """Return the key ranges in which a copy differs from the history at `position`.
@@ -92,6 +99,8 @@ class Verifier:
             await asyncio.sleep(0)
         if await self._marks(position) != before:
             raise SnapshotMovedError(f"{self._keys.state} was written meanwhile")
+        # What the log changed in tables cannot be told without their keys.
+        self.tables_digest = None if changes.table_deltas else before.tables_digest
         return digest
 
     async def content(
@@ -153,22 +162,56 @@ class Verifier:
     async def tables(self, until: Callable[[], Position]) -> ShardTables:
         """Return the tables at a position of the history.
 
-        They are read whole, for they are small: 8 to 16 bytes a key. Arguments and errors as
-        `content`; needs numpy.
-
-        Raises:
-            DecodeError: a table is damaged, likewise.
+        They are read whole, for they are small: 8 to 16 bytes a key. Those that are damaged are
+        named in them. Arguments and errors as `content`; needs numpy.
         """
         # Before the position: it may not be valid for another server's fields.
         run = await queries.server_identity(self._client, self._keys)
-        at = (await self._marks(until())).snapshot
-        fields = await queries.table_fields(self._client, self._keys, run)
-        self.bytes_read += sum(map(len, fields.values()))
-        tables = made_tables().loaded(fields, at.offset)
-        tables.ensure_whole()
+        marks = await self._marks(until())
+        at = marks.snapshot
+        tables = await self._stored_tables(marks, run)
         await self._replay(
             at, until, lambda batch: self._fold({}, {}, batch, tables), self._keys.tables
         )
+        return tables
+
+    async def doubted_tables(self) -> tuple[str, ...]:
+        """Return what of the tables hash cannot be read, or is not what schedulers wrote.
+
+        Needs numpy. Errors as `altered`.
+        """
+        run = await queries.server_identity(self._client, self._keys)
+        marks = await queries.state_marks(self._client, self._keys)
+        return () if marks is None else self.doubts_of(await self._stored_tables(marks, run))
+
+    def doubts_of(self, stored: ShardTables) -> tuple[str, ...]:
+        """Return what of the tables that were read last is in doubt, for people."""
+        return (
+            *(
+                f"table {key.name} ({key.kind}) of shard {self._shard}: {fault}"
+                for key, fault in stored.damaged.items()
+            ),
+            *(
+                f"{rows} of shard {self._shard}: not what schedulers wrote"
+                for rows in self.altered_tables
+            ),
+        )
+
+    async def _stored_tables(self, marks: queries.StateMarks, run: Any) -> ShardTables:
+        """Return the tables hash as it is, and note what of it no scheduler wrote.
+
+        Args:
+            marks: read before.
+            run: `server_identity`, read before that.
+        """
+        fields = await queries.table_fields(self._client, self._keys, run)
+        if await queries.state_marks(self._client, self._keys) != marks:
+            raise SnapshotMovedError(f"{self._keys.tables} was written meanwhile")
+        self.bytes_read += sum(map(len, fields.values()))
+        tables = made_tables().loaded(fields, marks.snapshot.offset)
+        self.altered_tables = tables.altered(fields, marks.tables_digest or Digest())
+        if marks.tables_digest is None and self.altered_tables:
+            raise _without_digest(self._keys)
         return tables
 
     async def altered(self) -> dict[int, list[str]]:
@@ -245,10 +288,7 @@ class Verifier:
         if marks.digest is not None:
             return Digest(marks.digest.sums)
         if marks.fold_to:
-            raise SnapshotMovedError(
-                f"{self._keys.meta} has no digest; the scheduler sums the full state up in its "
-                "next round: is one running?"
-            )
+            raise _without_digest(self._keys)
         return Digest()
 
     async def _log(
@@ -281,3 +321,10 @@ class Verifier:
             await changes.take(self._client, self._keys, entry)
         except DecodeError as error:
             raise SnapshotMovedError(str(error)) from None
+
+
+def _without_digest(keys: ShardKeys) -> SnapshotMovedError:
+    return SnapshotMovedError(
+        f"{keys.meta} has no digest; the scheduler sums the full state up in its next round: is "
+        "one running?"
+    )

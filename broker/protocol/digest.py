@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from broker.errors import DecodeError
@@ -29,6 +29,24 @@ def range_of(key: str | bytes) -> int:
     """Return the key range of a key, 0 to 255: the upper 8 bits of the CRC-32 of its UTF-8."""
     raw = key.encode() if isinstance(key, str) else key
     return crc32(raw) >> _RANGE_SHIFT
+
+
+def entry_of(key: str | bytes, packed: bytes) -> Entry:
+    """Return the key range and the entry of a key with this content.
+
+    Args:
+        key: the key, or its UTF-8 bytes.
+        packed: its content, as for `Digest.add`.
+    """
+    name = crc32(key.encode() if isinstance(key, str) else key)
+    return Entry(name >> _RANGE_SHIFT, (name + 1) * (crc32(packed, name) + 1))
+
+
+class Entry(NamedTuple):
+    """What a key adds to the sum of its key range."""
+
+    at: int
+    number: int
 
 
 class Digest:
@@ -72,9 +90,11 @@ class Digest:
             packed: its content: flags and cell, see `content_of`.
             times: 1 or -1.
         """
-        name = crc32(key.encode() if isinstance(key, str) else key)
-        at, entry = name >> _RANGE_SHIFT, (name + 1) * (crc32(packed, name) + 1)
-        self.sums[at] = (self.sums[at] + times * entry) & _WRAP
+        self.add_entry(entry_of(key, packed), times)
+
+    def add_entry(self, entry: Entry, times: int = 1) -> None:
+        """Add an entry that was computed before, or with `times=-1` remove it."""
+        self.sums[entry.at] = (self.sums[entry.at] + times * entry.number) & _WRAP
 
     def add_all(self, keys: Sequence[bytes], packed: Iterable[bytes], times: int = 1) -> None:
         """Add an entry for each key, at a third of the cost of `add`; arguments in columns.

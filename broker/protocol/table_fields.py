@@ -15,7 +15,12 @@ _NO_FLAGS: Final = b"\0"
 
 def pack_table_field(name: str, offset: int, content: Any) -> bytes:
     """Return a field of the tables hash; `offset` is that of the full state that it belongs to."""
-    return with_head(name.encode(), offset, _NO_FLAGS + msgpack.packb(content))
+    return with_head(name.encode(), offset, packed_content(content))
+
+
+def packed_content(content: Any) -> bytes:
+    """Return what a field holds, as the digest of the tables counts it: flags, then the object."""
+    return _NO_FLAGS + msgpack.packb(content)  # type: ignore[no-any-return]
 
 
 @refuses

@@ -358,6 +358,7 @@ class Shard:
         ttl: int = HOUR,
         mark: bytes = MARK,
         digest: bytes = b"digest",
+        which: str = "digest",
     ) -> Any:
         """Write a page as s1."""
         flat = [part for pair in sets.items() for part in pair]
@@ -369,7 +370,7 @@ class Shard:
         return self.call(
             "snapshot_page",
             [k.state, k.lease, k.meta],
-            *("s1", fence, ttl, mark, digest, *streams),
+            *("s1", fence, ttl, mark, which, digest, *streams),
         )
 
     def commit(

@@ -45,8 +45,8 @@ class SnapshotCommands(Scripts):
 
     async def snapshot_begin(
         self, keys: ShardKeys, lease: Lease, position: Position
-    ) -> bytes | None:
-        """Begin to write the full state; return the digest of the hash, None if it is unknown.
+    ) -> tuple[bytes | None, bytes | None]:
+        """Begin to write the full state; return the digests of state and tables, None if unknown.
 
         Args:
             keys: the shard.
@@ -68,7 +68,7 @@ class SnapshotCommands(Scripts):
             lease.mark,
         )
         _check_lease(reply, lease)
-        return reply[1]  # type: ignore[no-any-return]
+        return reply[1], reply[2]
 
     async def snapshot_page(
         self,
@@ -80,12 +80,12 @@ class SnapshotCommands(Scripts):
         *,
         of_tables: bool = False,
     ) -> None:
-        """Write one page of the full state and the resulting digest of the hash; renew the lease.
+        """Write one page of the full state and the resulting digest of its hash; renew the lease.
 
         Args:
             keys: the shard.
             lease: ours, with the mark of the step before; the next step needs `Lease.after_page`.
-            digest: of the state hash.
+            digest: of the hash that the page belongs to.
             fields: to set.
             deletes: to delete.
             of_tables: the fields belong to the tables hash, not to the state hash.
@@ -100,6 +100,7 @@ class SnapshotCommands(Scripts):
             lease.fence,
             lease.ttl_ms,
             lease.mark,
+            "tables_digest" if of_tables else "digest",
             digest,
             _stream(chain.from_iterable(fields)),
             _stream(deletes),

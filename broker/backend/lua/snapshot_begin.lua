@@ -7,8 +7,8 @@ had has the mark only if it still has the position: whatever it kept it kept in 
 KEYS  1 meta hash   2 lease string   3 log stream
 ARGV  1 holder name   2 fencing number   3 time to live of the lease in ms, from now
       4 epoch   5 offset   6 batch id   7 mark (random bytes)
-returns {'OK', digest of the state hash (false: not known)} or {'FENCED'} or {'REWRITTEN'} (the
-        position is not in the history)
+returns {'OK', digest of the state hash, digest of the tables hash (each false: not known)} or {'FENCED'}
+        or {'REWRITTEN'} (the position is not in the history)
 refuses with the error DAMAGED, the key and the field, before it writes, what it cannot read
 cost  O(1), and one log entry read where the head has moved on
 ]]
@@ -25,7 +25,8 @@ local function whole(text)
   return n and n >= 0 and n <= 9007199254740992 and n % 1 == 0 and n or nil
 end
 
-local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'snap_offset', 'snap_id', 'fold_to', 'digest')
+local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'snap_offset', 'snap_id', 'fold_to', 'digest',
+  'tables_digest')
 local head, snap_offset, fold_to = whole(m[2] or 0), whole(m[4] or 0), whole(m[6] or 0)
 if not (head and snap_offset and fold_to) then
   return redis.error_reply('DAMAGED ' .. meta .. ' '
@@ -44,4 +45,4 @@ if head > offset and offset > 0 and not (snap_offset == offset and m[5] == id) t
 end
 redis.call('PEXPIRE', lease, ttl)
 redis.call('HSET', meta, 'fold', mark, 'fold_to', string.format('%.0f', math.max(offset, fold_to)))
-return {'OK', m[7]}
+return {'OK', m[7], m[8]}

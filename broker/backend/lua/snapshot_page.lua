@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 --[[
-Write one page of net changes into the full-state hash, and the digest of the hash with them, if the
+Write one page of net changes into the state hash or the tables hash, and the hash's digest with them, if the
 lease is still held and the write that began is still the one under way, with all its pages so far.
 Each field carries the offset up to which it was folded, so pages need not be atomic together.
 
@@ -8,16 +8,16 @@ KEYS  1 state hash, or tables hash   2 lease string   3 meta hash
 ARGV  1 holder name   2 fencing number   3 time to live of the lease in ms, from now
       4 mark that the step before left: that of snapshot_begin; of a page the first 8 bytes of the SHA-1 of
       its own
-      5 digest of the hash after this page
-      6 key, field, key, field ... to set   7 keys to delete; in both, MessagePack str of any bytes, one
+      5 'digest' or 'tables_digest': which the hash has   6 it, after this page
+      7 key, field, key, field ... to set   8 keys to delete; in both, MessagePack str of any bytes, one
       behind the other
 returns {'OK'} or {'FENCED'} or {'REWRITTEN'} (the server lost the mark: it
         came back with less, maybe without the page before)
 cost  O(fields)
 ]]
 local state, lease, meta = KEYS[1], KEYS[2], KEYS[3]
-local holder, fence, ttl, mark, digest = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local sets, deletes = ARGV[6], ARGV[7]
+local holder, fence, ttl, mark = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local which, digest, sets, deletes = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 -- An even number, and no more than Lua can pass to one call.
 local STEP = 4000
 
@@ -51,5 +51,5 @@ end
 local next_mark = string.gsub(string.sub(redis.sha1hex(mark), 1, 16), '%x%x', function(byte)
   return string.char(tonumber(byte, 16))
 end)
-redis.call('HSET', meta, 'digest', digest, 'fold', next_mark)
+redis.call('HSET', meta, which, digest, 'fold', next_mark)
 return {'OK'}

@@ -51,6 +51,17 @@ def table_of_field(name: str) -> TableKey | None:
     return TableKey(table, kind) if number.isascii() and number.isdecimal() else None
 
 
+def is_counted(name: str) -> bool:
+    """Whether the digest of the tables counts a field: its keys and values, not what ids mean."""
+    return table_of_field(name) is not None and name.split(":")[2] != _IDS
+
+
+def block_of_field(name: str) -> tuple[TableKey, int]:
+    """Return the table and the block that a field of keys or values is about."""
+    table, kind, _, block = name.split(":")
+    return TableKey(table, kind), int(block)
+
+
 def read_tables(fields: Mapping[str, bytes]) -> dict[TableKey, Parts]:
     """Return the fields of each table; None for one that cannot be read."""
     found: dict[TableKey, Parts] = {}

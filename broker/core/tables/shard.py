@@ -21,13 +21,17 @@ import numpy as np
 
 from broker.core.tables.full_state import load_table, read_tables, table_of_field
 from broker.core.tables.index import NameIndex, Slots
+from broker.core.tables.sums import Entries, altered_blocks, digest_of, entries_of, replace
 from broker.core.tables.table import NO_SLOTS, Column, Table, next_revision
 from broker.errors import DecodeError
 from broker.model import ABSENT, Absent
 from broker.protocol.constants import BLOCK_SLOTS, MAX_TABLES
+from broker.protocol.digest import Digest
 from broker.protocol.messages import Chunk, IdRange, TableDefine, TableKey, TableRun
 from broker.protocol.refusal import refuses
-from broker.protocol.table_fields import pack_table_field
+from broker.protocol.table_fields import pack_table_field, packed_content
+
+SHOWN_KEYS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +95,14 @@ class ShardTables:
         newest: the largest offset of a loaded field.
         damaged: tables of which the full state lacks a part, or has one that cannot be read: what
             is wrong. Deltas for them are left out.
+        entries: what the fields that lie in Redis add to the digest; only who tracks keeps them.
     """
 
     def __init__(self, *, tracks: bool = False) -> None:
         self.tables: dict[TableKey, Table] = {}
         self.newest = 0
         self.damaged: dict[TableKey, str] = {}
+        self.entries: Entries = {}
         self._has_floors = True
         self._tracks = tracks
 
@@ -178,6 +184,8 @@ class ShardTables:
             tracks: as for the class.
         """
         tables = cls(tracks=tracks)
+        if tracks:
+            tables.entries = entries_of(fields)
         for key, parts in read_tables(fields).items():
             try:
                 table = Table(key, tracks=tracks)
@@ -188,17 +196,18 @@ class ShardTables:
                 tables.tables[key] = table
         return tables
 
-    def ensure_whole(self) -> None:
-        """Make sure that no table is damaged.
+    def get(self, key: TableKey) -> Table | None:
+        """Return a table; None if there is none.
 
         Raises:
-            DecodeError: with the table, what is wrong with it, and the fix.
+            DecodeError: it is damaged: with what is wrong with it, and the fix.
         """
-        for key, fault in self.damaged.items():
+        if (fault := self.damaged.get(key)) is not None:
             raise DecodeError(
                 f"table {key.name} ({key.kind}) of the full state is damaged: {fault}; a scheduler "
                 "that still has it writes it again; if none does, run `statebroker verify --accept`"
             )
+        return self.tables.get(key)
 
     def damaged_fields(self, names: Iterable[str]) -> list[str]:
         """Return those of some fields of the tables hash that belong to damaged tables."""
@@ -212,9 +221,7 @@ class ShardTables:
         for table in self.tables.values():
             prefix = ":".join(table.key)
             for block in _new_key_blocks(table):
-                first = block * BLOCK_SLOTS
-                keys = table.index.packed(first, min(first + BLOCK_SLOTS, len(table.index)))
-                yield _packed(f"{prefix}:k:{block}", offset, keys)
+                yield _packed(f"{prefix}:k:{block}", offset, _packed_keys(table, block))
             for node, incarnation, ids in table.producers():
                 if ids.changed:
                     slots = ids.slots[: ids.known].astype("<u4").tobytes()
@@ -288,7 +295,57 @@ class ShardTables:
         ]
         return surplus if differ or surplus else None
 
+    def digest_of_fields(self) -> Digest:
+        """Return the digest of the fields that lie in Redis."""
+        return digest_of(self.entries)
+
+    def count(self, page: Iterable[tuple[str, bytes]], digest: Digest) -> None:
+        """Count fields that are written now in a digest, in place of those before."""
+        replace(self.entries, digest, page)
+
     # -- comparing --------------------------------------------------------------------------------
+
+    def altered(self, fields: Mapping[str, bytes], known: Digest) -> tuple[str, ...]:
+        """Return which rows of a tables hash may not be what schedulers wrote, for people.
+
+        Of tables that are damaged nothing is said.
+
+        Args:
+            fields: those that these tables were loaded from.
+            known: the digest of what schedulers wrote.
+        """
+        is_altered, blocks = altered_blocks(fields, known)
+        if is_altered and not blocks and not self.damaged:
+            return ("tables that are gone",)
+        return tuple(
+            f"table {key.name} ({key.kind}) rows {self._rows(key, at)}"
+            for key, at in blocks
+            if key in self.tables
+        )
+
+    def _rows(self, key: TableKey, block: int) -> str:
+        """Return the first keys of a block, for people."""
+        first = block * BLOCK_SLOTS
+        index = self.tables[key].index
+        all_keys: list[Any] = index.keys if isinstance(index, NameIndex) else index.keys.tolist()
+        keys = list(map(repr, all_keys[first : first + BLOCK_SLOTS]))
+        rest = len(keys) - SHOWN_KEYS
+        return ", ".join(keys[:SHOWN_KEYS]) + (f" and {rest} more" if rest > 0 else "")
+
+    def digest(self) -> Digest:
+        """Return the digest that the full state of these tables has."""
+        digest = Digest()
+        for table in self.tables.values():
+            prefix = ":".join(table.key)
+            for block in range(-(-len(table.index) // BLOCK_SLOTS)):
+                keys, values = _packed_keys(table, block), _packed_block(table, block)
+                digest.add(f"{prefix}:k:{block}", packed_content(keys))
+                digest.add(f"{prefix}:v:{block}", packed_content(values))
+        return digest
+
+    def revisions(self) -> dict[TableKey, int]:
+        """Return the revision of each table: as long as none differs, nothing changed."""
+        return {key: table.revision for key, table in self.tables.items()}
 
     def lost_in(self, other: ShardTables) -> str:
         """Return a table of which the same position has fewer slots elsewhere; "" if there is none.
@@ -303,10 +360,11 @@ class ShardTables:
     def differences(self, other: ShardTables) -> list[tuple[str, Any, Any]]:
         """Return (`table[key]`, value here, value there) for each key that differs; else nothing.
 
-        Values are compared with their timestamps; a key that one side lacks is ABSENT there.
+        Of tables that are damaged here or there nothing is said. Values are compared with their
+        timestamps; a key that one side lacks is ABSENT there.
         """
         found = []
-        for key in sorted({*self.tables, *other.tables}):
+        for key in sorted({*self.tables, *other.tables} - {*self.damaged, *other.damaged}):
             mine, theirs = self.tables.get(key), other.tables.get(key)
             if mine is not None and theirs is not None and _are_equal(mine, theirs):
                 continue
@@ -353,6 +411,11 @@ def _new_key_blocks(table: Table) -> range:
 
 def _packed(name: str, offset: int, content: Any) -> tuple[str, bytes]:
     return name, pack_table_field(name, offset, content)
+
+
+def _packed_keys(table: Table, block: int) -> Any:
+    first = block * BLOCK_SLOTS
+    return table.index.packed(first, min(first + BLOCK_SLOTS, len(table.index)))
 
 
 def _packed_block(table: Table, block: int) -> list[Any]:

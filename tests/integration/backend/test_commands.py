@@ -148,7 +148,7 @@ def test_the_typed_methods_pass_what_the_heads_number(server: Server, namespace:
         ),
         "snapshot_page": (
             [k.state, k.lease, k.meta],
-            ["s1", 1, 9000, b"mark", b"digest", b"\xa1k\xa5field", b"\xa4gone"],
+            ["s1", 1, 9000, b"mark", "digest", b"digest", b"\xa1k\xa5field", b"\xa4gone"],
         ),
         "snapshot_commit": (
             [k.meta, k.lease, k.log, k.dead],
@@ -242,7 +242,10 @@ def test_each_field_is_written_by_the_commands_that_the_document_names(shard: Sh
     shard.heartbeat(max_age=70, max_count=80)
     shard.take()
     shard.begin_and_commit(2, (2).to_bytes(8), (1).to_bytes(8), b"dead", cut=1)
+    shard.begin(2, (2).to_bytes(8))
     shard.page({b"k": b"field"}, digest=bytes(DIGEST_BYTES))
+    shard.begin(2, (2).to_bytes(8))
+    shard.page({b"k": b"field"}, digest=bytes(DIGEST_BYTES), which="tables_digest")
     shard.admin.hdel(shard.keys.meta, "epoch")
     shard.heartbeat()
     shard.append(3)
@@ -458,7 +461,7 @@ def test_incarnations_chunk_numbers_and_fences_are_exact_below_ten_to_the_fourte
     shard.put(fence=most - 1)
     assert shard.take() == [most, b"s1"]
     assert shard.take() == [most, b"s1"]
-    assert shard.begin(0, NO_ID, fence=most) == [b"OK", None]
+    assert shard.begin(0, NO_ID, fence=most) == [b"OK", None, None]
     assert shard.page({b"k": b"field"}, fence=most) == [b"OK"]
 
 

@@ -51,12 +51,15 @@ def test_a_page_stores_the_digest_and_renews_the_lease(shard: Shard) -> None:
     """The digest is stored with its page; the lease lasts for any number of pages."""
     shard.batches(1)
     shard.take(ttl=HOUR // 2)
-    assert shard.begin(1, (1).to_bytes(8)) == [b"OK", None]
+    assert shard.begin(1, (1).to_bytes(8)) == [b"OK", None, None]
     assert shard.admin.pttl(shard.keys.lease) > HOUR // 2
     shard.take(ttl=HOUR // 2)
     assert shard.page({b"k": b"field"}, digest=b"sums") == [b"OK"]
     assert shard.admin.pttl(shard.keys.lease) > HOUR // 2
-    assert shard.begin(1, (1).to_bytes(8)) == [b"OK", b"sums"]
+    assert shard.begin(1, (1).to_bytes(8)) == [b"OK", b"sums", None]
+    # Each hash has its own.
+    assert shard.page({b"k": b"field"}, digest=b"others", which="tables_digest") == [b"OK"]
+    assert shard.begin(1, (1).to_bytes(8)) == [b"OK", b"sums", b"others"]
 
 
 def test_who_lost_the_lease_writes_nothing(shard: Shard) -> None:

@@ -327,7 +327,7 @@ def test_verify_finds_a_full_state_that_was_altered(new_served: NewServed) -> No
         client.hset(ShardKeys.of(place.namespace, 0, 1).state, "x", b"\0" * 8 + b"\xc1")
     damaged = place.run("verify")
     assert damaged.code == 1
-    assert "cannot be read: key 'x' of shard 0\n" in damaged.out
+    assert "damaged: key 'x' of shard 0\n" in damaged.out
     assert json.loads(place.run("verify", "--json").out)["damaged"] == ["key 'x' of shard 0"]
     accepted = place.run("verify", "--accept")
     removed = "removed: key 'x' of shard 0, which could not be read\n"

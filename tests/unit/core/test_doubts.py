@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.core.content import Content
 from broker.core.doubts import UNDECIDED_IN_DOUBT, Doubts
-from broker.protocol.messages import Batch, Heartbeat
+from broker.protocol.messages import Batch, Heartbeat, TableKey
 
 IDS = (b"e" * 8, 1, b"i" * 8, b"p" * 8)
 
@@ -29,21 +29,6 @@ def test_heartbeats_that_are_rarer_than_the_bound_in_a_row_are_a_fault() -> None
     assert not doubts.rhythm_fault
 
 
-def test_difference_of_tables_is_confirmed_by_two_more_full_states() -> None:
-    """Only for the keys that differed from the start."""
-    doubts = Doubts(0, staleness_bound=3)
-    assert not doubts.confirms_tables(["a", "b"])
-    doubts.note_full_state()
-    assert not doubts.confirms_tables(["a"])
-    doubts.note_full_state()
-    assert doubts.confirms_tables(["a"])
-    assert not doubts.confirms_tables(["a", "c"])
-    doubts.note_full_state()
-    assert not doubts.confirms_tables(["c"])
-    doubts.note_full_state()
-    assert doubts.confirms_tables(["c"])
-
-
 def test_each_doubt_is_a_sentence_of_its_own() -> None:
     """Without a doubt there is none; what is decided is doubted no more."""
     doubts, content = Doubts(5, staleness_bound=3), Content()
@@ -51,12 +36,18 @@ def test_each_doubt_is_a_sentence_of_its_own() -> None:
     doubts.server_fault = "eviction"
     content.damaged.add("k")
     content.altered = frozenset((7,))
+    content.doubted_tables = ("table t (u64-f64) rows 1, 2",)
+    assert content.tables is not None
+    content.tables.damaged[TableKey("u", "str-i64")] = "field 'v:0' cannot be read"
     for _ in range(UNDECIDED_IN_DOUBT):
         doubts.note_undecided("no digest")
-    fault, damaged, altered, undecided = doubts.texts(content)
+    fault, damaged, altered, lacking, tables, undecided = doubts.texts(content)
     assert fault == "eviction"
     assert "shard 5 has 1 keys whose field cannot be read" in damaged
     assert "keys in 1 of 256 key ranges of shard 5" in altered
+    assert "1 tables of which a part" in lacking
+    assert "(table u (str-i64): field 'v:0' cannot be read)" in lacking
+    assert "schedulers wrote (table t (u64-f64) rows 1, 2)" in tables
     assert "3 self-checks of shard 5 in a row could not decide (no digest)" in undecided
     doubts.note_decided()
-    assert len(list(doubts.texts(content))) == 3
+    assert len(list(doubts.texts(content))) == 5

@@ -653,6 +653,16 @@ def test_what_a_self_check_finds_is_counted_by_the_shard(replica: Follower) -> N
     assert (counts.full_state_altered, counts.keys_repaired) == (1, 2)
 
 
+def test_doubted_tables_are_counted_as_an_altered_full_state(replica: Follower) -> None:
+    """Until a self-check finds them as schedulers wrote them."""
+    state = replica.state
+    state.compared_tables(("table t (u64-f64) rows 1",))
+    assert state.content.is_doubted
+    state.compared_tables(())
+    assert not state.content.is_doubted
+    assert state.counts.full_state_altered == 1
+
+
 def test_corrected_tables_replace_those_that_differ(replica: Follower) -> None:
     """Their keys count as repaired, and are reported as an effect."""
     state, right = replica.state, made_tables()

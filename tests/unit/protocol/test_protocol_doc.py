@@ -400,8 +400,13 @@ def test_the_field_of_a_table_in_the_document_is_what_the_codec_writes_and_reads
 
 def test_the_digest_in_the_document_is_what_we_sum_up() -> None:
     """Range and entry of each example, computed as the text says and by the code."""
-    rows = table("key", "content", "range", "entry")
-    assert len(rows) == 3
+    rows = [
+        *table("key", "content", "range", "entry"),
+        # Of tables, the name of the field counts.
+        *table("field", "content", "range", "entry"),
+    ]
+    assert len(rows) == 4
+    assert bytes.fromhex(rows[3][1].strip("`")) == dump("table_field")[12:]
     for key, packed, at, entry in rows:
         digest = Digest()
         digest.add(key.strip("`"), bytes.fromhex(packed.strip("`")))
