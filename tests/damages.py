@@ -79,7 +79,7 @@ def cases(namespace: str, keys: ShardKeys, node: str) -> Iterator[Case]:
         yield Case(f"queue entry {name}", _push(keys.queue, entry))
         yield Case(f"queue entry first {name}", _push(keys.queue, entry, is_first=True))
         yield Case(f"queue pair {name}", _push_pair(keys.queue, entry))
-    yield Case("log batch one bit", _flip_logged(keys.log))
+    yield Case("log batch one bit", flip_logged(keys.log))
     for field in META_NUMBERS:
         yield Case(f"meta {field} one bit", _flip(keys.meta, field, is_number=True))
     for field in META_IDS:
@@ -171,15 +171,15 @@ def _flip(key: str, field: str, *, is_number: bool) -> Call:
     return call
 
 
-def _flip_logged(key: str) -> Call:
-    """Flip one bit of the number of deltas in the newest batch of the log."""
+def flip_logged(key: str, at: int = 77) -> Call:
+    """Flip one bit of the newest batch of the log: by default of the number of its deltas."""
 
     def call(raw: Any) -> None:
         entries = raw.xrange(key)
         if not entries:
             return
         batch = bytearray(entries[-1][1][b"b"])
-        batch[77] ^= 1
+        batch[at] ^= 1
         entries[-1][1][b"b"] = bytes(batch)
         pipe = raw.pipeline(transaction=True)
         pipe.delete(key)

@@ -32,6 +32,7 @@ from broker.protocol.fields import content_in, contents_in, pack_fields
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys
 from broker.runtime import clock
+from workers.mending import Mender
 from workers.unreadable import UnreadableFields
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class SnapshotWorker:
         self._limit = log_limit
         self._damage_told: set[str] = set()
         self.unreadable_fields = UnreadableFields()
+        self._mender = Mender(session, self._keys, self.unreadable_fields)
         self._surplus: list[str] = []
         self._check_at = 0.0
         self._committed: deque[tuple[float, int]] = deque()
@@ -157,6 +159,8 @@ class SnapshotWorker:
             # What a scheduler before left: its age is not known, so it counts from now on.
             self._committed.append((clock.now(), head.snapshot.offset))
         await self.unreadable_fields.read_again(client, self._keys)
+        await self._mender.look()
+        await self._mender.mend(head, self._new_lease())
         pressed = self._is_half_full(head)
         mends = await self._check_tables(head)
         if not mends and not await self._has_work(head, pressed=pressed):
@@ -260,7 +264,7 @@ class SnapshotWorker:
 
     async def _write_pages(self, changes: NetChanges) -> tuple[int, int]:
         """Write the net changes page by page; every page checks and renews the lease."""
-        lease = Lease(self.holder, self.fence, self._ttl_ms, os.urandom(BATCH_ID_BYTES))
+        lease = self._new_lease()
         commands = self._session.commands
         known, of_tables = await commands.snapshot_begin(self._keys, lease, changes.position)
         digest = await self._digest_from(known)
@@ -303,6 +307,9 @@ class SnapshotWorker:
         held = [(key, one) for key, one in zip(keys, fields, strict=True) if one is not None]
         digest.add_all([key for key, _ in held], contents_in([one for _, one in held]), -1)
         return [key for key, _ in held[kept - fields[:kept].count(None) :]]
+
+    def _new_lease(self) -> Lease:
+        return Lease(self.holder, self.fence, self._ttl_ms, os.urandom(BATCH_ID_BYTES))
 
     async def _write_tables(
         self, changes: NetChanges, tables: ShardTables, known: bytes | None

@@ -207,6 +207,20 @@ async def has_tables(client: Client, keys: ShardKeys) -> bool:
         return bool(await client.hlen(keys.tables))
 
 
+async def state_page(
+    client: Client, keys: ShardKeys, cursor: int, count: int
+) -> tuple[int, list[bytes], list[bytes]]:
+    """Return about `count` fields of the full-state hash: next cursor (0: the end), keys, fields.
+
+    A cursor of another server may leave fields out.
+    """
+    async with translated("reading the full state"):
+        following, page = await client.execute_command(  # type: ignore[no-untyped-call]
+            "HSCAN", keys.state, cursor, "COUNT", count
+        )
+    return following, list(page), list(page.values())
+
+
 async def state_pages(
     client: Client, keys: ShardKeys, run: Any = None
 ) -> AsyncIterator[tuple[list[bytes], list[bytes]]]:

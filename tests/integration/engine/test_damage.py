@@ -21,6 +21,7 @@ from broker.protocol.names import ShardKeys
 from broker.protocol.sums import with_head, without_head
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
+from tests.damages import flip_logged
 from tests.integration.manual_flush import ManualFlush
 from tests.integration.running_workers import NewServing
 from tests.integration.watched_shard import WatchedShard
@@ -91,7 +92,7 @@ def test_a_scheduler_goes_on_over_an_unreadable_field(
     """Increments of the damaged value are refused alike by all who need it; a write mends it."""
     watched_shard.producer.set_many({"n": 3, "m": 1})
     watched_shard.publish()
-    watched_shard.write()
+    watched_shard.write(log_limit=1)
     url, namespace, state = watched_shard.url, watched_shard.namespace, keys_of(watched_shard).state
     with Replica(url, namespace=namespace) as right:
         right.wait_live(10)
@@ -127,12 +128,80 @@ def test_a_scheduler_goes_on_over_an_unreadable_field(
     assert watched_shard.inspector.altered() == {}
 
 
+@pytest.mark.parametrize("last", ["set", "increment", "delete"])
+def test_a_scheduler_writes_anew_what_the_log_proves(
+    watched_shard: WatchedShard, raw: redis.Redis, last: str
+) -> None:
+    """Nobody has to touch the key; digest, replicas and full state agree afterwards."""
+    producer, state = watched_shard.producer, keys_of(watched_shard).state
+    producer.set_many({"n": 3, "m": 1})
+    watched_shard.publish()
+    watched_shard.write(log_limit=1)
+    producer.set("n", 10)
+    if last != "set":
+        getattr(producer, last)("n")
+    watched_shard.publish()
+    watched_shard.write()
+    right = watched_shard.inspector.state()
+    assert right == {"m": 1} | {"set": {"n": 10}, "increment": {"n": 11}, "delete": {}}[last]
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as replica:
+        replica.wait_live(10)
+        for key in ("n", "m"):
+            raw.hset(state, key, GARBAGE)
+        watched_shard.write()
+        assert raw.hget(state, "n") != GARBAGE
+        # Of this one the log knows nothing any more.
+        assert raw.hget(state, "m") == GARBAGE
+        assert watched_shard.inspector.state() == {key: right[key] for key in right if key != "m"}
+        assert list(watched_shard.inspector.altered().values()) == [["m"]]
+        raw.hset(state, "m", pack_field("m", 1, 1))
+        watched_shard.write()
+        assert watched_shard.agree() == right
+        assert watched_shard.inspector.altered() == {}
+        assert replica.verify().is_equal
+        assert dict(replica.items()) == right
+
+
+@pytest.mark.parametrize("place", [77, -6])
+def test_a_log_with_a_batch_that_cannot_be_read_proves_nothing(
+    watched_shard: WatchedShard, raw: redis.Redis, place: int
+) -> None:
+    """Or with a chunk: it may have changed the key, and others may have heard it whole."""
+    watched_shard.producer.set("n", 3)
+    watched_shard.publish()
+    watched_shard.write()
+    raw.hset(keys_of(watched_shard).state, "n", GARBAGE)
+    flip_logged(keys_of(watched_shard).log, place)(raw)
+    watched_shard.write()
+    assert raw.hget(keys_of(watched_shard).state, "n") == GARBAGE
+
+
+def test_a_scheduler_finds_what_nobody_needs(
+    server: Server, namespace: str, raw: redis.Redis, serving: NewServing
+) -> None:
+    """It reads the full state bit by bit, also while nothing is written; what is no text too."""
+    workers = serving(server.url, namespace, interval=0.1, log_limit=1)
+    scheduler, keys = workers.scheduler, workers.session.keys[0]
+    assert scheduler is not None
+    with Producer(server.url, namespace=namespace) as producer:
+        producer.set_many({f"k{n}": n for n in range(3000)})
+        producer.flush(10)
+        eventually(lambda: raw.hlen(keys.state) == 3000)
+        eventually(lambda: raw.xlen(keys.log) == 0)
+        raw.hset(keys.state, mapping={"k7": GARBAGE, b"\xff": GARBAGE})
+        eventually(lambda: scheduler.stats().unreadable == 2, 20)
+        eventually(lambda: "2 keys ('\\\\xff', 'k7')" in scheduler.reason, 20)
+        raw.hdel(keys.state, b"\xff")
+        producer.set("k7", 7)
+        eventually(lambda: scheduler.stats().unreadable == 0, 20)
+
+
 @pytest.mark.parametrize("mend", ["set", "delete", "accept"])
 def test_a_scheduler_that_meets_an_unreadable_field_is_red(
     server: Server, namespace: str, raw: redis.Redis, serving: NewServing, mend: str
 ) -> None:
     """It counts such fields until they are mended; `status` names them, and its check fails."""
-    workers = serving(server.url, namespace, interval=0.1)
+    workers = serving(server.url, namespace, interval=0.1, log_limit=1)
     scheduler = workers.scheduler
     assert scheduler is not None
     options = ["--url", server.url, "--namespace", namespace, "--check"]
@@ -144,6 +213,7 @@ def test_a_scheduler_that_meets_an_unreadable_field_is_red(
         producer.set_many({"n": 3, "m": 4})
         producer.flush(10)
         eventually(lambda: raw.hlen(state) == 2)
+        eventually(lambda: raw.xlen(workers.session.keys[0].log) == 0)
         raw.hset(state, "n", GARBAGE)
         producer.increment("n")
         producer.increment("m")
