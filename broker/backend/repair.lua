@@ -15,7 +15,7 @@ cost  O(pending chunks); O(log) where the log is numbered anew
 ]]
 local meta, queue, log, intake = KEYS[1], KEYS[2], KEYS[3], KEYS[6]
 local new_epoch, new_id, greatest, is_new = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local HEAD_BYTES, ENTRY_BYTES, MAX_NAME_BYTES = 56, 22, 64
+local HEAD_BYTES, ENTRY_BYTES, MAX_NAME_BYTES, DIGEST_BYTES = 56, 22, 64, 2048
 local FIRST_REMOVAL, REMOVAL = 6, 3
 local BEHIND_REMOVALS = FIRST_REMOVAL + REMOVAL * tonumber(ARGV[5])
 local NO_ID = string.rep('\0', 8)
@@ -227,9 +227,11 @@ local fold_to = whole(m.fold_to or 0)
 if not fold_to or fold_to > offset or fold_to < greatest then
   put('fold_to', digits(math.min(offset, math.max(greatest, snap_offset or 0))))
 end
--- They are computed, or begun, anew.
-drop('digest')
-drop('tables_digest')
+-- They are computed, or begun, anew. Where nothing was mended they still tell what others altered.
+if #told > 0 or m.digest and #m.digest ~= DIGEST_BYTES or m.tables_digest and #m.tables_digest ~= DIGEST_BYTES then
+  drop('digest')
+  drop('tables_digest')
+end
 drop('fold')
 
 -- -- what is pending ---------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from redis.exceptions import NoPermissionError
@@ -18,12 +18,18 @@ from broker.backend.session import Session
 from broker.backend.stored import INTAKE_HEAD, intake_head, node_name
 from broker.errors import BrokerError, ConnectError, NamespaceMismatchError
 from broker.protocol.constants import PROTOCOL_VERSION
-from broker.protocol.fields import unpack_fields
-from broker.protocol.names import ShardKeys, config_key
+from broker.protocol.fields import name_of, read_page
+from broker.protocol.names import ShardKeys, config_key, shard_of
 from broker.protocol.refusal import shown
+from broker.runtime import clock
 
 # A producer that lives writes its own record again within its probe interval of 1 s.
 OWN_RECORD_S: Final = 2.5
+WRITTEN_PAUSE_S: Final = 0.05
+OTHERS_MAY_KNOW: Final = (
+    "a scheduler writes it anew if the log, or its own copy of a table, proves it; live replicas "
+    "may hold it; else give --value, or --all to delete it"
+)
 
 
 async def damages(url: str | None, namespace: str, *, is_whole: bool = False) -> list[Damage]:
@@ -58,7 +64,12 @@ async def damages(url: str | None, namespace: str, *, is_whole: bool = False) ->
 
 
 async def repair(
-    url: str | None, namespace: str, shards: int | None, *, deletes_content: bool = False
+    url: str | None,
+    namespace: str,
+    shards: int | None,
+    *,
+    deletes_content: bool = False,
+    lost: Collection[str] | None = (),
 ) -> list[str]:
     """Mend a namespace while everything runs; return what was done, a line each.
 
@@ -68,6 +79,8 @@ async def repair(
         shards: the number of shards it was made with, if that cannot be read; or the number to make
             it with instead.
         deletes_content: make it again with `shards`, without what it holds.
+        lost: keys to delete if their fields of the full state cannot be read, also from replicas
+            that hold them; None: all such keys, and tables. The others stay as they are.
 
     Raises:
         BrokerError: the number of shards is needed, or does not fit what is there.
@@ -88,7 +101,8 @@ async def repair(
             found = await examine(session.client, keys, is_whole=True)
             done += [f"shard {number}: found {one}" for one in found]
             done += [
-                f"shard {number}: {line}" for line in await _repair_shard(session, keys, found)
+                f"shard {number}: {line}"
+                for line in await _repair_shard(session, keys, found, lost)
             ]
     finally:
         await session.close()
@@ -164,7 +178,61 @@ async def _has_history(session: Session, keys: ShardKeys) -> bool:
     return bool(offset or (head and head.accepted))
 
 
-async def _repair_shard(session: Session, keys: ShardKeys, found: list[Damage]) -> list[str]:
+async def is_unreadable(url: str | None, namespace: str, key: str) -> bool:
+    """Whether the field of a key in the full state is there, and cannot be read.
+
+    Raises:
+        BrokerError: the namespace does not exist.
+        BackendError: Redis failed.
+    """
+    async with _joined(url, namespace) as session:
+        keys = session.keys[shard_of(key, len(session.keys))]
+        return not await _is_readable(session, keys, key)
+
+
+async def written_anew(url: str | None, namespace: str, key: str, seconds: float) -> bool:
+    """Wait until a scheduler wrote a key anew that could not be read, and believe what it wrote.
+
+    Nobody knows what the digest had of it, so the next full state computes the digest again.
+
+    Returns:
+        Whether that was in time.
+
+    Raises:
+        BrokerError: the namespace does not exist.
+        BackendError: Redis failed.
+    """
+    async with _joined(url, namespace) as session:
+        keys = session.keys[shard_of(key, len(session.keys))]
+        end = clock.now() + seconds
+        while not await _is_readable(session, keys, key):
+            if clock.now() > end:
+                return False
+            await asyncio.sleep(WRITTEN_PAUSE_S)
+        await queries.forget_digest(session.client, keys)
+    return True
+
+
+@asynccontextmanager
+async def _joined(url: str | None, namespace: str) -> AsyncIterator[Session]:
+    session = Session(url, namespace, None)
+    try:
+        await session.connect()
+        if not await session.try_join():
+            raise BrokerError(f"namespace {namespace!r} does not exist; start `statebroker serve`")
+        yield session
+    finally:
+        await session.close()
+
+
+async def _is_readable(session: Session, keys: ShardKeys, key: str) -> bool:
+    (field,) = await queries.state_fields(session.client, keys, [key])
+    return field is None or not read_page([key.encode()], [field]).damaged
+
+
+async def _repair_shard(
+    session: Session, keys: ShardKeys, found: list[Damage], lost: Collection[str] | None
+) -> list[str]:
     client, done = session.client, list[str]()
     content = {keys.state, keys.tables}
     if any(one.key == keys.intake for one in found):
@@ -183,6 +251,9 @@ async def _repair_shard(session: Session, keys: ShardKeys, found: list[Damage]) 
     removals: list[tuple[str, bytes | None]] = [(key, None) for key in others if key in content]
     for one in found:
         if one.is_content and one.field is not None and one.key not in others:
+            if lost is not None and not (one.key == keys.state and name_of(one.field) in lost):
+                done.append(f"{one.key}: {shown(one.field)} stays as it is: {OTHERS_MAY_KNOW}")
+                continue
             removals.append((one.key, one.field))
             done.append(f"{one.key}: {shown(one.field)} is deleted, write it again")
     gone = {field for key, field in removals if key == keys.state}
@@ -198,7 +269,7 @@ async def _greatest_offset(
     greatest = 0
     async for names, fields in queries.state_pages(session.client, keys):
         stay = {name: one for name, one in zip(names, fields, strict=True) if name not in gone}
-        greatest = max([greatest, *unpack_fields([*stay], [*stay.values()])[0]])
+        greatest = max([greatest, *read_page([*stay], [*stay.values()]).offsets])
     return greatest
 
 

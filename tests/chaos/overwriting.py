@@ -37,7 +37,7 @@ async def _mended(testbed: Testbed) -> bool:
         async with asyncio.timeout(MENDED_WITHIN_S):
             while True:
                 with suppress(BrokerError):
-                    await repair(url, namespace, SHARDS)
+                    await repair(url, namespace, SHARDS, lost=None)
                     if not await damages(url, namespace):
                         return True
                 await asyncio.sleep(0.2)

@@ -25,6 +25,7 @@ from tests.damages import flip_logged
 from tests.integration.manual_flush import ManualFlush
 from tests.integration.running_workers import NewServing
 from tests.integration.watched_shard import WatchedShard
+from workers.cli.repair import repair
 from workers.cli.status import status
 from workers.cli.verify import verify
 
@@ -325,6 +326,49 @@ def test_doubt_that_lasts_is_told(watched_shard: WatchedShard) -> None:
         )
         shard.self_checked(keys_differ=False, tables_differ=False)
         assert replica.health.ok
+
+
+def test_repair_keeps_what_live_replicas_may_know(
+    server: Server, namespace: str, raw: redis.Redis, serving: NewServing
+) -> None:
+    """Until a value is given, or its loss accepted: of one key, or of all."""
+    workers = serving(server.url, namespace, interval=0.1, log_limit=1)
+    keys = workers.session.keys[0]
+    options = ["--url", server.url, "--namespace", namespace]
+    with (
+        Producer(server.url, namespace=namespace) as producer,
+        Replica(server.url, namespace=namespace) as replica,
+        Inspector(server.url, namespace=namespace) as inspector,
+    ):
+        names = ("m", "n", "o", "p")
+        producer.set_many(dict.fromkeys(names, 3))
+        replica.wait_for(producer.flush(10), 10)
+        eventually(lambda: raw.hlen(keys.state) == 4 and raw.xlen(keys.log) == 0)
+        raw.hset(keys.state, mapping=dict.fromkeys(names, GARBAGE))
+        told = CliRunner().invoke(repair, options)
+        assert told.exit_code == 0
+        assert told.output.count("stays as it is: a scheduler writes it anew") == 4
+        self_check(replica)
+        assert dict(replica.items()) == dict.fromkeys(names, 3)
+        assert set(raw.hvals(keys.state)) == {GARBAGE}
+        value = str(replica["n"])
+        told = CliRunner().invoke(repair, [*options, "n", "--value", value])
+        assert told.output == "'n' is written anew\n"
+        told = CliRunner().invoke(repair, [*options, "n", "--value", value])
+        assert "can be read; write it as any other key" in str(told.exception)
+        assert CliRunner().invoke(repair, [*options, "n", "m", "--value", value]).exit_code == 2
+        epoch = raw.hget(keys.meta, "epoch")
+        told = CliRunner().invoke(repair, [*options, "o"])
+        assert "'o' is deleted, write it again" in told.output
+        # Who still held it loads again.
+        assert raw.hget(keys.meta, "epoch") != epoch
+        assert raw.hget(keys.state, "m") == GARBAGE
+        told = CliRunner().invoke(repair, [*options, "--all"])
+        assert told.output.count(" is deleted, write it again") == 2
+        eventually(lambda: dict(replica.items()) == {"n": 3})
+        eventually(lambda: raw.hexists(keys.meta, "digest"))
+        assert inspector.altered() == {}
+        eventually(lambda: replica.health.ok)
 
 
 # -- tables ---------------------------------------------------------------------------------------
