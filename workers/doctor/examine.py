@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, Final
@@ -67,6 +67,9 @@ async def examine(client: Client, url: str, asked: Facts, shards: int) -> Facts:
         largest_batch=DrainLimits().batch_bytes,
         cluster=await _cluster_info(client) if is_cluster else {},
         databases=await _databases(client, asked.namespace, info),
+        shared_channels=await _shared_channels(
+            client, asked.namespace, shards, is_cluster=is_cluster
+        ),
     )
 
 
@@ -91,6 +94,32 @@ async def _databases(client: Client, namespace: str, info: Mapping[str, Any]) ->
         if not isinstance(selected, Exception) and exists == 1:
             found.append(number)
     return tuple(found)
+
+
+async def _shared_channels(
+    client: Client, namespace: str, shards: int, *, is_cluster: bool
+) -> dict[str, int]:
+    """Return the channels of version 2 that somebody on this server subscribes to, and how many.
+
+    Pub/sub knows no databases, and their names do not either.
+    """
+    names = [
+        channel.rpartition(":")[0]
+        for shard in range(shards)
+        for keys in [ShardKeys.of(namespace, shard, shards)]
+        for channel in (keys.channel, keys.bulk)
+    ]
+    word = "SHARDNUMSUB" if is_cluster else "NUMSUB"
+    reply = await allowed(client, "PUBSUB", word, *names) or []
+    pairs = reply.items() if isinstance(reply, dict) else _pairs(reply)
+    return {name.decode(): int(count) for name, count in pairs if count}
+
+
+def _pairs(reply: Sequence[Any]) -> Iterable[tuple[bytes, int]]:
+    # The client makes pairs of the one command, and leaves the other as it came.
+    if reply and isinstance(reply[0], tuple | list):
+        return [(one[0], one[1]) for one in reply]
+    return zip(reply[::2], reply[1::2], strict=True)
 
 
 async def _cluster_info(client: Client) -> dict[str, str]:

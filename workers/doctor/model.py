@@ -76,6 +76,8 @@ class Facts:
         slots: first and last of each range of slots that it owns.
         cluster: CLUSTER INFO; empty if not a Cluster node or not permitted.
         databases: numbers of other databases that hold the same namespace.
+        shared_channels: channels of the namespace without the number of a database, which programs
+            of earlier versions share across databases -> how many connections hear them.
     """
 
     url: str
@@ -103,6 +105,7 @@ class Facts:
     slots: tuple[tuple[int, int], ...] = ()
     cluster: Mapping[str, str] = field(default_factory=dict)
     databases: tuple[int, ...] = ()
+    shared_channels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,15 @@ def _databases(facts: Facts) -> Iterator[Finding]:
             "they are separate: whoever takes the number of another one reads and writes that",
             "give each database its own namespace",
         )
+    for channel, count in facts.shared_channels.items():
+        yield Finding(
+            "channels",
+            WARNING,
+            f"{count} connections hear {channel}, which has no number of a database",
+            "they are of an earlier version, and share this channel with every database of this "
+            "server: namespaces of the same name disturb each other there",
+            "stop these programs or update them, or rename all but one of these namespaces",
+        )
 
 
 def _memory(facts: Facts) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -18,6 +19,7 @@ from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.conftest import OwnServer
 from tests.integration.running_workers import NewServing
+from workers.doctor.survey import survey
 
 
 def test_each_database_has_its_own_state(
@@ -112,3 +114,24 @@ def test_a_history_that_becomes_the_servers_own_is_followed(
         with redis.Redis.from_url(urls[0]) as client:
             client.swapdb(0, 1)
         eventually(lambda: dict(replica) == {"a": "other"} and str(replica.status) == "live", 15)
+
+
+def test_the_doctor_tells_what_still_shares_a_channel(
+    server: Server, namespace: str, serving: NewServing, raw: redis.Redis
+) -> None:
+    """A program of version 2 hears all databases; our own channels are of one each."""
+    serving(server.url, namespace)
+    with Replica(server.url, namespace=namespace) as replica:
+        replica.wait_live(10)
+        old = f"sb:{{{namespace}:0}}:live"
+        subscription = raw.pubsub()
+        for is_shared in (False, True, False):
+            found = asyncio.run(survey(server.url, namespace, seconds=0)).servers[0]
+            assert found.shared_channels == ({old: 1} if is_shared else {})
+            if is_shared:
+                subscription.close()
+                eventually(lambda: raw.pubsub_numsub(old)[0][1] == 0)
+            else:
+                subscription.subscribe(old)
+                subscription.get_message(timeout=10)
+        subscription.close()

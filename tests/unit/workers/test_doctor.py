@@ -495,3 +495,11 @@ def test_the_same_namespace_in_another_database_is_told() -> None:
     assert found.severity is NOTE
     assert "'default' is also in database 1, 3" in found.seen
     assert "databases" not in judged(WELL)
+
+
+def test_a_channel_that_databases_share_is_told() -> None:
+    """Programs of an earlier version still listen there."""
+    found = judged(replace(WELL, shared_channels={"sb:{default:0}:live": 2}))["channels"]
+    assert found.severity is WARNING
+    assert "2 connections hear sb:{default:0}:live, which has no number" in found.seen
+    assert "channels" not in judged(WELL)
