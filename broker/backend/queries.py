@@ -32,7 +32,7 @@ from broker.errors import ConnectError, DamagedError, DecodeError
 from broker.protocol.constants import EPOCH_BYTES
 from broker.protocol.dictionaries import dictionary_of
 from broker.protocol.digest import Digest
-from broker.protocol.fields import decode_keys
+from broker.protocol.fields import name_of
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys, config_key
 
@@ -180,7 +180,8 @@ async def table_fields(client: Client, keys: ShardKeys, run: Any = None) -> dict
     """Return the tables hash, empty if the shard has no tables. Args: see `state_pages`."""
     found: dict[str, bytes] = {}
     async for names, fields in _pages(client, keys, keys.tables, page_sizes.BLOCKS, run):
-        found.update(zip(decode_keys(names), fields, strict=True))
+        # A name that is not UTF-8 is none of ours: it must not hide the others.
+        found.update(zip(map(name_of, names), fields, strict=True))
     return found
 
 

@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -20,6 +21,7 @@ from broker.runtime.tasks import cancel_and_wait
 from broker.testing.history import History, Violation
 from broker.testing.validators import VALIDATORS
 from tests.chaos.acting import Fault
+from tests.chaos.damage.run import print_damage, run_damage
 from tests.chaos.deployment import KINDS, Single, deployment
 from tests.chaos.faults import FAULTS, faults_of
 from tests.chaos.plan import Step, plan
@@ -69,6 +71,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default="single",
         help="one server behind a proxy, a primary with two replicas and three Sentinels, or a "
         "Cluster of three primaries and their replicas (default: single)",
+    )
+    parser.add_argument(
+        "--damage",
+        action="store_true",
+        help="instead, damage every key and field of a server of its own beside a running fleet, "
+        "and require that it stays right or names what is wrong; a minute is enough",
     )
     parser.add_argument("--producers", type=int, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--replicas", type=int, default=3, metavar="N", help="(default: 3)")
@@ -185,6 +193,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = options.keep.resolve()
             folder.mkdir(parents=True)
         try:
+            if options.damage:
+                say = partial(console.print, markup=False, highlight=False)
+                seconds = options.minutes * 60
+                report = run_damage(folder, options.seed, seconds, options.server, say)
+                print_damage(report, as_json=options.json, say=say)
+                return EXIT_VIOLATIONS if report.violations else 0
             outcome = asyncio.run(run_chaos(folder, options, console))
         except KeyboardInterrupt:
             print("scripts/faults: stopped", file=sys.stderr)

@@ -436,6 +436,21 @@ def test_a_lost_field_of_a_table_takes_no_rows_away(
                 assert rows(replica) == ROWS
 
 
+def test_a_name_that_is_no_text_hides_no_table(
+    watched_shard: WatchedShard, raw: redis.Redis
+) -> None:
+    """A field that is none of ours: schedulers go on, and new replicas show every table."""
+    fill(watched_shard)
+    raw.hset(keys_of(watched_shard).tables, b"\xff\xfe", GARBAGE)
+    watched_shard.producer.table("t", keys=int).set(1, 5.0)
+    watched_shard.publish()
+    assert watched_shard.write() is not None
+    with Replica(watched_shard.url, namespace=watched_shard.namespace) as late:
+        late.wait_live(10)
+        assert rows(late) == ROWS | {1: 5.0}
+        assert late.verify().is_equal
+
+
 def test_an_altered_row_is_not_believed(watched_shard: WatchedShard, raw: redis.Redis) -> None:
     """Another value under a right check sum: replicas keep theirs, and `verify` names the row."""
     fill(watched_shard)

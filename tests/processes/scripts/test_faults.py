@@ -83,6 +83,16 @@ def test_servers_that_replace_each_other(kind: str, fault: str) -> None:
     assert (report["rungs"].get("missing -> resend", 0) > 0) == (fault == "unreplicated_kill")
 
 
+@pytest.mark.slow
+def test_a_server_is_damaged() -> None:
+    """`--damage` ends well, with a report in the form of the others."""
+    status, report = run("--damage", "--minutes", "0.15", "--seed", "1")
+    assert (report["violations"], report["verdict"], status) == ([], "good", 0)
+    assert report["named"] + report["harmless"] > 0
+    assert sum(report["damages"].values()) >= report["named"] + report["harmless"]
+    assert (report["seed"], report["left_out"]) == (1, {})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_fault_is_made_or_left_out_with_a_reason(kind: str, tmp_path: Path) -> None:
     """What several servers cannot have is named, and all of it is a fault that they lack."""

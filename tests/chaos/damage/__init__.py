@@ -1,0 +1,1 @@
+"""`scripts/faults --damage`: whole servers as input, damaged beside a running fleet."""
