@@ -69,7 +69,7 @@ def cases(namespace: str, keys: ShardKeys, node: str) -> Iterator[Case]:
         yield Case(f"lease {way}", _set(keys.lease, value, seconds=5))
         yield Case(f"queue element {way}", _push(keys.queue, value))
         yield Case(f"queue element first {way}", _push(keys.queue, value, is_first=True))
-        yield Case(f"intake name {way}", _hset(keys.intake, value, bytes(44)))
+        yield Case(f"intake name {way}", _hset(keys.intake, value, bytes(60)))
     for name, entry in {
         "all ones": b"\1" + b"\xff" * 21 + node.encode(),
         "of nothing": b"\1" + bytes(21) + node.encode(),

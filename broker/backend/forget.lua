@@ -21,7 +21,7 @@ cost  O(nodes)
 ]]
 local intake, idle = KEYS[1], KEYS[2]
 local step, age, asking = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local FIRST, HEAD_BYTES, RECORD_BYTES, MAX_NUMBER = 4, 56, 44, 9007199254740992
+local FIRST, HEAD_BYTES, RECORD_BYTES, MAX_NUMBER = 4, 56, 60, 9007199254740992
 
 -- A number as it is written here; nil for whatever else others may have put there.
 local function whole(text)

@@ -85,9 +85,15 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """The shard has reached its limit of pending bytes; try again later."""
+    """The shard has reached its limit of pending bytes, or the node its share; try again later.
+
+    Attributes:
+        pending_bytes: of the shard.
+        own_bytes: those of this node that count for its share.
+    """
 
     pending_bytes: int
+    own_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ ID_BYTES: Final = len(NO_ID)
 _ASKED: Final = re.compile(rb"^idle [^ ]+ ")
 # Epoch, appends, accepted, pending bytes, due, due by count, covered.
 _HEAD: Final = Struct(">8s6Q")
-# Incarnation, token, last chunk number, deltas, append number, deltas counted.
-_RECORD: Final = Struct(">Q8s3QI")
+# Incarnation, token, last chunk number, deltas, append number, deltas counted, edge, bytes since.
+_RECORD: Final = Struct(">Q8s3QI2Q")
 # The field of the intake hash with its head; no node has such a name.
 INTAKE_HEAD: Final = ":head"
 # The field with the numbers of dictionaries.
@@ -115,6 +115,8 @@ class NodeRecord:
         deltas: up to that chunk.
         append: append number of the node's last chunk, also of a process before; 0: none.
         count: its deltas since none of its chunks was pending, as of then.
+        edge: an append number of the node; `own_bytes` are those of its chunks after it.
+        own_bytes: they count for its share of what may be pending until the edge is published.
     """
 
     incarnation: int
@@ -123,6 +125,8 @@ class NodeRecord:
     deltas: int
     append: int = 0
     count: int = 0
+    edge: int = 0
+    own_bytes: int = 0
 
     def packed(self) -> bytes:
         """Return the form in which it is stored."""

@@ -362,9 +362,12 @@ class Sender:
                 if self._frames is not None:
                     self.buffer.forgo_dictionary(shard, self._frames)
                 return True
+            limit = self._settings["pending_bytes"]
+            is_share = reply.pending_bytes + len(packed.data) <= limit
             self._troubles[shard] = (
-                f"{reply.pending_bytes} bytes are pending in shard {shard}, the limit is "
-                f"{self._settings['pending_bytes']}; are flush workers and a scheduler running?"
+                f"{reply.pending_bytes} bytes are pending in shard {shard}, the limit is {limit}"
+                + (f", and {reply.own_bytes} of them are this node's share" if is_share else "")
+                + "; are flush workers and a scheduler running?"
             )
             self._counts.busy += 1
             return False

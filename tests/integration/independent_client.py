@@ -274,7 +274,7 @@ class Writer:
     def probe(self) -> None:
         """Ask whether Redis still has the last chunk of each shard."""
         for shard, prefix in enumerate(self.prefixes):
-            record = self.client.hget(prefix + "intake", self.node) or bytes(44)
+            record = self.client.hget(prefix + "intake", self.node) or bytes(60)
             held, token, last, deltas = struct.unpack_from(">Q8sQQ", record)
             if held < self.incarnations[shard]:
                 last = deltas = 0

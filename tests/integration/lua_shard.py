@@ -182,10 +182,16 @@ class Shard:
         return found.incarnation, found.token.decode().rstrip("."), found.number, found.deltas
 
     def put_record(
-        self, node: str, incarnation: int, number: int, deltas: int, token: str = TOKEN
+        self,
+        node: str,
+        incarnation: int,
+        number: int,
+        deltas: int,
+        token: str = TOKEN,
+        **pending: int,
     ) -> None:
-        """Set the record of a node, nothing of which is pending."""
-        record = NodeRecord(incarnation, token_bytes(token), number, deltas)
+        """Set the record of a node; without `pending`, nothing of it is."""
+        record = NodeRecord(incarnation, token_bytes(token), number, deltas, **pending)
         self.admin.hset(self.keys.intake, node, record.packed())
 
     def now(self) -> int:

@@ -231,7 +231,7 @@ def _appended(reply: Any, node: str) -> Accepted | Missing | Busy | NoDictionary
     if status == b"MISSING":
         return Missing(reply[1], reply[2])
     if status == b"BUSY":
-        return Busy(reply[1])
+        return Busy(*reply[1:])
     if status == b"DICT":
         return NoDictionary()
     raise fenced_error(node, int(reply[1]))

@@ -19,7 +19,8 @@ returns what is accepted as one string of 32 bytes: append number u64, epoch 8 b
         {'FENCED', incarnation that holds the name}
         {'MISSING', first chunk number that is not here, deltas of this incarnation that are}
         {'DICT'} if this shard does not have the dictionary
-        {'BUSY', pending bytes}
+        {'BUSY', pending bytes, bytes of this node that count for its share}
+          if it is for the share, all that is pending is due
 refuses with the error DAMAGED, the key and the field, before it writes, what it cannot read
 cost  O(1), and the copy of the chunk
 ]]
@@ -38,8 +39,10 @@ local function accept()
   local owner, chunk, deltas, waited, own_age, own_count, limit, pushed = struct.unpack('>c16I8I4I4I4I4I8I4', call)
   local node = string.sub(call, 53)
   local bytes = pushed > 0 and pushed or #data
-  local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MAX_NUMBER = 56, 44, 8, 9007199254740992
+  local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MAX_NUMBER = 56, 60, 8, 9007199254740992
   local LONGEST_MS, NAMESPACE_AGE, MAX_AHEAD_US = 3600000, 4294967295, 86400000000
+  -- Half of a node's share is a 32nd of the limit, and not less than this.
+  local MIN_HALF_BYTES = 262144
   local m = redis.pcall('HMGET', intake, node, ':head', ':limits')
   if m.err then
     return string.find(m.err, 'WRONGTYPE') and damaged(intake, node) or m
@@ -51,7 +54,7 @@ local function accept()
     return damaged(intake, node)
   end
   -- Text made of numbers, or numbers of text, would be a sixth of an append.
-  local holder, last, total, own_last, before = struct.unpack('>c16I8I8I8I4', record)
+  local holder, last, total, own_last, before, edge, own_bytes = struct.unpack('>c16I8I8I8I4I8I8', record)
   if holder ~= owner then
     local held = struct.unpack('>I8', record)
     if held > MAX_NUMBER then
@@ -99,9 +102,23 @@ local function accept()
       return {'DICT'}
     end
   end
+  -- A node may append half of its share, and as much again only when all before that half is published.
+  if covered >= edge or edge > appends then
+    edge, own_bytes = own_last, 0
+  end
+  local used = own_bytes + bytes
+  local is_share = used > MIN_HALF_BYTES and used > limit / 32 and own_bytes > 0
   -- Without a deadline nothing is pending, whatever the counter says.
-  if known_due > 0 and pending_bytes > 0 and pending_bytes + bytes > limit then
-    return {'BUSY', pending_bytes}
+  if known_due > 0 and pending_bytes > 0 and (is_share or pending_bytes + bytes > limit) then
+    if is_share and count_due < appends then
+      -- Who waits for room need not wait for an age, too.
+      redis.call('HSET', intake, ':head', struct.pack('>c8I8I8I8I8I8I8', epoch, appends, accepted, pending_bytes,
+        known_due, appends, covered))
+      if redis.pcall('LLEN', ready) == 0 then
+        redis.pcall('RPUSH', ready, '1')
+      end
+    end
+    return {'BUSY', pending_bytes, own_bytes}
   end
 
   local time = redis.call('TIME')
@@ -131,7 +148,7 @@ local function accept()
   end
   redis.call('HSET', intake, ':head', struct.pack('>c8I8I8I8I8I8I8', epoch, appends, accepted + deltas,
     pending_bytes + bytes, is_earlier and due or known_due, is_full and appends or count_due, covered),
-    node, struct.pack('>c24I8I8I4', call, total + deltas, appends, after))
+    node, struct.pack('>c24I8I8I4I8I8', call, total + deltas, appends, after, edge, used))
   -- The chunk is accepted, whatever is under the key of the wake-ups.
   if is_full or is_earlier then
     pcall(function()

@@ -13,7 +13,7 @@ cost  O(1)
 ]]
 local intake = KEYS[1]
 local node, incarnation, token = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local RECORD_BYTES, MAX_NUMBER = 44, 9007199254740992
+local RECORD_BYTES, MAX_NUMBER = 60, 9007199254740992
 
 local record = redis.call('HGET', intake, node)
 if not record then

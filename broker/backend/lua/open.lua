@@ -19,7 +19,7 @@ cost  O(1)
 local intake, stage = KEYS[1], KEYS[2]
 local node, incarnation, token = ARGV[1], ARGV[2], ARGV[3]
 local chunk, deltas, new_epoch = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MAX_NUMBER = 56, 44, 8, 9007199254740992
+local HEAD_BYTES, RECORD_BYTES, LIMITS_BYTES, MAX_NUMBER = 56, 60, 8, 9007199254740992
 local LONGEST_MS = 3600000
 
 -- A number as it is written here; nil for whatever else others may have put there.
@@ -41,14 +41,14 @@ end
 -- What cannot be read or meant is the default.
 max_age, max_count = max_age <= LONGEST_MS and max_age or 50, max_count ~= 0 and max_count or 1000
 
-local held, held_token, last, total, append, count = 0, '', 0, 0, 0, 0
+local held, held_token, last, total, append, count, edge, bytes = 0, '', 0, 0, 0, 0, 0, 0
 if record then
   -- One whose holder is asked whether it lives is as good as before.
   record = string.gsub(record, "^idle %S+ ", "")
   if #record == RECORD_BYTES then
-    held, held_token, last, total, append, count = struct.unpack('>I8c8I8I8I8I4', record)
+    held, held_token, last, total, append, count, edge, bytes = struct.unpack('>I8c8I8I8I8I4I8I8', record)
     if held > MAX_NUMBER or last > MAX_NUMBER or total > MAX_NUMBER then
-      held, held_token, last, total, append, count = 0, '', 0, 0, 0, 0
+      held, held_token, last, total, append, count, edge, bytes = 0, '', 0, 0, 0, 0, 0, 0
     end
   end
 end
@@ -73,7 +73,8 @@ else
   end
 end
 -- What is pending of the node, whoever appended it, stays counted.
-redis.call('HSET', intake, node, struct.pack('>I8c8I8I8I8I4', incarnation, token, chunk, deltas, append, count))
+redis.call('HSET', intake, node,
+  struct.pack('>I8c8I8I8I8I4I8I8', incarnation, token, chunk, deltas, append, count, edge, bytes))
 if not head then
   redis.call('HSET', intake, ':head', struct.pack('>c8I8I8I8I8I8I8', epoch, 0, 0, 0, 0, 0, 0))
 end

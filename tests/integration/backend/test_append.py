@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.integration.lua_shard import EPOCH, HOUR, TOKEN, Shard, token_bytes
@@ -201,11 +203,85 @@ def test_append_is_busy_above_the_limit(shard: Shard) -> None:
     assert shard.append(1, b"x" * 10, limit=0)[0] == b"OK"
     before = shard.lists()
     for limit in (0, 1, 10, 14):
-        assert shard.append(2, b"x" * 5, limit=limit) == [b"BUSY", 10]
+        assert shard.append(2, b"x" * 5, limit=limit) == [b"BUSY", 10, 0]
     assert shard.lists() == before
     assert shard.append(2, b"x" * 5, limit=15)[0] == b"OK"
     assert shard.append(3, b"", limit=15)[0] == b"OK"
-    assert shard.append(4, b"x", limit=15) == [b"BUSY", 15]
+    assert shard.append(4, b"x", limit=15) == [b"BUSY", 15, 5]
+
+
+HALF = 262144
+LIMIT = 32 * HALF
+
+
+def append_half(shard: Shard, number: int, node: str = "n1") -> Any:
+    """Append a chunk of half of a node's share."""
+    return shard.append(number, b"x" * HALF, node, limit=LIMIT)
+
+
+def test_a_node_is_busy_above_its_share_and_no_other_is(shard: Shard) -> None:
+    """A half, and another one only when what was before the first is published; others append."""
+    shard.opened("n1", "n2")
+    large = b"x" * 4 * HALF
+    assert shard.append(1, large, limit=LIMIT)[0] == b"OK", "nothing of the node is pending"
+    assert append_half(shard, 2)[0] == b"OK", "a half while what was before is published"
+    assert shard.append(3, b"x", limit=LIMIT) == [b"BUSY", 5 * HALF, HALF]
+    assert append_half(shard, 1, "n2")[0] == b"OK", "the share is of a node"
+    assert append_half(shard, 2, "n2")[0] == b"OK"
+    assert shard.drain(max_bytes=HALF)[4] == 1
+    assert append_half(shard, 3)[0] == b"OK", "as much as was published"
+    assert shard.append(4, b"x", limit=LIMIT) == [b"BUSY", 4 * HALF, HALF]
+    while shard.drain()[0] == b"BATCH":
+        pass
+    assert shard.append(4, large, limit=LIMIT)[0] == b"OK"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_share_grows_with_the_limit(shard: Shard, times: int) -> None:
+    """Half of it is a 32nd of the limit, and not less than 256 KiB."""
+    shard.opened()
+    limit = times * LIMIT if times > 1 else LIMIT // 2
+    assert shard.append(1, b"x", limit=limit)[0] == b"OK"
+    assert shard.append(2, b"x", limit=limit)[0] == b"OK"
+    assert shard.append(3, b"x" * (times * HALF - 1), limit=limit)[0] == b"OK"
+    half = times * HALF
+    assert shard.append(4, b"x", limit=limit) == [b"BUSY", 1 + half, half]
+
+
+def test_who_has_used_its_share_waits_for_no_age(shard: Shard) -> None:
+    """What is pending is due at once, and a worker is told so once."""
+    shard.opened()
+    append_half(shard, 1)
+    append_half(shard, 2)
+    assert shard.number("count_due") == 0
+    woken(shard)
+    assert append_half(shard, 3)[0] == b"BUSY"
+    assert (shard.number("count_due"), woken(shard)) == (shard.number("appends"), 1)
+    assert append_half(shard, 3)[0] == b"BUSY"
+    assert woken(shard) == 0
+    status, _, trigger, *_ = shard.drain()
+    assert (status, trigger) == (b"BATCH", 1)
+    assert append_half(shard, 3)[0] == b"OK"
+
+
+@pytest.mark.parametrize("ahead", [1, 2**50])
+def test_an_edge_from_ahead_is_none(shard: Shard, ahead: int) -> None:
+    """Nobody waits for an append number that was never given."""
+    shard.opened("n1", "n2")
+    shard.append(1, node="n2")
+    edge = shard.number("appends") + ahead
+    shard.put_record("n1", 5, 0, 0, append=edge, edge=edge, own_bytes=1 << 40)
+    assert shard.append(1, b"x")[0] == b"OK"
+
+
+def test_a_share_is_of_the_name(shard: Shard) -> None:
+    """Another process of it goes on where the one before stopped."""
+    shard.opened()
+    append_half(shard, 1)
+    append_half(shard, 2)
+    incarnation = shard.open()[1]
+    reply = shard.append(1, b"x", incarnation=incarnation, limit=LIMIT)
+    assert reply == [b"BUSY", 2 * HALF, HALF]
 
 
 def test_thresholds_come_from_the_call_or_the_namespace_or_the_defaults(shard: Shard) -> None:

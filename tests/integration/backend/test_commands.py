@@ -367,9 +367,16 @@ def test_what_append_takes_stores_and_answers_in_the_document(shard: Shard) -> N
     shard.admin.hset(
         shard.keys.intake,
         "EWR",
-        replace(wanted, number=6, deltas=wanted.deltas - 5, append=0, count=0).packed(),
+        replace(
+            wanted,
+            number=6,
+            deltas=wanted.deltas - 5,
+            append=0,
+            count=0,
+            own_bytes=wanted.own_bytes - len(b"data"),
+        ).packed(),
     )
-    shard.put(epoch=dumped("accepted")[8:16])
+    shard.put(epoch=dumped("accepted")[8:16], appends=wanted.edge)
     shard.admin.hdel(shard.keys.meta, "epoch")
     k = shard.keys
     reply = shard.call("append", [k.intake, k.queue, k.ready], dumped("call"), b"data")

@@ -234,7 +234,7 @@ def test_behind_a_chunk_that_is_put_off_none_is_taken(
         limit = len(chunks[0].data) + 1
         first, second, third = await commands.append(*place, chunks, **LIMITS, pending_limit=limit)
         assert isinstance(first, Accepted)
-        assert second == Busy(len(chunks[0].data))
+        assert second == Busy(len(chunks[0].data), 0)
         assert isinstance(third, Missing)
         assert await session.client.llen(keys.queue) == 2  # type: ignore[misc]
 

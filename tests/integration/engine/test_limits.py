@@ -85,6 +85,33 @@ def test_without_workers_redis_says_busy_and_nothing_is_lost(
             assert dict(replica.items()) == {f"k{number}": VALUE for number in range(60)}
 
 
+def test_a_node_that_floods_waits_and_no_other_does(
+    server: Server, namespace: str, serving: NewServing
+) -> None:
+    """It fills its share of the pending bytes, a 16th here; another node's sets are accepted."""
+    share = 2 * 262_144
+    chunk = "x" * 100_000
+    with (
+        Producer(server.url, namespace=namespace, node="flood", pending_bytes=16 * share) as flood,
+        Producer(server.url, namespace=namespace, pending_bytes=16 * share) as other,
+        Inspector(server.url, namespace=namespace) as inspector,
+    ):
+        for number in range(30):
+            flood.set(f"k{number}", chunk)
+        eventually(lambda: flood.stats().busy > 0)
+        with pytest.raises(FlushTimeoutError, match="are this node's share"):
+            flood.flush(0.3)
+        (shard,) = inspector.status().shards
+        assert share / 2 < shard.pending_bytes <= share
+        other.set("a", 1)
+        other.flush(5)
+        assert other.stats().busy == 0
+        # What is over the share is not kept waiting for an age.
+        serving(server.url, namespace, max_age=3600)
+        flood.flush(10)
+        assert inspector.status().shards[0].pending_bytes <= share
+
+
 def test_a_full_buffer_raises_at_once_if_asked(
     server: Server, namespace: str, serving: NewServing
 ) -> None:

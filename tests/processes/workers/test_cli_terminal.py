@@ -67,7 +67,7 @@ def hostile(new_served: NewServed) -> Iterator[ServedNamespace]:
         place.publish()
         keys = ShardKeys.of(place.namespace, 0, 1)
         now = int(time.time() * 1000)
-        raw.hset(keys.intake, mapping={HOSTILE: bytes(44), MARKUP: bytes(44)})
+        raw.hset(keys.intake, mapping={HOSTILE: bytes(60), MARKUP: bytes(60)})
         record = f"flush {now} {HOSTILE} {MARKUP}"
         raw.hset(keys.workers, mapping={HOSTILE: record, MARKUP: record})
         raw.set(keys.lease, f"99 {HOSTILE}{MARKUP}")

@@ -69,7 +69,7 @@ def result(call: Coroutine[Any, Any, T]) -> T:
         (ACCEPTED, Accepted(7, b"epoch--1", 50, 10, duplicate=False)),
         ([b"DUPLICATE", ACCEPTED], Accepted(7, b"epoch--1", 50, 10, duplicate=True)),
         ([b"MISSING", 4, 40], Missing(4, 40)),
-        ([b"BUSY", 1 << 20], Busy(1 << 20)),
+        ([b"BUSY", 1 << 20, 7], Busy(1 << 20, 7)),
     ],
 )
 def test_each_reply_of_append_has_its_type(reply: Any, expected: object) -> None:
