@@ -22,7 +22,8 @@ class Inspector:
             `embedded://`.
         namespace: the state's name. None: STATEBROKER_NAMESPACE, else `default`.
         credentials: called for each new connection to a server; returns the password, or (user,
-            password), at once or as an awaitable. It may block. None: those of the URL.
+            password), at once or as an awaitable. It may block. A `CredentialProvider` of
+            redis-py is asked likewise. None: those of the URL.
     """
 
     def __init__(

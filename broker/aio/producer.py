@@ -60,7 +60,8 @@ class Producer:
             increment before it. Replicas end with the same content; `changes()` yields fewer.
         pending_bytes: most bytes pending in one shard in Redis, before it refuses chunks as BUSY.
         credentials: called for each new connection to a server; returns the password, or (user,
-            password), at once or as an awaitable. It may block. None: those of the URL.
+            password), at once or as an awaitable. It may block. A `CredentialProvider` of
+            redis-py is asked likewise. None: those of the URL.
 
     Raises:
         ConfigError: every fault of the arguments at once.

@@ -37,7 +37,8 @@ class Replica(ReplicaReads):
         self_check_interval: seconds between comparisons of the content with Redis, see `verify`;
             differences are corrected and logged as an error. The default is 300; 0: never.
         credentials: called for each new connection to a server; returns the password, or (user,
-            password), at once or as an awaitable. It may block. None: those of the URL.
+            password), at once or as an awaitable. It may block. A `CredentialProvider` of
+            redis-py is asked likewise. None: those of the URL.
         on_status: called with each `StatusChange`, one at a time and in order, on a thread of its
             own. It may block; changes are conflated meanwhile, as for `statuses()`. Errors that
             it raises are logged. Code of the event loop reads `statuses()` instead.

@@ -203,7 +203,7 @@ def _make(url: str, credentials: Credentials | None, **settings: Any) -> Redis:
     if credentials is not None or file is not None:
         user = settings.pop("username", "")
         settings["credential_provider"] = (
-            Login(user, credentials) if credentials is not None else Login.of_file(user, file)
+            Login.of(user, credentials) if credentials is not None else Login.of_file(user, file)
         )
     settings["connection_class"] = CONNECTION_CLASSES[urlsplit(url).scheme]
     pool = Pool(

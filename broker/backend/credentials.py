@@ -15,10 +15,12 @@ from redis.exceptions import AuthenticationError
 from broker.errors import ConfigError
 from broker.runtime.threads import call_on_thread
 
-Given: TypeAlias = str | tuple[str, str]
-Credentials: TypeAlias = Callable[[], Given | Awaitable[Given]]
+Given: TypeAlias = str | tuple[str] | tuple[str, str]
+Source: TypeAlias = Callable[[], Given | Awaitable[Given]]
+Credentials: TypeAlias = Source | CredentialProvider
 
 TIMEOUT_S: Final = 10.0
+_PLAIN_ASYNC: Final = CredentialProvider.get_credentials_async
 
 
 class CredentialsError(AuthenticationError):
@@ -30,11 +32,11 @@ class Login(CredentialProvider):
 
     Args:
         user: of the URL; "" is the default user.
-        source: returns the password, or (user, password).
+        source: returns the password, (password) or (user, password).
         may_block: whether it is called on a thread, unless it is a coroutine function.
     """
 
-    def __init__(self, user: str, source: Credentials, *, may_block: bool = True) -> None:
+    def __init__(self, user: str, source: Source, *, may_block: bool = True) -> None:
         self._user = user
         self._source = source
         self._may_block = may_block and not iscoroutinefunction(source)
@@ -44,6 +46,17 @@ class Login(CredentialProvider):
         """Return the login whose password is the first line of a file."""
         return cls(user, partial(first_line, path), may_block=False)
 
+    @classmethod
+    def of(cls, user: str, credentials: Credentials) -> Self:
+        """Return the login with the password of a function, or of a provider of redis-py."""
+        if not isinstance(credentials, CredentialProvider):
+            return cls(user, credentials)
+        # Without one of its own, redis-py's would call the plain method on the loop, and warn.
+        has_async = type(credentials).get_credentials_async is not _PLAIN_ASYNC
+        return cls(
+            user, credentials.get_credentials_async if has_async else credentials.get_credentials
+        )
+
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
         """Return (password) or (user, password).
 
@@ -51,6 +64,8 @@ class Login(CredentialProvider):
             CredentialsError: the source failed, or returned something else.
         """
         given = await self._asked()
+        if isinstance(given, tuple) and len(given) == 1:
+            (given,) = given
         if isinstance(given, str):
             return (self._user, given) if self._user else (given,)
         if isinstance(given, tuple) and [type(part) for part in given] == [str, str]:

@@ -6,6 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from redis.credentials import CredentialProvider
+
 from broker.backend import queries
 from broker.backend.commands import Commands
 from broker.backend.connections import Connections, attached
@@ -197,14 +199,16 @@ def checked_credentials(url: str, credentials: Credentials | None) -> Credential
     """Return the source of credentials, if it goes with the URL.
 
     Raises:
-        ConfigError: it is not callable, or the URL has a password or belongs to an embedded server.
+        ConfigError: it is neither a function nor a provider of redis-py; or the URL has a password
+            or belongs to an embedded server.
     """
     if credentials is None:
         return None
-    if not callable(credentials):
+    if not (callable(credentials) or isinstance(credentials, CredentialProvider)):
         # Not shown: it may be the password.
         kind = type(credentials).__name__
-        raise ConfigError([f"credentials is a {kind}; give a function that returns the password"])
+        fix = "give a function that returns the password, or a CredentialProvider of redis-py"
+        raise ConfigError([f"credentials is a {kind}; {fix}"])
     if has_login(url) or url.startswith("embedded:"):
         raise ConfigError(
             ["credentials go with the URL of your own server, which has no password itself"]

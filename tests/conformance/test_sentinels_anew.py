@@ -128,3 +128,46 @@ def test_the_login_to_the_sentinels_is_told_as_theirs(
         assert "s3cret" not in str(caught.value)
     for right in ("?sentinel_password=guard", f"?sentinel_password_file={file}"):
         Producer(sentinel_set.url + right, namespace=namespace).close()
+
+
+def test_passwords_of_servers_and_sentinels_may_be_rotated(
+    sentinel_set: SentinelDeployment, namespace: str, tmp_path: Path
+) -> None:
+    """Their files are read at each login: after both were changed, and after a failover."""
+    files = {"me": tmp_path / "server", "watch": tmp_path / "sentinel"}
+    servers = {"me": sentinel_set.servers, "watch": sentinel_set.sentinels}
+
+    def rotate(password: str) -> None:
+        for user, file in files.items():
+            file.write_text(password)
+            for one in servers[user]:
+                # That closes the user's connections.
+                ask(one, "ACL", "DELUSER", user)
+                ask(one, *("ACL", "SETUSER", user, "on", f">{password}", "~*", "&*", "+@all"))
+
+    rotate("one")
+    url = sentinel_set.url.replace("//", "//me@") + (
+        f"?password_file={files['me']}"
+        f"&sentinel_username=watch&sentinel_password_file={files['watch']}"
+    )
+    workers = Serving(url, namespace)
+    try:
+        with (
+            Producer(url, namespace=namespace) as producer,
+            Replica(url, namespace=namespace) as replica,
+        ):
+            for number, password in enumerate(("two", "three")):
+                rotate(password)
+                producer.set("a", number)
+                replica.wait_for(producer.flush(20), 20)
+                assert replica["a"] == number
+            sentinel_set.fail_over()
+            producer.set("a", "on the next primary")
+            replica.wait_for(producer.flush(30), 30)
+            replica.wait_live(20)
+            assert replica["a"] == "on the next primary"
+            with Inspector(url, namespace=namespace) as inspector:
+                assert inspector.get("a") == (True, "on the next primary")
+    finally:
+        with suppress(BrokerError):
+            workers.stop()

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import redis
+from redis.credentials import CredentialProvider
 
 from broker import AccessError, ConfigError, Inspector, Producer, Replica, aio
-from broker.backend.credentials import Login, first_line
+from broker.backend.credentials import Credentials, Login, first_line
 from broker.testing.clusters import ask
 from broker.testing.server import Server
 from tests.conftest import OwnServer
@@ -78,15 +79,49 @@ class Tokens:
         return self()[1]
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_a_function_is_asked_for_each_connection(
-    guarded: Server, namespace: str, *, is_async: bool
+class PlainProvider(CredentialProvider):
+    """A provider of redis-py that knows only the plain call, which may block."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+
+    def get_credentials(self) -> tuple[str, str]:
+        """Return the user and a new token."""
+        with pytest.raises(RuntimeError):
+            # It may block, so it is not called on the loop.
+            asyncio.get_running_loop()
+        return self.tokens()
+
+
+class AsyncProvider(PlainProvider):
+    """A provider that has a coroutine for the loop."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        """Fail: the other one is there."""
+        raise AssertionError
+
+    async def get_credentials_async(self) -> tuple[str]:
+        """Return a new token without the user, which the URL has."""
+        return (await self.tokens.later(),)
+
+
+SOURCES: dict[str, Callable[[Tokens], Credentials]] = {
+    "function": lambda tokens: tokens,
+    "coroutine": lambda tokens: tokens.later,
+    "provider": PlainProvider,
+    "provider with a coroutine": AsyncProvider,
+}
+
+
+@pytest.mark.parametrize("kind_of_source", SOURCES)
+def test_a_source_is_asked_for_each_connection(
+    guarded: Server, namespace: str, kind_of_source: str
 ) -> None:
-    """Plain and coroutine functions; producers, replicas and inspectors; after a loss again."""
+    """Functions and providers; producers, replicas and inspectors; after a loss again."""
     tokens = Tokens(guarded)
     ask(guarded, "ACL", "SETUSER", "me", "&*")
-    source: Callable[[], Any] = tokens.later if is_async else tokens
-    user = "me@" if is_async else ""
+    source = SOURCES[kind_of_source](tokens)
+    user = "me@" if "coroutine" in kind_of_source else ""
     url = f"redis://{user}127.0.0.1:{guarded.port}/0"
     worker = Serving(guarded.url, namespace)
     try:
