@@ -89,6 +89,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "log_bytes": Setting(
         256 << 20, 1 << 20, 1 << 40, "bytes", "maximum size of the log of one shard"
     ),
+    "max_keys": Setting(
+        0, 0, 1 << 50, "", "maximum number of keys of the namespace; 0: any (tables not counted)"
+    ),
+    "max_state_bytes": Setting(
+        0, 0, 1 << 50, "bytes", "maximum memory of the full state in Redis; 0: any"
+    ),
     "log_retention": Setting(
         60.0, 0.0, 86400.0, "s", "how long log entries are kept after a snapshot contains them"
     ),

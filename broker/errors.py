@@ -161,6 +161,10 @@ class BufferFullError(BrokerError):
     """The producer's buffer is full, and the policy or the timeout forbids to wait longer."""
 
 
+class StateFullError(BrokerError):
+    """The namespace has reached a bound of its state; nothing was buffered. Deletes still work."""
+
+
 class FlushTimeoutError(BrokerError, TimeoutError):
     """Redis has not accepted all deltas in time; nothing is lost, they stay buffered."""
 

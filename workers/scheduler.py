@@ -18,6 +18,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from broker.backend.session import Session
 from broker.engine.log_reader import LogMovedError
 from broker.errors import BackendError, BrokerError, ConnectError, DecodeError
+from broker.protocol.state_bounds import StateBounds
 from broker.runtime import clock
 from broker.runtime.outage_log import OutageLog
 from broker.runtime.tasks import cancel_and_wait
@@ -60,10 +61,18 @@ class Scheduler:
         interval: seconds, `global_data_update_interval`.
         log_retention: seconds for which log entries are kept after a snapshot contains them.
         log_limit: bytes, the limit of the log of one shard.
+        bounds: of the state of one shard.
     """
 
     def __init__(
-        self, session: Session, name: str, *, interval: float, log_retention: float, log_limit: int
+        self,
+        session: Session,
+        name: str,
+        *,
+        interval: float,
+        log_retention: float,
+        log_limit: int,
+        bounds: StateBounds | None = None,
     ) -> None:
         self.name = name
         self._session = session
@@ -76,6 +85,7 @@ class Scheduler:
                 lease_ttl=LEASE_TTL_S,
                 log_retention=log_retention,
                 log_limit=log_limit,
+                bounds=bounds,
             )
             for shard in range(len(session.keys))
         ]
@@ -217,6 +227,7 @@ class Scheduler:
             began = clock.now()
             try:
                 written = await shard.write_once()
+                await shard.compare_with_bounds()
             except (BrokerError, MemoryError) as error:
                 counts.errors += 1
                 text = str(error) or "out of memory: the worker holds all tables of its shards"

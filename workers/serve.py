@@ -19,6 +19,7 @@ from broker.backend.session import Session
 from broker.config import default_node
 from broker.engine.settings import warn_of_conflicts
 from broker.errors import BackendError
+from broker.protocol.state_bounds import StateBounds
 from broker.runtime.backoff import Backoff
 from broker.runtime.child import Child
 from broker.runtime.outage_log import OutageLog
@@ -191,6 +192,7 @@ def scheduler(session: Session, settings: dict[str, Any]) -> Scheduler:
         interval=settings["global_data_update_interval"],
         log_retention=settings["log_retention"],
         log_limit=settings["log_bytes"],
+        bounds=StateBounds.of(settings["max_keys"], settings["max_state_bytes"], len(session.keys)),
     )
 
 

@@ -31,6 +31,7 @@ from broker.protocol.digest import Digest
 from broker.protocol.fields import content_in, contents_in, pack_fields
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys
+from broker.protocol.state_bounds import StateBounds, StateFull
 from broker.runtime import clock
 from workers.mending import Mender
 from workers.unreadable import UnreadableFields
@@ -68,6 +69,7 @@ class SnapshotWorker:
         lease_ttl: seconds for which the lease lasts without renewal.
         log_retention: seconds for which log entries are kept after a snapshot contains them.
         log_limit: bytes; above half of this the retention is ignored.
+        bounds: of the shard's state.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class SnapshotWorker:
         lease_ttl: float,
         log_retention: float,
         log_limit: int,
+        bounds: StateBounds | None = None,
     ) -> None:
         self.shard = shard
         self.holder = holder
@@ -91,6 +94,9 @@ class SnapshotWorker:
         self._lease = Lease(holder, 0, self._ttl_ms, b"")
         self._retention = log_retention
         self._limit = log_limit
+        self._bounds = bounds or StateBounds()
+        self._is_compared = False
+        self._full: StateFull | None = None
         self._damage_told: set[str] = set()
         self.unreadable_fields = UnreadableFields()
         self._mender = Mender(session, self._keys, self.unreadable_fields)
@@ -187,6 +193,27 @@ class SnapshotWorker:
             written.seconds,
         )
         return written
+
+    async def compare_with_bounds(self) -> None:
+        """Note whether the state that was written is above a bound, for producers.
+
+        Without bounds only once: what a scheduler before noted goes.
+
+        Raises:
+            BackendError: Redis failed.
+        """
+        if not self.fence or (self._is_compared and self._bounds == StateBounds()):
+            return
+        before = self._full
+        self._full = await queries.note_full_state(self._session.client, self._keys, self._bounds)
+        self._is_compared = True
+        if self._full is not None and before is None:
+            log.error(
+                "state_full shard=%d holds=%s fix=delete keys or raise the bound",
+                *(self.shard, self._full),
+            )
+        elif before is not None and self._full is None:
+            log.info("state_has_room shard=%d", self.shard)
 
     async def is_log_half_full(self) -> bool:
         """Whether the log is more than half full.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ResponseError
@@ -35,6 +35,9 @@ from broker.protocol.digest import Digest
 from broker.protocol.fields import name_of
 from broker.protocol.messages import Head, LogEntry, Position
 from broker.protocol.names import ShardKeys, config_key
+from broker.protocol.state_bounds import StateBounds, StateFull, state_full
+
+SIZE_SAMPLES: Final = 1000  # fields of a hash from which the server estimates its bytes
 
 _HEAD_FIELDS = (
     "epoch",
@@ -362,6 +365,33 @@ async def epoch_of(client: Client, keys: ShardKeys) -> bytes | None:
     async with translated("asking for the epoch"):
         (epoch,) = await client.hmget(keys.meta, ["epoch"])
     return epoch if epoch is not None and len(epoch) == EPOCH_BYTES else None  # type: ignore[return-value]
+
+
+async def full_state(client: Client, keys: ShardKeys) -> StateFull | None:
+    """Return the bound that a shard's full state is above; None if none."""
+    async with translated("asking whether the state is full"):
+        found: Any = await client.hmget(keys.meta, ["full"])
+    return state_full(found[0])
+
+
+async def note_full_state(client: Client, keys: ShardKeys, bounds: StateBounds) -> StateFull | None:
+    """Compare a shard's full state with its bounds, note which one it is above, and return it."""
+    async with translated("comparing the state with its bounds"):
+        pipe = client.pipeline(transaction=False)
+        pipe.hmget(keys.meta, ["full"])
+        if bounds.keys:
+            pipe.hlen(keys.state)
+        if bounds.bytes:
+            for key in (keys.state, keys.tables):
+                pipe.memory_usage(key, samples=SIZE_SAMPLES)
+        (noted,), *sizes = await pipe.execute()
+        found = bounds.passed_by(
+            sizes.pop(0) if bounds.keys else 0, sum(size or 0 for size in sizes)
+        )
+        text = b"" if found is None else found.packed()
+        if text != (noted or b""):
+            await client.hset(keys.meta, "full", text)
+    return found
 
 
 async def records_lost(client: Client, keys: ShardKeys) -> tuple[bytes, int] | None:

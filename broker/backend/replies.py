@@ -18,12 +18,14 @@ class Opened:
         epoch: of the shard.
         max_age_ms: age threshold of the namespace.
         max_count: count threshold of the namespace.
+        full: 1 if the shard's state is above a bound, else 0.
     """
 
     incarnation: int
     epoch: bytes
     max_age_ms: int
     max_count: int
+    full: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Accepted:
         epoch: the shard's epoch.
         max_age_ms: age threshold of this node, or else of the namespace.
         max_count: count threshold, likewise.
+        is_full: whether the shard's state is above a bound.
         duplicate: whether Redis had accepted it before.
     """
 
@@ -42,6 +45,7 @@ class Accepted:
     epoch: bytes
     max_age_ms: int
     max_count: int
+    is_full: bool
     duplicate: bool
 
 
@@ -94,6 +98,15 @@ class Busy:
 
     pending_bytes: int
     own_bytes: int
+
+    def trouble(self, shard: int, size: int, limit: int) -> str:
+        """Return why a chunk of this size waits, for the errors of callers that wait with it."""
+        is_share = self.pending_bytes + size <= limit
+        return (
+            f"{self.pending_bytes} bytes are pending in shard {shard}, the limit is {limit}"
+            + (f", and {self.own_bytes} of them are this node's share" if is_share else "")
+            + "; are flush workers and a scheduler running?"
+        )
 
 
 @dataclass(frozen=True, slots=True)

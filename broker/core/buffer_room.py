@@ -54,6 +54,12 @@ class BufferRoom(Exclusive):
         self._is_shut = True
         self._gather_all()
 
+    @exclusive
+    def mark_full(self, shard: int, is_full: bool) -> None:  # noqa: FBT001 - as `exclusive` calls
+        """Close a shard's fast path while it takes only deletes, so that writes ask before."""
+        self.lanes[shard].is_full = is_full
+        self._gather(self.lanes[shard])
+
     def shut_in_child(self) -> None:
         """Likewise in a forked child, where a thread of the parent may have held the lock."""
         self._is_shut = True
@@ -126,7 +132,7 @@ class BufferRoom(Exclusive):
             (self.chunk_bytes - columns.size - RUN_BYTES) // each,
             ((self.max_bytes - self.bytes - self._reserved) // share - RUN_BYTES) // each,
         )
-        if most > 0 and columns.count and not self._is_shut:
+        if most > 0 and columns.count and not self._is_shut and not lane.is_full:
             lane.reserved = most * each + RUN_BYTES
             self._reserved += lane.reserved
             lane.intake.longest = longest

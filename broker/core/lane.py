@@ -34,6 +34,7 @@ class Lane:
         writer: compresses with the shard's dictionary; None: without one.
         buffered: deltas that were added.
         conflated: deltas that were dropped, because newer ones overwrite them.
+        is_full: whether the shard takes only deletes, which the fast path does not know.
     """
 
     shard: int
@@ -52,6 +53,7 @@ class Lane:
     writer: FrameWriter | None = None
     buffered: int = 0
     conflated: int = 0
+    is_full: bool = False
 
     def __post_init__(self) -> None:
         """Give it an intake of its own."""

@@ -39,7 +39,7 @@ from broker.model import Token
 from broker.protocol.cells import CELLS, cell_of, plain_columns
 from broker.protocol.messages import TableRun, Value
 from broker.protocol.names import shard_of
-from broker.protocol.operations import OP_SET, OPERATIONS
+from broker.protocol.operations import OP_DELETE, OP_SET, OPERATIONS
 from broker.protocol.refusal import shown
 from broker.protocol.values import HEAD_BYTES, STAMP_BYTES, admit_key
 from broker.runtime import clock
@@ -270,6 +270,8 @@ class ProducerEngine(FastSet[Retry | None]):
         if self._timestamps:
             stamp, whole = round(time.time() * 1000), size + STAMP_BYTES
         shard = shard_of(key, len(self._session.keys))
+        if sender.room.full and op != OP_DELETE:
+            sender.room.check(shard)
         try:
             result = sender.buffer.add(shard, op, key, cell, whole, stamp, clock.now())
         except ReentrantError:
@@ -300,7 +302,10 @@ class ProducerEngine(FastSet[Retry | None]):
 
         The whole mapping is checked before any of it is buffered.
         """
-        for group in self._groups(mapping):
+        groups = self._groups(mapping)
+        for shard, *_ in groups:
+            self.sender.room.check(shard)
+        for group in groups:
             if not self._add_group(*group):
                 yield partial(self._add_group, *group)
 
@@ -343,6 +348,9 @@ class ProducerEngine(FastSet[Retry | None]):
 
     def put_table_runs(self, runs: list[tuple[int, TableRun]]) -> Iterator[Retry]:
         """Buffer runs of a table, each with its shard; yield a retry for each without room."""
+        for shard, run in runs:
+            if run.op != OP_DELETE:
+                self.sender.room.check(shard)
         for shard, run in runs:
             if not self._add_table_run(shard, run):
                 yield partial(self._add_table_run, shard, run)

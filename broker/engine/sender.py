@@ -20,6 +20,7 @@ from broker.backend.stored import NodeRecord
 from broker.core.buffer import ProducerBuffer
 from broker.core.sent_chunks import Packed
 from broker.engine.dictionaries import follow
+from broker.engine.state_room import StateRoom
 from broker.errors import BackendError, BrokerError, DamagedError, FencedError, WrongLoopError
 from broker.protocol.constants import EPOCH_BYTES
 from broker.runtime import clock
@@ -119,6 +120,7 @@ class Sender:
             # The level, and not where readers may not know compressed chunks.
             level=settings["compress"] if self._frames is not None else 0,
         )
+        self.room = StateRoom(session, self.buffer, node)
 
     async def start(self) -> None:
         """Begin in every shard that can be reached, and in the others as soon as they can be.
@@ -204,6 +206,8 @@ class Sender:
             epoch=await self._epoch(shard),
         )
         self.buffer.lanes[shard].begin(opened.incarnation)
+        if opened.full:
+            await self.room.look(shard)
         self._learn(
             opened.max_age_ms if self._max_age_ms is None else self._max_age_ms,
             opened.max_count if self._max_count is None else self._max_count,
@@ -345,12 +349,14 @@ class Sender:
             max_count=self._max_count,
             pending_limit=self._settings["pending_bytes"],
         )
+        is_full = False
         # A task costs 30 us, so packing ahead is worth it only in a backlog.
         is_behind = self.buffer.is_behind(shard)
         replies = await (self._packing_ahead(shard, appending) if is_behind else appending)
         for packed, reply in zip(chunks, replies, strict=True):
             if isinstance(reply, Accepted):
                 self._accepted(shard, packed, reply)
+                is_full = reply.is_full
                 continue
             # The chunks after a refused one were refused as well.
             if isinstance(reply, Missing):
@@ -363,14 +369,10 @@ class Sender:
                     self.buffer.forgo_dictionary(shard, self._frames)
                 return True
             limit = self._settings["pending_bytes"]
-            is_share = reply.pending_bytes + len(packed.data) <= limit
-            self._troubles[shard] = (
-                f"{reply.pending_bytes} bytes are pending in shard {shard}, the limit is {limit}"
-                + (f", and {reply.own_bytes} of them are this node's share" if is_share else "")
-                + "; are flush workers and a scheduler running?"
-            )
+            self._troubles[shard] = reply.trouble(shard, len(packed.data), limit)
             self._counts.busy += 1
             return False
+        await self.room.told(shard, is_full=is_full)
         return True
 
     async def _packing_ahead(self, shard: int, appending: Coroutine[Any, Any, T]) -> T:
@@ -483,6 +485,7 @@ class Sender:
         elif held and held.is_asked:
             await self._write_record(shard)
             log.info("record_kept node=%s shard=%d: this process lives", self.node, shard)
+        await self.room.look_again(shard)
 
     def _learn(self, max_age_ms: int, max_count: int) -> None:
         """Use the thresholds that the namespace has now."""

@@ -251,8 +251,9 @@ class Shard:
         max_count: Any = 1000,
         limit: int = PLENTY,
         dictionary: int = 0,
+        full: bool = False,
     ) -> Any:
-        """Append a chunk that is due in an hour, unless told otherwise."""
+        """Append a chunk that is due in an hour, unless told otherwise; `full`: return the flag."""
         k = self.keys
         reply = self.call(
             "append",
@@ -263,7 +264,7 @@ class Shard:
             data,
             *([dictionary] if dictionary else []),
         )
-        return as_list(reply)
+        return full_flag(reply) if full else as_list(reply)
 
     def append_pushed(
         self,
@@ -445,12 +446,18 @@ def packed_call(  # noqa: PLR0917 - as the fields of a call
 def as_list(reply: Any) -> Any:
     """The reply of append as the words that it stands for."""
     if isinstance(reply, bytes):
-        append, epoch, settings, max_age, max_count = struct.unpack(">Q8sQII", reply)
-        assert settings == 0
+        append, epoch, full, max_age, max_count = struct.unpack(">Q8sQII", reply)
+        assert full in {0, 1}
         return [b"OK", append, epoch, max_age, max_count]
     if reply[0] == b"DUPLICATE":
         return [reply[0], *as_list(reply[1])[1:]]
     return reply
+
+
+def full_flag(reply: Any) -> int:
+    """Whether a reply of append, accepted or a duplicate, says that the state is full."""
+    accepted = reply if isinstance(reply, bytes) else reply[1]
+    return int(struct.unpack(">Q8sQII", accepted)[2])
 
 
 def packed_entry(entry: QueueEntry) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 from broker.backend.replies import DrainLimits
 from broker.backend.session import Session
+from broker.protocol.state_bounds import StateBounds
 from broker.runtime.tasks import cancel_and_wait
 from broker.sync.loop_thread import LoopThread
 from workers.flush import FlushWorker
@@ -37,6 +38,7 @@ class Serving:
         interval: seconds between full states; None for no scheduler.
         log_retention: seconds.
         log_limit: bytes.
+        bounds: of the state of a shard; None for none.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Serving:
         interval: float | None = None,
         log_retention: float = 60.0,
         log_limit: int = 256 << 20,
+        bounds: StateBounds | None = None,
     ) -> None:
         self._ended = False
         self._stop = asyncio.Event()
@@ -81,6 +84,7 @@ class Serving:
                 interval=interval,
                 log_retention=log_retention,
                 log_limit=log_limit,
+                bounds=bounds,
             )
         parts: list[Any] = [*self.flushers, *([self.scheduler] if self.scheduler else [])]
         self._tasks = self._thread.call(self._start(parts))

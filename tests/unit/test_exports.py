@@ -32,9 +32,8 @@ ERRORS = (
     "AccessError BackendError BrokerError BufferFullError ChangesOverflowError ClosedError "
     "ConfigError ConnectError DataLostError DecodeError EmbeddedError EncodeError FencedError "
     "FlushTimeoutError ForkedError NamespaceMismatchError NotLoadedError NotReplicatedError "
-    "NumpyMissingError ReentrantError ReplicaFailedError TokenError UnreadableValueError "
-    "UnsupportedServerError "
-    "WrongLoopError"
+    "NumpyMissingError ReentrantError ReplicaFailedError StateFullError TokenError "
+    "UnreadableValueError UnsupportedServerError WrongLoopError"
 )
 STATISTICS = (
     "NamespaceStatus NodeStats ProducerStats ReplicaStats ServerInfo ShardStats WorkerStatus"

@@ -28,6 +28,8 @@ ALL = (
     "shards",
     "log_bytes",
     "log_retention",
+    "max_keys",
+    "max_state_bytes",
 )
 FOR_FLUSH = (
     "local_delta_max_age",
@@ -37,7 +39,14 @@ FOR_FLUSH = (
     "shards",
     "log_bytes",
 )
-FOR_SCHEDULE = ("global_data_update_interval", "shards", "log_bytes", "log_retention")
+FOR_SCHEDULE = (
+    "global_data_update_interval",
+    "shards",
+    "log_bytes",
+    "log_retention",
+    "max_keys",
+    "max_state_bytes",
+)
 
 
 def _process_options(command: F) -> F:

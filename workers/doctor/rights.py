@@ -131,7 +131,7 @@ def _rights(
                     yield f"{command} {key}", (command, key, keys.queue, "RIGHT", "RIGHT")
                 continue
             before = ("0" * 40, 1) if command.startswith("evalsha") else ()
-            words = (command, *before, key, *_AFTER_KEY.get(command, ()))
+            words = (command.replace("|", " "), *before, key, *_AFTER_KEY.get(command, ()))
             yield f"{command} {key}", words
 
 

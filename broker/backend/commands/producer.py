@@ -32,7 +32,7 @@ Argument: TypeAlias = "str | bytes | float"
 
 # Incarnation, token, number, deltas, ms waited, max age, max count, limit, bytes on the stage.
 _CALL: Final = Struct(">Q8sQIIIIQI")
-# Append number, epoch, settings, max age, max count.
+# Append number, epoch, whether the state is full, max age, max count.
 _ACCEPTED: Final = Struct(">Q8sQII")
 _MOST_U32: Final = (1 << 32) - 1
 
@@ -238,8 +238,8 @@ def _appended(reply: Any, node: str) -> Accepted | Missing | Busy | NoDictionary
 
 
 def _accepted(reply: bytes, *, is_duplicate: bool) -> Accepted:
-    append, epoch, _, max_age_ms, max_count = _ACCEPTED.unpack(reply)
-    return Accepted(append, epoch, max_age_ms, max_count, is_duplicate)
+    append, epoch, full, max_age_ms, max_count = _ACCEPTED.unpack(reply)
+    return Accepted(append, epoch, max_age_ms, max_count, bool(full), is_duplicate)
 
 
 def fenced_error(node: str, incarnation: int, *, is_forgotten: bool = False) -> FencedError:

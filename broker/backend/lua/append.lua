@@ -13,8 +13,8 @@ ARGV  1 call: incarnation u64, token 8 bytes, chunk number u64 (1..), deltas in 
         on the stage u32 (0 = it is in ARGV[2]), name of the node; big-endian
       2 chunk, or ''
       3 number of the dictionary that the chunk needs; absent if it needs none
-returns what is accepted as one string of 32 bytes: append number u64, epoch 8 bytes, 8 zero bytes, max age in
-          ms u32, max count u32
+returns what is accepted as one string of 32 bytes: append number u64, epoch 8 bytes, 1 if the state is above a
+          bound, else 0, u64, max age in ms u32, max count u32
         {'DUPLICATE', such a string with the last append number}
         {'FENCED', incarnation that holds the name}
         {'MISSING', first chunk number that is not here, deltas of this incarnation that are}
@@ -82,15 +82,17 @@ local function accept()
     return damaged(intake, ':head')
   end
 
-  local max_age, max_count = 50, 1000
+  local max_age, max_count, full = 50, 1000, 0
   if limits and #limits == LIMITS_BYTES then
     max_age, max_count = struct.unpack('>I4I4', limits)
+  elseif limits and #limits == LIMITS_BYTES + 1 then
+    max_age, max_count, full = struct.unpack('>I4I4B', limits)
   end
   -- What cannot be read or meant is the default.
   max_age = own_age ~= NAMESPACE_AGE and own_age or max_age <= LONGEST_MS and max_age or 50
   max_count = own_count ~= 0 and own_count or max_count ~= 0 and max_count or 1000
   if chunk <= last then
-    return {'DUPLICATE', struct.pack('>I8c8I8I4I4', appends, epoch, 0, max_age, max_count)}
+    return {'DUPLICATE', struct.pack('>I8c8I8I4I4', appends, epoch, full, max_age, max_count)}
   end
   if dictionary then
     -- Exactly those in the hash: who has lost one must not get a chunk that needs it.
@@ -157,7 +159,7 @@ local function accept()
       end
     end)
   end
-  return struct.pack('>I8c8I8I4I4', appends, epoch, 0, max_age, max_count), true
+  return struct.pack('>I8c8I8I4I4', appends, epoch, full, max_age, max_count), true
 end
 
 if not stage then

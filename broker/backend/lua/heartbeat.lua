@@ -4,7 +4,7 @@ Tell the head of a shard if nothing was published for an interval, and since whe
 one a shard, however many workers ask. Starts the shard's first epoch, notes that the worker lives and how
 it is, and keeps the namespace's thresholds and the shortest interval. Makes anew what producers may have
 damaged: a head of the intake hash that cannot be read, from meta and the queue; a due time that cannot be
-meant; thresholds that differ; an intake that is no hash and a queue that is no list. Looks at one entry of the
+meant; limits that differ, with a mark once meta says that the state is full; an intake that is no hash and a queue that is no list. Looks at one entry of the
 workers hash, any one, and drops it if unseen for 10 minutes.
 
 KEYS  1 meta hash   2 intake hash   3 queue list   4 workers hash
@@ -49,7 +49,7 @@ local function entry_of(element)
 end
 
 local m = redis.call('HMGET', meta, 'epoch', 'offset', 'id', 'previous', 'covered', 'published_at', 'published',
-  'max_age', 'max_count', 'by_count', 'by_age', 'heartbeat')
+  'max_age', 'max_count', 'by_count', 'by_age', 'heartbeat', 'full')
 local time = redis.call('TIME')
 local now, micros = time[1] * 1000 + math.floor(time[2] / 1000), time[1] * 1000000 + time[2]
 local stamp = string.format('%.0f', now)
@@ -167,8 +167,12 @@ end
 local age = whole(max_age ~= '' and max_age or m[8] or 50)
 local count = whole(max_count ~= '' and max_count or m[9] or 1000)
 age, count = age and age <= LONGEST_AGE_MS and age or 50, count and count > 0 and count <= 4294967295 and count or 1000
-if limits ~= struct.pack('>I4I4', age, count) then
-  redis.call('HSET', intake, ':limits', struct.pack('>I4I4', age, count))
+local wanted = struct.pack('>I4I4', age, count)
+if m[13] and (string.find(m[13], '^keys %d+ %d+$') or string.find(m[13], '^bytes %d+ %d+$')) then
+  wanted = wanted .. '\1'
+end
+if limits ~= wanted then
+  redis.call('HSET', intake, ':limits', wanted)
 end
 
 local known = whole(m[12])

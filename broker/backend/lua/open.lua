@@ -6,7 +6,7 @@ KEYS  1 intake hash   2 stage list of the node
 ARGV  1 node   2 incarnation ('' for a new one)   3 token, 8 random bytes, tells two claims of the same number apart
       4 chunk number that counts as accepted (0 for a new incarnation)   5 deltas up to that chunk
       6 epoch of the shard as meta has it; 8 random bytes if it has none
-returns {'OPEN', incarnation, epoch, max age in ms, max count}
+returns {'OPEN', incarnation, epoch, max age in ms, max count, 1 if the state is above a bound, else 0}
         {'FENCED', incarnation that holds the name}
         {'FENCED', greatest incarnation that was forgotten as idle, 1}
 A record that cannot be read is of nobody: it is replaced. One without a record may go on, unless such
@@ -34,9 +34,11 @@ if head and #head ~= HEAD_BYTES then
   return redis.error_reply('DAMAGED ' .. intake .. ' :head')
 end
 local epoch = head and string.sub(head, 1, 8) or new_epoch
-local max_age, max_count = 50, 1000
+local max_age, max_count, full = 50, 1000, 0
 if limits and #limits == LIMITS_BYTES then
   max_age, max_count = struct.unpack('>I4I4', limits)
+elseif limits and #limits == LIMITS_BYTES + 1 then
+  max_age, max_count, full = struct.unpack('>I4I4B', limits)
 end
 -- What cannot be read or meant is the default.
 max_age, max_count = max_age <= LONGEST_MS and max_age or 50, max_count ~= 0 and max_count or 1000
@@ -80,4 +82,4 @@ if not head then
 end
 -- Not before: a script that has written is not refused for lack of memory.
 redis.call('DEL', stage)
-return {'OPEN', incarnation, epoch, max_age, max_count}
+return {'OPEN', incarnation, epoch, max_age, max_count, full}

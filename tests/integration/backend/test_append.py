@@ -37,14 +37,14 @@ def test_open_gives_a_new_incarnation_or_takes_the_callers(shard: Shard) -> None
     """A new claim is above all before and at least the clock; the holder keeps its own."""
     before = shard.now()
     status, first, *rest = shard.open(token="a")
-    assert [status, *rest] == [b"OPEN", EPOCH, 50, 1000]
+    assert [status, *rest] == [b"OPEN", EPOCH, 50, 1000, 0]
     assert before <= first <= shard.now()
     assert shard.record() == (first, "a", 0, 0)
 
     ahead = shard.now() + HOUR
     shard.heartbeat(max_age=70, max_count=80)
     opened = shard.open(incarnation=ahead, token="b", chunk=7, deltas=9)
-    assert opened == [b"OPEN", ahead, EPOCH, 70, 80]
+    assert opened == [b"OPEN", ahead, EPOCH, 70, 80, 0]
     assert shard.record() == (ahead, "b", 7, 9)
     assert shard.open(token="c")[1] == ahead + 1
     assert shard.open("n2", 1)[:3] == [b"OPEN", 1, EPOCH]
@@ -292,6 +292,30 @@ def test_thresholds_come_from_the_call_or_the_namespace_or_the_defaults(shard: S
     assert shard.append(2, max_age="", max_count="")[3:] == [70, 80]
     assert shard.append(3, max_age=0, max_count="")[3:] == [0, 80]
     assert shard.append(4, max_age="", max_count=1)[3:] == [70, 1]
+
+
+@pytest.mark.parametrize(
+    ("full", "flag"),
+    [
+        ("keys 12 10", 1),
+        ("bytes 123456789012 1", 1),
+        *((text, 0) for text in ("", "keys", "keys 1", "keys -1 1", "Keys 1 1", "keys 1 1 1")),
+    ],
+)
+def test_a_full_state_is_told_to_who_appends_or_opens(shard: Shard, full: str, flag: int) -> None:
+    """From the heartbeat on that finds it in meta, until one does not; other text is none."""
+    shard.opened()
+    shard.put(full=full)
+    assert shard.append(1, full=True) == 0, "no heartbeat came yet"
+    shard.heartbeat(max_age=70, max_count=80)
+    assert shard.append(2, full=True) == flag
+    assert shard.append(2, full=True) == flag, "a duplicate says so too"
+    assert shard.open("n2")[3:] == [70, 80, flag]
+    assert shard.append(3, max_age="", max_count="")[3:] == [70, 80]
+    shard.put(full="")
+    shard.heartbeat()
+    assert shard.append(4, full=True) == 0
+    assert shard.open("n3")[3:] == [70, 80, 0]
 
 
 def woken(shard: Shard) -> int:
