@@ -76,7 +76,7 @@ class Mender:
         if not names or not is_new or head.fold_to > at.offset:
             # A half-written full state is finished first.
             return 0
-        proved = await proved_by_log(self._session.client, self._keys, at, names)
+        proved = await proved_by_log(self._session, self._keys, at, names)
         self._unproved, self._try_at = names - proved.keys(), clock.now() + TRY_AGAIN_S
         if not proved:
             return 0

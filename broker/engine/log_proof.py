@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import aclosing
 
 from broker.backend import page_sizes, queries
-from broker.backend.topology import Client
+from broker.backend.session import Session
 from broker.engine.log_reader import LogMovedError, log_pages
 from broker.engine.net_changes import NetChanges
 from broker.errors import DecodeError
@@ -17,7 +17,7 @@ from broker.protocol.names import ShardKeys
 
 
 async def proved_by_log(
-    client: Client, keys: ShardKeys, at: Position, names: Collection[str]
+    session: Session, keys: ShardKeys, at: Position, names: Collection[str]
 ) -> dict[str, Cell | Absent]:
     """Return what some keys hold at a position, as far as the retained log proves it.
 
@@ -25,7 +25,7 @@ async def proved_by_log(
     nothing matters, and after it nothing is unknown.
 
     Args:
-        client: to read with.
+        session: to read with.
         keys: the shard.
         at: a position of the log.
         names: keys whose fields cannot be read. What else the log has is not of interest.
@@ -36,6 +36,7 @@ async def proved_by_log(
     Raises:
         BackendError: Redis failed.
     """
+    client, frames = session.client, session.frames
     first = (await queries.log_page(client, keys, 0, 1)).entries
     try:
         head = decode_head(first[0].packet) if first else None
@@ -44,8 +45,12 @@ async def proved_by_log(
     if head is None or head.epoch != at.epoch or head.offset > at.offset:
         return {}
     start = Position(head.epoch, head.offset - 1, head.previous_id)
-    changes = NetChanges.since(start)
-    pages = log_pages(client, keys, changes.replay, lambda: at, page_sizes.LOG_OF_SCHEDULER)
+    changes = NetChanges.since(start, frames)
+    pages = log_pages(
+        *(client, keys, changes.replay, lambda: at),
+        batches=page_sizes.LOG_OF_SCHEDULER,
+        frames=frames,
+    )
     try:
         async with aclosing(pages):
             async for page in pages:
