@@ -32,7 +32,7 @@ class ProducerStats(Statistics):
             a reply was lost. A part of `chunks`.
         retries: attempts; counter, grows when appending fails with an error and is tried again.
         busy: replies; counter, grows when Redis refuses a chunk because a shard's pending bytes are
-            at the limit. It is sent again later.
+            at the limit, or this node's at its share. It is sent again later.
     """
 
     buffered: int

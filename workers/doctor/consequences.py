@@ -40,6 +40,7 @@ CONSEQUENCES: Final[Mapping[str, tuple[Severity, str]]] = {
     "hgetall": (ERROR, _INSPECTING),
     "hkeys": (WARNING, "schedulers neither train dictionaries nor mend them: chunks stay larger"),
     "hlen": (ERROR, f"{_JOINING} where there are tables; {_INSPECTING}"),
+    "memory|usage": (WARNING, "a bound on the bytes of the state cannot be held"),
     "hscan": (ERROR, f"{_JOINING}; {_WRITING}"),
     "hrandfield": (ERROR, _DRAINING),
     "rpush": (ERROR, f"{_APPENDING}, and dead letters are lost"),

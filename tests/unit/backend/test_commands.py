@@ -33,6 +33,7 @@ LEASE = Lease("s1", 1, 9000, b"mark")
 
 T = TypeVar("T")
 ACCEPTED = struct.pack(">Q8sQII", 7, b"epoch--1", 0, 50, 10)
+FULL = struct.pack(">Q8sQII", 7, b"epoch--1", 1, 50, 10)
 
 
 class Answering:
@@ -66,8 +67,9 @@ def result(call: Coroutine[Any, Any, T]) -> T:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (ACCEPTED, Accepted(7, b"epoch--1", 50, 10, duplicate=False)),
-        ([b"DUPLICATE", ACCEPTED], Accepted(7, b"epoch--1", 50, 10, duplicate=True)),
+        (ACCEPTED, Accepted(7, b"epoch--1", 50, 10, is_full=False, duplicate=False)),
+        (FULL, Accepted(7, b"epoch--1", 50, 10, is_full=True, duplicate=False)),
+        ([b"DUPLICATE", FULL], Accepted(7, b"epoch--1", 50, 10, is_full=True, duplicate=True)),
         ([b"MISSING", 4, 40], Missing(4, 40)),
         ([b"BUSY", 1 << 20, 7], Busy(1 << 20, 7)),
     ],

@@ -53,7 +53,9 @@ def engine() -> ProducerEngine:
     made = ProducerEngine(None, "n", {"node": "n1"})
     limits = {"max_bytes": 1 << 20, "max_count": 100, "chunk_bytes": 1 << 16}
     buffer = ProducerBuffer(node="n1", shards=1, **limits, keep_s=1.0, keep_bytes=1 << 20)
-    made._sender = cast("Any", SimpleNamespace(buffer=buffer, stopped=None, wake=lambda _: None))
+    room = SimpleNamespace(full={})
+    sender = SimpleNamespace(buffer=buffer, stopped=None, wake=lambda _: None, room=room)
+    made._sender = cast("Any", sender)
     made._session.keys = [cast("Any", None)]
     return made
 

@@ -73,7 +73,9 @@ def table(*header: str) -> list[list[str]]:
 
 
 def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("|")[1:-1]]
+    # A bar inside a cell has a backslash before it.
+    cells = re.split(r"(?<!\\)\|", line)[1:-1]
+    return [cell.strip().replace(r"\|", "|") for cell in cells]
 
 
 def words(cell: str) -> list[str]:
@@ -271,6 +273,8 @@ PLAIN = {
     "scheduler": {
         *("hmget meta", "xrange log", "hmget state", "hscan state", "hdel workers"),
         *("hget intake", "hmget intake", "hscan tables", "hmget dicts"),
+        # What the state takes, for its bounds.
+        *("hlen state", "memory|usage state", "memory|usage tables"),
     },
     "subscriber": {
         *("hmget config", "hmget meta", "xrange log", "hmget state", "hscan state"),
