@@ -105,6 +105,7 @@ class Sender:
         self._frames = session.frames if settings["compress"] else None
         self._ahead: dict[int, list[Packed]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._following: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._opening = OutageLog(log, "open_failed", f"node={node}")
         self._appending = OutageLog(log, "append_failed", f"node={node}")
@@ -139,7 +140,8 @@ class Sender:
         ]
         if self._frames is not None:
             following = follow(self._session, self.buffer, self._frames)
-            self._tasks.append(asyncio.create_task(following, name="dictionaries"))
+            self._following = asyncio.create_task(following, name="dictionaries")
+            self._tasks.append(self._following)
         await asyncio.wait(begun, timeout=START_S)
         while not any(one.done() and one.exception() is None for one in begun):
             waiting = [one for one in begun if not one.done()]
@@ -498,6 +500,8 @@ class Sender:
         log.error("producer_stopped node=%s error=%s", self.node, error)
         # The tasks of the other shards, so that they end, too.
         self.wake_all()
+        if self._following is not None:
+            self._following.cancel()
         self.progress.set()
 
 

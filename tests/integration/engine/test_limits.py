@@ -18,6 +18,7 @@ from broker.backend.replies import DrainLimits
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
 from tests.integration.running_workers import NewServing
+from tests.noise import noise
 
 PENDING_LIMIT = 4096
 BUFFER = 8192
@@ -90,14 +91,13 @@ def test_a_node_that_floods_waits_and_no_other_does(
 ) -> None:
     """It fills its share of the pending bytes, a 16th here; another node's sets are accepted."""
     share = 2 * 262_144
-    chunk = "x" * 100_000
     with (
         Producer(server.url, namespace=namespace, node="flood", pending_bytes=16 * share) as flood,
         Producer(server.url, namespace=namespace, pending_bytes=16 * share) as other,
         Inspector(server.url, namespace=namespace) as inspector,
     ):
         for number in range(30):
-            flood.set(f"k{number}", chunk)
+            flood.set(f"k{number}", noise(number, 100_000))
         eventually(lambda: flood.stats().busy > 0)
         with pytest.raises(FlushTimeoutError, match="are this node's share"):
             flood.flush(0.3)
