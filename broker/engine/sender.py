@@ -26,7 +26,7 @@ from broker.protocol.constants import EPOCH_BYTES
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
 from broker.runtime.outage_log import OutageLog
-from broker.runtime.tasks import cancel_and_wait
+from broker.runtime.tasks import cancel_and_wait, is_set_within
 from broker.stats.producer import ProducerStats
 
 log = logging.getLogger(__name__)
@@ -103,9 +103,9 @@ class Sender:
         self._token = secrets.token_bytes(TOKEN_BYTES)
         self._linger = 0.0
         self._frames = session.frames if settings["compress"] else None
+        self._following: asyncio.Task[None] | None = None
         self._ahead: dict[int, list[Packed]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._following: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._opening = OutageLog(log, "open_failed", f"node={node}")
         self._appending = OutageLog(log, "append_failed", f"node={node}")
@@ -305,7 +305,7 @@ class Sender:
                     # Also where flushes without anything to send never let it rest.
                     await self._probe(shard)
                     pause, asked = 0.0, clock.now()
-                elif not await _woken(wake, wait):
+                elif not await is_set_within(wake, PROBE_INTERVAL if wait is None else wait):
                     pause = 0.0
             except FencedError as error:
                 self._fail(error)
@@ -503,13 +503,3 @@ class Sender:
         if self._following is not None:
             self._following.cancel()
         self.progress.set()
-
-
-async def _woken(wake: asyncio.Event, wait: float | None) -> bool:
-    """Wait until woken, or until the linger is over; false if it was not woken."""
-    try:
-        async with asyncio.timeout(PROBE_INTERVAL if wait is None else wait):
-            await wake.wait()
-    except TimeoutError:
-        return False
-    return True

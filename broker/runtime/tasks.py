@@ -97,3 +97,13 @@ async def first_success(
                 if not task.cancelled() and task.exception() is None:
                     discard(task.result())
     raise ExceptionGroup("every attempt failed", errors)
+
+
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until an event is set, or for so long; false if it was not."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
