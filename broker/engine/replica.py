@@ -328,6 +328,7 @@ class ReplicaEngine:
             full_state_altered=counts.full_state_altered,
             shards_uncompared=sum(not shard.content.is_compared for shard in shards),
             keys_damaged=sum(len(shard.damaged) for shard in shards),
+            tables_damaged=sum(len(shard.tables.damaged) for shard in shards if shard.tables),
             status_changes_conflated=tracker.conflated,
             values_unreadable=self.unreadable.total,
             unreadable=self.unreadable.named,

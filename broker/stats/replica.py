@@ -72,6 +72,8 @@ class ReplicaStats(Statistics):
             schedulers wrote.
         keys_damaged: keys; gauge, how many the replica lacks because their field of the full state
             cannot be read. `health` names them.
+        tables_damaged: tables; gauge, how many the replica does not show because a part of them in
+            the full state cannot be read; one in two shards counts twice. `health` names them.
         status_changes_conflated: changes; counter, grows when slow readers of status changes do not
             get each one.
         values_unreadable: reads; counter, grows with each read that met a value which is not of our
@@ -117,6 +119,7 @@ class ReplicaStats(Statistics):
     full_state_altered: int
     shards_uncompared: int
     keys_damaged: int
+    tables_damaged: int
     status_changes_conflated: int
     values_unreadable: int
     unreadable: tuple[str, ...]

@@ -81,7 +81,7 @@ MEMBERS = [
             "lag_s loads loads_altered offset packets packets_foreign packets_unreadable "
             "reconnects refused self_checks self_checks_failed self_checks_undecided "
             "shards_uncompared silences status status_changes status_changes_conflated "
-            "unreadable values_unreadable"
+            "tables_damaged unreadable values_unreadable"
         ),
     ),
     (broker.ServerInfo, "as_dict deployment get items name version"),

@@ -423,6 +423,7 @@ def test_a_lost_field_of_a_table_takes_no_rows_away(
                     rows(late)
                 assert dict(late.table("other", keys=int)) == {1: 5.0}
                 assert "has 1 tables of which a part cannot be read" in late.health.reasons[0]
+                assert (late.stats().tables_damaged, replica.stats().tables_damaged) == (1, 0)
                 assert watched_shard.inspector.accept() == (damage,)
                 # What others lack now is no reason to lose it.
                 watched_shard.producer.set("a", 1)
