@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from broker.backend import queries
 from broker.backend.connections import translated
@@ -16,8 +16,10 @@ from broker.backend.examination import examine, examine_namespace
 from broker.backend.mending import mend
 from broker.backend.session import Session
 from broker.backend.stored import INTAKE_HEAD, intake_head, node_name
+from broker.backend.topology import Client
 from broker.errors import BrokerError, ConnectError, NamespaceMismatchError
 from broker.protocol.constants import PROTOCOL_VERSION
+from broker.protocol.features import NEW_FEATURES, text_of, words_in
 from broker.protocol.fields import name_of, read_page
 from broker.protocol.names import ShardKeys, config_key, shard_of
 from broker.protocol.refusal import shown
@@ -139,12 +141,25 @@ async def _repair_namespace(
                 "--delete-content"
             )
     async with translated("writing the namespace"):
+        words = await _words_of(client, key)
         pipe = client.pipeline(transaction=True)
         pipe.delete(key)
-        again = {"protocol": PROTOCOL_VERSION, "shards": shards, "created": 0, "features": ""}
+        again = {"protocol": PROTOCOL_VERSION, "shards": shards, "created": 0, "features": words}
         pipe.hset(key, mapping=again)  # type: ignore[arg-type]
         await pipe.execute()
     return [*done, f"{key} says {shards} shards again"]
+
+
+async def _words_of(client: Client, key: str) -> str:
+    """Return the feature words of a namespace; those of a new one if nothing tells them."""
+    try:
+        text: bytes | None = await client.hget(key, "features")  # type: ignore[assignment]
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        text = None
+    words = None if text is None else words_in(text)
+    return text_of(NEW_FEATURES if words is None else words)
 
 
 async def _delete(session: Session, keys: ShardKeys) -> str:

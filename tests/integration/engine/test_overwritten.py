@@ -17,6 +17,7 @@ from broker import Producer, Replica
 from broker.backend.stored import INTAKE_HEAD, intake_head
 from broker.engine.repair import damages, repair
 from broker.errors import BackendError, BrokerError, NamespaceMismatchError
+from broker.protocol.features import NEW_FEATURES, text_of
 from broker.protocol.names import ShardKeys
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
@@ -311,15 +312,27 @@ def test_repair_refuses_a_namespace_of_another_form(fleet: Fleet) -> None:
         assert replica["n"] == 1
 
 
-def test_words_that_cannot_be_read_are_mended_as_none(fleet: Fleet) -> None:
-    """No namespace with words was ever usable here, so this one had none."""
+def test_words_that_cannot_be_read_are_mended_as_those_of_a_new_namespace(fleet: Fleet) -> None:
+    """Nothing tells which they were; who can read a new namespace can read this one."""
     fleet.write()
     config = f"sb:{{{fleet.namespace}}}:config"
+    before = fleet.raw.hget(config, "features")
+    assert before == text_of(NEW_FEATURES).encode() != b""
     fleet.raw.hset(config, "features", "TTL")
     assert ["features is" in one for one in fleet.damages()] == [True]
     fleet.mend()
-    assert fleet.raw.hget(config, "features") == b""
+    assert fleet.raw.hget(config, "features") == before
     fleet.write()
+
+
+@pytest.mark.parametrize("words", ["", "compress"])
+def test_repair_of_a_namespace_keeps_its_words(fleet: Fleet, words: str) -> None:
+    """Otherwise processes that run would take it for another namespace."""
+    config = f"sb:{{{fleet.namespace}}}:config"
+    fleet.raw.hset(config, "features", words)
+    fleet.raw.hdel(config, "protocol")
+    asyncio.run(repair(fleet.url, fleet.namespace, 1))
+    assert fleet.raw.hmget(config, "protocol", "features") == [b"3", words.encode()]
 
 
 def test_repair_of_what_is_whole_changes_nothing(fleet: Fleet) -> None:
