@@ -176,7 +176,7 @@ def append_raw(url: str, namespace: str, chunks: list[bytes], deltas: int) -> No
                     now=0.0,
                     max_age_ms=None,
                     max_count=None,
-                    pending_limit=1 << 20,
+                    pending_limit=1 << 30,
                 )
 
     asyncio.run(append())
