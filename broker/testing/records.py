@@ -51,7 +51,8 @@ class Logged:
 
     Attributes:
         deltas: number in the header.
-        chunks: bytes, as appended.
+        chunks: bytes, as appended; or, where that takes a dictionary, the same without compression.
+        originals: as appended, where one differs from those; else empty.
     """
 
     at: float
@@ -59,6 +60,12 @@ class Logged:
     previous: bytes
     deltas: int
     chunks: tuple[bytes, ...]
+    originals: tuple[bytes, ...] = ()
+
+    @property
+    def appended(self) -> tuple[bytes, ...]:
+        """The chunks as producers sent them and replicas received them."""
+        return self.originals or self.chunks
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def unique(history: History) -> list[Violation]:
     for shard, head in history.heads.items():
         places: dict[tuple[int, str, int, int], ShardPosition] = {}
         for batch in history.lineage.chain(head):
-            for data in batch.chunks:
+            for data, sent_as in zip(batch.chunks, batch.appended, strict=True):
                 for chunk in readable((data,)):
                     name = (shard, chunk.node, chunk.incarnation, chunk.number)
                     what = f"shard {shard}: chunk {chunk.number} of {chunk.node}"
@@ -126,7 +126,7 @@ def unique(history: History) -> list[Violation]:
                         )
                         found.append(Violation(words, batch.at))
                     places[name] = batch.place
-                    if name in sent and sent[name] != digest_of_chunks((data,)):
+                    if name in sent and sent[name] != digest_of_chunks((sent_as,)):
                         found.append(Violation(f"{what} has other bytes than were sent", batch.at))
     return found
 
@@ -144,7 +144,7 @@ def atomic(history: History) -> list[Violation]:
         logged = history.lineage.batches.get(batch.place)
         if logged is None:
             continue
-        if batch.digest != digest_of_chunks(logged.chunks) or batch.previous != logged.previous:
+        if batch.digest != digest_of_chunks(logged.appended) or batch.previous != logged.previous:
             words = f"replica {batch.replica} applied another {describe(batch.place)} than logged"
             found.append(Violation(words, batch.at))
     return found

@@ -106,10 +106,10 @@ class Witness:
         place = ShardPosition(packet.shard, packet.epoch, packet.offset, packet.id)
         if isinstance(packet, Batch) and place not in self._known:
             self._known.add(place)
-            chunks = tuple(map(self._openable, packet.chunks))
-            self._journal.write(
-                Logged(monotonic(), place, packet.previous_id, packet.deltas, chunks)
-            )
+            originals = tuple(packet.chunks)
+            chunks = tuple(map(self._openable, originals))
+            head = (monotonic(), place, packet.previous_id, packet.deltas)
+            self._journal.write(Logged(*head, chunks, () if chunks == originals else originals))
         return place
 
     def _openable(self, chunk: bytes) -> bytes:

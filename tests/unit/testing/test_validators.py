@@ -257,6 +257,25 @@ def test_broken_history_is_found(validator: str, words: str, records: list[Recor
     assert any(words in violation.words for violation in found)
 
 
+def test_what_needs_a_dictionary_is_compared_as_it_was_sent(tmp_path: Path) -> None:
+    """The witness writes such a chunk without compression, and beside it what it really was."""
+    sent = b"compressed"
+    batch = replace(BATCHES[0], originals=(sent,))
+    received = applied(batch, digest=digest_of_chunks((sent,)))
+    accepted = appended(1, ONE, digest=digest_of_chunks((sent,)))
+    whole = without(BATCHES[0], APPLIED[0], ACCEPTED[0])
+    with Journal(tmp_path / "one") as journal:
+        journal.write(batch)
+    assert [*read_journal(tmp_path / "one")] == [batch]
+    for records, words in (
+        ([batch, received, accepted, *whole], None),
+        ([BATCHES[0], received, accepted, *whole], "other bytes"),
+        ([batch, applied(BATCHES[0]), accepted, *whole], "applied another"),
+    ):
+        found = [one.words for check in VALIDATORS.values() for one in check(History(records))]
+        assert any(words in text for text in found) if words else not found
+
+
 def test_every_validator_was_seen_to_fail() -> None:
     """No validator is without a history that it finds broken."""
     assert {validator for validator, *_ in BROKEN} == set(VALIDATORS)
