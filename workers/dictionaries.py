@@ -30,8 +30,8 @@ LOOKS_A_CHECK: Final = 12  # after so many it looks at the dictionaries of all s
 ROTATE_S: Final = 3600.0  # between two dictionaries
 BYTES: Final = 32 << 10
 SAMPLES: Final = 4000
-LEAST_SAMPLES: Final = 200
-LEAST_SAMPLE_BYTES: Final = 256 << 10
+MIN_SAMPLES: Final = 200
+MIN_SAMPLE_BYTES: Final = 256 << 10
 SAMPLE_BYTES: Final = 4 << 20
 LARGEST_SAMPLE: Final = 16 << 10  # larger chunks repeat enough in themselves
 BATCHES: Final = 500  # of the log, read for samples
@@ -159,7 +159,7 @@ class DictionaryKeeper:
                 size += sum(map(len, found))
                 after = batch.offset
                 await asyncio.sleep(0)
-        if len(samples) < LEAST_SAMPLES or size < LEAST_SAMPLE_BYTES:
+        if len(samples) < MIN_SAMPLES or size < MIN_SAMPLE_BYTES:
             return None
         self._judged_at = head.position.offset
         return samples

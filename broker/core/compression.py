@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 # In fewer bytes little repeats, and they cost as much as a kilobyte.
-LEAST_BYTES: Final = 160
+MIN_BYTES: Final = 160
 # With a dictionary nearly all repeats.
-LEAST_WITH_DICTIONARY: Final = 64
+MIN_BYTES_WITH_DICTIONARY: Final = 64
 MAX_PAUSE: Final = 64
 
 
@@ -17,13 +17,13 @@ class Compression:
     """Chooses the chunks of a lane that are compressed: each, as long as that pays.
 
     Attributes:
-        least: bytes of the smallest runs that are compressed.
+        min_bytes: of the smallest runs that are compressed.
 
     After one that did not become smaller, as with random numbers, the next 1, 2, 4 ... chunks are
     left out, at most `MAX_PAUSE` at a time.
     """
 
-    least: int = LEAST_BYTES
+    min_bytes: int = MIN_BYTES
     _pause: int = 0
     _left_out: int = 0
 
@@ -33,7 +33,7 @@ class Compression:
         Args:
             size: about how many bytes its runs have.
         """
-        if size < self.least:
+        if size < self.min_bytes:
             return False
         if self._left_out:
             self._left_out -= 1

@@ -6,7 +6,7 @@ from typing import Final
 
 from broker.core.chunk_size import CHUNK_HEAD_BYTES
 from broker.core.columns import Columns
-from broker.core.compression import LEAST_BYTES, LEAST_WITH_DICTIONARY, Compression
+from broker.core.compression import MIN_BYTES, MIN_BYTES_WITH_DICTIONARY, Compression
 from broker.core.lane import Lane
 from broker.core.sent_chunks import Packed
 from broker.protocol.codec import encode_chunk, encode_compressed
@@ -95,7 +95,7 @@ class Packer:
             # The lanes have the same one, so one compressor is enough.
             known = self._with_dictionary = FrameWriter(self._level, dictionary, number)
         lane.writer = known if number else None
-        lane.compression = Compression(LEAST_WITH_DICTIONARY if number else LEAST_BYTES)
+        lane.compression = Compression(MIN_BYTES_WITH_DICTIONARY if number else MIN_BYTES)
 
     def define_again(self, lane: Lane, number: int, base_number: int, base_total: int) -> int:
         """Define the ids again that the lost chunks from `number` to `base_number` defined.

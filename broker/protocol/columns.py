@@ -14,7 +14,7 @@ def kinds_by_python(column: list[Any]) -> set[type]:
 
 
 def length_bounds_by_python(texts: list[str]) -> tuple[int, int]:
-    """Return the least and the greatest length of texts, in characters; (0, 0) for none."""
+    """Return the min and max length of texts, in characters; (0, 0) for none."""
     lengths = list(map(len, texts))
     return min(lengths, default=0), max(lengths, default=0)
 

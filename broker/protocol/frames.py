@@ -29,6 +29,7 @@ except ImportError:
 
 MAGIC: Final = b"\x28\xb5\x2f\xfd"
 DICTIONARY_MAGIC: Final = b"\x37\xa4\x30\xec"
+MAX_MISSED: Final = 1000  # numbers of dictionaries that are not there, which anybody may claim
 KEPT_DICTIONARIES: Final = 16  # of a reader; twice as many as are kept in a namespace
 PACKAGE: Final = "zstandard"  # what to install where nothing of the two is there
 MAX_LEVEL: Final = 19
@@ -128,10 +129,13 @@ class FrameReader:
             self._idle.pop(oldest, None)
 
     def misses(self, number: int) -> bool:
-        """Note that a dictionary is not there; true the first time."""
-        is_first = number not in self._missed
+        """Note that a dictionary is not there; true the first time, of as many as are kept."""
+        if number in self._missed:
+            return False
+        if len(self._missed) >= MAX_MISSED:
+            self._missed.clear()
         self._missed.add(number)
-        return is_first
+        return True
 
     def dictionary(self, number: int) -> bytes | None:
         """Return a dictionary; None if it is not known."""

@@ -629,7 +629,7 @@ kinds_of(PyObject *Py_UNUSED(module), PyObject *column)
 }
 
 PyDoc_STRVAR(length_bounds_doc, "length_bounds(texts, /)\n--\n\n"
-"Return the least and the greatest length of texts; 0, 0 for none.");
+"Return the min and max length of texts; 0, 0 for none.");
 
 static PyObject *
 length_bounds(PyObject *Py_UNUSED(module), PyObject *texts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from broker.engine.repair import damages, repair
 from broker.errors import BrokerError, FencedError
 from broker.protocol.names import config_key
 from broker.testing.process import Process
+from broker.testing.waiting import eventually
 
 SHARDS: Final = 2
 NODES: Final = ("n1", "n2")
@@ -243,9 +243,7 @@ _NONE: Final = "nothing"
 
 def within(seconds: float, is_so: Callable[[], bool]) -> bool:
     """Whether something becomes so in time."""
-    end = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > end:
-            return False
-        time.sleep(PAUSE_S)
-    return True
+    try:
+        return eventually(is_so, seconds, pause=PAUSE_S)
+    except AssertionError:
+        return False

@@ -75,7 +75,7 @@ def uses(producer: Producer) -> int:
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often, and train with little."""
     monkeypatch.setattr(dictionaries, "INTERVAL_S", 0.02)
-    monkeypatch.setattr(training, "LEAST_SAMPLE_BYTES", 10_000)
+    monkeypatch.setattr(training, "MIN_SAMPLE_BYTES", 10_000)
     monkeypatch.setattr(training, "BYTES", 8 << 10)
     monkeypatch.setattr(training, "LOOKS_A_CHECK", 1)
 

@@ -503,7 +503,7 @@ def test_who_lacks_a_dictionary_reads_it(
     create_setup: CreateSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trained by real schedulers, used by both producers, read by all from channel and log."""
-    monkeypatch.setattr(training, "LEAST_SAMPLE_BYTES", 10_000)
+    monkeypatch.setattr(training, "MIN_SAMPLE_BYTES", 10_000)
     monkeypatch.setattr(dictionaries, "INTERVAL_S", 0.02)
     setup = create_setup(2)
     producer, writer = setup.producer("real"), setup.writer("foreign")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from broker.core.compression import LEAST_BYTES, MAX_PAUSE, Compression
+from broker.core.compression import MAX_PAUSE, MIN_BYTES, Compression
 
 
 def test_a_small_chunk_is_not_compressed() -> None:
     """It would cost as much as a large one, and save little."""
     lane = Compression()
-    assert [lane.is_due(size) for size in (0, LEAST_BYTES - 1, LEAST_BYTES)] == [False, False, True]
+    assert [lane.is_due(size) for size in (0, MIN_BYTES - 1, MIN_BYTES)] == [False, False, True]
 
 
 def test_chunks_that_become_smaller_are_all_compressed() -> None:

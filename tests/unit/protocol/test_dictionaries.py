@@ -14,6 +14,7 @@ from broker.protocol.constants import FIRST_DICTIONARY, LAST_DICTIONARY, MAX_DIC
 from broker.protocol.dictionaries import content_of, dictionary_of
 from broker.protocol.frames import (
     KEPT_DICTIONARIES,
+    MAX_MISSED,
     FrameReader,
     FrameWriter,
     header_of,
@@ -103,6 +104,13 @@ def test_a_missing_one_is_told_once() -> None:
     """However many chunks need it."""
     reader = FrameReader()
     assert [reader.misses(7), reader.misses(7), reader.misses(8)] == [True, False, True]
+
+
+def test_what_is_not_there_is_noted_in_bounded_memory() -> None:
+    """Anybody may claim any number; after so many each is news again."""
+    reader = FrameReader()
+    assert all(reader.misses(number) for number in range(3 * MAX_MISSED))
+    assert len(reader._missed) <= MAX_MISSED
 
 
 def test_what_looks_like_a_frame_needs_nothing_that_cannot_be() -> None:
