@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from broker.backend import queries
+from broker.backend import page_sizes, queries
 from broker.backend.replies import Lease
 from broker.backend.session import Session
 from broker.engine import dictionaries
 from broker.errors import BrokerError, DecodeError
-from broker.protocol.codec import content_in, decode_packet
+from broker.protocol.codec import content_in, decode_head, decode_packet
 from broker.protocol.constants import FIRST_DICTIONARY
-from broker.protocol.dictionaries import MOST, content_of
+from broker.protocol.dictionaries import MAX_DICTIONARIES, content_of
 from broker.protocol.frames import FrameReader, FrameWriter, size_within, trained
 from broker.protocol.messages import Batch, Packet
 from broker.protocol.names import ShardKeys
@@ -35,7 +35,8 @@ MIN_SAMPLE_BYTES: Final = 256 << 10
 SAMPLE_BYTES: Final = 4 << 20
 LARGEST_SAMPLE: Final = 16 << 10  # larger chunks repeat enough in themselves
 BATCHES: Final = 500  # of the log, read for samples
-PAGE: Final = 50
+READ_BYTES: Final = 16 << 20  # of them, at most
+FEW_S: Final = 60.0  # max time between two looks while there are too few samples
 HELD_OUT: Final = 5  # one of so many samples is not trained with, but judged with
 SLACK_S: Final = 3600.0  # of clocks, and of producers that did not look for a while
 WORTH: Final = 0.8  # of the bytes with the dictionary before, or none
@@ -121,12 +122,17 @@ class DictionaryKeeper:
 
     async def _train(self, frames: FrameReader, keys: ShardKeys, number: int) -> int:
         """Return the number of a new dictionary; 0 if there is none that would save enough."""
-        samples = await self._samples(frames, keys)
-        if samples is None:
+        head = (await queries.log_page(self._session.client, keys, 0, 0)).head
+        if head is None or head.position.offset == self._judged_at:
             return 0
-        # Where it does not pay it is tried again when there is more, ever more rarely.
-        self._pause = min(2 * self._pause, ROTATE_S)
+        self._judged_at = head.position.offset
+        samples = await self._samples(frames, keys)
+        are_few = len(samples) < MIN_SAMPLES or sum(map(len, samples)) < MIN_SAMPLE_BYTES
+        # Where there is too little, or it does not pay, it is tried again ever more rarely.
+        self._pause = min(2 * self._pause, FEW_S if are_few else ROTATE_S)
         self._next_at = clock.now() + self._pause
+        if are_few:
+            return 0
         new = max(number + 1, FIRST_DICTIONARY, int(time.time()) - _EPOCH_S)
         before = frames.dictionary(number) if number else b""
         made, share = await asyncio.to_thread(_judged, samples, new, before or b"")
@@ -139,43 +145,45 @@ class DictionaryKeeper:
         log.info("dictionary_added number=%d bytes=%d share=%.2f", new, len(made), share)
         return new
 
-    async def _samples(self, frames: FrameReader, keys: ShardKeys) -> list[bytes] | None:
-        """Return contents of the newest chunks; None if there are few, or no new ones."""
+    async def _samples(self, frames: FrameReader, keys: ShardKeys) -> list[bytes]:
+        """Return contents of the newest chunks, as far as they can be read."""
         client = self._session.client
-        head = (await queries.log_page(client, keys, 0, 0)).head
-        if head is None or head.position.offset == self._judged_at:
-            return None
         samples: list[bytes] = []
-        after, size = max(0, head.position.offset - BATCHES), 0
-        while len(samples) < SAMPLES and size < SAMPLE_BYTES:
-            page = await queries.log_page(client, keys, after, PAGE)
+        after, size, read = max(0, self._judged_at - BATCHES), 0, 0
+        while len(samples) < SAMPLES and size < SAMPLE_BYTES and read < READ_BYTES:
+            page = await queries.log_page(client, keys, after, page_sizes.LOG_OF_SCHEDULER)
             if not page.entries:
                 break
             await dictionaries.learn_for(client, keys, frames, page.entries)
             for entry in page.entries:
-                batch = decode_packet(entry.packet, entry.bulk)
-                found = _contents(batch, frames)
-                samples += found
-                size += sum(map(len, found))
-                after = batch.offset
+                read += entry.size
+                # A batch that cannot be read is the business of others, as its chunks are.
+                with suppress(DecodeError):
+                    found = _contents(decode_packet(entry.packet, entry.bulk), frames)
+                    samples += found
+                    size += sum(map(len, found))
                 await asyncio.sleep(0)
-        if len(samples) < MIN_SAMPLES or size < MIN_SAMPLE_BYTES:
-            return None
-        self._judged_at = head.position.offset
+            try:
+                last = decode_head(page.entries[-1].packet)
+            except DecodeError:
+                break
+            if last is None or last.offset <= after:
+                break
+            after = last.offset
         return samples
 
     async def _add(self, shard: int, number: int, dictionary: bytes) -> bool:
         """Store a dictionary in a shard; false if the lease is lost, or the oldest is needed."""
         keys = self._session.keys[shard]
-        numbers = await queries.dictionary_numbers(self._session.client, keys)
-        if number not in numbers and len(numbers) >= MOST:
+        numbers = await queries.dictionaries_held(self._session.client, keys)
+        if number not in numbers and len(numbers) >= MAX_DICTIONARIES:
             # As long as this one had no successor, chunks were made with the oldest.
             last_used_s = numbers[1] + _EPOCH_S
             if await self._oldest_s(keys) < last_used_s + SLACK_S:
                 return False
         lease = Lease(self._name, self._fence(shard), 0, b"")
         content = content_of(number, dictionary)
-        return await self._session.commands.dict_add(keys, lease, number, content, MOST)
+        return await self._session.commands.dict_add(keys, lease, number, content, MAX_DICTIONARIES)
 
     async def _oldest_s(self, keys: ShardKeys) -> float:
         """Return the time of the oldest chunk in log and queue, by the clock of Redis."""
@@ -185,8 +193,12 @@ class DictionaryKeeper:
         pending = page.head.pending_since_s
         oldest = page.head.time_s if pending is None else pending
         for entry in page.entries:
-            batch = decode_packet(entry.packet, entry.bulk)
-            oldest = min(oldest, batch.time_ms / 1000)
+            try:
+                first = decode_head(entry.packet)
+            except DecodeError:
+                first = None
+            # How old what cannot be read is nobody knows.
+            oldest = 0.0 if first is None else min(oldest, first.time_ms / 1000)
         return oldest
 
 

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 PAGES: Final = 5
-TRY_AGAIN_S: Final = 10.0  # for keys of which the log proved nothing
+TRY_AGAIN_S: Final = 10.0  # for keys of which the log proved nothing, at first
+MAX_PAUSE_S: Final = 600.0
 
 
 class Mender:
@@ -42,6 +43,7 @@ class Mender:
         self._look_at = 0.0
         self._unproved: frozenset[str] = frozenset()
         self._try_at = 0.0
+        self._pause = TRY_AGAIN_S / 2
 
     async def look(self) -> None:
         """Read some more fields of the full state; after the last ones it begins again.
@@ -77,7 +79,9 @@ class Mender:
             # A half-written full state is finished first.
             return 0
         proved = await proved_by_log(self._session, self._keys, at, names)
-        self._unproved, self._try_at = names - proved.keys(), clock.now() + TRY_AGAIN_S
+        # What it does not prove now it may once another batch has left it: ever less likely.
+        self._pause = TRY_AGAIN_S if proved else min(2 * self._pause, MAX_PAUSE_S)
+        self._unproved, self._try_at = names - proved.keys(), clock.now() + self._pause
         if not proved:
             return 0
         commands = self._session.commands
@@ -92,7 +96,10 @@ class Mender:
         ]
         gone = [name for name, cell in proved.items() if cell is ABSENT]
         # The digest has what they held before they were damaged.
-        await commands.snapshot_page(self._keys, lease, digest, right, gone)
+        for first in range(0, max(len(right), len(gone)), page_sizes.KEYS):
+            page = slice(first, first + page_sizes.KEYS)
+            await commands.snapshot_page(self._keys, lease, digest, right[page], gone[page])
+            lease = lease.after_page()
         self._fields.mended(proved)
         log.warning(
             "fields_mended prefix=%s keys=%d first=%s",

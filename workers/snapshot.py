@@ -118,6 +118,8 @@ class SnapshotWorker:
             self._keys, self.holder, self._ttl_ms, self.reason
         )
         if self.fence and self.fence != before:
+            # The holder before may have noted bounds of its own.
+            self._is_compared = False
             self._committed.clear()
             self._cut_to = 0
             log.info("lease_taken shard=%d fence=%d", self.shard, self.fence)
@@ -197,7 +199,7 @@ class SnapshotWorker:
     async def compare_with_bounds(self) -> None:
         """Note whether the state that was written is above a bound, for producers.
 
-        Without bounds only once: what a scheduler before noted goes.
+        Without bounds once for each lease: what the holder before noted goes.
 
         Raises:
             BackendError: Redis failed.
@@ -295,7 +297,6 @@ class SnapshotWorker:
         commands = self._session.commands
         known, of_tables = await commands.snapshot_begin(self._keys, lease, changes.position)
         digest = await self._digest_from(known)
-        # A damaged field stays: somebody may still mend it, and what it held is not known.
         self._tell_damage(changes.damaged)
         self.unreadable_fields.folded(changes)
         # In the order in which they lie in memory: that halves the time of a page.

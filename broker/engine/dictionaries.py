@@ -26,25 +26,27 @@ _FIX: Final = "it is not there, or damaged: a running scheduler that knows it wr
 async def learn_for(
     client: Client, keys: ShardKeys, frames: FrameReader | None, entries: Iterable[LogEntry]
 ) -> None:
-    """Read what these entries of the log need and `frames` lacks.
+    """Read what these entries of the log need and `frames` lacks, of what the shard lists.
 
-    A dictionary that is not there, or damaged, is named in the log; the chunks that need it are
-    refused, and everything else goes on.
+    A dictionary that is listed and not there, or damaged, is named in the log; the chunks that
+    need it are refused, and everything else goes on.
 
     Raises:
         BackendError: Redis failed.
     """
     if frames is None:
         return
-    lacking = sorted(
-        frames.lacking(part for entry in entries for part in (entry.packet, *entry.bulk))
-    )
+    lacking = frames.lacking(part for entry in entries for part in (entry.packet, *entry.bulk))
     if lacking:
-        await learn(client, keys, frames, lacking)
+        # Any value may hold what looks like a frame, with any number.
+        listed = await queries.dictionary_numbers(client, keys)
+        await learn(client, keys, frames, [number for number in listed if number in lacking])
 
 
 async def learn(client: Client, keys: ShardKeys, frames: FrameReader, numbers: list[int]) -> None:
     """Read dictionaries; those that are there are known from then on. Raises as `learn_for`."""
+    if not numbers:
+        return
     for number, dictionary in (await queries.dictionaries(client, keys, numbers)).items():
         if dictionary is not None:
             frames.learn(number, dictionary)

@@ -182,6 +182,7 @@ def decode_chunk(data: bytes, frames: FrameReader | None = None) -> Chunk:
     return Chunk(node, incarnation, number, time_ms, checked, tables, fault)
 
 
+@refuses
 def content_in(data: bytes, frames: FrameReader) -> bytes:
     """Return what is compressed in a chunk, or would be.
 

@@ -229,6 +229,16 @@ def trained(samples: Sequence[bytes], size: int, number: int) -> bytes:
     return made[:4] + number.to_bytes(4, "little") + made[8:]
 
 
+def is_usable(dictionary: bytes) -> bool:
+    """Whether frames can be made and opened with a dictionary: not each with a head is whole."""
+    try:
+        _opener(dictionary)
+        _compressor(1, dictionary)
+    except (ValueError, (zstandard or zstd).ZstdError):
+        return False
+    return True
+
+
 def number_in(dictionary: bytes) -> int:
     """Return the number inside a dictionary; 0 if it is none."""
     is_one = dictionary[:4] == DICTIONARY_MAGIC and len(dictionary) <= MAX_DICTIONARY_BYTES

@@ -804,7 +804,8 @@ intake_of(Setter *self, PyObject *key)
             return NULL;
         }
     }
-    if (!PyObject_TypeCheck(found, intake_type) || !PyList_CheckExact(((Intake *)found)->items)) {
+    if (!PyObject_TypeCheck(found, intake_type) || ((Intake *)found)->items == NULL
+        || !PyList_CheckExact(((Intake *)found)->items)) {
         Py_DECREF(found);
         return NULL;
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -110,11 +110,14 @@ class Lineage:
                 place = children[0]
 
 
+_FRAMES: Final = FrameReader()
+
+
 def readable(chunks: Iterable[bytes]) -> Iterator[Chunk]:
     """Yield the valid chunks."""
     for data in chunks:
         try:
-            yield decode_chunk(data, FrameReader())
+            yield decode_chunk(data, _FRAMES)
         except DecodeError:
             continue
 

@@ -102,6 +102,8 @@ def repair(  # noqa: PLR0917 - how click calls
             raise click.UsageError("--value needs one KEY, and nothing else")
         _write(url, namespace, keys[0], from_text(value))
         return
+    if keys and is_all:
+        raise click.UsageError("--all deletes everything that cannot be read: give no KEY with it")
     lost = None if is_all else keys
     done = asyncio.run(mend(url, namespace, shards, deletes_content=delete_content, lost=lost))
     for line in done:

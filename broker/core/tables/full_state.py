@@ -26,6 +26,7 @@ _KEYS: Final = "k"
 _VALUES: Final = "v"
 _IDS: Final = "d"
 _NAME_PARTS: Final = 4
+MAX_DIGITS: Final = 20  # of a number in a name: those of 64 bits
 
 
 class Field(NamedTuple):
@@ -48,7 +49,8 @@ def table_of_field(name: str) -> TableKey | None:
     if not is_name(table) or kind not in TABLE_KINDS or what not in (_KEYS, _VALUES, _IDS):
         return None
     number = which.partition(":")[0] if what == _IDS else which
-    return TableKey(table, kind) if number.isascii() and number.isdecimal() else None
+    is_number = number.isascii() and number.isdecimal() and len(number) <= MAX_DIGITS
+    return TableKey(table, kind) if is_number else None
 
 
 def is_counted(name: str) -> bool:

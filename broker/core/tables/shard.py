@@ -327,10 +327,11 @@ class ShardTables:
         """Return the first keys of a block, for people."""
         first = block * BLOCK_SLOTS
         index = self.tables[key].index
-        all_keys: list[Any] = index.keys if isinstance(index, NameIndex) else index.keys.tolist()
-        keys = list(map(repr, all_keys[first : first + BLOCK_SLOTS]))
+        keys = index.keys[first : first + BLOCK_SLOTS]
+        shown = keys[:SHOWN_KEYS]
+        texts = map(repr, shown if isinstance(shown, list) else shown.tolist())
         rest = len(keys) - SHOWN_KEYS
-        return ", ".join(keys[:SHOWN_KEYS]) + (f" and {rest} more" if rest > 0 else "")
+        return ", ".join(texts) + (f" and {rest} more" if rest > 0 else "")
 
     def digest(self) -> Digest:
         """Return the digest that the full state of these tables has."""

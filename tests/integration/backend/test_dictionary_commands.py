@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from broker.backend.stored import dictionaries_in
 from broker.protocol.names import ShardKeys
@@ -54,10 +55,25 @@ def test_what_somebody_else_put_there_is_removed(shard: Shard) -> None:
     shard.take("s1")
     shard.admin.set(shard.keys.dicts, "x")
     assert add(shard, 32768) == 1
-    for name in ("x", "-1", "1e99", "5000000000"):
+    # Another text of a number that is there, too.
+    for name in ("x", "-1", "1e99", "5000000000", "032768", "0x8000", "32768.0", "1.5"):
         shard.admin.hset(shard.keys.dicts, name, "y")
     shard.admin.hset(shard.keys.intake, ":dicts", "garbage")
     assert add(shard, 32769) == 1
+    assert numbers(shard) == (32768, 32769)
+
+
+def test_without_memory_those_that_are_there_stay(shard: Shard) -> None:
+    """Chunks need them; what cannot be stored is refused."""
+    shard.take("s1")
+    for number in (32768, 32769):
+        add(shard, number)
+    shard.admin.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(OutOfMemoryError):
+            add(shard, 32770)
+    finally:
+        shard.admin.config_set("maxmemory", 0)
     assert numbers(shard) == (32768, 32769)
 
 

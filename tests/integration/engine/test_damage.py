@@ -363,6 +363,9 @@ def test_repair_keeps_what_live_replicas_may_know(
         # Who still held it loads again.
         assert raw.hget(keys.meta, "epoch") != epoch
         assert raw.hget(keys.state, "m") == GARBAGE
+        told = CliRunner().invoke(repair, [*options, "m", "--all"])
+        assert (told.exit_code, "give no KEY with it" in told.output) == (2, True)
+        assert raw.hget(keys.state, "m") == GARBAGE
         told = CliRunner().invoke(repair, [*options, "--all"])
         assert told.output.count(" is deleted, write it again") == 2
         eventually(lambda: dict(replica.items()) == {"n": 3})
@@ -416,7 +419,9 @@ def test_a_lost_field_of_a_table_takes_no_rows_away(
             assert told.exit_code == 1
             assert f"damaged: {damage}\n" in told.output
             told = CliRunner().invoke(verify, [*place, "--json"])
-            assert any(one == damage for one in json.loads(told.output)["damaged"])
+            report = json.loads(told.output)
+            assert report["equal"] is False
+            assert damage in report["damaged"]
             with Replica(watched_shard.url, namespace=watched_shard.namespace) as late:
                 late.wait_live(10)
                 with pytest.raises(DecodeError, match="table t"):

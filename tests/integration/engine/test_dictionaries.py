@@ -14,15 +14,18 @@ import redis
 from broker import Inspector, Producer, Replica
 from broker.backend.stored import dictionaries_in
 from broker.engine import dictionaries
-from broker.protocol.dictionaries import MOST
+from broker.protocol.constants import FIRST_DICTIONARY
+from broker.protocol.dictionaries import MAX_DICTIONARIES
+from broker.protocol.frames import MAGIC
 from broker.protocol.names import ShardKeys, config_key
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
+from tests.damages import flip_logged
 from tests.integration.running_workers import NewServing, joined, snapshot_worker, write_snapshots
 from workers import dictionaries as training
 from workers.dictionaries import DictionaryKeeper
 
-LEAST = 250  # chunks
+MIN_CHUNKS = 250  # chunks
 
 
 def look(server: Server, namespace: str, *, held: Any = lambda _: True) -> None:
@@ -43,7 +46,7 @@ def look(server: Server, namespace: str, *, held: Any = lambda _: True) -> None:
     asyncio.run(run())
 
 
-def write(producer: Producer, count: int = LEAST, first: int = 0) -> dict[str, Any]:
+def write(producer: Producer, count: int = MIN_CHUNKS, first: int = 0) -> dict[str, Any]:
     """Write small chunks, as a fleet does, and return what they set."""
     content: dict[str, Any] = {}
     for n in range(first, first + count):
@@ -135,6 +138,32 @@ def test_it_is_not_made_anew_while_it_does(
     write(producer, first=9000)
     look(server, namespace)
     assert numbers(raw, keys) == (number,)
+
+
+def test_a_batch_that_cannot_be_read_stops_no_dictionary(
+    server: Server, namespace: str, producer: Producer, raw: redis.Redis, keys: ShardKeys
+) -> None:
+    """It is left out of the samples, and the others are taken."""
+    write(producer)
+    flip_logged(keys.log)(raw)
+    look(server, namespace)
+    assert len(numbers(raw, keys)) == 1
+
+
+def test_what_only_looks_like_a_frame_is_not_asked_for(
+    server: Server, namespace: str, serving: NewServing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A value may hold any bytes; nobody takes a number in them for a lost dictionary."""
+    serving(server.url, namespace)
+    numbers = range(FIRST_DICTIONARY, FIRST_DICTIONARY + 500)
+    heads = [MAGIC + b"\x23" + one.to_bytes(4, "little") + b"\x05" for one in numbers]
+    with Producer(server.url, namespace=namespace, compress=0) as producer:
+        producer.set("bytes", b"".join(heads))
+        producer.flush(10)
+    with Replica(server.url, namespace=namespace) as late:
+        late.wait_live(10)
+        assert late["bytes"] == b"".join(heads)
+    assert "dictionary_missing" not in caplog.text
 
 
 def test_each_shard_gets_the_same(
@@ -273,7 +302,7 @@ def test_the_oldest_stays_while_the_log_may_need_it(
 ) -> None:
     """Of eight none is dropped before log and queue are younger than its end."""
     write(producer)
-    made = [*range(1_000_000, 1_000_000 + MOST - 1)]
+    made = [*range(1_000_000, 1_000_000 + MAX_DICTIONARIES - 1)]
 
     async def add(number: int) -> bool:
         async with joined(server.url, namespace) as session:
@@ -285,15 +314,15 @@ def test_the_oldest_stays_while_the_log_may_need_it(
             return is_added
 
     recent = 2_000_000_000
-    for number in (*made[:1], recent, *range(recent + 1, recent + MOST - 1)):
+    for number in (*made[:1], recent, *range(recent + 1, recent + MAX_DICTIONARIES - 1)):
         assert asyncio.run(add(number))
-    assert len(numbers(raw, keys)) == MOST
+    assert len(numbers(raw, keys)) == MAX_DICTIONARIES
     assert not asyncio.run(add(recent + 50)), "the oldest had no successor until just now"
     assert numbers(raw, keys)[0] == made[0]
     raw.delete(keys.dicts)
     for number in (*made, 1_100_000):
         assert asyncio.run(add(number))
-    assert len(numbers(raw, keys)) == MOST
+    assert len(numbers(raw, keys)) == MAX_DICTIONARIES
     assert asyncio.run(add(recent))
     assert numbers(raw, keys) == (*made[1:], 1_100_000, recent)
 

@@ -370,8 +370,14 @@ def test_a_wipe_while_a_record_is_written_again_loses_nothing(
         assert producer.stats().lost == 0
 
 
-def test_records_that_others_deleted_make_nothing_count_twice(
-    server: Server, namespace: str, serving: NewServing, raw: redis.Redis, keys: ShardKeys
+@pytest.mark.parametrize("what", ["another type", "gone"])
+def test_records_that_others_deleted_make_nothing_count_twice(  # noqa: PLR0917 - fixtures
+    server: Server,
+    namespace: str,
+    serving: NewServing,
+    raw: redis.Redis,
+    keys: ShardKeys,
+    what: str,
 ) -> None:
     """The heartbeat tells that only records are gone, so a producer writes its own again."""
     serving(server.url, namespace)
@@ -383,7 +389,10 @@ def test_records_that_others_deleted_make_nothing_count_twice(
             producer.increment("n")
             producer.flush(10)
         # Until the heartbeat made it anew, the answer to a producer is that it is damaged.
-        raw.set(keys.intake, "x")
+        if what == "gone":
+            raw.delete(keys.intake)
+        else:
+            raw.set(keys.intake, "x")
         eventually(lambda: raw.hget(keys.meta, "records_lost"))
         producer.increment("n")
         replica.wait_for(producer.flush(10), 10)

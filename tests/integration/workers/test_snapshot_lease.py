@@ -168,8 +168,8 @@ def test_reading_longer_than_the_lease_lasts(
     watched_shard: WatchedShard, raw: redis.Redis, keys: ShardKeys
 ) -> None:
     """A scheduler keeps its lease while it reads a long backlog."""
-    # Twice the time of the lease in all, a quarter of it between two renewals.
-    batches = 60
+    # Nearly three times the time of the lease in all, a quarter of it between two renewals.
+    batches = 90
     for _ in range(batches):
         watched_shard.producer.increment("n")
         watched_shard.publish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from broker.protocol.names import ShardKeys
 from broker.protocol.state_bounds import StateBounds
 from broker.testing.server import Server
 from broker.testing.waiting import eventually
-from tests.integration.running_workers import NewServing, Serving
+from tests.integration.running_workers import NewServing, Serving, joined, snapshot_worker
 
 INTERVAL_S = 0.1
 VALUE = "x" * 1000
@@ -131,3 +132,28 @@ def test_without_bounds_nothing_is_noted(
         eventually(lambda: raw.hget(keys.meta, "snap_at"))
     found: Any = raw.hget(keys.intake, ":limits")
     assert (raw.hexists(keys.meta, "full"), len(found)) == (False, 8)
+
+
+def test_a_scheduler_without_bounds_takes_back_what_another_holder_noted(
+    server: Server, namespace: str, keys: ShardKeys, raw: redis.Redis
+) -> None:
+    """Each time that it takes the lease: the one with bounds may be gone for good."""
+
+    async def run() -> None:
+        async with joined(server.url, namespace) as session:
+            with Producer(server.url, namespace=namespace) as producer:
+                producer.set("a", 1)
+                await asyncio.to_thread(producer.flush, 5)
+            worker = snapshot_worker(session)
+            await worker.write_once()
+            await worker.compare_with_bounds()
+            raw.delete(keys.lease)
+            raw.hset(keys.meta, "full", "keys 5 3")
+            await worker.compare_with_bounds()
+            assert raw.hget(keys.meta, "full") == b"keys 5 3"
+            await worker.renew()
+            await worker.compare_with_bounds()
+            assert raw.hget(keys.meta, "full") == b""
+            await worker.release()
+
+    asyncio.run(run())

@@ -13,6 +13,7 @@ from broker.protocol.codec import content_in, decode_chunk, encode_chunk, encode
 from broker.protocol.constants import FIRST_DICTIONARY, LAST_DICTIONARY, MAX_DICTIONARY_BYTES
 from broker.protocol.dictionaries import content_of, dictionary_of
 from broker.protocol.frames import (
+    DICTIONARY_MAGIC,
     KEPT_DICTIONARIES,
     MAX_MISSED,
     FrameReader,
@@ -133,7 +134,9 @@ def test_a_field_is_believed_only_if_it_fits(dictionary: bytes) -> None:
     other = content_of(NUMBER + 1, dictionary)
     large = dictionary + bytes(MAX_DICTIONARY_BYTES)
     bad: list[Any] = [None, b"", good[:3], good[:-1], flipped, content_of(NUMBER, b"raw content")]
-    for content in [*bad, content_of(NUMBER, large)]:
+    # Anybody can write head, number and check sum.
+    garbage = DICTIONARY_MAGIC + NUMBER.to_bytes(4, "little") + b"\xff" * 200
+    for content in [*bad, content_of(NUMBER, large), content_of(NUMBER, garbage)]:
         assert dictionary_of(NUMBER, content) is None
     assert dictionary_of(NUMBER + 1, good) is None
     assert dictionary_of(NUMBER + 1, other) is None, "another number inside"

@@ -69,12 +69,12 @@ def test_a_poll_in_progress_may_finish_if_it_does_so_in_time(
     ended = []
 
     async def work() -> None:
-        wake, stop, polled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        wake, stop, polled, answered = (asyncio.Event() for _ in range(4))
 
         async def poll() -> float:
             polled.set()
             try:
-                await asyncio.sleep(0.05)
+                await answered.wait()
                 ended.append("finished")
             except asyncio.CancelledError:
                 ended.append("cancelled")
@@ -84,6 +84,8 @@ def test_a_poll_in_progress_may_finish_if_it_does_so_in_time(
         running = asyncio.create_task(run_loop("one", poll, wake, stop))
         await polled.wait()
         stop.set()
+        if end == "finished":
+            asyncio.get_running_loop().call_soon(answered.set)
         async with asyncio.timeout(SOON_S):
             await running
 
