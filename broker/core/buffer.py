@@ -290,7 +290,8 @@ class ProducerBuffer(BufferRoom):
     def forgo_dictionary(self, shard: int, frames: FrameReader) -> None:
         """Redis lacks the dictionary of a chunk: send those that are to be sent again without one.
 
-        None of them is accepted, so nobody has read other bytes under the same number.
+        They hold the same deltas: who read other bytes under the same number, before a server lost
+        them, has the same.
         """
         lane = self.lanes[shard]
         self._packer.use_dictionary(lane, 0, b"")

@@ -49,7 +49,7 @@ from broker.model import Status
 from broker.runtime import clock
 from broker.runtime.backoff import Backoff
 from broker.runtime.outage_log import OutageLog
-from broker.runtime.tasks import cancel_and_wait
+from broker.runtime.tasks import cancel_and_wait, is_set_within
 
 log = logging.getLogger(__name__)
 
@@ -331,9 +331,7 @@ class Follower:
             wait = min(self.staleness_bound / 4, max(0.0, left) + WATCH_SLACK)
             self._watch_ends = now + wait
             self._watch_anew.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._watch_anew.wait()
+            await is_set_within(self._watch_anew, wait)
             now = clock.now()
             for shard in self.shards:
                 self._perform(shard, shard.tick(now))
@@ -369,9 +367,7 @@ class Follower:
                 if shard.is_to_be_compared or (is_time and shard.content.is_doubted):
                     await self._check_shard(shard)
                     compared_at = clock.now()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(DOUBT_INTERVAL):
-                    await self._loaded.wait()
+            await is_set_within(self._loaded, DOUBT_INTERVAL)
 
     async def _check_shard(self, shard: ShardState) -> None:
         """Compare a shard with Redis, and correct the keys that differ."""
@@ -390,9 +386,7 @@ class Follower:
         """Wait for the next full state: the log to read after it is shortest."""
         written = self._full_state_written[shard.shard]
         written.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(NOTICE_WAIT):
-                await written.wait()
+        await is_set_within(written, NOTICE_WAIT)
 
     def _fail(self, error: BrokerError) -> None:
         self.failure = error

@@ -1,5 +1,5 @@
-/* The hot path of writers, in C: as broker/protocol/packed.py and broker/core/fast_path.py, which
- * say what is promised. Tests run both with the same input and compare them.
+/* What runs for every delta, in C: as packed.py, codec.py and columns.py of broker/protocol and
+ * broker/core/fast_path.py, which say what is promised. Tests compare both with the same input.
  *
  * Nothing here calls code of users between its first look and its last write: the interpreter's
  * lock makes `set` one step. Types are compared exactly, since a subclass may override anything;
@@ -987,7 +987,7 @@ static PyMethodDef functions[] = {
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
-    .m_doc = "The hot path of writers, in C.",
+    .m_doc = "What runs for every delta, in C.",
     .m_size = -1, /* one interpreter only */
     .m_methods = functions,
 };

@@ -15,7 +15,7 @@ if redis.call('GET', lease) ~= fence .. ' ' .. holder then
   return 0
 end
 local stored = redis.pcall('HSET', dicts, number, content)
-if type(stored) == 'table' and stored.err then
+if type(stored) == "table" and stored.err then
   if not string.find(stored.err, 'WRONGTYPE') then
     -- As without memory: those that are there stay.
     return stored
